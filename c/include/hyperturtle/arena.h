@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The arena: the memory that one L1 shares with its programs in L0. L1's module lays it out and describes
+ * it here; programs read the offsets from the header and check every index against the size of the map.
+ * All offsets are bytes from the start of the arena and multiples of 8; all words are little-endian u64.
+ */
+#ifndef HYPERTURTLE_ARENA_H
+#define HYPERTURTLE_ARENA_H
+
+#include "types.h"
+
+#define HT_ARENA_MAGIC 0x414e455241544800ull /* "\0HTARENA" */
+#define HT_ARENA_VERSION 1
+#define HT_ARENA_MIN_BYTES (1ull << 20)
+#define HT_ARENA_MAX_BYTES (256ull << 20)
+
+/* The page index: one word per page of guest RAM. */
+#define HT_WORD_EMPTY 0ull     /* nobody has given this page a frame */
+#define HT_WORD_PRESENT 1ull   /* bits 51..12 are the L1 frame address */
+#define HT_WORD_CLOSED 2ull    /* nobody may give this page a frame (beyond the file's end) */
+
+/* The pool: a ring of zeroed frames. L1 fills at tail; whoever takes frames moves head, then empties slots. */
+/* A slot holds frame address | HT_WORD_PRESENT, or 0. */
+
+#define HT_MAX_CPUS 1024       /* words of the table of running L2s, by APIC id of the L1 CPU */
+#define HT_MAX_L2 256          /* L2 number 0 means none, so 1..255 */
+#define HT_MAX_SLOTS 8         /* RAM ranges of one L2 */
+#define HT_GROUP_MAX 64
+
+struct ht_arena_header { /* 384 bytes at offset 0 */
+	__u64 magic;           /* written last by L1, cleared first */
+	__u32 version;
+	__u32 header_bytes;
+	__u64 arena_bytes;
+	__u64 enabled;         /* kill switch of L1: 0 makes every program PASS */
+	__u64 epoch;           /* changes with every load of L1's module */
+	__u64 cpus_off;        /* u64[cpus_count]: number of the L2 that runs on this CPU now, or 0 */
+	__u64 cpus_count;
+	__u64 l2_off;          /* struct ht_l2[l2_count] */
+	__u64 l2_count;
+	__u64 pool_off;        /* u64[pool_entries] */
+	__u64 pool_entries;    /* a power of two */
+	__u64 index_off;       /* u64[index_words] */
+	__u64 index_words;
+	__u64 group_max;       /* 1..64: most neighbours in one fault */
+	__u64 pool_low;        /* below this many frames programs map no neighbours ahead */
+	__u64 reserved0[1];
+	__u64 pool_head __attribute__((aligned(128))); /* next slot to take; moved by programs and by L1 */
+	__u64 pool_tail __attribute__((aligned(128))); /* next slot to fill; moved by L1 only */
+	__u64 reserved1[15];
+};
+HT_STATIC_ASSERT(sizeof(struct ht_arena_header) == 384, "arena header");
+
+struct ht_slot {
+	__u64 gfn;             /* first guest frame number */
+	__u64 npages;
+	__u64 word_off;        /* arena offset of the first page's word */
+	__u64 reserved;
+};
+
+enum ht_l2_state {
+	HT_L2_OFF = 0,
+	HT_L2_ON = 1,
+};
+
+struct ht_l2 { /* 512 bytes */
+	/* written by L1 */
+	__u64 state;           /* enum ht_l2_state; OFF, then a grace period, before anything below changes */
+	__u64 slot_count;
+	__u64 frames_limit;    /* most frames the programs may take for this L2 */
+	__u64 group_max;       /* 1..64, or 0 for the header's */
+	struct ht_slot slots[HT_MAX_SLOTS];
+	__u64 reserved0[4];
+	/* written by the program; L1 clears them while OFF */
+	__u64 template;        /* entry bits besides the frame, learned from a leaf that L1 made; 0 = none yet */
+	__u64 next_gfn;        /* page that a sequential toucher would fault on next */
+	__u64 streak;          /* current group size of the sequential run */
+	__u64 frames_taken;
+	__u64 faults;          /* runs of the program */
+	__u64 mapped_existing; /* faults answered with a frame that was already there */
+	__u64 mapped_new;      /* faults answered with a new frame */
+	__u64 mapped_ahead;    /* neighbours that got a frame before they were touched */
+	__u64 passes;
+	__u64 reserved1[15];
+};
+HT_STATIC_ASSERT(sizeof(struct ht_l2) == 512, "l2 record");
+
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* /dev/hyperturtle-guest of L1. */
+#ifndef HYPERTURTLE_GUEST_H
+#define HYPERTURTLE_GUEST_H
+
+#include <linux/ioctl.h>
+#include "types.h"
+
+#define HTG_ABI 1
+#define HTG_IOC 0xB8
+
+struct htg_info {
+	__u32 abi;
+	__u32 arena_bound;     /* an arena is there */
+	__u64 arena_bytes;
+	__u64 enabled;
+	__u64 group_max;
+	__u64 pool_entries;
+	__u64 pool_low;        /* refill below this many frames */
+	__u64 pool_high;       /* refill up to this many frames */
+	__u64 pool_level;      /* frames in the pool now */
+	__u64 index_words;
+	__u64 index_used;      /* words that belong to files */
+	__u64 l2_count;        /* registered L2s */
+	/* frames, exact since load: allocated == freed when no file has pages and the pool is empty */
+	__u64 frames_allocated;
+	__u64 frames_freed;
+	__u64 faults;          /* page faults of turtlefs in L1 */
+	__u64 faults_lost;     /* of these, lost the race for the word to a program */
+	__u64 faults_found;    /* of these, found a frame that was there */
+	__u64 refills;
+	__u64 shrunk;          /* frames given back under memory pressure */
+	__u64 grace_periods;
+	__u64 reserved[6];
+};
+
+/* SET: fields whose bit is in mask */
+#define HTG_SET_ENABLED   1u
+#define HTG_SET_GROUP_MAX 2u
+#define HTG_SET_POOL      4u   /* low and high */
+struct htg_set {
+	__u32 mask;
+	__u32 enabled;         /* 0 or 1 */
+	__u64 group_max;       /* 1..64 */
+	__u64 pool_low;
+	__u64 pool_high;       /* low <= high <= pool_entries */
+};
+
+struct htg_register {
+	__s32 vm_fd;           /* KVM vm fd of a VM whose RAM is a turtlefs file */
+	__u32 flags;           /* 0 */
+	__u64 frames_limit;    /* most frames that programs may take; 0 = as many as its RAM has pages */
+	__u64 group_max;       /* 1..64, or 0 for the default */
+	char name[32];         /* for listings */
+};
+
+struct htg_l2_status {
+	__u32 number;          /* in the arena, 1.. */
+	__u32 state;           /* enum ht_l2_state */
+	__u32 dead;            /* its VM or its address space is gone */
+	__u32 slots;           /* RAM ranges exported */
+	__u64 pages;           /* pages in them */
+	__u64 slot_changes;    /* changes followed since registration */
+	__u64 template;
+	__u64 frames_taken;
+	__u64 faults;
+	__u64 mapped_existing;
+	__u64 mapped_new;
+	__u64 mapped_ahead;
+	__u64 passes;
+	char name[32];
+	__u64 reserved[4];
+};
+
+#define HTG_GET_INFO   _IOR(HTG_IOC, 0x00, struct htg_info)
+#define HTG_SET        _IOW(HTG_IOC, 0x01, struct htg_set)
+#define HTG_REGISTER   _IOW(HTG_IOC, 0x02, struct htg_register) /* returns the L2's fd; closing unregisters */
+/* on an L2's fd; poll() gives POLLHUP when the L2 is gone */
+#define HTG_L2_STATUS  _IOR(HTG_IOC, 0x10, struct htg_l2_status)
+
+#endif

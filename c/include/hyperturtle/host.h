@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * /dev/hyperturtle of L0. Every ioctl that makes something returns a file descriptor that owns it: closing
+ * the descriptor, also by the death of its process, undoes it.
+ */
+#ifndef HYPERTURTLE_HOST_H
+#define HYPERTURTLE_HOST_H
+
+#include <linux/ioctl.h>
+#include "types.h"
+#include "npf.h"
+
+#define HT_HOST_ABI 1
+#define HT_IOC 0xB7
+
+enum ht_hook {
+	HT_HOOK_NPF = 0,
+	HT_HOOKS = 4,
+};
+
+struct ht_arena_create {
+	__s32 map_fd;          /* in: BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, one entry */
+	__u32 flags;           /* in: 0 */
+	__u64 bytes;           /* out: size of the device, a multiple of the page size */
+	char name[32];         /* out: the device is /dev/NAME */
+};
+
+struct ht_attach_vm {
+	__s32 vm_fd;           /* in: a KVM vm file, as pidfd_getfd gives it */
+	__u32 flags;           /* in: 0 */
+};
+
+struct ht_link {
+	__u32 hook;            /* in: enum ht_hook */
+	__s32 prog_fd;         /* in: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE; LINK only */
+	__s32 arena_fd;        /* in: the arena's map fd, or -1; LINK only */
+	__u32 flags;           /* in: 0 */
+};
+
+struct ht_hook_stats {
+	__u64 runs;            /* faults seen by the hook for this VM's L2s */
+	__u64 handled;         /* answered without L1 */
+	__u64 entries;         /* entries written into L1's tables */
+	__u64 learned;         /* program runs that asked for a template */
+	__u64 program_ns;      /* 0 unless measuring is on */
+	__u64 reserved[3];
+	__u64 reasons[HT_NPF_REASONS]; /* by enum ht_npf_reason: why not */
+};
+
+struct ht_stats {
+	__u32 hook;            /* in */
+	__s32 pid;             /* in, on /dev/hyperturtle: process that owns the VM; ignored on a VM file */
+	__u32 linked;          /* out: a program is linked */
+	__u32 prog_id;         /* out: its BPF id */
+	struct ht_hook_stats s; /* out */
+};
+
+struct ht_run {
+	__u32 hook;            /* in: runs the linked program on a context of the caller's, without any VM */
+	__u32 repeat;          /* in: 1..1000000 */
+	__u64 ns;              /* out: all runs together */
+	struct ht_npf_ctx npf; /* in and out: the last run's */
+};
+
+#define HT_GET_ABI       _IOR(HT_IOC, 0x00, __u32)
+#define HT_ARENA_CREATE  _IOWR(HT_IOC, 0x01, struct ht_arena_create) /* returns the arena's fd */
+#define HT_ATTACH_VM     _IOW(HT_IOC, 0x02, struct ht_attach_vm)     /* returns the VM's fd; EBUSY if attached */
+#define HT_GET_STATS     _IOWR(HT_IOC, 0x03, struct ht_stats)        /* on /dev/hyperturtle or a VM fd */
+/* on a VM fd */
+#define HT_VM_LINK       _IOW(HT_IOC, 0x10, struct ht_link)          /* EBUSY if the hook has a program */
+#define HT_VM_UNLINK     _IOW(HT_IOC, 0x11, struct ht_link)          /* no run is under way when it returns */
+#define HT_VM_RUN        _IOWR(HT_IOC, 0x12, struct ht_run)
+
+#endif

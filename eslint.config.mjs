@@ -1,0 +1,96 @@
+// Lint: type-checked rules, and the direction of imports between the folders of src/ (docs/architecture.md).
+import tseslint from 'typescript-eslint';
+import path from 'node:path';
+
+/** Folders of src/ in the order in which they may import: each only itself and what stands before it. */
+const LAYERS = [
+  'kernel',
+  'core',
+  'wire',
+  'bpf',
+  'qmp',
+  'host',
+  'guest',
+  'cni',
+  'lab',
+  'bench',
+  'report',
+  'cli',
+];
+/** Two sides of a trust border and a client of one of them: none may import another. */
+const APART = new Set(['host', 'guest', 'cni']);
+/** Only these may load the foreign-function library. */
+const FFI = new Set(['bpf', 'guest']);
+
+const layerOf = (file) => /[\\/]src[\\/]([a-z]+)[\\/]/.exec(file)?.[1];
+
+const importDirection = {
+  meta: { type: 'problem', schema: [], messages: { no: '{{from}} must not import {{to}}: {{why}}' } },
+  create(context) {
+    const from = layerOf(context.filename);
+    if (from === undefined) return {};
+    const check = (node) => {
+      const spec = node.source?.value;
+      if (typeof spec !== 'string') return;
+      if (spec === 'koffi' && !FFI.has(from))
+        context.report({
+          node,
+          messageId: 'no',
+          data: { from, to: 'koffi', why: 'FFI stays in src/bpf and src/guest' },
+        });
+      if (!spec.startsWith('.')) {
+        if (from === 'kernel')
+          context.report({
+            node,
+            messageId: 'no',
+            data: { from, to: spec, why: 'src/kernel imports nothing' },
+          });
+        return;
+      }
+      const to = layerOf(path.resolve(path.dirname(context.filename), spec));
+      if (to === undefined || to === from) return;
+      const why =
+        LAYERS.indexOf(to) > LAYERS.indexOf(from)
+          ? `imports go up the list ${LAYERS.join(' > ')} only`
+          : APART.has(from) && APART.has(to)
+            ? 'host, guest and cni never import each other'
+            : undefined;
+      if (why) context.report({ node, messageId: 'no', data: { from, to, why } });
+    };
+    return {
+      ImportDeclaration: check,
+      ExportNamedDeclaration: check,
+      ExportAllDeclaration: check,
+      ImportExpression: check,
+    };
+  },
+};
+
+export default tseslint.config(
+  { ignores: ['dist/**', 'node_modules/**', 'results/**'] },
+  ...tseslint.configs.recommendedTypeChecked.map((c) => ({ ...c, files: ['**/*.ts'] })),
+  {
+    files: ['**/*.ts'],
+    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    plugins: { hyperturtle: { rules: { 'import-direction': importDirection } } },
+    rules: {
+      'hyperturtle/import-direction': 'error',
+      '@typescript-eslint/no-floating-promises': 'error',
+      '@typescript-eslint/no-misused-promises': 'error',
+      '@typescript-eslint/switch-exhaustiveness-check': [
+        'error',
+        { considerDefaultExhaustiveForUnions: true },
+      ],
+      '@typescript-eslint/consistent-type-imports': 'error',
+      '@typescript-eslint/restrict-template-expressions': [
+        'error',
+        { allowNumber: true, allowBoolean: true },
+      ],
+    },
+  },
+  {
+    // koffi's call results are untyped by nature: the binding files give each function its type by hand
+    files: ['src/bpf/**/*.ts', 'src/guest/**/*.ts'],
+    rules: { '@typescript-eslint/no-unsafe-assignment': 'off', '@typescript-eslint/no-unsafe-call': 'off' },
+  },
+);

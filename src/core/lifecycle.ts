@@ -1,0 +1,55 @@
+/**
+ * Undo in reverse: a stack of what must be released, run once, last opened first, also when a step in the
+ * middle fails; and the wiring of SIGINT and SIGTERM to one AbortSignal.
+ */
+import { HyperturtleError } from './errors.ts';
+
+export type Undo = () => void | Promise<void>;
+
+export class CleanupStack implements AsyncDisposable {
+  readonly #steps: { what: string; undo: Undo }[] = [];
+
+  /** Registers how to release something that was just acquired. */
+  add(what: string, undo: Undo): void {
+    this.#steps.push({ what, undo });
+  }
+
+  /** Forgets all steps: what they would release now belongs to someone else. */
+  release(): void {
+    this.#steps.length = 0;
+  }
+
+  /** Runs all steps, last first. All run even when some throw; then the failures are thrown together. */
+  async run(): Promise<void> {
+    const failures: unknown[] = [];
+    for (let s = this.#steps.pop(); s !== undefined; s = this.#steps.pop()) {
+      try {
+        await s.undo();
+      } catch (e) {
+        failures.push(new Error(`while undoing '${s.what}'`, { cause: e }));
+      }
+    }
+    if (failures.length > 0) throw new AggregateError(failures, 'clean-up failed');
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.run();
+  }
+}
+
+/** Aborts on the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once. */
+export function abortOnSignals(): { signal: AbortSignal; dispose: () => void } {
+  const controller = new AbortController();
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  const on = (name: NodeJS.Signals): void => {
+    if (controller.signal.aborted) process.exit(130);
+    controller.abort(new HyperturtleError('HT_INTERRUPTED', `interrupted by ${name}`));
+  };
+  for (const n of names) process.on(n, on);
+  return {
+    signal: controller.signal,
+    dispose: () => {
+      for (const n of names) process.off(n, on);
+    },
+  };
+}
