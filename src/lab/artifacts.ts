@@ -1,0 +1,83 @@
+/**
+ * What a machine needs to boot: the files that packages and builds give and the machines use. Made by
+ * prepareArtifacts() (prepare.ts); every path is absolute on the host, read-only, and stays valid while the
+ * process lives.
+ */
+import type { Progress } from '../core/progress.ts';
+
+/** Kernel series as the user names it: `6.1`, `6.12`, or any other series that apt's lists have. */
+export type KernelSeries = string;
+
+export interface PrepareOptions {
+  kernel: KernelSeries;
+  progress?: Progress;
+  signal?: AbortSignal;
+  /** Ask apt for newer versions. Otherwise a complete, recorded set is used as it is, without network. */
+  refresh?: boolean;
+}
+
+/** A program of the tools tree: runs only with its environment, never with the host's libraries. */
+export interface ToolProgram {
+  bin: string;
+  /** Arguments that must come first. */
+  args: readonly string[];
+  env: NodeJS.ProcessEnv;
+}
+
+export interface QemuProgram extends ToolProgram {
+  /** Firmware directory, already passed by `args` (`-L`). */
+  dataDir: string;
+  /** `7.2.22` */
+  version: string;
+}
+
+export interface BuiltPayload {
+  /** erofs image for vdb; at most PAYLOAD_DISK_BYTES. */
+  path: string;
+  /** Content hash: the same sources give the same key. */
+  key: string;
+  bytes: number;
+}
+
+/** Size of the disk vdb: zeros when a snapshot is taken, a payload padded with zeros at restore. */
+export const PAYLOAD_DISK_BYTES = 256 << 20;
+
+/** fw_cfg name of the script that L0's init runs to start L1 (`-fw_cfg name=...,file=...`). */
+export const L1_SCRIPT_FW_CFG = 'opt/org.hyperturtle/l1.sh';
+
+/** Paths inside L0 and L1: both run from the same base image. */
+export const IN_GUEST = {
+  vmlinux: '/boot/vmlinux',
+  /** The same file as Artifacts.bootInitramfs; boots any level. */
+  initramfs: '/boot/initramfs.cpio',
+  /** A wrapper that finds its firmware itself. */
+  qemu: '/usr/bin/qemu-system-x86_64',
+  node: '/usr/bin/node',
+  base: '/dev/vda',
+  payloadDisk: '/dev/vdb',
+  payload: '/payload',
+} as const;
+
+export interface Artifacts {
+  series: KernelSeries;
+  /** As `uname -r`: `6.1.0-56-cloud-amd64`. */
+  kernelVersion: string;
+  /** Debian version of every package in use. */
+  versions: Readonly<Record<string, string>>;
+  qemu: QemuProgram;
+  /** ELF kernel for PVH boot. */
+  vmlinux: string;
+  /** Small uncompressed initramfs for L0 and L1; `hyperturtle.level=N` on the command line says which. */
+  bootInitramfs: string;
+  /** erofs image for vda of L0 and, passed through by L0, of L1. */
+  baseImage: string;
+  /** Kernel arguments for `level`, without a console: add `console=ttyS0` or the like. */
+  kernelArgs(level: 0 | 1 | 2): string;
+  /** Hash of all that is in a snapshot: kernel, initramfs, base image, QEMU. */
+  key: string;
+  /** Compiles modules, programs and the L2 image, and packs them with our JavaScript. Cached by content. */
+  buildPayload(options?: { progress?: Progress; signal?: AbortSignal }): Promise<BuiltPayload>;
+}
+
+/** Implemented by prepareArtifacts() in prepare.ts. */
+export type PrepareArtifacts = (options: PrepareOptions) => Promise<Artifacts>;
