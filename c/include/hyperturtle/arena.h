@@ -10,6 +10,8 @@
 #include "types.h"
 
 #define HT_ARENA_MAGIC 0x414e455241544800ull /* "\0HTARENA" */
+/* L0 writes this word at offset 0 before it gives the device away: L1's module binds no other ivshmem device */
+#define HT_ARENA_OFFER 0x524546464f544800ull /* "\0HTOFFER" */
 #define HT_ARENA_VERSION 1
 #define HT_ARENA_MIN_BYTES (1ull << 20)
 #define HT_ARENA_MAX_BYTES (256ull << 20)
@@ -34,7 +36,7 @@ struct ht_arena_header { /* 384 bytes at offset 0 */
 	__u64 arena_bytes;
 	__u64 enabled;         /* kill switch of L1: 0 makes every program PASS */
 	__u64 epoch;           /* changes with every load of L1's module */
-	__u64 cpus_off;        /* u64[cpus_count]: number of the L2 that runs on this CPU now, or 0 */
+	__u64 cpus_off;        /* struct ht_cpu[cpus_count], by APIC id */
 	__u64 cpus_count;
 	__u64 l2_off;          /* struct ht_l2[l2_count] */
 	__u64 l2_count;
@@ -58,6 +60,23 @@ struct ht_slot {
 	__u64 reserved;
 };
 
+/*
+ * One per L1 CPU. Only the program that runs in an exit of this CPU touches spare, so it needs no lock: a
+ * frame that lost the race for its word waits there for the next fault.
+ */
+struct ht_cpu {
+	__u64 l2;              /* number of the L2 that runs on this CPU now, or 0; written by L1 */
+	__u64 spare;           /* frame address | HT_WORD_PRESENT, or 0; written by programs */
+};
+
+/* A run of neighbouring first touches, up or down in guest physical memory. */
+struct ht_stream {
+	__u64 start;           /* first gfn of the last group */
+	__u64 end;             /* gfn after it */
+	__u64 size;            /* its size in pages; doubles while the run goes on */
+};
+#define HT_STREAMS 4
+
 enum ht_l2_state {
 	HT_L2_OFF = 0,
 	HT_L2_ON = 1,
@@ -73,15 +92,15 @@ struct ht_l2 { /* 512 bytes */
 	__u64 reserved0[4];
 	/* written by the program; L1 clears them while OFF */
 	__u64 template;        /* entry bits besides the frame, learned from a leaf that L1 made; 0 = none yet */
-	__u64 next_gfn;        /* page that a sequential toucher would fault on next */
-	__u64 streak;          /* current group size of the sequential run */
 	__u64 frames_taken;
 	__u64 faults;          /* runs of the program */
 	__u64 mapped_existing; /* faults answered with a frame that was already there */
 	__u64 mapped_new;      /* faults answered with a new frame */
 	__u64 mapped_ahead;    /* neighbours that got a frame before they were touched */
 	__u64 passes;
-	__u64 reserved1[15];
+	struct ht_stream streams[HT_STREAMS];
+	__u64 stream_hand;     /* which stream is replaced next */
+	__u64 reserved1[4];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_l2) == 512, "l2 record");
 
