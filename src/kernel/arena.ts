@@ -1,0 +1,90 @@
+/** Mirror of c/include/hyperturtle/arena.h: the layout of the memory that an L1 shares with its programs. */
+import { aligned, array, count, reserved, struct, u32, u64 } from './struct.ts';
+
+/** Bytes, low first: NUL, `HTARENA`. */
+export const HT_ARENA_MAGIC = 0x414e455241544800n;
+/** `\0HTOFFER`: L0 writes it at offset 0 before it gives the device away; L1's module binds no other device. */
+export const HT_ARENA_OFFER = 0x524546464f544800n;
+export const HT_ARENA_VERSION = 1;
+export const HT_ARENA_MIN_BYTES = 1 << 20;
+export const HT_ARENA_MAX_BYTES = 256 << 20;
+
+export const HT_WORD_EMPTY = 0n;
+export const HT_WORD_PRESENT = 1n;
+export const HT_WORD_CLOSED = 2n;
+
+export const HT_MAX_CPUS = 1024;
+export const HT_MAX_L2 = 256;
+export const HT_MAX_SLOTS = 8;
+export const HT_GROUP_MAX = 64;
+
+export const HT_PAGE_SHIFT = 12;
+export const HT_PAGE_SIZE = 4096;
+/** Bits 51..12 of a page table entry. */
+export const HT_PFN_MASK = 0x000ffffffffff000n;
+
+export const HT_L2_OFF = 0;
+export const HT_L2_ON = 1;
+
+export const HT_ARENA_HEADER = struct('struct ht_arena_header', {
+  magic: u64,
+  version: u32,
+  header_bytes: u32,
+  arena_bytes: count,
+  enabled: count,
+  epoch: u64,
+  cpus_off: count,
+  cpus_count: count,
+  l2_off: count,
+  l2_count: count,
+  pool_off: count,
+  pool_entries: count,
+  index_off: count,
+  index_words: count,
+  group_max: count,
+  pool_low: count,
+  reserved0: reserved(1),
+  pool_head: aligned(128, count),
+  pool_tail: aligned(128, count),
+  reserved1: reserved(15),
+});
+
+export const HT_SLOT = struct('struct ht_slot', {
+  gfn: count,
+  npages: count,
+  word_off: count,
+  reserved: reserved(1),
+});
+
+export const HT_CPU = struct('struct ht_cpu', { l2: count, spare: u64 });
+
+export const HT_STREAMS = 4;
+export const HT_STREAM = struct('struct ht_stream', { start: count, end: count, size: count });
+
+export const HT_L2 = struct('struct ht_l2', {
+  state: count,
+  slot_count: count,
+  frames_limit: count,
+  group_max: count,
+  slots: array(HT_SLOT, HT_MAX_SLOTS),
+  reserved0: reserved(4),
+  template: u64,
+  frames_taken: count,
+  faults: count,
+  mapped_existing: count,
+  mapped_new: count,
+  mapped_ahead: count,
+  passes: count,
+  streams: array(HT_STREAM, HT_STREAMS),
+  stream_hand: count,
+  reserved1: reserved(4),
+});
+
+/** Why `bytes` cannot be an arena's size, or undefined. A PCI BAR, which the arena becomes, is a power of two. */
+export function arenaSizeProblem(bytes: number): string | undefined {
+  if (!Number.isInteger(bytes) || bytes < HT_ARENA_MIN_BYTES || bytes > HT_ARENA_MAX_BYTES)
+    return `from ${HT_ARENA_MIN_BYTES >> 20} to ${HT_ARENA_MAX_BYTES >> 20} MiB expected, ${bytes / (1 << 20)} MiB found`;
+  if (2 ** Math.floor(Math.log2(bytes)) !== bytes)
+    return `a power of two expected (it becomes a PCI BAR), ${bytes / (1 << 20)} MiB found`;
+  return undefined;
+}

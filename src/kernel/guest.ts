@@ -1,0 +1,77 @@
+/** Mirror of c/include/hyperturtle/guest.h: /dev/hyperturtle-guest of L1. */
+import { ior, iow } from './ioctl.ts';
+import { count, reserved, s32, struct, text, u32, u64 } from './struct.ts';
+import type { ValueOf } from './struct.ts';
+
+export const GUEST_DEVICE = '/dev/hyperturtle-guest';
+export const HTG_ABI = 1;
+export const HTG_IOC = 0xb8;
+
+export const HTG_INFO = struct('struct htg_info', {
+  abi: u32,
+  arena_bound: u32,
+  arena_bytes: count,
+  enabled: count,
+  group_max: count,
+  pool_entries: count,
+  pool_low: count,
+  pool_high: count,
+  pool_level: count,
+  index_words: count,
+  index_used: count,
+  l2_count: count,
+  frames_allocated: count,
+  frames_freed: count,
+  faults: count,
+  faults_lost: count,
+  faults_found: count,
+  refills: count,
+  shrunk: count,
+  grace_periods: count,
+  reserved: reserved(6),
+});
+export type HtgInfo = ValueOf<typeof HTG_INFO>;
+
+export const HTG_SET_ENABLED = 1;
+export const HTG_SET_GROUP_MAX = 2;
+export const HTG_SET_POOL = 4;
+
+export const HTG_SET_ARG = struct('struct htg_set', {
+  mask: u32,
+  enabled: u32,
+  group_max: count,
+  pool_low: count,
+  pool_high: count,
+});
+
+export const HTG_REGISTER_ARG = struct('struct htg_register', {
+  vm_fd: s32,
+  flags: u32,
+  frames_limit: count,
+  group_max: count,
+  name: text(32),
+});
+
+export const HTG_L2_STATUS_ARG = struct('struct htg_l2_status', {
+  number: u32,
+  state: u32,
+  dead: u32,
+  slots: u32,
+  pages: count,
+  slot_changes: count,
+  template: u64,
+  frames_taken: count,
+  faults: count,
+  mapped_existing: count,
+  mapped_new: count,
+  mapped_ahead: count,
+  passes: count,
+  name: text(32),
+  reserved: reserved(4),
+});
+export type HtgL2Status = ValueOf<typeof HTG_L2_STATUS_ARG>;
+
+export const HTG_GET_INFO = ior('HTG_GET_INFO', HTG_IOC, 0x00, HTG_INFO);
+export const HTG_SET = iow('HTG_SET', HTG_IOC, 0x01, HTG_SET_ARG);
+export const HTG_REGISTER = iow('HTG_REGISTER', HTG_IOC, 0x02, HTG_REGISTER_ARG);
+export const HTG_L2_STATUS = ior('HTG_L2_STATUS', HTG_IOC, 0x10, HTG_L2_STATUS_ARG);

@@ -1,0 +1,53 @@
+/** Mirror of c/include/hyperturtle/host.h: /dev/hyperturtle of L0. */
+import { ior, iow, iowr } from './ioctl.ts';
+import { HT_NPF_CTX, HT_NPF_REASONS } from './npf.ts';
+import { array, count, reserved, s32, struct, text, u32 } from './struct.ts';
+import type { ValueOf } from './struct.ts';
+
+export const HOST_DEVICE = '/dev/hyperturtle';
+export const HT_HOST_ABI = 1;
+export const HT_IOC = 0xb7;
+
+export const HOOKS = { npf: 0 } as const;
+export type HookName = keyof typeof HOOKS;
+export const HT_HOOKS = 4;
+
+export const HT_ARENA_CREATE_ARG = struct('struct ht_arena_create', {
+  map_fd: s32,
+  flags: u32,
+  bytes: count,
+  name: text(32),
+});
+
+export const HT_ATTACH_VM_ARG = struct('struct ht_attach_vm', { vm_fd: s32, flags: u32 });
+
+export const HT_LINK_ARG = struct('struct ht_link', { hook: u32, prog_fd: s32, arena_fd: s32, flags: u32 });
+
+export const HT_HOOK_STATS = struct('struct ht_hook_stats', {
+  runs: count,
+  handled: count,
+  entries: count,
+  learned: count,
+  program_ns: count,
+  reserved: reserved(3),
+  reasons: array(count, HT_NPF_REASONS),
+});
+
+export const HT_STATS = struct('struct ht_stats', {
+  hook: u32,
+  pid: s32,
+  linked: u32,
+  prog_id: u32,
+  s: HT_HOOK_STATS,
+});
+export type HtStats = ValueOf<typeof HT_STATS>;
+
+export const HT_RUN = struct('struct ht_run', { hook: u32, repeat: u32, ns: count, npf: HT_NPF_CTX });
+
+export const HT_GET_ABI = ior('HT_GET_ABI', HT_IOC, 0x00, u32);
+export const HT_ARENA_CREATE = iowr('HT_ARENA_CREATE', HT_IOC, 0x01, HT_ARENA_CREATE_ARG);
+export const HT_ATTACH_VM = iow('HT_ATTACH_VM', HT_IOC, 0x02, HT_ATTACH_VM_ARG);
+export const HT_GET_STATS = iowr('HT_GET_STATS', HT_IOC, 0x03, HT_STATS);
+export const HT_VM_LINK = iow('HT_VM_LINK', HT_IOC, 0x10, HT_LINK_ARG);
+export const HT_VM_UNLINK = iow('HT_VM_UNLINK', HT_IOC, 0x11, HT_LINK_ARG);
+export const HT_VM_RUN = iowr('HT_VM_RUN', HT_IOC, 0x12, HT_RUN);

@@ -1,0 +1,76 @@
+/** Mirror of c/include/hyperturtle/npf.h: the context of the npf hook and why faults go to L1. */
+import { reserved, struct, u32, u64 } from './struct.ts';
+
+export const HT_NPF_PASS = 0;
+export const HT_NPF_MAP = 1;
+export const HT_NPF_LEARN = 2;
+
+/** error_code: the access was a write. */
+export const HT_NPF_ERR_WRITE = 2n;
+
+export const HT_NPF_REASONS = 32;
+
+/** Names of the reasons by number: 1..15 are the module's, 16..31 the programs'. */
+export const NPF_REASON = {
+  NONE: 0,
+  LOW_GPA: 1,
+  NO_TABLE: 2,
+  LARGE_LEAF: 3,
+  PRESENT: 4,
+  SPECIAL: 5,
+  READ_ERROR: 6,
+  WRITE_ERROR: 7,
+  LOST: 8,
+  BAD_ANSWER: 9,
+  NO_SIBLING: 10,
+  NO_ARENA: 11,
+  PROGRAM: 16,
+  DISABLED: 17,
+  NO_L2: 18,
+  L2_OFF: 19,
+  NO_SLOT: 20,
+  CLOSED: 21,
+  POOL_EMPTY: 22,
+  LIMIT: 23,
+  NO_TEMPLATE: 24,
+  RACE: 25,
+  LAYOUT: 26,
+} as const;
+
+export type NpfReason = keyof typeof NPF_REASON;
+
+const NAME_BY_NUMBER = new Map<number, string>(Object.entries(NPF_REASON).map(([k, v]) => [v, k]));
+
+/** `POOL_EMPTY`, or `REASON_30` for a number that this version does not know. */
+export function npfReasonName(reason: number): string {
+  return NAME_BY_NUMBER.get(reason) ?? `REASON_${reason}`;
+}
+
+/** The reasons that were counted at all, by name. */
+export function countsByReason(counts: readonly number[]): Record<string, number> {
+  const named: Record<string, number> = {};
+  counts.forEach((n, reason) => {
+    if (n > 0) named[npfReasonName(reason)] = n;
+  });
+  return named;
+}
+
+export const HT_NPF_CTX = struct('struct ht_npf_ctx', {
+  gpa: u64,
+  error_code: u64,
+  root: u64,
+  entry: u64,
+  sibling: u64,
+  sibling_gfn: u64,
+  vcpu: u32,
+  root_level: u32,
+  reserved_in: reserved(1),
+  action: u32,
+  reason: u32,
+  template: u64,
+  words_off: u64,
+  first_gfn: u64,
+  count: u32,
+  reserved_out: u32,
+  reserved: reserved(3),
+});
