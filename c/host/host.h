@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the parts of hyperturtle_host.ko share. */
+#ifndef HYPERTURTLE_HOST_MODULE_H
+#define HYPERTURTLE_HOST_MODULE_H
+
+#include <linux/bpf.h>
+#include <linux/filter.h>
+#include <linux/kvm_host.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <linux/srcu.h>
+#include "hyperturtle/arena.h"
+#include "hyperturtle/host.h"
+#include "hyperturtle/npf.h"
+#include "kmod/compat.h"
+
+/* A linked program with the arena it uses. Immutable; replaced as a whole. */
+struct ht_linked {
+	struct bpf_prog *prog;
+	struct bpf_map *arena;	/* NULL: none */
+	u64 *words;		/* its memory */
+	u64 bytes;
+};
+
+/* An attached VM. Owned by its file; the hooks find it by its struct kvm. */
+struct ht_vm {
+	struct hlist_node node;
+	struct kvm *kvm;	/* referenced */
+	struct srcu_struct srcu; /* readers: hooks that use linked[] */
+	struct mutex lock;	/* linked[] */
+	struct ht_linked __rcu *linked[HT_HOOKS];
+	struct ht_hook_stats __percpu *stats[HT_HOOKS];
+	pid_t pid;		/* of the process that made the VM, in the initial pid namespace */
+};
+
+/* Counters are per CPU and only ever added to: a racing preemption may lose one, never corrupt. */
+#define ht_count(vm, hook, field, n) this_cpu_add((vm)->stats[hook]->field, n)
+
+struct ht_vm *ht_vm_enter(struct kvm *kvm, int *idx);
+void ht_vm_leave(struct ht_vm *vm, int idx);
+int ht_vm_attach(const struct ht_attach_vm *req);
+long ht_vm_stats(struct ht_vm *vm, struct ht_stats *st);
+long ht_vm_stats_by_pid(struct ht_stats *st);
+
+int ht_arena_init(void);
+void ht_arena_exit(void);
+int ht_arena_create(struct ht_arena_create *req);
+
+int ht_npf_init(void);
+void ht_npf_exit(void);
+
+/*
+ * Runs a program of type RAW_TRACEPOINT_WRITABLE as a tracepoint would: not preemptible, under RCU. The
+ * verifier has bounded its accesses to ctx by max_tp_access, which LINK has checked against ctx's size.
+ */
+static inline void ht_prog_run(const struct bpf_prog *prog, void *ctx)
+{
+	u64 args[1] = { (u64)(unsigned long)ctx };
+
+	rcu_read_lock();
+	preempt_disable();
+	(void)bpf_prog_run(prog, args);
+	preempt_enable();
+	rcu_read_unlock();
+}
+
+#endif

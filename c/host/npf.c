@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The npf hook: an L2 nested page fault that stock KVM is about to hand to L1 because L1's own nested page
+ * table has no entry. The VM's program may give one or more entries; we write them into L1's table by
+ * compare-and-exchange from the exact empty value, and then let KVM's own function run: it walks L1's
+ * table again, validates what it finds and fills the table that the hardware uses, all in the same exit.
+ *
+ * Read in Linux 6.1 and 6.12, arch/x86/kvm/mmu: paging_tmpl.h FNAME(page_fault), FNAME(fetch),
+ * FNAME(pte_prefetch); tdp_mmu.c (the L1 side): tdp_mmu_set_spte_atomic, handle_removed_tdp_mmu_page.
+ * Whenever in doubt: PASS, and L1 handles the fault as it always did.
+ */
+#include <linux/module.h>
+#include <linux/uaccess.h>
+#include "host.h"
+#include "kmod/ftrace_hook.h"
+
+DEFINE_STATIC_SRCU(ht_npf_srcu);
+
+/* What differs between the two table formats. */
+struct ht_fmt {
+	u64 present;		/* any of these bits: present */
+	u64 leaf_rw;		/* all of these bits: a leaf that may be read and written */
+};
+static const struct ht_fmt ht_fmt_npt = { .present = BIT_ULL(0), .leaf_rw = BIT_ULL(0) | BIT_ULL(1) };
+static const struct ht_fmt ht_fmt_ept = { .present = 7, .leaf_rw = 3 };
+
+#define HT_LARGE BIT_ULL(7)
+#define HT_ENTRIES 512
+#define HT_LOW_GPA (2ull << 20)
+#define HT_SIBLING_OFFERS 8
+
+/* 0, or SUPPRESS_VE where KVM uses it (SHADOW_NONPRESENT_VALUE since 6.11): nothing else is "empty" */
+static bool ht_entry_empty(u64 entry)
+{
+	return entry == 0 || entry == BIT_ULL(63);
+}
+
+/* The last-level table of gpa in L1's nested page table. */
+struct ht_table {
+	gfn_t gfn;		/* L1 frame that holds it */
+	u64 __user *hva;
+};
+
+/* Walks L1's table; 0 and *t, or the reason to pass. */
+static int ht_walk(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt, gpa_t gpa, u64 root, int level,
+		   struct ht_table *t)
+{
+	gpa_t table = root & HT_PFN_MASK;
+	unsigned long hva;
+	u64 entry;
+
+	for (; level > 1; level--) {
+		u64 idx = (gpa >> (HT_PAGE_SHIFT + 9 * (level - 1))) & (HT_ENTRIES - 1);
+
+		if (kvm_vcpu_read_guest(vcpu, table + idx * sizeof(u64), &entry, sizeof(entry)))
+			return HT_NPF_R_READ_ERROR;
+		if (!(entry & fmt->present))
+			return HT_NPF_R_NO_TABLE;
+		if (entry & HT_LARGE)
+			return HT_NPF_R_LARGE_LEAF;
+		table = entry & HT_PFN_MASK;
+	}
+	t->gfn = gpa_to_gfn(table);
+	hva = kvm_vcpu_gfn_to_hva(vcpu, t->gfn); /* an error for read-only memory */
+	if (kvm_is_error_hva(hva) || !access_ok((void __user *)hva, PAGE_SIZE))
+		return HT_NPF_R_READ_ERROR;
+	t->hva = (u64 __user *)hva;
+	return 0;
+}
+
+/* Replaces an entry only while it is exactly *old: 0 done, 1 it was something else, -EFAULT. */
+static int ht_entry_cas(u64 __user *entry, u64 old, u64 new)
+{
+	return __try_cmpxchg_user(entry, &old, new, fault);
+}
+
+/* Offers writable leaves of the same table until the program has learned from one. */
+static int ht_learn(struct ht_vm *vm, const struct ht_linked *l, const struct ht_fmt *fmt,
+		    const struct ht_table *t, const struct ht_npf_ctx *in, struct ht_npf_ctx *ctx)
+{
+	gfn_t base = gpa_to_gfn(in->gpa) & ~(u64)(HT_ENTRIES - 1);
+	int i, offers = 0;
+	u64 entry;
+
+	for (i = 0; i < HT_ENTRIES && offers < HT_SIBLING_OFFERS; i++) {
+		if (get_user(entry, &t->hva[i]))
+			return HT_NPF_R_READ_ERROR;
+		if ((entry & fmt->leaf_rw) != fmt->leaf_rw)
+			continue;
+		offers++;
+		*ctx = *in;
+		ctx->sibling = entry;
+		ctx->sibling_gfn = base + i;
+		ht_prog_run(l->prog, ctx);
+		ht_count(vm, HT_HOOK_NPF, learned, 1);
+		if (ctx->action != HT_NPF_LEARN)
+			return 0;
+	}
+	return HT_NPF_R_NO_SIBLING;
+}
+
+/*
+ * Writes the group's entries from the page index. Nothing of the program's answer is trusted further than
+ * into L1's own table: a wrong frame or flag hurts the L1 that asked for it, and KVM checks them as it
+ * checks all that L1 writes. 0 if the entry of gpa is there now.
+ */
+static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linked *l, const struct ht_fmt *fmt,
+		  const struct ht_table *t, gpa_t gpa, const struct ht_npf_ctx *ctx)
+{
+	u64 gfn = gpa_to_gfn(gpa), first = ctx->first_gfn, flags = ctx->template & ~HT_PFN_MASK;
+	u32 count = ctx->count, i, written = 0;
+	int result = HT_NPF_R_LOST;
+
+	if (!l->words)
+		return HT_NPF_R_NO_ARENA;
+	if (!count || count > HT_GROUP_MAX || gfn < first || gfn - first >= count ||
+	    (first ^ gfn) >> 9 || ((first + count - 1) ^ gfn) >> 9 || !(flags & fmt->present) ||
+	    (flags & HT_LARGE) != 0 || ctx->words_off % sizeof(u64) || ctx->words_off > l->bytes ||
+	    count * sizeof(u64) > l->bytes - ctx->words_off)
+		return HT_NPF_R_BAD_ANSWER;
+
+	for (i = 0; i < count; i++) {
+		u64 __user *entry = &t->hva[(first + i) & (HT_ENTRIES - 1)];
+		u64 word = READ_ONCE(l->words[ctx->words_off / sizeof(u64) + i]);
+		u64 old;
+		int ret;
+
+		if (!(word & HT_WORD_PRESENT))
+			continue;
+		if (get_user(old, entry))
+			return HT_NPF_R_READ_ERROR;
+		if (!ht_entry_empty(old))
+			continue;
+		ret = ht_entry_cas(entry, old, flags | (word & HT_PFN_MASK));
+		if (ret < 0) {
+			result = HT_NPF_R_WRITE_ERROR;
+			break;
+		}
+		if (ret)
+			continue;
+		written++;
+		if (first + i == gfn)
+			result = 0;
+	}
+	if (written) {
+		/* L1's own migration must see the write; going from not present to present needs no flush */
+		kvm_vcpu_mark_page_dirty(vcpu, t->gfn);
+		ht_count(vm, HT_HOOK_NPF, entries, written);
+	}
+	return result;
+}
+
+/* 0 if L1 need not be entered for this fault, else the reason why it must. */
+static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linked *l,
+		      const struct ht_fmt *fmt, gpa_t gpa, u64 error_code)
+{
+	struct kvm_mmu *mmu = vcpu->arch.mmu;
+	struct ht_npf_ctx in = {}, ctx;
+	struct ht_table t;
+	u64 entry;
+	int ret;
+
+	if (gpa < HT_LOW_GPA)	/* legacy holes, fixed MTRRs */
+		return HT_NPF_R_LOW_GPA;
+	in.root = mmu->get_guest_pgd(vcpu) & HT_PFN_MASK;
+	in.root_level = mmu->cpu_role.base.level;
+	if (in.root_level < 4 || in.root_level > 5)
+		return HT_NPF_R_NO_TABLE;
+	ret = ht_walk(vcpu, fmt, gpa, in.root, in.root_level, &t);
+	if (ret)
+		return ret;
+	if (get_user(entry, &t.hva[gpa_to_gfn(gpa) & (HT_ENTRIES - 1)]))
+		return HT_NPF_R_READ_ERROR;
+	if (!ht_entry_empty(entry))
+		return entry & fmt->present ? HT_NPF_R_PRESENT : HT_NPF_R_SPECIAL;
+
+	in.gpa = gpa;
+	in.error_code = error_code;
+	in.entry = entry;
+	in.vcpu = vcpu->vcpu_id;
+	in.action = HT_NPF_PASS;
+	ctx = in;
+	ht_prog_run(l->prog, &ctx);
+	if (ctx.action == HT_NPF_LEARN) {
+		ret = ht_learn(vm, l, fmt, &t, &in, &ctx);
+		if (ret)
+			return ret;
+	}
+	if (ctx.action == HT_NPF_MAP)
+		return ht_map(vcpu, vm, l, fmt, &t, gpa, &ctx);
+	return ctx.reason >= HT_NPF_R_PROGRAM && ctx.reason < HT_NPF_REASONS ? ctx.reason : HT_NPF_R_PROGRAM;
+}
+
+static void ht_npf_before(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt,
+			  const struct ht_kvm_page_fault *fault)
+{
+	const struct ht_linked *l;
+	struct ht_vm *vm;
+	int idx, ret;
+
+	/*
+	 * Only L2's own nested paging: without it these functions serve ordinary shadow paging, where the
+	 * address is a virtual one and the tables are the guest kernel's.
+	 */
+	if (!(vcpu->arch.hflags & HF_GUEST_MASK) || vcpu->arch.mmu != &vcpu->arch.guest_mmu)
+		return;
+	vm = ht_vm_enter(vcpu->kvm, &idx);
+	if (!vm)
+		return;
+	l = srcu_dereference(vm->linked[HT_HOOK_NPF], &vm->srcu);
+	if (l) {
+		ret = ht_npf_try(vcpu, vm, l, fmt, fault->addr, fault->error_code);
+		ht_count(vm, HT_HOOK_NPF, runs, 1);
+		if (!ret)
+			ht_count(vm, HT_HOOK_NPF, handled, 1);
+		else
+			ht_count(vm, HT_HOOK_NPF, reasons[ret], 1);
+	}
+	ht_vm_leave(vm, idx);
+}
+
+static int ht_npt_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault);
+static int ht_ept_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault);
+
+static struct ht_ftrace_hook ht_npt_hook = { .name = "paging64_page_fault", .replacement = ht_npt_fault };
+static struct ht_ftrace_hook ht_ept_hook = { .name = "ept_page_fault", .replacement = ht_ept_fault };
+
+typedef int (*ht_fault_fn)(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault);
+
+static int ht_npt_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault)
+{
+	int idx = srcu_read_lock(&ht_npf_srcu), ret;
+
+	ht_npf_before(vcpu, &ht_fmt_npt, fault);
+	ret = ((ht_fault_fn)ht_npt_hook.addr)(vcpu, fault);
+	srcu_read_unlock(&ht_npf_srcu, idx);
+	return ret;
+}
+
+static int ht_ept_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault)
+{
+	int idx = srcu_read_lock(&ht_npf_srcu), ret;
+
+	ht_npf_before(vcpu, &ht_fmt_ept, fault);
+	ret = ((ht_fault_fn)ht_ept_hook.addr)(vcpu, fault);
+	srcu_read_unlock(&ht_npf_srcu, idx);
+	return ret;
+}
+
+int ht_npf_init(void)
+{
+	int ret = ht_hook_arm(&ht_npt_hook);
+
+	if (ret) {
+		pr_err("hyperturtle: cannot hook %s (%d): is kvm loaded and ftrace on?\n", ht_npt_hook.name, ret);
+		return ret;
+	}
+	ret = ht_hook_arm(&ht_ept_hook);
+	if (ret) {
+		pr_err("hyperturtle: cannot hook %s (%d)\n", ht_ept_hook.name, ret);
+		ht_npf_exit();
+	}
+	return ret;
+}
+
+void ht_npf_exit(void)
+{
+	ht_hook_disarm(&ht_npt_hook);
+	ht_hook_disarm(&ht_ept_hook);
+	ht_hooks_drain(&ht_npf_srcu);
+}
