@@ -1,0 +1,133 @@
+/**
+ * The little that is read of an eBPF object before libbpf sees it: that it is one, that its tables lie inside the
+ * file (libbpf 1.1 trusts some of them), and where a constant of `.rodata` stands.
+ */
+import { HyperturtleError } from '../core/errors.ts';
+import { EM_BPF } from '../kernel/bpf.ts';
+import { viewOf } from '../kernel/struct.ts';
+
+export interface ElfSection {
+  name: string;
+  type: number;
+  offset: number;
+  size: number;
+  link: number;
+}
+
+export interface ElfSymbol {
+  name: string;
+  section: number;
+  /** Byte offset in its section. */
+  value: number;
+  size: number;
+}
+
+export interface Elf {
+  sections: readonly ElfSection[];
+  symbols: readonly ElfSymbol[];
+}
+
+const SHT_SYMTAB = 2;
+const SHT_NOBITS = 8;
+const EHDR = 64;
+const SHDR = 64;
+const SYM = 24;
+
+/** Throws HT_BPF when `bytes` is not a well-formed 64-bit little-endian eBPF object. */
+export function parseElf(bytes: Uint8Array): Elf {
+  const view = viewOf(bytes);
+  const bad = (why: string): never => {
+    throw new HyperturtleError('HT_BPF', `not an eBPF object: ${why}; build it with clang -target bpf`);
+  };
+  /** A file offset or size; anything beyond 2^53 is beyond the file as well. */
+  const u64 = (at: number): number => Number(view.getBigUint64(at, true));
+  const inside = (offset: number, size: number): boolean => offset + size <= bytes.length;
+
+  if (bytes.length < EHDR) bad(`${bytes.length} bytes are too few for an ELF header`);
+  if (view.getUint32(0) !== 0x7f454c46) bad('it does not begin with the ELF magic');
+  if (view.getUint8(4) !== 2 || view.getUint8(5) !== 1) bad('64-bit little-endian expected');
+  const machine = view.getUint16(18, true);
+  if (machine !== EM_BPF) bad(`machine ${EM_BPF} (BPF) expected, ${machine} found`);
+  const table = u64(40);
+  const count = view.getUint16(60, true);
+  const namesIndex = view.getUint16(62, true);
+  if (view.getUint16(58, true) !== SHDR || count === 0 || namesIndex >= count) bad('bad section table');
+  if (!inside(table, count * SHDR)) bad('the section table lies outside the file');
+
+  const nameOffsets: number[] = [];
+  const sections: ElfSection[] = [];
+  for (let i = 0; i < count; i++) {
+    const at = table + i * SHDR;
+    const s = {
+      name: '',
+      type: view.getUint32(at + 4, true),
+      offset: u64(at + 24),
+      size: u64(at + 32),
+      link: view.getUint32(at + 40, true),
+    };
+    if (s.type !== SHT_NOBITS && !inside(s.offset, s.size)) bad(`section ${i} lies outside the file`);
+    nameOffsets.push(view.getUint32(at, true));
+    sections.push(s);
+  }
+  const text = (table: ElfSection | undefined, at: number): string => {
+    if (table === undefined || table.type === SHT_NOBITS || at >= table.size)
+      return bad('a name lies outside its table');
+    const from = table.offset + at;
+    const end = bytes.indexOf(0, from);
+    if (end < 0 || end >= table.offset + table.size) bad('a name without an end');
+    return Buffer.from(bytes.buffer, bytes.byteOffset + from, end - from).toString('latin1');
+  };
+  sections.forEach((s, i) => (s.name = text(sections[namesIndex], nameOffsets[i] ?? 0)));
+
+  const symbols: ElfSymbol[] = [];
+  for (const s of sections) {
+    if (s.type !== SHT_SYMTAB) continue;
+    for (let at = s.offset; at + SYM <= s.offset + s.size; at += SYM)
+      symbols.push({
+        name: text(sections[s.link], view.getUint32(at, true)),
+        section: view.getUint16(at + 6, true),
+        value: u64(at + 8),
+        size: u64(at + 16),
+      });
+  }
+  return { sections, symbols };
+}
+
+/**
+ * The content of `.rodata` with constants replaced: `{ arena_bytes: 16777216 }` for
+ * `const volatile __u64 arena_bytes`. Throws HT_BPF when there is no such constant or the value does not fit.
+ */
+export function patchConstants(
+  bytes: Uint8Array,
+  elf: Elf,
+  constants: Readonly<Record<string, bigint | number>>,
+): Uint8Array {
+  const index = elf.sections.findIndex((s) => s.name === '.rodata');
+  const section = elf.sections[index];
+  if (section === undefined || section.type === SHT_NOBITS)
+    throw new HyperturtleError(
+      'HT_BPF',
+      `the object has no .rodata to set ${Object.keys(constants).join(', ')} in: declare it 'const volatile'`,
+    );
+  const out = bytes.slice(section.offset, section.offset + section.size);
+  const view = viewOf(out);
+  for (const [name, value] of Object.entries(constants)) {
+    const symbol = elf.symbols.find((s) => s.name === name && s.section === index);
+    if (symbol === undefined)
+      throw new HyperturtleError(
+        'HT_BPF',
+        `the object has no constant '${name}' in .rodata: declare it 'const volatile'`,
+      );
+    const { value: at, size } = symbol;
+    if (![1, 2, 4, 8].includes(size) || at + size > out.length)
+      throw new HyperturtleError(
+        'HT_BPF',
+        `constant '${name}': ${size} bytes at ${at} of .rodata do not make sense`,
+      );
+    const v = BigInt(value);
+    if (v < 0n || v >> BigInt(8 * size) !== 0n)
+      throw new HyperturtleError('HT_BPF', `constant '${name}': ${v} does not fit ${size} bytes`);
+    for (let i = 0; i < size; i++) view.setUint8(at + i, Number((v >> BigInt(8 * i)) & 0xffn));
+  }
+  return out;
+}

@@ -1,0 +1,166 @@
+/**
+ * Raw bindings to the distribution's libbpf.so.1 (1.1 or later), each with its type by hand, and the capture of what
+ * libbpf prints. Handles are branded so that a map cannot be passed for a program: libbpf would crash.
+ */
+import koffi from 'koffi';
+import type { LibraryHandle } from 'koffi';
+import { HyperturtleError } from '../core/errors.ts';
+
+declare const kind: unique symbol;
+/** Owned: closed by object_close. */
+export type ObjectHandle = bigint & { readonly [kind]: 'object' };
+/** Both live as long as their object. */
+export type ProgramHandle = bigint & { readonly [kind]: 'program' };
+export type MapHandle = bigint & { readonly [kind]: 'map' };
+/** Memory of koffi.alloc. */
+export type Memory = bigint & { readonly [kind]: 'memory' };
+
+function load(): LibraryHandle {
+  try {
+    return koffi.load('libbpf.so.1');
+  } catch (e) {
+    throw new HyperturtleError(
+      'HT_NOT_FOUND',
+      "libbpf.so.1 not found: install it (Debian: 'apt install libbpf1')",
+      { cause: e },
+    );
+  }
+}
+
+const lib = load();
+
+const OpenOpts = koffi.struct({
+  sz: 'size_t',
+  object_name: 'const char *',
+  relaxed_maps: 'bool',
+  pin_root_path: 'const char *',
+  unused: 'uint32_t',
+  kconfig: 'const char *',
+  btf_custom_path: 'const char *',
+  kernel_log_buf: 'void *',
+  kernel_log_size: 'size_t',
+  kernel_log_level: 'uint32_t',
+});
+koffi.alias('HtOpenOpts', OpenOpts);
+export const OPEN_OPTS_BYTES = koffi.sizeof(OpenOpts);
+
+export interface OpenOptsValue {
+  sz: number;
+  object_name: string;
+  kernel_log_buf: Memory;
+  kernel_log_size: number;
+  kernel_log_level: number;
+}
+
+export const libbpf = {
+  object_open_mem: lib.func(
+    'void *bpf_object__open_mem(const void *bytes, size_t length, HtOpenOpts *opts)',
+  ) as (bytes: Uint8Array, length: number, opts: OpenOptsValue) => ObjectHandle | null,
+  object_load: lib.func('int bpf_object__load(void *object)') as (object: ObjectHandle) => number,
+  object_close: lib.func('void bpf_object__close(void *object)') as (object: ObjectHandle) => void,
+  object_next_program: lib.func('void *bpf_object__next_program(void *object, void *previous)') as (
+    object: ObjectHandle,
+    previous: ProgramHandle | null,
+  ) => ProgramHandle | null,
+  object_next_map: lib.func('void *bpf_object__next_map(void *object, void *previous)') as (
+    object: ObjectHandle,
+    previous: MapHandle | null,
+  ) => MapHandle | null,
+  object_find_map: lib.func('void *bpf_object__find_map_by_name(void *object, const char *name)') as (
+    object: ObjectHandle,
+    name: string,
+  ) => MapHandle | null,
+  program_name: lib.func('const char *bpf_program__name(void *program)') as (p: ProgramHandle) => string,
+  program_section: lib.func('const char *bpf_program__section_name(void *program)') as (
+    p: ProgramHandle,
+  ) => string,
+  program_type: lib.func('int bpf_program__type(void *program)') as (p: ProgramHandle) => number,
+  program_fd: lib.func('int bpf_program__fd(void *program)') as (p: ProgramHandle) => number,
+  map_name: lib.func('const char *bpf_map__name(void *map)') as (m: MapHandle) => string,
+  map_fd: lib.func('int bpf_map__fd(void *map)') as (m: MapHandle) => number,
+  map_value_size: lib.func('uint32_t bpf_map__value_size(void *map)') as (m: MapHandle) => number,
+  map_type: lib.func('int bpf_map__type(void *map)') as (m: MapHandle) => number,
+  map_reuse_fd: lib.func('int bpf_map__reuse_fd(void *map, int fd)') as (m: MapHandle, fd: number) => number,
+  map_set_initial_value: lib.func(
+    'int bpf_map__set_initial_value(void *map, const void *data, size_t length)',
+  ) as (m: MapHandle, data: Uint8Array, length: number) => number,
+  map_create: lib.func(
+    'int bpf_map_create(int type, const char *name, uint32_t key, uint32_t value, uint32_t entries, const void *opts)',
+  ) as (
+    type: number,
+    name: string,
+    keyBytes: number,
+    valueBytes: number,
+    entries: number,
+    opts: Uint8Array,
+  ) => number,
+  map_lookup: lib.func('int bpf_map_lookup_elem(int fd, const void *key, void *value)') as (
+    fd: number,
+    key: Uint8Array,
+    value: Uint8Array,
+  ) => number,
+  map_update: lib.func(
+    'int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)',
+  ) as (fd: number, key: Uint8Array, value: Uint8Array, flags: number) => number,
+  obj_get_info: lib.func('int bpf_obj_get_info_by_fd(int fd, void *info, void *length)') as (
+    fd: number,
+    info: Uint8Array,
+    length: Uint8Array,
+  ) => number,
+  version: lib.func('const char *libbpf_version_string()') as () => string,
+};
+
+/** errno of a libbpf call that just failed: its result when negative (libbpf 1.x gives -errno), else errno. */
+export function failureOf(result: number | null): number {
+  return result !== null && result < -1 ? -result : koffi.errno();
+}
+
+const LINE_BYTES = 8192;
+const LIBBPF_INFO = 1;
+let lines: string[] = [];
+
+const vsnprintf = koffi
+  .load('libc.so.6')
+  .func('int vsnprintf(void *out, size_t size, const void *format, void *arguments)') as (
+  out: Uint8Array,
+  size: number,
+  format: bigint,
+  args: bigint,
+) => number;
+const lineBuffer = Buffer.alloc(LINE_BYTES);
+const PrintFn = koffi.proto('int HtPrintFn(int level, const void *format, void *arguments)');
+const print = koffi.register((level: number, format: bigint, args: bigint): number => {
+  if (level > LIBBPF_INFO) return 0;
+  // SAFETY: libbpf calls this on the thread that called it, with a va_list that nobody else reads afterwards;
+  // vsnprintf writes at most LINE_BYTES, with the NUL.
+  const n = vsnprintf(lineBuffer, LINE_BYTES, format, args);
+  if (n > 0)
+    lines.push(lineBuffer.toString('utf8', 0, Math.min(n, LINE_BYTES - 1)).replace(/^libbpf: |\n+$/g, ''));
+  return n;
+}, koffi.pointer(PrintFn));
+// SAFETY: `print` stays registered as long as the process lives.
+(lib.func('void *libbpf_set_print(void *print)') as (print: bigint) => bigint)(print);
+
+/** What libbpf has printed (warnings and information) since the last call. */
+export function takePrinted(): string[] {
+  const taken = lines;
+  lines = [];
+  return taken;
+}
+
+/** Zeroed memory outside the JavaScript heap, for buffers that libbpf keeps pointers to. Freed by freeMemory. */
+export function allocMemory(bytes: number): Memory {
+  return koffi.alloc('uint8_t', bytes) as Memory;
+}
+
+export function freeMemory(memory: Memory): void {
+  koffi.free(memory);
+}
+
+/** The NUL-ended text at `memory`, which holds `bytes` bytes. */
+export function textOf(memory: Memory, bytes: number): string {
+  // SAFETY: `memory` is a live allocation of `bytes` bytes, and the view does not outlive this function.
+  const view = Buffer.from(koffi.view(memory, bytes));
+  const end = view.indexOf(0);
+  return view.toString('utf8', 0, end < 0 ? bytes : end);
+}

@@ -1,0 +1,182 @@
+/**
+ * System calls that Node does not have, through libc. errno is read here and nowhere else, at once after the call:
+ * any other call in between may overwrite it.
+ */
+import koffi from 'koffi';
+import { openSync } from 'node:fs';
+import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import type { ErrorCode } from '../core/errors.ts';
+import { errnoName, errnoText } from '../kernel/errno.ts';
+import type { IoctlRequest } from '../kernel/ioctl.ts';
+import { OwnedFd } from './fds.ts';
+
+const libc = koffi.load('libc.so.6');
+const cIoctl = libc.func('int ioctl(int fd, unsigned long request, void *arg)') as (
+  fd: number,
+  request: number,
+  arg: Uint8Array | null,
+) => number;
+const cSyscall = libc.func('long syscall(long number, long a, long b, long c, long d)') as (
+  ...args: [number, number, number, number, number]
+) => number;
+const cMmap = libc.func(
+  'void *mmap(void *at, size_t length, int prot, int flags, int fd, int64_t offset)',
+) as (at: null, length: number, prot: number, flags: number, fd: number, offset: number) => bigint | null;
+const cMunmap = libc.func('int munmap(void *at, size_t length)') as (at: bigint, length: number) => number;
+
+// x86-64 and arm64 agree on these, as on all calls younger than Linux 5.1
+const SYS_PIDFD_SEND_SIGNAL = 424;
+const SYS_PIDFD_OPEN = 434;
+const SYS_PIDFD_GETFD = 438;
+
+/** What an errno means for one call: the code and a text that says what to do. */
+export type Explain = Readonly<Partial<Record<string, readonly [code: ErrorCode, text: string]>>>;
+
+export function kernelError(what: string, errno: number, explain: Explain = {}): HyperturtleError {
+  const name = errnoName(errno);
+  const known = explain[name];
+  const detail = { errno, errnoName: name };
+  if (known) return new HyperturtleError(known[0], `${what}: ${known[1]} (${name})`, { detail });
+  return new HyperturtleError('HT_KERNEL', `${what}: ${errnoText(errno)}`, { detail });
+}
+
+/**
+ * `arg` must be exactly as long as the request's struct; the kernel may write into it. Returns what the call
+ * returns (often a new descriptor). Throws HT_KERNEL, or what `explain` says for the errno.
+ */
+export function ioctl(file: OwnedFd, request: IoctlRequest, arg: Uint8Array, explain: Explain = {}): number {
+  if (arg.length !== request.size)
+    throw new RangeError(`${request.name}: argument of ${request.size} bytes expected, ${arg.length} given`);
+  // SAFETY: the kernel copies at most request.size bytes, the size in the number, and `arg` has that many; koffi
+  // passes a typed array's own memory, which the call does not outlive.
+  const r = cIoctl(file.fd, request.code, arg);
+  if (r < 0) throw kernelError(`${request.name} on ${file.what}`, koffi.errno(), explain);
+  return r;
+}
+
+/** An ioctl that makes something: the descriptor that owns it. */
+export function ioctlFd(
+  file: OwnedFd,
+  request: IoctlRequest,
+  arg: Uint8Array,
+  what: string,
+  explain?: Explain,
+): OwnedFd {
+  return new OwnedFd(ioctl(file, request, arg, explain), what);
+}
+
+/** Opens a device read-write (close-on-exec, as Node does). `missing` says what to do when it is not there. */
+export function openDevice(devicePath: string, missing: string): OwnedFd {
+  try {
+    return new OwnedFd(openSync(devicePath, 'r+'), devicePath);
+  } catch (e) {
+    const errno = errnoCode(e);
+    if (errno === 'ENOENT' || errno === 'ENXIO' || errno === 'ENODEV')
+      throw new HyperturtleError('HT_NOT_FOUND', `${devicePath} is not there: ${missing}`, { cause: e });
+    if (errno === 'EACCES' || errno === 'EPERM')
+      throw new HyperturtleError('HT_KERNEL', `${devicePath}: no permission: run as root`, { cause: e });
+    throw e;
+  }
+}
+
+/** A descriptor for process `pid` that stays with this process even when the number is used again. */
+export function pidfdOpen(pid: number): OwnedFd {
+  const fd = cSyscall(SYS_PIDFD_OPEN, pid, 0, 0, 0);
+  if (fd < 0)
+    throw kernelError(`process ${pid}`, koffi.errno(), { ESRCH: ['HT_NOT_FOUND', 'no such process'] });
+  return new OwnedFd(fd, `pidfd of process ${pid}`);
+}
+
+/** A copy of descriptor `remoteFd` of that process: both refer to the same open file. Needs ptrace rights. */
+export function pidfdGetfd(pidfd: OwnedFd, remoteFd: number, what: string): OwnedFd {
+  const fd = cSyscall(SYS_PIDFD_GETFD, pidfd.fd, remoteFd, 0, 0);
+  if (fd < 0)
+    throw kernelError(`${what} (pidfd_getfd)`, koffi.errno(), {
+      EPERM: ['HT_KERNEL', 'not permitted: run as root (CAP_SYS_PTRACE)'],
+      EBADF: ['HT_NOT_FOUND', 'the process has closed it'],
+      ESRCH: ['HT_NOT_FOUND', 'the process has ended'],
+    });
+  return new OwnedFd(fd, what);
+}
+
+/** Whether the process behind `pidfd` still runs. */
+export function pidfdAlive(pidfd: OwnedFd): boolean {
+  return cSyscall(SYS_PIDFD_SEND_SIGNAL, pidfd.fd, 0, 0, 0) === 0;
+}
+
+const PROT_READ_WRITE = 3;
+const MAP_SHARED = 1;
+
+/**
+ * Memory shared with the kernel or another process. Reads and writes go through methods that check bounds, and
+ * never hand out a view: one that outlived munmap would crash the process.
+ */
+export class SharedMemory implements Disposable {
+  readonly bytes: number;
+  #address: bigint;
+  #words: BigUint64Array<ArrayBuffer>;
+
+  constructor(file: OwnedFd, bytes: number) {
+    if (!Number.isSafeInteger(bytes) || bytes <= 0 || bytes % 8 !== 0)
+      throw new RangeError(`a mapping of ${bytes} bytes: a positive multiple of 8 expected`);
+    // SAFETY: the kernel chooses the address; a failure is MAP_FAILED (-1), checked below before any use.
+    const at = cMmap(null, bytes, PROT_READ_WRITE, MAP_SHARED, file.fd, 0);
+    if (at === null || at === 0xffff_ffff_ffff_ffffn || at === -1n)
+      throw kernelError(`mapping ${bytes} bytes of ${file.what}`, koffi.errno());
+    this.bytes = bytes;
+    this.#address = at;
+    // SAFETY: the view covers exactly the mapping and is dropped in close() before munmap.
+    this.#words = new BigUint64Array(koffi.view(at, bytes));
+  }
+
+  /** The word at byte offset `at`, a multiple of 8. */
+  load(at: number): bigint {
+    return Atomics.load(this.#words, this.#index(at));
+  }
+
+  store(at: number, value: bigint): void {
+    Atomics.store(this.#words, this.#index(at), value);
+  }
+
+  /** Sets the word to `next` if it is `expected`; returns what was there. */
+  compareExchange(at: number, expected: bigint, next: bigint): bigint {
+    return Atomics.compareExchange(this.#words, this.#index(at), expected, next);
+  }
+
+  /** A copy of `length` bytes from `at`. */
+  read(at: number, length: number): Uint8Array {
+    this.#check(at, length);
+    return new Uint8Array(this.#words.buffer, at, length).slice();
+  }
+
+  write(at: number, bytes: Uint8Array): void {
+    this.#check(at, bytes.length);
+    new Uint8Array(this.#words.buffer, at, bytes.length).set(bytes);
+  }
+
+  close(): void {
+    if (this.#address === 0n) return;
+    const at = this.#address;
+    this.#address = 0n;
+    this.#words = new BigUint64Array(0);
+    // SAFETY: the only view is gone; `at` and `bytes` are those of the mapping made in the constructor.
+    cMunmap(at, this.bytes);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #check(at: number, length: number): void {
+    if (this.#address === 0n)
+      throw new HyperturtleError('HT_KERNEL', 'shared memory used after it was closed');
+    if (!Number.isInteger(at) || at < 0 || length < 0 || at + length > this.bytes)
+      throw new RangeError(`offset ${at}, ${length} bytes: outside the mapping of ${this.bytes} bytes`);
+  }
+
+  #index(at: number): number {
+    this.#check(at, 8);
+    if (at % 8 !== 0) throw new RangeError(`offset ${at} is not a multiple of 8`);
+    return at / 8;
+  }
+}
