@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * npf: answers first-touch page faults of L2s in L0. Finds the L2 that runs on this vCPU, the slot and the
+ * page's word in the arena; a page that has a frame is mapped, one that has none gets one from the pool.
+ * Where pages are touched in a run, whole aligned groups are mapped at once.
+ *
+ * All loops are bounded; besides the arena it reads nothing. Every offset that comes from the arena is
+ * checked against its size: the verifier insists, and a broken layout only makes it PASS.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "hyperturtle/arena.h"
+#include "hyperturtle/npf.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Set before loading: size of the arena. The verifier takes .rodata for constants. */
+const volatile __u64 arena_bytes = HT_ARENA_MIN_BYTES;
+
+struct arena_value {
+	__u8 bytes[HT_ARENA_MIN_BYTES];
+};
+
+/* Replaced by the VM's own arena when loaded. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct arena_value);
+} arena SEC(".maps");
+
+#define READ(x) (*(volatile typeof(x) *)&(x))
+#define TAKE_TRIES 8
+/* a fault this near to a run's edge continues it: KVM maps up to 8 neighbours by itself */
+#define RUN_GAP 8
+
+/* n bytes at off in the arena, or NULL. The barrier keeps clang from testing anything but off itself. */
+static __always_inline void *at(void *base, __u64 off, __u64 n)
+{
+	asm volatile("" : "+r"(off));
+	if (off > arena_bytes - n)
+		return 0;
+	return base + off;
+}
+
+static __always_inline int pass(struct ht_npf_ctx *ctx, struct ht_l2 *l2, __u32 reason)
+{
+	ctx->action = HT_NPF_PASS;
+	ctx->reason = reason;
+	if (l2)
+		__sync_fetch_and_add(&l2->passes, 1);
+	return 0;
+}
+
+/* One zeroed frame from the pool, or 0 when it is empty (or too many others take at the same moment). */
+static __always_inline __u64 take(void *base, struct ht_arena_header *h)
+{
+	for (int i = 0; i < TAKE_TRIES; i++) {
+		__u64 head = READ(h->pool_head), *slot;
+
+		if (head >= READ(h->pool_tail))
+			return 0;
+		slot = at(base, h->pool_off + (head & (h->pool_entries - 1)) * 8, 8);
+		if (!slot)
+			return 0;
+		if (__sync_val_compare_and_swap(&h->pool_head, head, head + 1) == head)
+			return __sync_lock_test_and_set(slot, 0);
+	}
+	return 0;
+}
+
+/* Group size for a fault on gfn: 1, or twice that of the run it continues. */
+static __always_inline __u64 run_size(struct ht_l2 *l2, __u64 gfn, __u64 max)
+{
+	for (int i = 0; i < HT_STREAMS; i++) {
+		struct ht_stream *s = &l2->streams[i];
+
+		if (s->size && (gfn - s->end < RUN_GAP || s->start - gfn <= RUN_GAP)) {
+			__u64 size = s->size * 2;
+
+			return size > max ? max : size;
+		}
+	}
+	return 1;
+}
+
+static __always_inline void run_note(struct ht_l2 *l2, __u64 gfn, __u64 start, __u64 end, __u64 size)
+{
+	__u64 hand;
+
+	for (int i = 0; i < HT_STREAMS; i++) {
+		struct ht_stream *s = &l2->streams[i];
+
+		if (s->size && (gfn - s->end < RUN_GAP || s->start - gfn <= RUN_GAP)) {
+			s->start = start;
+			s->end = end;
+			s->size = size;
+			return;
+		}
+	}
+	hand = l2->stream_hand++ & (HT_STREAMS - 1);
+	l2->streams[hand].start = start;
+	l2->streams[hand].end = end;
+	l2->streams[hand].size = size;
+}
+
+static __always_inline __u64 pow2_below(__u64 n)
+{
+	__u64 p = 1;
+
+	for (int i = 0; i < 6; i++)
+		if (p * 2 <= n)
+			p *= 2;
+	return p;
+}
+
+SEC("raw_tp.w/hyperturtle_npf")
+int npf(struct bpf_raw_tracepoint_args *args)
+{
+	struct ht_npf_ctx *ctx = (void *)args->args[0];
+	__u32 zero = 0;
+	__u64 gfn = ctx->gpa >> HT_PAGE_SHIFT, number, slots, off, index, want, first, max, frame, taken = 0;
+	__u64 word_gfn = gfn, *word, *group;
+	struct ht_arena_header *h;
+	struct ht_slot *slot = 0;
+	struct ht_cpu *cpu;
+	struct ht_l2 *l2;
+	void *base;
+
+	base = bpf_map_lookup_elem(&arena, &zero);
+	if (!base)
+		return pass(ctx, 0, HT_NPF_R_LAYOUT);
+	h = base;
+	if (READ(h->magic) != HT_ARENA_MAGIC || !READ(h->enabled) || h->version != HT_ARENA_VERSION)
+		return pass(ctx, 0, HT_NPF_R_DISABLED);
+
+	/* which L2 */
+	if (ctx->vcpu >= h->cpus_count)
+		return pass(ctx, 0, HT_NPF_R_NO_L2);
+	cpu = at(base, h->cpus_off + (__u64)ctx->vcpu * sizeof(*cpu), sizeof(*cpu));
+	if (!cpu)
+		return pass(ctx, 0, HT_NPF_R_LAYOUT);
+	number = READ(cpu->l2);
+	if (!number || number >= h->l2_count)
+		return pass(ctx, 0, HT_NPF_R_NO_L2);
+	l2 = at(base, h->l2_off + number * sizeof(*l2), sizeof(*l2));
+	if (!l2)
+		return pass(ctx, 0, HT_NPF_R_LAYOUT);
+	if (READ(l2->state) != HT_L2_ON)
+		return pass(ctx, l2, HT_NPF_R_L2_OFF);
+
+	/* a second run with a sibling goes the same way: where is the page, or the sibling? */
+	if (ctx->sibling)
+		word_gfn = ctx->sibling_gfn;
+	slots = l2->slot_count;
+	for (int i = 0; i < HT_MAX_SLOTS; i++) {
+		if (i >= slots)
+			break;
+		if (gfn - l2->slots[i].gfn < l2->slots[i].npages) {
+			slot = &l2->slots[i];
+			break;
+		}
+	}
+	if (!slot || word_gfn - slot->gfn >= slot->npages)
+		return pass(ctx, l2, HT_NPF_R_NO_SLOT);
+
+	if (!l2->template) {
+		if (!ctx->sibling) {
+			ctx->action = HT_NPF_LEARN;
+			return 0;
+		}
+		/* learn only from a leaf of RAM that we know: a BAR in the same table has other memory types */
+		word = at(base, slot->word_off + (word_gfn - slot->gfn) * 8, 8);
+		if (!word)
+			return pass(ctx, l2, HT_NPF_R_LAYOUT);
+		if (((READ(*word) ^ ctx->sibling) & HT_PFN_MASK) || !(READ(*word) & HT_WORD_PRESENT)) {
+			ctx->action = HT_NPF_LEARN;
+			return 0;
+		}
+		l2->template = ctx->sibling & ~HT_PFN_MASK;
+	}
+	__sync_fetch_and_add(&l2->faults, 1);
+
+	index = gfn - slot->gfn;
+	word = at(base, slot->word_off + index * 8, 8);
+	if (!word)
+		return pass(ctx, l2, HT_NPF_R_LAYOUT);
+	if (READ(*word) & HT_WORD_CLOSED)
+		return pass(ctx, l2, HT_NPF_R_CLOSED);
+
+	/* how many pages: a power of two, aligned, within the slot and so within one last-level table */
+	max = l2->group_max ? l2->group_max : h->group_max;
+	if (max > HT_GROUP_MAX)
+		max = HT_GROUP_MAX;
+	max = pow2_below(max);
+	if (READ(*word) & HT_WORD_PRESENT) {
+		want = max; /* costs no frame: map what is there around it */
+	} else {
+		__u64 head = READ(h->pool_head), level = READ(h->pool_tail) - head;
+
+		if (READ(l2->frames_taken) >= l2->frames_limit)
+			return pass(ctx, l2, HT_NPF_R_LIMIT);
+		want = ctx->error_code & HT_NPF_ERR_WRITE ? run_size(l2, gfn, max) : 1;
+		if ((__s64)level < (__s64)(h->pool_low + want) || READ(l2->frames_taken) + want > l2->frames_limit)
+			want = 1;
+	}
+	first = gfn & ~(want - 1);
+	if (first < slot->gfn || first - slot->gfn + want > slot->npages) {
+		first = gfn;
+		want = 1;
+	}
+
+	off = slot->word_off + (first - slot->gfn) * 8;
+	group = at(base, off, HT_GROUP_MAX * 8);
+	if (!group) { /* the last few words of the arena */
+		group = word;
+		off = slot->word_off + index * 8;
+		first = gfn;
+		want = 1;
+	}
+	if (!(READ(*word) & HT_WORD_PRESENT)) {
+		/* a frame that an earlier fault on this vCPU took and lost the race for its word */
+		frame = cpu->spare;
+		cpu->spare = 0;
+		for (int i = 0; i < HT_GROUP_MAX; i++) {
+			__u64 seen;
+
+			if (i >= want)
+				break;
+			if (READ(group[i]))
+				continue;
+			if (!frame)
+				frame = take(base, h);
+			if (!frame)
+				break;
+			seen = __sync_val_compare_and_swap(&group[i], HT_WORD_EMPTY, frame);
+			if (!seen) {
+				frame = 0;
+				taken++;
+			}
+		}
+		cpu->spare = frame;
+		__sync_fetch_and_add(&l2->frames_taken, taken);
+		if (!(READ(*word) & HT_WORD_PRESENT))
+			return pass(ctx, l2, HT_NPF_R_POOL_EMPTY);
+		run_note(l2, gfn, first, first + want, want);
+		__sync_fetch_and_add(&l2->mapped_new, 1);
+		if (taken > 1)
+			__sync_fetch_and_add(&l2->mapped_ahead, taken - 1);
+	} else {
+		__sync_fetch_and_add(&l2->mapped_existing, 1);
+	}
+
+	ctx->template = l2->template;
+	ctx->words_off = off;
+	ctx->first_gfn = first;
+	ctx->count = want;
+	ctx->action = HT_NPF_MAP;
+	return 0;
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Binds the arena: an ivshmem-plain device whose first word L0 has set to HT_ARENA_OFFER (or that we, in an
+ * earlier life, had laid out). Maps its BAR write-back, checks that it really is, and lays it out.
+ */
+#include <linux/bitmap.h>
+#include <linux/io.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/random.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <asm/pgtable.h>
+#include "guest.h"
+
+#define HTG_BAR 2
+
+struct htg_arena __rcu *htg_arena;
+DEFINE_MUTEX(htg_lock);
+
+static struct htg_arena *htg_arena_locked(void)
+{
+	return rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+}
+
+u64 *htg_index_alloc(unsigned long n)
+{
+	struct htg_arena *a = htg_arena_locked();
+	unsigned long want = DIV_ROUND_UP(n, HTG_GRANULE), at;
+
+	if (!a)
+		return NULL;
+	at = bitmap_find_next_zero_area(a->used, a->granules, 0, want, 0);
+	if (at >= a->granules)
+		return NULL;
+	bitmap_set(a->used, at, want);
+	return a->index + at * HTG_GRANULE;
+}
+
+void htg_index_free(u64 *words, unsigned long n)
+{
+	struct htg_arena *a = htg_arena_locked();
+
+	if (a)
+		bitmap_clear(a->used, (words - a->index) / HTG_GRANULE, DIV_ROUND_UP(n, HTG_GRANULE));
+}
+
+unsigned long htg_index_used(void)
+{
+	struct htg_arena *a = htg_arena_locked();
+
+	return a ? bitmap_weight(a->used, a->granules) * HTG_GRANULE : 0;
+}
+
+/*
+ * An uncached arena would work, and be slower than no arena: BARs below 4 GiB are so by the firmware's
+ * MTRRs. See that the page table entry of the mapping says write-back.
+ */
+static bool htg_mapped_wb(void *va)
+{
+	unsigned int level;
+	pte_t *pte = lookup_address((unsigned long)va, &level);
+
+	return pte && !(pte_val(*pte) & (_PAGE_PCD | _PAGE_PWT | (level == PG_LEVEL_4K ? _PAGE_PAT : _PAGE_PAT_LARGE)));
+}
+
+static void htg_layout(struct htg_arena *a)
+{
+	struct ht_arena_header *h = a->h;
+	u64 off, left;
+
+	WRITE_ONCE(h->magic, 0);
+	wmb();
+	memset((u8 *)a->va + 8, 0, a->bytes - 8);
+	h->version = HT_ARENA_VERSION;
+	h->header_bytes = sizeof(*h);
+	h->arena_bytes = a->bytes;
+	h->epoch = get_random_u64();
+	h->cpus_off = PAGE_SIZE;
+	h->cpus_count = HT_MAX_CPUS;
+	h->l2_off = h->cpus_off + PAGE_ALIGN(HT_MAX_CPUS * sizeof(struct ht_cpu));
+	h->l2_count = HT_MAX_L2;
+	h->pool_off = h->l2_off + PAGE_ALIGN(HT_MAX_L2 * sizeof(struct ht_l2));
+	/* an eighth for the pool's ring, the rest for the index */
+	h->pool_entries = rounddown_pow_of_two(a->bytes / 8 / sizeof(u64));
+	off = h->pool_off + h->pool_entries * sizeof(u64);
+	h->index_off = ALIGN(off, PAGE_SIZE);
+	left = a->bytes - h->index_off;
+	h->index_words = rounddown(left / sizeof(u64), HTG_GRANULE);
+	h->group_max = HT_GROUP_MAX;
+	a->cpus = a->va + h->cpus_off;
+	a->l2 = a->va + h->l2_off;
+	a->pool = a->va + h->pool_off;
+	a->index = a->va + h->index_off;
+	a->granules = h->index_words / HTG_GRANULE;
+}
+
+static int htg_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct htg_arena *a;
+	u64 magic;
+	int ret;
+
+	a = kzalloc(sizeof(*a), GFP_KERNEL);
+	if (!a)
+		return -ENOMEM;
+	ret = pci_enable_device_mem(pdev);
+	if (ret)
+		goto free;
+	ret = pci_request_region(pdev, HTG_BAR, KBUILD_MODNAME);
+	if (ret)
+		goto disable;
+	a->bytes = pci_resource_len(pdev, HTG_BAR);
+	ret = -ENODEV;
+	if (a->bytes < HT_ARENA_MIN_BYTES || a->bytes > HT_ARENA_MAX_BYTES)
+		goto release;
+	ret = -ENOMEM;
+	a->va = memremap(pci_resource_start(pdev, HTG_BAR), a->bytes, MEMREMAP_WB);
+	if (!a->va)
+		goto release;
+	a->h = a->va;
+	magic = READ_ONCE(a->h->magic);
+	ret = -ENODEV;
+	if (magic != HT_ARENA_OFFER && magic != HT_ARENA_MAGIC)
+		goto unmap; /* somebody else's shared memory */
+	if (!htg_mapped_wb(a->va)) {
+		pci_err(pdev, "arena is not mapped write-back: give it a root port with a 64-bit prefetchable window (pref64-reserve)\n");
+		goto unmap;
+	}
+	htg_layout(a);
+	ret = -ENOMEM;
+	a->used = bitmap_zalloc(a->granules, GFP_KERNEL);
+	if (!a->used)
+		goto unmap;
+	mutex_lock(&htg_lock);
+	ret = -EBUSY;
+	if (!htg_arena_locked()) {
+		htg_pool_start(a);
+		rcu_assign_pointer(htg_arena, a);
+		WRITE_ONCE(a->h->enabled, 1);
+		smp_wmb(); /* programs look at the magic first */
+		WRITE_ONCE(a->h->magic, HT_ARENA_MAGIC);
+		htg_pool_poke(a);
+		ret = 0;
+	}
+	mutex_unlock(&htg_lock);
+	if (ret) {
+		pci_err(pdev, "an arena is bound already: this one stays unused\n");
+		goto bitmap;
+	}
+	pci_set_drvdata(pdev, a);
+	pci_info(pdev, "arena of %llu MiB: index for %llu MiB of guest RAM, pool of up to %llu frames\n",
+		 a->bytes >> 20, a->h->index_words >> 8, a->h->pool_entries);
+	return 0;
+
+bitmap:
+	WRITE_ONCE(a->h->magic, HT_ARENA_OFFER);
+	bitmap_free(a->used);
+unmap:
+	memunmap(a->va);
+release:
+	pci_release_region(pdev, HTG_BAR);
+disable:
+	pci_disable_device(pdev);
+free:
+	kfree(a);
+	return ret;
+}
+
+/* Module unload, unbind or unplug. Files and L2s go on without acceleration. */
+static void htg_remove(struct pci_dev *pdev)
+{
+	struct htg_arena *a = pci_get_drvdata(pdev);
+
+	mutex_lock(&htg_lock);
+	WRITE_ONCE(a->h->enabled, 0);
+	WRITE_ONCE(a->h->magic, 0);
+	htg_l2_arena_gone();	/* all off */
+	htg_grace();		/* no program runs any more, nor will one do more than read the magic */
+	htg_fs_leave_arena();
+	rcu_assign_pointer(htg_arena, NULL);
+	mutex_unlock(&htg_lock);
+	synchronize_rcu();
+	htg_pool_stop(a);
+	WRITE_ONCE(a->h->magic, HT_ARENA_OFFER);
+	memunmap(a->va);
+	pci_release_region(pdev, HTG_BAR);
+	pci_disable_device(pdev);
+	bitmap_free(a->used);
+	kfree(a);
+}
+
+static const struct pci_device_id htg_ids[] = {
+	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1110) },	/* ivshmem */
+	{}
+};
+MODULE_DEVICE_TABLE(pci, htg_ids);
+
+static struct pci_driver htg_driver = {
+	.name = KBUILD_MODNAME,
+	.id_table = htg_ids,
+	.probe = htg_probe,
+	.remove = htg_remove,
+};
+
+int htg_arena_init(void)
+{
+	return pci_register_driver(&htg_driver);
+}
+
+void htg_arena_exit(void)
+{
+	pci_unregister_driver(&htg_driver);
+}

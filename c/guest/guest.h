@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the parts of hyperturtle_guest.ko share. */
+#ifndef HYPERTURTLE_GUEST_MODULE_H
+#define HYPERTURTLE_GUEST_MODULE_H
+
+#include <linux/atomic.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/rwsem.h>
+#include <linux/smp.h>
+#include "hyperturtle/arena.h"
+#include "hyperturtle/guest.h"
+#include "kmod/compat.h"
+
+/* The bound arena. Readers: under RCU, or holding htg_lock. One per L1. */
+struct htg_arena {
+	void *va;
+	u64 bytes;
+	struct ht_arena_header *h;
+	struct ht_cpu *cpus;
+	struct ht_l2 *l2;
+	u64 *pool;
+	u64 *index;
+	unsigned long *used;	/* bitmap of index granules */
+	unsigned long granules;
+};
+
+/* Index words are given out in granules: 2 MiB of guest RAM, 4 KiB of index. */
+#define HTG_GRANULE 512ul
+
+extern struct htg_arena __rcu *htg_arena;
+extern struct mutex htg_lock;	/* the arena's coming and going, registration */
+
+/* Counters that must be exact: frames in and out of the kernel's allocator. */
+struct htg_counters {
+	atomic64_t frames_allocated, frames_freed;
+	atomic64_t faults, faults_lost, faults_found;
+	atomic64_t refills, shrunk, grace_periods;
+};
+extern struct htg_counters htg_count;
+
+/*
+ * The grace period: when every CPU has answered an interrupt sent now, no hyperupcall that began before is
+ * still running, because each runs within an exit of one of these CPUs. Sleeps not; interrupts must be on.
+ */
+static inline void htg_grace(void)
+{
+	kick_all_cpus_sync();
+	atomic64_inc(&htg_count.grace_periods);
+}
+
+static inline u64 htg_word(struct page *page)
+{
+	return ((u64)page_to_pfn(page) << HT_PAGE_SHIFT) | HT_WORD_PRESENT;
+}
+
+static inline struct page *htg_word_page(u64 word)
+{
+	return pfn_to_page((word & HT_PFN_MASK) >> HT_PAGE_SHIFT);
+}
+
+static inline void htg_put_frame(struct page *page)
+{
+	put_page(page);
+	atomic64_inc(&htg_count.frames_freed);
+}
+
+/* arena.c */
+int htg_arena_init(void);
+void htg_arena_exit(void);
+/* words for n pages from the arena's index: their first, or NULL. Caller holds htg_lock. */
+u64 *htg_index_alloc(unsigned long n);
+void htg_index_free(u64 *words, unsigned long n);
+unsigned long htg_index_used(void);
+
+/* pool.c */
+int htg_pool_init(void);
+void htg_pool_exit(void);
+void htg_pool_start(struct htg_arena *a);
+void htg_pool_stop(struct htg_arena *a); /* after all programs were stopped: takes every frame back */
+void htg_pool_poke(struct htg_arena *a); /* queues a refill if the level is low; any context */
+u64 htg_pool_level(const struct htg_arena *a);
+u64 htg_pool_low(void);
+u64 htg_pool_high(void);
+int htg_pool_set(u64 low, u64 high);
+
+/* turtlefs.c */
+struct htg_file {
+	struct rw_semaphore sem;	/* words, n, arena */
+	u64 *words;			/* n of them; beyond the end of the file all are closed */
+	unsigned long n;
+	bool arena;			/* they are in the arena, else in our own memory */
+	unsigned int exports;		/* slots of L2s that refer to words; under htg_lock */
+	struct list_head node;		/* files whose words are in the arena; under htg_lock */
+	struct inode *inode;
+};
+int htg_fs_init(void);
+void htg_fs_exit(void);
+struct htg_file *htg_file_of(struct file *file); /* NULL: not a turtlefs file */
+void htg_fs_leave_arena(void); /* moves all words to our own memory; no program may run. Holds htg_lock. */
+
+/* l2.c */
+int htg_l2_init(void);
+void htg_l2_exit(void);
+long htg_l2_register(const struct htg_register *req);
+void htg_l2_arena_gone(void);	/* ends all registrations; caller holds htg_lock */
+u64 htg_l2_count(void);
+
+#endif

@@ -1,0 +1,605 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Registered L2s: which RAM each has (KVM's memory slots that turtlefs files back), and which of them runs
+ * on which CPU now. Programs in L0 see both in the arena. We follow KVM by hooking, by name, its functions
+ * that change slots and destroy VMs, and the kvm_entry tracepoint; the address space by an MMU notifier.
+ *
+ * Turning an L2 off: state OFF, then a grace period; from then on no program acts for it. That comes before
+ * any change of what programs have been told, and needs no lock.
+ *
+ * Lock order: kvm->slots_lock, htg_lock, mmap_lock, htg_file.sem. MMU notifier callbacks under mmap_lock take
+ * only htg_l2.ranges_lock.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/cc_platform.h>
+#include <linux/file.h>
+#include <linux/hashtable.h>
+#include <linux/idr.h>
+#include <linux/mmu_notifier.h>
+#include <linux/poll.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/tick.h>
+#include <linux/tracepoint.h>
+#include <linux/uaccess.h>
+#include <asm/smp.h>
+#include "guest.h"
+#include "kmod/ftrace_hook.h"
+
+/* Guest frames below 2 MiB have legacy holes: L1 handles them */
+#define HTG_LOW_GFN 512ull
+
+struct htg_range {
+	struct file *file;	/* held: neither file nor words go away while exported */
+	unsigned long start, end; /* in the address space of the VMM */
+};
+
+struct htg_l2 {
+	struct hlist_node node;	/* in htg_l2s until its VM or address space is gone */
+	struct kvm *kvm;	/* compared only; valid while hashed */
+	struct mm_struct *mm;
+	struct mmu_notifier mn;
+	int number;
+	u64 frames_limit, group_max;
+	char name[32];
+	struct ht_l2 *rec;	/* in the arena; NULL when dead; written under htg_lock */
+	bool dead;		/* its VM, its address space or the arena is gone */
+	u64 slot_changes;
+	spinlock_t ranges_lock;
+	unsigned int nranges;
+	struct htg_range ranges[HT_MAX_SLOTS];
+	wait_queue_head_t wait;
+};
+
+static DEFINE_HASHTABLE(htg_l2s, 6);	/* readers: RCU; writers: htg_lock */
+static DEFINE_IDA(htg_l2_ida);
+static atomic_t htg_l2_n;
+DEFINE_STATIC_SRCU(htg_hook_srcu);
+
+u64 htg_l2_count(void)
+{
+	return atomic_read(&htg_l2_n);
+}
+
+static struct htg_l2 *htg_l2_find(struct kvm *kvm)
+{
+	struct htg_l2 *l2;
+
+	hash_for_each_possible_rcu(htg_l2s, l2, node, (unsigned long)kvm, lockdep_is_held(&htg_lock))
+		if (l2->kvm == kvm)
+			return l2;
+	return NULL;
+}
+
+/* Whether a VM is registered, for hooks that need do nothing otherwise. */
+static bool htg_l2_known(struct kvm *kvm)
+{
+	bool known;
+
+	rcu_read_lock();
+	known = htg_l2_find(kvm);
+	rcu_read_unlock();
+	return known;
+}
+
+/* After this no program acts for the L2. Lock-free; interrupts on. */
+static void htg_l2_off(struct htg_l2 *l2)
+{
+	struct ht_l2 *rec;
+	bool was_on;
+
+	rcu_read_lock();	/* the arena is unmapped a grace period after rec is cleared */
+	rec = READ_ONCE(l2->rec);
+	was_on = rec && xchg(&rec->state, HT_L2_OFF) != HT_L2_OFF;
+	rcu_read_unlock();
+	if (was_on)
+		htg_grace();
+}
+
+/* Off, and nothing of it exported any more. Caller holds htg_lock. */
+static void htg_l2_unexport(struct htg_l2 *l2)
+{
+	struct file *files[HT_MAX_SLOTS];
+	unsigned int i, n;
+
+	htg_l2_off(l2);
+	spin_lock(&l2->ranges_lock);
+	n = l2->nranges;
+	for (i = 0; i < n; i++)
+		files[i] = l2->ranges[i].file;
+	l2->nranges = 0;
+	spin_unlock(&l2->ranges_lock);
+	if (l2->rec)
+		l2->rec->slot_count = 0;
+	for (i = 0; i < n; i++) {
+		htg_file_of(files[i])->exports--;
+		fput(files[i]);
+	}
+}
+
+/* One piece of a memory slot that lies in one turtlefs mapping. Caller holds htg_lock and mmap_lock. */
+static void htg_l2_export_range(struct htg_l2 *l2, struct vm_area_struct *vma, u64 gfn, unsigned long start,
+				unsigned long end)
+{
+	struct htg_file *f = vma->vm_file ? htg_file_of(vma->vm_file) : NULL;
+	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+	unsigned long pgoff = vma->vm_pgoff + ((start - vma->vm_start) >> PAGE_SHIFT);
+	unsigned long n = (end - start) >> PAGE_SHIFT;
+	struct ht_slot *slot;
+
+	if (!f || (vma->vm_flags & (VM_SHARED | VM_WRITE)) != (VM_SHARED | VM_WRITE) ||
+	    l2->nranges == HT_MAX_SLOTS)
+		return;
+	down_read(&f->sem);
+	if (f->arena && pgoff < f->n) {
+		n = min(n, f->n - pgoff);
+		slot = &l2->rec->slots[l2->nranges];
+		slot->gfn = gfn;
+		slot->npages = n;
+		slot->word_off = (u64)((void *)&f->words[pgoff] - a->va);
+		f->exports++;
+		spin_lock(&l2->ranges_lock);
+		l2->ranges[l2->nranges++] = (struct htg_range){
+			.file = get_file(vma->vm_file), .start = start, .end = start + (n << PAGE_SHIFT),
+		};
+		spin_unlock(&l2->ranges_lock);
+	}
+	up_read(&f->sem);
+}
+
+/*
+ * Tells programs the L2's RAM as KVM has it now. Slots that must fault are left out: read-only, dirty-logged,
+ * without memory of the VMM's. Caller holds kvm->slots_lock and htg_lock; the L2 is off.
+ */
+static void htg_l2_export(struct htg_l2 *l2)
+{
+	struct kvm_memory_slot *ms;
+	int bkt, idx;
+
+	if (l2->dead || !l2->rec)
+		return;
+	htg_l2_unexport(l2);
+	l2->rec->template = 0;	/* learned anew: what L1's KVM puts in a leaf may have changed with the slots */
+	/* no mapping changes from here until programs may act on what we read */
+	mmap_read_lock(l2->mm);
+	idx = srcu_read_lock(&l2->kvm->srcu);
+	kvm_for_each_memslot(ms, bkt, __kvm_memslots(l2->kvm, 0)) {
+		u64 gfn = max_t(u64, ms->base_gfn, HTG_LOW_GFN), end = ms->base_gfn + ms->npages;
+		unsigned long addr, stop;
+		struct vm_area_struct *vma;
+
+		if (gfn >= end || (ms->flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES)) ||
+		    ht_memslot_is_gmem(ms))
+			continue;
+		addr = ms->userspace_addr + ((gfn - ms->base_gfn) << PAGE_SHIFT);
+		stop = ms->userspace_addr + (ms->npages << PAGE_SHIFT);
+		while (addr < stop && (vma = find_vma(l2->mm, addr)) && vma->vm_start < stop) {
+			unsigned long from = max(addr, vma->vm_start), to = min(stop, vma->vm_end);
+
+			htg_l2_export_range(l2, vma, gfn + ((from - addr) >> PAGE_SHIFT), from, to);
+			gfn += (to - addr) >> PAGE_SHIFT;
+			addr = to;
+		}
+	}
+	srcu_read_unlock(&l2->kvm->srcu, idx);
+	if (l2->nranges) {
+		WRITE_ONCE(l2->rec->slot_count, l2->nranges);
+		smp_store_release(&l2->rec->state, HT_L2_ON);
+	}
+	mmap_read_unlock(l2->mm);
+}
+
+/* The VM or its address space goes: off, forgotten by the hooks. Caller holds htg_lock. */
+static void htg_l2_kill(struct htg_l2 *l2)
+{
+	if (l2->dead)
+		return;
+	hash_del_rcu(&l2->node);
+	htg_l2_unexport(l2);
+	WRITE_ONCE(l2->rec, NULL); /* the arena may go while our owner still holds the file */
+	WRITE_ONCE(l2->dead, true);
+	wake_up_all(&l2->wait);
+}
+
+/* --- what KVM does --- */
+
+static struct ht_ftrace_hook htg_prepare_hook, htg_commit_hook, htg_destroy_hook;
+
+static int htg_prepare_memory_region(struct kvm *kvm, const struct kvm_memory_slot *old,
+				     struct kvm_memory_slot *new, enum kvm_mr_change change)
+{
+	int (*orig)(struct kvm *kvm, const struct kvm_memory_slot *old, struct kvm_memory_slot *new,
+		    enum kvm_mr_change change) = (void *)htg_prepare_hook.addr;
+	int idx = srcu_read_lock(&htg_hook_srcu), ret;
+	bool known = htg_l2_known(kvm);
+	struct htg_l2 *l2;
+
+	if (known) {
+		mutex_lock(&htg_lock);
+		l2 = htg_l2_find(kvm);
+		if (l2) {
+			htg_l2_off(l2);
+			l2->slot_changes++;
+		}
+		mutex_unlock(&htg_lock);
+	}
+	ret = orig(kvm, old, new, change);
+	if (known && ret) {	/* nothing will be committed */
+		mutex_lock(&htg_lock);
+		l2 = htg_l2_find(kvm);
+		if (l2)
+			htg_l2_export(l2);
+		mutex_unlock(&htg_lock);
+	}
+	srcu_read_unlock(&htg_hook_srcu, idx);
+	return ret;
+}
+
+static void htg_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *old,
+				     const struct kvm_memory_slot *new, enum kvm_mr_change change)
+{
+	void (*orig)(struct kvm *kvm, struct kvm_memory_slot *old, const struct kvm_memory_slot *new,
+		     enum kvm_mr_change change) = (void *)htg_commit_hook.addr;
+	int idx = srcu_read_lock(&htg_hook_srcu);
+	struct htg_l2 *l2;
+
+	orig(kvm, old, new, change);
+	if (htg_l2_known(kvm)) {
+		mutex_lock(&htg_lock);
+		l2 = htg_l2_find(kvm);
+		if (l2)
+			htg_l2_export(l2);
+		mutex_unlock(&htg_lock);
+	}
+	srcu_read_unlock(&htg_hook_srcu, idx);
+}
+
+static void htg_destroy_vm(struct kvm *kvm)
+{
+	void (*orig)(struct kvm *kvm) = (void *)htg_destroy_hook.addr;
+	int idx = srcu_read_lock(&htg_hook_srcu);
+	struct htg_l2 *l2;
+
+	if (htg_l2_known(kvm)) {
+		mutex_lock(&htg_lock);
+		l2 = htg_l2_find(kvm);
+		if (l2)
+			htg_l2_kill(l2);
+		mutex_unlock(&htg_lock);
+	}
+	orig(kvm);
+	srcu_read_unlock(&htg_hook_srcu, idx);
+}
+
+static struct ht_ftrace_hook htg_prepare_hook = {
+	.name = "kvm_arch_prepare_memory_region", .replacement = htg_prepare_memory_region,
+};
+static struct ht_ftrace_hook htg_commit_hook = {
+	.name = "kvm_arch_commit_memory_region", .replacement = htg_commit_memory_region,
+};
+static struct ht_ftrace_hook htg_destroy_hook = {
+	.name = "kvm_arch_destroy_vm", .replacement = htg_destroy_vm,
+};
+
+/*
+ * Every entry into a guest: says which registered L2 runs on this CPU from now on. Interrupts are off from
+ * here until the guest runs, so that whoever answers a later interrupt has written this first. Nothing is
+ * published while the vCPU is in SMM (its entries would go to roots of the other address space, which is
+ * not the one whose slots we exported), runs a guest of its own, or has had tables shadowed (pages then are
+ * write-protected one by one).
+ */
+static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
+{
+	struct htg_arena *a;
+	struct htg_l2 *l2;
+	u64 number = 0, *cpu;
+	unsigned int apicid = cpu_physical_id(smp_processor_id());
+
+	rcu_read_lock();
+	a = rcu_dereference(htg_arena);
+	if (!a || apicid >= HT_MAX_CPUS)
+		goto out;
+	if (!(vcpu->arch.hflags & (HF_SMM_MASK | HF_GUEST_MASK)) &&
+	    !READ_ONCE(vcpu->kvm->arch.indirect_shadow_pages)) {
+		l2 = htg_l2_find(vcpu->kvm);
+		if (l2) {
+			number = l2->number;
+			htg_pool_poke(a);
+		}
+	}
+	cpu = &a->cpus[apicid].l2;
+	if (READ_ONCE(*cpu) != number)
+		WRITE_ONCE(*cpu, number);
+out:
+	rcu_read_unlock();
+}
+
+extern struct tracepoint __tracepoint_kvm_entry;
+
+/* --- what the VMM's address space does --- */
+
+static void htg_mn_release(struct mmu_notifier *mn, struct mm_struct *mm)
+{
+	struct htg_l2 *l2 = container_of(mn, struct htg_l2, mn);
+
+	mutex_lock(&htg_lock);
+	htg_l2_kill(l2);
+	mutex_unlock(&htg_lock);
+}
+
+/*
+ * A mapping of exported RAM is taken away or protected: off before KVM drops its entries (we were registered
+ * after KVM, so are called before it). On again when slots next change. Other events keep the mapping's
+ * meaning: our own unmapping of punched pages is MMU_NOTIFY_CLEAR.
+ */
+static int htg_mn_invalidate(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
+{
+	struct htg_l2 *l2 = container_of(mn, struct htg_l2, mn);
+	bool hit = false;
+	unsigned int i;
+
+	switch (range->event) {
+	case MMU_NOTIFY_UNMAP:
+	case MMU_NOTIFY_PROTECTION_VMA:
+	case MMU_NOTIFY_PROTECTION_PAGE:
+	case MMU_NOTIFY_SOFT_DIRTY:
+		break;
+	default:
+		return 0;
+	}
+	spin_lock(&l2->ranges_lock);
+	for (i = 0; i < l2->nranges; i++)
+		hit |= range->start < l2->ranges[i].end && l2->ranges[i].start < range->end;
+	spin_unlock(&l2->ranges_lock);
+	if (hit)
+		htg_l2_off(l2);
+	return 0;
+}
+
+static const struct mmu_notifier_ops htg_mn_ops = {
+	.release = htg_mn_release,
+	.invalidate_range_start = htg_mn_invalidate,
+};
+
+/* --- the file that owns a registration --- */
+
+static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct htg_l2 *l2 = file->private_data;
+	struct htg_l2_status st = {};
+	unsigned int i;
+
+	if (cmd != HTG_L2_STATUS)
+		return -ENOTTY;
+	mutex_lock(&htg_lock);
+	st.number = l2->number;
+	st.dead = l2->dead;
+	st.slots = l2->nranges;
+	for (i = 0; i < l2->nranges; i++)
+		st.pages += (l2->ranges[i].end - l2->ranges[i].start) >> PAGE_SHIFT;
+	st.slot_changes = l2->slot_changes;
+	memcpy(st.name, l2->name, sizeof(st.name));
+	if (l2->rec) {
+		st.state = READ_ONCE(l2->rec->state);
+		st.template = READ_ONCE(l2->rec->template);
+		st.frames_taken = READ_ONCE(l2->rec->frames_taken);
+		st.faults = READ_ONCE(l2->rec->faults);
+		st.mapped_existing = READ_ONCE(l2->rec->mapped_existing);
+		st.mapped_new = READ_ONCE(l2->rec->mapped_new);
+		st.mapped_ahead = READ_ONCE(l2->rec->mapped_ahead);
+		st.passes = READ_ONCE(l2->rec->passes);
+	}
+	mutex_unlock(&htg_lock);
+	return copy_to_user((void __user *)arg, &st, sizeof(st)) ? -EFAULT : 0;
+}
+
+static __poll_t htg_l2_poll(struct file *file, struct poll_table_struct *wait)
+{
+	struct htg_l2 *l2 = file->private_data;
+
+	poll_wait(file, &l2->wait, wait);
+	return READ_ONCE(l2->dead) ? EPOLLHUP : 0;
+}
+
+static void htg_l2_unregister(struct htg_l2 *l2)
+{
+	mutex_lock(&htg_lock);
+	htg_l2_kill(l2);
+	mutex_unlock(&htg_lock);
+	mmu_notifier_unregister(&l2->mn, l2->mm);
+	mmdrop(l2->mm);
+	synchronize_rcu();	/* kvm_entry and the hooks look at hashed L2s */
+	/* only now may another L2 have the number: no CPU publishes it any more */
+	ida_free(&htg_l2_ida, l2->number);
+	atomic_dec(&htg_l2_n);
+	kfree(l2);
+}
+
+static int htg_l2_release(struct inode *inode, struct file *file)
+{
+	htg_l2_unregister(file->private_data);
+	return 0;
+}
+
+static const struct file_operations htg_l2_fops = {
+	.owner = THIS_MODULE,
+	.release = htg_l2_release,
+	.unlocked_ioctl = htg_l2_ioctl,
+	.poll = htg_l2_poll,
+	.llseek = noop_llseek,
+};
+
+/* What a machine and a VM must have; the reasons are said in the kernel log, once each. */
+static int htg_l2_check(struct kvm *kvm)
+{
+	bool tdp_mmu;
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	bool *flag = (bool *)ht_lookup_name("tdp_mmu_enabled");
+
+	tdp_mmu = flag && *flag;
+#else
+	tdp_mmu = kvm->arch.tdp_mmu_enabled;
+#endif
+	if (!tdp_mmu) {
+		pr_err_once("hyperturtle: KVM must use its TDP MMU (kvm.tdp_mmu=Y, nested paging on)\n");
+		return -EOPNOTSUPP;
+	}
+#ifdef CONFIG_NO_HZ_FULL
+	if (tick_nohz_full_running) {
+		/* there RCU takes a CPU in a guest for quiescent, and may free table pages under a program */
+		pr_err_once("hyperturtle: does not work with nohz_full\n");
+		return -EOPNOTSUPP;
+	}
+#endif
+	if (cc_platform_has(CC_ATTR_MEM_ENCRYPT) || ht_kvm_private_mem(kvm)) {
+		pr_err_once("hyperturtle: does not work with encrypted or private guest memory\n");
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
+/*
+ * Returns a file descriptor that owns the registration: EBADF not a KVM vm, ENODEV no arena, EBUSY registered
+ * already, EOPNOTSUPP see above, EXDEV not a VM of the address space it was made in.
+ */
+long htg_l2_register(const struct htg_register *req)
+{
+	struct htg_arena *a;
+	struct file *kvm_file, *file;
+	struct htg_l2 *l2;
+	struct kvm *kvm;
+	int ret, fd;
+
+	if (req->flags || req->group_max > HT_GROUP_MAX)
+		return -EINVAL;
+	kvm_file = fget(req->vm_fd);
+	if (!kvm_file)
+		return -EBADF;
+	ret = -EBADF;
+	if (!file_is_kvm(kvm_file))
+		goto put_kvm;
+	kvm = kvm_file->private_data;	/* stays while we hold the file */
+	ret = htg_l2_check(kvm);
+	if (ret)
+		goto put_kvm;
+	ret = -ENOMEM;
+	l2 = kzalloc(sizeof(*l2), GFP_KERNEL);
+	if (!l2)
+		goto put_kvm;
+	l2->kvm = kvm;
+	l2->mm = kvm->mm;
+	l2->frames_limit = req->frames_limit ?: U64_MAX;
+	l2->group_max = req->group_max;
+	strscpy(l2->name, req->name, sizeof(l2->name));
+	spin_lock_init(&l2->ranges_lock);
+	init_waitqueue_head(&l2->wait);
+	l2->mn.ops = &htg_mn_ops;
+	ret = l2->number = ida_alloc_range(&htg_l2_ida, 1, HT_MAX_L2 - 1, GFP_KERNEL);
+	if (ret < 0)
+		goto free;
+	ret = -ESRCH;
+	if (!mmget_not_zero(l2->mm))
+		goto number;
+	mmgrab(l2->mm);
+	ret = mmu_notifier_register(&l2->mn, l2->mm);
+	if (ret)
+		goto mm;
+
+	mutex_lock(&kvm->slots_lock);
+	mutex_lock(&htg_lock);
+	a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+	ret = -ENODEV;
+	if (a) {
+		ret = -EBUSY;
+		if (!htg_l2_find(kvm)) {
+			l2->rec = &a->l2[l2->number];
+			memset(l2->rec, 0, sizeof(*l2->rec));
+			l2->rec->frames_limit = l2->frames_limit;
+			l2->rec->group_max = l2->group_max;
+			atomic_inc(&htg_l2_n);
+			hash_add_rcu(htg_l2s, &l2->node, (unsigned long)kvm);
+			htg_l2_export(l2);
+			htg_pool_poke(a);
+			ret = 0;
+		}
+	}
+	mutex_unlock(&htg_lock);
+	mutex_unlock(&kvm->slots_lock);
+	mmput(l2->mm);
+	if (ret) {
+		l2->dead = true;
+		mmu_notifier_unregister(&l2->mn, l2->mm);
+		mmdrop(l2->mm);
+		goto number;
+	}
+	fput(kvm_file);
+	file = anon_inode_getfile("hyperturtle-l2", &htg_l2_fops, l2, O_RDWR);
+	if (IS_ERR(file)) {
+		htg_l2_unregister(l2);
+		return PTR_ERR(file);
+	}
+	/* from here the file owns the registration */
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		fput(file);
+	else
+		fd_install(fd, file);
+	return fd;
+
+mm:
+	mmdrop(l2->mm);
+	mmput(l2->mm);
+number:
+	ida_free(&htg_l2_ida, l2->number);
+free:
+	kfree(l2);
+put_kvm:
+	fput(kvm_file);
+	return ret;
+}
+
+/* Their owners get POLLHUP, and may register them again when there is another arena. */
+void htg_l2_arena_gone(void)
+{
+	struct hlist_node *next;
+	struct htg_l2 *l2;
+	int bkt;
+
+	hash_for_each_safe(htg_l2s, bkt, next, l2, node)
+		htg_l2_kill(l2);
+}
+
+int htg_l2_init(void)
+{
+	struct ht_ftrace_hook *hooks[] = { &htg_prepare_hook, &htg_commit_hook, &htg_destroy_hook };
+	int i, ret;
+
+	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
+		ret = ht_hook_arm(hooks[i]);
+		if (ret) {
+			pr_err("hyperturtle: cannot hook %s (%d): is kvm loaded and ftrace on?\n",
+			       hooks[i]->name, ret);
+			goto disarm;
+		}
+	}
+	ret = tracepoint_probe_register(&__tracepoint_kvm_entry, htg_kvm_entry, NULL);
+	if (!ret)
+		return 0;
+disarm:
+	while (i--)
+		ht_hook_disarm(hooks[i]);
+	ht_hooks_drain(&htg_hook_srcu);
+	return ret;
+}
+
+void htg_l2_exit(void)
+{
+	tracepoint_probe_unregister(&__tracepoint_kvm_entry, htg_kvm_entry, NULL);
+	tracepoint_synchronize_unregister();
+	ht_hook_disarm(&htg_destroy_hook);
+	ht_hook_disarm(&htg_commit_hook);
+	ht_hook_disarm(&htg_prepare_hook);
+	ht_hooks_drain(&htg_hook_srcu);
+	ida_destroy(&htg_l2_ida);
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * hyperturtle_guest.ko: L1's side. Binds the arena, keeps the pool, serves guest RAM as turtlefs files, and
+ * tells programs in L0 which L2 has which RAM and runs where. /dev/hyperturtle-guest is root's.
+ */
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/uaccess.h>
+#include "guest.h"
+
+struct htg_counters htg_count;
+
+static void htg_get_info(struct htg_info *info)
+{
+	struct htg_arena *a;
+
+	memset(info, 0, sizeof(*info));
+	info->abi = HTG_ABI;
+	mutex_lock(&htg_lock);
+	a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+	if (a) {
+		info->arena_bound = 1;
+		info->arena_bytes = a->bytes;
+		info->enabled = READ_ONCE(a->h->enabled);
+		info->group_max = READ_ONCE(a->h->group_max);
+		info->pool_entries = a->h->pool_entries;
+		info->pool_low = htg_pool_low();
+		info->pool_high = htg_pool_high();
+		info->pool_level = htg_pool_level(a);
+		info->index_words = a->h->index_words;
+		info->index_used = htg_index_used();
+	}
+	mutex_unlock(&htg_lock);
+	info->l2_count = htg_l2_count();
+	info->frames_allocated = atomic64_read(&htg_count.frames_allocated);
+	info->frames_freed = atomic64_read(&htg_count.frames_freed);
+	info->faults = atomic64_read(&htg_count.faults);
+	info->faults_lost = atomic64_read(&htg_count.faults_lost);
+	info->faults_found = atomic64_read(&htg_count.faults_found);
+	info->refills = atomic64_read(&htg_count.refills);
+	info->shrunk = atomic64_read(&htg_count.shrunk);
+	info->grace_periods = atomic64_read(&htg_count.grace_periods);
+}
+
+static int htg_set(const struct htg_set *set)
+{
+	struct htg_arena *a;
+	int ret = 0;
+
+	if (set->mask & ~(HTG_SET_ENABLED | HTG_SET_GROUP_MAX | HTG_SET_POOL) || set->enabled > 1)
+		return -EINVAL;
+	if ((set->mask & HTG_SET_GROUP_MAX) && (!set->group_max || set->group_max > HT_GROUP_MAX))
+		return -EINVAL;
+	if (set->mask & HTG_SET_POOL)
+		ret = htg_pool_set(set->pool_low, set->pool_high);
+	if (ret)
+		return ret;
+	mutex_lock(&htg_lock);
+	a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+	if (!a)
+		ret = -ENODEV;
+	if (a && (set->mask & HTG_SET_GROUP_MAX))
+		WRITE_ONCE(a->h->group_max, set->group_max);
+	if (a && (set->mask & HTG_SET_ENABLED)) {
+		WRITE_ONCE(a->h->enabled, set->enabled);
+		if (!set->enabled)
+			htg_grace();	/* off means off when we return */
+	}
+	mutex_unlock(&htg_lock);
+	return ret;
+}
+
+static long htg_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	void __user *up = (void __user *)arg;
+	union {
+		struct htg_info info;
+		struct htg_set set;
+		struct htg_register reg;
+	} u;
+
+	switch (cmd) {
+	case HTG_GET_INFO:
+		htg_get_info(&u.info);
+		return copy_to_user(up, &u.info, sizeof(u.info)) ? -EFAULT : 0;
+	case HTG_SET:
+		return copy_from_user(&u.set, up, sizeof(u.set)) ? -EFAULT : htg_set(&u.set);
+	case HTG_REGISTER:
+		return copy_from_user(&u.reg, up, sizeof(u.reg)) ? -EFAULT : htg_l2_register(&u.reg);
+	default:
+		return -ENOTTY;
+	}
+}
+
+static const struct file_operations htg_fops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = htg_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice htg_misc = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "hyperturtle-guest",
+	.fops = &htg_fops,
+	.mode = 0600,
+};
+
+static int __init htg_init(void)
+{
+	int ret = htg_pool_init();
+
+	if (ret)
+		return ret;
+	ret = htg_l2_init();
+	if (ret)
+		goto pool;
+	ret = htg_arena_init();
+	if (ret)
+		goto l2;
+	ret = htg_fs_init();
+	if (ret)
+		goto arena;
+	ret = misc_register(&htg_misc);
+	if (ret)
+		goto fs;
+	return 0;
+fs:
+	htg_fs_exit();
+arena:
+	htg_arena_exit();
+l2:
+	htg_l2_exit();
+pool:
+	htg_pool_exit();
+	return ret;
+}
+
+/* Mounts, open files and registrations hold the module, so none is left here. */
+static void __exit htg_exit(void)
+{
+	misc_deregister(&htg_misc);
+	htg_fs_exit();
+	htg_arena_exit();
+	htg_l2_exit();
+	htg_pool_exit();
+}
+
+module_init(htg_init);
+module_exit(htg_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("HyperTurtle: hyperupcalls of nested hypervisors, guest side");

@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * turtlefs: a file system whose files are guest RAM. A page of a file is found through one 64-bit word, in
+ * the arena, so that a program in L0 can give the page a frame, or find the frame it has, without L1
+ * running. The word is the truth: whoever needs the page first sets it with compare-and-exchange.
+ *
+ * Lock order: inode lock, htg_lock, mmap_lock, htg_file.sem, page lock. Programs in L0 take no lock: what
+ * excludes them is an L2 turned off, or a cleared word, each followed by a grace period.
+ */
+#include <linux/types.h>
+#include <linux/falloc.h>
+#include <linux/fs_context.h>
+#include <linux/highmem.h>
+#include <linux/magic.h>
+#include <linux/module.h>
+#include <linux/pagemap.h>
+#include <linux/slab.h>
+#include <linux/statfs.h>
+#include <linux/vmalloc.h>
+#include "guest.h"
+
+#define HTG_FS_MAGIC 0x7475726c	/* "turl" */
+
+static LIST_HEAD(htg_arena_files);	/* under htg_lock */
+static const struct file_operations htg_file_fops;
+static const struct inode_operations htg_dir_iops;
+
+struct htg_file *htg_file_of(struct file *file)
+{
+	return file->f_op == &htg_file_fops ? file_inode(file)->i_private : NULL;
+}
+
+static unsigned long htg_pages(loff_t size)
+{
+	return DIV_ROUND_UP(size, PAGE_SIZE);
+}
+
+static vm_fault_t htg_fault(struct vm_fault *vmf)
+{
+	struct htg_file *f = file_inode(vmf->vma->vm_file)->i_private;
+	struct page *page, *fresh = NULL;
+	struct htg_arena *a;
+	vm_fault_t ret = VM_FAULT_LOCKED;
+	u64 *slot, word;
+
+	atomic64_inc(&htg_count.faults);
+	rcu_read_lock();
+	a = rcu_dereference(htg_arena);
+	if (a)
+		htg_pool_poke(a); /* L1 runs anyway: see whether the pool is low */
+	rcu_read_unlock();
+
+	down_read(&f->sem);
+	for (;;) {
+		page = NULL;
+		if (vmf->pgoff >= f->n) {
+			ret = VM_FAULT_SIGBUS;
+			break;
+		}
+		slot = &f->words[vmf->pgoff];
+		word = READ_ONCE(*slot);
+		if (word & HT_WORD_CLOSED) {
+			ret = VM_FAULT_SIGBUS;
+			break;
+		}
+		if (!word) {
+			if (!fresh) {
+				fresh = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
+				if (!fresh) {
+					ret = VM_FAULT_OOM;
+					break;
+				}
+				atomic64_inc(&htg_count.frames_allocated);
+				lock_page(fresh);
+			}
+			get_page(fresh); /* the fault's reference, besides the word's */
+			if (cmpxchg64(slot, HT_WORD_EMPTY, htg_word(fresh)) == HT_WORD_EMPTY) {
+				page = fresh;
+				fresh = NULL;
+				break;
+			}
+			put_page(fresh);
+			atomic64_inc(&htg_count.faults_lost);
+			continue;
+		}
+		page = htg_word_page(word);
+		if (!get_page_unless_zero(page)) {
+			cpu_relax();
+			continue;
+		}
+		lock_page(page);
+		if (READ_ONCE(*slot) == word) {
+			atomic64_inc(&htg_count.faults_found);
+			break;
+		}
+		unlock_page(page);
+		put_page(page);
+	}
+	up_read(&f->sem);
+	if (fresh) {
+		unlock_page(fresh);
+		htg_put_frame(fresh);
+	}
+	/* locked until it is mapped: whoever clears the word now waits for this lock before it unmaps */
+	vmf->page = page;
+	return ret;
+}
+
+static const struct vm_operations_struct htg_vm_ops = { .fault = htg_fault };
+
+static int htg_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	file_accessed(file);
+	vma->vm_ops = &htg_vm_ops;
+	return 0;
+}
+
+/*
+ * Takes the frames of pages [first, last) away and leaves `mark` in their words. In this order: words; grace
+ * period, so that no program still writes an entry for what it read before; the locks of pages that a fault
+ * of L1 is about to map; all mappings, through the MMU notifier also the entries that only L0 has made
+ * (so the range is unmapped even when L1 itself has no mapping); frames. Caller holds f->sem for writing.
+ */
+static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last, u64 mark)
+{
+	struct page *few[32], **pages;
+	unsigned long i, from, max = 4096, n, k;
+
+	last = min(last, f->n);
+	if (first >= last)
+		return;
+	pages = kvmalloc_array(max, sizeof(*pages), GFP_KERNEL | __GFP_NOWARN);
+	if (!pages) {
+		pages = few;
+		max = ARRAY_SIZE(few);
+	}
+	for (i = first; i < last; ) {
+		from = i;
+		for (n = 0; i < last && n < max; i++) {
+			u64 word = READ_ONCE(f->words[i]);
+
+			if (word == mark)
+				continue;
+			word = xchg(&f->words[i], mark);
+			if (word & HT_WORD_PRESENT)
+				pages[n++] = htg_word_page(word);
+		}
+		if (f->arena)
+			htg_grace();
+		if (!n)
+			continue;
+		for (k = 0; k < n; k++) {
+			lock_page(pages[k]);
+			unlock_page(pages[k]);
+		}
+		unmap_mapping_pages(f->inode->i_mapping, from, i - from, false);
+		for (k = 0; k < n; k++)
+			htg_put_frame(pages[k]);
+		cond_resched();
+	}
+	if (pages != few)
+		kvfree(pages);
+}
+
+static void htg_mark(u64 *words, unsigned long first, unsigned long last, u64 mark)
+{
+	unsigned long i;
+
+	for (i = first; i < last; i++)
+		WRITE_ONCE(words[i], mark);
+}
+
+/* Gives f at least n words; those it has are kept. -EBUSY while an L2 uses them: they would move. */
+static int htg_reserve(struct htg_file *f, unsigned long n)
+{
+	unsigned long cap = round_up(n, HTG_GRANULE);
+	bool arena = true;
+	u64 *words;
+
+	if (cap <= f->n)
+		return 0;
+	if (f->exports)
+		return -EBUSY;
+	words = htg_index_alloc(cap);
+	if (!words) {
+		/* no arena, or no room in it: RAM as good as any, but not accelerated */
+		words = vmalloc(array_size(cap, sizeof(u64)));
+		if (!words)
+			return -ENOMEM;
+		arena = false;
+	}
+	/* no program can see these words yet, nor f's old ones, and f->sem keeps L1's faults out */
+	memcpy(words, f->words, f->n * sizeof(u64));
+	htg_mark(words, f->n, cap, HT_WORD_CLOSED);
+	if (f->arena) {
+		list_del(&f->node);
+		htg_index_free(f->words, f->n);
+	} else {
+		vfree(f->words);
+	}
+	f->words = words;
+	f->n = cap;
+	f->arena = arena;
+	if (arena)
+		list_add(&f->node, &htg_arena_files);
+	return 0;
+}
+
+static int htg_resize(struct inode *inode, loff_t size)
+{
+	struct htg_file *f = inode->i_private;
+	unsigned long had = htg_pages(i_size_read(inode)), n = htg_pages(size);
+	int ret = 0;
+
+	mutex_lock(&htg_lock);
+	down_write(&f->sem);
+	if (n > had) {
+		ret = htg_reserve(f, n);
+		if (ret)
+			goto out;
+		htg_mark(f->words, had, n, HT_WORD_EMPTY);
+	}
+	i_size_write(inode, size);
+	if (n < had)
+		htg_drop(f, n, had, HT_WORD_CLOSED);
+out:
+	up_write(&f->sem);
+	mutex_unlock(&htg_lock);
+	return ret;
+}
+
+static int htg_setattr(struct ht_idmap *idmap, struct dentry *dentry, struct iattr *attr)
+{
+	struct inode *inode = d_inode(dentry);
+	int ret = setattr_prepare(idmap, dentry, attr);
+
+	if (!ret && (attr->ia_valid & ATTR_SIZE))
+		ret = htg_resize(inode, attr->ia_size);
+	if (ret)
+		return ret;
+	setattr_copy(idmap, inode, attr);
+	return 0;
+}
+
+/* st_blocks counts the frames, so that du tells what a guest really uses. */
+static int htg_getattr(struct ht_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
+		       unsigned int flags)
+{
+	struct inode *inode = d_inode(path->dentry);
+	struct htg_file *f = inode->i_private;
+	unsigned long i, n = 0;
+
+	ht_generic_fillattr(idmap, mask, inode, stat);
+	down_read(&f->sem);
+	for (i = 0; i < f->n; i++)
+		n += READ_ONCE(f->words[i]) & HT_WORD_PRESENT;
+	up_read(&f->sem);
+	stat->blocks = (u64)n << (PAGE_SHIFT - 9);
+	return 0;
+}
+
+/* Zeroes bytes [from, to) of one page, if it has a frame. */
+static void htg_zero_part(struct htg_file *f, loff_t from, loff_t to)
+{
+	unsigned long i = from >> PAGE_SHIFT;
+	u64 word = i < f->n ? READ_ONCE(f->words[i]) : 0;
+
+	if (from < to && (word & HT_WORD_PRESENT))
+		memzero_page(htg_word_page(word), offset_in_page(from), to - from);
+}
+
+static long htg_fallocate(struct file *file, int mode, loff_t off, loff_t len)
+{
+	struct inode *inode = file_inode(file);
+	struct htg_file *f = inode->i_private;
+	loff_t end, first, last;
+
+	if (mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+		return -EOPNOTSUPP;
+	inode_lock(inode);
+	down_write(&f->sem);
+	end = min(off + len, round_up(i_size_read(inode), PAGE_SIZE));
+	first = round_up(off, PAGE_SIZE);
+	last = round_down(end, PAGE_SIZE);
+	if (first > last) {	/* within one page */
+		htg_zero_part(f, off, end);
+	} else {
+		htg_zero_part(f, off, first);
+		htg_zero_part(f, last, end);
+		htg_drop(f, first >> PAGE_SHIFT, last >> PAGE_SHIFT, HT_WORD_EMPTY);
+	}
+	up_write(&f->sem);
+	ht_inode_touch(inode);
+	inode_unlock(inode);
+	return 0;
+}
+
+static const struct file_operations htg_file_fops = {
+	.owner = THIS_MODULE,
+	.mmap = htg_mmap,
+	.fallocate = htg_fallocate,
+	.llseek = generic_file_llseek,
+	.fsync = noop_fsync,
+};
+
+static const struct inode_operations htg_file_iops = {
+	.setattr = htg_setattr,
+	.getattr = htg_getattr,
+};
+
+static struct inode *htg_inode(struct super_block *sb, struct inode *dir, umode_t mode)
+{
+	struct inode *inode = new_inode(sb);
+	struct htg_file *f;
+
+	if (!inode)
+		return NULL;
+	inode->i_ino = get_next_ino();
+	inode_init_owner(ht_nop_idmap, inode, dir, mode);
+	ht_inode_init_times(inode);
+	if (S_ISDIR(mode)) {
+		inode->i_op = &htg_dir_iops;
+		inode->i_fop = &simple_dir_operations;
+		inc_nlink(inode);
+		return inode;
+	}
+	f = kzalloc(sizeof(*f), GFP_KERNEL);
+	if (!f) {
+		iput(inode);
+		return NULL;
+	}
+	init_rwsem(&f->sem);
+	INIT_LIST_HEAD(&f->node);
+	f->inode = inode;
+	inode->i_private = f;
+	inode->i_op = &htg_file_iops;
+	inode->i_fop = &htg_file_fops;
+	return inode;
+}
+
+static int htg_mknod(struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	struct inode *inode = htg_inode(dir->i_sb, dir, mode);
+
+	if (!inode)
+		return -ENOSPC;
+	d_instantiate(dentry, inode);
+	dget(dentry);	/* files live in memory only: pinned until unlink */
+	ht_inode_touch(dir);
+	return 0;
+}
+
+static int htg_create(struct ht_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode, bool excl)
+{
+	return htg_mknod(dir, dentry, S_IFREG | (mode & S_IALLUGO));
+}
+
+static int htg_mkdir(struct ht_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	int ret = htg_mknod(dir, dentry, S_IFDIR | (mode & S_IALLUGO));
+
+	if (!ret)
+		inc_nlink(dir);
+	return ret;
+}
+
+static const struct inode_operations htg_dir_iops = {
+	.create = htg_create,
+	.mkdir = htg_mkdir,
+	.lookup = simple_lookup,
+	.unlink = simple_unlink,
+	.rmdir = simple_rmdir,
+};
+
+static void htg_evict(struct inode *inode)
+{
+	struct htg_file *f = inode->i_private;
+
+	truncate_inode_pages_final(&inode->i_data);
+	clear_inode(inode);
+	if (!f)
+		return;
+	/* slots of L2s hold the file open, so none refers to it, and nothing maps it */
+	mutex_lock(&htg_lock);
+	down_write(&f->sem);
+	htg_drop(f, 0, f->n, HT_WORD_CLOSED);
+	up_write(&f->sem);
+	if (f->arena) {
+		list_del(&f->node);
+		htg_index_free(f->words, f->n);
+	} else {
+		vfree(f->words);
+	}
+	mutex_unlock(&htg_lock);
+	kfree(f);
+}
+
+static int htg_statfs(struct dentry *dentry, struct kstatfs *st)
+{
+	struct htg_arena *a;
+
+	simple_statfs(dentry, st);
+	st->f_type = HTG_FS_MAGIC;
+	mutex_lock(&htg_lock);
+	a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+	if (a) {	/* room for guest RAM in the index; without an arena only memory limits */
+		st->f_blocks = a->h->index_words;
+		st->f_bfree = st->f_bavail = a->h->index_words - htg_index_used();
+	}
+	mutex_unlock(&htg_lock);
+	return 0;
+}
+
+static const struct super_operations htg_sops = {
+	.statfs = htg_statfs,
+	.drop_inode = generic_delete_inode,
+	.evict_inode = htg_evict,
+};
+
+static int htg_fill_super(struct super_block *sb, struct fs_context *fc)
+{
+	sb->s_maxbytes = MAX_LFS_FILESIZE;
+	sb->s_blocksize = PAGE_SIZE;
+	sb->s_blocksize_bits = PAGE_SHIFT;
+	sb->s_magic = HTG_FS_MAGIC;
+	sb->s_op = &htg_sops;
+	sb->s_time_gran = 1;
+	sb->s_root = d_make_root(htg_inode(sb, NULL, S_IFDIR | 0700));
+	return sb->s_root ? 0 : -ENOMEM;
+}
+
+static int htg_get_tree(struct fs_context *fc)
+{
+	return get_tree_nodev(fc, htg_fill_super);
+}
+
+static const struct fs_context_operations htg_context_ops = { .get_tree = htg_get_tree };
+
+static int htg_init_fs_context(struct fs_context *fc)
+{
+	fc->ops = &htg_context_ops;
+	return 0;
+}
+
+static struct file_system_type htg_fs_type = {
+	.owner = THIS_MODULE,
+	.name = "turtlefs",
+	.init_fs_context = htg_init_fs_context,
+	.kill_sb = kill_litter_super,
+};
+MODULE_ALIAS_FS("turtlefs");
+
+/* The arena goes away: L2s are off, no program runs. Words move to our own memory; the RAM stays as it is. */
+void htg_fs_leave_arena(void)
+{
+	struct htg_file *f, *next;
+
+	list_for_each_entry_safe(f, next, &htg_arena_files, node) {
+		u64 *words = __vmalloc(array_size(f->n, sizeof(u64)), GFP_KERNEL | __GFP_NOFAIL);
+
+		down_write(&f->sem);
+		memcpy(words, f->words, f->n * sizeof(u64));
+		list_del_init(&f->node);
+		f->words = words;
+		f->arena = false;
+		up_write(&f->sem);
+	}
+}
+
+int htg_fs_init(void)
+{
+	return register_filesystem(&htg_fs_type);
+}
+
+void htg_fs_exit(void)
+{
+	unregister_filesystem(&htg_fs_type);
+	rcu_barrier();	/* inodes are freed after a grace period */
+}
