@@ -50,7 +50,7 @@ export const IN_GUEST = {
   vmlinux: '/boot/vmlinux',
   /** The same file as Artifacts.bootInitramfs; boots any level. */
   initramfs: '/boot/initramfs.cpio',
-  /** A wrapper that finds its firmware itself. */
+  /** Finds its firmware by itself: it lies where the package puts it. */
   qemu: '/usr/bin/qemu-system-x86_64',
   node: '/usr/bin/node',
   base: '/dev/vda',

@@ -1,0 +1,275 @@
+/**
+ * The stock parts of L0 and L1 as files to boot from: kernel, initramfs, and one read-only base image for both. All
+ * that is in a snapshot comes from here, and nothing of ours but shell scripts is in it, so that a change of our
+ * code never costs a new snapshot. Made of packages and the host's Node; rebuilt only when one of them changes.
+ */
+import { createHash } from 'node:crypto';
+import {
+  chmod,
+  copyFile,
+  mkdir,
+  readdir,
+  readFile,
+  realpath,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import path from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { exec } from '../core/exec.ts';
+import { HyperturtleError } from '../core/errors.ts';
+import type { Progress } from '../core/progress.ts';
+import { IN_GUEST } from './artifacts.ts';
+import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from './images-cpio.ts';
+import type { CpioEntry } from './images-cpio.ts';
+import { libraryClosure } from './images-elf.ts';
+import * as scripts from './init-scripts.ts';
+import { moduleDir, ModuleTree, readVmlinux } from './kernel.ts';
+import { toolEnv, toolPath, TRIPLET } from './tools.ts';
+import type { KernelTree, ToolsTree } from './tools.ts';
+import { cacheEntry, contentKey, exists } from './xdg.ts';
+
+export const MAX_IMAGE_BYTES = 300 << 20;
+/** Raised when the way of building changes. */
+const IMAGE_VERSION = 2;
+
+export interface ImageContext {
+  cacheRoot: string;
+  tools: ToolsTree;
+  kernel: KernelTree;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+export interface BootImages {
+  vmlinux: string;
+  initramfs: string;
+  base: string;
+  key: string;
+}
+
+export async function bootImages(c: ImageContext): Promise<BootImages> {
+  const key = contentKey([
+    IMAGE_VERSION,
+    c.tools.key,
+    c.kernel.key,
+    { ...scripts, kernelArgs: undefined },
+    await fileHash(process.execPath),
+  ]);
+  const entry = (name: string, suffix: string, make: (to: string) => Promise<void>): Promise<string> =>
+    cacheEntry(c.cacheRoot, { folder: 'images', name, key, suffix, keep: 3, signal: c.signal }, (staging) =>
+      withStep(c.progress, `building ${name}`, () => make(staging)),
+    );
+  let modules: Promise<ModuleTree> | undefined;
+  const openModules = (): Promise<ModuleTree> => (modules ??= ModuleTree.open(c.kernel, c.tools));
+  const vmlinux = await entry(`vmlinux-${c.kernel.kernelVersion}`, '', async (to) =>
+    writeFile(to, await readVmlinux(c.kernel, c.tools)),
+  );
+  const initramfs = await entry(`boot-${c.kernel.kernelVersion}`, '.cpio', async (to) =>
+    writeFile(to, await bootInitramfs(c, await openModules())),
+  );
+  const base = await entry(`base-${c.kernel.kernelVersion}`, '.erofs', async (to) => {
+    const tree = `${to}.tree`;
+    try {
+      await rm(tree, { recursive: true, force: true });
+      await baseTree(c, await openModules(), tree, vmlinux, initramfs);
+      await makeErofs(c.tools, tree, to, c.signal);
+    } finally {
+      await rm(tree, { recursive: true, force: true });
+    }
+  });
+  return { vmlinux, initramfs, base, key };
+}
+
+/** Packs a directory. Uncompressed: an emulated CPU unpacks slower than the host's disk reads. */
+export async function makeErofs(
+  tools: ToolsTree,
+  directory: string,
+  image: string,
+  signal?: AbortSignal,
+): Promise<void> {
+  const args = ['-x-1', '-T0', '--all-root', '-U', '00000000-0000-0000-0000-000000000000', image, directory];
+  await exec(toolPath(tools, 'mkfs.erofs'), args, { env: toolEnv(tools), timeoutMs: 300_000, signal });
+  const { size } = await stat(image);
+  if (size > MAX_IMAGE_BYTES)
+    throw new HyperturtleError(
+      'HT_BUILD',
+      `${path.basename(image)}: ${Math.ceil(size / (1 << 20))} MiB, more than the ${MAX_IMAGE_BYTES >> 20} MiB an image may have`,
+    );
+}
+
+export async function busybox(tools: ToolsTree): Promise<Buffer> {
+  return readFile(toolPath(tools, 'busybox'));
+}
+
+async function bootInitramfs(c: ImageContext, modules: ModuleTree): Promise<Buffer> {
+  const order = await modules.loadOrder(scripts.BOOT_MODULES, true);
+  const applets = ['sh', 'mount', 'insmod', 'mkdir', 'sleep', 'switch_root', 'poweroff', 'echo'];
+  const entries: CpioEntry[] = [
+    ...['bin', 'dev', 'proc', 'sys', 'modules', 'lower', 'rw', 'root'].map((d) => cpioDir(d)),
+    // /init's output is lost without it: the kernel opens it before devtmpfs is mounted
+    cpioDevice('dev/console', 5, 1),
+    cpioFile('bin/busybox', await busybox(c.tools), 0o755),
+    ...applets.map((a) => cpioLink(`bin/${a}`, 'busybox')),
+    cpioFile('init', scripts.INITRAMFS_INIT, 0o755),
+    cpioFile('modules/order', order.map((m) => `${m.name}.ko\n`).join('')),
+  ];
+  for (const m of order) entries.push(cpioFile(`modules/${m.name}.ko`, await modules.elf(m)));
+  return cpioArchive(entries);
+}
+
+async function baseTree(
+  c: ImageContext,
+  modules: ModuleTree,
+  tree: string,
+  vmlinux: string,
+  initramfs: string,
+): Promise<void> {
+  const at = (p: string): string => path.join(tree, p);
+  const lib = `usr/lib/${TRIPLET}`;
+  for (const d of ['boot', 'dev', 'proc', 'sys', 'run', 'tmp', 'root', 'mnt', 'payload', 'etc', 'var', 'opt'])
+    await mkdir(at(d), { recursive: true });
+  for (const d of ['bin', 'sbin', 'lib', 'lib64']) {
+    await mkdir(at(`usr/${d}`), { recursive: true });
+    await symlink(`usr/${d}`, at(d));
+  }
+  await symlink('/run', at('var/run'));
+  await mkdir(at(lib), { recursive: true });
+
+  await copyFile(vmlinux, at(IN_GUEST.vmlinux));
+  await copyFile(initramfs, at(IN_GUEST.initramfs));
+
+  const programs: string[] = [];
+  for (const p of [
+    'bin/dash',
+    'bin/qemu-system-x86_64',
+    'sbin/qemu-ga',
+    'bin/kmod',
+    'sbin/ip',
+    'sbin/tc',
+    'sbin/bridge',
+  ]) {
+    const from = await firstExisting([`usr/${p}`, `usr/${p.replace(/^s?bin/, 'bin')}`], c.tools.root);
+    await install(from, at(`usr/${p}`), 0o755);
+    programs.push(from);
+  }
+  for (const a of ['modprobe', 'insmod', 'rmmod', 'lsmod', 'modinfo', 'depmod'])
+    await symlink('../bin/kmod', at(`usr/sbin/${a}`));
+  await exec(toolPath(c.tools, 'strip'), ['-o', at(IN_GUEST.node), process.execPath], {
+    env: toolEnv(c.tools),
+  });
+  programs.push(process.execPath);
+
+  const extra = [
+    'libbpf.so.1',
+    'libstdc++.so.6',
+    'libgcc_s.so.1',
+    'libdl.so.2',
+    'libpthread.so.0',
+    'librt.so.1',
+  ];
+  for (const [name, file] of await closure(c.tools, programs, [...extra, LOADER]))
+    await install(file, at(`${lib}/${name}`), 0o755);
+  await symlink(`../lib/${TRIPLET}/${LOADER}`, at(`usr/lib64/${LOADER}`));
+
+  for (const dir of ['usr/share/seabios', 'usr/share/qemu', 'usr/lib/ipxe/qemu'])
+    for (const f of await readdir(path.join(c.tools.root, dir)))
+      if (FIRMWARE.test(f)) await install(path.join(c.tools.root, dir, f), at(`${dir}/${f}`), 0o644);
+
+  // not busybox as shell: it would run its own `ip`, `tc` and `modprobe` before those of PATH
+  await symlink('dash', at('usr/bin/sh'));
+  await writeFile(at('usr/bin/busybox'), await busybox(c.tools), { mode: 0o755 });
+  const applets = await exec(toolPath(c.tools, 'busybox'), ['--list']);
+  for (const a of applets.stdout.toString('utf8').split('\n').filter(Boolean))
+    if (!(await exists(at(`usr/bin/${a}`))) && !(await exists(at(`usr/sbin/${a}`))))
+      await symlink('busybox', at(`usr/bin/${a}`));
+  await symlink('../bin/busybox', at('usr/sbin/init'));
+
+  const moduleRoot = `usr/lib/modules/${c.kernel.kernelVersion}`;
+  const order = [
+    ...(await modules.loadOrder(scripts.BASE_MODULES, true)),
+    ...(await modules.loadOrder(scripts.EXTRA_MODULES, false)),
+  ];
+  for (const m of new Map(order.map((o) => [o.name, o])).values()) {
+    const to = at(`${moduleRoot}/kernel/${m.path}`);
+    await mkdir(path.dirname(to), { recursive: true });
+    await writeFile(to, await modules.elf(m));
+  }
+  for (const f of ['modules.builtin', 'modules.builtin.modinfo', 'modules.order'])
+    await install(path.join(moduleDir(c.kernel), f), at(`${moduleRoot}/${f}`), 0o644);
+  const depmod = path.join(c.tools.root, 'usr/sbin/depmod');
+  await exec(depmod, ['-b', tree, c.kernel.kernelVersion], { env: toolEnv(c.tools), signal: c.signal });
+
+  for (const [file, text] of Object.entries(FILES)) await writeFile(at(file), text);
+  for (const f of ['usr/sbin/lab-boot', 'usr/sbin/lab-agent']) await chmod(at(f), 0o755);
+}
+
+const LOADER = 'ld-linux-x86-64.so.2';
+/** What QEMU maps into a PC: BIOS, direct kernel boot, network ROM for those who forget `romfile=`. */
+const FIRMWARE =
+  /^(bios-256k\.bin|bios-microvm\.bin|qboot\.rom|pvh\.bin|linuxboot(_dma)?\.bin|multiboot(_dma)?\.bin|kvmvapic\.bin|efi-virtio\.rom)$/;
+
+const FILES: Readonly<Record<string, string>> = {
+  'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\n',
+  'etc/group': 'root:x:0:\n',
+  'etc/hosts': '127.0.0.1 localhost\n',
+  'etc/nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files\n',
+  'etc/profile': 'export PATH=/payload/bin:/usr/sbin:/usr/bin\n',
+  'etc/inittab': scripts.INITTAB,
+  'usr/sbin/lab-boot': scripts.LAB_BOOT,
+  'usr/sbin/lab-agent': scripts.LAB_AGENT,
+};
+
+/** Libraries of `programs` and `names`: ours first; the host's only for what its Node needs beyond them. */
+async function closure(
+  tools: ToolsTree,
+  programs: readonly string[],
+  names: readonly string[],
+): Promise<Map<string, string>> {
+  const directories = [
+    ...[tools.root, tools.libc].flatMap((r) => [path.join(r, 'usr/lib', TRIPLET), path.join(r, 'usr/lib64')]),
+    path.join(path.dirname(process.execPath), '../lib'),
+    ...[`/usr/lib/${TRIPLET}`, '/usr/lib64', '/usr/local/lib'],
+  ];
+  const roots = await Promise.all(names.map((n) => findLibrary(n, directories)));
+  const all = await libraryClosure([...programs, ...roots], directories);
+  names.forEach((n, i) => all.set(n, roots[i]!));
+  return all;
+}
+
+async function findLibrary(name: string, directories: readonly string[]): Promise<string> {
+  for (const d of directories) if (await exists(path.join(d, name))) return realpath(path.join(d, name));
+  throw new HyperturtleError('HT_NOT_FOUND', `library ${name}: in none of our packages`);
+}
+
+async function firstExisting(names: readonly string[], root: string): Promise<string> {
+  for (const n of names) if (await exists(path.join(root, n))) return path.join(root, n);
+  throw new HyperturtleError('HT_NOT_FOUND', `${names[0] ?? ''}: not in our packages`);
+}
+
+async function install(from: string, to: string, mode: number): Promise<void> {
+  await mkdir(path.dirname(to), { recursive: true });
+  await copyFile(from, to); // follows links
+  await chmod(to, mode);
+}
+
+async function fileHash(file: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), hash);
+  return hash.digest('hex');
+}
+
+async function withStep<T>(progress: Progress, what: string, body: () => Promise<T>): Promise<T> {
+  const step = progress.step(what);
+  try {
+    const r = await body();
+    step.done();
+    return r;
+  } catch (e) {
+    step.fail();
+    throw e;
+  }
+}

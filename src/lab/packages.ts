@@ -1,0 +1,185 @@
+/**
+ * Which Debian packages the lab is made of. What apt chose is recorded per kernel series, and used as recorded
+ * until a refresh is asked for, so that a run with a complete cache needs no network and gives the same lab.
+ */
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import type { Progress } from '../core/progress.ts';
+import { Apt } from './debs.ts';
+import type { DebRecord } from './debs.ts';
+import { contentKey, needSpace } from './xdg.ts';
+import { withCacheLock } from './xdg-lock.ts';
+
+/** Besides the kernel and its headers, which bring the compiler they were made with. */
+const ROOTS = [
+  ...[
+    'qemu-system-x86',
+    'qemu-guest-agent',
+    'seabios',
+    'busybox-static',
+    'dash',
+    'kmod',
+    'libbpf1',
+    'iproute2',
+  ],
+  ...['erofs-utils', 'xz-utils', 'zstd', 'make', 'binutils', 'clang', 'libbpf-dev', 'libc6-dev'],
+  // what some series' headers depend on and others do not: asked for always, so that all series share one tree
+  ...['libelf1', 'libssl3', 'libdw1', 'pahole'],
+];
+
+/** For packages, unpacked trees, builds and images together; the first run needs about 2 GiB of it. */
+export const CACHE_BYTES_NEEDED = 3 * 1024 ** 3;
+
+export interface PackageSet {
+  schema: 1;
+  /** Hash of what was asked for; a set recorded for other roots is not used. */
+  rootsKey: string;
+  series: string;
+  /** As `uname -r`. */
+  kernelVersion: string;
+  debs: DebRecord[];
+}
+
+export interface PackagesOptions {
+  root: string;
+  series: string;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+  refresh: boolean;
+}
+
+/** The recorded set, or a newly resolved one. Does not download packages: see fetchSet. */
+export async function packageSet(options: PackagesOptions): Promise<PackageSet> {
+  checkSeries(options.series);
+  const recorded = await readRecord(options);
+  if (recorded !== undefined && !options.refresh) return recorded;
+  return locked(options, async () => {
+    // somebody may have resolved it while we waited
+    const again = options.refresh ? undefined : await readRecord(options);
+    return again ?? (await resolve(options));
+  });
+}
+
+/**
+ * Makes sure that every package of `set` is in the cache, whole, and returns the set to use: a newer one when the
+ * mirror no longer has a recorded version.
+ */
+export function fetchSet(set: PackageSet, options: PackagesOptions): Promise<PackageSet> {
+  return locked(options, async () => {
+    const apt = new Apt(options.root, options.signal);
+    const missing = await apt.missing(set.debs);
+    if (missing.length === 0) return set;
+    await needSpace(options.root, CACHE_BYTES_NEEDED);
+    try {
+      await download(apt, missing, options.progress);
+      return set;
+    } catch (e) {
+      if (!isHyperturtleError(e, 'HT_PACKAGES')) throw e;
+      const newer = await resolve(options); // throws the same when it is the network that fails
+      await download(apt, await apt.missing(newer.debs), options.progress);
+      return newer;
+    }
+  });
+}
+
+/** Refuses what cannot be a kernel series before any network is touched. */
+export function checkSeries(series: string): void {
+  if (!/^\d+\.\d+$/.test(series))
+    throw new HyperturtleError('HT_USAGE', `kernel '${series}': expected a series such as 6.1 or 6.12`);
+}
+
+/**
+ * The newest cloud kernel of a series for which both image and headers exist. `names` are package names from apt's
+ * lists; names carry the full version (`linux-image-6.12.117+deb12-cloud-amd64`) and sort by its numbers.
+ */
+export function pickKernel(names: readonly string[], series: string): string {
+  const all = new Set(names);
+  const kernels = names.flatMap((n) => {
+    const m = /^linux-image-(\d+\.\d+\.\d\S*-cloud-amd64)$/.exec(n);
+    return m && all.has(`linux-headers-${m[1]!}`) ? [m[1]!] : [];
+  });
+  const mine = kernels.filter((k) => k.startsWith(`${series}.`)).sort(byNumbers);
+  const newest = mine.at(-1);
+  if (newest !== undefined) return newest;
+  const there = [...new Set(kernels.map((k) => /^\d+\.\d+/.exec(k)![0]))].sort(byNumbers);
+  throw new HyperturtleError(
+    'HT_NOT_FOUND',
+    `kernel ${series}: apt's lists have no linux-image-${series}.*-cloud-amd64 with headers; there ${
+      there.length > 0 ? `is: ${there.join(', ')}` : 'is no cloud kernel at all: add a Debian source to apt'
+    }`,
+  );
+}
+
+function byNumbers(a: string, b: string): number {
+  const [x, y] = [a, b].map((s) => (s.match(/\d+/g) ?? []).map(Number)) as [number[], number[]];
+  for (let i = 0; i < Math.max(x.length, y.length); i++) {
+    const d = (x[i] ?? -1) - (y[i] ?? -1);
+    if (d !== 0) return d;
+  }
+  return 0;
+}
+
+async function resolve(options: PackagesOptions): Promise<PackageSet> {
+  const apt = new Apt(options.root, options.signal);
+  const step = options.progress.step('package lists');
+  try {
+    await apt.update();
+    const names = [...(await apt.names('linux-image-')), ...(await apt.names('linux-headers-'))];
+    const kernelVersion = pickKernel(names, options.series);
+    const debs = await apt.plan([`linux-image-${kernelVersion}`, `linux-headers-${kernelVersion}`, ...ROOTS]);
+    const set: PackageSet = {
+      schema: 1,
+      rootsKey: rootsKey(),
+      series: options.series,
+      kernelVersion,
+      debs,
+    };
+    const file = recordFile(options);
+    await mkdir(path.dirname(file), { recursive: true });
+    await writeFile(`${file}.staging`, `${JSON.stringify(set, undefined, 1)}\n`);
+    await rename(`${file}.staging`, file);
+    step.done(`Linux ${kernelVersion}, ${debs.length} packages`);
+    return set;
+  } catch (e) {
+    step.fail();
+    throw e;
+  }
+}
+
+async function download(apt: Apt, missing: readonly DebRecord[], progress: Progress): Promise<void> {
+  const total = missing.reduce((sum, d) => sum + d.bytes, 0);
+  const mib = (bytes: number): number => Math.round(bytes / (1 << 20));
+  const step = progress.step(`fetching ${missing.length} packages, ${mib(total)} MiB`);
+  try {
+    await apt.download(missing, (bytes) => step.update(`${mib(bytes)} of ${mib(total)} MiB`));
+    step.done();
+  } catch (e) {
+    step.fail();
+    throw e;
+  }
+}
+
+function locked<T>(options: PackagesOptions, body: () => Promise<T>): Promise<T> {
+  const onWait = (holder: string): void =>
+    options.progress.note(`  waiting for ${holder}, which fetches packages`);
+  return withCacheLock(path.join(options.root, 'locks/apt'), { signal: options.signal, onWait }, body);
+}
+
+function rootsKey(): string {
+  return contentKey(ROOTS);
+}
+
+function recordFile(options: PackagesOptions): string {
+  return path.join(options.root, 'sets', `${options.series}.json`);
+}
+
+async function readRecord(options: PackagesOptions): Promise<PackageSet | undefined> {
+  try {
+    const set = JSON.parse(await readFile(recordFile(options), 'utf8')) as PackageSet;
+    return set.schema === 1 && set.rootsKey === rootsKey() ? set : undefined;
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT' || e instanceof SyntaxError) return undefined;
+    throw e;
+  }
+}

@@ -1,0 +1,59 @@
+/** From a kernel series to everything a machine boots from: packages, trees, images. The lab's one entry to them. */
+import type { Artifacts, BuiltPayload, PrepareOptions } from './artifacts.ts';
+import { silentProgress } from '../core/progress.ts';
+import { HyperturtleError } from '../core/errors.ts';
+import { bootImages } from './images.ts';
+import type { ImageContext } from './images.ts';
+import { kernelArgs } from './init-scripts.ts';
+import { CACHE_BYTES_NEEDED, checkSeries, fetchSet, packageSet } from './packages.ts';
+import type { PackageSet } from './packages.ts';
+import { buildPayload } from './payload.ts';
+import { qemuProgram, treesExist, unpackKernel, unpackTools } from './tools.ts';
+import { cacheRoot, contentKey, openCache } from './xdg.ts';
+
+/** Fetches, unpacks and builds what is missing; with a complete cache it takes a fraction of a second and no network. */
+export async function prepareArtifacts(options: PrepareOptions): Promise<Artifacts> {
+  checkHost();
+  checkSeries(options.kernel);
+  const progress = options.progress ?? silentProgress;
+  const { signal } = options;
+  const root = await openCache(0);
+  const packages = { root, series: options.kernel, progress, signal, refresh: options.refresh ?? false };
+
+  let set: PackageSet = await packageSet(packages);
+  if (!(await treesExist(root, set))) {
+    await openCache(CACHE_BYTES_NEEDED, root);
+    set = await fetchSet(set, packages);
+  }
+  const unpack = { cacheRoot: root, progress, signal };
+  const tools = await unpackTools(set, unpack);
+  const kernel = await unpackKernel(set, unpack);
+  const versions = Object.fromEntries(set.debs.map((d) => [d.name, d.version]));
+
+  const context: ImageContext = { cacheRoot: root, tools, kernel, progress, signal };
+  const images = await bootImages(context);
+  return {
+    series: set.series,
+    kernelVersion: set.kernelVersion,
+    versions,
+    qemu: qemuProgram(tools, versions),
+    vmlinux: images.vmlinux,
+    bootInitramfs: images.initramfs,
+    baseImage: images.base,
+    kernelArgs,
+    key: contentKey([images.key, kernelArgs(0), kernelArgs(1)]),
+    buildPayload: (o): Promise<BuiltPayload> =>
+      buildPayload({ ...context, progress: o?.progress ?? progress, signal: o?.signal ?? signal }),
+  };
+}
+
+/** `~/.cache/hyperturtle`, for messages and clean-up. */
+export { cacheRoot };
+
+function checkHost(): void {
+  if (process.platform !== 'linux' || process.arch !== 'x64')
+    throw new HyperturtleError(
+      'HT_UNSUPPORTED',
+      `the lab runs on Linux on x86-64, this is ${process.platform} on ${process.arch}: use such a machine or container`,
+    );
+}

@@ -1,0 +1,190 @@
+/**
+ * Packages unpacked into trees of our own, and the environment in which their programs run from there. Nothing is
+ * installed: the host's own compiler or QEMU is never used, so the lab is the same on every machine.
+ */
+import { mkdir, readdir, readFile, readlink, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { exec } from '../core/exec.ts';
+import { HyperturtleError, messageOf } from '../core/errors.ts';
+import type { Progress } from '../core/progress.ts';
+import type { QemuProgram } from './artifacts.ts';
+import type { DebRecord } from './debs.ts';
+import type { PackageSet } from './packages.ts';
+import { cacheEntry, contentKey, exists } from './xdg.ts';
+
+export const TRIPLET = 'x86_64-linux-gnu';
+
+export interface ToolsTree {
+  /** `usr/bin`, `usr/lib`, ... of all packages but the C library. */
+  root: string;
+  /** The C library alone: programs on the host must run with the host's. The images need it. */
+  libc: string;
+  key: string;
+}
+
+export interface KernelTree {
+  root: string;
+  kernelVersion: string;
+  /** Where `make -C` builds modules. */
+  headers: string;
+  key: string;
+}
+
+export interface UnpackOptions {
+  cacheRoot: string;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+const KERNEL_PACKAGE = /^linux-(image|headers|kbuild|compiler)-/;
+/** Raised when the way of unpacking changes. */
+const TREE_VERSION = 3;
+
+function treeKey(debs: readonly DebRecord[]): string {
+  return contentKey([TREE_VERSION, ...debs.map((d) => `${d.name} ${d.sha256}`).sort()]);
+}
+
+/** Both trees of a set are there: its packages are not needed any more. */
+export async function treesExist(cacheRoot: string, set: PackageSet): Promise<boolean> {
+  const [tools, kernel] = split(set.debs);
+  const names = [`tools-${treeKey(tools)}`, `kernel-${set.series}-${treeKey(kernel)}`];
+  for (const n of names) if (!(await exists(path.join(cacheRoot, 'trees', n)))) return false;
+  return true;
+}
+
+function split(debs: readonly DebRecord[]): [tools: DebRecord[], kernel: DebRecord[]] {
+  return [debs.filter((d) => !KERNEL_PACKAGE.test(d.name)), debs.filter((d) => KERNEL_PACKAGE.test(d.name))];
+}
+
+export function unpackTools(set: PackageSet, options: UnpackOptions): Promise<ToolsTree> {
+  const [debs] = split(set.debs);
+  return unpacked('tools', debs, options, async (staging) => {
+    const libc = debs.filter((d) => d.name === 'libc6');
+    const rest = debs.filter((d) => d.name !== 'libc6');
+    await unpackAll(rest, path.join(staging, 'root'), options);
+    await unpackAll(libc, path.join(staging, 'libc'), options);
+    // documentation and translations: a third of the files, read by nobody here
+    for (const d of ['doc', 'man', 'locale', 'info', 'lintian'])
+      await rm(path.join(staging, 'root/usr/share', d), { recursive: true, force: true });
+  }).then(({ dir, key }) => ({ root: path.join(dir, 'root'), libc: path.join(dir, 'libc'), key }));
+}
+
+export async function unpackKernel(set: PackageSet, options: UnpackOptions): Promise<KernelTree> {
+  const [, debs] = split(set.debs);
+  const headers = `usr/src/linux-headers-${set.kernelVersion}`;
+  const { dir, key } = await unpacked(`kernel-${set.series}`, debs, options, async (staging) => {
+    await unpackAll(debs, staging, options);
+    // the headers' only file is an include of the common headers by their absolute path
+    const makefile = path.join(staging, headers, 'Makefile');
+    const text = await readFile(makefile, 'utf8');
+    const here = '$(dir $(abspath $(lastword $(MAKEFILE_LIST))))..';
+    await writeFile(makefile, text.replaceAll(/\/usr\/src(?=\/)/g, here));
+  });
+  return { root: dir, kernelVersion: set.kernelVersion, headers: path.join(dir, headers), key };
+}
+
+async function unpacked(
+  name: string,
+  debs: readonly DebRecord[],
+  options: UnpackOptions,
+  make: (staging: string) => Promise<void>,
+): Promise<{ dir: string; key: string }> {
+  const key = treeKey(debs);
+  const onWait = (holder: string): void =>
+    options.progress.note(`  waiting for ${holder}, which unpacks ${name}`);
+  const spec = { folder: 'trees', name, key, keep: 3, signal: options.signal, onWait };
+  const dir = await cacheEntry(options.cacheRoot, spec, async (staging) => {
+    const step = options.progress.step(`unpacking ${debs.length} packages (${name})`);
+    try {
+      await make(staging);
+      step.done();
+    } catch (e) {
+      step.fail();
+      throw e;
+    }
+  });
+  return { dir, key };
+}
+
+async function unpackAll(debs: readonly DebRecord[], to: string, options: UnpackOptions): Promise<void> {
+  await mkdir(to, { recursive: true });
+  for (const d of debs) {
+    const file = path.join(options.cacheRoot, 'debs', d.file);
+    try {
+      await exec('dpkg-deb', ['-x', file, to], { signal: options.signal, timeoutMs: 300_000 });
+    } catch (e) {
+      if (options.signal?.aborted) throw e;
+      const code = /No space left/.test(messageOf(e)) ? 'HT_NO_SPACE' : 'HT_PACKAGES';
+      throw new HyperturtleError(code, `unpacking ${d.file}: ${messageOf(e)}`, { cause: e });
+    }
+  }
+  await mergeUsr(to);
+  await relativeLinks(to, to);
+}
+
+/** Packages still ship some files in /lib and /bin: one place for all, as on an installed system. */
+async function mergeUsr(root: string): Promise<void> {
+  for (const d of ['bin', 'sbin', 'lib', 'lib64']) {
+    const from = path.join(root, d);
+    if (await exists(from)) {
+      await mergeInto(from, path.join(root, 'usr', d));
+      await rm(from, { recursive: true });
+    }
+    await mkdir(path.join(root, 'usr', d), { recursive: true });
+    await symlink(`usr/${d}`, from);
+  }
+}
+
+async function mergeInto(from: string, to: string): Promise<void> {
+  await mkdir(to, { recursive: true });
+  for (const e of await readdir(from, { withFileTypes: true })) {
+    const [a, b] = [path.join(from, e.name), path.join(to, e.name)];
+    if (e.isDirectory()) await mergeInto(a, b);
+    else await rename(a, b);
+  }
+}
+
+/** Symbolic links with absolute targets would leave the tree. */
+async function relativeLinks(dir: string, root: string): Promise<void> {
+  for (const e of await readdir(dir, { withFileTypes: true })) {
+    const p = path.join(dir, e.name);
+    if (e.isDirectory()) await relativeLinks(p, root);
+    else if (e.isSymbolicLink()) {
+      const target = await readlink(p);
+      if (!target.startsWith('/')) continue;
+      await unlink(p);
+      await symlink(path.relative(dir, path.join(root, target)), p);
+    }
+  }
+}
+
+/** Environment for programs of the tree. The host's shell and core utilities stay reachable behind ours. */
+export function toolEnv(tools: ToolsTree): NodeJS.ProcessEnv {
+  const bins = ['usr/bin', 'usr/sbin'].map((d) => path.join(tools.root, d));
+  return {
+    PATH: [...bins, '/usr/local/bin', '/usr/bin', '/bin', '/usr/sbin', '/sbin'].join(':'),
+    LD_LIBRARY_PATH: path.join(tools.root, 'usr/lib', TRIPLET),
+    LC_ALL: 'C',
+    TZ: 'UTC',
+    HOME: process.env['HOME'] ?? '/',
+    TMPDIR: process.env['TMPDIR'] ?? '/tmp',
+  };
+}
+
+export function toolPath(tools: ToolsTree, name: string): string {
+  return path.join(tools.root, 'usr/bin', name);
+}
+
+/** QEMU with its firmware directories; `versions` of the same set. */
+export function qemuProgram(tools: ToolsTree, versions: Readonly<Record<string, string>>): QemuProgram {
+  const share = path.join(tools.root, 'usr/share');
+  const dataDir = path.join(share, 'qemu');
+  return {
+    bin: toolPath(tools, 'qemu-system-x86_64'),
+    args: ['-L', dataDir, '-L', path.join(share, 'seabios')],
+    env: toolEnv(tools),
+    dataDir,
+    // 1:7.2+dfsg-7+deb12u18 -> 7.2
+    version: /^(?:\d+:)?(\d+(?:\.\d+)*)/.exec(versions['qemu-system-x86'] ?? '')?.[1] ?? 'unknown',
+  };
+}

@@ -1,0 +1,153 @@
+/**
+ * Where the lab keeps what it fetched and built. One directory of our own; nothing else on the host is
+ * written. Every entry is made in a staging place beside its own and renamed, so that what has its final name
+ * is complete.
+ */
+import { createHash } from 'node:crypto';
+import { mkdir, readdir, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import path from 'node:path';
+import { errnoCode, HyperturtleError } from '../core/errors.ts';
+import { withCacheLock } from './xdg-lock.ts';
+
+/** `$XDG_CACHE_HOME/hyperturtle`, by default `~/.cache/hyperturtle`. */
+export function cacheRoot(env: NodeJS.ProcessEnv = process.env): string {
+  const base = env['XDG_CACHE_HOME'];
+  // the XDG specification: a relative path is to be ignored
+  return path.join(base && path.isAbsolute(base) ? base : path.join(homedir(), '.cache'), 'hyperturtle');
+}
+
+/** Makes the cache directory, and says what to do when it cannot be made or has too little room. */
+export async function openCache(needBytes: number, root = cacheRoot()): Promise<string> {
+  try {
+    await mkdir(path.join(root, 'locks'), { recursive: true });
+  } catch (e) {
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `cache directory ${root} cannot be made (${errnoCode(e) ?? 'error'}): set XDG_CACHE_HOME to a directory you can write`,
+      { cause: e },
+    );
+  }
+  await needSpace(root, needBytes);
+  return root;
+}
+
+/** Throws HT_NO_SPACE when the file system of `dir` has less than `needBytes` free for us. */
+export async function needSpace(dir: string, needBytes: number): Promise<void> {
+  const fs = await statfs(dir);
+  const free = fs.bavail * fs.bsize;
+  if (free < needBytes)
+    throw new HyperturtleError(
+      'HT_NO_SPACE',
+      `${dir}: ${mib(needBytes)} MiB free space needed, ${mib(free)} MiB found: free some, or set XDG_CACHE_HOME to a larger disk`,
+      { detail: { dir, needBytes, freeBytes: free } },
+    );
+}
+
+function mib(bytes: number): number {
+  return Math.floor(bytes / (1 << 20));
+}
+
+/** Stable hash of anything JSON can hold, 16 hex digits: enough to name a cache entry. */
+export function contentKey(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16);
+}
+
+export async function exists(file: string): Promise<boolean> {
+  try {
+    await stat(file);
+    return true;
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT' || errnoCode(e) === 'ENOTDIR') return false;
+    throw e;
+  }
+}
+
+export interface CacheEntrySpec {
+  /** Folder of the cache: `tools`, `images`. */
+  folder: string;
+  /** Entries of one name replace each other when old. */
+  name: string;
+  key: string;
+  /** File name suffix (`.erofs`). */
+  suffix?: string;
+  /** How many entries of this name stay; others go when unused for a day. Default 4. */
+  keep?: number;
+  signal?: AbortSignal | undefined;
+  onWait?: (holder: string) => void;
+}
+
+/**
+ * The path of a cache entry; `make` creates it (file or directory) at the path it is given if it is missing.
+ * Two processes that want the same entry make it once.
+ */
+export async function cacheEntry(
+  root: string,
+  spec: CacheEntrySpec,
+  make: (staging: string) => Promise<void>,
+): Promise<string> {
+  const folder = path.join(root, spec.folder);
+  const suffix = spec.suffix ?? '';
+  const final = path.join(folder, `${spec.name}-${spec.key}${suffix}`);
+  if (await touch(final)) return final;
+  await mkdir(folder, { recursive: true });
+  const lock = path.join(root, 'locks', `${spec.folder}-${spec.name}-${spec.key}`);
+  await withCacheLock(lock, { signal: spec.signal, onWait: spec.onWait }, async () => {
+    if (await touch(final)) return;
+    const staging = path.join(folder, `.${spec.name}-${spec.key}${suffix}.staging`);
+    // whoever left it there is gone: the lock is ours
+    await rm(staging, { recursive: true, force: true });
+    try {
+      await make(staging);
+      await rename(staging, final);
+    } catch (e) {
+      await rm(staging, { recursive: true, force: true });
+      throw outOfSpace(e, root);
+    }
+  });
+  await prune(folder, spec.name, suffix, spec.keep ?? 4);
+  return final;
+}
+
+/** Marks an entry as used now; false when there is none. */
+async function touch(entry: string): Promise<boolean> {
+  try {
+    const now = new Date();
+    await utimes(entry, now, now);
+    return true;
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT') return false;
+    if (errnoCode(e) === 'EPERM' || errnoCode(e) === 'EACCES') return exists(entry);
+    throw e;
+  }
+}
+
+const DAY_MS = 86_400_000;
+
+async function prune(folder: string, name: string, suffix: string, keep: number): Promise<void> {
+  const pattern = new RegExp(`^${escapeRegExp(name)}-[0-9a-f]{16}${escapeRegExp(suffix)}$`);
+  const entries: { file: string; usedMs: number }[] = [];
+  for (const e of await readdir(folder)) {
+    if (!pattern.test(e)) continue;
+    const file = path.join(folder, e);
+    entries.push({ file, usedMs: (await stat(file)).mtimeMs });
+  }
+  entries.sort((a, b) => b.usedMs - a.usedMs);
+  for (const e of entries.slice(keep))
+    if (Date.now() - e.usedMs > DAY_MS) await rm(e.file, { recursive: true, force: true });
+}
+
+function outOfSpace(e: unknown, root: string): unknown {
+  if (errnoCode(e) !== 'ENOSPC') return e;
+  return new HyperturtleError(
+    'HT_NO_SPACE',
+    `${root}: the disk is full: free some space, or set XDG_CACHE_HOME`,
+    {
+      cause: e,
+    },
+  );
+}
+
+function escapeRegExp(text: string): string {
+  return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+}
