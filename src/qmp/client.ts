@@ -12,6 +12,8 @@ export type QmpArguments = Readonly<Record<string, unknown>>;
 export interface QmpEvent {
   event: string;
   data: Readonly<Record<string, unknown>>;
+  /** When QEMU sent it, by its own wall clock, in microseconds. */
+  timestampUs: number;
 }
 
 export interface QmpOptions {
@@ -179,7 +181,11 @@ export class QmpClient {
     if (!isRecord(m)) return;
     if (isRecord(m['QMP'])) return this.#greet(versionOf(m['QMP']));
     if (typeof m['event'] === 'string') {
-      const e: QmpEvent = { event: m['event'], data: isRecord(m['data']) ? m['data'] : {} };
+      const e: QmpEvent = {
+        event: m['event'],
+        data: isRecord(m['data']) ? m['data'] : {},
+        timestampUs: timestampOf(m['timestamp']),
+      };
       for (const l of this.#listeners) l(e);
       for (const w of this.#waits) {
         if (!w.matches(e)) continue;
@@ -222,4 +228,10 @@ function versionOf(greeting: Record<string, unknown>): string {
   return [qemu['major'], qemu['minor'], qemu['micro']]
     .map((n) => (typeof n === 'number' ? n : '?'))
     .join('.');
+}
+
+function timestampOf(t: unknown): number {
+  if (!isRecord(t)) return 0;
+  const { seconds, microseconds } = t;
+  return typeof seconds === 'number' && typeof microseconds === 'number' ? seconds * 1e6 + microseconds : 0;
 }

@@ -1,0 +1,100 @@
+/** An L2 as data, and the arguments for the stock QEMU that runs it. Pure. */
+import { HyperturtleError } from '../core/errors.ts';
+
+/**
+ * Where L2's RAM comes from:
+ *   tmpfs           a file in /dev/shm, shared, as Kata has it; L1 gives pages when they are touched
+ *   tmpfs-prealloc  the same, with every page touched by the VMM before the start
+ *   turtlefs        a file of turtlefs: pages may come from L1's program in L0
+ *   anonymous       plain memory of the VMM
+ */
+export const RAM_KINDS = ['tmpfs', 'tmpfs-prealloc', 'turtlefs', 'anonymous'] as const;
+export type RamKind = (typeof RAM_KINDS)[number];
+
+export const TURTLEFS_DIR = '/run/hyperturtle/ram';
+export const L2_RUN_DIR = '/run/hyperturtle/l2';
+
+/** Size of the small guest that needs no kernel: below this nothing boots. */
+const MIN_MEM_MIB = 2;
+
+export interface L2Spec {
+  /** Letters, digits, dots and dashes: it names files. */
+  name: string;
+  memMib: number;
+  ram: RamKind;
+  kernel: string;
+  /** None for a kernel that needs none. */
+  initrd?: string | undefined;
+  append: string;
+  /** `pc`, `q35` or `microvm`. */
+  machine: string;
+  /** The far end of L2's console port: a device that another machine serves, or a socket that QEMU makes. */
+  console: { kind: 'device' | 'socket'; path: string };
+  qemu: string;
+  /** Keep RAM in a file with this name, so that somebody else can map it too; removed at the end. */
+  ramFileName?: string | undefined;
+}
+
+export interface L2Files {
+  dir: string;
+  qmpSocket: string;
+  serial: string;
+  log: string;
+  state: string;
+}
+
+export function l2Files(name: string): L2Files {
+  if (!/^[A-Za-z0-9][A-Za-z0-9.-]{0,30}$/.test(name))
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `name of an L2: expected up to 31 letters, digits, dots and dashes, found '${name}'`,
+    );
+  const dir = `${L2_RUN_DIR}/${name}`;
+  return {
+    dir,
+    qmpSocket: `${dir}/qmp`,
+    serial: `${dir}/serial.log`,
+    log: `${dir}/qemu.log`,
+    state: `${dir}/state.json`,
+  };
+}
+
+/** The directory or file for memory-backend-file; undefined for anonymous memory. */
+export function ramPath(spec: Pick<L2Spec, 'ram' | 'ramFileName'>): string | undefined {
+  if (spec.ram === 'anonymous') return undefined;
+  const dir = spec.ram === 'turtlefs' ? TURTLEFS_DIR : '/dev/shm';
+  // QEMU unlinks its file in a directory at once: nothing can be left behind
+  return spec.ramFileName === undefined ? dir : `${dir}/${spec.ramFileName}`;
+}
+
+export const CONSOLE_PORT_ID = 'console0';
+
+export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
+  if (!Number.isInteger(spec.memMib) || spec.memMib < MIN_MEM_MIB)
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `memory of an L2: expected MiB >= ${MIN_MEM_MIB}, found ${spec.memMib}`,
+    );
+  const file = ramPath(spec);
+  const ram =
+    file === undefined
+      ? `memory-backend-ram,id=ram,size=${spec.memMib}M`
+      : `memory-backend-file,id=ram,mem-path=${file},size=${spec.memMib}M,share=on${spec.ram === 'tmpfs-prealloc' ? ',prealloc=on' : ''}`;
+  const chardev =
+    spec.console.kind === 'device'
+      ? `pipe,id=console,path=${spec.console.path}`
+      : `socket,id=console,path=${spec.console.path},server=on,wait=off`;
+  const bus = spec.machine === 'microvm' ? 'virtio-serial-device' : 'virtio-serial-pci';
+  return [
+    ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-S'],
+    ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', `${spec.memMib}M`],
+    ...['-object', ram, '-machine', `${spec.machine},memory-backend=ram`],
+    ...['-serial', `file:${files.serial}`, '-qmp', `unix:${files.qmpSocket},server=on,wait=off`],
+    ...['-device', `${bus},id=serial0`, '-chardev', chardev],
+    // the id makes QEMU tell when the guest opens the port: that is when userspace is up
+    ...['-device', `virtserialport,bus=serial0.0,nr=1,chardev=console,id=${CONSOLE_PORT_ID},name=l2`],
+    ...['-kernel', spec.kernel],
+    ...(spec.initrd === undefined ? [] : ['-initrd', spec.initrd]),
+    ...['-append', spec.append],
+  ];
+}
