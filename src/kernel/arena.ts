@@ -56,7 +56,7 @@ export const HT_SLOT = struct('struct ht_slot', {
   reserved: reserved(1),
 });
 
-export const HT_CPU = struct('struct ht_cpu', { l2: count, spare: u64 });
+export const HT_CPU = struct('struct ht_cpu', { l2: count, spare: u64, taken: u64, reserved: u64 });
 
 export const HT_STREAMS = 4;
 export const HT_STREAM = struct('struct ht_stream', { start: count, end: count, size: count });

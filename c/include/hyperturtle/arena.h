@@ -67,6 +67,8 @@ struct ht_slot {
 struct ht_cpu {
 	__u64 l2;              /* number of the L2 that runs on this CPU now, or 0; written by L1 */
 	__u64 spare;           /* frame address | HT_WORD_PRESENT, or 0; written by programs */
+	__u64 taken;           /* scratch of the running program */
+	__u64 reserved;
 };
 
 /* A run of neighbouring first touches, up or down in guest physical memory. */
