@@ -1,0 +1,224 @@
+/**
+ * A byte channel into a machine: two named pipes, `<base>.in` (to the machine) and `<base>.out` (from it), that
+ * QEMU keeps open for reading and writing as long as it lives (`-chardev pipe`). Unlike a socket the channel
+ * never looks disconnected to the guest, so several processes may use it one after the other: a lock file beside
+ * the pipes says whose turn it is. The descriptors are open only while this process has its turn.
+ */
+import { closeSync, constants, openSync } from 'node:fs';
+import net from 'node:net';
+import { HyperturtleError, errnoCode, messageOf } from '../core/errors.ts';
+import { withDeadline } from '../core/wait.ts';
+import { withCacheLock } from './xdg-lock.ts';
+
+export interface ChannelOptions {
+  timeoutMs: number;
+  signal?: AbortSignal | undefined;
+}
+
+/** How long a turn is kept after its last use: short, or others starve; not zero, or each request opens anew. */
+const LINGER_MS = 15;
+
+export interface Connection {
+  /** False when the last turn went through to its end: the other side is then known to be in step. */
+  readonly suspect: boolean;
+  write(data: string | Buffer): void;
+  /** The next line without its newline, as latin1 would lose nothing: bytes. Throws HT_CHANNEL when QEMU ends. */
+  readLine(options: ChannelOptions): Promise<Buffer>;
+  /** Bytes as they come, after what readLine() left over. */
+  onData(listener: (chunk: Buffer) => void): void;
+}
+
+export class Channel {
+  readonly base: string;
+  readonly what: string;
+  #queue: Promise<unknown> = Promise.resolve();
+  #turn: Turn | undefined;
+  #waiting = 0;
+  #lingerTimer: NodeJS.Timeout | undefined;
+  #suspect = true;
+
+  constructor(base: string, what: string) {
+    this.base = base;
+    this.what = what;
+  }
+
+  /** Runs `body` while no other request, of this process or another, is on the channel. */
+  async use<T>(body: (c: Connection) => Promise<T>, options: ChannelOptions): Promise<T> {
+    this.#waiting++;
+    clearTimeout(this.#lingerTimer);
+    const before = this.#queue;
+    let done!: () => void;
+    this.#queue = new Promise<void>((resolve) => {
+      done = resolve;
+    });
+    try {
+      await withDeadline(`${this.what}: its turn`, before, options.timeoutMs, options.signal);
+    } catch (e) {
+      // the place in the queue is given up: whoever is behind waits for those before
+      this.#waiting--;
+      void before.finally(done);
+      throw e;
+    }
+    try {
+      const turn = (this.#turn ??= await Turn.take(this.base, this.what, options));
+      turn.suspect = this.#suspect;
+      this.#suspect = true;
+      const result = await body(turn);
+      this.#suspect = false;
+      return result;
+    } catch (e) {
+      await this.#release();
+      throw e;
+    } finally {
+      this.#waiting--;
+      done();
+      if (this.#waiting === 0) this.#lingerTimer = setTimeout(() => this.#releaseIfIdle(), LINGER_MS);
+    }
+  }
+
+  #releaseIfIdle(): void {
+    if (this.#waiting === 0) this.#queue = this.#queue.then(() => this.#release());
+  }
+
+  async #release(): Promise<void> {
+    const turn = this.#turn;
+    this.#turn = undefined;
+    await turn?.end();
+  }
+}
+
+/** The lock and the open pipes. */
+class Turn implements Connection {
+  suspect = true;
+  readonly #what: string;
+  readonly #in: net.Socket;
+  readonly #out: net.Socket;
+  readonly #unlock: () => Promise<void>;
+  #lines: Buffer[] = [];
+  #partial: Buffer[] = [];
+  #wake: (() => void) | undefined;
+  #dead: Error | undefined;
+  #raw: ((chunk: Buffer) => void) | undefined;
+
+  private constructor(what: string, base: string, unlock: () => Promise<void>) {
+    this.#what = what;
+    this.#unlock = unlock;
+    const out = openPipe(`${base}.out`, constants.O_RDONLY, what);
+    let into: number;
+    try {
+      into = openPipe(`${base}.in`, constants.O_WRONLY, what);
+    } catch (e) {
+      closeSync(out);
+      throw e;
+    }
+    this.#out = new net.Socket({ fd: out, readable: true, writable: false });
+    this.#in = new net.Socket({ fd: into, readable: false, writable: true });
+    const gone = (why: string) => () => this.#fail(why);
+    this.#out.on('data', (d: Buffer) => this.#receive(d));
+    this.#out.on('end', gone('the machine has ended'));
+    this.#out.on('error', (e) => this.#fail(e.message));
+    this.#in.on('error', (e) => this.#fail(e.message));
+  }
+
+  static async take(base: string, what: string, options: ChannelOptions): Promise<Turn> {
+    let unlock!: () => void;
+    const held = new Promise<void>((resolve) => {
+      unlock = resolve;
+    });
+    let released!: Promise<void>;
+    await new Promise<void>((resolve, reject) => {
+      released = withCacheLock(
+        `${base}.lock`,
+        { timeoutMs: options.timeoutMs, signal: options.signal },
+        async () => {
+          resolve();
+          await held;
+        },
+      );
+      released.catch((e: unknown) =>
+        reject(
+          errnoCode(e) === 'ENOENT'
+            ? new HyperturtleError('HT_CHANNEL', `${what}: ${base} does not exist: is the lab up?`)
+            : e instanceof Error
+              ? e
+              : new Error(messageOf(e)),
+        ),
+      );
+    });
+    const end = async (): Promise<void> => {
+      unlock();
+      await released;
+    };
+    try {
+      return new Turn(what, base, end);
+    } catch (e) {
+      await end();
+      throw e;
+    }
+  }
+
+  write(data: string | Buffer): void {
+    this.#in.write(data);
+  }
+
+  async readLine(options: ChannelOptions): Promise<Buffer> {
+    const next = (async () => {
+      for (;;) {
+        const line = this.#lines.shift();
+        if (line) return line;
+        if (this.#dead) throw this.#dead;
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+      }
+    })();
+    next.catch(() => {}); // when the deadline comes first
+    return withDeadline(`${this.#what}: no answer`, next, options.timeoutMs, options.signal);
+  }
+
+  onData(listener: (chunk: Buffer) => void): void {
+    this.#raw = listener;
+    for (const l of this.#lines.splice(0)) listener(Buffer.concat([l, Buffer.from('\n')]));
+    for (const p of this.#partial.splice(0)) listener(p);
+  }
+
+  async end(): Promise<void> {
+    const closed = [this.#in, this.#out].map(
+      (s) => new Promise<void>((resolve) => (s.closed ? resolve() : s.once('close', () => resolve()))),
+    );
+    this.#in.destroy();
+    this.#out.destroy();
+    await Promise.all(closed);
+    await this.#unlock();
+  }
+
+  #fail(why: string): void {
+    this.#dead ??= new HyperturtleError('HT_CHANNEL', `${this.#what}: ${why}`);
+    this.#wake?.();
+  }
+
+  #receive(chunk: Buffer): void {
+    if (this.#raw) return this.#raw(chunk);
+    let from = 0;
+    for (let nl = chunk.indexOf(10); nl >= 0; nl = chunk.indexOf(10, from)) {
+      this.#partial.push(chunk.subarray(from, nl));
+      this.#lines.push(Buffer.concat(this.#partial));
+      this.#partial = [];
+      from = nl + 1;
+    }
+    if (from < chunk.length) this.#partial.push(chunk.subarray(from));
+    this.#wake?.();
+  }
+}
+
+function openPipe(file: string, mode: number, what: string): number {
+  try {
+    return openSync(file, mode | constants.O_NONBLOCK);
+  } catch (e) {
+    const why =
+      errnoCode(e) === 'ENXIO' || errnoCode(e) === 'ENOENT'
+        ? 'the machine is not running'
+        : `${file}: ${messageOf(e)}`;
+    throw new HyperturtleError('HT_CHANNEL', `${what}: ${why}`, { cause: e });
+  }
+}

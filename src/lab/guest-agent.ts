@@ -1,0 +1,271 @@
+/**
+ * A level reached by the stock qemu-guest-agent over a Channel. One request is on the channel at a time; between
+ * the polls of a long command others have their turn.
+ */
+import { randomInt } from 'node:crypto';
+import { HyperturtleError } from '../core/errors.ts';
+import { sleep } from '../core/wait.ts';
+import type { Channel, ChannelOptions, Connection } from './channel.ts';
+import type { CommandOptions, CommandResult, Job, Level, RunOptions } from './levels.ts';
+
+/** How long the agent may take for one answer: an emulated L1 under load needs seconds at times. */
+const ANSWER_MS = 30_000;
+/** Bytes of a file in one request. */
+const CHUNK_BYTES = 192 << 10;
+/** Marks the start of a fresh message for the agent's parser, and of the answer to guest-sync-delimited. */
+const FRESH = 0xff;
+
+type Json = Readonly<Record<string, unknown>>;
+
+export class AgentLevel implements Level {
+  readonly name: string;
+  readonly #channel: Channel;
+  readonly #idPrefix = `${process.pid}-${randomInt(2 ** 31).toString(36)}`;
+  #nextId = 0;
+
+  constructor(name: string, channel: Channel) {
+    this.name = name;
+    this.#channel = channel;
+  }
+
+  /** Throws when the agent doesn't answer in time. */
+  async ping(options: ChannelOptions): Promise<void> {
+    await this.#request('guest-ping', {}, options);
+  }
+
+  async exec(argv: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
+    const timeoutMs = options.timeoutMs ?? 60_000;
+    const t0 = performance.now();
+    const pid = await this.#start(argv, options, true);
+    try {
+      for (;;) {
+        const s = await this.#status(pid, options.signal);
+        if (s) return s;
+        const elapsedMs = performance.now() - t0;
+        if (elapsedMs > timeoutMs)
+          throw new HyperturtleError(
+            'HT_TIMEOUT',
+            `${this.name}: ${argv.slice(0, 3).join(' ')}: still running after ${timeoutMs / 1000} s`,
+          );
+        await sleep(pollMs(elapsedMs), options.signal);
+      }
+    } catch (e) {
+      await this.#killGroup(pid, 'KILL').catch(() => {}); // the first error is the one to tell
+      await this.#status(pid, undefined).catch(() => {}); // lets the agent forget it
+      throw e;
+    }
+  }
+
+  async spawn(
+    argv: readonly string[],
+    options: {
+      logPath?: string;
+      env?: Readonly<Record<string, string>>;
+      signal?: AbortSignal | undefined;
+    } = {},
+  ): Promise<Job> {
+    const logPath = options.logPath ?? `/run/job-${this.#idPrefix}-${this.#nextId++}.log`;
+    const script = ['sh', '-c', 'log=$1; shift; exec "$@" >"$log" 2>&1 </dev/null', 'job', logPath, ...argv];
+    const pid = await this.#start(script, options, false);
+    let ended: number | undefined;
+    const status = async (): Promise<number | undefined> =>
+      (ended ??= (await this.#status(pid, undefined))?.status);
+    return {
+      pid,
+      logPath,
+      status,
+      wait: async (o: RunOptions = {}) => {
+        const timeoutMs = o.timeoutMs ?? 60_000;
+        const t0 = performance.now();
+        for (;;) {
+          const s = await status();
+          if (s !== undefined) return s;
+          const elapsedMs = performance.now() - t0;
+          if (elapsedMs > timeoutMs)
+            throw new HyperturtleError(
+              'HT_TIMEOUT',
+              `${this.name}: ${argv.slice(0, 3).join(' ')}: still running after ${timeoutMs / 1000} s`,
+            );
+          await sleep(pollMs(elapsedMs), o.signal);
+        }
+      },
+      kill: async (signal = 'TERM') => {
+        if (ended === undefined) await this.#killGroup(pid, signal);
+      },
+      output: async () => (await this.readFile(logPath)).toString('utf8'),
+    };
+  }
+
+  async readFile(path: string, options: RunOptions = {}): Promise<Buffer> {
+    return this.#withFile(path, 'r', options, async (handle, o) => {
+      const parts: Buffer[] = [];
+      for (;;) {
+        const r = await this.#request('guest-file-read', { handle, count: CHUNK_BYTES }, o);
+        const part = decode(r['buf-b64']);
+        parts.push(part);
+        if (r['eof'] === true || part.length === 0) return Buffer.concat(parts);
+      }
+    });
+  }
+
+  async writeFile(
+    path: string,
+    data: string | Buffer,
+    options: RunOptions & { mode?: number } = {},
+  ): Promise<void> {
+    const bytes = Buffer.from(data);
+    await this.#withFile(path, 'w', options, async (handle, o) => {
+      for (let at = 0; at < bytes.length; ) {
+        const part = bytes.subarray(at, at + CHUNK_BYTES);
+        const r = await this.#request(
+          'guest-file-write',
+          { handle, 'buf-b64': part.toString('base64'), count: part.length },
+          o,
+        );
+        const count = r['count'];
+        if (typeof count !== 'number' || count <= 0)
+          throw new HyperturtleError(
+            'HT_CHANNEL',
+            `${this.name}: ${path}: only ${at} bytes written (disk full?)`,
+          );
+        at += count;
+      }
+    });
+    const r = await this.exec(['chmod', (options.mode ?? 0o644).toString(8), path], options);
+    if (r.status !== 0)
+      throw new HyperturtleError(
+        'HT_COMMAND_FAILED',
+        `${this.name}: chmod ${path}: ${r.stderr.toString().trim()}`,
+      );
+  }
+
+  /** A session of its own for each command, so that its whole process group can be signalled. */
+  async #start(
+    argv: readonly string[],
+    options: {
+      env?: Readonly<Record<string, string>>;
+      input?: string | Buffer;
+      signal?: AbortSignal | undefined;
+    },
+    capture: boolean,
+  ): Promise<number> {
+    if (argv[0] === undefined) throw new HyperturtleError('HT_USAGE', `${this.name}: no command given`);
+    const env = Object.entries(options.env ?? {}).map(([k, v]) => `${k}=${v}`);
+    const r = await this.#request(
+      'guest-exec',
+      {
+        path: 'setsid',
+        arg: env.length > 0 ? ['env', ...env, ...argv] : [...argv],
+        'capture-output': capture,
+        ...(options.input === undefined
+          ? {}
+          : { 'input-data': Buffer.from(options.input).toString('base64') }),
+      },
+      { timeoutMs: ANSWER_MS, signal: options.signal },
+    );
+    if (typeof r['pid'] !== 'number')
+      throw new HyperturtleError('HT_CHANNEL', `${this.name}: guest-exec: no pid`);
+    return r['pid'];
+  }
+
+  async #status(pid: number, signal: AbortSignal | undefined): Promise<CommandResult | undefined> {
+    const r = await this.#request('guest-exec-status', { pid }, { timeoutMs: ANSWER_MS, signal });
+    if (r['exited'] !== true) return undefined;
+    if (r['out-truncated'] === true || r['err-truncated'] === true)
+      throw new HyperturtleError('HT_CHANNEL', `${this.name}: more than 16 MiB of output: send it to a file`);
+    const status =
+      typeof r['exitcode'] === 'number'
+        ? r['exitcode']
+        : 128 + (typeof r['signal'] === 'number' ? r['signal'] : 0);
+    return { status, stdout: decode(r['out-data']), stderr: decode(r['err-data']) };
+  }
+
+  async #killGroup(pid: number, signal: string): Promise<void> {
+    // the group may not exist yet when the command has just been forked
+    const script = `kill -${signal} -- -${pid} 2>/dev/null || kill -${signal} ${pid} 2>/dev/null; :`;
+    const killer = await this.#start(['sh', '-c', script], {}, false);
+    for (let i = 0; i < 100 && !(await this.#status(killer, undefined)); i++) await sleep(5);
+  }
+
+  async #withFile<T>(
+    path: string,
+    mode: 'r' | 'w',
+    options: RunOptions,
+    body: (handle: unknown, o: ChannelOptions) => Promise<T>,
+  ): Promise<T> {
+    const end = performance.now() + (options.timeoutMs ?? 120_000);
+    const o: ChannelOptions = {
+      get timeoutMs() {
+        return Math.max(1, Math.min(ANSWER_MS, end - performance.now()));
+      },
+      signal: options.signal,
+    };
+    const handle = await this.#requestAny('guest-file-open', { path, mode }, o);
+    try {
+      return await body(handle, o);
+    } finally {
+      await this.#requestAny('guest-file-close', { handle }, { timeoutMs: ANSWER_MS }).catch(() => {});
+    }
+  }
+
+  async #request(command: string, args: Json, options: ChannelOptions): Promise<Json> {
+    const r = await this.#requestAny(command, args, options);
+    return typeof r === 'object' && r !== null ? (r as Json) : {};
+  }
+
+  async #requestAny(command: string, args: Json, options: ChannelOptions): Promise<unknown> {
+    return this.#channel.use(async (c) => {
+      if (c.suspect) await this.#sync(c, options);
+      const id = `${this.#idPrefix}-${this.#nextId++}`;
+      c.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
+      for (;;) {
+        const answer = parse(await c.readLine(options));
+        if (answer?.['id'] !== id) continue; // an answer to somebody who is gone
+        const error = answer['error'];
+        if (typeof error === 'object' && error !== null)
+          throw new HyperturtleError(
+            'HT_COMMAND_FAILED',
+            `${this.name}: ${command}: ${descOf(error as Json)}`,
+            {
+              detail: { command },
+            },
+          );
+        return answer['return'];
+      }
+    }, options);
+  }
+
+  /** Brings both parsers to a message boundary, whatever a dead client left half-sent. */
+  async #sync(c: Connection, options: ChannelOptions): Promise<void> {
+    const token = randomInt(2 ** 40);
+    c.write(Buffer.from([FRESH]));
+    c.write(`${JSON.stringify({ execute: 'guest-sync-delimited', arguments: { id: token } })}\n`);
+    for (;;) {
+      const answer = parse(await c.readLine(options));
+      if (answer?.['return'] === token) return;
+    }
+  }
+}
+
+/** Quick at first, then rarely: each poll costs the emulated machine time that is being measured. */
+export function pollMs(elapsedMs: number): number {
+  return Math.min(500, Math.max(4, elapsedMs / 6));
+}
+
+function parse(line: Buffer): Json | undefined {
+  const text = line.subarray(line.lastIndexOf(FRESH) + 1).toString('utf8');
+  try {
+    const v: unknown = JSON.parse(text);
+    return typeof v === 'object' && v !== null ? (v as Json) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function decode(value: unknown): Buffer {
+  return typeof value === 'string' ? Buffer.from(value, 'base64') : Buffer.alloc(0);
+}
+
+function descOf(error: Json): string {
+  return typeof error['desc'] === 'string' ? error['desc'] : 'refused';
+}

@@ -1,0 +1,69 @@
+/** What is looked at before a lab starts, so that what is missing is one line instead of a machine that dies. */
+import { constants } from 'node:fs';
+import { access, readFile } from 'node:fs/promises';
+import os from 'node:os';
+import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import type { L1Shape } from './machine.ts';
+
+/** What the outer QEMU uses beside its guest's memory: mostly the buffer of translated code. */
+const QEMU_OWN_MIB = 700;
+
+export function checkShape(l1: L1Shape): void {
+  const whole = (what: string, value: number, min: number, max: number): void => {
+    if (!Number.isInteger(value) || value < min || value > max)
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `${what} ${value}: a whole number from ${min} to ${max} expected`,
+      );
+  };
+  whole('L1 CPUs', l1.cpus, 1, 8);
+  whole('L1 memory (MiB)', l1.memMib, 512, 65_536);
+}
+
+/** Throws HT_NO_MEMORY when the host cannot hold a machine of `memMib`, of which a third is never touched. */
+export async function needMemory(memMib: number, meminfo = '/proc/meminfo'): Promise<void> {
+  const kib = /^MemAvailable:\s+(\d+) kB/m.exec(await readFile(meminfo, 'utf8'))?.[1];
+  const needMib = Math.round((memMib * 2) / 3) + QEMU_OWN_MIB;
+  const freeMib = Math.floor(Number(kib) / 1024);
+  if (freeMib < needMib)
+    throw new HyperturtleError(
+      'HT_NO_MEMORY',
+      `${needMib} MiB of memory needed for the lab, ${freeMib} MiB available: end other programs or labs, or make L1 smaller with --l1-memory`,
+      { detail: { needMib, freeMib } },
+    );
+}
+
+/** Reasons known without trying. Whether nesting works is then found out by booting. */
+export async function checkKvm(): Promise<void> {
+  const refuse = (why: string): never => {
+    throw new HyperturtleError('HT_UNSUPPORTED', `--accel kvm: ${why}; use --accel tcg`);
+  };
+  try {
+    await access('/dev/kvm', constants.R_OK | constants.W_OK);
+  } catch (e) {
+    refuse(errnoCode(e) === 'ENOENT' ? 'there is no /dev/kvm' : `/dev/kvm can't be opened (${errnoCode(e)})`);
+  }
+  for (const module of ['kvm_amd', 'kvm_intel']) {
+    const nested = await readFile(`/sys/module/${module}/parameters/nested`, 'utf8').catch(() => undefined);
+    if (nested !== undefined && !/^[1Y]/.test(nested))
+      refuse(`nested virtualization is off: load ${module} with nested=1`);
+  }
+}
+
+export interface HostFacts {
+  kernel: string;
+  cpuModel: string;
+  cpus: number;
+  memMib: number;
+  node: string;
+}
+
+export function hostFacts(): HostFacts {
+  return {
+    kernel: os.release(),
+    cpuModel: os.cpus()[0]?.model ?? 'unknown',
+    cpus: os.availableParallelism(),
+    memMib: Math.round(os.totalmem() / (1 << 20)),
+    node: process.version,
+  };
+}

@@ -1,0 +1,250 @@
+/**
+ * A lab: L0 and L1 as emulated machines on this one, up in seconds from a snapshot. `labUp` starts one that ends
+ * with this process, or one that stays until `lab down`; `labAttach` finds the latter again.
+ */
+import { rm } from 'node:fs/promises';
+import path from 'node:path';
+import { HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
+import { CleanupStack } from '../core/lifecycle.ts';
+import { silentProgress } from '../core/progress.ts';
+import type { Progress } from '../core/progress.ts';
+import type { PrepareArtifacts } from './artifacts.ts';
+import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
+import type { BootSpec, Machine, StartOptions } from './boot.ts';
+import { checkKvm, checkShape, hostFacts, needMemory } from './lab-checks.ts';
+import { makeReady, payloadDisk } from './lab-ready.ts';
+import type { Level } from './levels.ts';
+import { outerMemMib, runFiles } from './machine.ts';
+import type { Accelerator, L1Shape, RunFiles } from './machine.ts';
+import { prepareArtifacts } from './prepare.ts';
+import { cpuSeconds, isRunning } from './process.ts';
+import { endQemu } from './qemu-process.ts';
+import {
+  checkLabName,
+  claimLab,
+  cleanDeadLabs,
+  isAlive,
+  readRecord,
+  removeLab,
+  saveRecord,
+} from './registry.ts';
+import type { LabEnvironment, LabRecord } from './registry.ts';
+import { dropSnapshotOf, dropSnapshot, ensureSnapshot, restoreSnapshot } from './snapshot.ts';
+import { openCache } from './xdg.ts';
+
+export interface LabSpec {
+  /** Default: one that no other lab has. */
+  name?: string;
+  /** Kernel series of all levels; default `6.1`. */
+  kernel?: string;
+  accel?: Accelerator;
+  /** Default 1. */
+  l1Cpus?: number;
+  /** Default 2048. */
+  l1MemoryMib?: number;
+  /** Boot, and make the snapshot anew. */
+  fresh?: boolean;
+  /** Default 'owner': ends with this process, however that ends. */
+  lifetime?: 'owner' | 'detached';
+  progress?: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+export interface Lab {
+  readonly name: string;
+  /** Run directory on the host. */
+  readonly dir: string;
+  readonly l0: Level;
+  readonly l1: Level;
+  readonly files: RunFiles;
+  environment(): LabEnvironment;
+  /** User and system CPU time of the outer QEMU so far, in seconds: what the emulation cost. */
+  emulatorCpuSeconds(): number;
+  /** Last lines of a level's console. */
+  serialTail(level: 0 | 1, lines?: number): Promise<string>;
+  isRunning(): boolean;
+  /** Ends the machines and removes the run directory. Safe to call twice. */
+  down(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+export const DEFAULT_KERNEL = '6.1';
+let unnamed = 0;
+
+/** Starts a lab. Throws HyperturtleErrors that say what to do; leaves nothing behind then. */
+export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prepareArtifacts): Promise<Lab> {
+  const progress = spec.progress ?? silentProgress;
+  const { signal } = spec;
+  const l1: L1Shape = { cpus: spec.l1Cpus ?? 1, memMib: spec.l1MemoryMib ?? 2048 };
+  checkShape(l1);
+  const accel = spec.accel ?? 'tcg';
+  const kernel = spec.kernel ?? DEFAULT_KERNEL;
+  const lifetime = spec.lifetime ?? 'owner';
+  await cleanDeadLabs();
+  const record = await claimLab(spec.name ?? `run-${process.pid}-${unnamed++}`, lifetime, kernel);
+  const undo = new CleanupStack();
+  undo.add('run directory', () => rm(record.dir, { recursive: true, force: true }));
+  try {
+    await needMemory(outerMemMib(l1));
+    const cache = await openCache(64 << 20);
+    const artifacts = await prepare({ kernel, progress, ...(signal ? { signal } : {}) });
+    const payload = await artifacts.buildPayload({ progress, ...(signal ? { signal } : {}) });
+    const disk = await payloadDisk(record.dir, payload);
+    const boot: BootSpec = { artifacts, accel, l1 };
+    if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
+    const { machine, snapshotKey } = await start(boot, record, disk, cache, progress, signal);
+    undo.add('QEMU', () => machine.qemu.end());
+    record.qemu = machine.qemu.id;
+    await saveRecord(record);
+    const step = progress.step('levels ready');
+    try {
+      await makeReady(machine, signal);
+      step.done();
+    } catch (e) {
+      step.fail();
+      throw e;
+    }
+    record.state = 'up';
+    record.environment = {
+      accel,
+      kernelVersion: artifacts.kernelVersion,
+      qemuVersion: artifacts.qemu.version,
+      l0: { cpus: accel === 'tcg' ? 1 : Math.max(2, l1.cpus), memMib: outerMemMib(l1) },
+      l1,
+      packageVersions: artifacts.versions,
+      artifactsKey: artifacts.key,
+      payloadKey: payload.key,
+      snapshotKey,
+      host: hostFacts(),
+    };
+    await saveRecord(record);
+    return new RunningLab(record);
+  } catch (e) {
+    await undo.run();
+    throw e;
+  }
+}
+
+/** The lab `name` that another process started. Throws HT_NOT_FOUND. */
+export async function labAttach(name: string): Promise<Lab> {
+  const record = await readRecord(checkLabName(name));
+  if (!record || !isAlive(record))
+    throw new HyperturtleError(
+      'HT_NOT_FOUND',
+      `lab '${name}' is not up: start it with 'hyperturtle lab up --name ${name}'`,
+    );
+  if (record.state !== 'up')
+    throw new HyperturtleError('HT_BUSY', `lab '${name}' is still starting: try again when it is up`);
+  return new RunningLab(record);
+}
+
+class RunningLab implements Lab {
+  readonly name: string;
+  readonly dir: string;
+  readonly l0: Level;
+  readonly l1: Level;
+  readonly files: RunFiles;
+  readonly #record: LabRecord;
+
+  constructor(record: LabRecord) {
+    this.#record = record;
+    this.name = record.name;
+    this.dir = record.dir;
+    this.files = runFiles(record.dir);
+    ({ l0: this.l0, l1: this.l1 } = levelsOf(this.files));
+  }
+
+  environment(): LabEnvironment {
+    return this.#record.environment!;
+  }
+
+  emulatorCpuSeconds(): number {
+    const s = cpuSeconds(this.#record.qemu!);
+    if (s === undefined)
+      throw new HyperturtleError(
+        'HT_CHANNEL',
+        `lab '${this.name}': its QEMU has ended (see ${this.files.qemuLog})`,
+      );
+    return s;
+  }
+
+  serialTail(level: 0 | 1, lines = 40): Promise<string> {
+    return tailOf(this.files.serial[level], lines);
+  }
+
+  isRunning(): boolean {
+    return isRunning(this.#record.qemu!);
+  }
+
+  async down(): Promise<void> {
+    await endQemu(this.#record.qemu!, this.files.qmpSocket);
+    await removeLab(this.#record);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.down();
+  }
+}
+
+/** Restores the snapshot, making it first if need be; one that cannot be restored is made anew, once. */
+async function start(
+  boot: BootSpec,
+  record: LabRecord,
+  disk: string,
+  cache: string,
+  progress: Progress,
+  signal: AbortSignal | undefined,
+): Promise<{ machine: Machine; snapshotKey: string | null }> {
+  const common = { dir: record.dir, payloadDisk: disk, lifetime: record.lifetime, signal };
+  // QEMU tells when a vCPU is idle in L0 only under TCG; with hardware, booting takes seconds anyway
+  if (boot.accel === 'kvm') return { machine: await bootKvm(boot, common, progress), snapshotKey: null };
+  for (let attempt = 1; ; attempt++) {
+    const snapshot = await ensureSnapshot(boot, {
+      cache,
+      dir: path.join(record.dir, 'boot'),
+      progress,
+      signal,
+    });
+    const step = progress.step('restore snapshot');
+    try {
+      const machine = await restoreSnapshot(boot, snapshot, common);
+      try {
+        await Promise.all([
+          machine.l0.ping({ timeoutMs: 30_000, signal }),
+          machine.l1.ping({ timeoutMs: 60_000, signal }),
+        ]);
+      } catch (e) {
+        await machine.qemu.end();
+        throw e;
+      }
+      step.done();
+      return { machine, snapshotKey: snapshot.key };
+    } catch (e) {
+      step.fail();
+      if (attempt > 1 || signal?.aborted) throw e;
+      progress.note(`  the snapshot cannot be restored (${messageOf(e)}): booting afresh`);
+      await dropSnapshot(snapshot);
+    }
+  }
+}
+
+async function bootKvm(
+  boot: BootSpec,
+  common: Omit<StartOptions, 'ramFile' | 'incoming'>,
+  progress: Progress,
+): Promise<Machine> {
+  await checkKvm();
+  const machine = await startMachine(boot, { ...common, incoming: false });
+  try {
+    await waitBooted(machine, { progress, signal: common.signal });
+    return machine;
+  } catch (e) {
+    await machine.qemu.end();
+    if (!isHyperturtleError(e, 'HT_BOOT_FAILED')) throw e;
+    throw new HyperturtleError(
+      'HT_UNSUPPORTED',
+      `--accel kvm: nested virtualization was tried and doesn't work here (${e.message}): use --accel tcg`,
+      { cause: e, detail: e.detail },
+    );
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * A machine as data, and the QEMU arguments that make it. Pure. The outer machine (which runs L0) and L1 are
+ * both described here, so what one gives the other (disks, channels) stands side by side.
+ */
+import { IN_GUEST } from './artifacts.ts';
+
+export type Accelerator = 'tcg' | 'kvm';
+
+export interface DiskSpec {
+  /** File or, inside L0, block device. Always opened read-only. */
+  path: string;
+  /** Also past the page cache: what is below may be replaced while the machine stands still. */
+  uncached?: boolean;
+}
+
+/** How the machine's end of a channel looks to its guest. */
+export interface ChannelSpec {
+  /** Name of the virtio-serial port; of a `console`, only for us. */
+  name: string;
+  kind: 'port' | 'console';
+  /** `pipe`: a pair of named pipes `<path>.in`/`.out`, or a device. `file`: output only. */
+  backend: { kind: 'pipe' | 'file'; path: string };
+}
+
+export interface MachineSpec {
+  accel: Accelerator;
+  cpus: number;
+  memMib: number;
+  /** RAM in this file. `private`: changes stay in this process, the file is a template. */
+  ramFile?: { path: string; private: boolean };
+  kernel: string;
+  initrd: string;
+  cmdline: string;
+  disks: readonly DiskSpec[];
+  channels: readonly ChannelSpec[];
+  /** The first serial port's output. */
+  serialPath: string;
+  qmpSocket: string;
+  /** Files that the guest reads by fw_cfg: name to path. */
+  fwCfg?: Readonly<Record<string, string>>;
+  /** Root ports for hot-plug; `pref64Mib` reserves a 64-bit prefetchable window. */
+  rootPorts?: readonly { id: string; pref64Mib?: number }[];
+  /** Wait for a saved state instead of booting. */
+  incoming?: boolean;
+  pidFile?: string;
+}
+
+/** Size of L1's window for its arena: a BAR above 4 GiB, which firmware leaves cacheable. */
+export const ARENA_WINDOW_MIB = 1024;
+export const SPARE_PORTS = 4;
+/** Consoles of nested guests that reach the host. */
+export const L2_CHANNELS = 4;
+/** How much more memory L0 needs than its L1 has. */
+export const L0_OWN_MEM_MIB = 1024;
+
+export const PORT = {
+  agent: 'org.qemu.guest_agent.0',
+  l1Agent: 'org.hyperturtle.lab.l1',
+  l1Serial: 'org.hyperturtle.lab.l1log',
+  l1Console: 'org.hyperturtle.lab.l1con',
+  l2: (n: number): string => `org.hyperturtle.lab.l2.${n}`,
+} as const;
+
+/** Where L1's QEMU keeps its things, in L0. */
+export const L1_RUN = {
+  dir: '/run/l1',
+  qmpSocket: '/run/l1/qmp.sock',
+  pidFile: '/run/l1/qemu.pid',
+  log: '/run/l1/qemu.log',
+} as const;
+
+const portDevice = (name: string): string => `/dev/virtio-ports/${name}`;
+
+/** Commas end a value in QEMU's option syntax: doubled, they don't. */
+const q = (value: string): string => value.replaceAll(',', ',,');
+
+/** Arguments for qemu-system-x86_64, without the program's own. */
+export function qemuArguments(m: MachineSpec): string[] {
+  const args = ['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'];
+  // a large translation buffer: three kernels are translated. Interrupt routing and so on: see kernelArgs().
+  args.push('-accel', m.accel === 'tcg' ? 'tcg,thread=multi,tb-size=512' : 'kvm');
+  // 4-level paging: 5 levels, which TCG's `max` has, cost each nested walk a level
+  args.push('-cpu', m.accel === 'tcg' ? 'max,la57=off' : 'host');
+  args.push('-smp', String(m.cpus), '-m', `${m.memMib}M`);
+  args.push('-M', m.ramFile ? 'q35,memory-backend=ram' : 'q35');
+  if (m.ramFile)
+    args.push(
+      '-object',
+      `memory-backend-file,id=ram,mem-path=${q(m.ramFile.path)},size=${m.memMib}M,share=${m.ramFile.private ? 'off' : 'on'}`,
+    );
+  args.push('-kernel', m.kernel, '-initrd', m.initrd, '-append', m.cmdline);
+  args.push('-chardev', `file,id=serial,path=${q(m.serialPath)},append=on`, '-serial', 'chardev:serial');
+  args.push('-qmp', `unix:${q(m.qmpSocket)},server=on,wait=off`);
+  m.disks.forEach((d, i) => {
+    const cache = d.uncached ? ',cache.direct=on' : '';
+    args.push(
+      '-blockdev',
+      `driver=${d.path.startsWith('/dev/') ? 'host_device' : 'file'},node-name=disk${i},filename=${q(d.path)},read-only=on${cache}`,
+      '-device',
+      `virtio-blk-pci,drive=disk${i}`,
+    );
+  });
+  if (m.channels.length > 0)
+    args.push('-device', `virtio-serial-pci,id=channels,max_ports=${m.channels.length + 2}`);
+  m.channels.forEach((c, i) => {
+    args.push('-chardev', `${c.backend.kind},id=ch${i},path=${q(c.backend.path)}`, '-device');
+    // port 0 is for a console in old drivers
+    args.push(
+      c.kind === 'console'
+        ? `virtconsole,bus=channels.0,nr=${i + 1},chardev=ch${i}`
+        : `virtserialport,bus=channels.0,nr=${i + 1},chardev=ch${i},name=${c.name}`,
+    );
+  });
+  (m.rootPorts ?? []).forEach((p, i) => {
+    const window = p.pref64Mib ? `,pref64-reserve=${p.pref64Mib}M` : '';
+    args.push('-device', `pcie-root-port,id=${p.id},chassis=${i + 1},slot=${i + 1}${window}`);
+  });
+  for (const [name, file] of Object.entries(m.fwCfg ?? {}))
+    args.push('-fw_cfg', `name=${name},file=${q(file)}`);
+  if (m.incoming) args.push('-incoming', 'defer');
+  if (m.pidFile) args.push('-pidfile', m.pidFile);
+  return args;
+}
+
+/** What the user of a lab may choose about L1. */
+export interface L1Shape {
+  cpus: number;
+  memMib: number;
+}
+
+/** L1, as L0 runs it. `kernelArgs`: of Artifacts.kernelArgs(1). */
+export function l1Machine(shape: L1Shape, kernelArgs: string): MachineSpec {
+  const through = (name: string): ChannelSpec['backend'] => ({ kind: 'pipe', path: portDevice(name) });
+  return {
+    accel: 'kvm',
+    cpus: shape.cpus,
+    memMib: shape.memMib,
+    kernel: IN_GUEST.vmlinux,
+    initrd: IN_GUEST.initramfs,
+    cmdline: `console=ttyS0 ${kernelArgs}`,
+    // the payload is replaced below a running L1 when a snapshot is restored
+    disks: [{ path: IN_GUEST.base }, { path: IN_GUEST.payloadDisk, uncached: true }],
+    channels: [
+      { name: PORT.agent, kind: 'port', backend: through(PORT.l1Agent) },
+      { name: 'console', kind: 'console', backend: through(PORT.l1Console) },
+      ...l2Numbers().map(
+        (n): ChannelSpec => ({ name: PORT.l2(n), kind: 'port', backend: through(PORT.l2(n)) }),
+      ),
+    ],
+    serialPath: portDevice(PORT.l1Serial),
+    qmpSocket: L1_RUN.qmpSocket,
+    pidFile: L1_RUN.pidFile,
+    rootPorts: [
+      { id: 'arena0', pref64Mib: ARENA_WINDOW_MIB },
+      ...Array.from({ length: SPARE_PORTS }, (_, i) => ({ id: `spare${i}` })),
+    ],
+  };
+}
+
+/** The script that L0's init runs to start L1. */
+export function l1Script(l1: MachineSpec): string {
+  const words = [IN_GUEST.qemu, ...qemuArguments(l1)].map(shellWord).join(' ');
+  return `mkdir -p ${L1_RUN.dir}\nexec ${words} </dev/null >${L1_RUN.log} 2>&1\n`;
+}
+
+export function shellWord(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+/** Files of one run of the outer machine, all in its directory. */
+export function runFiles(dir: string) {
+  const at = (name: string): string => `${dir}/${name}`;
+  return {
+    qmpSocket: at('qmp'),
+    l1Script: at('l1.sh'),
+    /** Console output of each level. */
+    serial: { 0: at('l0.log'), 1: at('l1.log') } as const,
+    qemuLog: at('qemu.log'),
+    /** Bases of the channels' named pipes. */
+    channel: {
+      l0: at('l0'),
+      l1: at('l1'),
+      l0Console: at('l0con'),
+      l1Console: at('l1con'),
+      l2: (n: number): string => at(`l2.${n}`),
+    },
+  };
+}
+
+export type RunFiles = ReturnType<typeof runFiles>;
+
+export function l2Numbers(): number[] {
+  return Array.from({ length: L2_CHANNELS }, (_, n) => n);
+}
+
+/** Bases of all channels of a run for which pipes must be made before its QEMU starts. */
+export function channelBases(files: RunFiles): string[] {
+  const c = files.channel;
+  return [c.l0, c.l1, c.l0Console, c.l1Console, ...l2Numbers().map((n) => c.l2(n))];
+}
+
+export interface OuterInputs {
+  accel: Accelerator;
+  l1: L1Shape;
+  kernel: string;
+  initrd: string;
+  /** Of Artifacts.kernelArgs(0). */
+  kernelArgs: string;
+  baseImage: string;
+  payloadDisk: string;
+  files: RunFiles;
+  ramFile?: MachineSpec['ramFile'];
+  incoming: boolean;
+  l1ScriptName: string;
+}
+
+/** The machine that runs L0. */
+export function outerMachine(o: OuterInputs): MachineSpec {
+  const pipe = (path: string): ChannelSpec['backend'] => ({ kind: 'pipe', path });
+  return {
+    accel: o.accel,
+    // more than one emulated CPU loses interrupts when nesting; under KVM there is no such fault
+    cpus: o.accel === 'tcg' ? 1 : Math.max(2, o.l1.cpus),
+    memMib: outerMemMib(o.l1),
+    ...(o.ramFile ? { ramFile: o.ramFile } : {}),
+    kernel: o.kernel,
+    initrd: o.initrd,
+    cmdline: `console=ttyS0 ${o.kernelArgs}`,
+    disks: [{ path: o.baseImage }, { path: o.payloadDisk }],
+    channels: [
+      { name: PORT.agent, kind: 'port', backend: pipe(o.files.channel.l0) },
+      { name: PORT.l1Agent, kind: 'port', backend: pipe(o.files.channel.l1) },
+      { name: PORT.l1Serial, kind: 'port', backend: { kind: 'file', path: o.files.serial[1] } },
+      { name: 'console', kind: 'console', backend: pipe(o.files.channel.l0Console) },
+      { name: PORT.l1Console, kind: 'port', backend: pipe(o.files.channel.l1Console) },
+      ...l2Numbers().map(
+        (n): ChannelSpec => ({ name: PORT.l2(n), kind: 'port', backend: pipe(o.files.channel.l2(n)) }),
+      ),
+    ],
+    serialPath: o.files.serial[0],
+    qmpSocket: o.files.qmpSocket,
+    fwCfg: { [o.l1ScriptName]: o.files.l1Script },
+    incoming: o.incoming,
+  };
+}
+
+export function outerMemMib(l1: L1Shape): number {
+  return l1.memMib + L0_OWN_MEM_MIB;
+}

@@ -1,0 +1,157 @@
+/**
+ * The labs of this user: one directory each with its sockets, pipes and logs, and `lab.json` once it is up.
+ * Directories whose machine is gone are removed by whoever starts a lab next.
+ */
+import { createHash } from 'node:crypto';
+import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import type { Accelerator, L1Shape } from './machine.ts';
+import { identify, isRunning, killProcess } from './process.ts';
+import type { ProcessId } from './process.ts';
+
+export interface LabRecord {
+  name: string;
+  dir: string;
+  /** The process that made it; while `state` is 'starting', the lab is nobody's when that is gone. */
+  owner: ProcessId;
+  state: 'starting' | 'up';
+  /** Ends with its owner (benchmarks, tests), or stays until `lab down`. */
+  lifetime: 'owner' | 'detached';
+  qemu?: ProcessId;
+  /** ISO 8601. */
+  startedAt: string;
+  kernelSeries: string;
+  environment?: LabEnvironment;
+}
+
+/** What a report must say about the lab that gave its numbers. */
+export interface LabEnvironment {
+  accel: Accelerator;
+  kernelVersion: string;
+  qemuVersion: string;
+  l0: { cpus: number; memMib: number };
+  l1: L1Shape;
+  packageVersions: Readonly<Record<string, string>>;
+  artifactsKey: string;
+  payloadKey: string;
+  snapshotKey: string | null;
+  host: { kernel: string; cpuModel: string; cpus: number; memMib: number; node: string };
+}
+
+/** The longest socket name within a lab's directory must fit sun_path (108 bytes). */
+const MAX_ROOT = 70;
+
+/** `$XDG_STATE_HOME/hyperturtle/labs`, or a directory under the temporary one if that is too long for sockets. */
+export function labsRoot(env: NodeJS.ProcessEnv = process.env): string {
+  const base = env['XDG_STATE_HOME'];
+  const state =
+    base !== undefined && path.isAbsolute(base) ? base : path.join(os.homedir(), '.local', 'state');
+  const root = path.join(state, 'hyperturtle', 'labs');
+  if (Buffer.byteLength(root) <= MAX_ROOT) return root;
+  const key = createHash('sha256').update(root).digest('hex').slice(0, 8);
+  return path.join(os.tmpdir(), `hyperturtle-${os.userInfo().uid}-${key}`);
+}
+
+export function checkLabName(name: string): string {
+  if (/^[a-z0-9][a-z0-9-]{0,23}$/.test(name)) return name;
+  throw new HyperturtleError(
+    'HT_USAGE',
+    `lab name '${name}': 1 to 24 small letters, digits and dashes expected`,
+  );
+}
+
+const recordFile = (name: string): string => path.join(labsRoot(), name, 'lab.json');
+
+/** Makes the directory of a new lab. Throws HT_BUSY when a lab of that name runs. */
+export async function claimLab(
+  name: string,
+  lifetime: LabRecord['lifetime'],
+  kernelSeries: string,
+): Promise<LabRecord> {
+  const owner = identify(process.pid);
+  if (!owner) throw new Error('no /proc/self/stat');
+  const dir = path.join(labsRoot(), checkLabName(name));
+  await mkdir(labsRoot(), { recursive: true, mode: 0o700 });
+  const staging = `${dir}.new-${process.pid}`;
+  const record: LabRecord = {
+    name,
+    dir,
+    owner,
+    state: 'starting',
+    lifetime,
+    startedAt: new Date().toISOString(),
+    kernelSeries,
+  };
+  await mkdir(staging, { mode: 0o700 });
+  try {
+    await writeFile(path.join(staging, 'lab.json'), JSON.stringify(record, null, 1));
+    // fails when the directory exists and isn't empty: of two that start the same lab one wins
+    await rename(staging, dir);
+  } catch (e) {
+    await rm(staging, { recursive: true, force: true });
+    if (errnoCode(e) === 'ENOTEMPTY' || errnoCode(e) === 'EEXIST')
+      throw new HyperturtleError(
+        'HT_BUSY',
+        `lab '${name}' is already up: use it, end it with 'hyperturtle lab down --name ${name}', or choose another --name`,
+      );
+    throw e;
+  }
+  return record;
+}
+
+export async function saveRecord(record: LabRecord): Promise<void> {
+  const file = recordFile(record.name);
+  await writeFile(`${file}.tmp`, JSON.stringify(record, null, 1));
+  await rename(`${file}.tmp`, file);
+}
+
+/** Undefined when there is no such lab. */
+export async function readRecord(name: string): Promise<LabRecord | undefined> {
+  try {
+    return JSON.parse(await readFile(recordFile(checkLabName(name)), 'utf8')) as LabRecord;
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT' || e instanceof SyntaxError) return undefined;
+    throw e;
+  }
+}
+
+/** Is anything of it still running, or about to? */
+export function isAlive(record: LabRecord): boolean {
+  if (record.qemu && isRunning(record.qemu)) return record.lifetime === 'detached' || isRunning(record.owner);
+  return record.state === 'starting' && isRunning(record.owner);
+}
+
+export async function listRecords(): Promise<LabRecord[]> {
+  let names: string[];
+  try {
+    names = await readdir(labsRoot());
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT') return [];
+    throw e;
+  }
+  const records: LabRecord[] = [];
+  for (const name of names.sort()) {
+    if (!/^[a-z0-9-]+$/.test(name)) continue;
+    const r = await readRecord(name);
+    if (r) records.push(r);
+  }
+  return records;
+}
+
+/** Ends what is left of labs whose machine or owner is gone, and removes their directories. Gives their names. */
+export async function cleanDeadLabs(): Promise<string[]> {
+  const dead: string[] = [];
+  for (const r of await listRecords()) {
+    if (isAlive(r)) continue;
+    await removeLab(r);
+    dead.push(r.name);
+  }
+  return dead;
+}
+
+export async function removeLab(record: LabRecord): Promise<void> {
+  if (record.qemu) await killProcess(record.qemu);
+  await rm(record.dir, { recursive: true, force: true });
+}
