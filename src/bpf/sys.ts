@@ -24,6 +24,14 @@ const cMmap = libc.func(
 ) as (at: null, length: number, prot: number, flags: number, fd: number, offset: number) => bigint | null;
 const cMunmap = libc.func('int munmap(void *at, size_t length)') as (at: bigint, length: number) => number;
 
+const cEpollCreate = libc.func('int epoll_create1(int flags)') as (flags: number) => number;
+const cEpollCtl = libc.func('int epoll_ctl(int ep, int op, int fd, void *event)') as (
+  ep: number,
+  op: number,
+  fd: number,
+  event: Uint8Array,
+) => number;
+
 // x86-64 and arm64 agree on these, as on all calls younger than Linux 5.1
 const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
@@ -102,6 +110,22 @@ export function pidfdGetfd(pidfd: OwnedFd, remoteFd: number, what: string): Owne
 /** Whether the process behind `pidfd` still runs. */
 export function pidfdAlive(pidfd: OwnedFd): boolean {
   return cSyscall(SYS_PIDFD_SEND_SIGNAL, pidfd.fd, 0, 0, 0) === 0;
+}
+
+const EPOLL_CLOEXEC = 0o2000000;
+const EPOLL_CTL_ADD = 1;
+
+/** Whether the kernel can wait for this file at all; not for plain files, nor devices without a poll operation. */
+export function isPollable(file: OwnedFd): boolean {
+  const made = cEpollCreate(EPOLL_CLOEXEC);
+  if (made < 0) throw kernelError('epoll_create1', koffi.errno());
+  const ep = new OwnedFd(made, 'epoll');
+  try {
+    // SAFETY: the kernel reads one struct epoll_event, 12 bytes on x86-64 and 16 elsewhere.
+    return cEpollCtl(ep.fd, EPOLL_CTL_ADD, file.fd, new Uint8Array(16)) === 0;
+  } finally {
+    ep.close();
+  }
 }
 
 const PROT_READ_WRITE = 3;

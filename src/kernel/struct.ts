@@ -88,13 +88,17 @@ export function aligned<T>(align: number, of: Codec<T>): Codec<T> {
   return { size: of.size, align, read: of.read.bind(of), write: of.write.bind(of) };
 }
 
-/** Unnamed space: neither read nor written. */
+const nothing = (): undefined => undefined;
+
+/** Space for later versions: not part of the value; zero when encoded. */
 export function reserved(words: number): Codec<undefined> {
-  return { size: words * 8, align: 8, read: () => undefined, write: () => undefined };
+  return { size: words * 8, align: 8, read: nothing, write: nothing };
 }
 
 export type Fields = Readonly<Record<string, Codec<unknown>>>;
-export type StructValue<F extends Fields> = { [K in keyof F]: ValueOf<F[K]> };
+export type StructValue<F extends Fields> = {
+  [K in keyof F as F[K] extends Codec<undefined> ? never : K]: ValueOf<F[K]>;
+};
 
 export interface StructCodec<F extends Fields> extends Codec<StructValue<F>> {
   readonly cName: string;
@@ -120,14 +124,17 @@ export function struct<F extends Fields>(cName: string, fields: F): StructCodec<
     align = Math.max(align, field.align);
   }
   const size = Math.ceil(end / align) * align;
+  const named = entries.filter(([, field]) => field.read !== nothing);
   const read = (view: DataView, at: number): StructValue<F> => {
-    const value = {} as Record<keyof F, unknown>;
-    for (const [name, field] of entries) value[name] = field.read(view, at + offsets[name]);
-    return value as StructValue<F>;
+    const value: Partial<Record<keyof F, unknown>> = {};
+    for (const [name, field] of named) value[name] = field.read(view, at + offsets[name]);
+    // the mapped type is not resolved while F is open: every named field was just read
+    return value as unknown as StructValue<F>;
   };
-  const write = (view: DataView, at: number, value: Partial<StructValue<F>>): void => {
-    for (const [name, field] of entries)
-      if (value[name] !== undefined) field.write(view, at + offsets[name], value[name]);
+  const write = (view: DataView, at: number, value: object): void => {
+    const given: Partial<Record<keyof F, unknown>> = value;
+    for (const [name, field] of named)
+      if (given[name] !== undefined) field.write(view, at + offsets[name], given[name]);
   };
   return {
     cName,

@@ -1,0 +1,204 @@
+/** `hyperturtle host ...`: commands of L0, the host hypervisor. */
+import type { Command } from 'commander';
+import type { AttachSpec, Attachment } from '../host/attach.ts';
+import { integer, printJson } from './values.ts';
+
+interface TargetOptions {
+  qmp?: string;
+  pid?: number;
+}
+
+interface AttachOptions extends TargetOptions {
+  arenaMib: number;
+  bus: string;
+  plug: boolean;
+  program: string | boolean;
+  qmpTimeoutS: number;
+}
+
+interface RunOptions extends TargetOptions {
+  arenaMib: number;
+  program: string;
+  repeat: number;
+  gpa: string;
+}
+
+const pidOption = ['--pid <number>', 'process that runs the VM', integer('--pid', 1, 2 ** 22)] as const;
+const qmpOption = ['--qmp <socket>', 'QMP socket of the VM'] as const;
+const arenaOption = [
+  '--arena-mib <number>',
+  'size of the arena, a power of two',
+  integer('--arena-mib', 1, 256),
+  16,
+] as const;
+
+export function register(program: Command): void {
+  const host = program.command('host').description('the host hypervisor (L0): programs for its VMs');
+
+  host
+    .command('attach')
+    .description('give a VM its arena and program; runs until SIGTERM, which undoes it')
+    .option(...qmpOption)
+    .option(...pidOption)
+    .option(...arenaOption)
+    .option('--program <file>', 'compiled hyperupcall (.bpf.o)')
+    .option('--no-program', 'attach without a program')
+    .option('--bus <id>', 'root port of the VM that the arena is plugged into', 'arena0')
+    .option('--no-plug', 'do not plug the arena into the VM')
+    .option(
+      '--qmp-timeout-s <number>',
+      'for QEMU and the guest to answer',
+      integer('--qmp-timeout-s', 1, 600),
+      30,
+    )
+    .addHelpText(
+      'after',
+      '\nSIGUSR1 unlinks the program, SIGUSR2 links it again; each prints a line of JSON.',
+    )
+    .action(attach);
+
+  host
+    .command('stats')
+    .description('what the hook of an attached VM did')
+    .option(...qmpOption)
+    .option(...pidOption)
+    .option('--json', 'one line of JSON')
+    .action(stats);
+
+  host
+    .command('run')
+    .description(
+      'attach, run a program many times on an empty context without the VM, and tell how long it takes',
+    )
+    .option(...qmpOption)
+    .option(...pidOption)
+    .option(...arenaOption)
+    .requiredOption('--program <file>', 'compiled hyperupcall (.bpf.o)')
+    .option('--repeat <number>', 'runs', integer('--repeat', 1, 1_000_000), 100_000)
+    .option('--gpa <address>', 'guest physical address of the fault', '0x200000')
+    .action(run);
+}
+
+async function attach(options: AttachOptions): Promise<void> {
+  const [{ Attachment }, { abortOnSignals }, { HyperturtleError }] = await Promise.all([
+    import('../host/attach.ts'),
+    import('../core/lifecycle.ts'),
+    import('../core/errors.ts'),
+  ]);
+  if (options.program === true || options.program === undefined)
+    throw new HyperturtleError('HT_USAGE', 'give --program FILE, or --no-program to attach without one');
+  const signals = abortOnSignals();
+  try {
+    const attachment = await Attachment.open({
+      ...baseSpec(options),
+      bus: options.plug ? options.bus : undefined,
+      programPath: options.program === false ? undefined : options.program,
+      qmpTimeoutMs: options.qmpTimeoutS * 1000,
+      unplugTimeoutMs: options.qmpTimeoutS * 1000,
+      signal: signals.signal,
+    });
+    try {
+      await serve(attachment, signals.signal);
+    } finally {
+      await attachment.close();
+      printJson({ event: 'detached' });
+    }
+  } finally {
+    signals.dispose();
+  }
+}
+
+/** Until the signal or the end of the VM. */
+async function serve(attachment: Attachment, signal: AbortSignal): Promise<void> {
+  const { isHyperturtleError, messageOf } = await import('../core/errors.ts');
+  const on = (event: string, change: () => void) => (): void => {
+    try {
+      change();
+      printJson({ event, linked: attachment.status().linked });
+    } catch (e) {
+      printJson({ event: 'error', code: isHyperturtleError(e) ? e.code : null, message: messageOf(e) });
+    }
+  };
+  const unlink = on('unlinked', () => attachment.unlink());
+  const link = on('linked', () => attachment.link());
+  process.on('SIGUSR1', unlink);
+  process.on('SIGUSR2', link);
+  try {
+    printJson({ ready: true, ...attachment.status() });
+    await attachment.whenVmEnds(signal);
+    printJson({ event: 'vm-ended' });
+  } catch (e) {
+    // asked to end: that is how this command ends when all is well
+    if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
+  } finally {
+    process.off('SIGUSR1', unlink);
+    process.off('SIGUSR2', link);
+  }
+}
+
+function baseSpec(o: TargetOptions & { arenaMib: number }): AttachSpec {
+  return {
+    qmpPath: o.qmp,
+    pid: o.pid,
+    arenaBytes: o.arenaMib << 20,
+    hook: 'npf',
+    qmpTimeoutMs: 30_000,
+    unplugTimeoutMs: 30_000,
+  };
+}
+
+async function stats(options: TargetOptions & { json?: boolean }): Promise<void> {
+  const [{ HostDevice }, { formatStats }] = await Promise.all([
+    import('../host/device.ts'),
+    import('../host/stats.ts'),
+  ]);
+  const device = HostDevice.open();
+  try {
+    const found = device.stats(await targetPid(options), 'npf');
+    if (options.json) printJson(found);
+    else process.stdout.write(`${formatStats(found)}\n`);
+  } finally {
+    device.close();
+  }
+}
+
+async function targetPid(options: TargetOptions): Promise<number> {
+  if (options.pid !== undefined) return options.pid;
+  if (options.qmp !== undefined) return (await import('../host/qemu.ts')).qemuBehind(options.qmp);
+  const { HyperturtleError } = await import('../core/errors.ts');
+  throw new HyperturtleError('HT_USAGE', 'say which VM: --qmp SOCKET or --pid NUMBER');
+}
+
+async function run(options: RunOptions): Promise<void> {
+  const [{ Attachment }, { HyperturtleError }] = await Promise.all([
+    import('../host/attach.ts'),
+    import('../core/errors.ts'),
+  ]);
+  if (!/^(0x[0-9a-f]{1,16}|\d{1,18})$/i.test(options.gpa))
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `--gpa: an address such as 0x200000 expected, '${options.gpa}' found`,
+    );
+  const attachment = await Attachment.open({
+    ...baseSpec(options),
+    pid: await targetPid(options),
+    programPath: options.program,
+  });
+  try {
+    const result = attachment.run({
+      repeat: options.repeat,
+      context: { gpa: BigInt(options.gpa), root_level: 4 },
+    });
+    const { npfReasonName } = await import('../kernel/npf.ts');
+    const { action, reason } = result.context;
+    printJson({
+      repeat: options.repeat,
+      ns: result.ns,
+      nsPerRun: result.nsPerRun,
+      action,
+      reason: npfReasonName(reason),
+    });
+  } finally {
+    await attachment.close();
+  }
+}

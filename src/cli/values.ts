@@ -1,0 +1,21 @@
+/** Reading option values, and the one-line JSON that long-running commands print for whoever started them. */
+import { HyperturtleError } from '../core/errors.ts';
+
+/** A parser for a whole number from `min` to `max`, for commander's option(). */
+export function integer(name: string, min: number, max: number): (text: string) => number {
+  return (text) => {
+    const n = Number(text);
+    if (!/^\d+$/.test(text) || n < min || n > max)
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `${name}: a whole number from ${min} to ${max} expected, '${text}' found`,
+      );
+    return n;
+  };
+}
+
+export function printJson(value: unknown): void {
+  process.stdout.write(
+    `${JSON.stringify(value, (_, v: unknown) => (typeof v === 'bigint' ? `0x${v.toString(16)}` : v))}\n`,
+  );
+}

@@ -1,0 +1,165 @@
+/**
+ * Client of /dev/hyperturtle-guest, the device of L1's module. A registered L2 belongs to the descriptor that
+ * REGISTER returned: closing it, also by the death of this process, unregisters it.
+ */
+import type { OwnedFd } from '../bpf/fds.ts';
+import { whenReadable } from '../bpf/poll.ts';
+import { ioctl, ioctlFd, openDevice } from '../bpf/sys.ts';
+import { HyperturtleError } from '../core/errors.ts';
+import {
+  GUEST_DEVICE,
+  HTG_ABI,
+  HTG_GET_INFO,
+  HTG_INFO,
+  HTG_L2_STATUS,
+  HTG_L2_STATUS_ARG,
+  HTG_REGISTER,
+  HTG_REGISTER_ARG,
+  HTG_SET,
+  HTG_SET_ARG,
+  HTG_SET_ENABLED,
+  HTG_SET_GROUP_MAX,
+  HTG_SET_POOL,
+} from '../kernel/guest.ts';
+import type { HtgInfo, HtgL2Status } from '../kernel/guest.ts';
+
+/** What to change; the rest stays. */
+export interface GuestSettings {
+  enabled?: boolean;
+  /** 1..64: most pages that one fault may map. */
+  groupMax?: number;
+  /** Refill below `low` frames, up to `high`; low <= high <= pool_entries. */
+  pool?: { low: number; high: number };
+}
+
+export interface RegisterSpec {
+  /** KVM vm file of a VM whose RAM is a turtlefs file. Stays the caller's. */
+  vm: OwnedFd;
+  /** For listings; at most 31 characters. */
+  name: string;
+  /** Most frames that programs may take for it; 0: as many as its RAM has pages. */
+  framesLimit: number;
+  /** 1..64, or 0 for the default. */
+  groupMax: number;
+}
+
+export type L2Status = Omit<HtgL2Status, 'template'> & {
+  /** Entry bits learned for it, in hexadecimal; 0x0: none yet. */
+  template: string;
+};
+
+export class GuestDevice implements Disposable {
+  readonly #file: OwnedFd;
+
+  private constructor(file: OwnedFd) {
+    this.#file = file;
+  }
+
+  /** Throws HT_NOT_FOUND without the module, HT_UNSUPPORTED when it speaks another ABI. */
+  static open(devicePath: string = GUEST_DEVICE): GuestDevice {
+    const file = openDevice(
+      devicePath,
+      'load hyperturtle_guest.ko in this guest hypervisor (modprobe or insmod)',
+    );
+    const device = new GuestDevice(file);
+    try {
+      const { abi } = device.info();
+      if (abi !== HTG_ABI)
+        throw new HyperturtleError(
+          'HT_UNSUPPORTED',
+          `${devicePath} speaks ABI ${abi}, this program ABI ${HTG_ABI}: install the module of this version`,
+        );
+      return device;
+    } catch (e) {
+      file.close();
+      throw e;
+    }
+  }
+
+  info(): HtgInfo {
+    const arg = new Uint8Array(HTG_INFO.size);
+    ioctl(this.#file, HTG_GET_INFO, arg, {
+      ENOTTY: ['HT_UNSUPPORTED', 'this is not the device of hyperturtle_guest.ko of this version'],
+    });
+    return HTG_INFO.decode(arg);
+  }
+
+  set(settings: GuestSettings): void {
+    const { enabled, groupMax, pool } = settings;
+    const mask =
+      (enabled === undefined ? 0 : HTG_SET_ENABLED) |
+      (groupMax === undefined ? 0 : HTG_SET_GROUP_MAX) |
+      (pool === undefined ? 0 : HTG_SET_POOL);
+    const arg = HTG_SET_ARG.encode({
+      mask,
+      enabled: enabled === true ? 1 : 0,
+      group_max: groupMax ?? 0,
+      pool_low: pool?.low ?? 0,
+      pool_high: pool?.high ?? 0,
+    });
+    ioctl(this.#file, HTG_SET, arg, {
+      EINVAL: ['HT_USAGE', 'out of range: groups are of 1 to 64 pages, pool low <= high <= pool_entries'],
+      ENODEV: ['HT_NOT_FOUND', "there is no arena: run 'hyperturtle host attach' on the host"],
+    });
+  }
+
+  register(spec: RegisterSpec): RegisteredL2 {
+    const arg = HTG_REGISTER_ARG.encode({
+      vm_fd: spec.vm.fd,
+      frames_limit: spec.framesLimit,
+      group_max: spec.groupMax,
+      name: spec.name,
+    });
+    const file = ioctlFd(this.#file, HTG_REGISTER, arg, `registration of ${spec.vm.what}`, {
+      EBUSY: ['HT_BUSY', 'this VM is registered already'],
+      EBADF: ['HT_NOT_FOUND', 'this is not a KVM virtual machine'],
+      ENODEV: ['HT_NOT_FOUND', "there is no arena: run 'hyperturtle host attach' on the host"],
+      ESRCH: ['HT_NOT_FOUND', 'its process has ended'],
+      EOPNOTSUPP: [
+        'HT_UNSUPPORTED',
+        'this machine or VM lacks what is needed (TDP MMU, no nohz_full, no private memory); the kernel log says what',
+      ],
+      ENOSPC: ['HT_NO_SPACE', 'the arena has no room for another nested guest: unregister one'],
+      EINVAL: ['HT_USAGE', 'the module refuses this registration: groups of 0 to 64 pages, a non-empty name'],
+    });
+    return new RegisteredL2(file);
+  }
+
+  close(): void {
+    this.#file.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+export class RegisteredL2 implements Disposable {
+  readonly #file: OwnedFd;
+
+  /** Takes over the descriptor that REGISTER returned. */
+  constructor(file: OwnedFd) {
+    this.#file = file;
+  }
+
+  status(): L2Status {
+    const arg = new Uint8Array(HTG_L2_STATUS_ARG.size);
+    ioctl(this.#file, HTG_L2_STATUS, arg);
+    const { template, ...status } = HTG_L2_STATUS_ARG.decode(arg);
+    return { ...status, template: `0x${template.toString(16)}` };
+  }
+
+  /** Resolves when the VM or its memory is gone. Throws the signal's reason when that comes first. */
+  whenGone(signal: AbortSignal): Promise<void> {
+    return whenReadable(this.#file, signal);
+  }
+
+  /** Unregisters; the memory that programs took for it stays its own. */
+  close(): void {
+    this.#file.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}

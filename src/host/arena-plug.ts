@@ -1,0 +1,114 @@
+/**
+ * Plugging an arena into a running QEMU as a stock ivshmem-plain device, and unplugging it. The QMP socket is held
+ * only while that happens: it serves one client at a time.
+ */
+import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { waitFor } from '../core/wait.ts';
+import { QmpClient } from '../qmp/client.ts';
+
+const BACKEND_ID = 'hyperturtle-arena-memory';
+const DEVICE_ID = 'hyperturtle-arena';
+
+export interface PlugSpec {
+  qmpPath: string;
+  /** The exported arena's device file, as QEMU sees it. */
+  devicePath: string;
+  bytes: number;
+  /** A free PCIe root port with a 64-bit prefetchable window, so that L1 maps the arena write-back. */
+  bus: string;
+  /** For each QMP command. */
+  timeoutMs: number;
+  signal?: AbortSignal | undefined;
+}
+
+/** Throws HT_QMP with QEMU's words, HT_BUSY when an arena is plugged. Leaves nothing behind when it fails. */
+export async function plugArena(spec: PlugSpec): Promise<void> {
+  const options = { timeoutMs: spec.timeoutMs, signal: spec.signal };
+  const qmp = await QmpClient.connect(spec.qmpPath, options);
+  try {
+    try {
+      await qmp.execute(
+        'object-add',
+        {
+          'qom-type': 'memory-backend-file',
+          id: BACKEND_ID,
+          'mem-path': spec.devicePath,
+          size: spec.bytes,
+          share: true,
+        },
+        options,
+      );
+    } catch (e) {
+      if (isHyperturtleError(e, 'HT_QMP') && /duplicate/i.test(e.message))
+        throw new HyperturtleError(
+          'HT_BUSY',
+          `an arena is plugged into the QEMU of ${spec.qmpPath} already: end what plugged it, or restart that VM`,
+          { cause: e },
+        );
+      throw e;
+    }
+    try {
+      const device = { driver: 'ivshmem-plain', id: DEVICE_ID, memdev: BACKEND_ID, bus: spec.bus };
+      await qmp.execute('device_add', device, options);
+    } catch (e) {
+      // without the abort signal: this is clean-up
+      await qmp.execute('object-del', { id: BACKEND_ID }, { timeoutMs: spec.timeoutMs });
+      throw e;
+    }
+  } finally {
+    qmp.close();
+  }
+}
+
+export interface UnplugSpec {
+  qmpPath: string;
+  /** For the guest to let the device go: it must agree. */
+  timeoutMs: number;
+}
+
+/**
+ * Throws HT_TIMEOUT when the guest does not let the device go (hung, or at its boot prompt): the memory then stays
+ * with that VM until it ends, and nothing runs on it.
+ */
+export async function unplugArena(spec: UnplugSpec): Promise<void> {
+  const qmp = await QmpClient.connect(spec.qmpPath, { timeoutMs: spec.timeoutMs });
+  try {
+    await deleteDevice(qmp, spec.timeoutMs);
+    // QEMU drops its last reference to the memory some time after the event
+    await waitFor('QEMU releasing the arena', () => deleteBackend(qmp), {
+      timeoutMs: spec.timeoutMs,
+      intervalMs: 20,
+    });
+  } finally {
+    qmp.close();
+  }
+}
+
+async function deleteDevice(qmp: QmpClient, timeoutMs: number): Promise<void> {
+  const stop = new AbortController();
+  const deleted = qmp.waitEvent('DEVICE_DELETED', (data) => data['device'] === DEVICE_ID, {
+    timeoutMs,
+    signal: stop.signal,
+  });
+  deleted.catch(() => {}); // given up below, when the device is not there at all
+  try {
+    await qmp.execute('device_del', { id: DEVICE_ID }, { timeoutMs });
+  } catch (e) {
+    stop.abort();
+    // never plugged, or gone with a reset of the VM
+    if (isHyperturtleError(e, 'HT_QMP') && e.detail['class'] === 'DeviceNotFound') return;
+    throw e;
+  }
+  await deleted;
+}
+
+async function deleteBackend(qmp: QmpClient): Promise<true | undefined> {
+  try {
+    await qmp.execute('object-del', { id: BACKEND_ID });
+    return true;
+  } catch (e) {
+    if (isHyperturtleError(e, 'HT_QMP') && /in use/.test(e.message)) return undefined;
+    if (isHyperturtleError(e, 'HT_QMP') && /not found/.test(e.message)) return true;
+    throw e;
+  }
+}

@@ -1,0 +1,192 @@
+/**
+ * Client of /dev/hyperturtle. Each object owns the descriptor that the module gave for it: closing it, also by the
+ * death of this process, undoes it in the kernel.
+ */
+import type { OwnedFd } from '../bpf/fds.ts';
+import type { SharedArray } from '../bpf/map.ts';
+import type { BpfProgram } from '../bpf/object.ts';
+import { ioctl, ioctlFd, openDevice } from '../bpf/sys.ts';
+import type { Explain } from '../bpf/sys.ts';
+import { HyperturtleError } from '../core/errors.ts';
+import {
+  HOOKS,
+  HOST_DEVICE,
+  HT_ARENA_CREATE,
+  HT_ARENA_CREATE_ARG,
+  HT_ATTACH_VM,
+  HT_ATTACH_VM_ARG,
+  HT_GET_ABI,
+  HT_GET_STATS,
+  HT_HOST_ABI,
+  HT_LINK_ARG,
+  HT_RUN,
+  HT_STATS,
+  HT_VM_LINK,
+  HT_VM_RUN,
+  HT_VM_UNLINK,
+} from '../kernel/host.ts';
+import type { HookName } from '../kernel/host.ts';
+import { HT_NPF_CTX } from '../kernel/npf.ts';
+import type { StructValue } from '../kernel/struct.ts';
+import { u32, viewOf } from '../kernel/struct.ts';
+import { hookStats } from './stats.ts';
+import type { HookStats } from './stats.ts';
+
+/** Values of struct ht_npf_ctx. */
+export type NpfContext = StructValue<typeof HT_NPF_CTX.fields>;
+
+export interface ExportedArena {
+  /** `/dev/hyperturtle-arena0`: there until `owner` is closed. */
+  devicePath: string;
+  bytes: number;
+  owner: OwnedFd;
+}
+
+export interface RunSpec {
+  hook: HookName;
+  /** 1..1000000 */
+  repeat: number;
+  context: Partial<NpfContext>;
+}
+
+export interface RunResult {
+  /** All runs together. */
+  ns: number;
+  nsPerRun: number;
+  /** After the last run. */
+  context: NpfContext;
+}
+
+const NOT_ATTACHED: Explain = {
+  ENOENT: ['HT_NOT_FOUND', "no VM of this process is attached: run 'hyperturtle host attach' first"],
+};
+
+export class HostDevice implements Disposable {
+  readonly #file: OwnedFd;
+
+  private constructor(file: OwnedFd) {
+    this.#file = file;
+  }
+
+  /** Throws HT_NOT_FOUND without the module, HT_UNSUPPORTED when it speaks another ABI. */
+  static open(devicePath: string = HOST_DEVICE): HostDevice {
+    const file = openDevice(devicePath, 'load hyperturtle_host.ko on this host (modprobe or insmod)');
+    try {
+      const arg = new Uint8Array(u32.size);
+      ioctl(file, HT_GET_ABI, arg, {
+        ENOTTY: ['HT_UNSUPPORTED', 'this is not the device of hyperturtle_host.ko'],
+      });
+      const abi = u32.read(viewOf(arg), 0);
+      if (abi !== HT_HOST_ABI)
+        throw new HyperturtleError(
+          'HT_UNSUPPORTED',
+          `${devicePath} speaks ABI ${abi}, this program ABI ${HT_HOST_ABI}: install the module of this version`,
+        );
+      return new HostDevice(file);
+    } catch (e) {
+      file.close();
+      throw e;
+    }
+  }
+
+  /** Exports the map's memory as a device file for QEMU. */
+  createArena(map: SharedArray): ExportedArena {
+    const arg = HT_ARENA_CREATE_ARG.encode({ map_fd: map.file.fd });
+    const owner = ioctlFd(this.#file, HT_ARENA_CREATE, arg, 'exported arena', {
+      EINVAL: [
+        'HT_KERNEL',
+        'the module refuses this map: one mmapable array value, a power of two, expected',
+      ],
+      ENOSPC: ['HT_NO_SPACE', 'the module exports as many arenas as it can: end some'],
+    });
+    const made = HT_ARENA_CREATE_ARG.decode(arg);
+    return { devicePath: `/dev/${made.name}`, bytes: made.bytes, owner };
+  }
+
+  attachVm(vm: OwnedFd): AttachedVm {
+    const arg = HT_ATTACH_VM_ARG.encode({ vm_fd: vm.fd });
+    const file = ioctlFd(this.#file, HT_ATTACH_VM, arg, `attachment of ${vm.what}`, {
+      EBUSY: ['HT_BUSY', 'it is attached already: end the other hyperturtle host attach first'],
+      EBADF: ['HT_KERNEL', 'this is not a KVM virtual machine'],
+    });
+    return new AttachedVm(file);
+  }
+
+  /** Statistics of the attached VM that process `pid` runs, whoever attached it. */
+  stats(pid: number, hook: HookName): HookStats {
+    const arg = HT_STATS.encode({ hook: HOOKS[hook], pid });
+    ioctl(this.#file, HT_GET_STATS, arg, NOT_ATTACHED);
+    return hookStats(hook, HT_STATS.decode(arg));
+  }
+
+  close(): void {
+    this.#file.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/** Closing it unlinks all and detaches the VM. */
+export class AttachedVm implements Disposable {
+  readonly #file: OwnedFd;
+
+  /** Takes over the descriptor that ATTACH_VM returned. */
+  constructor(file: OwnedFd) {
+    this.#file = file;
+  }
+
+  /** Throws HT_BUSY when the hook has a program. The kernel keeps program and arena until they are unlinked. */
+  link(hook: HookName, program: BpfProgram, arena?: SharedArray): void {
+    const arg = HT_LINK_ARG.encode({
+      hook: HOOKS[hook],
+      prog_fd: program.fd,
+      arena_fd: arena ? arena.file.fd : -1,
+    });
+    ioctl(this.#file, HT_VM_LINK, arg, {
+      EBUSY: ['HT_BUSY', `hook ${hook} has a program already: unlink it first`],
+      EINVAL: [
+        'HT_BPF',
+        `program '${program.name}' does not fit hook ${hook}: a SEC("raw_tp.w/${hook}") program that uses the map 'arena' expected`,
+      ],
+      E2BIG: ['HT_BPF', `program '${program.name}' reaches beyond the context of hook ${hook}`],
+    });
+  }
+
+  /** No run of the program is under way when it returns. */
+  unlink(hook: HookName): void {
+    const arg = HT_LINK_ARG.encode({ hook: HOOKS[hook], prog_fd: -1, arena_fd: -1 });
+    ioctl(this.#file, HT_VM_UNLINK, arg, { ENOENT: ['HT_NOT_FOUND', `hook ${hook} has no program`] });
+  }
+
+  stats(hook: HookName): HookStats {
+    const arg = HT_STATS.encode({ hook: HOOKS[hook] });
+    ioctl(this.#file, HT_GET_STATS, arg);
+    return hookStats(hook, HT_STATS.decode(arg));
+  }
+
+  /** Runs the linked program on a context of the caller's, without the VM. Blocks until all runs are done. */
+  run(spec: RunSpec): RunResult {
+    const zero = HT_NPF_CTX.decode(new Uint8Array(HT_NPF_CTX.size));
+    const arg = HT_RUN.encode({
+      hook: HOOKS[spec.hook],
+      repeat: spec.repeat,
+      npf: { ...zero, ...spec.context },
+    });
+    ioctl(this.#file, HT_VM_RUN, arg, {
+      ENOENT: ['HT_NOT_FOUND', `hook ${spec.hook} has no program to run`],
+      EINVAL: ['HT_USAGE', 'from 1 to 1000000 runs expected'],
+    });
+    const out = HT_RUN.decode(arg);
+    return { ns: out.ns, nsPerRun: out.ns / spec.repeat, context: out.npf };
+  }
+
+  close(): void {
+    this.#file.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}

@@ -1,0 +1,55 @@
+/** Statistics of one hook of one VM, as users and programs see them. */
+import type { HookName, HtStats } from '../kernel/host.ts';
+import { countsByReason } from '../kernel/npf.ts';
+
+export interface HookStats {
+  hook: HookName;
+  /** Process that runs the VM. */
+  pid: number;
+  linked: boolean;
+  /** BPF id of the linked program, 0 without one. */
+  programId: number;
+  /** Events that the hook saw. */
+  runs: number;
+  /** Answered without L1. */
+  handled: number;
+  /** Entries written into L1's tables; more than `handled` when neighbours are mapped ahead. */
+  entries: number;
+  learned: number;
+  /** 0 unless the module measures it. */
+  programNs: number;
+  /** Events that L1 had to handle. */
+  passed: number;
+  /** Why, by name; only what occurred. */
+  reasons: Record<string, number>;
+}
+
+export function hookStats(hook: HookName, raw: HtStats): HookStats {
+  const { s } = raw;
+  return {
+    hook,
+    pid: raw.pid,
+    linked: raw.linked !== 0,
+    programId: raw.prog_id,
+    runs: s.runs,
+    handled: s.handled,
+    entries: s.entries,
+    learned: s.learned,
+    programNs: s.program_ns,
+    passed: s.runs - s.handled,
+    reasons: countsByReason(s.reasons),
+  };
+}
+
+/** For people: one line of totals, then the reasons, most frequent first. */
+export function formatStats(stats: HookStats): string {
+  const share = stats.runs > 0 ? ` (${((100 * stats.handled) / stats.runs).toFixed(1)}%)` : '';
+  const program = stats.linked ? `program ${stats.programId} linked` : 'no program linked';
+  const lines = [
+    `${stats.hook} of process ${stats.pid}: ${program}`,
+    `  ${stats.runs} events, ${stats.handled} handled${share}, ${stats.entries} entries written, ${stats.learned} learned`,
+  ];
+  const reasons = Object.entries(stats.reasons).sort((a, b) => b[1] - a[1]);
+  for (const [name, n] of reasons) lines.push(`  ${String(n).padStart(10)} ${name}`);
+  return lines.join('\n');
+}
