@@ -1,0 +1,111 @@
+/** `hyperturtle guest l2 run`: one L2 in the foreground, for the benchmarks and for trying things. */
+import type { Command } from 'commander';
+import type { L2Spec, RamKind } from '../guest/l2-spec.ts';
+import { integer, printJson } from './values.ts';
+
+interface RunOptions {
+  name: string;
+  memMib: number;
+  ram: string;
+  kernel: string;
+  initrd?: string | false;
+  append: string;
+  machine: string;
+  port?: string;
+  socket?: string;
+  qemu: string;
+  ramFile?: string;
+  groupMax: number;
+  bootTimeoutS: number;
+}
+
+/** Adds `l2` to the `guest` command. */
+export function registerL2Commands(guest: Command): void {
+  const l2 = guest.command('l2').description('nested guests (L2) for tests and benchmarks');
+  l2.command('run')
+    .description('start an L2, print a line of JSON when it runs and when it is up; ends it at SIGTERM')
+    .requiredOption('--name <text>', 'names its files')
+    .option('--mem-mib <number>', 'memory', integer('--mem-mib', 2, 1 << 20), 256)
+    .option('--ram <kind>', 'tmpfs, tmpfs-prealloc, turtlefs or anonymous', 'tmpfs')
+    .option('--kernel <file>', 'ELF kernel', '/payload/l2/vmlinux')
+    .option('--initrd <file>', 'its initramfs', '/payload/l2/initramfs.cpio')
+    .option('--no-initrd', 'the kernel needs none')
+    .option('--append <arguments>', 'kernel command line', '')
+    .option('--machine <type>', "QEMU's machine type", 'pc')
+    .option('--port <device>', 'character device that carries its console')
+    .option('--socket <path>', 'unix socket to make for its console')
+    .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
+    .option('--ram-file <name>', 'give its RAM file a name; removed at the end')
+    .option(
+      '--group-max <pages>',
+      'most pages mapped by one fault; 0: the default',
+      integer('--group-max', 0, 64),
+      0,
+    )
+    .option('--boot-timeout-s <number>', 'for its userspace', integer('--boot-timeout-s', 1, 3600), 300)
+    .action(run);
+}
+
+async function run(o: RunOptions): Promise<void> {
+  const [
+    { RAM_KINDS, l2Files },
+    { L2Machine },
+    { HyperturtleError, isHyperturtleError },
+    { abortOnSignals },
+  ] = await Promise.all([
+    import('../guest/l2-spec.ts'),
+    import('../guest/l2.ts'),
+    import('../core/errors.ts'),
+    import('../core/lifecycle.ts'),
+  ]);
+  const ram = RAM_KINDS.find((k): k is RamKind => k === o.ram);
+  if (!ram)
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `--ram: one of ${RAM_KINDS.join(', ')} expected, '${o.ram}' found`,
+    );
+  if (o.port !== undefined && o.socket !== undefined)
+    throw new HyperturtleError('HT_USAGE', 'give --port or --socket for the console, not both');
+  const spec: L2Spec = {
+    name: o.name,
+    memMib: o.memMib,
+    ram,
+    kernel: o.kernel,
+    initrd: o.initrd === false ? undefined : o.initrd,
+    append: o.append,
+    machine: o.machine,
+    console:
+      o.port === undefined
+        ? { kind: 'socket', path: o.socket ?? `${l2Files(o.name).dir}/console` }
+        : { kind: 'device', path: o.port },
+    qemu: o.qemu,
+    ramFileName: o.ramFile,
+  };
+  const signals = abortOnSignals();
+  try {
+    const l2 = await L2Machine.start(spec, { groupMax: o.groupMax, signal: signals.signal });
+    try {
+      printJson({ event: 'running', name: o.name, qemuPid: l2.qemuPid });
+      const bootMs = await l2.whenUp({ timeoutMs: o.bootTimeoutS * 1000, signal: signals.signal });
+      printJson({ event: 'up', bootMs });
+      const interrupted = new Promise<'interrupted'>((resolve) => {
+        signals.signal.addEventListener('abort', () => resolve('interrupted'), { once: true });
+      });
+      const how = await Promise.race([interrupted, l2.ended]);
+      printJson({
+        event: how === 'interrupted' ? 'stopping' : 'ended',
+        status: how,
+        l2: l2.status() ?? null,
+      });
+    } finally {
+      await l2.stop();
+    }
+    printJson({ event: 'stopped' });
+  } catch (e) {
+    // asked to end while it booted
+    if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
+    printJson({ event: 'stopped' });
+  } finally {
+    signals.dispose();
+  }
+}
