@@ -197,7 +197,7 @@ export class Attachment implements AsyncDisposable {
 
 /** The program of an object that is meant for a hook, by its section. Throws HT_BPF that names what there is. */
 export function programFor(object: Pick<BpfObject, 'name' | 'programs'>, hook: HookName): BpfProgram {
-  const section = `raw_tp.w/${hook}`;
+  const section = `raw_tp.w/hyperturtle_${hook}`;
   const found = object.programs.find(
     (p) => p.section === section && p.type === BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE,
   );

@@ -148,7 +148,7 @@ export class AttachedVm implements Disposable {
       EBUSY: ['HT_BUSY', `hook ${hook} has a program already: unlink it first`],
       EINVAL: [
         'HT_BPF',
-        `program '${program.name}' does not fit hook ${hook}: a SEC("raw_tp.w/${hook}") program that uses the map 'arena' expected`,
+        `program '${program.name}' does not fit hook ${hook}: a SEC("raw_tp.w/hyperturtle_${hook}") program that uses the map 'arena' expected`,
       ],
       E2BIG: ['HT_BPF', `program '${program.name}' reaches beyond the context of hook ${hook}`],
     });

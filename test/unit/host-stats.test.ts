@@ -50,15 +50,15 @@ describe('the program for a hook', () => {
 
   it('is the one in its section', () => {
     const o = object(
-      { name: 'a', section: 'raw_tp.w/exit', type },
-      { name: 'b', section: 'raw_tp.w/npf', type },
+      { name: 'a', section: 'raw_tp.w/hyperturtle_exit', type },
+      { name: 'b', section: 'raw_tp.w/hyperturtle_npf', type },
     );
     expect(programFor(o, 'npf').name).toBe('b');
   });
 
   it('is missed with the names of what there is', () => {
     expect(() => programFor(object({ name: 'a', section: 'xdp', type: 6 }), 'npf')).toThrow(
-      /SEC\("raw_tp.w\/npf"\) expected, found: a in xdp/,
+      /SEC\("raw_tp.w\/hyperturtle_npf"\) expected, found: a in xdp/,
     );
   });
 });
