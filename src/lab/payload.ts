@@ -1,6 +1,110 @@
-/** The payload disk. */
+/**
+ * The payload disk: all code of ours that L0, L1 and L2 run, as one erofs image. It is no part of a snapshot, so a
+ * changed line costs a compile and no boot. Built from the sources in use; cached by content.
+ */
+import { chmod, cp, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { HyperturtleError } from '../core/errors.ts';
+import { IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
 import type { BuiltPayload } from './artifacts.ts';
+import { buildL2Programs, buildModule, buildPrograms } from './build.ts';
+import type { Built, BuildContext } from './build.ts';
+import { busybox, makeErofs } from './images.ts';
 import type { ImageContext } from './images.ts';
-export function buildPayload(c: ImageContext): Promise<BuiltPayload> {
-  return Promise.reject(new Error(c.cacheRoot));
+import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from './images-cpio.ts';
+import { ModuleTree } from './kernel.ts';
+import { L2_APPLETS, L2_MODULES, l2Init } from './l2-init.ts';
+import { buildApp, copyDependencies, findProjectRoot } from './payload-app.ts';
+import { cacheEntry, contentKey } from './xdg.ts';
+
+/** Raised when the way of packing changes. */
+const PAYLOAD_VERSION = 1;
+
+const WRAPPER = `#!/bin/sh
+exec ${IN_GUEST.node} ${IN_GUEST.payload}/app/dist/src/cli/main.js "$@"
+`;
+
+export async function buildPayload(context: ImageContext): Promise<BuiltPayload> {
+  const c: BuildContext = { ...context, projectRoot: await findProjectRoot() };
+  const host = await buildModule(c, 'host');
+  const guest = await buildModule(c, 'guest');
+  const programs = await buildPrograms(c);
+  const l2 = await buildL2Programs(c);
+  const app = await buildApp(c);
+  const key = contentKey([
+    PAYLOAD_VERSION,
+    ...[host, guest, programs, l2, app].map((b) => b.key),
+    ...[c.tools.key, c.kernel.key, WRAPPER, l2Init([]), L2_MODULES, L2_APPLETS],
+    await readFile(path.join(c.projectRoot, 'package-lock.json'), 'utf8').catch(() => ''),
+  ]);
+  const spec = {
+    folder: 'images',
+    name: `payload-${c.kernel.kernelVersion}`,
+    key,
+    suffix: '.erofs',
+    keep: 4,
+  };
+  const image = await cacheEntry(c.cacheRoot, { ...spec, signal: c.signal }, async (staging) => {
+    const step = c.progress.step('packing the payload');
+    const tree = `${staging}.tree`;
+    try {
+      await rm(tree, { recursive: true, force: true });
+      await packTree(c, tree, { host, guest, programs, l2, app });
+      await makeErofs(c.tools, tree, staging, c.signal);
+      step.done();
+    } catch (e) {
+      step.fail();
+      throw e;
+    } finally {
+      await rm(tree, { recursive: true, force: true });
+    }
+  });
+  const { size } = await stat(image);
+  if (size > PAYLOAD_DISK_BYTES)
+    throw new HyperturtleError(
+      'HT_BUILD',
+      `payload: ${Math.ceil(size / (1 << 20))} MiB do not fit on its disk of ${PAYLOAD_DISK_BYTES >> 20} MiB`,
+    );
+  return { path: image, key, bytes: size };
+}
+
+async function packTree(
+  c: BuildContext,
+  tree: string,
+  parts: Record<'host' | 'guest' | 'programs' | 'l2' | 'app', Built>,
+): Promise<void> {
+  const at = (p: string): string => path.join(tree, p);
+  const copy = (from: string, to: string): Promise<void> => cp(from, at(to), { recursive: true });
+  await mkdir(at('bin'), { recursive: true });
+  await copy(parts.host.dir, 'modules');
+  await copy(parts.guest.dir, 'modules');
+  await copy(parts.programs.dir, 'bpf');
+  await copy(parts.app.dir, 'app/dist/src');
+  await copyDependencies(c.projectRoot, at('app/node_modules'));
+  await cp(path.join(c.projectRoot, 'package.json'), at('app/package.json'));
+  await writeFile(at('bin/hyperturtle'), WRAPPER);
+  await chmod(at('bin/hyperturtle'), 0o755);
+  await mkdir(at('l2'));
+  // the same kernel as L0's and L1's, which the base image has
+  await symlink(IN_GUEST.vmlinux, at('l2/vmlinux'));
+  await copy(parts.l2.dir, 'l2/programs');
+  await writeFile(at('l2/initramfs.cpio'), await l2Initramfs(c, parts.l2));
+}
+
+/** Busybox, the few modules L2 needs, and its programs in /bin. */
+async function l2Initramfs(c: BuildContext, programs: Built): Promise<Buffer> {
+  const modules = await ModuleTree.open(c.kernel, c.tools);
+  const order = await modules.loadOrder(L2_MODULES, true);
+  const names = await readdir(programs.dir);
+  return cpioArchive([
+    ...['bin', 'dev', 'proc', 'sys', 'tmp', 'modules'].map((d) => cpioDir(d)),
+    cpioDevice('dev/console', 5, 1),
+    cpioFile('init', l2Init(order.map((m) => `/modules/${m.name}.ko`)), 0o755),
+    cpioFile('bin/busybox', await busybox(c.tools), 0o755),
+    ...L2_APPLETS.map((a) => cpioLink(`bin/${a}`, 'busybox')),
+    ...(await Promise.all(order.map(async (m) => cpioFile(`modules/${m.name}.ko`, await modules.elf(m))))),
+    ...(await Promise.all(
+      names.map(async (n) => cpioFile(`bin/${n}`, await readFile(path.join(programs.dir, n)), 0o755)),
+    )),
+  ]);
 }
