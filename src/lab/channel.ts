@@ -26,6 +26,8 @@ export interface Connection {
   readLine(options: ChannelOptions): Promise<Buffer>;
   /** Bytes as they come, after what readLine() left over. */
   onData(listener: (chunk: Buffer) => void): void;
+  /** Called once when QEMU ends. */
+  onEnd(listener: (why: Error) => void): void;
 }
 
 export class Channel {
@@ -99,6 +101,7 @@ class Turn implements Connection {
   #wake: (() => void) | undefined;
   #dead: Error | undefined;
   #raw: ((chunk: Buffer) => void) | undefined;
+  #onEnd: ((why: Error) => void) | undefined;
 
   private constructor(what: string, base: string, unlock: () => Promise<void>) {
     this.#what = what;
@@ -182,6 +185,11 @@ class Turn implements Connection {
     for (const p of this.#partial.splice(0)) listener(p);
   }
 
+  onEnd(listener: (why: Error) => void): void {
+    if (this.#dead) listener(this.#dead);
+    else this.#onEnd = listener;
+  }
+
   async end(): Promise<void> {
     const closed = [this.#in, this.#out].map(
       (s) => new Promise<void>((resolve) => (s.closed ? resolve() : s.once('close', () => resolve()))),
@@ -193,8 +201,10 @@ class Turn implements Connection {
   }
 
   #fail(why: string): void {
-    this.#dead ??= new HyperturtleError('HT_CHANNEL', `${this.#what}: ${why}`);
+    if (this.#dead) return;
+    this.#dead = new HyperturtleError('HT_CHANNEL', `${this.#what}: ${why}`);
     this.#wake?.();
+    this.#onEnd?.(this.#dead);
   }
 
   #receive(chunk: Buffer): void {

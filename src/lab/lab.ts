@@ -10,11 +10,13 @@ import { silentProgress } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import type { PrepareArtifacts } from './artifacts.ts';
 import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
+import { Channel } from './channel.ts';
 import type { BootSpec, Machine, StartOptions } from './boot.ts';
 import { checkKvm, checkShape, hostFacts, needMemory } from './lab-checks.ts';
 import { makeReady, payloadDisk } from './lab-ready.ts';
+import { L2Level } from './levels-l2.ts';
 import type { Level } from './levels.ts';
-import { outerMemMib, runFiles } from './machine.ts';
+import { L2_CHANNELS, l2Numbers, outerMemMib, runFiles } from './machine.ts';
 import type { Accelerator, L1Shape, RunFiles } from './machine.ts';
 import { prepareArtifacts } from './prepare.ts';
 import { cpuSeconds, isRunning } from './process.ts';
@@ -44,6 +46,8 @@ export interface LabSpec {
   l1MemoryMib?: number;
   /** Boot, and make the snapshot anew. */
   fresh?: boolean;
+  /** Build and mount our modules and programs; default true. */
+  payload?: boolean;
   /** Default 'owner': ends with this process, however that ends. */
   lifetime?: 'owner' | 'detached';
   progress?: Progress;
@@ -57,6 +61,10 @@ export interface Lab {
   readonly l0: Level;
   readonly l1: Level;
   readonly files: RunFiles;
+  /** The nested guest whose console is port `n` (0 to 3): it must run the shell of l2-init.ts there. */
+  l2(n: number): Pick<Level, 'name' | 'exec'>;
+  /** The console port itself, for sessions longer than one command. */
+  l2Channel(n: number): Channel;
   environment(): LabEnvironment;
   /** User and system CPU time of the outer QEMU so far, in seconds: what the emulation cost. */
   emulatorCpuSeconds(): number;
@@ -88,7 +96,10 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     await needMemory(outerMemMib(l1));
     const cache = await openCache(64 << 20);
     const artifacts = await prepare({ kernel, progress, ...(signal ? { signal } : {}) });
-    const payload = await artifacts.buildPayload({ progress, ...(signal ? { signal } : {}) });
+    const payload =
+      spec.payload === false
+        ? undefined
+        : await artifacts.buildPayload({ progress, ...(signal ? { signal } : {}) });
     const disk = await payloadDisk(record.dir, payload);
     const boot: BootSpec = { artifacts, accel, l1 };
     if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
@@ -98,7 +109,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     await saveRecord(record);
     const step = progress.step('levels ready');
     try {
-      await makeReady(machine, signal);
+      await makeReady(machine, payload !== undefined, signal);
       step.done();
     } catch (e) {
       step.fail();
@@ -113,7 +124,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
       l1,
       packageVersions: artifacts.versions,
       artifactsKey: artifacts.key,
-      payloadKey: payload.key,
+      payloadKey: payload?.key ?? null,
       snapshotKey,
       host: hostFacts(),
     };
@@ -138,6 +149,20 @@ export async function labAttach(name: string): Promise<Lab> {
   return new RunningLab(record);
 }
 
+/** Ends the lab `name`, whoever started it and whatever state it is in. Throws HT_NOT_FOUND. */
+export async function endLab(name: string): Promise<void> {
+  const record = await readRecord(checkLabName(name));
+  if (!record)
+    throw new HyperturtleError('HT_NOT_FOUND', `no lab '${name}': 'hyperturtle lab status' lists them`);
+  if (record.state === 'starting' && isRunning(record.owner) && record.owner.pid !== process.pid)
+    throw new HyperturtleError(
+      'HT_BUSY',
+      `lab '${name}' is being started by process ${record.owner.pid}: interrupt that one`,
+    );
+  if (record.qemu) await endQemu(record.qemu, runFiles(record.dir).qmpSocket);
+  await removeLab(record);
+}
+
 class RunningLab implements Lab {
   readonly name: string;
   readonly dir: string;
@@ -145,6 +170,7 @@ class RunningLab implements Lab {
   readonly l1: Level;
   readonly files: RunFiles;
   readonly #record: LabRecord;
+  readonly #l2: Channel[] = [];
 
   constructor(record: LabRecord) {
     this.#record = record;
@@ -152,6 +178,16 @@ class RunningLab implements Lab {
     this.dir = record.dir;
     this.files = runFiles(record.dir);
     ({ l0: this.l0, l1: this.l1 } = levelsOf(this.files));
+  }
+
+  l2(n: number): Pick<Level, 'name' | 'exec'> {
+    return new L2Level(`L2.${n}`, this.l2Channel(n));
+  }
+
+  l2Channel(n: number): Channel {
+    if (!l2Numbers().includes(n))
+      throw new HyperturtleError('HT_USAGE', `L2 ${n}: a number from 0 to ${L2_CHANNELS - 1} expected`);
+    return (this.#l2[n] ??= new Channel(this.files.channel.l2(n), `L2.${n}`));
   }
 
   environment(): LabEnvironment {
@@ -177,8 +213,9 @@ class RunningLab implements Lab {
   }
 
   async down(): Promise<void> {
-    await endQemu(this.#record.qemu!, this.files.qmpSocket);
-    await removeLab(this.#record);
+    const now = await readRecord(this.name);
+    // after a down() by another process the name may be somebody else's
+    if (now?.startedAt === this.#record.startedAt) await endLab(this.name);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

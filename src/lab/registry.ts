@@ -35,7 +35,8 @@ export interface LabEnvironment {
   l1: L1Shape;
   packageVersions: Readonly<Record<string, string>>;
   artifactsKey: string;
-  payloadKey: string;
+  /** Null when the lab runs without our modules and programs. */
+  payloadKey: string | null;
   snapshotKey: string | null;
   host: { kernel: string; cpuModel: string; cpus: number; memMib: number; node: string };
 }

@@ -219,13 +219,21 @@ export async function restoreSnapshot(
   return m;
 }
 
-export async function listSnapshots(cache: string): Promise<{ dir: string; bytes: number }[]> {
+/** Removes all snapshots; labs that were restored from one go on running. */
+export async function removeSnapshots(cache: string): Promise<{ count: number; bytes: number }> {
   const folder = path.join(cache, FOLDER);
-  const out: { dir: string; bytes: number }[] = [];
+  const freed = { count: 0, bytes: 0 };
   for (const name of await readdir(folder).catch(() => [] as string[])) {
     const dir = path.join(folder, name);
     const ram = await stat(path.join(dir, 'ram')).catch(() => undefined);
-    out.push({ dir, bytes: ram ? ram.blocks * 512 : 0 });
+    await rm(dir, { recursive: true, force: true });
+    freed.count++;
+    freed.bytes += ram ? ram.blocks * 512 : 0;
   }
-  return out;
+  return freed;
+}
+
+/** Removes the whole cache. */
+export async function removeCache(root: string): Promise<void> {
+  await rm(root, { recursive: true, force: true });
 }

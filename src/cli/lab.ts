@@ -1,0 +1,281 @@
+/** `hyperturtle lab ...`: the emulated machines. */
+import { InvalidArgumentError, Option } from 'commander';
+import type { Command } from 'commander';
+import type { Lab } from '../lab/lab.ts';
+import { integer, printJson } from './values.ts';
+
+const DEFAULT_NAME = 'default';
+
+interface NameOption {
+  name: string;
+}
+
+interface UpOptions extends NameOption {
+  kernel: string;
+  accel: 'tcg' | 'kvm';
+  l1Cpus: number;
+  l1Memory: number;
+  fresh?: boolean;
+  payload: boolean;
+  json?: boolean;
+}
+
+interface LevelOptions extends NameOption {
+  level: 0 | 1 | 2;
+  l2: number;
+}
+
+interface ExecOptions extends LevelOptions {
+  timeout: number;
+  stdin?: boolean;
+  env: Record<string, string>;
+}
+
+const nameOption = (): Option => new Option('-n, --name <lab>', 'which lab').default(DEFAULT_NAME);
+const levelOption = (): Option =>
+  new Option('-l, --level <level>', '0: the host hypervisor, 1: the guest hypervisor, 2: a nested guest')
+    .choices(['0', '1', '2'])
+    .argParser((v): number => {
+      if (!/^[012]$/.test(v)) throw new InvalidArgumentError('0, 1 or 2 expected.');
+      return Number(v);
+    })
+    .default(0);
+const l2Option = (): Option =>
+  new Option('--l2 <number>', 'which nested guest, by the number of its console port')
+    .argParser(integer('--l2', 0, 3))
+    .default(0);
+
+export function register(program: Command): void {
+  const lab = program
+    .command('lab')
+    .description(
+      'emulated machines with stock kernels: a host (L0), a guest hypervisor (L1), its guests (L2)',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  hyperturtle lab up                              start a lab; the second time it takes seconds
+  hyperturtle lab exec --level 1 -- uname -r      run a command in the guest hypervisor
+  hyperturtle lab cp ./x.ko l1:/root/x.ko         copy a file into it
+  hyperturtle lab console --level 0               a shell in the host hypervisor; Ctrl-] leaves
+  hyperturtle lab down                            end it
+
+What is fetched and built stays in $XDG_CACHE_HOME/hyperturtle (~/.cache/hyperturtle), what runs in
+$XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this machine is changed.`,
+    );
+
+  lab
+    .command('up')
+    .description('start a lab that stays until `lab down`')
+    .addOption(nameOption())
+    .option(
+      '-k, --kernel <series>',
+      "kernel of all levels: a series that Debian's lists have, such as 6.1 or 6.12",
+      '6.1',
+    )
+    .addOption(
+      new Option('--accel <kind>', 'tcg: emulation, works anywhere; kvm: needs nested virtualization')
+        .choices(['tcg', 'kvm'])
+        .default('tcg'),
+    )
+    .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
+    .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
+    .option('--fresh', 'boot, and make the snapshot of booted machines anew')
+    .option('--no-payload', 'without our modules and programs: bring your own with `lab cp`')
+    .option('--json', 'print what is up as JSON')
+    .addHelpText(
+      'after',
+      `
+The first start boots both machines and keeps a snapshot of them; later ones restore it. Modules, programs
+and JavaScript are built from this source tree when they changed, and are in /payload at both levels.`,
+    )
+    .action(up);
+
+  lab.command('status').description('the labs of this user').option('--json', 'as JSON').action(status);
+
+  lab
+    .command('exec')
+    .description('run a command at a level; its output and exit status become those of this command')
+    .addOption(nameOption())
+    .addOption(levelOption())
+    .addOption(l2Option())
+    .option('-t, --timeout <seconds>', 'kill it after this time', integer('--timeout', 1, 86_400), 600)
+    .option('-i, --stdin', 'pass standard input on, up to its end')
+    .option('-e, --env <NAME=value>', 'set a variable; may be repeated', collectEnv, {})
+    .argument('<command...>', 'after --')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  hyperturtle lab exec -l 0 -- sh -c 'dmesg | tail'
+  echo 'cat /proc/meminfo' | hyperturtle lab exec -l 1 -i -- sh`,
+    )
+    .action(execute);
+
+  lab
+    .command('console')
+    .description('an interactive shell at a level; Ctrl-] leaves it')
+    .addOption(nameOption())
+    .addOption(levelOption())
+    .addOption(l2Option())
+    .action(consoleOf);
+
+  lab
+    .command('cp')
+    .description('copy a file into or out of L0 or L1')
+    .addOption(nameOption())
+    .argument('<from>', 'file here, or l0:/path, or l1:/path')
+    .argument('<to>', 'likewise')
+    .action(copy);
+
+  lab
+    .command('down')
+    .description('end a lab')
+    .addOption(nameOption())
+    .option('-a, --all', 'every lab of this user')
+    .action(down);
+
+  lab
+    .command('clean')
+    .description('remove what dead labs left, and snapshots; running labs stay')
+    .option('-a, --all', 'also all that was fetched and built (the next start fetches again)')
+    .action(clean);
+}
+
+function collectEnv(text: string, before: Record<string, string>): Record<string, string> {
+  const at = text.indexOf('=');
+  if (at < 1) throw new InvalidArgumentError('NAME=value expected.');
+  return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
+}
+
+async function up(o: UpOptions): Promise<void> {
+  const [{ labUp }, { createProgress }, { abortOnSignals }] = await Promise.all([
+    import('../lab/lab.ts'),
+    import('../core/progress.ts'),
+    import('../core/lifecycle.ts'),
+  ]);
+  const { signal, dispose } = abortOnSignals();
+  try {
+    const lab = await labUp({
+      name: o.name,
+      kernel: o.kernel,
+      accel: o.accel,
+      l1Cpus: o.l1Cpus,
+      l1MemoryMib: o.l1Memory,
+      fresh: o.fresh ?? false,
+      payload: o.payload,
+      lifetime: 'detached',
+      progress: createProgress(),
+      signal,
+    });
+    if (o.json) printJson({ name: lab.name, dir: lab.dir, environment: lab.environment() });
+    else {
+      const e = lab.environment();
+      const named = o.name === DEFAULT_NAME ? '' : ` --name ${o.name}`;
+      process.stdout.write(
+        `lab '${lab.name}' is up: Linux ${e.kernelVersion}, L1 with ${e.l1.cpus} CPU and ${e.l1.memMib} MiB.\n` +
+          `  hyperturtle lab exec${named} --level 1 -- uname -a\n  hyperturtle lab down${named}\n`,
+      );
+    }
+  } finally {
+    dispose();
+  }
+}
+
+async function status(o: { json?: boolean }): Promise<void> {
+  const [{ listRecords, isAlive }, { cpuSeconds }] = await Promise.all([
+    import('../lab/registry.ts'),
+    import('../lab/process.ts'),
+  ]);
+  const labs = (await listRecords()).map((r) => ({
+    ...r,
+    alive: isAlive(r),
+    cpuSeconds: r.qemu ? (cpuSeconds(r.qemu) ?? null) : null,
+  }));
+  if (o.json) return printJson({ labs });
+  if (labs.length === 0) process.stdout.write("no lab: start one with 'hyperturtle lab up'\n");
+  for (const l of labs) {
+    const what = !l.alive ? 'dead (removed at the next start)' : l.state;
+    const e = l.environment;
+    process.stdout.write(
+      `${l.name}: ${what}${e ? `, Linux ${e.kernelVersion}, ${e.accel}` : ''}${l.cpuSeconds === null ? '' : `, ${l.cpuSeconds.toFixed(0)} s of CPU`}, since ${l.startedAt}, logs in ${l.dir}\n`,
+    );
+  }
+}
+
+async function attach(name: string): Promise<Lab> {
+  return (await import('../lab/lab.ts')).labAttach(name);
+}
+
+async function execute(command: string[], o: ExecOptions): Promise<void> {
+  const [lab, { abortOnSignals }] = await Promise.all([attach(o.name), import('../core/lifecycle.ts')]);
+  const { signal, dispose } = abortOnSignals();
+  try {
+    const level = o.level === 0 ? lab.l0 : o.level === 1 ? lab.l1 : lab.l2(o.l2);
+    const r = await level.exec(command, {
+      timeoutMs: o.timeout * 1000,
+      env: o.env,
+      signal,
+      ...(o.stdin ? { input: await readAll(process.stdin) } : {}),
+    });
+    process.stdout.write(r.stdout);
+    process.stderr.write(r.stderr);
+    process.exitCode = r.status;
+  } finally {
+    dispose();
+  }
+}
+
+async function readAll(stream: NodeJS.ReadableStream): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  for await (const part of stream) parts.push(Buffer.from(part));
+  return Buffer.concat(parts);
+}
+
+async function consoleOf(o: LevelOptions): Promise<void> {
+  const [lab, { openConsole }] = await Promise.all([attach(o.name), import('../lab/lab-console.ts')]);
+  await openConsole(lab, o.level, o.l2, process.stdin, process.stdout);
+}
+
+async function copy(from: string, to: string, o: NameOption): Promise<void> {
+  const [lab, { copyFile }, { abortOnSignals }] = await Promise.all([
+    attach(o.name),
+    import('../lab/lab-copy.ts'),
+    import('../core/lifecycle.ts'),
+  ]);
+  const { signal, dispose } = abortOnSignals();
+  try {
+    await copyFile(lab, from, to, signal);
+  } finally {
+    dispose();
+  }
+}
+
+async function down(o: NameOption & { all?: boolean }): Promise<void> {
+  const { listRecords, checkLabName } = await import('../lab/registry.ts');
+  const { endLab } = await import('../lab/lab.ts');
+  const names = o.all ? (await listRecords()).map((r) => r.name) : [checkLabName(o.name)];
+  for (const name of names) {
+    await endLab(name);
+    process.stdout.write(`lab '${name}' is down\n`);
+  }
+}
+
+async function clean(o: { all?: boolean }): Promise<void> {
+  const [{ cleanDeadLabs }, { removeSnapshots, removeCache }, { cacheRoot }] = await Promise.all([
+    import('../lab/registry.ts'),
+    import('../lab/snapshot.ts'),
+    import('../lab/xdg.ts'),
+  ]);
+  const dead = await cleanDeadLabs();
+  if (dead.length > 0) process.stdout.write(`removed dead labs: ${dead.join(', ')}\n`);
+  const root = cacheRoot();
+  if (o.all) {
+    await removeCache(root);
+    process.stdout.write(`removed ${root}\n`);
+    return;
+  }
+  const freed = await removeSnapshots(root);
+  process.stdout.write(`removed ${freed.count} snapshots (${Math.round(freed.bytes / (1 << 20))} MiB)\n`);
+}

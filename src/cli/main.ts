@@ -1,0 +1,57 @@
+#!/usr/bin/env node
+/** The `hyperturtle` command. Each file beside this one adds its own sub-commands in `register()`. */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { HyperturtleError, exitStatus } from '../core/errors.ts';
+import { register as registerGuest } from './guest.ts';
+import { registerL2Commands } from './guest-l2.ts';
+import { register as registerHost } from './host.ts';
+import { register as registerLab } from './lab.ts';
+
+function version(): string {
+  // beside dist/ in a package, and in the payload of a lab
+  const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+export function createProgram(): Command {
+  const program = new Command('hyperturtle')
+    .description(
+      'Fast nested virtualization on stock kernels: small verified eBPF programs of a guest hypervisor, run by its host.',
+    )
+    .version(version())
+    .exitOverride()
+    .showSuggestionAfterError()
+    .configureHelp({ showGlobalOptions: false });
+  registerLab(program);
+  registerHost(program);
+  registerL2Commands(registerGuest(program));
+  return program;
+}
+
+/** One line for what was to be expected, a stack for a bug. */
+export function report(e: unknown): void {
+  if (e instanceof HyperturtleError) {
+    const tail = e.detail['tail'];
+    if (e.code === 'HT_BOOT_FAILED' && typeof tail === 'string' && tail !== '')
+      process.stderr.write(`${tail.replace(/^/gm, '  | ')}\n`);
+    process.stderr.write(`hyperturtle: ${e.message}\n`);
+  } else
+    process.stderr.write(`hyperturtle: bug: ${e instanceof Error ? (e.stack ?? e.message) : String(e)}\n`);
+}
+
+async function main(): Promise<void> {
+  try {
+    await createProgram().parseAsync();
+  } catch (e) {
+    if (e instanceof CommanderError) {
+      // help and version end this way too; commander has printed what there is to say
+      process.exitCode = e.exitCode === 0 ? 0 : 2;
+      return;
+    }
+    report(e);
+    process.exitCode = exitStatus(e);
+  }
+}
+
+await main();
