@@ -1,18 +1,20 @@
 /** src/bpf against the real kernel: an arena shared with a program, verifier refusals, and nothing left open. */
 import { readdirSync } from 'node:fs';
+import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { openFds } from '../../src/bpf/fds.ts';
 import { SharedArray } from '../../src/bpf/map.ts';
 import { BpfObject } from '../../src/bpf/object.ts';
+import { programFor } from '../../src/host/attach.ts';
 import { BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE } from '../../src/kernel/bpf.ts';
-import { compileBpf, findClang } from '../support/bpf.ts';
+import { compileBpf, compileBpfFile, findClang } from '../support/bpf.ts';
 
 const ARENA_BYTES = 1 << 20;
 
 const clang = findClang();
 const why = ((): string | undefined => {
-  if (!clang) return 'no clang with a BPF back end (set HYPERTURTLE_CLANG)';
+  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
   try {
     SharedArray.create('probe', 4096).close();
     return undefined;
@@ -187,6 +189,24 @@ describe.skipIf(why !== undefined)(`eBPF objects${why ? ` (skipped: ${why})` : '
       /no map 'area'; it has: arena/,
     );
     arena.close();
+  });
+
+  it.each([1, 16, 256])('are verified for the npf hook with an arena of %i MiB', (mib) => {
+    const elf = compileBpfFile(clang!, path.resolve(import.meta.dirname, '../../c/bpf/npf/npf.bpf.c'));
+    const arena = SharedArray.create('arena', mib << 20);
+    const object = BpfObject.load({
+      name: 'npf',
+      elf,
+      reuse: { arena: arena.file },
+      constants: { arena_bytes: mib << 20 },
+    });
+    try {
+      // a quarter of the verifier's limit of a million: other kernels walk other paths
+      expect(programFor(object, 'npf').info().verifiedInstructions).toBeLessThan(250_000);
+    } finally {
+      object.close();
+      arena.close();
+    }
   });
 
   it('cannot be used after they were closed', () => {

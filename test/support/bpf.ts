@@ -1,47 +1,73 @@
-/** Compiling small eBPF objects for tests, and whether this kernel lets us load any: decided by trying. */
+/** Compiling eBPF objects for tests, with the lab's packaged clang when it is there, else with the host's. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { TRIPLET, toolEnv } from '../../src/lab/tools.ts';
+import { cacheRoot } from '../../src/lab/xdg.ts';
 
 const INCLUDE = path.resolve(import.meta.dirname, '../../c/include');
 
 export interface Clang {
   bin: string;
+  /** Where the kernel's and libbpf's headers are. */
   args: readonly string[];
-  env?: NodeJS.ProcessEnv;
+  env: NodeJS.ProcessEnv;
 }
 
-/** A clang that has the BPF back end: $HYPERTURTLE_CLANG or the PATH's; undefined when there is none. */
+/** The newest tools tree of the lab's cache, $HYPERTURTLE_CLANG, or the PATH's clang; undefined: none works. */
 export function findClang(): Clang | undefined {
-  const candidates = [process.env['HYPERTURTLE_CLANG'], 'clang', 'clang-19', 'clang-16', 'clang-14'];
-  for (const bin of candidates) {
-    if (bin === undefined) continue;
-    const r = spawnSync(bin, ['-target', 'bpf', '-x', 'c', '-c', '-', '-o', '/dev/null'], { input: '' });
-    if (r.status === 0) return { bin, args: [] };
-  }
-  return undefined;
+  const host = (bin: string): Clang => ({ bin, args: [`-I/usr/include/${TRIPLET}`], env: process.env });
+  const own = process.env['HYPERTURTLE_CLANG'];
+  const candidates = [...(own ? [host(own)] : []), ...packaged(), host('clang')];
+  return candidates.find(
+    (c) =>
+      spawnSync(c.bin, ['-target', 'bpf', '-x', 'c', '-c', '-', '-o', '/dev/null'], { input: '', env: c.env })
+        .status === 0,
+  );
 }
 
-/** Compiles C text to an eBPF object. `PRELUDE` has what libbpf's headers would give. */
+function packaged(): Clang[] {
+  const trees = path.join(cacheRoot(), 'trees');
+  let names: string[];
+  try {
+    names = readdirSync(trees).filter((n) => n.startsWith('tools-'));
+  } catch {
+    return [];
+  }
+  const dirs = names.map((n) => path.join(trees, n));
+  dirs.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs);
+  return dirs.map((dir) => {
+    const root = path.join(dir, 'root');
+    const include = path.join(root, 'usr/include');
+    return {
+      bin: path.join(root, 'usr/bin/clang'),
+      args: ['-nostdlibinc', '-isystem', include, '-isystem', path.join(include, TRIPLET)],
+      env: toolEnv({ root, libc: path.join(dir, 'libc'), key: '' }),
+    };
+  });
+}
+
+/** Compiles C text; it sees what libbpf's headers would define without them. */
 export function compileBpf(clang: Clang, source: string): Buffer {
+  return compile(clang, ['-x', 'c', '-'], PRELUDE + source);
+}
+
+/** Compiles a file of c/bpf. Needs libbpf's headers. */
+export function compileBpfFile(clang: Clang, file: string): Buffer {
+  return compile(clang, [file], '');
+}
+
+function compile(clang: Clang, input: readonly string[], stdin: string): Buffer {
   const dir = mkdtempSync(path.join(os.tmpdir(), 'hyperturtle-bpf-'));
   try {
     const out = path.join(dir, 'o.bpf.o');
-    const r = spawnSync(
-      clang.bin,
-      [...clang.args, '-target', 'bpf', '-mcpu=v3', '-O2', '-g', '-Wall', '-Werror', '-I', INCLUDE].concat([
-        '-I',
-        '/usr/include/x86_64-linux-gnu',
-        '-x',
-        'c',
-        '-c',
-        '-',
-        '-o',
-        out,
-      ]),
-      { input: PRELUDE + source, encoding: 'utf8', ...(clang.env ? { env: clang.env } : {}) },
-    );
+    const flags = ['-target', 'bpf', '-mcpu=v3', '-O2', '-g', '-Wall', '-Werror', '-I', INCLUDE];
+    const r = spawnSync(clang.bin, [...flags, ...clang.args, '-c', ...input, '-o', out], {
+      input: stdin,
+      encoding: 'utf8',
+      env: clang.env,
+    });
     if (r.status !== 0) throw new Error(`clang: ${r.stderr}`);
     return readFileSync(out);
   } finally {
