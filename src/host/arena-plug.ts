@@ -2,7 +2,7 @@
  * Plugging an arena into a running QEMU as a stock ivshmem-plain device, and unplugging it. The QMP socket is held
  * only while that happens: it serves one client at a time.
  */
-import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { isHyperturtleError } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import { QmpClient } from '../qmp/client.ts';
 
@@ -21,43 +21,43 @@ export interface PlugSpec {
   signal?: AbortSignal | undefined;
 }
 
-/** Throws HT_QMP with QEMU's words, HT_BUSY when an arena is plugged. Leaves nothing behind when it fails. */
+/**
+ * The caller must hold the attachment of the VM, which is exclusive: an arena that is plugged already was left behind
+ * by a process that died, and is removed first. Throws HT_QMP with QEMU's words, and then leaves nothing behind.
+ */
 export async function plugArena(spec: PlugSpec): Promise<void> {
-  const options = { timeoutMs: spec.timeoutMs, signal: spec.signal };
-  const qmp = await QmpClient.connect(spec.qmpPath, options);
+  const { timeoutMs, signal } = spec;
+  const qmp = await QmpClient.connect(spec.qmpPath, { timeoutMs, signal });
   try {
     try {
-      await qmp.execute(
-        'object-add',
-        {
-          'qom-type': 'memory-backend-file',
-          id: BACKEND_ID,
-          'mem-path': spec.devicePath,
-          size: spec.bytes,
-          share: true,
-        },
-        options,
-      );
+      await addBackend(qmp, spec);
     } catch (e) {
-      if (isHyperturtleError(e, 'HT_QMP') && /duplicate/i.test(e.message))
-        throw new HyperturtleError(
-          'HT_BUSY',
-          `an arena is plugged into the QEMU of ${spec.qmpPath} already: end what plugged it, or restart that VM`,
-          { cause: e },
-        );
-      throw e;
+      if (!isHyperturtleError(e, 'HT_QMP') || !/duplicate/i.test(e.message)) throw e;
+      await unplug(qmp, timeoutMs);
+      await addBackend(qmp, spec);
     }
     try {
       const device = { driver: 'ivshmem-plain', id: DEVICE_ID, memdev: BACKEND_ID, bus: spec.bus };
-      await qmp.execute('device_add', device, options);
+      await qmp.execute('device_add', device, { timeoutMs, signal });
     } catch (e) {
       // without the abort signal: this is clean-up
-      await qmp.execute('object-del', { id: BACKEND_ID }, { timeoutMs: spec.timeoutMs });
+      await qmp.execute('object-del', { id: BACKEND_ID }, { timeoutMs });
       throw e;
     }
   } finally {
     qmp.close();
   }
+}
+
+async function addBackend(qmp: QmpClient, spec: PlugSpec): Promise<void> {
+  const backend = {
+    'qom-type': 'memory-backend-file',
+    id: BACKEND_ID,
+    'mem-path': spec.devicePath,
+    size: spec.bytes,
+    share: true,
+  };
+  await qmp.execute('object-add', backend, { timeoutMs: spec.timeoutMs, signal: spec.signal });
 }
 
 export interface UnplugSpec {
@@ -73,15 +73,16 @@ export interface UnplugSpec {
 export async function unplugArena(spec: UnplugSpec): Promise<void> {
   const qmp = await QmpClient.connect(spec.qmpPath, { timeoutMs: spec.timeoutMs });
   try {
-    await deleteDevice(qmp, spec.timeoutMs);
-    // QEMU drops its last reference to the memory some time after the event
-    await waitFor('QEMU releasing the arena', () => deleteBackend(qmp), {
-      timeoutMs: spec.timeoutMs,
-      intervalMs: 20,
-    });
+    await unplug(qmp, spec.timeoutMs);
   } finally {
     qmp.close();
   }
+}
+
+async function unplug(qmp: QmpClient, timeoutMs: number): Promise<void> {
+  await deleteDevice(qmp, timeoutMs);
+  // QEMU drops its last reference to the memory some time after the event
+  await waitFor('QEMU releasing the arena', () => deleteBackend(qmp), { timeoutMs, intervalMs: 20 });
 }
 
 async function deleteDevice(qmp: QmpClient, timeoutMs: number): Promise<void> {

@@ -30,8 +30,9 @@ const plug = (): Promise<void> =>
     bus: 'arena0',
     timeoutMs: 2000,
   });
-const unplug = (): Promise<void> => unplugArena({ qmpPath, timeoutMs: 500 });
+const unplug = (): Promise<void> => unplugArena({ qmpPath, timeoutMs: 150 });
 const names = (q: FakeQmp): string[] => q.calls.map((c) => c.execute);
+const deleted = { event: 'DEVICE_DELETED', data: { device: 'hyperturtle-arena', path: '/x' } };
 const refuse = (desc: string, errorClass = 'GenericError'): FakeAnswer => ({
   error: { class: errorClass, desc },
 });
@@ -69,18 +70,26 @@ describe('plugging an arena', () => {
     expect(names(q)).toEqual(['object-add', 'device_add', 'object-del']);
   });
 
-  it('says that an arena is there already, and leaves that one alone', async () => {
-    const q = await start(() =>
-      refuse("attempt to add duplicate property 'hyperturtle-arena-memory' to object"),
-    );
-    await expect(plug()).rejects.toMatchObject({ code: 'HT_BUSY' });
+  it('first removes an arena that a dead process left behind', async () => {
+    let stale = true;
+    const q = await start((c) => {
+      if (c.execute === 'object-add' && stale)
+        return refuse("attempt to add duplicate property 'hyperturtle-arena-memory' to object");
+      if (c.execute === 'object-del') stale = false;
+      return c.execute === 'device_del' ? { events: [deleted] } : undefined;
+    });
+    await plug();
+    expect(names(q)).toEqual(['object-add', 'device_del', 'object-del', 'object-add', 'device_add']);
+  });
+
+  it('says why when QEMU refuses the memory, and touches nothing', async () => {
+    const q = await start(() => refuse("can't open backing store /dev/hyperturtle-arena3 for guest RAM"));
+    await expect(plug()).rejects.toThrow(/can't open backing store/);
     expect(names(q)).toEqual(['object-add']);
   });
 });
 
 describe('unplugging an arena', () => {
-  const deleted = { event: 'DEVICE_DELETED', data: { device: 'hyperturtle-arena', path: '/x' } };
-
   it('waits for the guest to let the device go, and for QEMU to let the memory go', async () => {
     let busy = 2;
     const q = await start((c) => {
