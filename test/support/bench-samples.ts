@@ -11,9 +11,9 @@ import type {
 import { summarize } from '../../src/bench/summary.ts';
 
 export function counters(c: { exits?: number; npf?: number; reflected?: number } = {}): Counters {
-  const npf = c.npf ?? 100;
+  const npf = Math.round(c.npf ?? 100);
   return {
-    exits: c.exits ?? npf,
+    exits: Math.round(c.exits ?? npf),
     nestedRuns: c.reflected ?? 0,
     l2ExitsByCause: { npf },
     reflectedByCause: { npf: c.reflected ?? 0 },

@@ -1,0 +1,118 @@
+/** The results as tables, for the terminal and for the HTML report alike. */
+import { BOOT_VARIANTS, PATTERNS, VARIANTS } from '../bench/schema.ts';
+import type { BenchResult, TouchSample } from '../bench/schema.ts';
+import { mean, sumCounts } from '../bench/statistics.ts';
+import { BARS, bootMs, selectTouches, switchesPerPage } from '../bench/summary.ts';
+import { BOOT_NAMES, PATTERN_NAMES, VARIANT_NAMES, duration, maybe, number, percent } from './format.ts';
+import type { Table } from './table.ts';
+
+type Result = Pick<BenchResult, 'touches' | 'boots' | 'summary' | 'parameters'>;
+
+const average = (samples: readonly TouchSample[], of: (s: TouchSample) => number): string =>
+  maybe(mean(samples.map(of)), duration);
+
+/** Latency of touches by variant and order; each figure is the mean over the rounds. */
+export function touchTable(r: Result): Table {
+  const rows: string[][] = [];
+  for (const pass of [1, 2] as const)
+    for (const pattern of PATTERNS)
+      for (const variant of VARIANTS) {
+        const s = selectTouches(r, variant, pattern, pass);
+        if (s.length === 0) continue;
+        rows.push([
+          VARIANT_NAMES[variant],
+          pass === 1 ? PATTERN_NAMES[pattern] : 'second touch',
+          average(s, (x) => x.touch.avgNs),
+          average(s, (x) => x.touch.p50Ns),
+          average(s, (x) => x.touch.p99Ns),
+          average(s, (x) => x.touch.p999Ns),
+          average(s, (x) => x.touch.totalNs),
+          maybe(mean(s.map((x) => x.emulatorCpuSeconds)), (v) => `${number(v)} s`),
+        ]);
+      }
+  return {
+    title: `First touch of ${r.parameters.touchMib} MiB by 4 KiB pages, mean of ${r.parameters.rounds} rounds`,
+    head: ['', 'order', 'avg', 'p50', 'p99', 'p99.9', 'total', 'host CPU'],
+    rows,
+  };
+}
+
+/** Per page, from KVM's own counters in L0: exits of L2, entries to L1 for L2, and world switches of all kinds. */
+export function switchTable(r: Result): Table {
+  const rows: string[][] = [];
+  for (const pattern of PATTERNS)
+    for (const variant of VARIANTS) {
+      const s = selectTouches(r, variant, pattern).filter((x) => x.counters !== null);
+      if (s.length === 0) continue;
+      const pages = s.reduce((n, x) => n + x.touch.pages, 0);
+      const perPage = (of: (x: TouchSample) => number): string =>
+        number(s.reduce((n, x) => n + of(x), 0) / pages);
+      const total = (c: Record<string, number>): number => Object.values(c).reduce((a, b) => a + b, 0);
+      rows.push([
+        VARIANT_NAMES[variant],
+        PATTERN_NAMES[pattern],
+        perPage((x) => total(x.counters!.l2ExitsByCause)),
+        perPage((x) => total(x.counters!.reflectedByCause)),
+        perPage((x) => x.counters!.exits),
+        maybe(switchesPerPage(s), number),
+      ]);
+    }
+  return {
+    title: "Per page, counted by L0's KVM",
+    head: ['', 'order', 'L2 exits', 'entries to L1', 'all exits', 'world switches'],
+    rows,
+  };
+}
+
+export function bootTable(r: Result): Table {
+  return {
+    title: 'Boot of the same kernel, start to userspace',
+    head: ['', 'mean', 'each round'],
+    rows: BOOT_VARIANTS.flatMap((v) => {
+      const all = r.boots.filter((b) => b.variant === v);
+      if (all.length === 0) return [];
+      return [
+        [
+          BOOT_NAMES[v],
+          maybe(bootMs(r, v), (ms) => duration(ms * 1e6)),
+          all.map((b) => duration(b.bootMs * 1e6)).join(', '),
+        ],
+      ];
+    }),
+  };
+}
+
+/** Why faults went to L1 although the hyperupcall was there. */
+export function fallbackTable(r: Result): Table {
+  const linked = r.touches.filter((s) => s.variant === 'l2-default' && s.fallbacks !== null);
+  const reasons = Object.entries(sumCounts(linked.map((s) => s.fallbacks!))).sort((a, b) => b[1] - a[1]);
+  return {
+    title: 'Faults passed to L1, by reason (default groups, all touches)',
+    head: ['reason', 'faults'],
+    rows: reasons.map(([name, n]) => [name, n.toLocaleString('en-US')]),
+  };
+}
+
+const SHARES = new Set(['bootReduction', 'handledInL0']);
+
+/** What was asked for, what was measured, and whether that is enough. */
+export function barTable(r: Result): Table {
+  return {
+    title: 'Against what was asked for',
+    head: ['', 'measured', 'bar', ''],
+    rows: BARS.flatMap((b) => {
+      const v = r.summary[b.key];
+      if (v === undefined) return [];
+      const show = SHARES.has(b.key) ? percent : number;
+      const met = (b.atLeast === undefined || v >= b.atLeast) && (b.atMost === undefined || v <= b.atMost);
+      const bar = b.atLeast !== undefined ? `≥ ${show(b.atLeast)}` : `≤ ${show(b.atMost ?? 0)}`;
+      return [[b.text, show(v), bar, met ? 'met' : 'NOT MET']];
+    }),
+  };
+}
+
+export function allTables(r: Result): Table[] {
+  return [touchTable(r), switchTable(r), bootTable(r), fallbackTable(r), barTable(r)].filter(
+    (t) => t.rows.length > 0,
+  );
+}

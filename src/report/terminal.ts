@@ -1,0 +1,23 @@
+/** The result as text. */
+import type { BenchResult } from '../bench/schema.ts';
+import { caveat, headline } from './sentences.ts';
+import { formatTable } from './table.ts';
+import { allTables } from './tables.ts';
+
+/** Tables only, with a blank line between. */
+export function terminalTables(r: BenchResult): string {
+  return allTables(r).map(formatTable).join('\n\n');
+}
+
+/** What `npm run demo` ends with. */
+export function terminalReport(r: BenchResult, reportPath: string | undefined): string {
+  const note = caveat(r.environment.accelerator);
+  return [
+    terminalTables(r),
+    '',
+    ...(note === undefined ? [] : [note]),
+    ...(reportPath === undefined ? [] : [`Report: ${reportPath}`]),
+    headline(r),
+    '',
+  ].join('\n');
+}
