@@ -151,7 +151,7 @@ echo "### L$level up $up" > /dev/console
 
 /** The stock guest agent on its port. Respawned by init, so that a dead one is not the end of the channel. */
 export const LAB_AGENT = `#!/bin/sh
-export PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C
+export PATH=/payload/bin:/usr/sbin:/usr/bin HOME=/root LC_ALL=C
 port=/dev/virtio-ports/org.qemu.guest_agent.0
 [ -e "$port" ] || exec sleep 3600
 exec qemu-ga -m virtio-serial -p "$port" -t /run -l /run/qemu-ga.log

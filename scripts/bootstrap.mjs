@@ -1,0 +1,215 @@
+#!/usr/bin/env node
+// `npm run demo` and `npm test` on a fresh clone: checks the machine, installs, compiles, then runs what was asked
+// for. Plain JavaScript with no dependency, as nothing is installed yet when it starts.
+import { spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
+const PROJECTS = ['unit', 'integration', 'lab'];
+const NODE_AT_LEAST = [20, 19];
+
+class Refusal extends Error {}
+
+function say(line) {
+  process.stderr.write(`* ${line}\n`);
+}
+
+function checkMachine() {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  const [wantMajor, wantMinor] = NODE_AT_LEAST;
+  if (major < wantMajor || (major === wantMajor && minor < wantMinor))
+    throw new Refusal(
+      `Node ${NODE_AT_LEAST.join('.')} or newer needed, this is ${process.versions.node}: install a newer one`,
+    );
+  if (process.platform !== 'linux' || process.arch !== 'x64')
+    throw new Refusal(
+      `Linux on x86-64 needed, this is ${process.platform} on ${process.arch}: use such a machine or container`,
+    );
+}
+
+/** Only what runs the lab needs them. */
+function checkDebian() {
+  for (const program of ['apt-get', 'dpkg-deb'])
+    if (spawnSync(program, ['--version'], { stdio: 'ignore' }).error)
+      throw new Refusal(
+        `${program} not found: the lab is made of Debian packages: run it on Debian 12, or in a Debian 12 container`,
+      );
+}
+
+function readJson(file) {
+  try {
+    return JSON.parse(readFileSync(path.join(ROOT, file), 'utf8'));
+  } catch {
+    return undefined;
+  }
+}
+
+/** npm's own record of what it installed says the same as the lock file. */
+function isInstalled() {
+  const wanted = readJson('package-lock.json')?.packages;
+  const found = readJson('node_modules/.package-lock.json')?.packages;
+  if (wanted === undefined || found === undefined) return false;
+  const names = Object.keys(wanted).filter((name) => name !== '');
+  return names.every((name) =>
+    found[name] === undefined
+      ? wanted[name].optional === true
+      : found[name].version === wanted[name].version && existsSync(path.join(ROOT, name, 'package.json')),
+  );
+}
+
+/** Runs a program with our terminal; resolves to its exit status, 128 + signal number when it was ended by one. */
+function run(program, args, options = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { cwd: ROOT, stdio: 'inherit', ...options });
+    // a terminal sends Ctrl-C to the child as well; what kill(1) sends to us alone is passed on
+    const forward = (signal) => child.kill(signal);
+    const ignore = () => {};
+    process.on('SIGTERM', forward).on('SIGHUP', forward).on('SIGINT', ignore);
+    const finish = () => process.off('SIGTERM', forward).off('SIGHUP', forward).off('SIGINT', ignore);
+    child.on('error', (e) => {
+      finish();
+      reject(e);
+    });
+    child.on('exit', (status, signal) => {
+      finish();
+      resolve(status ?? (signal === 'SIGINT' ? 130 : 143));
+    });
+  });
+}
+
+async function install() {
+  if (isInstalled()) return;
+  say('installing npm packages (npm ci)');
+  // stdout belongs to what was asked for
+  const status = await run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund'], {
+    stdio: ['inherit', 2, 2],
+  });
+  if (status !== 0)
+    throw new Refusal(
+      `npm ci failed (status ${status}): check the network and npm's registry, then run it again`,
+    );
+}
+
+function sourcesHash() {
+  const hash = createHash('sha256');
+  const files = ['tsconfig.json', 'package-lock.json'];
+  for (const e of readdirSync(path.join(ROOT, 'src'), { recursive: true })) files.push(path.join('src', e));
+  for (const f of files.sort())
+    if (/\.(ts|json)$/.test(f)) hash.update(`${f}\0`).update(readFileSync(path.join(ROOT, f)));
+  return hash.digest('hex');
+}
+
+async function build() {
+  const stamp = path.join(ROOT, 'dist/.built-from');
+  const hash = sourcesHash();
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === hash) return;
+  say('compiling TypeScript');
+  // types are `npm run check`'s work
+  const tsc = path.join(ROOT, 'node_modules/typescript/bin/tsc');
+  const status = await run(process.execPath, [tsc, '-p', ROOT, '--noCheck'], { stdio: ['inherit', 2, 2] });
+  if (status !== 0) throw new Refusal(`TypeScript does not compile (status ${status}): see above`);
+  writeFileSync(stamp, hash);
+}
+
+/** Fetches and builds the lab's parts with progress, so that no test waits for a download. */
+async function prepareLab() {
+  say('preparing the lab: packages, tools, images');
+  const load = (file) => import(path.join(ROOT, 'dist/src', file));
+  const { prepareArtifacts } = await load('lab/prepare.js');
+  const { createProgress } = await load('core/progress.js');
+  const { abortOnSignals } = await load('core/lifecycle.js');
+  const signals = abortOnSignals();
+  try {
+    const artifacts = await prepareArtifacts({
+      kernel: '6.1',
+      progress: createProgress(),
+      signal: signals.signal,
+    });
+    await artifacts.buildPayload();
+  } finally {
+    signals.dispose();
+  }
+}
+
+/** Counts of one vitest project. A file that does not load is one failure: it has no tests to fail. */
+function count(report, status) {
+  const sum = { passed: 0, failed: 0, skipped: 0 };
+  if (report !== undefined) {
+    sum.passed = report.numPassedTests;
+    sum.failed = report.numFailedTests;
+    sum.skipped = report.numPendingTests + report.numTodoTests;
+    for (const file of report.testResults)
+      if (file.status === 'failed' && !file.assertionResults.some((t) => t.status === 'failed'))
+        sum.failed += 1;
+  }
+  if (status !== 0 && sum.failed === 0) sum.failed = 1;
+  return sum;
+}
+
+async function test(args) {
+  const projects = PROJECTS.filter((p) => args.includes(p));
+  const rest = args.filter((a) => !PROJECTS.includes(a));
+  const total = { passed: 0, failed: 0, skipped: 0 };
+  const dir = mkdtempSync(path.join(tmpdir(), 'hyperturtle-test-'));
+  try {
+    for (const project of projects.length > 0 ? projects : PROJECTS) {
+      if (project === 'lab') {
+        checkDebian();
+        await prepareLab();
+      }
+      say(`tests: ${project}`);
+      const file = path.join(dir, `${project}.json`);
+      const vitest = path.join(ROOT, 'node_modules/vitest/vitest.mjs');
+      const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
+      const status = await run(process.execPath, [
+        vitest,
+        'run',
+        '--project',
+        project,
+        ...reporters,
+        ...rest,
+      ]);
+      const one = count(existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined, status);
+      for (const k of Object.keys(total)) total[k] += one[k];
+      if (status === 130 || status === 143) break;
+    }
+  } catch (e) {
+    // the tests that ran still count
+    total.failed += 1;
+    process.stderr.write(`${expected(e) ? e.message : e.stack}\n`);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+  const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
+  process.stdout.write(`\n${total.passed} passed, ${total.failed} failed${skipped}\n`);
+  return total.failed > 0 ? 1 : 0;
+}
+
+function expected(e) {
+  return e instanceof Refusal || e?.name === 'HyperturtleError';
+}
+
+async function main([command, ...args]) {
+  if (command !== 'demo' && command !== 'test')
+    throw new Refusal('usage: node scripts/bootstrap.mjs demo|test [arguments]');
+  checkMachine();
+  if (command === 'demo') checkDebian();
+  await install();
+  await build();
+  if (command === 'test') return test(args);
+  return run(process.execPath, [path.join(ROOT, 'dist/src/cli/main.js'), 'demo', ...args]);
+}
+
+main(process.argv.slice(2)).then(
+  (status) => {
+    process.exitCode = status;
+  },
+  (e) => {
+    process.stderr.write(`${expected(e) ? e.message : e.stack}\n`);
+    process.exitCode = e instanceof Refusal ? 2 : 1;
+  },
+);
