@@ -79,8 +79,9 @@ export function qemuArguments(m: MachineSpec): string[] {
   const args = ['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'];
   // a large translation buffer: three kernels are translated. Interrupt routing and so on: see kernelArgs().
   args.push('-accel', m.accel === 'tcg' ? 'tcg,thread=multi,tb-size=512' : 'kvm');
-  // 4-level paging: 5 levels, which TCG's `max` has, cost each nested walk a level
-  args.push('-cpu', m.accel === 'tcg' ? 'max,la57=off' : 'host');
+  // 4-level paging: 5 levels, which TCG's `max` has, cost each nested walk a level. No XSAVE: TCG has no SVM
+  // intercept for XSETBV, so KVM would not see what L1 sets, and L1's kernel warns and turns it off by itself
+  args.push('-cpu', m.accel === 'tcg' ? 'max,la57=off,-xsave' : 'host');
   args.push('-smp', String(m.cpus), '-m', `${m.memMib}M`);
   args.push('-M', m.ramFile ? 'q35,memory-backend=ram' : 'q35');
   if (m.ramFile)
