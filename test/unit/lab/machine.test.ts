@@ -1,0 +1,138 @@
+import { describe, expect, it } from 'vitest';
+import {
+  channelBases,
+  l1Machine,
+  l1Script,
+  outerMachine,
+  qemuArguments,
+  runFiles,
+  shellWord,
+} from '../../../src/lab/machine.ts';
+import type { MachineSpec, OuterInputs } from '../../../src/lab/machine.ts';
+
+const outer = (changes: Partial<OuterInputs> = {}): MachineSpec =>
+  outerMachine({
+    accel: 'tcg',
+    l1: { cpus: 1, memMib: 2048 },
+    kernel: '/c/vmlinux',
+    initrd: '/c/initramfs.cpio',
+    kernelArgs: 'quiet hyperturtle.level=0',
+    baseImage: '/c/base.erofs',
+    payloadDisk: '/r/payload.img',
+    files: runFiles('/r'),
+    ramFile: { path: '/s/ram', private: true },
+    incoming: false,
+    l1ScriptName: 'opt/x/l1.sh',
+    ...changes,
+  });
+
+/** The values that follow each occurrence of an option. */
+const valuesOf = (args: readonly string[], option: string): string[] =>
+  args.flatMap((a, i) => (a === option ? [args[i + 1] ?? ''] : []));
+const args = (changes: Partial<OuterInputs> = {}): string[] => qemuArguments(outer(changes));
+const l1 = l1Machine({ cpus: 2, memMib: 1024 }, 'quiet hyperturtle.level=1');
+
+describe('the outer machine', () => {
+  it('has one CPU when emulated, however many L1 has: more lose interrupts when nesting', () => {
+    expect(valuesOf(args({ l1: { cpus: 4, memMib: 2048 } }), '-smp')).toEqual(['1']);
+    expect(valuesOf(args({ accel: 'kvm', l1: { cpus: 4, memMib: 2048 } }), '-smp')).toEqual(['4']);
+  });
+
+  it('is emulated with 4-level paging and without XSAVE, and passes the CPU through under KVM', () => {
+    expect(valuesOf(args(), '-cpu')).toEqual(['max,la57=off,-xsave']);
+    expect(valuesOf(args({ accel: 'kvm' }), '-cpu')).toEqual(['host']);
+  });
+
+  it('has a GiB more than its L1', () => {
+    expect(valuesOf(args(), '-m')).toEqual(['3072M']);
+  });
+
+  it('keeps changes of memory to itself when it was restored, and in the file when it is saved', () => {
+    const ram = (p: boolean): string | undefined =>
+      valuesOf(args({ ramFile: { path: '/s/ram', private: p } }), '-object')[0];
+    expect(ram(true)).toBe('memory-backend-file,id=ram,mem-path=/s/ram,size=3072M,share=off');
+    expect(ram(false)).toBe('memory-backend-file,id=ram,mem-path=/s/ram,size=3072M,share=on');
+    expect(valuesOf(args(), '-M')).toEqual(['q35,memory-backend=ram']);
+  });
+
+  it('opens every disk read-only, the base image first', () => {
+    const disks = valuesOf(args(), '-blockdev');
+    expect(disks).toHaveLength(2);
+    expect(disks[0]).toContain('filename=/c/base.erofs');
+    for (const d of disks) expect(d).toContain('read-only=on');
+  });
+
+  it('waits for a saved state only when asked to', () => {
+    expect(args()).not.toContain('-incoming');
+    expect(valuesOf(args({ incoming: true }), '-incoming')).toEqual(['defer']);
+  });
+
+  it('uses a pipe for each channel that the run directory must have', () => {
+    const pipes = valuesOf(args(), '-chardev')
+      .filter((c) => c.startsWith('pipe,'))
+      .map((c) => /path=(.*)$/.exec(c)?.[1]);
+    expect(pipes.sort()).toEqual(channelBases(runFiles('/r')).sort());
+  });
+
+  it('has the same arguments before and after a snapshot, but for where memory comes from', () => {
+    const booted = args({ ramFile: { path: '/s/ram', private: false } });
+    const restored = args({ incoming: true });
+    expect(restored.filter((a) => !booted.includes(a))).toEqual([
+      'memory-backend-file,id=ram,mem-path=/s/ram,size=3072M,share=off',
+      '-incoming',
+      'defer',
+    ]);
+  });
+
+  it('survives commas in file names', () => {
+    expect(valuesOf(args({ baseImage: '/c/a,b.erofs' }), '-blockdev')[0]).toContain('filename=/c/a,,b.erofs');
+  });
+});
+
+describe('L1', () => {
+  it('finds behind each of its ports one that the outer machine has', () => {
+    const ofOuter = outer()
+      .channels.filter((c) => c.kind === 'port')
+      .map((c) => `/dev/virtio-ports/${c.name}`);
+    for (const c of l1.channels) expect(ofOuter).toContain(c.backend.path);
+    expect(ofOuter).toContain(l1.serialPath);
+  });
+
+  it('gives no port two uses', () => {
+    const paths = l1.channels.map((c) => c.backend.path);
+    expect(new Set(paths).size).toBe(paths.length);
+  });
+
+  it('reads the payload past the page cache of L0, where a restored machine gets another payload', () => {
+    const disks = valuesOf(qemuArguments(l1), '-blockdev');
+    expect(disks[0]).not.toContain('cache.direct');
+    expect(disks[1]).toContain('driver=host_device');
+    expect(disks[1]).toContain('cache.direct=on');
+  });
+
+  it('has a root port with a 64-bit window for the arena, and spare ones', () => {
+    const ports = valuesOf(qemuArguments(l1), '-device').filter((d) => d.startsWith('pcie-root-port'));
+    expect(ports[0]).toBe('pcie-root-port,id=arena0,chassis=1,slot=1,pref64-reserve=1024M');
+    expect(ports.map((p) => /id=(\w+)/.exec(p)?.[1])).toEqual([
+      'arena0',
+      'spare0',
+      'spare1',
+      'spare2',
+      'spare3',
+    ]);
+  });
+
+  it('is started by a script whose words a shell reads back as they were', () => {
+    const script = l1Script(l1);
+    expect(script).toContain("'console=ttyS0 quiet hyperturtle.level=1'");
+    expect(script.trimEnd()).toMatch(/<\/dev\/null >\/run\/l1\/qemu\.log 2>&1$/);
+  });
+});
+
+describe('shellWord', () => {
+  it('leaves plain words alone and quotes the others', () => {
+    expect(shellWord('a-b=c,d/e.f')).toBe('a-b=c,d/e.f');
+    expect(shellWord("it's $HOME")).toBe("'it'\\''s $HOME'");
+    expect(shellWord('')).toBe("''");
+  });
+});
