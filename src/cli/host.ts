@@ -20,7 +20,9 @@ interface RunOptions extends TargetOptions {
   arenaMib: number;
   program: string;
   repeat: number;
-  gpa: string;
+  contexts?: string;
+  arenaFrom?: string;
+  arenaTo?: string;
 }
 
 const pidOption = ['--pid <number>', 'process that runs the VM', integer('--pid', 1, 2 ** 22)] as const;
@@ -67,15 +69,19 @@ export function register(program: Command): void {
 
   host
     .command('run')
-    .description(
-      'attach, run a program many times on an empty context without the VM, and tell how long it takes',
-    )
+    .description('run a program on contexts of your own, with an arena of your own, without the VM')
     .option(...qmpOption)
     .option(...pidOption)
     .option(...arenaOption)
     .requiredOption('--program <file>', 'compiled hyperupcall (.bpf.o)')
-    .option('--repeat <number>', 'runs', integer('--repeat', 1, 1_000_000), 100_000)
-    .option('--gpa <address>', 'guest physical address of the fault', '0x200000')
+    .option('--repeat <number>', 'runs of each context', integer('--repeat', 1, 1_000_000), 1)
+    .option('--contexts <file>', 'JSON array of contexts; default: one of zeros')
+    .option('--arena-from <file>', "the arena's content before the runs")
+    .option('--arena-to <file>', 'writes its content after the runs there')
+    .addHelpText(
+      'after',
+      '\nAttaches the VM for the time of the runs, so that nobody else may have attached it. Prints one line of JSON.',
+    )
     .action(run);
 }
 
@@ -170,34 +176,28 @@ async function targetPid(options: TargetOptions): Promise<number> {
 }
 
 async function run(options: RunOptions): Promise<void> {
-  const [{ Attachment }, { HyperturtleError }] = await Promise.all([
+  const [{ Attachment }, { answerOf, parseContexts }, { readFileSync, writeFileSync }] = await Promise.all([
     import('../host/attach.ts'),
-    import('../core/errors.ts'),
+    import('../host/contexts.ts'),
+    import('node:fs'),
   ]);
-  if (!/^(0x[0-9a-f]{1,16}|\d{1,18})$/i.test(options.gpa))
-    throw new HyperturtleError(
-      'HT_USAGE',
-      `--gpa: an address such as 0x200000 expected, '${options.gpa}' found`,
-    );
-  const attachment = await Attachment.open({
-    ...baseSpec(options),
-    pid: await targetPid(options),
-    programPath: options.program,
-  });
+  const contexts = options.contexts ? parseContexts(readFileSync(options.contexts, 'utf8')) : [{}];
+  const content = options.arenaFrom ? readFileSync(options.arenaFrom) : new Uint8Array();
+  const spec = { ...baseSpec(options), pid: await targetPid(options), programPath: options.program };
+  const attachment = await Attachment.open(spec);
   try {
-    const result = attachment.run({
-      repeat: options.repeat,
-      context: { gpa: BigInt(options.gpa), root_level: 4 },
-    });
-    const { npfReasonName } = await import('../kernel/npf.ts');
-    const { action, reason } = result.context;
-    printJson({
-      repeat: options.repeat,
-      ns: result.ns,
-      nsPerRun: result.nsPerRun,
-      action,
-      reason: npfReasonName(reason),
-    });
+    const arena = attachment.openArena();
+    try {
+      arena.write(0, content);
+      const results = contexts.map((context) => {
+        const r = attachment.run({ repeat: options.repeat, context });
+        return { ...answerOf(r.context), nsPerRun: r.nsPerRun };
+      });
+      if (options.arenaTo) writeFileSync(options.arenaTo, arena.read(0, spec.arenaBytes));
+      printJson({ repeat: options.repeat, results });
+    } finally {
+      arena.close();
+    }
   } finally {
     await attachment.close();
   }

@@ -12,6 +12,7 @@ import { BpfObject } from '../bpf/object.ts';
 import type { BpfProgram } from '../bpf/object.ts';
 import { whenReadable } from '../bpf/poll.ts';
 import { pidfdAlive } from '../bpf/sys.ts';
+import type { SharedMemory } from '../bpf/sys.ts';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { HT_ARENA_OFFER, arenaSizeProblem } from '../kernel/arena.ts';
@@ -119,6 +120,13 @@ export class Attachment implements AsyncDisposable {
 
   run(spec: Omit<RunSpec, 'hook'>): RunResult {
     return this.#vm.run({ ...spec, hook: this.#spec.hook });
+  }
+
+  /** The arena's memory; to be closed by the caller. Only for an arena that no VM has. */
+  openArena(): SharedMemory {
+    if (this.#spec.bus !== undefined)
+      throw new HyperturtleError('HT_USAGE', 'the arena belongs to the VM that it is plugged into');
+    return this.#map.map();
   }
 
   /** Resolves when the VM's process has ended. Throws the signal's reason when that comes first. */
