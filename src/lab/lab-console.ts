@@ -26,11 +26,12 @@ export async function openConsole(
   const { files } = lab;
   const base = level === 0 ? files.channel.l0Console : files.channel.l1Console;
   const on = level === 0 ? lab.l0 : lab.l1;
+  // the shell leads its session, so opening the terminal makes it the controlling one: Ctrl-C works
   const size = `stty rows ${output.rows} cols ${output.columns} </dev/hvc0; `;
-  const shell = await on.spawn(
-    ['sh', '-c', `${size}cd /root; exec setsid -c sh -l </dev/hvc0 >/dev/hvc0 2>&1`],
-    { logPath: '/dev/null', env: { TERM: process.env['TERM'] ?? 'linux', PS1: `L${level} \\w # ` } },
-  );
+  const shell = await on.spawn(['sh', '-c', `${size}cd /root; exec sh -l </dev/hvc0 >/dev/hvc0 2>&1`], {
+    logPath: '/dev/null',
+    env: { TERM: process.env['TERM'] ?? 'linux', PS1: `L${level} \\w # ` },
+  });
   try {
     await attachTerminal(new Channel(base, `console of L${level}`), input, output);
   } finally {
