@@ -3,6 +3,8 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { HyperturtleError, exitStatus } from '../core/errors.ts';
+import { register as registerBench } from './bench.ts';
+import { register as registerDemo } from './demo.ts';
 import { register as registerGuest } from './guest.ts';
 import { registerL2Commands } from './guest-l2.ts';
 import { register as registerHost } from './host.ts';
@@ -23,6 +25,8 @@ export function createProgram(): Command {
     .exitOverride()
     .showSuggestionAfterError()
     .configureHelp({ showGlobalOptions: false });
+  registerDemo(program, version());
+  registerBench(program, version());
   registerLab(program);
   registerHost(program);
   registerL2Commands(registerGuest(program));

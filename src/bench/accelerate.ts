@@ -1,0 +1,145 @@
+/**
+ * Turns the hyperupcall on in a lab: modules, arena, program and file system, undone in reverse. The programs of
+ * L0 and L1 run from the lab's payload, as a user would run them.
+ */
+import { HyperturtleError } from '../core/errors.ts';
+import { CleanupStack } from '../core/lifecycle.ts';
+import { waitFor } from '../core/wait.ts';
+import type { Lab } from '../lab/lab.ts';
+import { run, runScript } from '../lab/levels.ts';
+import type { Job, Level } from '../lab/levels.ts';
+import { L1_RUN } from '../lab/machine.ts';
+import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
+
+const CLI = '/payload/bin/hyperturtle';
+
+export interface AccelerateOptions {
+  arenaMib: number;
+  signal?: AbortSignal | undefined;
+}
+
+export interface GuestStatus {
+  group_max: number;
+  pool_high: number;
+  pool_level: number;
+  pool_entries: number;
+  index_used: number;
+  l2_count: number;
+  frames_allocated: number;
+  frames_freed: number;
+}
+
+export class Acceleration implements AsyncDisposable {
+  readonly #lab: Lab;
+  readonly #undo = new CleanupStack();
+  #attach!: Job;
+  #linked = true;
+
+  private constructor(lab: Lab) {
+    this.#lab = lab;
+  }
+
+  static async on(lab: Lab, options: AccelerateOptions): Promise<Acceleration> {
+    const a = new Acceleration(lab);
+    try {
+      await a.#on(options);
+      return a;
+    } catch (e) {
+      await a.#undo.run().catch(() => {}); // the first failure is the one to tell
+      throw e;
+    }
+  }
+
+  async #on({ arenaMib, signal }: AccelerateOptions): Promise<void> {
+    const { l0, l1 } = this.#lab;
+    await insmod(l0, 'hyperturtle_host', signal);
+    this.#undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
+    const attach = (this.#attach = await l0.spawn(
+      [
+        ...[CLI, 'host', 'attach', '--qmp', L1_RUN.qmpSocket, '--arena-mib', String(arenaMib)],
+        ...['--program', '/payload/bpf/npf.bpf.o', '--bus', 'arena0'],
+      ],
+      { signal },
+    ));
+    this.#undo.add('attachment', async () => {
+      await attach.kill('TERM');
+      await attach.wait({ timeoutMs: 60_000 });
+    });
+    await jobSays(attach, /"ready":true/, 'hyperturtle host attach', 90_000, signal);
+    await insmod(l1, 'hyperturtle_guest', signal);
+    this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
+    await runScript(l1, `mkdir -p ${TURTLEFS_DIR} && mount -t turtlefs none ${TURTLEFS_DIR}`, { signal });
+    this.#undo.add('turtlefs', () => run(l1, ['umount', TURTLEFS_DIR]).then(() => {}));
+  }
+
+  async guestStatus(signal?: AbortSignal): Promise<GuestStatus> {
+    return JSON.parse(await run(this.#lab.l1, [CLI, 'guest', 'status', '--json'], { signal })) as GuestStatus;
+  }
+
+  /** Why faults were passed to L1 so far, by name. */
+  async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
+    const text = await run(this.#lab.l0, [CLI, 'host', 'stats', '--qmp', L1_RUN.qmpSocket, '--json'], {
+      signal,
+    });
+    return (JSON.parse(text) as { reasons: Record<string, number> }).reasons;
+  }
+
+  /** Vanilla is measured with no program linked: nothing of ours runs in its faults. */
+  async setLinked(linked: boolean, signal?: AbortSignal): Promise<void> {
+    if (linked === this.#linked) return;
+    const events = (): Promise<number> => this.#attach.output().then((o) => o.split('"event"').length);
+    const before = await events();
+    await this.#attach.kill(linked ? 'USR2' : 'USR1');
+    await waitFor(
+      linked ? 'linking' : 'unlinking',
+      async () => ((await events()) > before ? true : undefined),
+      { timeoutMs: 30_000, signal },
+    );
+    const last = (await this.#attach.output()).trim().split('\n').at(-1) ?? '';
+    if (!last.includes(`"linked":${linked}`))
+      throw new HyperturtleError('HT_COMMAND_FAILED', `hyperturtle host attach: ${last.slice(0, 300)}`);
+    this.#linked = linked;
+  }
+
+  async off(): Promise<void> {
+    await this.#undo.run();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.off();
+  }
+}
+
+async function insmod(level: Level, module: string, signal: AbortSignal | undefined): Promise<void> {
+  await run(level, ['insmod', `/payload/modules/${module}.ko`], { signal });
+}
+
+async function rmmod(level: Level, module: string): Promise<void> {
+  await run(level, ['rmmod', module]);
+}
+
+/** Waits until the output of a job matches. Throws HT_COMMAND_FAILED with its output when it ends before. */
+export async function jobSays(
+  job: Job,
+  pattern: RegExp,
+  what: string,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+): Promise<RegExpExecArray> {
+  return waitFor(
+    what,
+    async () => {
+      const ended = await job.status();
+      const output = await job.output();
+      const match = pattern.exec(output);
+      if (match) return match;
+      if (ended !== undefined)
+        throw new HyperturtleError(
+          'HT_COMMAND_FAILED',
+          `${what}: ended with status ${ended}: ${output.trim().slice(-1000)}`,
+        );
+      return undefined;
+    },
+    { timeoutMs, intervalMs: 150, signal },
+  );
+}

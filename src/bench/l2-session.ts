@@ -1,0 +1,98 @@
+/**
+ * One L2 of a lab, from its start to its end. Its launcher runs in L1; commands go over its console port, which
+ * reaches this process through L1's and L0's QEMU with no program of ours in between. While a phase is measured
+ * nothing here polls.
+ */
+import { L2Shell } from '../guest/l2-shell.ts';
+import type { RamKind } from '../guest/l2-spec.ts';
+import type { Lab } from '../lab/lab.ts';
+import type { Level } from '../lab/levels.ts';
+import { PORT } from '../lab/machine.ts';
+import { jobSays } from './accelerate.ts';
+
+export interface L2SessionSpec {
+  name: string;
+  ram: RamKind;
+  memMib: number;
+  append: string;
+  machine: string;
+  groupMax?: number;
+  /** Console port, 0 to 3. */
+  port: number;
+  ramFile?: string;
+}
+
+export interface L2Session {
+  shell: L2Shell;
+  /** From the VMM's `cont` to the opening of the console port, by L1's clock. */
+  bootMs: number;
+}
+
+const START_TIMEOUT_MS = 120_000;
+const BOOT_TIMEOUT_MS = 400_000;
+const STOP_TIMEOUT_MS = 60_000;
+
+function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {
+  return [
+    ...['/payload/bin/hyperturtle', 'guest', 'l2', 'run', '--name', spec.name, '--ram', spec.ram],
+    ...['--mem-mib', String(spec.memMib), '--machine', spec.machine, '--append', spec.append],
+    ...['--group-max', String(spec.groupMax ?? 0), '--boot-timeout-s', String(BOOT_TIMEOUT_MS / 1000)],
+    ...(spec.ramFile === undefined ? [] : ['--ram-file', spec.ramFile]),
+    ...console,
+  ];
+}
+
+/** Starts an L2, waits until it is up, runs `body`, ends it. `onRunning` is called just after it was continued. */
+export async function withL2<T>(
+  lab: Lab,
+  spec: L2SessionSpec,
+  body: (session: L2Session) => Promise<T>,
+  options: { signal?: AbortSignal | undefined } = {},
+): Promise<T> {
+  const { signal } = options;
+  const channel = lab.l2Channel(spec.port);
+  return channel.use(
+    async (connection) => {
+      const shell = new L2Shell(connection);
+      const job = await lab.l1.spawn(launcher(spec, ['--port', `/dev/virtio-ports/${PORT.l2(spec.port)}`]), {
+        signal,
+      });
+      try {
+        await jobSays(job, /"event":"running"/, `start of L2 ${spec.name}`, START_TIMEOUT_MS, signal);
+        // a failed boot shows in the job's log: ask for it instead of saying only that it took too long
+        await shell.whenUp({ timeoutMs: BOOT_TIMEOUT_MS, signal }).catch(async (e: unknown) => {
+          await jobSays(job, /"event":"up"/, `boot of L2 ${spec.name}`, 2_000, signal);
+          throw e;
+        });
+        const up = await jobSays(job, /"event":"up","bootMs":([\d.]+)/, 'boot time', 30_000, signal);
+        return await body({ shell, bootMs: Number(up[1]) });
+      } finally {
+        await job.kill('TERM');
+        await job.wait({ timeoutMs: STOP_TIMEOUT_MS });
+      }
+    },
+    { timeoutMs: 10_000, signal },
+  );
+}
+
+/** Boots the same guest on another level (L0: not nested) and gives the boot time; nothing else is done in it. */
+export async function bootOnly(
+  level: Level,
+  spec: Omit<L2SessionSpec, 'port'>,
+  signal?: AbortSignal,
+): Promise<number> {
+  const job = await level.spawn(launcher({ ...spec, port: 0 }, []), { signal });
+  try {
+    const up = await jobSays(
+      job,
+      /"event":"up","bootMs":([\d.]+)/,
+      `boot of ${spec.name} in ${level.name}`,
+      BOOT_TIMEOUT_MS,
+      signal,
+    );
+    return Number(up[1]);
+  } finally {
+    await job.kill('TERM');
+    await job.wait({ timeoutMs: STOP_TIMEOUT_MS });
+  }
+}

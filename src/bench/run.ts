@@ -1,0 +1,142 @@
+/** Runs the benchmarks of the fault path in a lab and gives the result file's content. */
+import type { Progress } from '../core/progress.ts';
+import { kernelArgs } from '../lab/init-scripts.ts';
+import type { Lab } from '../lab/lab.ts';
+import { run } from '../lab/levels.ts';
+import { Acceleration } from './accelerate.ts';
+import type { GuestStatus } from './accelerate.ts';
+import { KvmCounters } from './kvm-counters.ts';
+import { RESULT_SCHEMA_VERSION } from './schema.ts';
+import type { BenchResult, BootSample, Environment, Pattern, TouchSample, Variant } from './schema.ts';
+import { summarize } from './summary.ts';
+import { reservedMemory } from './touch.ts';
+import { takeTurn, turnsOf } from './turn.ts';
+import type { TurnResult } from './turn.ts';
+
+export interface BenchSpec {
+  benchmark: BenchResult['benchmark'];
+  touchMib: number;
+  rounds: number;
+  variants: readonly Variant[];
+  patterns: readonly Pattern[];
+  /** Also boot the same kernel not nested. */
+  notNested: boolean;
+  /** No touches. */
+  bootOnly: boolean;
+  l2MemoryMib: number;
+  arenaMib: number;
+  /** QEMU's machine type for L2. */
+  machine: string;
+}
+
+export interface BenchOptions {
+  /** Of this program. */
+  version: string;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+/** The lab must be up with its payload, and nobody else using it. It is left as it was found. */
+export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions): Promise<BenchResult> {
+  const { progress, signal } = options;
+  const startedAt = new Date();
+  const reserved = reservedMemory(spec.l2MemoryMib, spec.touchMib);
+  const append = `console=ttyS0 ${kernelArgs(2)} ${reserved.kernelArgument}`;
+
+  const counters = await KvmCounters.start(lab.l0, signal);
+  try {
+    const step = progress.step('attach the hyperupcall');
+    const acceleration = await Acceleration.on(lab, { arenaMib: spec.arenaMib, signal }).catch(
+      (e: unknown) => {
+        step.fail();
+        throw e;
+      },
+    );
+    try {
+      const guest = await acceleration.guestStatus(signal);
+      step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
+      const context = { ...spec, lab, counters, acceleration, reserved, append, signal };
+      const touches: TouchSample[] = [];
+      const boots: BootSample[] = [];
+      const turns = turnsOf(spec);
+      for (const [i, { turn, round }] of turns.entries()) {
+        const turnStep = progress.step(`[${i + 1}/${turns.length}] round ${round + 1}, ${turn}`);
+        try {
+          const done = await takeTurn(context, turn, round);
+          touches.push(...done.touches);
+          boots.push(...done.boots);
+          turnStep.done(remark(done));
+        } catch (e) {
+          turnStep.fail();
+          throw e;
+        }
+      }
+      return {
+        schema: RESULT_SCHEMA_VERSION,
+        benchmark: spec.benchmark,
+        environment: await environmentOf(lab, options.version, startedAt),
+        parameters: parametersOf(lab, spec, guest, append),
+        touches,
+        boots,
+        summary: summarize({ touches, boots }),
+      };
+    } finally {
+      await acceleration.off();
+    }
+  } finally {
+    await counters.stop();
+  }
+}
+
+/** What a turn gave, in a few words for the progress line. */
+function remark(r: TurnResult): string {
+  const boots = r.boots.map((b) => `boot ${(b.bootMs / 1000).toFixed(1)} s`);
+  const touches = r.touches
+    .filter((s) => s.touch.pass === 1)
+    .map((s) => `${s.touch.pattern} ${Math.round(s.touch.avgNs / 1000)} µs`);
+  return [...boots, ...touches].join(', ');
+}
+
+function parametersOf(
+  lab: Lab,
+  spec: BenchSpec,
+  guest: GuestStatus,
+  append: string,
+): BenchResult['parameters'] {
+  const { l1 } = lab.environment();
+  return {
+    touchMib: spec.touchMib,
+    rounds: spec.rounds,
+    variants: [...spec.variants],
+    patterns: [...spec.patterns],
+    l2MemoryMib: spec.l2MemoryMib,
+    l1MemoryMib: l1.memMib,
+    l1Cpus: l1.cpus,
+    groupDefault: guest.group_max,
+    poolHigh: guest.pool_high,
+    l2Machine: spec.machine,
+    l2KernelArguments: append,
+  };
+}
+
+async function environmentOf(lab: Lab, version: string, startedAt: Date): Promise<Environment> {
+  const e = lab.environment();
+  const uname = async (level: Lab['l0']): Promise<string> => (await run(level, ['uname', '-r'])).trim();
+  return {
+    hyperturtleVersion: version,
+    startedAt: startedAt.toISOString(),
+    durationSeconds: Math.round((Date.now() - startedAt.getTime()) / 1000),
+    accelerator: e.accel,
+    hostCpus: e.host.cpus,
+    hostCpuModel: e.host.cpuModel,
+    hostMemoryMib: e.host.memMib,
+    hostKernel: e.host.kernel,
+    nodeVersion: e.host.node,
+    l0Kernel: await uname(lab.l0),
+    l1Kernel: await uname(lab.l1),
+    // L2 boots the same file as L1 (payload.ts)
+    l2Kernel: e.kernelVersion,
+    l0Qemu: e.qemuVersion,
+    outerQemu: e.qemuVersion,
+  };
+}

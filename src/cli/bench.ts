@@ -1,0 +1,128 @@
+/** `hyperturtle bench ...`: measures in a lab of its own and writes table, JSON and report. */
+import { Option } from 'commander';
+import type { Command } from 'commander';
+import type { BenchSpec } from '../bench/run.ts';
+import { integer } from './values.ts';
+
+interface CommonOptions {
+  kernel: string;
+  accel: 'tcg' | 'kvm';
+  l1Memory: number;
+  l1Cpus: number;
+  json?: string;
+  report?: string;
+}
+
+interface RunOptions extends CommonOptions {
+  mib: number;
+  rounds: number;
+  l2Memory: number;
+  machine: string;
+}
+
+export const ARENA_MIB = 16;
+
+export function register(program: Command, version: string): void {
+  const bench = program.command('bench').description('measure first touches and boots of nested guests');
+  const sized = (c: Command): Command =>
+    common(c)
+      .option('--mib <number>', 'memory touched by each phase', integer('--mib', 1, 1024), 32)
+      .option('--rounds <number>', 'rounds; variants take turns in each', integer('--rounds', 1, 100), 3)
+      .option(
+        '--l2-memory <MiB>',
+        'memory of L2; default: as much as the touches need',
+        integer('--l2-memory', 64, 65_536),
+        0,
+      )
+      .option('--machine <type>', "QEMU's machine type for L2", 'pc');
+
+  sized(bench.command('npf').description('first touches of L2: vanilla and with the hyperupcall')).action(
+    (o: RunOptions) => measure('npf', o, version),
+  );
+  sized(
+    bench.command('boot').description('boots of L2: vanilla, with the hyperupcall, and not nested'),
+  ).action((o: RunOptions) => measure('boot', o, version));
+  sized(bench.command('all').description('both')).action((o: RunOptions) => measure('all', o, version));
+}
+
+function common(c: Command): Command {
+  return c
+    .option('-k, --kernel <series>', 'kernel of all levels', '6.1')
+    .addOption(new Option('--accel <kind>', 'what runs the lab').choices(['tcg', 'kvm']).default('tcg'))
+    .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
+    .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
+    .option('--json <file>', 'write the result with all raw samples')
+    .option('--report <file>', 'write the HTML report');
+}
+
+/** Room for the kernel, three patterns of anonymous memory and one of reserved memory. */
+export function l2MemoryFor(touchMib: number): number {
+  return Math.ceil((touchMib * 4 + 96) / 32) * 32;
+}
+
+async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: string): Promise<void> {
+  const { VARIANTS, PATTERNS } = await import('../bench/schema.ts');
+  await runAndReport(
+    {
+      benchmark: what,
+      touchMib: o.mib,
+      rounds: o.rounds,
+      variants: VARIANTS,
+      patterns: PATTERNS,
+      notNested: what !== 'npf',
+      bootOnly: what === 'boot',
+      l2MemoryMib: o.l2Memory || l2MemoryFor(o.mib),
+      arenaMib: ARENA_MIB,
+      machine: o.machine,
+    },
+    o,
+    version,
+  );
+}
+
+/** Lab up, measure, lab down; then the table, and the files that were asked for. */
+export async function runAndReport(spec: BenchSpec, o: CommonOptions, version: string): Promise<void> {
+  const [
+    { labUp },
+    { runBench },
+    { createProgress },
+    { abortOnSignals },
+    { terminalReport },
+    { htmlReport },
+    fs,
+    path,
+  ] = await Promise.all([
+    import('../lab/lab.ts'),
+    import('../bench/run.ts'),
+    import('../core/progress.ts'),
+    import('../core/lifecycle.ts'),
+    import('../report/terminal.ts'),
+    import('../report/html.ts'),
+    import('node:fs/promises'),
+    import('node:path'),
+  ]);
+  const progress = createProgress();
+  const { signal, dispose } = abortOnSignals();
+  try {
+    const lab = await labUp({
+      kernel: o.kernel,
+      accel: o.accel,
+      l1Cpus: o.l1Cpus,
+      l1MemoryMib: o.l1Memory,
+      progress,
+      signal,
+    });
+    let result;
+    try {
+      result = await runBench(lab, spec, { version, progress, signal });
+    } finally {
+      await lab.down();
+    }
+    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
+    const report = o.report === undefined ? undefined : path.resolve(o.report);
+    if (report !== undefined) await fs.writeFile(report, htmlReport(result));
+    process.stdout.write(`\n${terminalReport(result, report)}`);
+  } finally {
+    dispose();
+  }
+}

@@ -1,0 +1,38 @@
+/** `hyperturtle demo`: what a new user runs first. A short form of `bench all` in one lab. */
+import type { Command } from 'commander';
+import { ARENA_MIB, l2MemoryFor, runAndReport } from './bench.ts';
+
+/** Fewer pages than a benchmark, but every one of them a real first touch, and two interleaved rounds. */
+const TOUCH_MIB = 8;
+const ROUNDS = 2;
+
+export function register(program: Command, version: string): void {
+  program
+    .command('demo')
+    .description(
+      'build a small nested cloud, measure it without and with the hyperupcall, show the difference',
+    )
+    .option('-k, --kernel <series>', 'kernel of all levels', '6.1')
+    .option('--report <file>', 'where to write the report', 'report.html')
+    .option('--json <file>', 'write the result with all raw samples')
+    .action((o: { kernel: string; report: string; json?: string }) => demo(o, version));
+}
+
+async function demo(o: { kernel: string; report: string; json?: string }, version: string): Promise<void> {
+  await runAndReport(
+    {
+      benchmark: 'demo',
+      touchMib: TOUCH_MIB,
+      rounds: ROUNDS,
+      variants: ['l1', 'l2-vanilla', 'l2-group1', 'l2-default'],
+      patterns: ['seq', 'scattered'],
+      notNested: true,
+      bootOnly: false,
+      l2MemoryMib: l2MemoryFor(TOUCH_MIB),
+      arenaMib: ARENA_MIB,
+      machine: 'pc',
+    },
+    { ...o, accel: 'tcg', l1Memory: 2048, l1Cpus: 1 },
+    version,
+  );
+}
