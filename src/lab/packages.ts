@@ -121,6 +121,7 @@ function byNumbers(a: string, b: string): number {
 }
 
 async function resolve(options: PackagesOptions): Promise<PackageSet> {
+  await needSpace(options.root, CACHE_BYTES_NEEDED);
   const apt = new Apt(options.root, options.signal);
   const step = options.progress.step('package lists');
   try {

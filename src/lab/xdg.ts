@@ -19,8 +19,13 @@ export function cacheRoot(env: NodeJS.ProcessEnv = process.env): string {
 
 /** Makes the cache directory, and says what to do when it cannot be made or has too little room. */
 export async function openCache(needBytes: number, root = cacheRoot()): Promise<string> {
+  if (/[\s:"'$#]/.test(root))
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `cache directory '${root}': the kernel's make cannot work below a path with blanks, colons, quotes, $ or #: set XDG_CACHE_HOME`,
+    );
   try {
-    await mkdir(path.join(root, 'locks'), { recursive: true });
+    await makeDirectories(path.join(root, 'locks'));
   } catch (e) {
     throw new HyperturtleError(
       'HT_USAGE',
@@ -30,6 +35,17 @@ export async function openCache(needBytes: number, root = cacheRoot()): Promise<
   }
   await needSpace(root, needBytes);
   return root;
+}
+
+/** As `mkdir -p`. Node's own never returns where a parent refuses with ENOENT, as /proc does. */
+async function makeDirectories(dir: string): Promise<void> {
+  if (await exists(dir)) return;
+  await makeDirectories(path.dirname(dir));
+  try {
+    await mkdir(dir);
+  } catch (e) {
+    if (errnoCode(e) !== 'EEXIST') throw e;
+  }
 }
 
 /** Throws HT_NO_SPACE when the file system of `dir` has less than `needBytes` free for us. */
