@@ -144,13 +144,24 @@ async function prune(folder: string, name: string, suffix: string, keep: number)
   const pattern = new RegExp(`^${escapeRegExp(name)}-[0-9a-f]{16}${escapeRegExp(suffix)}$`);
   const entries: { file: string; usedMs: number }[] = [];
   for (const e of await readdir(folder)) {
-    if (!pattern.test(e)) continue;
     const file = path.join(folder, e);
-    entries.push({ file, usedMs: (await stat(file)).mtimeMs });
+    // what a killed process left half-made
+    if (/^\..*\.staging(\.\w+)?$/.test(e) && (await usedBefore(file, DAY_MS)))
+      await rm(file, { recursive: true, force: true });
+    if (pattern.test(e)) entries.push({ file, usedMs: (await stat(file)).mtimeMs });
   }
   entries.sort((a, b) => b.usedMs - a.usedMs);
   for (const e of entries.slice(keep))
     if (Date.now() - e.usedMs > DAY_MS) await rm(e.file, { recursive: true, force: true });
+}
+
+async function usedBefore(file: string, ageMs: number): Promise<boolean> {
+  try {
+    return Date.now() - (await stat(file)).mtimeMs > ageMs;
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT') return false; // finished meanwhile
+    throw e;
+  }
 }
 
 function outOfSpace(e: unknown, root: string): unknown {
