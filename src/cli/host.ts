@@ -75,9 +75,9 @@ export function register(program: Command): void {
     .option(...arenaOption)
     .requiredOption('--program <file>', 'compiled hyperupcall (.bpf.o)')
     .option('--repeat <number>', 'runs of each context', integer('--repeat', 1, 1_000_000), 1)
-    .option('--contexts <file>', 'JSON array of contexts; default: one of zeros')
-    .option('--arena-from <file>', "the arena's content before the runs")
-    .option('--arena-to <file>', 'writes its content after the runs there')
+    .option('--contexts <file>', 'JSON: an array of cases, each an array of contexts; default: one of zeros')
+    .option('--arena-from <file>', "the arena's content before the runs, one after the other for each case")
+    .option('--arena-to <file>', 'writes its content after each case there')
     .addHelpText(
       'after',
       '\nAttaches the VM for the time of the runs, so that nobody else may have attached it. Prints one line of JSON.',
@@ -176,24 +176,30 @@ async function targetPid(options: TargetOptions): Promise<number> {
 }
 
 async function run(options: RunOptions): Promise<void> {
-  const [{ Attachment }, { answerOf, parseContexts }, { readFileSync, writeFileSync }] = await Promise.all([
+  const [{ Attachment }, { answerOf, parseCases }, { readFileSync, writeFileSync }] = await Promise.all([
     import('../host/attach.ts'),
     import('../host/contexts.ts'),
     import('node:fs'),
   ]);
-  const contexts = options.contexts ? parseContexts(readFileSync(options.contexts, 'utf8')) : [{}];
+  const cases = options.contexts ? parseCases(readFileSync(options.contexts, 'utf8')) : [[{}]];
   const content = options.arenaFrom ? readFileSync(options.arenaFrom) : new Uint8Array();
   const spec = { ...baseSpec(options), pid: await targetPid(options), programPath: options.program };
+  const size = spec.arenaBytes;
   const attachment = await Attachment.open(spec);
   try {
     const arena = attachment.openArena();
     try {
-      arena.write(0, content);
-      const results = contexts.map((context) => {
-        const r = attachment.run({ repeat: options.repeat, context });
-        return { ...answerOf(r.context), nsPerRun: r.nsPerRun };
+      const contents: Uint8Array[] = [];
+      const results = cases.map((contexts, i) => {
+        arena.write(0, content.subarray(i * size, (i + 1) * size));
+        const answers = contexts.map((context) => {
+          const r = attachment.run({ repeat: options.repeat, context });
+          return { ...answerOf(r.context), nsPerRun: r.nsPerRun };
+        });
+        if (options.arenaTo) contents.push(arena.read(0, size));
+        return answers;
       });
-      if (options.arenaTo) writeFileSync(options.arenaTo, arena.read(0, spec.arenaBytes));
+      if (options.arenaTo) writeFileSync(options.arenaTo, Buffer.concat(contents));
       printJson({ repeat: options.repeat, results });
     } finally {
       arena.close();

@@ -10,17 +10,19 @@ const ACTIONS: Readonly<Record<number, string>> = {
 };
 
 /**
- * A JSON array of objects with fields of struct ht_npf_ctx; values are numbers or text such as "0x200000". What is
- * left out is zero. Throws HT_USAGE naming the context and field.
+ * Contexts in cases: a JSON array of arrays, each of which begins with a fresh arena; or one array of contexts, which
+ * is one case.
  */
-export function parseContexts(text: string): Partial<NpfContext>[] {
-  let list: unknown;
-  try {
-    list = JSON.parse(text);
-  } catch (e) {
-    throw new HyperturtleError('HT_USAGE', `contexts: not JSON: ${messageOf(e)}`);
-  }
-  if (!Array.isArray(list)) throw new HyperturtleError('HT_USAGE', 'contexts: a JSON array expected');
+export function parseCases(text: string): Partial<NpfContext>[][] {
+  const list = parseArray(text);
+  return list.length > 0 && list.every((c) => Array.isArray(c)) ? list.map(contextsOf) : [contextsOf(list)];
+}
+
+/**
+ * Objects with fields of struct ht_npf_ctx; values are numbers or text such as "0x200000". What is left out is zero.
+ * Throws HT_USAGE naming the context and field.
+ */
+function contextsOf(list: readonly unknown[]): Partial<NpfContext>[] {
   return list.map((item: unknown, i) => {
     if (typeof item !== 'object' || item === null)
       throw new HyperturtleError('HT_USAGE', `context ${i}: an object expected`);
@@ -28,6 +30,17 @@ export function parseContexts(text: string): Partial<NpfContext>[] {
     for (const [name, value] of Object.entries(item)) context[name] = fieldValue(i, name, value);
     return context;
   });
+}
+
+function parseArray(text: string): unknown[] {
+  let list: unknown;
+  try {
+    list = JSON.parse(text);
+  } catch (e) {
+    throw new HyperturtleError('HT_USAGE', `contexts: not JSON: ${messageOf(e)}`);
+  }
+  if (!Array.isArray(list)) throw new HyperturtleError('HT_USAGE', 'contexts: a JSON array expected');
+  return list;
 }
 
 function fieldValue(i: number, name: string, value: unknown): number | bigint {

@@ -1,19 +1,23 @@
 /** Contexts of test runs: read strictly, so that a misspelt field is not taken for zero. */
 import { describe, expect, it } from 'vitest';
-import { answerOf, parseContexts } from '../../src/host/contexts.ts';
+import { answerOf, parseCases } from '../../src/host/contexts.ts';
 import { HT_NPF_CTX } from '../../src/kernel/npf.ts';
 
 describe('contexts of test runs', () => {
   it('take numbers and hexadecimal text, by the width of the field', () => {
-    expect(parseContexts('[{"gpa":"0xffffffffffffffff","vcpu":3},{}]')).toEqual([
-      { gpa: 0xffff_ffff_ffff_ffffn, vcpu: 3 },
-      {},
+    expect(parseCases('[{"gpa":"0xffffffffffffffff","vcpu":3},{}]')).toEqual([
+      [{ gpa: 0xffff_ffff_ffff_ffffn, vcpu: 3 }, {}],
     ]);
+  });
+
+  it('may come in cases', () => {
+    expect(parseCases('[[{"vcpu":1}],[],[{},{}]]')).toEqual([[{ vcpu: 1 }], [], [{}, {}]]);
   });
 
   it.each([
     ['{', /not JSON/],
     ['{}', /array expected/],
+    ['[[1]]', /context 0: an object/],
     ['[1]', /context 0: an object/],
     ['[{},{"gpas":1}]', /context 1: there is no field 'gpas'/],
     ['[{"reserved":1}]', /no field 'reserved'/],
@@ -21,7 +25,7 @@ describe('contexts of test runs', () => {
     ['[{"gpa":"twelve"}]', /gpa: a number/],
     ['[{"vcpu":4294967296}]', /does not fit 4 bytes/],
   ])('refuse %s', (text, why) => {
-    expect(() => parseContexts(text)).toThrow(why);
+    expect(() => parseCases(text)).toThrow(why);
   });
 });
 

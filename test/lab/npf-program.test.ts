@@ -1,0 +1,293 @@
+/**
+ * The npf program in a real L0 kernel, on arenas of our own and without a guest: what it answers, and what it does
+ * to the pool and the page index. Broken and hostile layouts as well: an arena belongs to a tenant.
+ */
+import { gunzipSync, gzipSync } from 'node:zlib';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { HT_WORD_CLOSED, HT_WORD_PRESENT } from '../../src/kernel/arena.ts';
+import { labUp } from '../../src/lab/lab.ts';
+import type { Lab } from '../../src/lab/lab.ts';
+import { runScript } from '../../src/lab/levels.ts';
+import { ARENA_BYTES, ArenaImage, FIRST_GFN, INDEX_OFF, PAGES, poolFrame } from '../support/arena.ts';
+import type { ArenaSpec } from '../support/arena.ts';
+
+const TEMPLATE = '0x8000000000000e67';
+const kernel = process.env['HYPERTURTLE_TEST_KERNEL'] ?? '6.1';
+
+interface Fault {
+  page?: number;
+  gpa?: string;
+  write?: boolean;
+  vcpu?: number;
+  sibling?: string;
+  sibling_gfn?: number;
+}
+type Answer = Record<string, string | number>;
+interface Outcome {
+  answers: Answer[];
+  after: ArenaImage;
+}
+
+const cases: { spec: ArenaSpec; faults: Fault[] }[] = [];
+let outcomes: Outcome[] = [];
+
+/** Runs the program once for each fault, in order, on one arena. All cases run together, before the tests. */
+function given(spec: ArenaSpec, faults: Fault[]): () => Outcome {
+  const i = cases.push({ spec, faults }) - 1;
+  return () => outcomes[i]!;
+}
+
+const contextOf = ({ page = 0, write = true, ...rest }: Fault): Record<string, unknown> => ({
+  gpa: `0x${((FIRST_GFN + page) * 4096 + 0x123).toString(16)}`,
+  error_code: write ? 2 : 0,
+  root_level: 4,
+  ...rest,
+});
+
+let lab: Lab;
+beforeAll(async () => {
+  lab = await labUp({ kernel });
+  await runScript(lab.l0, 'insmod /payload/modules/hyperturtle_host.ko');
+  const arenas = Buffer.concat(cases.map((c) => ArenaImage.build(c.spec).bytes));
+  await lab.l0.writeFile('/run/in.gz', gzipSync(arenas));
+  await lab.l0.writeFile('/run/cases', JSON.stringify(cases.map((c) => c.faults.map(contextOf))));
+  const out = await runScript(
+    lab.l0,
+    `gunzip /run/in.gz &&
+    hyperturtle host run --qmp /run/l1/qmp.sock --arena-mib 1 --program /payload/bpf/npf.bpf.o \
+      --contexts /run/cases --arena-from /run/in --arena-to /run/out && gzip /run/out`,
+  );
+  const after = gunzipSync(await lab.l0.readFile('/run/out.gz'));
+  const { results } = JSON.parse(out) as { results: Answer[][] };
+  outcomes = results.map((answers, i) => {
+    for (const a of answers) delete a['nsPerRun'];
+    return { answers, after: new ArenaImage(after.subarray(i * ARENA_BYTES, (i + 1) * ARENA_BYTES)) };
+  });
+}, 900_000);
+afterAll(async () => {
+  const log = await runScript(lab.l0, 'dmesg');
+  await lab.down();
+  expect(log).not.toMatch(/BUG|WARNING|Oops|general protection/);
+});
+
+const mapped = (page: number, count: number): Answer => ({
+  action: 'MAP',
+  template: TEMPLATE,
+  words_off: `0x${(INDEX_OFF + 8 * page).toString(16)}`,
+  first_gfn: `0x${(FIRST_GFN + page).toString(16)}`,
+  count,
+});
+const pass = (reason: string): Answer => ({ action: 'PASS', reason });
+
+/** A test of one case. */
+function when(
+  name: string,
+  spec: ArenaSpec,
+  faults: Fault[],
+  verify: (answers: Answer[], after: ArenaImage) => void,
+): void {
+  const outcome = given(spec, faults);
+  it(name, () => verify(outcome().answers, outcome().after));
+}
+
+describe('a fault on a page without a frame', () => {
+  when('gets one from the pool, and the word says so', {}, [{ page: 5 }], (answers, after) => {
+    expect(answers).toEqual([mapped(5, 1)]);
+    expect(after.word(5)).toBe(poolFrame(0) | HT_WORD_PRESENT);
+    expect(after.header.pool_head).toBe(1);
+    expect(after.l2).toMatchObject({ faults: 1, mapped_new: 1, mapped_ahead: 0, frames_taken: 1 });
+  });
+
+  // each fault is where one who touches page after page would stop next
+  const run = [0, 1, 2, 4, 8, 16, 32, 64, 128, 192].map((page) => ({ page }));
+  when('that continues a run gets ever larger aligned groups, up to the limit', {}, run, (answers, after) => {
+    const sizes = answers.map((a) => Number(a['count']));
+    expect(sizes[0]).toBe(1);
+    expect(Math.max(...sizes)).toBe(64);
+    expect(sizes).toEqual([...sizes].sort((a, b) => a - b));
+    for (const a of answers) expect(Number(a['first_gfn']) % Number(a['count'])).toBe(0);
+    expect(after.l2.frames_taken).toBe(after.framesInIndex().length);
+    expect(after.l2.mapped_new + after.l2.mapped_ahead).toBe(after.l2.frames_taken);
+  });
+
+  const apart = [0, 1, 9000, 300, 7000].map((page) => ({ page }));
+  when('far from others gets one page, also beside runs', {}, apart, (answers) => {
+    expect(answers.slice(2).map((a) => a['count'])).toEqual([1, 1, 1]);
+  });
+
+  when('that is a read maps no neighbours ahead', {}, [{ page: 0 }, { page: 1, write: false }], (answers) =>
+    expect(answers[1]).toMatchObject({ action: 'MAP', count: 1 }),
+  );
+
+  when(
+    'goes to L1 when the pool is empty',
+    { frames: 1 },
+    [{ page: 0 }, { page: 1 }, { page: 0 }],
+    (answers, after) => {
+      expect(answers.slice(0, 2)).toEqual([mapped(0, 1), pass('POOL_EMPTY')]);
+      expect(answers[2]).toMatchObject({ action: 'MAP' });
+      expect(after.framesInIndex()).toEqual([poolFrame(0)]);
+      expect(after.l2.passes).toBe(1);
+    },
+  );
+
+  when(
+    'goes to L1 when the guest has had all it may have',
+    { l2: { frames_limit: 2 } },
+    [{ page: 0 }, { page: 100 }, { page: 200 }],
+    (answers, after) => {
+      expect(answers[2]).toEqual(pass('LIMIT'));
+      expect(after.l2.frames_taken).toBe(2);
+    },
+  );
+
+  when(
+    'maps no neighbours ahead when the pool is low',
+    { frames: 70, header: { pool_low: 69 } },
+    [{ page: 0 }, { page: 1 }, { page: 2 }],
+    (answers) => expect(answers.map((a) => a['count'])).toEqual([1, 1, 1]),
+  );
+});
+
+describe('a fault on a page that has a frame', () => {
+  when(
+    'maps what is there around it and takes nothing',
+    { words: { 64: poolFrame(900) | HT_WORD_PRESENT, 66: poolFrame(901) | HT_WORD_PRESENT } },
+    [{ page: 66 }],
+    (answers, after) => {
+      expect(answers).toEqual([mapped(64, 64)]);
+      expect(after.header.pool_head).toBe(0);
+      expect(after.framesInIndex()).toEqual([poolFrame(900), poolFrame(901)]);
+      expect(after.l2).toMatchObject({ mapped_existing: 1, mapped_new: 0, frames_taken: 0 });
+    },
+  );
+
+  when(
+    'among neighbours without: their words are filled, and it keeps its own',
+    { words: { 2: poolFrame(900) | HT_WORD_PRESENT, 3: HT_WORD_CLOSED } },
+    [{ page: 0 }, { page: 1 }, { page: 4 }, { page: 8 }],
+    (_, after) => {
+      expect(after.word(2)).toBe(poolFrame(900) | HT_WORD_PRESENT);
+      expect(after.word(3)).toBe(HT_WORD_CLOSED);
+    },
+  );
+});
+
+/** The same numbers every time. */
+function* randoms(seed: number): Generator<number, never> {
+  for (let x = seed; ; ) {
+    x = (Math.imul(x, 1103515245) + 12345) & 0x7fffffff;
+    yield x >> 8;
+  }
+}
+
+describe('frames', () => {
+  const random = randoms(12345);
+  // runs, and jumps between them
+  const list = Array.from({ length: 300 }, (_, i) => ({
+    page: ((random.next().value % 16) * 512 + ((i * 3) % 512)) % PAGES,
+    write: random.next().value % 5 !== 0,
+  }));
+  when('are never given twice and never lost, whatever the order of faults', {}, list, (answers, after) => {
+    const index = after.framesInIndex();
+    const spare = after.cpu0.spare === 0n ? [] : [after.cpu0.spare & ~0xfffn];
+    const all = [...index, ...spare, ...after.framesInPool()];
+    expect(new Set(all).size).toBe(all.length);
+    expect(new Set(all)).toEqual(new Set(Array.from({ length: 512 }, (_, i) => poolFrame(i))));
+    expect(after.l2.frames_taken).toBe(index.length);
+    const maps = answers.filter((a) => a['action'] === 'MAP').length;
+    expect(maps).toBeGreaterThan(100);
+    expect(after.l2.mapped_new + after.l2.mapped_existing).toBe(maps);
+    expect(after.l2.passes).toBe(answers.length - maps);
+  });
+});
+
+describe('the template', () => {
+  const without = (word: bigint): ArenaSpec => ({ l2: { template: 0n }, words: { 7: word } });
+  const shown = (sibling: bigint): Fault[] => [
+    { page: 5, sibling: `0x${sibling.toString(16)}`, sibling_gfn: FIRST_GFN + 7 },
+  ];
+  const word = poolFrame(3) | HT_WORD_PRESENT;
+
+  when('is asked for when there is none', without(word), [{ page: 5 }], (answers, after) => {
+    expect(answers).toEqual([{ action: 'LEARN' }]);
+    expect(after.header.pool_head).toBe(0);
+  });
+
+  when(
+    'is learned from a leaf of known RAM',
+    without(word),
+    shown(poolFrame(3) | 0xe67n),
+    (answers, after) => {
+      expect(answers).toMatchObject([{ action: 'MAP', template: '0xe67' }]);
+      expect(after.l2.template).toBe(0xe67n);
+    },
+  );
+
+  when(
+    'is not learned from a leaf of another page',
+    without(word),
+    shown(poolFrame(4) | 0xe67n),
+    (_, after) => expect(after.l2.template).toBe(0n),
+  );
+
+  when('is not learned from a leaf of nothing we know', without(0n), shown(0xe67n), (_, after) =>
+    expect(after.l2.template).toBe(0n),
+  );
+});
+
+describe('the program passes', () => {
+  const rows: [string, ArenaSpec, Fault, string][] = [
+    ['when L1 has switched it off', { header: { enabled: 0 } }, {}, 'DISABLED'],
+    ['when there is no layout', { header: { magic: 0n } }, {}, 'DISABLED'],
+    ['for a layout of another version', { header: { version: 99 } }, {}, 'DISABLED'],
+    ['when no L2 runs on the vCPU', { runsOnCpu0: 0 }, {}, 'NO_L2'],
+    ['for a vCPU beyond the table', {}, { vcpu: 8 }, 'NO_L2'],
+    ['for an L2 beyond the table', { runsOnCpu0: 200 }, {}, 'NO_L2'],
+    ['while the L2 is off', { l2: { state: 0 } }, {}, 'L2_OFF'],
+    ['beyond the slot', {}, { page: PAGES }, 'NO_SLOT'],
+    ['before the slot', {}, { gpa: '0x200000' }, 'NO_SLOT'],
+    ['on a page that nobody may fill', { words: { 5: HT_WORD_CLOSED } }, { page: 5 }, 'CLOSED'],
+  ];
+  for (const [name, spec, fault, reason] of rows)
+    when(name, spec, [fault], (answers, after) => {
+      expect(answers).toEqual([pass(reason)]);
+      expect(after.header.pool_head).toBe(0);
+      expect(after.framesInIndex().length).toBe(Object.keys(spec.words ?? {}).length);
+    });
+});
+
+// offsets in its answers are the module's to check: it refuses those beyond the arena or not aligned
+describe('on a hostile layout it still answers, with groups of at most 64 pages, and harms nothing:', () => {
+  const huge = Number.MAX_SAFE_INTEGER;
+  const specs: ArenaSpec[] = [
+    { header: { cpus_count: huge, l2_count: huge, pool_entries: huge, pool_head: 1, pool_tail: huge } },
+    { header: { pool_entries: 0 } },
+    { header: { group_max: huge } },
+    { l2: { slot_count: huge, group_max: huge } },
+    { runsOnCpu0: huge },
+  ];
+  for (const at of [ARENA_BYTES - 4, ARENA_BYTES, huge]) {
+    specs.push({ header: { cpus_off: at } }, { header: { l2_off: at } }, { header: { pool_off: at } });
+    specs.push({ l2: { slots: [{ gfn: FIRST_GFN, npages: huge, word_off: at }] } });
+  }
+  const random = randoms(99);
+  const some = (): number => [1, 7, 8, 4095, ARENA_BYTES - 8, 2 ** 40, huge][random.next().value % 7]!;
+  const fields = ['cpus_off', 'cpus_count', 'l2_off', 'l2_count', 'pool_off', 'pool_entries', 'group_max'];
+  for (let i = 0; i < 20; i++) {
+    const header = Object.fromEntries(
+      fields.filter(() => random.next().value % 3 === 0).map((f) => [f, some()]),
+    );
+    const slots = [{ gfn: FIRST_GFN - (random.next().value % 2), npages: some(), word_off: some() }];
+    specs.push({ header: { ...header, pool_tail: some() }, l2: { slots } });
+  }
+  specs.forEach((spec, i) =>
+    when(`layout ${i + 1}`, spec, [{ page: 0 }, { page: 1 }, { page: 70 }], (answers) => {
+      expect(answers.length).toBe(3);
+      for (const a of answers) {
+        expect(['PASS', 'LEARN', 'MAP']).toContain(a['action']);
+        if (a['action'] === 'MAP') expect(a['count']).toBeLessThanOrEqual(64);
+      }
+    }),
+  );
+});
