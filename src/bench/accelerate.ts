@@ -32,7 +32,8 @@ export interface GuestStatus {
 export class Acceleration implements AsyncDisposable {
   readonly #lab: Lab;
   readonly #undo = new CleanupStack();
-  #attach!: Job;
+  /** `hyperturtle host attach` in L0. */
+  #attach: Job | undefined;
   #linked = true;
 
   private constructor(lab: Lab) {
@@ -54,22 +55,31 @@ export class Acceleration implements AsyncDisposable {
     const { l0, l1 } = this.#lab;
     await insmod(l0, 'hyperturtle_host', signal);
     this.#undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
-    const attach = (this.#attach = await l0.spawn(
+    this.#undo.add('attachment', () => this.signalAttachment('TERM'));
+    await this.attach(arenaMib, signal);
+    await insmod(l1, 'hyperturtle_guest', signal);
+    this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
+    await runScript(l1, `mkdir -p ${TURTLEFS_DIR} && mount -t turtlefs none ${TURTLEFS_DIR}`, { signal });
+    this.#undo.add('turtlefs', () => run(l1, ['umount', TURTLEFS_DIR]).then(() => {}));
+  }
+
+  /** Starts L0's command; again after the one before has ended, however it did. */
+  async attach(arenaMib: number, signal?: AbortSignal): Promise<void> {
+    this.#attach = await this.#lab.l0.spawn(
       [
         ...[CLI, 'host', 'attach', '--qmp', L1_RUN.qmpSocket, '--arena-mib', String(arenaMib)],
         ...['--program', '/payload/bpf/npf.bpf.o', '--bus', 'arena0'],
       ],
       { signal },
-    ));
-    this.#undo.add('attachment', async () => {
-      await attach.kill('TERM');
-      await attach.wait({ timeoutMs: 60_000 });
-    });
-    await jobSays(attach, /"ready":true/, 'hyperturtle host attach', 90_000, signal);
-    await insmod(l1, 'hyperturtle_guest', signal);
-    this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
-    await runScript(l1, `mkdir -p ${TURTLEFS_DIR} && mount -t turtlefs none ${TURTLEFS_DIR}`, { signal });
-    this.#undo.add('turtlefs', () => run(l1, ['umount', TURTLEFS_DIR]).then(() => {}));
+    );
+    this.#linked = true;
+    await jobSays(this.#job(), /"ready":true/, 'hyperturtle host attach', 90_000, signal);
+  }
+
+  /** Ends L0's command (TERM: it undoes all; KILL: the kernel does), and returns when it has ended. */
+  async signalAttachment(signal: 'TERM' | 'KILL'): Promise<void> {
+    await this.#attach?.kill(signal);
+    await this.#attach?.wait({ timeoutMs: 60_000 });
   }
 
   async guestStatus(signal?: AbortSignal): Promise<GuestStatus> {
@@ -87,18 +97,26 @@ export class Acceleration implements AsyncDisposable {
   /** Vanilla is measured with no program linked: nothing of ours runs in its faults. */
   async setLinked(linked: boolean, signal?: AbortSignal): Promise<void> {
     if (linked === this.#linked) return;
-    const events = (): Promise<number> => this.#attach.output().then((o) => o.split('"event"').length);
+    const events = (): Promise<number> =>
+      this.#job()
+        .output()
+        .then((o) => o.split('"event"').length);
     const before = await events();
-    await this.#attach.kill(linked ? 'USR2' : 'USR1');
+    await this.#job().kill(linked ? 'USR2' : 'USR1');
     await waitFor(
       linked ? 'linking' : 'unlinking',
       async () => ((await events()) > before ? true : undefined),
       { timeoutMs: 30_000, signal },
     );
-    const last = (await this.#attach.output()).trim().split('\n').at(-1) ?? '';
+    const last = (await this.#job().output()).trim().split('\n').at(-1) ?? '';
     if (!last.includes(`"linked":${linked}`))
       throw new HyperturtleError('HT_COMMAND_FAILED', `hyperturtle host attach: ${last.slice(0, 300)}`);
     this.#linked = linked;
+  }
+
+  #job(): Job {
+    if (!this.#attach) throw new HyperturtleError('HT_USAGE', 'nothing is attached');
+    return this.#attach;
   }
 
   async off(): Promise<void> {
