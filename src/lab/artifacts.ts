@@ -27,7 +27,7 @@ export interface ToolProgram {
 export interface QemuProgram extends ToolProgram {
   /** Firmware directory, already passed by `args` (`-L`). */
   dataDir: string;
-  /** `7.2.22` */
+  /** Upstream version: `7.2`. */
   version: string;
 }
 
