@@ -29,6 +29,12 @@ export interface GuestStatus {
   frames_freed: number;
 }
 
+/** What `hyperturtle host attach` prints for a signal. */
+interface AttachEvent {
+  linked: boolean;
+  stats: { reasons: Record<string, number> };
+}
+
 export class Acceleration implements AsyncDisposable {
   readonly #lab: Lab;
   readonly #undo = new CleanupStack();
@@ -86,32 +92,31 @@ export class Acceleration implements AsyncDisposable {
     return JSON.parse(await run(this.#lab.l1, [CLI, 'guest', 'status', '--json'], { signal })) as GuestStatus;
   }
 
-  /** Why faults were passed to L1 so far, by name. */
-  async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
-    const text = await run(this.#lab.l0, [CLI, 'host', 'stats', '--qmp', L1_RUN.qmpSocket, '--json'], {
-      signal,
-    });
-    return (JSON.parse(text) as { reasons: Record<string, number> }).reasons;
-  }
-
   /** Vanilla is measured with no program linked: nothing of ours runs in its faults. */
   async setLinked(linked: boolean, signal?: AbortSignal): Promise<void> {
-    if (linked === this.#linked) return;
-    const events = (): Promise<number> =>
-      this.#job()
-        .output()
-        .then((o) => o.split('"event"').length);
-    const before = await events();
+    if (linked !== this.#linked) await this.#ask(linked, signal);
+    this.#linked = linked;
+  }
+
+  /** Why faults were passed to L1 so far, by name. */
+  async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
+    return (await this.#ask(this.#linked, signal)).stats.reasons;
+  }
+
+  /** The attached process answers a signal with a line, much sooner than a new process would. */
+  async #ask(linked: boolean, signal: AbortSignal | undefined): Promise<AttachEvent> {
+    const lines = async (): Promise<string[]> => (await this.#job().output()).split('\n').slice(0, -1);
+    const before = (await lines()).length;
     await this.#job().kill(linked ? 'USR2' : 'USR1');
-    await waitFor(
-      linked ? 'linking' : 'unlinking',
-      async () => ((await events()) > before ? true : undefined),
+    const answer = await waitFor(
+      `hyperturtle host attach to ${linked ? 'link' : 'unlink'}`,
+      async () => (await lines())[before],
       { timeoutMs: 30_000, signal },
     );
-    const last = (await this.#job().output()).trim().split('\n').at(-1) ?? '';
-    if (!last.includes(`"linked":${linked}`))
-      throw new HyperturtleError('HT_COMMAND_FAILED', `hyperturtle host attach: ${last.slice(0, 300)}`);
-    this.#linked = linked;
+    const event = JSON.parse(answer) as Partial<AttachEvent>;
+    if (event.linked !== linked || event.stats === undefined)
+      throw new HyperturtleError('HT_COMMAND_FAILED', `hyperturtle host attach: ${answer.slice(0, 300)}`);
+    return event as AttachEvent;
   }
 
   #job(): Job {
@@ -132,8 +137,16 @@ async function insmod(level: Level, module: string, signal: AbortSignal | undefi
   await run(level, ['insmod', `/payload/modules/${module}.ko`], { signal });
 }
 
+/** Files of a process that has just ended are closed a moment later: until then the module is in use. */
 async function rmmod(level: Level, module: string): Promise<void> {
-  await run(level, ['rmmod', module]);
+  await waitFor(
+    `${level.name}: unloading ${module}`,
+    async () => {
+      const r = await level.exec(['rmmod', module]);
+      return r.status === 0 ? true : undefined;
+    },
+    { timeoutMs: 20_000, intervalMs: 250 },
+  );
 }
 
 /** Waits until the output of a job matches. Throws HT_COMMAND_FAILED with its output when it ends before. */

@@ -41,7 +41,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
   const { progress, signal } = options;
   const startedAt = new Date();
   const reserved = reservedMemory(spec.l2MemoryMib, spec.touchMib);
-  const append = `console=ttyS0 ${kernelArgs(2)} ${reserved.kernelArgument}`;
+  const append = `console=ttyS0 ${kernelArgs(2)} ${reserved.kernelArguments}`;
 
   const counters = await KvmCounters.start(lab.l0, signal);
   try {

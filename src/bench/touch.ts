@@ -12,22 +12,45 @@ import { subtractCounts } from './statistics.ts';
 /** The longest that one phase may take: vanilla, 64 MiB, a machine that does other things as well. */
 const PHASE_TIMEOUT_MS = 600_000;
 
-/** Physical memory that L2's kernel is told to leave alone, for the scattered order. */
+/** How L2's kernel is told to keep memory untouched until it is measured. */
 export interface ReservedMemory {
+  /** Of the memory for the scattered order. */
   address: number;
-  kernelArgument: string;
+  kernelArguments: string;
 }
 
-/** Below the initramfs and the firmware's tables, which are at the end of memory; a multiple of 2 MiB. */
+/** Memory of L2 that is not for touching: its kernel, initramfs and a shell. */
+export const L2_OWN_MIB = 96;
+/** Patterns that touch anonymous memory, each its own. */
+const ANONYMOUS_PATTERNS = 3;
+/** Room in the movable zone for the initramfs' files and the processes. */
+const MOVABLE_SLACK_MIB = 16;
+
+/**
+ * A first touch must be the first: memory that L2's kernel used while it booted, and freed, is no longer fresh.
+ *   movablecore=  a zone from which the kernel itself takes nothing; user memory comes from there first
+ *   memmap=       memory that the kernel leaves alone, for /dev/mem: a multiple of 2 MiB, below what is at the end
+ *                 of memory (initramfs, firmware's tables)
+ */
 export function reservedMemory(l2MemoryMib: number, touchMib: number): ReservedMemory {
   const mib = Math.floor((l2MemoryMib - 16 - touchMib) / 2) * 2;
-  if (mib < 64)
+  const needMib = touchMib * (ANONYMOUS_PATTERNS + 1) + L2_OWN_MIB;
+  if (l2MemoryMib < needMib)
     throw new HyperturtleError(
       'HT_USAGE',
-      `L2 with ${l2MemoryMib} MiB has no room to touch ${touchMib} MiB: give it at least ${touchMib * 4 + 80} MiB`,
+      `L2 with ${l2MemoryMib} MiB has no room to touch ${touchMib} MiB in four orders: give it at least ${needMib} MiB`,
     );
   const address = mib * (1 << 20);
-  return { address, kernelArgument: `memmap=${touchMib}M$0x${address.toString(16)}` };
+  const movableMib = touchMib * ANONYMOUS_PATTERNS + MOVABLE_SLACK_MIB;
+  return {
+    address,
+    kernelArguments: `memmap=${touchMib}M$0x${address.toString(16)} movablecore=${movableMib}M`,
+  };
+}
+
+/** A round size that is enough. */
+export function l2MemoryFor(touchMib: number): number {
+  return Math.ceil((touchMib * (ANONYMOUS_PATTERNS + 1) + L2_OWN_MIB) / 32) * 32;
 }
 
 export interface TouchPlan {

@@ -55,13 +55,11 @@ function common(c: Command): Command {
     .option('--report <file>', 'write the HTML report');
 }
 
-/** Room for the kernel, three patterns of anonymous memory and one of reserved memory. */
-export function l2MemoryFor(touchMib: number): number {
-  return Math.ceil((touchMib * 4 + 96) / 32) * 32;
-}
-
 async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: string): Promise<void> {
-  const { VARIANTS, PATTERNS } = await import('../bench/schema.ts');
+  const [{ VARIANTS, PATTERNS }, { l2MemoryFor }] = await Promise.all([
+    import('../bench/schema.ts'),
+    import('../bench/touch.ts'),
+  ]);
   await runAndReport(
     {
       benchmark: what,

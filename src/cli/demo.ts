@@ -1,6 +1,6 @@
 /** `hyperturtle demo`: what a new user runs first. A short form of `bench all` in one lab. */
 import type { Command } from 'commander';
-import { ARENA_MIB, l2MemoryFor, runAndReport } from './bench.ts';
+import { ARENA_MIB, runAndReport } from './bench.ts';
 
 /** Fewer pages than a benchmark, but every one of them a real first touch, and two interleaved rounds. */
 const TOUCH_MIB = 8;
@@ -19,6 +19,7 @@ export function register(program: Command, version: string): void {
 }
 
 async function demo(o: { kernel: string; report: string; json?: string }, version: string): Promise<void> {
+  const { l2MemoryFor } = await import('../bench/touch.ts');
   await runAndReport(
     {
       benchmark: 'demo',

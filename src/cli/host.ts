@@ -55,7 +55,7 @@ export function register(program: Command): void {
     )
     .addHelpText(
       'after',
-      '\nSIGUSR1 unlinks the program, SIGUSR2 links it again; each prints a line of JSON.',
+      '\nSIGUSR1 unlinks the program, SIGUSR2 links it (or leaves it linked); each prints a line of JSON with statistics.',
     )
     .action(attach);
 
@@ -120,7 +120,7 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
   const on = (event: string, change: () => void) => (): void => {
     try {
       change();
-      printJson({ event, linked: attachment.status().linked });
+      printJson({ event, linked: attachment.status().linked, stats: attachment.stats() });
     } catch (e) {
       printJson({ event: 'error', code: isHyperturtleError(e) ? e.code : null, message: messageOf(e) });
     }

@@ -2,7 +2,7 @@
  * Undo in reverse: a stack of what must be released, run once, last opened first, also when a step in the
  * middle fails; and the wiring of SIGINT and SIGTERM to one AbortSignal.
  */
-import { HyperturtleError } from './errors.ts';
+import { HyperturtleError, messageOf } from './errors.ts';
 
 export type Undo = () => void | Promise<void>;
 
@@ -26,10 +26,11 @@ export class CleanupStack implements AsyncDisposable {
       try {
         await s.undo();
       } catch (e) {
-        failures.push(new Error(`while undoing '${s.what}'`, { cause: e }));
+        failures.push(new Error(`while undoing '${s.what}': ${messageOf(e)}`, { cause: e }));
       }
     }
-    if (failures.length > 0) throw new AggregateError(failures, 'clean-up failed');
+    if (failures.length > 0)
+      throw new AggregateError(failures, `clean-up failed ${failures.map(messageOf).join('; ')}`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
