@@ -1,5 +1,5 @@
 /** Starts the outer machine, booting it or restoring it, and waits until both levels answer. */
-import { mkdir, open, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { exec } from '../core/exec.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
@@ -69,6 +69,8 @@ export async function startMachine(spec: BootSpec, o: StartOptions): Promise<Mac
   await mkdir(o.dir, { recursive: true, mode: 0o700 });
   const files = runFiles(o.dir);
   const pipes = channelBases(files).flatMap((b) => [`${b}.in`, `${b}.out`]);
+  // a machine that did not come up may have left them
+  await Promise.all(pipes.map((p) => rm(p, { force: true })));
   await exec('mkfifo', ['-m', '600', ...pipes], { signal: o.signal });
   await writeFile(files.l1Script, l1Script(l1Machine(spec.l1, spec.artifacts.kernelArgs(1))));
   for (const log of Object.values(files.serial)) await (await open(log, 'a')).close();
@@ -137,12 +139,13 @@ async function waitAnswer(
   }
 }
 
-/** L1's QEMU ends with a message in L0 when it can't start: better than waiting for the deadline. */
+/** Throws when L1's QEMU has ended: no use to wait for the deadline then. */
 async function checkL1Qemu(l0: AgentLevel, signal: AbortSignal | undefined): Promise<void> {
-  const script = `[ ! -e ${L1_RUN.log} ] || kill -0 "$(cat ${L1_RUN.pidFile} 2>/dev/null)" 2>/dev/null || { [ -s ${L1_RUN.log} ] && cat ${L1_RUN.log}; }`;
+  const script = `[ ! -e ${L1_RUN.ended} ] || cat ${L1_RUN.ended} ${L1_RUN.log}`;
   const r = await l0.exec(['sh', '-c', script], { timeoutMs: 20_000, signal });
-  const said = r.stdout.toString('utf8').trim();
-  if (said !== '') throw new HyperturtleError('HT_BOOT_FAILED', `L1's QEMU ended in L0: ${said.slice(-500)}`);
+  const said = r.stdout.toString('utf8').trim().split('\n');
+  if (said[0] !== '')
+    throw new HyperturtleError('HT_BOOT_FAILED', `its QEMU in L0 ended: ${said.slice(0, 4).join('; ')}`);
 }
 
 /** The last lines of a console log, without control sequences. */

@@ -67,6 +67,8 @@ export const L1_RUN = {
   qmpSocket: '/run/l1/qmp.sock',
   pidFile: '/run/l1/qemu.pid',
   log: '/run/l1/qemu.log',
+  /** Exit status of its QEMU; missing while that runs. */
+  ended: '/run/l1/ended',
 } as const;
 
 const portDevice = (name: string): string => `/dev/virtio-ports/${name}`;
@@ -161,7 +163,7 @@ export function l1Machine(shape: L1Shape, kernelArgs: string): MachineSpec {
 /** The script that L0's init runs to start L1. */
 export function l1Script(l1: MachineSpec): string {
   const words = [IN_GUEST.qemu, ...qemuArguments(l1)].map(shellWord).join(' ');
-  return `mkdir -p ${L1_RUN.dir}\nexec ${words} </dev/null >${L1_RUN.log} 2>&1\n`;
+  return `mkdir -p ${L1_RUN.dir}\n${words} </dev/null >${L1_RUN.log} 2>&1\necho "status $?" >${L1_RUN.ended}\n`;
 }
 
 export function shellWord(word: string): string {

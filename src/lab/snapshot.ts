@@ -13,7 +13,7 @@ import { PAYLOAD_DISK_BYTES } from './artifacts.ts';
 import { outerSpec, startMachine, waitBooted } from './boot.ts';
 import type { BootSpec, Machine, StartOptions } from './boot.ts';
 import { runScript } from './levels.ts';
-import { l1Machine, outerMemMib, qemuArguments } from './machine.ts';
+import { l1Machine, l1Script, outerMemMib, qemuArguments } from './machine.ts';
 import { cacheEntry, contentKey, needSpace } from './xdg.ts';
 
 /** Raise it when what is done before the state is saved changes. */
@@ -48,7 +48,7 @@ export function snapshotKey(spec: BootSpec): string {
     spec.artifacts.key,
     spec.artifacts.qemu.version,
     qemuArguments(outerSpec(spec, o)),
-    qemuArguments(l1Machine(spec.l1, spec.artifacts.kernelArgs(1))),
+    l1Script(l1Machine(spec.l1, spec.artifacts.kernelArgs(1))),
   ]);
 }
 

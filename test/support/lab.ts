@@ -1,0 +1,68 @@
+/**
+ * For tests that need real machines: one lab for a test file, from the snapshot in seconds. When the file is done it
+ * checks that the kernels of L0 and L1 had nothing to complain about and that no process of the lab is left.
+ */
+import { afterAll, beforeAll, expect } from 'vitest';
+import { readFileSync, readdirSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { exec } from '../../src/core/exec.ts';
+import { createProgress } from '../../src/core/progress.ts';
+import { labUp } from '../../src/lab/lab.ts';
+import type { Lab, LabSpec } from '../../src/lab/lab.ts';
+import { kernelTroubles } from '../../src/lab/kernel-log.ts';
+import { runScript } from '../../src/lab/levels.ts';
+
+export const ROOT = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
+
+/** Kernel series of the labs that tests start; `HT_TEST_KERNEL=6.12` runs them all on another one. */
+export const TEST_KERNEL = process.env['HT_TEST_KERNEL'] ?? '6.1';
+
+/** Registers the lab's start and end with the test file. The function gives the lab while tests run. */
+export function useLab(spec: LabSpec = {}): () => Lab {
+  let lab: Lab | undefined;
+  beforeAll(async () => {
+    lab = await labUp({ kernel: TEST_KERNEL, progress: createProgress(), ...spec });
+  });
+  afterAll(async () => {
+    if (!lab) return;
+    try {
+      await expectCleanKernelLogs(lab);
+    } finally {
+      await lab.down();
+    }
+    expect(processesNaming(lab.dir), 'processes of the lab that are left').toEqual([]);
+  });
+  return () => {
+    if (!lab) throw new Error('the lab is not up yet: use it inside tests');
+    return lab;
+  };
+}
+
+/** Fails with what the kernels of L0 and L1 complained about. */
+export async function expectCleanKernelLogs(lab: Lab): Promise<void> {
+  for (const level of [lab.l0, lab.l1]) {
+    const log = await runScript(level, 'dmesg', { timeoutMs: 60_000 });
+    expect(kernelTroubles(log), `kernel log of ${level.name}`).toEqual([]);
+  }
+}
+
+/** Processes of this machine that have `text` in their arguments, as `pid: arguments`. */
+export function processesNaming(text: string): string[] {
+  return readdirSync('/proc').flatMap((pid) => {
+    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return [];
+    try {
+      const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+      return args.includes(text) ? [`${pid}: ${args.slice(0, 300)}`] : [];
+    } catch {
+      return []; // it has just ended
+    }
+  });
+}
+
+/** Compiles the package as it is now, and gives the path of a compiled file: for tests that need a process of ours. */
+export async function compiled(file: string): Promise<string> {
+  const tsc = path.join(ROOT, 'node_modules/typescript/bin/tsc');
+  await exec(process.execPath, [tsc, '-p', ROOT, '--noCheck'], { timeoutMs: 300_000 });
+  return path.join(ROOT, 'dist', file.replace(/\.ts$/, '.js'));
+}
