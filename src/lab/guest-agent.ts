@@ -184,7 +184,7 @@ export class AgentLevel implements Level {
 
   async #killGroup(pid: number, signal: string): Promise<void> {
     // the group may not exist yet when the command has just been forked
-    const script = `kill -${signal} -- -${pid} 2>/dev/null || kill -${signal} ${pid} 2>/dev/null; :`;
+    const script = `kill -${signal} -${pid} 2>/dev/null || kill -${signal} ${pid} 2>/dev/null; :`;
     const killer = await this.#start(['sh', '-c', script], {}, false);
     for (let i = 0; i < 100 && !(await this.#status(killer, undefined)); i++) await sleep(5);
   }
