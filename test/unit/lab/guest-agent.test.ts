@@ -64,7 +64,7 @@ describe('AgentLevel.exec', () => {
       message: 'L0: sleep 9: still running after 0.02 s',
     });
     const kill = agent.requests.find((r) => JSON.stringify(r.arguments).includes('kill -KILL'));
-    expect(JSON.stringify(kill?.arguments)).toContain('-- -77');
+    expect(JSON.stringify(kill?.arguments)).toContain('kill -KILL -77');
   });
 
   it('refuses output that the agent has cut off', async () => {
