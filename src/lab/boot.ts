@@ -18,6 +18,7 @@ import {
   qemuArguments,
   runFiles,
 } from './machine.ts';
+import type { ProcessId } from './process.ts';
 import type { QemuProcess } from './qemu-process.ts';
 import { startQemu } from './qemu-process.ts';
 
@@ -34,6 +35,8 @@ export interface StartOptions {
   ramFile?: NonNullable<MachineSpec['ramFile']>;
   incoming: boolean;
   lifetime: 'owner' | 'detached';
+  /** Called as soon as QEMU runs: from then on somebody else must be able to find it. */
+  onQemu?: (id: ProcessId) => Promise<void>;
   signal?: AbortSignal | undefined;
 }
 
@@ -82,6 +85,12 @@ export async function startMachine(spec: BootSpec, o: StartOptions): Promise<Mac
     lifetime: o.lifetime,
     signal: o.signal,
   });
+  try {
+    await o.onQemu?.(qemu.id);
+  } catch (e) {
+    await qemu.end();
+    throw e;
+  }
   return { qemu, files, ...levelsOf(files) };
 }
 
@@ -134,7 +143,7 @@ async function waitAnswer(
         );
     }
     if (n === 1) await checkL1Qemu(m.l0, signal);
-    onLine((await tailOf(m.files.serial[n], 1)).slice(0, 60));
+    onLine((await tailOf(m.files.serial[n], 1)).slice(0, 60) || 'waiting for its agent');
     await sleep(50, signal);
   }
 }

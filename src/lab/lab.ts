@@ -20,6 +20,7 @@ import { L2_CHANNELS, l2Numbers, outerMemMib, runFiles } from './machine.ts';
 import type { Accelerator, L1Shape, RunFiles } from './machine.ts';
 import { prepareArtifacts } from './prepare.ts';
 import { cpuSeconds, isRunning } from './process.ts';
+import type { ProcessId } from './process.ts';
 import { endQemu } from './qemu-process.ts';
 import {
   checkLabName,
@@ -105,8 +106,6 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
     const { machine, snapshotKey } = await start(boot, record, disk, cache, progress, signal);
     undo.add('QEMU', () => machine.qemu.end());
-    record.qemu = machine.qemu.id;
-    await saveRecord(record);
     const step = progress.step('levels ready');
     try {
       await makeReady(machine, payload !== undefined, signal);
@@ -232,7 +231,8 @@ async function start(
   progress: Progress,
   signal: AbortSignal | undefined,
 ): Promise<{ machine: Machine; snapshotKey: string | null }> {
-  const common = { dir: record.dir, payloadDisk: disk, lifetime: record.lifetime, signal };
+  const onQemu = (id: ProcessId): Promise<void> => saveRecord(Object.assign(record, { qemu: id }));
+  const common = { dir: record.dir, payloadDisk: disk, lifetime: record.lifetime, onQemu, signal };
   // QEMU tells when a vCPU is idle in L0 only under TCG; with hardware, booting takes seconds anyway
   if (boot.accel === 'kvm') return { machine: await bootKvm(boot, common, progress), snapshotKey: null };
   for (let attempt = 1; ; attempt++) {

@@ -3,7 +3,8 @@
  * Directories whose machine is gone are removed by whoever starts a lab next.
  */
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { access, mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
@@ -74,7 +75,7 @@ export async function claimLab(
   const owner = identify(process.pid);
   if (!owner) throw new Error('no /proc/self/stat');
   const dir = path.join(labsRoot(), checkLabName(name));
-  await mkdir(labsRoot(), { recursive: true, mode: 0o700 });
+  await makeRoot();
   const staging = `${dir}.new-${process.pid}`;
   const record: LabRecord = {
     name,
@@ -102,6 +103,20 @@ export async function claimLab(
   return record;
 }
 
+async function makeRoot(): Promise<void> {
+  const root = labsRoot();
+  try {
+    await mkdir(root, { recursive: true, mode: 0o700 });
+    await access(root, constants.W_OK);
+  } catch (e) {
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `state directory ${root} cannot be written (${errnoCode(e) ?? 'error'}): set XDG_STATE_HOME to a directory you can write`,
+      { cause: e },
+    );
+  }
+}
+
 export async function saveRecord(record: LabRecord): Promise<void> {
   const file = recordFile(record.name);
   await writeFile(`${file}.tmp`, JSON.stringify(record, null, 1));
@@ -120,8 +135,9 @@ export async function readRecord(name: string): Promise<LabRecord | undefined> {
 
 /** Is anything of it still running, or about to? */
 export function isAlive(record: LabRecord): boolean {
-  if (record.qemu && isRunning(record.qemu)) return record.lifetime === 'detached' || isRunning(record.owner);
-  return record.state === 'starting' && isRunning(record.owner);
+  if (record.state === 'starting') return isRunning(record.owner);
+  if (!record.qemu || !isRunning(record.qemu)) return false;
+  return record.lifetime === 'detached' || isRunning(record.owner);
 }
 
 export async function listRecords(): Promise<LabRecord[]> {

@@ -19,6 +19,7 @@ import { cacheEntry, contentKey, needSpace } from './xdg.ts';
 /** Raise it when what is done before the state is saved changes. */
 const FORMAT = 2;
 const KEEP = 4;
+const STALE_MS = 3600_000;
 const FOLDER = 'snapshots';
 
 export interface Snapshot {
@@ -67,7 +68,26 @@ export async function ensureSnapshot(spec: BootSpec, o: SnapshotOptions): Promis
     },
     (staging) => makeSnapshot(spec, staging, o),
   );
+  await prune(path.dirname(entry));
   return { key, ram: path.join(entry, 'ram'), state: path.join(entry, 'state') };
+}
+
+/**
+ * Keeps the snapshots used last: each takes most of a GiB. One that is pruned between being found and being restored
+ * is made again by restore's caller; labs that were restored from it don't need it any more.
+ */
+async function prune(folder: string): Promise<void> {
+  const found: { dir: string; usedMs: number }[] = [];
+  for (const name of await readdir(folder)) {
+    const dir = path.join(folder, name);
+    const s = await stat(dir).catch(() => undefined);
+    if (!s) continue;
+    if (!name.startsWith('.')) found.push({ dir, usedMs: s.mtimeMs });
+    // half made, and its maker is gone: none takes this long
+    else if (Date.now() - s.mtimeMs > STALE_MS) await rm(dir, { recursive: true, force: true });
+  }
+  found.sort((a, b) => b.usedMs - a.usedMs);
+  for (const s of found.slice(KEEP)) await rm(s.dir, { recursive: true, force: true });
 }
 
 /** Forgets a snapshot that could not be restored. */

@@ -68,9 +68,10 @@ describe('a lab in the registry', () => {
 
   it('is removed when whoever started it died on the way', async () => {
     const record = await claimLab('a', 'detached', '6.1');
-    await saveRecord({ ...record, owner: await deadProcess() });
+    const qemu = sleeper();
+    await saveRecord({ ...record, owner: await deadProcess(), qemu });
     expect(await cleanDeadLabs()).toEqual(['a']);
-    expect(existsSync(record.dir)).toBe(false);
+    expect([existsSync(record.dir), isRunning(qemu)]).toEqual([false, false]);
   });
 
   it('outlives its starter when detached and up, and ends with it otherwise', async () => {
