@@ -3,16 +3,14 @@
  * to the pool and the page index. Broken and hostile layouts as well: an arena belongs to a tenant.
  */
 import { gunzipSync, gzipSync } from 'node:zlib';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { HT_WORD_CLOSED, HT_WORD_PRESENT } from '../../src/kernel/arena.ts';
-import { labUp } from '../../src/lab/lab.ts';
-import type { Lab } from '../../src/lab/lab.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { ARENA_BYTES, ArenaImage, FIRST_GFN, INDEX_OFF, PAGES, poolFrame } from '../support/arena.ts';
 import type { ArenaSpec } from '../support/arena.ts';
+import { useLab } from '../support/lab.ts';
 
 const TEMPLATE = '0x8000000000000e67';
-const kernel = process.env['HYPERTURTLE_TEST_KERNEL'] ?? '6.1';
 
 interface Fault {
   page?: number;
@@ -44,32 +42,26 @@ const contextOf = ({ page = 0, write = true, ...rest }: Fault): Record<string, u
   ...rest,
 });
 
-let lab: Lab;
+const lab = useLab();
 beforeAll(async () => {
-  lab = await labUp({ kernel });
-  await runScript(lab.l0, 'insmod /payload/modules/hyperturtle_host.ko');
+  const { l0 } = lab();
+  await runScript(l0, 'insmod /payload/modules/hyperturtle_host.ko');
   const arenas = Buffer.concat(cases.map((c) => ArenaImage.build(c.spec).bytes));
-  await lab.l0.writeFile('/run/in.gz', gzipSync(arenas));
-  await lab.l0.writeFile('/run/cases', JSON.stringify(cases.map((c) => c.faults.map(contextOf))));
+  await l0.writeFile('/run/in.gz', gzipSync(arenas));
+  await l0.writeFile('/run/cases', JSON.stringify(cases.map((c) => c.faults.map(contextOf))));
   const out = await runScript(
-    lab.l0,
+    l0,
     `gunzip /run/in.gz &&
     hyperturtle host run --qmp /run/l1/qmp.sock --arena-mib 1 --program /payload/bpf/npf.bpf.o \
       --contexts /run/cases --arena-from /run/in --arena-to /run/out && gzip /run/out`,
   );
-  const after = gunzipSync(await lab.l0.readFile('/run/out.gz'));
+  const after = gunzipSync(await l0.readFile('/run/out.gz'));
   const { results } = JSON.parse(out) as { results: Answer[][] };
   outcomes = results.map((answers, i) => {
     for (const a of answers) delete a['nsPerRun'];
     return { answers, after: new ArenaImage(after.subarray(i * ARENA_BYTES, (i + 1) * ARENA_BYTES)) };
   });
-}, 900_000);
-afterAll(async () => {
-  const log = await runScript(lab.l0, 'dmesg');
-  await lab.down();
-  expect(log).not.toMatch(/BUG|WARNING|Oops|general protection/);
 });
-
 const mapped = (page: number, count: number): Answer => ({
   action: 'MAP',
   template: TEMPLATE,
