@@ -37,7 +37,10 @@ export interface L2Spec {
 
 export interface L2Files {
   dir: string;
+  /** The launcher's own; a QMP socket serves one client at a time. */
   qmpSocket: string;
+  /** QMP for anybody else. */
+  monitorSocket: string;
   serial: string;
   log: string;
   state: string;
@@ -53,6 +56,7 @@ export function l2Files(name: string): L2Files {
   return {
     dir,
     qmpSocket: `${dir}/qmp`,
+    monitorSocket: `${dir}/monitor`,
     serial: `${dir}/serial.log`,
     log: `${dir}/qemu.log`,
     state: `${dir}/state.json`,
@@ -90,6 +94,7 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', `${spec.memMib}M`],
     ...['-object', ram, '-machine', `${spec.machine},memory-backend=ram`],
     ...['-serial', `file:${files.serial}`, '-qmp', `unix:${files.qmpSocket},server=on,wait=off`],
+    ...['-qmp', `unix:${files.monitorSocket},server=on,wait=off`],
     ...['-device', `${bus},id=serial0`, '-chardev', chardev],
     // the id makes QEMU tell when the guest opens the port: that is when userspace is up
     ...['-device', `virtserialport,bus=serial0.0,nr=1,chardev=console,id=${CONSOLE_PORT_ID},name=l2`],
