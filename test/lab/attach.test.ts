@@ -166,7 +166,10 @@ describe('guest register', () => {
     const register = ['hyperturtle', 'guest', 'register', '--pid', String(vmm.pid)];
     await waitFor(
       'the VM',
-      async () => ((await runScript(l1, `ls -l /proc/${vmm.pid}/fd`)).includes('kvm-vm') ? true : undefined),
+      async () =>
+        (await runScript(l1, `ls -l /proc/${vmm.pid}/fd 2>/dev/null || true`)).includes('kvm-vm')
+          ? true
+          : undefined,
       { timeoutMs: 30_000, intervalMs: 200 },
     );
 
