@@ -1,11 +1,13 @@
 /**
  * An interactive shell at a level on this terminal. L0 and L1 have a console port of their own for it, on which a
- * shell is started; an L2's shell listens on its port already. Ctrl-] leaves.
+ * shell is started. An L2's port is no terminal: there each line is a command of its own. Ctrl-] leaves.
  */
+import readline from 'node:readline';
 import type { ReadStream, WriteStream } from 'node:tty';
 import { HyperturtleError } from '../core/errors.ts';
 import { Channel } from './channel.ts';
 import type { Lab } from './lab.ts';
+import type { Level } from './levels.ts';
 
 const LEAVE = 0x1d; // Ctrl-]
 
@@ -22,7 +24,7 @@ export async function openConsole(
       "'lab console' needs a terminal: for scripts use 'hyperturtle lab exec'",
     );
   output.write(`connected to ${level === 2 ? `L2 (port ${l2})` : `L${level}`}; Ctrl-] leaves\r\n`);
-  if (level === 2) return attachTerminal(lab.l2Channel(l2), input, output, 'run console sh -i\n');
+  if (level === 2) return commandLoop(lab.l2(l2), input, output);
   const { files } = lab;
   const base = level === 0 ? files.channel.l0Console : files.channel.l1Console;
   const on = level === 0 ? lab.l0 : lab.l1;
@@ -39,17 +41,43 @@ export async function openConsole(
   }
 }
 
-/** Until Ctrl-] or the end of the machine. */
-async function attachTerminal(
-  channel: Channel,
+/** Reads commands until Ctrl-], Ctrl-C or end of file. */
+async function commandLoop(
+  level: Pick<Level, 'name' | 'exec'>,
   input: ReadStream,
   output: WriteStream,
-  first?: string,
 ): Promise<void> {
+  const lines = readline.createInterface({ input, output, prompt: `${level.name} # ` });
+  input.on('keypress', (text: string | undefined) => {
+    if (text?.charCodeAt(0) === LEAVE) lines.close();
+  });
+  // also leaves a command that still runs; its output goes nowhere
+  const left = new AbortController();
+  lines.on('close', () => left.abort());
+  try {
+    lines.prompt();
+    for await (const line of lines) {
+      if (line.trim() !== '') {
+        const r = await level.exec(['sh', '-c', line], { timeoutMs: 600_000, signal: left.signal });
+        output.write(r.stdout);
+        if (r.status !== 0) output.write(`(status ${r.status})\n`);
+      }
+      lines.prompt();
+    }
+  } catch (e) {
+    if (!left.signal.aborted) throw e;
+  } finally {
+    lines.close();
+    input.removeAllListeners('keypress');
+    output.write('\n');
+  }
+}
+
+/** Until Ctrl-] or the end of the machine. */
+async function attachTerminal(channel: Channel, input: ReadStream, output: WriteStream): Promise<void> {
   await channel.use(
     async (c) => {
       c.onData((chunk) => output.write(chunk));
-      if (first !== undefined) c.write(first);
       input.setRawMode(true);
       input.resume();
       try {

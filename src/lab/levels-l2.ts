@@ -5,6 +5,9 @@ import type { Channel } from './channel.ts';
 import type { CommandOptions, CommandResult, Level } from './levels.ts';
 import { shellWord } from './machine.ts';
 
+/** Lines of the protocol of src/lab/l2-init.ts. */
+const OTHERS = /^### (L2 up [\d.]+|done [0-9a-f]{12} \d+)$/;
+
 export class L2Level implements Pick<Level, 'name' | 'exec'> {
   readonly name: string;
   readonly #channel: Channel;
@@ -22,7 +25,9 @@ export class L2Level implements Pick<Level, 'name' | 'exec'> {
     const timed = { timeoutMs: options.timeoutMs ?? 60_000, signal: options.signal };
     return this.#channel.use(async (c) => {
       const r = await new L2Shell(c).run(env.join('') + argv.map(shellWord).join(' '), timed);
-      const text = r.lines.map((l) => `${l}\n`).join('');
+      // first in the pipe may be what an L2 says when it comes up, and answers to somebody who is gone
+      const own = r.lines.slice(r.lines.findLastIndex((l) => OTHERS.test(l)) + 1);
+      const text = own.map((l) => `${l}\n`).join('');
       return { status: r.status, stdout: Buffer.from(text), stderr: Buffer.alloc(0) };
     }, timed);
   }
