@@ -9,7 +9,7 @@ import { KvmCounters } from './kvm-counters.ts';
 import { RESULT_SCHEMA_VERSION } from './schema.ts';
 import type { BenchResult, BootSample, Environment, Pattern, TouchSample, Variant } from './schema.ts';
 import { summarize } from './summary.ts';
-import { reservedMemory } from './touch.ts';
+import { L2_TICK_ARGUMENTS, reservedMemory } from './touch.ts';
 import { takeTurn, turnsOf } from './turn.ts';
 import type { TurnResult } from './turn.ts';
 
@@ -41,7 +41,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
   const { progress, signal } = options;
   const startedAt = new Date();
   const reserved = reservedMemory(spec.l2MemoryMib, spec.touchMib);
-  const append = `console=ttyS0 ${kernelArgs(2)} ${reserved.kernelArguments}`;
+  const append = `console=ttyS0 ${kernelArgs(2)} ${L2_TICK_ARGUMENTS} ${reserved.kernelArguments}`;
 
   const counters = await KvmCounters.start(lab.l0, signal);
   try {

@@ -125,6 +125,8 @@ export const summarySchema = z.object({
   switchesPerPageSequential: z.number().optional(),
   switchesPerPageRandom: z.number().optional(),
   switchesPerPageVanilla: z.number().optional(),
+  allExitsPerPageSequential: z.number().optional(),
+  allExitsPerPageVanilla: z.number().optional(),
   emulatorCpuReduction: z.number().optional(),
   bootReduction: z.number().optional(),
   handledInL0: z.number().optional(),

@@ -12,6 +12,13 @@ import { subtractCounts } from './statistics.ts';
 /** The longest that one phase may take: vanilla, 64 MiB, a machine that does other things as well. */
 const PHASE_TIMEOUT_MS = 600_000;
 
+/**
+ * A periodic tick that L2's kernel need not reprogram. By default each tick is an interrupt and an MSR write, both of
+ * which go through L1: at 250 Hz and a millisecond or two for each, an emulated L2 does little else. Every variant
+ * runs with it.
+ */
+export const L2_TICK_ARGUMENTS = 'nohz=off highres=off lapic=notscdeadline';
+
 /** How L2's kernel is told to keep memory untouched until it is measured. */
 export interface ReservedMemory {
   /** Of the memory for the scattered order. */

@@ -157,7 +157,7 @@ export function switchesChart(r: Result): string | undefined {
   return barChart({
     id: 'switches',
     title: 'World switches per page',
-    unit: 'world switches for each page touched',
+    unit: 'world switches by faults, for each page touched',
     bars,
     tick: number,
   });

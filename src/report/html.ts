@@ -28,7 +28,7 @@ export function htmlReport(r: BenchResult): string {
       ? ''
       : section(
           'World switches per page',
-          'Each exit to the host is two switches: out and back. All exits over the phase are counted by KVM in L0, timer ticks included.',
+          'A fault that leaves L2 is two switches, out and back; one that L0 passes to L1 is two more, as L1 has to resume its guest. Counted by KVM in L0. The table also has all exits, timer ticks included.',
           `<figure>${switches}</figure>${htmlTable(switchTable(r))}${htmlTable(fallbackTable(r))}`,
         ),
     boot === undefined

@@ -2,7 +2,14 @@
 import { BOOT_VARIANTS, PATTERNS, VARIANTS } from '../bench/schema.ts';
 import type { BenchResult, TouchSample } from '../bench/schema.ts';
 import { mean, sumCounts } from '../bench/statistics.ts';
-import { BARS, bootMs, selectTouches, switchesPerPage } from '../bench/summary.ts';
+import {
+  BARS,
+  NESTED_FAULT,
+  allExitsPerPage,
+  bootMs,
+  selectTouches,
+  switchesPerPage,
+} from '../bench/summary.ts';
 import { BOOT_NAMES, PATTERN_NAMES, VARIANT_NAMES, duration, maybe, number, percent } from './format.ts';
 import type { Table } from './table.ts';
 
@@ -37,7 +44,7 @@ export function touchTable(r: Result): Table {
   };
 }
 
-/** Per page, from KVM's own counters in L0: exits of L2, entries to L1 for L2, and world switches of all kinds. */
+/** Per page, from KVM's own counters in L0: what faults cost, and everything. */
 export function switchTable(r: Result): Table {
   const rows: string[][] = [];
   for (const pattern of PATTERNS)
@@ -51,15 +58,16 @@ export function switchTable(r: Result): Table {
       rows.push([
         VARIANT_NAMES[variant],
         PATTERN_NAMES[pattern],
-        perPage((x) => total(x.counters!.l2ExitsByCause)),
-        perPage((x) => total(x.counters!.reflectedByCause)),
-        perPage((x) => x.counters!.exits),
+        perPage((x) => x.counters!.l2ExitsByCause[NESTED_FAULT] ?? 0),
+        perPage((x) => x.counters!.reflectedByCause[NESTED_FAULT] ?? 0),
         maybe(switchesPerPage(s), number),
+        perPage((x) => total(x.counters!.l2ExitsByCause)),
+        maybe(allExitsPerPage(s), number),
       ]);
     }
   return {
     title: "Per page, counted by L0's KVM",
-    head: ['', 'order', 'L2 exits', 'entries to L1', 'all exits', 'world switches'],
+    head: ['', 'order', 'fault exits', 'of them to L1', 'world switches', 'all exits of L2', 'of L1 and L2'],
     rows,
   };
 }

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { BARS, handledInL0, summarize, switchesPerPage } from '../../src/bench/summary.ts';
+import { BARS, allExitsPerPage, handledInL0, summarize, switchesPerPage } from '../../src/bench/summary.ts';
+import type { TouchSample } from '../../src/bench/schema.ts';
 import { summarySchema } from '../../src/bench/schema.ts';
 import { bootSample, counters, touchSample } from '../support/bench-samples.ts';
 
@@ -30,26 +31,25 @@ describe('summary of a run', () => {
     expect(summarize({ touches, boots: [] }).medianVsL1).toBeCloseTo(1.2);
   });
 
-  it('counts two world switches for each hardware exit', () => {
-    const sample = touchSample({ pages: 100, counters: counters({ exits: 300 }) });
-    expect(switchesPerPage([sample])).toBe(6);
-    expect(switchesPerPage([sample, touchSample({ pages: 100, counters: counters({ exits: 0 }) })])).toBe(3);
+  it('counts two world switches for each fault exit, and two more for each that L1 had to handle', () => {
+    const vanilla = touchSample({ pages: 100, counters: counters({ npf: 200, reflected: 100 }) });
+    const hooked = touchSample({ pages: 100, counters: counters({ npf: 50 }) });
+    expect(switchesPerPage([vanilla])).toBe(6);
+    expect(switchesPerPage([hooked])).toBe(1);
+    expect(switchesPerPage([vanilla, hooked])).toBe(3.5);
     expect(switchesPerPage([touchSample({ counters: null })])).toBeUndefined();
   });
 
+  it('has all exits as well, whatever their cause', () => {
+    expect(allExitsPerPage([touchSample({ pages: 100, counters: counters({ exits: 1200 }) })])).toBe(12);
+  });
+
   it('takes scattered physical pages for random where they were measured', () => {
-    const random = touchSample({
-      variant: 'l2-default',
-      pattern: 'random',
-      counters: counters({ exits: 10 }),
-    });
-    const scattered = touchSample({
-      variant: 'l2-default',
-      pattern: 'scattered',
-      counters: counters({ exits: 110 }),
-    });
-    expect(summarize({ touches: [random], boots: [] }).switchesPerPageRandom).toBeCloseTo(0.2);
-    expect(summarize({ touches: [random, scattered], boots: [] }).switchesPerPageRandom).toBeCloseTo(2.2);
+    const of = (pattern: 'random' | 'scattered', npf: number): TouchSample =>
+      touchSample({ variant: 'l2-default', pattern, counters: counters({ npf }) });
+    expect(summarize({ touches: [of('random', 10)], boots: [] }).switchesPerPageRandom).toBeCloseTo(0.2);
+    const both = [of('random', 10), of('scattered', 110)];
+    expect(summarize({ touches: both, boots: [] }).switchesPerPageRandom).toBeCloseTo(2.2);
   });
 
   it('says that a vanilla hypervisor handles nothing in L0 and a perfect hook everything', () => {
