@@ -45,6 +45,11 @@ export function report(e: unknown): void {
 }
 
 async function main(): Promise<void> {
+  // a reader that has seen enough (`| head`) is not an error
+  process.stdout.on('error', (e: NodeJS.ErrnoException) => {
+    if (e.code !== 'EPIPE') throw e;
+    process.exit();
+  });
   try {
     await createProgram().parseAsync();
   } catch (e) {

@@ -160,6 +160,12 @@ export async function listRecords(): Promise<LabRecord[]> {
 /** Ends what is left of labs whose machine or owner is gone, and removes their directories. Gives their names. */
 export async function cleanDeadLabs(): Promise<string[]> {
   const dead: string[] = [];
+  for (const name of await readdir(labsRoot()).catch(() => [] as string[])) {
+    // of a process that was killed while it claimed a name
+    const pid = /\.new-(\d+)$/.exec(name)?.[1];
+    if (pid !== undefined && !identify(Number(pid)))
+      await rm(path.join(labsRoot(), name), { recursive: true, force: true });
+  }
   for (const r of await listRecords()) {
     if (isAlive(r)) continue;
     await removeLab(r);
