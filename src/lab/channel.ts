@@ -6,7 +6,7 @@
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import net from 'node:net';
-import { HyperturtleError, errnoCode, messageOf } from '../core/errors.ts';
+import { HyperturtleError, errnoCode, isHyperturtleError, messageOf } from '../core/errors.ts';
 import { withDeadline } from '../core/wait.ts';
 import { withCacheLock } from './xdg-lock.ts';
 
@@ -138,15 +138,7 @@ class Turn implements Connection {
           await held;
         },
       );
-      released.catch((e: unknown) =>
-        reject(
-          errnoCode(e) === 'ENOENT'
-            ? new HyperturtleError('HT_CHANNEL', `${what}: ${base} does not exist: is the lab up?`)
-            : e instanceof Error
-              ? e
-              : new Error(messageOf(e)),
-        ),
-      );
+      released.catch((e: unknown) => reject(lockFailure(e, what, base)));
     });
     const end = async (): Promise<void> => {
       unlock();
@@ -219,6 +211,17 @@ class Turn implements Connection {
     if (from < chunk.length) this.#partial.push(chunk.subarray(from));
     this.#wake?.();
   }
+}
+
+function lockFailure(e: unknown, what: string, base: string): Error {
+  if (errnoCode(e) === 'ENOENT')
+    return new HyperturtleError('HT_CHANNEL', `${what}: ${base} does not exist: is the lab up?`);
+  if (isHyperturtleError(e, 'HT_BUSY'))
+    return new HyperturtleError(
+      'HT_BUSY',
+      `${what}: another process is using the channel (lock ${base}.lock)`,
+    );
+  return e instanceof Error ? e : new Error(messageOf(e));
 }
 
 function openPipe(file: string, mode: number, what: string): number {
