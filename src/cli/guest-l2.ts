@@ -44,6 +44,41 @@ export function registerL2Commands(guest: Command): void {
     )
     .option('--boot-timeout-s <number>', 'for its userspace', integer('--boot-timeout-s', 1, 3600), 300)
     .action(run);
+  l2.command('churn')
+    .description('create, run and destroy many small L2s on turtlefs; look for what they left')
+    .option('--cycles <number>', 'how many', integer('--cycles', 1, 1_000_000), 200)
+    .option('--parallel <number>', 'at a time', integer('--parallel', 1, 64), 4)
+    .option('--mem-mib <number>', 'memory of each', integer('--mem-mib', 24, 3000), 32)
+    .option('--kernel <file>', 'the guest', '/payload/l2/programs/touch_guest')
+    .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
+    .action(churnL2);
+}
+
+async function churnL2(o: {
+  cycles: number;
+  parallel: number;
+  memMib: number;
+  kernel: string;
+  qemu: string;
+}): Promise<void> {
+  const [{ churn }, { abortOnSignals }] = await Promise.all([
+    import('../guest/l2-churn.ts'),
+    import('../core/lifecycle.ts'),
+  ]);
+  const signals = abortOnSignals();
+  try {
+    const result = await churn({
+      ...o,
+      timeoutMs: 180_000,
+      signal: signals.signal,
+      onCycle: (done) => {
+        if (done % 10 === 0) printJson({ event: 'cycles', done });
+      },
+    });
+    printJson({ event: 'result', ...result });
+  } finally {
+    signals.dispose();
+  }
 }
 
 async function run(o: RunOptions): Promise<void> {

@@ -33,6 +33,8 @@ export interface L2Spec {
   qemu: string;
   /** Keep RAM in a file with this name, so that somebody else can map it too; removed at the end. */
   ramFileName?: string | undefined;
+  /** A port whose write ends QEMU: how a guest without a kernel tells its result. */
+  exitDevice?: boolean;
 }
 
 export interface L2Files {
@@ -101,5 +103,6 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     ...['-kernel', spec.kernel],
     ...(spec.initrd === undefined ? [] : ['-initrd', spec.initrd]),
     ...['-append', spec.append],
+    ...(spec.exitDevice ? ['-device', 'isa-debug-exit,iobase=0xf4'] : []),
   ];
 }

@@ -66,7 +66,13 @@ export function buildPrograms(c: BuildContext): Promise<Built> {
   });
 }
 
-/** Every `c/l2/NAME.c` to a static program `NAME`. */
+/** A kernel of its own for PVH: a note that names the entry, everything from 1 MiB on. */
+const BARE_FLAGS = [
+  ...['-m32', '-nostdlib', '-static', '-no-pie', '-Wl,--build-id=none', '-Wl,-e,start'],
+  ...['-Wl,-N,--no-warn-rwx-segments', '-Wl,-Ttext=0x100000', '-Wl,--section-start=.note.pvh=0x100800'],
+];
+
+/** Every `c/l2/NAME.c` to a static program `NAME`, every `c/l2/NAME.S` to a kernel `NAME`. */
 export function buildL2Programs(c: BuildContext): Promise<Built> {
   return built(c, 'l2-programs', ['c/l2', 'c/include'], [], async (src, out) => {
     const gcc = await compiler(c);
@@ -77,6 +83,10 @@ export function buildL2Programs(c: BuildContext): Promise<Built> {
     for (const file of await filesBelow(path.join(src, 'c/l2'), /\.c$/)) {
       const program = path.basename(file, '.c');
       await compile(c, program, gcc, [...flags, file, '-o', path.join(out, program)]);
+    }
+    for (const file of await filesBelow(path.join(src, 'c/l2'), /\.S$/)) {
+      const kernel = path.basename(file, '.S');
+      await compile(c, kernel, gcc, [...BARE_FLAGS, file, '-o', path.join(out, kernel)]);
     }
   });
 }
