@@ -36,6 +36,7 @@ const MOVABLE_SLACK_MIB = 16;
 /**
  * A first touch must be the first: memory that L2's kernel used while it booted, and freed, is no longer fresh.
  *   movablecore=  a zone from which the kernel itself takes nothing; user memory comes from there first
+ *   retain_initrd the initramfs lies in that zone, and its pages are not given to the next who wants some
  *   memmap=       memory that the kernel leaves alone, for /dev/mem: a multiple of 2 MiB, below what is at the end
  *                 of memory (initramfs, firmware's tables)
  */
@@ -51,7 +52,7 @@ export function reservedMemory(l2MemoryMib: number, touchMib: number): ReservedM
   const movableMib = touchMib * ANONYMOUS_PATTERNS + MOVABLE_SLACK_MIB;
   return {
     address,
-    kernelArguments: `memmap=${touchMib}M$0x${address.toString(16)} movablecore=${movableMib}M`,
+    kernelArguments: `memmap=${touchMib}M$0x${address.toString(16)} movablecore=${movableMib}M retain_initrd`,
   };
 }
 

@@ -2,6 +2,7 @@
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { BenchSpec } from '../bench/run.ts';
+import { HyperturtleError } from '../core/errors.ts';
 import { integer } from './values.ts';
 
 interface CommonOptions {
@@ -18,6 +19,8 @@ interface RunOptions extends CommonOptions {
   rounds: number;
   l2Memory: number;
   machine: string;
+  variants?: string;
+  patterns?: string;
 }
 
 export const ARENA_MIB = 16;
@@ -34,7 +37,9 @@ export function register(program: Command, version: string): void {
         integer('--l2-memory', 64, 65_536),
         0,
       )
-      .option('--machine <type>', "QEMU's machine type for L2", 'pc');
+      .option('--machine <type>', "QEMU's machine type for L2", 'pc')
+      .option('--variants <list>', 'only these, comma-separated; default: all')
+      .option('--patterns <list>', 'only these orders of touching; default: all');
 
   sized(bench.command('npf').description('first touches of L2: vanilla and with the hyperupcall')).action(
     (o: RunOptions) => measure('npf', o, version),
@@ -65,8 +70,8 @@ async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: str
       benchmark: what,
       touchMib: o.mib,
       rounds: o.rounds,
-      variants: VARIANTS,
-      patterns: PATTERNS,
+      variants: choose('--variants', VARIANTS, o.variants),
+      patterns: choose('--patterns', PATTERNS, o.patterns),
       notNested: what !== 'npf',
       bootOnly: what === 'boot',
       l2MemoryMib: o.l2Memory || l2MemoryFor(o.mib),
@@ -76,6 +81,16 @@ async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: str
     o,
     version,
   );
+}
+
+function choose<T extends string>(name: string, all: readonly T[], list: string | undefined): T[] {
+  if (list === undefined) return [...all];
+  return list.split(',').map((word) => {
+    const known = all.find((a) => a === word);
+    if (known === undefined)
+      throw new HyperturtleError('HT_USAGE', `${name}: some of ${all.join(',')} expected, '${word}' found`);
+    return known;
+  });
 }
 
 /** Lab up, measure, lab down; then the table, and the files that were asked for. */

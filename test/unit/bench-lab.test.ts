@@ -62,7 +62,7 @@ describe('counters of KVM in L0', () => {
 describe('memory of L2', () => {
   it('is kept fresh for every order: a movable zone and a reserved range that both fit', () => {
     const r = reservedMemory(l2MemoryFor(32), 32);
-    expect(r.kernelArguments).toBe(`memmap=32M$0x${r.address.toString(16)} movablecore=112M`);
+    expect(r.kernelArguments).toBe(`memmap=32M$0x${r.address.toString(16)} movablecore=112M retain_initrd`);
     expect(r.address % (2 << 20)).toBe(0);
     expect(r.address / (1 << 20) + 32).toBeLessThanOrEqual(l2MemoryFor(32) - 16);
   });
