@@ -47,17 +47,82 @@ export function register(program: Command, version: string): void {
   sized(
     bench.command('boot').description('boots of L2: vanilla, with the hyperupcall, and not nested'),
   ).action((o: RunOptions) => measure('boot', o, version));
+  lab(bench.command('churn').description('create, run and destroy many L2s; nothing may be left'))
+    .option('--cycles <number>', 'how many', integer('--cycles', 1, 1_000_000), 200)
+    .option('--parallel <number>', 'at a time', integer('--parallel', 1, 64), 4)
+    .action((o: CheckOptions) => check('churn', o));
+  lab(bench.command('integrity').description('race pages of an L2 between it, L1 and L0; none may change'))
+    .option('--pages <number>', 'how many at least', integer('--pages', 1, 2 ** 31), 100_000)
+    .action((o: CheckOptions) => check('integrity', o));
   sized(bench.command('all').description('both')).action((o: RunOptions) => measure('all', o, version));
 }
 
+interface CheckOptions extends Omit<CommonOptions, 'report'> {
+  cycles: number;
+  parallel: number;
+  pages: number;
+}
+
+/** Lab up, one check, lab down; its result as JSON. Exit status HT_INTEGRITY when something is wrong. */
+async function check(what: 'churn' | 'integrity', o: CheckOptions): Promise<void> {
+  const [{ labUp }, { runChurn }, { runIntegrity }, { createProgress }, { abortOnSignals }, fs] =
+    await Promise.all([
+      import('../lab/lab.ts'),
+      import('../bench/churn.ts'),
+      import('../bench/integrity.ts'),
+      import('../core/progress.ts'),
+      import('../core/lifecycle.ts'),
+      import('node:fs/promises'),
+    ]);
+  const progress = createProgress();
+  const { signal, dispose } = abortOnSignals();
+  try {
+    const lab = await labUp({
+      kernel: o.kernel,
+      accel: o.accel,
+      l1Cpus: o.l1Cpus,
+      l1MemoryMib: o.l1Memory,
+      progress,
+      signal,
+    });
+    let report;
+    try {
+      const shared = { arenaMib: ARENA_MIB, progress, signal };
+      report =
+        what === 'churn'
+          ? await runChurn(lab, { cycles: o.cycles, parallel: o.parallel, memMib: 32, ...shared })
+          : await runIntegrity(lab, {
+              pages: o.pages,
+              sharedMib: 16,
+              ownMib: 32,
+              hole: 16,
+              passSeconds: 20,
+              ...shared,
+            });
+    } finally {
+      await lab.down();
+    }
+    const text = JSON.stringify(report, null, 1);
+    process.stdout.write(`${text}\n`);
+    if (o.json !== undefined) await fs.writeFile(o.json, `${text}\n`);
+    if (report.problems.length > 0)
+      throw new HyperturtleError('HT_INTEGRITY', `${what}: ${report.problems.join('; ')}`);
+  } finally {
+    dispose();
+  }
+}
+
 function common(c: Command): Command {
+  return lab(c).option('--report <file>', 'write the HTML report');
+}
+
+function lab(c: Command): Command {
   return c
     .option('-k, --kernel <series>', 'kernel of all levels', '6.1')
     .addOption(new Option('--accel <kind>', 'what runs the lab').choices(['tcg', 'kvm']).default('tcg'))
     .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
     .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
-    .option('--json <file>', 'write the result with all raw samples')
-    .option('--report <file>', 'write the HTML report');
+    .option('--json <file>', 'write the result with all raw samples');
 }
 
 async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: string): Promise<void> {

@@ -75,7 +75,7 @@ async function churnL2(o: {
         if (done % 10 === 0) printJson({ event: 'cycles', done });
       },
     });
-    printJson({ event: 'result', ...result });
+    printJson(result);
   } finally {
     signals.dispose();
   }

@@ -1,0 +1,200 @@
+/**
+ * Looks for memory that changes under its owner, while pages are taken away and given back as fast as it goes.
+ *
+ * L2 fills all the memory that it can have with a pattern and checks it over and over (region A). A range that its
+ * kernel leaves alone (region B) is the balloon: a process in L2 (by /dev/mem) and one in L1 (by the turtlefs file
+ * behind L2's RAM) both read and write it, and the one in L1 punches holes into it. A word there may be 0 or what
+ * one of the two wrote for that very page. L1 checks a pattern in memory of its own as well. A frame that is freed too early,
+ * or given to two owners, shows as a foreign word in A, in B or in L1's own memory.
+ */
+import { HyperturtleError } from '../core/errors.ts';
+import type { Progress } from '../core/progress.ts';
+import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
+import { kernelArgs } from '../lab/init-scripts.ts';
+import type { Lab } from '../lab/lab.ts';
+import type { Job } from '../lab/levels.ts';
+import { z } from 'zod';
+import { Acceleration } from './accelerate.ts';
+import { withL2 } from './l2-session.ts';
+import { troubles } from './leftovers.ts';
+
+export interface IntegritySpec {
+  /** Pages to race at least: punched out by L1. Runs on until then. */
+  pages: number;
+  /** Size of region B. */
+  sharedMib: number;
+  /** Size of region A, and of what L1 checks of its own. */
+  ownMib: number;
+  /** Pages in one hole. */
+  hole: number;
+  /** One pass; passes are repeated until `pages` is reached. */
+  passSeconds: number;
+  arenaMib: number;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+const patternSchema = z.object({
+  rounds: z.number(),
+  checked: z.number(),
+  written: z.number(),
+  punched: z.number(),
+  readBackOwn: z.number(),
+  zeroed: z.number(),
+  mismatches: z.number(),
+});
+export type PatternResult = z.infer<typeof patternSchema>;
+
+export interface IntegrityReport {
+  /** Pages taken away by holes while both sides used them. */
+  racedPages: number;
+  /** Pages read and written in region B by both sides. */
+  sharedTouches: number;
+  /** Pages of L2's and L1's own memory that were checked. */
+  ownChecks: number;
+  mismatches: number;
+  passes: number;
+  framesAllocated: number;
+  framesFreed: number;
+  framesLeft: number;
+  kernelTroubles: string[];
+  durationSeconds: number;
+  problems: string[];
+}
+
+/** Linux, a shell, and what is not for touching at the end of memory. */
+const L2_BASE_MIB = 96;
+const RAM_FILE = 'integrity.ram';
+const MAX_PASSES = 60;
+
+export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<IntegrityReport> {
+  const { progress, signal } = spec;
+  const t0 = performance.now();
+  const acceleration = await Acceleration.on(lab, { arenaMib: spec.arenaMib, signal });
+  try {
+    const memMib = L2_BASE_MIB + spec.ownMib + spec.sharedMib;
+    const address = `0x${((memMib - 16 - spec.sharedMib) * (1 << 20)).toString(16)}`;
+    const booting = progress.step('boot L2');
+    const results = await withL2(
+      lab,
+      {
+        name: 'integrity',
+        ram: 'turtlefs',
+        ramFile: RAM_FILE,
+        memMib,
+        append: `console=ttyS0 ${kernelArgs(2)} memmap=${spec.sharedMib}M$${address}`,
+        machine: 'pc',
+        port: 0,
+      },
+      async ({ shell }) => {
+        booting.done();
+        const step = progress.step(`race ${spec.pages.toLocaleString('en-US')} pages`);
+        const done: { shared: PatternResult[]; own: PatternResult[] } = { shared: [], own: [] };
+        while (punchedOf(done.shared) < spec.pages && done.shared.length / 2 < MAX_PASSES) {
+          const pass = await racePass(lab, spec, address, shell.run.bind(shell));
+          done.shared.push(...pass.shared);
+          done.own.push(...pass.own);
+          step.update(`${punchedOf(done.shared)} so far`);
+        }
+        step.done();
+        return done;
+      },
+      { signal },
+    );
+    const guest = await acceleration.guestStatus(signal);
+    const all = [...results.shared, ...results.own];
+    const sum = (of: (r: PatternResult) => number, list: PatternResult[]): number =>
+      list.reduce((n, r) => n + of(r), 0);
+    const report = {
+      racedPages: punchedOf(results.shared),
+      sharedTouches: sum((r) => r.checked, results.shared),
+      ownChecks: sum((r) => r.checked, results.own),
+      mismatches: sum((r) => r.mismatches, all),
+      passes: results.shared.length / 2,
+      framesAllocated: guest.frames_allocated,
+      framesFreed: guest.frames_freed,
+      framesLeft: guest.frames_allocated - guest.frames_freed - guest.pool_level,
+      kernelTroubles: await troubles(lab, signal),
+      durationSeconds: Math.round((performance.now() - t0) / 1000),
+    };
+    return { ...report, problems: integrityProblems(report, spec) };
+  } finally {
+    await acceleration.off();
+  }
+}
+
+function punchedOf(results: readonly PatternResult[]): number {
+  return results.reduce((n, r) => n + r.punched, 0);
+}
+
+export function integrityProblems(
+  r: Omit<IntegrityReport, 'problems'>,
+  spec: Pick<IntegritySpec, 'pages'>,
+): string[] {
+  const problems: string[] = [];
+  if (r.mismatches > 0) problems.push(`${r.mismatches} pages changed under their owner`);
+  if (r.racedPages < spec.pages) problems.push(`only ${r.racedPages} of ${spec.pages} pages were raced`);
+  if (r.ownChecks === 0) problems.push('no page of its own was checked');
+  // a frame may wait as a spare of the one CPU that lost a race
+  if (r.framesLeft > 8) problems.push(`${r.framesLeft} frames were not given back`);
+  if (r.kernelTroubles.length > 0) problems.push(`${r.kernelTroubles.length} complaints in kernel logs`);
+  return problems;
+}
+
+type RunInL2 = (
+  command: string,
+  options: { timeoutMs: number; signal?: AbortSignal | undefined },
+) => Promise<{ status: number; lines: string[] }>;
+
+/** Four processes for some seconds: two in L2, two in L1. */
+async function racePass(
+  lab: Lab,
+  spec: IntegritySpec,
+  address: string,
+  run: RunInL2,
+): Promise<{ shared: PatternResult[]; own: PatternResult[] }> {
+  const { signal } = spec;
+  const pattern = '/payload/l2/programs/pattern';
+  const time = ['--seconds', String(spec.passSeconds)];
+  const puncher = await lab.l1.spawn(
+    [
+      ...[pattern, 'share', `${TURTLEFS_DIR}/${RAM_FILE}`, address, String(spec.sharedMib), '1'],
+      ...['--punch', String(spec.hole), ...time],
+    ],
+    { signal },
+  );
+  const own = await lab.l1.spawn([pattern, 'own', String(spec.ownMib), ...time], { signal });
+  try {
+    // results go to files: two processes that share a console would mix their lines
+    const r = await run(
+      `pattern own ${spec.ownMib} ${time.join(' ')} >/tmp/own 2>&1 & pattern share /dev/mem ${address} ${spec.sharedMib} 2 ${time.join(' ')} >/tmp/share 2>&1; wait; cat /tmp/own; echo; cat /tmp/share`,
+      { timeoutMs: spec.passSeconds * 20_000 + 60_000, signal },
+    );
+    const [ownInL2, sharedInL2] = resultsOf(r.lines, 'L2');
+    const waited = { timeoutMs: spec.passSeconds * 20_000 + 60_000, signal };
+    await puncher.wait(waited);
+    await own.wait(waited);
+    const [sharedInL1] = resultsOf((await puncher.output()).split('\n'), 'L1');
+    const [ownInL1] = resultsOf((await own.output()).split('\n'), 'L1');
+    if (!ownInL2 || !sharedInL2 || !sharedInL1 || !ownInL1)
+      throw new HyperturtleError('HT_COMMAND_FAILED', `pattern in L2 gave no result: ${r.lines.join(' | ')}`);
+    return { shared: [sharedInL2, sharedInL1], own: [ownInL2, ownInL1] };
+  } finally {
+    await stopJob(puncher);
+    await stopJob(own);
+  }
+}
+
+async function stopJob(job: Job): Promise<void> {
+  if ((await job.status()) !== undefined) return;
+  await job.kill('TERM');
+  await job.wait({ timeoutMs: 60_000 });
+}
+
+/** The JSON lines among what `pattern` printed; its complaints about pages stay in `lines` for the error. */
+function resultsOf(lines: readonly string[], where: string): PatternResult[] {
+  const found = lines.filter((l) => l.startsWith('{')).map((l) => patternSchema.parse(JSON.parse(l)));
+  if (found.length === 0)
+    throw new HyperturtleError('HT_COMMAND_FAILED', `pattern in ${where}: ${lines.join(' | ').slice(-800)}`);
+  return found;
+}
