@@ -32,8 +32,6 @@ export const L2_OWN_MIB = 96;
 const ANONYMOUS_PATTERNS = 3;
 /** Room in the movable zone for the initramfs' files and the processes. */
 const MOVABLE_SLACK_MIB = 16;
-/** Touched and kept before anything is measured, so that the measured pages are nobody's used ones (first_touch.c). */
-const BALLAST_MIB = 20;
 
 /**
  * A first touch must be the first: memory that L2's kernel used while it booted, and freed, is no longer fresh.
@@ -44,14 +42,14 @@ const BALLAST_MIB = 20;
  */
 export function reservedMemory(l2MemoryMib: number, touchMib: number): ReservedMemory {
   const mib = Math.floor((l2MemoryMib - 16 - touchMib) / 2) * 2;
-  const needMib = touchMib * (ANONYMOUS_PATTERNS + 1) + BALLAST_MIB + L2_OWN_MIB;
+  const needMib = touchMib * (ANONYMOUS_PATTERNS + 1) + L2_OWN_MIB;
   if (l2MemoryMib < needMib)
     throw new HyperturtleError(
       'HT_USAGE',
       `L2 with ${l2MemoryMib} MiB has no room to touch ${touchMib} MiB in four orders: give it at least ${needMib} MiB`,
     );
   const address = mib * (1 << 20);
-  const movableMib = touchMib * ANONYMOUS_PATTERNS + BALLAST_MIB + MOVABLE_SLACK_MIB;
+  const movableMib = touchMib * ANONYMOUS_PATTERNS + MOVABLE_SLACK_MIB;
   return {
     address,
     kernelArguments: `memmap=${touchMib}M$0x${address.toString(16)} movablecore=${movableMib}M retain_initrd`,
@@ -60,7 +58,7 @@ export function reservedMemory(l2MemoryMib: number, touchMib: number): ReservedM
 
 /** A round size that is enough. */
 export function l2MemoryFor(touchMib: number): number {
-  return Math.ceil((touchMib * (ANONYMOUS_PATTERNS + 1) + BALLAST_MIB + L2_OWN_MIB) / 32) * 32;
+  return Math.ceil((touchMib * (ANONYMOUS_PATTERNS + 1) + L2_OWN_MIB) / 32) * 32;
 }
 
 export interface TouchPlan {
@@ -120,44 +118,41 @@ export async function touchInL2(
   const orders = plan.patterns.map((p) =>
     p === 'scattered' ? `scattered@0x${plan.reserved.address.toString(16)}` : p,
   );
-  await shell.runOk(
-    `first_touch --gate --second --ballast ${BALLAST_MIB} ${plan.touchMib} ${orders.join(' ')}`,
-    {
-      timeoutMs: PHASE_TIMEOUT_MS,
-      signal,
-      onLine: async (line) => {
-        const said = parseLine(line);
-        if (said?.kind === 'before') {
-          before = await read();
-          before.cpuSeconds = meters.lab.emulatorCpuSeconds();
-          return 'go';
+  await shell.runOk(`first_touch --gate --second ${plan.touchMib} ${orders.join(' ')}`, {
+    timeoutMs: PHASE_TIMEOUT_MS,
+    signal,
+    onLine: async (line) => {
+      const said = parseLine(line);
+      if (said?.kind === 'before') {
+        before = await read();
+        before.cpuSeconds = meters.lab.emulatorCpuSeconds();
+        return 'go';
+      }
+      if (said?.kind === 'after') {
+        after = await read();
+        if (meters.fallbacks !== null && reasons !== null) {
+          const now = await meters.fallbacks();
+          phaseReasons = subtractCounts(now, reasons);
+          reasons = now;
         }
-        if (said?.kind === 'after') {
-          after = await read();
-          if (meters.fallbacks !== null && reasons !== null) {
-            const now = await meters.fallbacks();
-            phaseReasons = subtractCounts(now, reasons);
-            reasons = now;
-          }
-          return 'go';
-        }
-        if (said?.kind === 'result') {
-          if (!before || !after)
-            throw new HyperturtleError('HT_COMMAND_FAILED', 'first_touch gave a result without its gates');
-          samples.push({
-            variant: plan.variant,
-            round: plan.round,
-            touch: said.touch,
-            counters: countersBetween(before.counters, after.counters),
-            fallbacks: phaseReasons,
-            emulatorCpuSeconds: Math.max(0, after.cpuSeconds - before.cpuSeconds),
-          });
-          before = after = undefined;
-        }
-        return undefined;
-      },
+        return 'go';
+      }
+      if (said?.kind === 'result') {
+        if (!before || !after)
+          throw new HyperturtleError('HT_COMMAND_FAILED', 'first_touch gave a result without its gates');
+        samples.push({
+          variant: plan.variant,
+          round: plan.round,
+          touch: said.touch,
+          counters: countersBetween(before.counters, after.counters),
+          fallbacks: phaseReasons,
+          emulatorCpuSeconds: Math.max(0, after.cpuSeconds - before.cpuSeconds),
+        });
+        before = after = undefined;
+      }
+      return undefined;
     },
-  );
+  });
   return samples;
 }
 
