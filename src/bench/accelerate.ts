@@ -32,7 +32,18 @@ export interface GuestStatus {
 /** What `hyperturtle host attach` prints for a signal. */
 interface AttachEvent {
   linked: boolean;
-  stats: { reasons: Record<string, number> };
+  stats: HookCounts;
+}
+
+/** Of src/host/stats.ts, over the life of the attachment. */
+export interface HookCounts {
+  runs: number;
+  /** Faults answered without L1. */
+  handled: number;
+  /** Entries written into L1's tables. */
+  entries: number;
+  /** Why faults were passed to L1, by name. */
+  reasons: Record<string, number>;
 }
 
 export class Acceleration implements AsyncDisposable {
@@ -100,7 +111,11 @@ export class Acceleration implements AsyncDisposable {
 
   /** Why faults were passed to L1 so far, by name. */
   async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
-    return (await this.#ask(this.#linked, signal)).stats.reasons;
+    return (await this.hookCounts(signal)).reasons;
+  }
+
+  async hookCounts(signal?: AbortSignal): Promise<HookCounts> {
+    return (await this.#ask(this.#linked, signal)).stats;
   }
 
   /** The attached process answers a signal with a line, much sooner than a new process would. */

@@ -18,6 +18,8 @@ export interface ChurnSpec {
 }
 
 export interface ChurnReport extends ChurnResult {
+  /** Faults of all these L2s that L0 answered without L1. */
+  handledInL0: number;
   /** Descriptors that L0's processes have more than before. */
   leftInL0: { qemu: number; attach: number };
   kernelTroubles: string[];
@@ -58,6 +60,7 @@ export async function runChurn(lab: Lab, spec: ChurnSpec): Promise<ChurnReport> 
     const after = await l0Descriptors(lab, signal);
     const report = {
       ...result,
+      handledInL0: (await acceleration.hookCounts(signal)).handled,
       leftInL0: { qemu: after.qemu - before.qemu, attach: after.attach - before.attach },
       kernelTroubles: await troubles(lab, signal),
       durationSeconds: Math.round((performance.now() - t0) / 1000),
@@ -76,7 +79,7 @@ export function problemsOf(r: Omit<ChurnReport, 'problems'>): string[] {
     if (n > 0) problems.push(`left in L0: ${n} descriptors of ${what}`);
   if (r.passed + r.killed !== r.cycles)
     problems.push(`${r.passed} passed and ${r.killed} were killed, of ${r.cycles} cycles`);
-  if (r.framesTakenByProgram === 0) problems.push('the program took no frame: nothing was accelerated');
+  if (r.handledInL0 === 0) problems.push('L0 answered no fault: nothing was accelerated');
   if (r.kernelTroubles.length > 0) problems.push(`${r.kernelTroubles.length} complaints in kernel logs`);
   return problems;
 }
