@@ -53,6 +53,8 @@ export interface IntegrityReport {
   /** Pages of L2's and L1's own memory that were checked. */
   ownChecks: number;
   mismatches: number;
+  /** The first of them, in words: page, word, what was found and what was expected. */
+  complaints: string[];
   passes: number;
   framesAllocated: number;
   framesFreed: number;
@@ -64,6 +66,8 @@ export interface IntegrityReport {
 
 /** Linux, a shell, and what is not for touching at the end of memory. */
 const L2_BASE_MIB = 96;
+/** The end of memory: firmware works and leaves its tables there, and the initramfs. */
+const END_MIB = 24;
 const RAM_FILE = 'integrity.ram';
 const MAX_PASSES = 60;
 
@@ -73,7 +77,7 @@ export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<Integ
   const acceleration = await Acceleration.on(lab, { arenaMib: spec.arenaMib, signal });
   try {
     const memMib = L2_BASE_MIB + spec.ownMib + spec.sharedMib;
-    const address = `0x${((memMib - 16 - spec.sharedMib) * (1 << 20)).toString(16)}`;
+    const address = `0x${((memMib - END_MIB - spec.sharedMib) * (1 << 20)).toString(16)}`;
     const booting = progress.step('boot L2');
     const results = await withL2(
       lab,
@@ -89,11 +93,12 @@ export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<Integ
       async ({ shell }) => {
         booting.done();
         const step = progress.step(`race ${spec.pages.toLocaleString('en-US')} pages`);
-        const done: { shared: PatternResult[]; own: PatternResult[] } = { shared: [], own: [] };
+        const done: Pass = { shared: [], own: [], complaints: [] };
         while (punchedOf(done.shared) < spec.pages && done.shared.length / 2 < MAX_PASSES) {
           const pass = await racePass(lab, spec, address, shell.run.bind(shell));
           done.shared.push(...pass.shared);
           done.own.push(...pass.own);
+          done.complaints.push(...pass.complaints);
           step.update(`${punchedOf(done.shared)} so far`);
         }
         step.done();
@@ -110,6 +115,7 @@ export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<Integ
       sharedTouches: sum((r) => r.checked, results.shared),
       ownChecks: sum((r) => r.checked, results.own),
       mismatches: sum((r) => r.mismatches, all),
+      complaints: results.complaints.slice(0, 20),
       passes: results.shared.length / 2,
       framesAllocated: guest.frames_allocated,
       framesFreed: guest.frames_freed,
@@ -141,18 +147,19 @@ export function integrityProblems(
   return problems;
 }
 
+interface Pass {
+  shared: PatternResult[];
+  own: PatternResult[];
+  complaints: string[];
+}
+
 type RunInL2 = (
   command: string,
   options: { timeoutMs: number; signal?: AbortSignal | undefined },
 ) => Promise<{ status: number; lines: string[] }>;
 
 /** Four processes for some seconds: two in L2, two in L1. */
-async function racePass(
-  lab: Lab,
-  spec: IntegritySpec,
-  address: string,
-  run: RunInL2,
-): Promise<{ shared: PatternResult[]; own: PatternResult[] }> {
+async function racePass(lab: Lab, spec: IntegritySpec, address: string, run: RunInL2): Promise<Pass> {
   const { signal } = spec;
   const pattern = '/payload/l2/programs/pattern';
   const time = ['--seconds', String(spec.passSeconds)];
@@ -174,11 +181,23 @@ async function racePass(
     const waited = { timeoutMs: spec.passSeconds * 20_000 + 60_000, signal };
     await puncher.wait(waited);
     await own.wait(waited);
-    const [sharedInL1] = resultsOf((await puncher.output()).split('\n'), 'L1');
-    const [ownInL1] = resultsOf((await own.output()).split('\n'), 'L1');
+    const puncherLines = (await puncher.output()).split('\n');
+    const ownLines = (await own.output()).split('\n');
+    const [sharedInL1] = resultsOf(puncherLines, 'L1');
+    const [ownInL1] = resultsOf(ownLines, 'L1');
     if (!ownInL2 || !sharedInL2 || !sharedInL1 || !ownInL1)
       throw new HyperturtleError('HT_COMMAND_FAILED', `pattern in L2 gave no result: ${r.lines.join(' | ')}`);
-    return { shared: [sharedInL2, sharedInL1], own: [ownInL2, ownInL1] };
+    const said = (where: string, lines: readonly string[]): string[] =>
+      lines.filter((l) => l.startsWith('pattern:')).map((l) => `${where}: ${l}`);
+    return {
+      shared: [sharedInL2, sharedInL1],
+      own: [ownInL2, ownInL1],
+      complaints: [
+        ...said('L2', r.lines),
+        ...said('L1, shared', puncherLines),
+        ...said('L1, its own', ownLines),
+      ],
+    };
   } finally {
     await stopJob(puncher);
     await stopJob(own);
