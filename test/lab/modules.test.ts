@@ -1,0 +1,258 @@
+/**
+ * Both kernel modules in real kernels: loaded, raced against running L2s, unloaded and loaded again. The kernel logs
+ * of L0 and L1 must stay clean throughout (test/support/lab.ts looks at them at the end).
+ */
+import { describe, expect, it } from 'vitest';
+import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { Acceleration } from '../../src/bench/accelerate.ts';
+import { withL2 } from '../../src/bench/l2-session.ts';
+import type { L2Session } from '../../src/bench/l2-session.ts';
+import { waitFor } from '../../src/core/wait.ts';
+import { run, runScript } from '../../src/lab/levels.ts';
+import { useLab } from '../support/lab.ts';
+
+// one L1 CPU: fast; what races here is L0's own threads. test/lab/integrity.test.ts races L1 against its programs
+const lab = useLab();
+
+const STATS = 'hyperturtle host stats --qmp /run/l1/qmp.sock --json';
+const RAM = '/run/hyperturtle/ram';
+
+interface Info {
+  pool_level: number;
+  frames_allocated: number;
+  frames_freed: number;
+  index_used: number;
+  l2_count: number;
+  shrunk: number;
+  arena_bound: number;
+}
+
+const info = async (): Promise<Info> =>
+  JSON.parse(await runScript(lab().l1, 'hyperturtle guest status --json')) as Info;
+
+/** Frames that are neither in the pool nor free: those of files. */
+const framesInFiles = async (): Promise<number> => {
+  const i = await info();
+  return i.frames_allocated - i.frames_freed - i.pool_level;
+};
+
+const withAccelerated = <T>(body: (l2: L2Session) => Promise<T>): Promise<T> =>
+  withL2(lab(), { name: 'm', ram: 'turtlefs', memMib: 128, append: '', machine: 'pc', port: 0 }, body);
+
+/** The pattern program's last line in an L2. */
+const pattern = async (l2: L2Session, args: string): Promise<Record<string, number>> => {
+  const lines = await l2.shell.runOk(`pattern ${args}`, { timeoutMs: 300_000 });
+  return JSON.parse(lines.at(-1)!) as Record<string, number>;
+};
+
+describe('turtlefs in L1', () => {
+  it('creates, sizes, maps, punches and unlinks files as a VMM does, and every frame comes back', async () => {
+    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    const before = await framesInFiles();
+    await lab().l1.writeFile('/run/files.mjs', FILES);
+    const out = JSON.parse(
+      await run(lab().l1, ['node', '/run/files.mjs', RAM], { timeoutMs: 120_000 }),
+    ) as unknown;
+    expect(out).toEqual({
+      empty: [8 << 20, 0],
+      touched: [8 << 20, 2048],
+      punched: [8 << 20, 1024],
+      zeroAfterPunch: true,
+      keptBesidePunch: true,
+      shorter: [1 << 20, 256],
+      longer: [8 << 20, 256],
+      zeroAfterShrink: true,
+      partPunched: [0, 7],
+      indexUsed: 2048,
+      indexAfter: 0,
+      fullDirectory: 'ENOTEMPTY',
+      left: [],
+    });
+    expect(await framesInFiles()).toBe(before);
+    void a;
+  });
+
+  it('gives the pool back when L1 runs out of memory', async () => {
+    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await waitFor('a full pool', async () => ((await info()).pool_level > 1000 ? true : undefined), {
+      timeoutMs: 60_000,
+      intervalMs: 500,
+    });
+    // tmpfs pages cannot be dropped: reclaim has nothing else to take than the pool
+    await lab().l1.exec(
+      [
+        'sh',
+        '-c',
+        'mount -o remount,size=100% /dev/shm; dd if=/dev/zero of=/dev/shm/fill bs=1M count=$(($(grep MemAvail /proc/meminfo | tr -dc 0-9) / 1024 - 24)); rm /dev/shm/fill',
+      ],
+      { timeoutMs: 300_000 },
+    );
+    const after = await info();
+    expect(after.shrunk).toBeGreaterThan(0);
+    expect(after.frames_allocated - after.frames_freed).toBe(after.pool_level);
+    void a;
+  });
+});
+
+describe('hyperturtle_host.ko', () => {
+  it('links and unlinks a program 200 times under a running L2, which loses no page', async () => {
+    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await withAccelerated(async (l2) => {
+      const checking = pattern(l2, 'own 48 --seconds 15');
+      for (let i = 1; i <= 200; i++) await a.setLinked(i % 2 === 0);
+      expect(await checking).toMatchObject({ mismatches: 0, zeroed: 0 });
+    });
+    const stats = JSON.parse(await runScript(lab().l0, STATS)) as { linked: number; handled: number };
+    expect(stats.linked).toBeTruthy();
+    expect(stats.handled).toBeGreaterThan(0);
+  });
+
+  it('cannot be unloaded while a VM is attached; a killed daemon leaves nothing attached and the L2 runs on', async () => {
+    const a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await withAccelerated(async (l2) => {
+      expect((await lab().l0.exec(['rmmod', 'hyperturtle_host'])).status).not.toBe(0);
+      await a.signalAttachment('KILL');
+      await waitFor(
+        'the end of the attachment',
+        async () => ((await lab().l0.exec(['sh', '-c', STATS])).status !== 0 ? true : undefined),
+        { timeoutMs: 20_000, intervalMs: 500 },
+      );
+      expect(await runScript(lab().l0, 'ls /dev | grep hyperturtle-arena || true')).toBe('');
+      // only the arena's memory is still there, held by the VM that has it plugged: and that holds the module
+      expect(await pattern(l2, 'own 16 --rounds 3')).toMatchObject({ mismatches: 0, zeroed: 0 });
+    });
+    // the next start is clean, and takes the place of the arena that the dead one left plugged
+    await a.attach(ARENA_MIB);
+    await withAccelerated(async (l2) => {
+      expect(await pattern(l2, 'own 32 --rounds 2')).toMatchObject({ mismatches: 0, zeroed: 0 });
+    });
+    expect((JSON.parse(await runScript(lab().l0, STATS)) as { handled: number }).handled).toBeGreaterThan(0);
+    await a.off();
+    expect(await runScript(lab().l0, 'lsmod')).not.toContain('hyperturtle');
+  });
+});
+
+describe('hyperturtle_guest.ko', () => {
+  it('takes back all RAM of an L2 that is killed, and cannot be unloaded while it is used', async () => {
+    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await withAccelerated(async (l2) => {
+      expect(await framesInFiles()).toBeGreaterThan(1000);
+      expect((await lab().l1.exec(['rmmod', 'hyperturtle_guest'])).status).not.toBe(0);
+      await runScript(lab().l1, "kill -9 $(ps -o pid,args | awk '/qemu-system.*l2.m.qm[p]/ { print $1 }')");
+      void l2;
+    });
+    await waitFor('all frames back', async () => ((await framesInFiles()) === 0 ? true : undefined), {
+      timeoutMs: 20_000,
+      intervalMs: 500,
+    });
+    expect(await info()).toMatchObject({ index_used: 0, l2_count: 0 });
+    void a;
+  });
+
+  it('loses its arena under a running L2, which runs on without acceleration', async () => {
+    const a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await withAccelerated(async (l2) => {
+      const checking = pattern(l2, 'own 48 --rounds 6');
+      await a.signalAttachment('TERM');
+      await waitFor('the unplug', async () => ((await info()).arena_bound === 0 ? true : undefined), {
+        timeoutMs: 60_000,
+        intervalMs: 500,
+      });
+      expect(await checking).toMatchObject({ mismatches: 0, zeroed: 0 });
+    });
+    expect(await framesInFiles()).toBe(0);
+    await a.off();
+  });
+
+  it('follows slot changes: an L2 whose RAM is logged for migration arrives whole in another VM', async () => {
+    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await withAccelerated(async (l2) => {
+      const running = pattern(l2, 'own 24 --seconds 600');
+      running.catch(() => {}); // it ends with its VM
+      await lab().l1.writeFile('/run/migrate.mjs', MIGRATE);
+      const out = await run(lab().l1, ['node', '/run/migrate.mjs'], { timeoutMs: 400_000 });
+      expect(out).toMatch(/same RAM, \d+ rounds of copying/);
+    });
+    void a;
+  });
+});
+
+/** In L1: what VMMs do with RAM files. Sizes and numbers of frames (st_blocks / 8). */
+const FILES = `
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import { OwnedFd } from '/payload/app/dist/src/bpf/fds.js';
+import { SharedMemory } from '/payload/app/dist/src/bpf/sys.js';
+const koffi = createRequire('/payload/app/dist/src/')('koffi');
+const fallocate = koffi.load('libc.so.6').func('int fallocate(int fd, int mode, int64_t off, int64_t len)');
+process.chdir(process.argv[2]);
+const M = 1 << 20, free = () => fs.statfsSync('.').bfree;
+const free0 = free(), out = {};
+const fd = fs.openSync('f', 'w+'), size = () => { const s = fs.fstatSync(fd); return [s.size, s.blocks / 8]; };
+const own = new OwnedFd(fd, 'f');
+fs.ftruncateSync(fd, 8 * M); out.empty = size();
+const m = new SharedMemory(own, 8 * M);
+for (let at = 0; at < 8 * M; at += 4096) m.store(at, BigInt(at + 7));
+out.touched = size();
+if (fallocate(fd, 3, 2 * M, 4 * M)) throw new Error('fallocate ' + koffi.errno());
+out.punched = size();
+out.keptBesidePunch = m.load(2 * M - 4096) === BigInt(2 * M - 4096 + 7) && m.load(6 * M) === BigInt(6 * M + 7);
+out.zeroAfterPunch = m.load(2 * M) === 0n && m.load(6 * M - 4096) === 0n;
+fs.ftruncateSync(fd, M); out.shorter = size();
+fs.ftruncateSync(fd, 8 * M); out.longer = size();
+out.zeroAfterShrink = m.load(M) === 0n && m.load(7 * M) === 0n && m.load(M - 4096) === BigInt(M - 4096 + 7);
+m.store(8, 5n); m.store(16, 7n);
+if (fallocate(fd, 3, 8, 8)) throw new Error('fallocate ' + koffi.errno());
+out.partPunched = [Number(m.load(8)), Number(m.load(16))];
+out.indexUsed = free0 - free();
+m.close(); own.close(); fs.unlinkSync('f');
+out.indexAfter = free0 - free();
+fs.mkdirSync('d'); fs.closeSync(fs.openSync('d/g', 'w'));
+try { fs.rmdirSync('d'); } catch (e) { out.fullDirectory = e.code; }
+fs.unlinkSync('d/g'); fs.rmdirSync('d');
+out.left = fs.readdirSync('.');
+console.log(JSON.stringify(out));
+`;
+
+/** In L1: migrates the L2 into a second QEMU made from the first one's arguments, and compares what both have as RAM. */
+const MIGRATE = `
+import { readFileSync, readdirSync, mkdirSync } from 'node:fs';
+import { spawn, execFileSync } from 'node:child_process';
+import { QmpClient } from '/payload/app/dist/src/qmp/client.js';
+const pause = (ms) => new Promise((f) => setTimeout(f, ms));
+const argsOf = (p) => readFileSync('/proc/' + p + '/cmdline', 'latin1').split(String.fromCharCode(0)).slice(0, -1);
+const args = readdirSync('/proc').filter((p) => Number(p) > 1).map(argsOf)
+  .find((a) => a.includes('-qmp') && a.some((x) => x.includes('mem-path=/run/hyperturtle/ram')));
+const source = /unix:([^,]+)/.exec(args[args.lastIndexOf('-qmp') + 1])[1];
+mkdirSync('/run/target', { recursive: true });
+const other = args.slice(1).map((x) => x
+  .replace(/unix:.*[/]([a-z]+),/, 'unix:/run/target/$1,')
+  .replace(/file:[^,]+/, 'file:/run/target/serial')
+  .replace(/mem-path=[^,]+/, 'mem-path=/dev/shm')
+  .replace(/^(pipe|serial|socket),id=([^,]+),.*/, 'null,id=$2'));
+const target = spawn(args[0], [...other, '-incoming', 'defer'], { stdio: 'inherit' });
+try {
+  let to;
+  for (let i = 0; to === undefined; i++) {
+    to = await QmpClient.connect('/run/target/qmp', { timeoutMs: 5000 }).catch((e) => { if (i > 50) throw e; });
+    await pause(200);
+  }
+  const from = await QmpClient.connect(source, { timeoutMs: 20000 });
+  await to.execute('migrate-incoming', { uri: 'unix:/run/target/stream' });
+  await from.execute('migrate-set-parameters', { 'max-bandwidth': 1 << 30, 'downtime-limit': 2000 });
+  await from.execute('migrate', { uri: 'unix:/run/target/stream' });
+  let m;
+  do {
+    await pause(300);
+    m = await from.execute('query-migrate');
+    if (m.status === 'failed') throw new Error(JSON.stringify(m));
+  } while (m.status !== 'completed');
+  const save = (c, filename) => c.execute('pmemsave', { val: 1 << 20, size: 127 << 20, filename }, { timeoutMs: 120000 });
+  await save(from, '/dev/shm/a'); await save(to, '/dev/shm/b');
+  // KVM itself moves the few bytes of its paravirtual clock after the VM was stopped, on tmpfs too
+  const bytes = Number(execFileSync('sh', ['-c', 'cmp -l /dev/shm/a /dev/shm/b | wc -l; rm /dev/shm/a /dev/shm/b']));
+  console.log(bytes <= 32 ? 'same RAM, ' + m.ram['dirty-sync-count'] + ' rounds of copying' : bytes + ' bytes differ');
+  from.close(); to.close();
+} finally { target.kill('SIGKILL'); }
+process.exit(0);
+`;

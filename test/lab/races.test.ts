@@ -1,0 +1,38 @@
+/**
+ * Memory safety and completeness of the fault path under races, sized for every run; `hyperturtle bench integrity` and
+ * `hyperturtle bench churn` are the same with 100,000 pages and 200 cycles.
+ */
+import { describe, expect, it } from 'vitest';
+import { runChurn } from '../../src/bench/churn.ts';
+import { runIntegrity } from '../../src/bench/integrity.ts';
+import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { silentProgress } from '../../src/core/progress.ts';
+import { useLab } from '../support/lab.ts';
+
+describe.each([
+  // one L1 CPU races by what L0 interleaves; with two, L1 really works on while a program runs for it
+  { kernel: '6.1', l1Cpus: 2, pages: 20_000 },
+  { kernel: '6.12', l1Cpus: 1, pages: 20_000 },
+])('on Linux $kernel at every level, L1 with $l1Cpus CPU', ({ kernel, l1Cpus, pages }) => {
+  const lab = useLab({ kernel, l1Cpus });
+
+  it('no page changes under its owner while L1 punches holes and touches pages from the VMM side', async () => {
+    const report = await runIntegrity(lab(), {
+      ...{ pages, sharedMib: 16, ownMib: 24, hole: 64, passSeconds: 5 },
+      ...{ arenaMib: ARENA_MIB, progress: silentProgress },
+    });
+    expect(report).toMatchObject({ problems: [], mismatches: 0, framesLeft: 0 });
+    expect(report.racedPages).toBeGreaterThanOrEqual(pages);
+  });
+});
+
+describe('with several L2s at once', () => {
+  const lab = useLab();
+
+  it('12 cycles of create, run and destroy, 4 at a time, leave no frame, descriptor, link or process', async () => {
+    const report = await runChurn(lab(), {
+      ...{ cycles: 12, parallel: 4, memMib: 64, arenaMib: ARENA_MIB, progress: silentProgress },
+    });
+    expect(report).toMatchObject({ problems: [], cycles: 12 });
+  });
+});
