@@ -27,6 +27,8 @@ export interface BenchSpec {
   arenaMib: number;
   /** QEMU's machine type for L2. */
   machine: string;
+  /** Begin no round after the first that would not be over by then. */
+  budgetMs?: number;
 }
 
 export interface BenchOptions {
@@ -59,7 +61,13 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       const touches: TouchSample[] = [];
       const boots: BootSample[] = [];
       const turns = turnsOf(spec);
+      let rounds = spec.rounds;
       for (const [i, { turn, round }] of turns.entries()) {
+        if (roundTooLate(Date.now() - startedAt.getTime(), i, turns.length / spec.rounds, spec.budgetMs)) {
+          rounds = round;
+          progress.note(`  ${round} of ${spec.rounds} rounds: another would take too long here`);
+          break;
+        }
         const turnStep = progress.step(`[${i + 1}/${turns.length}] round ${round + 1}, ${turn}`);
         try {
           const done = await takeTurn(context, turn, round);
@@ -75,7 +83,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
         schema: RESULT_SCHEMA_VERSION,
         benchmark: spec.benchmark,
         environment: await environmentOf(lab, options.version, startedAt),
-        parameters: parametersOf(lab, spec, guest, append),
+        parameters: parametersOf(lab, { ...spec, rounds }, guest, append),
         touches,
         boots,
         summary: summarize({ touches, boots }),
@@ -86,6 +94,17 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
   } finally {
     await counters.stop();
   }
+}
+
+/** Whether turn `i` begins a round that, at the pace so far, would end after the budget. Never the first round. */
+export function roundTooLate(
+  elapsedMs: number,
+  i: number,
+  turnsPerRound: number,
+  budgetMs: number | undefined,
+): boolean {
+  if (budgetMs === undefined || i === 0 || i % turnsPerRound !== 0) return false;
+  return (elapsedMs / i) * (i + turnsPerRound) > budgetMs;
 }
 
 /** What a turn gave, in a few words for the progress line. */

@@ -5,6 +5,8 @@ import { ARENA_MIB, runAndReport } from './bench.ts';
 /** Fewer pages than a benchmark, but every one of them a real first touch, and two interleaved rounds. */
 const TOUCH_MIB = 8;
 const ROUNDS = 2;
+/** The demo promises to be over in five minutes where it was set up before. */
+const BUDGET_MS = 280_000;
 
 export function register(program: Command, version: string): void {
   program
@@ -32,6 +34,7 @@ async function demo(o: { kernel: string; report: string; json?: string }, versio
       l2MemoryMib: l2MemoryFor(TOUCH_MIB),
       arenaMib: ARENA_MIB,
       machine: 'pc',
+      budgetMs: BUDGET_MS,
     },
     { ...o, accel: 'tcg', l1Memory: 2048, l1Cpus: 1 },
     version,

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { causeName, countersBetween, parseCounters, parseHistogram } from '../../src/bench/kvm-counters.ts';
 import { l2MemoryFor, parseLine, reservedMemory } from '../../src/bench/touch.ts';
+import { roundTooLate } from '../../src/bench/run.ts';
 import { turnsOf } from '../../src/bench/turn.ts';
 
 const HIST = `# event histogram
@@ -83,6 +84,14 @@ describe('lines of first_touch', () => {
 });
 
 describe('rounds', () => {
+  it('end early when another would exceed the time there is, but never before the first is over', () => {
+    expect(roundTooLate(100_000, 5, 5, 280_000)).toBe(false);
+    expect(roundTooLate(150_000, 5, 5, 280_000)).toBe(true);
+    expect(roundTooLate(900_000, 0, 5, 280_000)).toBe(false);
+    expect(roundTooLate(900_000, 3, 5, 280_000)).toBe(false);
+    expect(roundTooLate(900_000, 5, 5, undefined)).toBe(false);
+  });
+
   it('give every variant one turn, and begin with another one each time', () => {
     const turns = turnsOf({
       variants: ['l1', 'l2-vanilla', 'l2-default'],
