@@ -28,6 +28,8 @@ export interface ReservedMemory {
 
 /** Memory of L2 that is not for touching: its kernel, initramfs and a shell. */
 export const L2_OWN_MIB = 96;
+/** The end of memory: firmware works there, and the initramfs is there. */
+const END_MIB = 24;
 /** Patterns that touch anonymous memory, each its own. */
 const ANONYMOUS_PATTERNS = 3;
 /** Room in the movable zone for the initramfs' files and the processes. */
@@ -41,7 +43,7 @@ const MOVABLE_SLACK_MIB = 16;
  *                 of memory (initramfs, firmware's tables)
  */
 export function reservedMemory(l2MemoryMib: number, touchMib: number): ReservedMemory {
-  const mib = Math.floor((l2MemoryMib - 16 - touchMib) / 2) * 2;
+  const mib = Math.floor((l2MemoryMib - END_MIB - touchMib) / 2) * 2;
   const needMib = touchMib * (ANONYMOUS_PATTERNS + 1) + L2_OWN_MIB;
   if (l2MemoryMib < needMib)
     throw new HyperturtleError(

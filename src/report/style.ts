@@ -43,7 +43,7 @@ svg .axis { stroke: var(--axis); stroke-width: 1; }
 .bar.s-l2-group1 { fill: var(--group1); } .bar.s-l2-default { fill: var(--groups); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 16px 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: 6px; }
+caption { text-align: left; white-space: nowrap; color: var(--soft); padding-bottom: 6px; }
 th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th[scope=row], thead th:first-child { text-align: left; font-weight: 400; }
 thead th { color: var(--soft); font-weight: 600; }

@@ -90,14 +90,22 @@ export function bootTable(r: Result): Table {
   };
 }
 
-/** Why faults went to L1 although the hyperupcall was there. */
+/** Reasons that do not mean that L1 was entered. */
+const WITHOUT_L1: Readonly<Record<string, string>> = {
+  PRESENT: "PRESENT: L1's entry was there, L0 went on alone",
+};
+
+/** Why the hyperupcall was not asked, or did not answer. */
 export function fallbackTable(r: Result): Table {
   const linked = r.touches.filter((s) => s.variant === 'l2-default' && s.fallbacks !== null);
   const reasons = Object.entries(sumCounts(linked.map((s) => s.fallbacks!))).sort((a, b) => b[1] - a[1]);
   return {
-    title: 'Faults passed to L1, by reason (default groups, all touches)',
+    title: 'Faults that the hyperupcall did not answer, by reason (default groups, all touches)',
     head: ['reason', 'faults'],
-    rows: reasons.map(([name, n]) => [name, n.toLocaleString('en-US')]),
+    rows: reasons.map(([name, n]) => [
+      WITHOUT_L1[name] ?? `${name}: passed to L1`,
+      n.toLocaleString('en-US'),
+    ]),
   };
 }
 
