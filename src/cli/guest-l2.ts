@@ -11,6 +11,7 @@ interface RunOptions {
   initrd?: string | false;
   append: string;
   machine: string;
+  firmware: string;
   port?: string;
   socket?: string;
   qemu: string;
@@ -32,6 +33,7 @@ export function registerL2Commands(guest: Command): void {
     .option('--no-initrd', 'the kernel needs none')
     .option('--append <arguments>', 'kernel command line', '')
     .option('--machine <type>', "QEMU's machine type", 'pc')
+    .option('--firmware <file>', "of QEMU's; 'default': SeaBIOS", 'qboot.rom')
     .option('--port <device>', 'character device that carries its console')
     .option('--socket <path>', 'unix socket to make for its console')
     .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
@@ -109,6 +111,7 @@ async function run(o: RunOptions): Promise<void> {
     initrd: o.initrd === false ? undefined : o.initrd,
     append: o.append,
     machine: o.machine,
+    firmware: o.firmware === 'default' ? undefined : o.firmware,
     console:
       o.port === undefined
         ? { kind: 'socket', path: o.socket ?? `${l2Files(o.name).dir}/console` }

@@ -9,7 +9,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { sleep, withDeadline } from '../core/wait.ts';
 import { GuestDevice } from './device.ts';
 import { L2Machine } from './l2.ts';
-import { L2_RUN_DIR, TURTLEFS_DIR } from './l2-spec.ts';
+import { FAST_FIRMWARE, L2_RUN_DIR, TURTLEFS_DIR } from './l2-spec.ts';
 
 export interface ChurnSpec {
   cycles: number;
@@ -108,6 +108,7 @@ async function cycle(spec: ChurnSpec, n: number, tally: { passed: number; killed
       kernel: spec.kernel,
       append: '',
       machine: 'pc',
+      firmware: FAST_FIRMWARE,
       console: { kind: 'socket', path: `${L2_RUN_DIR}/${name}/console` },
       qemu: spec.qemu,
       exitDevice: true,

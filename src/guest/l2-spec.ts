@@ -28,6 +28,11 @@ export interface L2Spec {
   append: string;
   /** `pc`, `q35` or `microvm`. */
   machine: string;
+  /**
+   * Of QEMU's own: `qboot.rom` does next to nothing before it starts the kernel; SeaBIOS (undefined) makes some
+   * thousand exits, which nested take longer than a small kernel's boot.
+   */
+  firmware?: string | undefined;
   /** The far end of L2's console port: a device that another machine serves, or a socket that QEMU makes. */
   console: { kind: 'device' | 'socket'; path: string };
   qemu: string;
@@ -73,6 +78,7 @@ export function ramPath(spec: Pick<L2Spec, 'ram' | 'ramFileName'>): string | und
   return spec.ramFileName === undefined ? dir : `${dir}/${spec.ramFileName}`;
 }
 
+export const FAST_FIRMWARE = 'qboot.rom';
 export const CONSOLE_PORT_ID = 'console0';
 
 export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
@@ -95,6 +101,7 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-S'],
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', `${spec.memMib}M`],
     ...['-object', ram, '-machine', `${spec.machine},memory-backend=ram`],
+    ...(spec.firmware === undefined ? [] : ['-bios', spec.firmware]),
     ...['-serial', `file:${files.serial}`, '-qmp', `unix:${files.qmpSocket},server=on,wait=off`],
     ...['-qmp', `unix:${files.monitorSocket},server=on,wait=off`],
     ...['-device', `${bus},id=serial0`, '-chardev', chardev],
