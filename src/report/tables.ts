@@ -38,7 +38,7 @@ export function touchTable(r: Result): Table {
         ]);
       }
   return {
-    title: `First touch of ${r.parameters.touchMib} MiB by 4 KiB pages, mean of ${r.parameters.rounds} rounds`,
+    title: `First touch of ${r.parameters.touchMib} MiB by 4 KiB pages, ${r.parameters.rounds === 1 ? 'one round' : `mean of ${r.parameters.rounds} rounds`}`,
     head: ['', 'order', 'avg', 'p50', 'p99', 'p99.9', 'total', 'host CPU'],
     rows,
   };
