@@ -3,6 +3,8 @@ import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { BenchSpec } from '../bench/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
+import type { Progress } from '../core/progress.ts';
+import type { Lab } from '../lab/lab.ts';
 import { integer } from './values.ts';
 
 interface CommonOptions {
@@ -63,17 +65,20 @@ interface CheckOptions extends Omit<CommonOptions, 'report'> {
   pages: number;
 }
 
-/** Lab up, one check, lab down; its result as JSON. Exit status HT_INTEGRITY when something is wrong. */
-async function check(what: 'churn' | 'integrity', o: CheckOptions): Promise<void> {
-  const [{ labUp }, { runChurn }, { runIntegrity }, { createProgress }, { abortOnSignals }, fs] =
-    await Promise.all([
-      import('../lab/lab.ts'),
-      import('../bench/churn.ts'),
-      import('../bench/integrity.ts'),
-      import('../core/progress.ts'),
-      import('../core/lifecycle.ts'),
-      import('node:fs/promises'),
-    ]);
+interface InLab {
+  lab: Lab;
+  progress: Progress;
+  signal: AbortSignal;
+}
+
+/** Lab up, body, lab down, also when it is interrupted; then the JSON file that was asked for. */
+async function inLab<T>(o: Omit<CommonOptions, 'report'>, body: (c: InLab) => Promise<T>): Promise<T> {
+  const [{ labUp }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
+    import('../lab/lab.ts'),
+    import('../core/progress.ts'),
+    import('../core/lifecycle.ts'),
+    import('node:fs/promises'),
+  ]);
   const progress = createProgress();
   const { signal, dispose } = abortOnSignals();
   try {
@@ -85,31 +90,41 @@ async function check(what: 'churn' | 'integrity', o: CheckOptions): Promise<void
       progress,
       signal,
     });
-    let report;
+    let result: T;
     try {
-      const shared = { arenaMib: ARENA_MIB, progress, signal };
-      report =
-        what === 'churn'
-          ? await runChurn(lab, { cycles: o.cycles, parallel: o.parallel, memMib: 32, ...shared })
-          : await runIntegrity(lab, {
-              pages: o.pages,
-              sharedMib: 16,
-              ownMib: 32,
-              hole: 16,
-              passSeconds: 20,
-              ...shared,
-            });
+      result = await body({ lab, progress, signal });
     } finally {
       await lab.down();
     }
-    const text = JSON.stringify(report, null, 1);
-    process.stdout.write(`${text}\n`);
-    if (o.json !== undefined) await fs.writeFile(o.json, `${text}\n`);
-    if (report.problems.length > 0)
-      throw new HyperturtleError('HT_INTEGRITY', `${what}: ${report.problems.join('; ')}`);
+    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
+    return result;
   } finally {
     dispose();
   }
+}
+
+/** One check in a lab; its result as JSON. Exit status HT_INTEGRITY when something is wrong. */
+async function check(what: 'churn' | 'integrity', o: CheckOptions): Promise<void> {
+  const [{ runChurn }, { runIntegrity }] = await Promise.all([
+    import('../bench/churn.ts'),
+    import('../bench/integrity.ts'),
+  ]);
+  const report = await inLab(o, async ({ lab, progress, signal }) => {
+    const shared = { arenaMib: ARENA_MIB, progress, signal };
+    return what === 'churn'
+      ? await runChurn(lab, { cycles: o.cycles, parallel: o.parallel, memMib: 32, ...shared })
+      : await runIntegrity(lab, {
+          pages: o.pages,
+          sharedMib: 16,
+          ownMib: 32,
+          hole: 16,
+          passSeconds: 20,
+          ...shared,
+        });
+  });
+  process.stdout.write(`${JSON.stringify(report, null, 1)}\n`);
+  if (report.problems.length > 0)
+    throw new HyperturtleError('HT_INTEGRITY', `${what}: ${report.problems.join('; ')}`);
 }
 
 function common(c: Command): Command {
@@ -158,49 +173,17 @@ function choose<T extends string>(name: string, all: readonly T[], list: string 
   });
 }
 
-/** Lab up, measure, lab down; then the table, and the files that were asked for. */
+/** Measures in a lab; then the table, and the files that were asked for. */
 export async function runAndReport(spec: BenchSpec, o: CommonOptions, version: string): Promise<void> {
-  const [
-    { labUp },
-    { runBench },
-    { createProgress },
-    { abortOnSignals },
-    { terminalReport },
-    { htmlReport },
-    fs,
-    path,
-  ] = await Promise.all([
-    import('../lab/lab.ts'),
+  const [{ runBench }, { terminalReport }, { htmlReport }, fs, path] = await Promise.all([
     import('../bench/run.ts'),
-    import('../core/progress.ts'),
-    import('../core/lifecycle.ts'),
     import('../report/terminal.ts'),
     import('../report/html.ts'),
     import('node:fs/promises'),
     import('node:path'),
   ]);
-  const progress = createProgress();
-  const { signal, dispose } = abortOnSignals();
-  try {
-    const lab = await labUp({
-      kernel: o.kernel,
-      accel: o.accel,
-      l1Cpus: o.l1Cpus,
-      l1MemoryMib: o.l1Memory,
-      progress,
-      signal,
-    });
-    let result;
-    try {
-      result = await runBench(lab, spec, { version, progress, signal });
-    } finally {
-      await lab.down();
-    }
-    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
-    const report = o.report === undefined ? undefined : path.resolve(o.report);
-    if (report !== undefined) await fs.writeFile(report, htmlReport(result));
-    process.stdout.write(`\n${terminalReport(result, report)}`);
-  } finally {
-    dispose();
-  }
+  const result = await inLab(o, ({ lab, ...context }) => runBench(lab, spec, { version, ...context }));
+  const report = o.report === undefined ? undefined : path.resolve(o.report);
+  if (report !== undefined) await fs.writeFile(report, htmlReport(result));
+  process.stdout.write(`\n${terminalReport(result, report)}`);
 }
