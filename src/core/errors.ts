@@ -22,6 +22,7 @@ export const ERROR_CODES = {
   HT_BPF: 15,
   HT_COMMAND_FAILED: 16,
   HT_INTEGRITY: 17,
+  HT_CONFIG: 18,
   HT_INTERRUPTED: 130,
 } as const;
 
