@@ -1,0 +1,114 @@
+/** The configuration file: what is filled in, and what is said about mistakes. */
+import { describe, expect, it } from 'vitest';
+import { isHyperturtleError } from '../../../src/core/errors.ts';
+import { adminSocketOf, checkVm, parseConfig } from '../../../src/host/daemon/config.ts';
+
+const problemsOf = (text: string): string[] => {
+  try {
+    parseConfig(text, 'host.yaml');
+  } catch (e) {
+    if (isHyperturtleError(e, 'HT_CONFIG')) return e.message.split('\n');
+    throw e;
+  }
+  return [];
+};
+
+describe('a configuration', () => {
+  it('may be empty: a daemon without VMs', () => {
+    const config = parseConfig('', 'host.yaml');
+    expect(config.vms).toEqual({});
+    expect(config.state).toBe('/var/lib/hyperturtle');
+    expect(adminSocketOf(config)).toBe('/run/hyperturtle/host.sock');
+  });
+
+  it('needs two sockets of a VM and fills in the rest', () => {
+    const config = parseConfig(
+      'vms:\n  one:\n    qmp: /run/one/qmp.sock\n    agent: {socket: /run/one/agent.sock}\n',
+      'host.yaml',
+    );
+    const vm = config.vms['one'];
+    expect(vm).toMatchObject({ arenaMib: 16, signature: 'none', keys: [], policy: { forbiddenHelpers: [] } });
+    expect(vm?.quotas).toMatchObject({ objects: 16, mapBytes: 64 << 20, requestsPerSecond: 1000 });
+    expect(vm?.bus).toBeUndefined();
+  });
+
+  it('may set some quotas and leave the others', () => {
+    const config = parseConfig(
+      'vms:\n  one: {qmp: /q, agent: {hotplug: true}, quotas: {objects: 2}}',
+      'host.yaml',
+    );
+    expect(config.vms['one']?.quotas).toMatchObject({ objects: 2, programs: 64 });
+  });
+});
+
+describe('a mistake is told with its line and column', () => {
+  it('when it is not YAML', () => {
+    expect(problemsOf('vms: {one: [')[0]).toMatch(/^host\.yaml:1:\d+: /);
+  });
+
+  it('when a setting does not exist, at the setting', () => {
+    expect(problemsOf('vms:\n  one:\n    qmp: /q\n    agent: {socket: /a}\n    arenaMiB: 16\n')).toEqual([
+      'host.yaml:5:5: vms.one.arenaMiB: there is no such setting',
+    ]);
+  });
+
+  it('when a value has the wrong type, with what was expected and found', () => {
+    expect(
+      problemsOf('vms:\n  one:\n    qmp: /q\n    agent: {socket: /a}\n    quotas:\n      objects: many\n'),
+    ).toEqual(['host.yaml:6:7: vms.one.quotas.objects: expected number, received string']);
+  });
+
+  it('when a setting is missing, at what it is missing from', () => {
+    const [problem] = problemsOf('vms:\n  one:\n    agent: {socket: /a}\n');
+    expect(problem).toMatch(/^host\.yaml:2:3: vms\.one\.qmp: expected string/);
+  });
+
+  it('when an arena is no power of two', () => {
+    expect(problemsOf('vms:\n  one: {qmp: /q, agent: {socket: /a}, arenaMib: 12}\n')[0]).toContain(
+      'a power of two expected (it becomes a PCI BAR), 12 MiB found',
+    );
+  });
+
+  it('when a key is there twice', () => {
+    expect(problemsOf('run: /a\nrun: /b\n')[0]).toMatch(/^host\.yaml:2:1: .*unique/);
+  });
+
+  it('for all mistakes at once', () => {
+    expect(problemsOf('rum: /a\nlog: {level: loud}\n')).toHaveLength(2);
+  });
+
+  it('when two VMs share a socket: one would speak with the rights of the other', () => {
+    expect(
+      problemsOf(
+        'vms:\n  one: {qmp: /q1, agent: {socket: /a}}\n  two:\n    qmp: /q2\n    agent:\n      socket: /a\n',
+      ),
+    ).toEqual(['host.yaml:6:7: vms.two.agent.socket: /a is vms.one.agent.socket already']);
+  });
+
+  it('when signatures are required and nobody could have signed', () => {
+    expect(problemsOf('vms:\n  one: {qmp: /q, agent: {socket: /a}, signature: required}\n')[0]).toContain(
+      'there are no keys',
+    );
+  });
+
+  it('when a name would not be one for a path', () => {
+    expect(problemsOf('vms:\n  ../x: {qmp: /q, agent: {socket: /a}}\n')[0]).toMatch(
+      /vms\.\.\.\/x: a name of/,
+    );
+  });
+
+  it('when aliases multiply', () => {
+    const bomb = Array.from({ length: 12 }, (_, i) =>
+      i === 0 ? 'a0: &a0 [x,x,x,x]' : `a${i}: &a${i} [*a${i - 1},*a${i - 1},*a${i - 1},*a${i - 1}]`,
+    ).join('\n');
+    expect(problemsOf(bomb)).not.toEqual([]);
+  });
+});
+
+it('a VM from the command line is checked by the same rules', () => {
+  expect(checkVm('one', { qmp: '/q', agent: { socket: '/a' } })).toMatchObject({ arenaMib: 16 });
+  expect(() => checkVm('one', { qmp: 'q', agent: { socket: '/a' } })).toThrow(
+    /qmp: an absolute path expected/,
+  );
+  expect(() => checkVm('a/b', { qmp: '/q', agent: { socket: '/a' } })).toThrow(/a name of letters/);
+});
