@@ -22,7 +22,19 @@ export const ERROR_CODES = {
   HT_BPF: 15,
   HT_COMMAND_FAILED: 16,
   HT_INTEGRITY: 17,
+  /** The other side does not speak the protocol as documented, or a message is too long. */
+  HT_WIRE: 18,
+  /** Admission: an object breaks a rule. */
+  HT_REFUSED: 19,
+  HT_QUOTA: 20,
+  HT_SIGNATURE: 21,
+  HT_EXISTS: 22,
+  HT_IN_USE: 23,
+  /** The other side is not there, or is shutting down. */
+  HT_UNAVAILABLE: 24,
   HT_CONFIG: 18,
+  /** A helper process of ours ended without an answer. */
+  HT_CRASHED: 25,
   HT_INTERRUPTED: 130,
 } as const;
 

@@ -1,13 +1,32 @@
 /** The part of <linux/bpf.h> that we use: constants and the heads of the info structs. */
 import { aligned, array, count, struct, text, u32, u64 } from './struct.ts';
 
+export const BPF_MAP_TYPE_HASH = 1;
 export const BPF_MAP_TYPE_ARRAY = 2;
+export const BPF_MAP_TYPE_PERCPU_HASH = 5;
+export const BPF_MAP_TYPE_PERCPU_ARRAY = 6;
+export const BPF_MAP_TYPE_LRU_HASH = 9;
+export const BPF_MAP_TYPE_RINGBUF = 27;
 export const BPF_F_MMAPABLE = 1 << 10;
 export const BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE = 24;
 /** Longest name the kernel keeps, without the NUL. */
 export const BPF_NAME_MAX = 15;
 /** ELF machine number of eBPF objects. */
 export const EM_BPF = 247;
+
+/** Map types whose values are one for each possible CPU. */
+export const PER_CPU_MAP_TYPES: ReadonlySet<number> = new Set([5, 6, 10, 21]);
+
+/** By number, as bpftool writes them. */
+const MAP_TYPE_NAMES =
+  'unspec hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash lru_percpu_hash lpm_trie array_of_maps hash_of_maps devmap sockmap cpumap xskmap sockhash cgroup_storage reuseport_sockarray percpu_cgroup_storage queue stack sk_storage devmap_hash struct_ops ringbuf inode_storage task_storage bloom_filter user_ringbuf cgrp_storage arena'.split(
+    ' ',
+  );
+
+/** `percpu_array`, or `type 77`. */
+export function mapTypeName(type: number): string {
+  return MAP_TYPE_NAMES[type] ?? `type ${type}`;
+}
 
 /** Up to `verified_insns` (Linux 5.16): older kernels leave what they do not know zero. */
 export const BPF_PROG_INFO = struct('struct bpf_prog_info', {
