@@ -1,0 +1,172 @@
+/**
+ * The shapes that several methods of the wire protocol share. All objects are strict: a key that is not in the
+ * schema is refused. Binary data are base64 strings; sizes are bytes.
+ */
+import { z } from 'zod';
+
+/** Objects, programs, maps, hooks: a name of the tenant's choice that is safe in a path, a log and a metric. */
+export const Name = z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/, {
+  error: 'a name of 1 to 63 letters, digits, ., _ or - is expected, beginning with a letter, digit or _',
+});
+
+/** Maps also have names like `.rodata.x`, which libbpf takes from sections. */
+export const MapName = z.string().regex(/^\.?[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/, {
+  error: 'the name of a map is expected: 1 to 63 letters, digits, ., _ or -',
+});
+
+// one search for a character that does not belong, instead of zod's grouped pattern, whose stack grows with the text
+const isBase64 = (s: string): boolean =>
+  s.length % 4 === 0 && !/[^A-Za-z0-9+/]/.test(s.slice(0, s.length - padding(s)));
+const padding = (s: string): number => (s.endsWith('==') ? 2 : s.endsWith('=') ? 1 : 0);
+
+/** Standard base64 with padding, of any length that a frame holds. */
+export const Base64 = z.string().refine(isBase64, { error: 'base64 is expected' });
+
+export const Count = z.int().nonnegative();
+const Text = z.string().max(4096);
+const Uuid = z.guid();
+const Sha256 = z.string().regex(/^[0-9a-f]{64}$/, { error: 'a SHA-256 in lower-case hex is expected' });
+
+/** Ed25519 key: the first 16 hex digits of the SHA-256 of the public key. */
+export const KeyId = z.string().regex(/^[0-9a-f]{16}$/, { error: 'a key id of 16 hex digits is expected' });
+export const Signature = z.strictObject({ keyId: KeyId, value: Base64 });
+export const SignaturePolicy = z.enum(['none', 'optional', 'required']);
+
+/** Values of an object's read-only variables, set before the verifier sees it; by variable name. */
+export const Constants = z.record(Name, Base64);
+
+export const ObjectInfo = z.strictObject({
+  name: Name,
+  sha256: Sha256,
+  loadedAt: z.iso.datetime(),
+  signedBy: KeyId.nullable(),
+  programs: z.array(
+    z.strictObject({
+      name: Name,
+      section: Text,
+      hook: Name,
+      /** As the kernel names it: `raw_tracepoint_writable`. */
+      type: Text,
+      /** Kernel's id of the program. */
+      id: Count,
+      /** In the ELF file. */
+      instructions: Count,
+      /** How many the verifier went through, all paths counted. */
+      verifiedInstructions: Count,
+      jitedBytes: Count,
+    }),
+  ),
+  maps: z.array(
+    z.strictObject({
+      name: MapName,
+      type: Text,
+      keyBytes: Count,
+      valueBytes: Count,
+      maxEntries: Count,
+      /** What the kernel takes for it, as counted against the quota. */
+      bytes: Count,
+      /** True for the VM's arena, which belongs to the VM and not to this object. */
+      arena: z.boolean(),
+    }),
+  ),
+});
+
+export const LinkInfo = z.strictObject({
+  id: Count,
+  object: Name,
+  program: Name,
+  hook: Name,
+  target: Text.nullable(),
+  since: z.iso.datetime(),
+});
+
+/** What a VM may have; also what `hello` tells. */
+export const Limits = z.strictObject({
+  objects: Count,
+  programs: Count,
+  links: Count,
+  maps: Count,
+  mapBytes: Count,
+  elfBytes: Count,
+  /** Verified instructions of one program. */
+  instructions: Count,
+  watches: Count,
+  requestsPerSecond: Count,
+});
+
+export const Used = z.strictObject({
+  objects: Count,
+  programs: Count,
+  links: Count,
+  maps: Count,
+  mapBytes: Count,
+  watches: Count,
+});
+
+/** One row of the table of hooks: what a program for it may be and use. */
+export const HookInfo = z.strictObject({
+  name: Name,
+  instructions: Count,
+  programTypes: z.array(Text),
+  mapTypes: z.array(Text),
+  helpers: z.array(Text),
+});
+
+export const HookStats = z.strictObject({
+  hook: Name,
+  linked: z.boolean(),
+  object: Name.optional(),
+  program: Name.optional(),
+  runs: Count,
+  /** Faults answered by the program. */
+  handled: Count,
+  /** Page table entries it wrote. */
+  entries: Count,
+  learned: Count,
+  /** Faults it left to the host's own handling. */
+  passed: Count,
+  /** Why it did, by name. */
+  reasons: z.record(Name, Count),
+});
+
+export const ArenaInfo = z.strictObject({
+  bytes: Count,
+  state: z.enum(['plugged', 'offered', 'absent']),
+  device: Text.optional(),
+});
+
+/** One entry of a map: `value`, or `perCpu` for per-CPU maps (one value for each possible CPU). */
+export const MapEntry = z.strictObject({
+  key: Base64,
+  value: Base64.optional(),
+  perCpu: z.array(Base64).optional(),
+});
+
+export const MapChange = z.strictObject({
+  /** Empty for a record of a ring buffer. */
+  key: Base64,
+  /** Null: the key is gone. */
+  value: Base64.nullable(),
+  perCpu: z.array(Base64).optional(),
+});
+
+export const Finding = z.strictObject({
+  level: z.enum(['ok', 'warn', 'fail']),
+  what: Text,
+  mend: Text.optional(),
+});
+
+export { Sha256, Text, Uuid };
+
+export type ObjectInfo = z.output<typeof ObjectInfo>;
+export type LinkInfo = z.output<typeof LinkInfo>;
+export type Limits = z.output<typeof Limits>;
+export type Used = z.output<typeof Used>;
+export type HookInfo = z.output<typeof HookInfo>;
+export type HookStats = z.output<typeof HookStats>;
+export type ArenaInfo = z.output<typeof ArenaInfo>;
+export type MapEntry = z.output<typeof MapEntry>;
+export type MapChange = z.output<typeof MapChange>;
+export type Finding = z.output<typeof Finding>;
+export type Signature = z.output<typeof Signature>;
+export type SignaturePolicy = z.output<typeof SignaturePolicy>;

@@ -1,0 +1,208 @@
+/**
+ * The methods and notifications between L1 and L0, as data: both ends check what they receive against these
+ * schemas, TypeScript takes its types from them, and docs/wire-protocol.md is tested against them. No schema
+ * transforms or fills in: what is sent is what is received. Other sockets of this program (`admin.*`, `agent.*`)
+ * have tables of their own, of the same form.
+ */
+import { z } from 'zod';
+import {
+  ArenaInfo,
+  Base64,
+  Constants,
+  Count,
+  Finding,
+  HookInfo,
+  HookStats,
+  KeyId,
+  Limits,
+  LinkInfo,
+  MapChange,
+  MapEntry,
+  MapName,
+  Name,
+  ObjectInfo,
+  Sha256,
+  Signature,
+  SignaturePolicy,
+  Text,
+  Used,
+  Uuid,
+} from './fields.ts';
+
+export * from './fields.ts';
+
+/** Versions of this protocol that this program speaks. */
+export const PROTOCOL = { min: 1, max: 1 } as const;
+
+/** Name of the virtio-serial port: `/dev/virtio-ports/org.hyperturtle.v1` in L1. */
+export const PORT_NAME = 'org.hyperturtle.v1';
+
+export interface MethodSpec {
+  readonly params: z.ZodType;
+  readonly result: z.ZodType;
+  /** The answer may be megabytes: a session has one such request in progress at a time. */
+  readonly large?: true;
+}
+export type MethodTable = Readonly<Record<string, MethodSpec>>;
+
+const Nothing = z.strictObject({});
+const MapOf = { object: Name, map: MapName };
+const Elf = { name: Name, elf: Base64, signature: Signature.optional(), constants: Constants.optional() };
+const Peer = { version: z.string().max(64), kernel: z.string().max(256) };
+const Nonce = z.string().min(8).max(64);
+
+export const METHODS = {
+  hello: {
+    params: z.strictObject({
+      protocol: z.strictObject({ min: Count, max: Count }),
+      agent: z.strictObject(Peer),
+      /** /proc/sys/kernel/random/boot_id of L1: another one means that L1 has booted anew. */
+      bootId: Uuid,
+      nonce: Nonce,
+    }),
+    result: z.strictObject({
+      protocol: Count,
+      daemon: z.strictObject({ ...Peer, instance: Uuid }),
+      vm: Name,
+      nonce: Nonce,
+      limits: Limits,
+    }),
+  },
+  ping: { params: Nothing, result: Nothing },
+  limits: {
+    params: Nothing,
+    result: z.strictObject({
+      limits: Limits,
+      used: Used,
+      hooks: z.array(HookInfo),
+      signature: SignaturePolicy,
+    }),
+  },
+  load: {
+    params: z.strictObject(Elf),
+    result: z.strictObject({ object: ObjectInfo, existed: z.boolean() }),
+  },
+  unload: {
+    params: z.strictObject({ name: Name, force: z.boolean().optional() }),
+    result: Nothing,
+  },
+  replace: {
+    params: z.strictObject(Elf),
+    result: z.strictObject({ object: ObjectInfo, kept: z.array(MapName), created: z.array(MapName) }),
+  },
+  link: {
+    params: z.strictObject({
+      object: Name,
+      program: Name.optional(),
+      hook: Name,
+      target: Text.optional(),
+    }),
+    result: z.strictObject({ link: LinkInfo, existed: z.boolean() }),
+  },
+  unlink: { params: z.strictObject({ id: Count }), result: Nothing },
+  list: {
+    params: Nothing,
+    result: z.strictObject({
+      vm: Name,
+      arena: ArenaInfo,
+      objects: z.array(ObjectInfo),
+      links: z.array(LinkInfo),
+    }),
+    large: true,
+  },
+  stats: { params: Nothing, result: z.strictObject({ hooks: z.array(HookStats) }) },
+  'map.get': {
+    params: z.strictObject({ ...MapOf, key: Base64 }),
+    result: z.strictObject({ value: Base64.nullable(), perCpu: z.array(Base64).optional() }),
+    large: true,
+  },
+  'map.set': {
+    params: z.strictObject({
+      ...MapOf,
+      key: Base64,
+      value: Base64,
+      mode: z.enum(['any', 'create', 'exist']).optional(),
+    }),
+    result: Nothing,
+  },
+  'map.delete': {
+    params: z.strictObject({ ...MapOf, key: Base64 }),
+    result: z.strictObject({ existed: z.boolean() }),
+  },
+  'map.dump': {
+    params: z.strictObject({
+      ...MapOf,
+      cursor: z.string().max(8192).optional(),
+      limit: z.int().min(1).max(1024).optional(),
+    }),
+    result: z.strictObject({ entries: z.array(MapEntry).max(1024), cursor: z.string().max(8192).optional() }),
+    large: true,
+  },
+  'map.watch': {
+    params: z.strictObject({
+      ...MapOf,
+      intervalMs: z.int().min(100).max(3_600_000),
+      keys: z.array(Base64).max(1024).optional(),
+    }),
+    result: z.strictObject({ watch: Count }),
+  },
+  'map.unwatch': { params: z.strictObject({ watch: Count }), result: Nothing },
+  events: {
+    params: z.strictObject({ since: Count.optional() }),
+    result: z.strictObject({ next: Count }),
+  },
+  doctor: { params: Nothing, result: z.strictObject({ findings: z.array(Finding) }) },
+} as const satisfies MethodTable;
+
+const eventBase = { seq: Count, time: z.iso.datetime() };
+const event = <T extends string, S extends z.ZodRawShape>(type: T, shape: S) =>
+  z.strictObject({ ...eventBase, type: z.literal(type), ...shape });
+
+/** What happened to a VM. `seq` counts up by one for each, from 1, for as long as the daemon runs. */
+export const Event = z.discriminatedUnion('type', [
+  event('object.loaded', { object: Name, sha256: Sha256, signedBy: KeyId.nullable() }),
+  event('object.unloaded', { object: Name }),
+  event('object.replaced', {
+    object: Name,
+    sha256: Sha256,
+    kept: z.array(MapName),
+    created: z.array(MapName),
+  }),
+  event('object.refused', { object: Name, kind: Text, rule: Text.optional(), message: Text }),
+  event('link.made', { link: LinkInfo }),
+  event('link.ended', { link: LinkInfo, reason: Text }),
+  event('arena.state', { arena: ArenaInfo }),
+  event('quota.refused', { quota: Text, limit: Count, method: Text }),
+  event('vm.reset', { reason: Text }),
+  event('daemon.stopping', {}),
+]);
+export type Event = z.output<typeof Event>;
+/** An event before it has a number and a time. */
+export type EventBody = Event extends infer E ? (E extends Event ? Omit<E, 'seq' | 'time'> : never) : never;
+
+export type NotificationTable = Readonly<Record<string, z.ZodType>>;
+
+/** From L0 to L1. */
+export const NOTIFICATIONS = {
+  'map.changed': z.strictObject({
+    watch: Count,
+    changes: z.array(MapChange),
+    /** Changes that were left out since the last notification of this watch, as L1 did not read fast enough. */
+    dropped: Count,
+  }),
+  event: Event,
+  /** So many events are missing before the next one. */
+  'events.lost': z.strictObject({ count: Count }),
+} as const satisfies NotificationTable;
+
+/** From the side that made a request. Handled inside RpcPeer. */
+export const CANCEL = '$/cancelRequest';
+
+export type MethodName = keyof typeof METHODS;
+export type NotificationName = keyof typeof NOTIFICATIONS;
+
+export type ParamsOf<T extends MethodTable, M extends keyof T> = z.output<T[M]['params']>;
+export type ResultOf<T extends MethodTable, M extends keyof T> = z.output<T[M]['result']>;
+export type Params<M extends MethodName> = ParamsOf<typeof METHODS, M>;
+export type Result<M extends MethodName> = ResultOf<typeof METHODS, M>;
+export type NotificationParams<N extends NotificationName> = z.output<(typeof NOTIFICATIONS)[N]>;
