@@ -6,11 +6,16 @@ import { isHyperturtleError } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import { QmpClient } from '../qmp/client.ts';
 
-const BACKEND_ID = 'hyperturtle-arena-memory';
+export const BACKEND_ID = 'hyperturtle-arena-memory';
 const DEVICE_ID = 'hyperturtle-arena';
 
-export interface PlugSpec {
+type QmpExecutor = Pick<QmpClient, 'execute' | 'waitEvent'>;
+
+export interface PlugSpec extends ArenaDeviceSpec {
   qmpPath: string;
+}
+
+export interface ArenaDeviceSpec {
   /** The exported arena's device file, as QEMU sees it. */
   devicePath: string;
   bytes: number;
@@ -29,27 +34,33 @@ export async function plugArena(spec: PlugSpec): Promise<void> {
   const { timeoutMs, signal } = spec;
   const qmp = await QmpClient.connect(spec.qmpPath, { timeoutMs, signal });
   try {
-    try {
-      await addBackend(qmp, spec);
-    } catch (e) {
-      if (!isHyperturtleError(e, 'HT_QMP') || !/duplicate/i.test(e.message)) throw e;
-      await unplug(qmp, timeoutMs);
-      await addBackend(qmp, spec);
-    }
-    try {
-      const device = { driver: 'ivshmem-plain', id: DEVICE_ID, memdev: BACKEND_ID, bus: spec.bus };
-      await qmp.execute('device_add', device, { timeoutMs, signal });
-    } catch (e) {
-      // without the abort signal: this is clean-up
-      await qmp.execute('object-del', { id: BACKEND_ID }, { timeoutMs });
-      throw e;
-    }
+    await plugArenaOver(qmp, spec);
   } finally {
     qmp.close();
   }
 }
 
-async function addBackend(qmp: QmpClient, spec: PlugSpec): Promise<void> {
+/** The same over a connection that the caller has. */
+export async function plugArenaOver(qmp: QmpExecutor, spec: ArenaDeviceSpec): Promise<void> {
+  const { timeoutMs, signal } = spec;
+  try {
+    await addBackend(qmp, spec);
+  } catch (e) {
+    if (!isHyperturtleError(e, 'HT_QMP') || !/duplicate/i.test(e.message)) throw e;
+    await unplugArenaOver(qmp, timeoutMs);
+    await addBackend(qmp, spec);
+  }
+  try {
+    const device = { driver: 'ivshmem-plain', id: DEVICE_ID, memdev: BACKEND_ID, bus: spec.bus };
+    await qmp.execute('device_add', device, { timeoutMs, signal });
+  } catch (e) {
+    // without the abort signal: this is clean-up
+    await qmp.execute('object-del', { id: BACKEND_ID }, { timeoutMs });
+    throw e;
+  }
+}
+
+async function addBackend(qmp: QmpExecutor, spec: ArenaDeviceSpec): Promise<void> {
   const backend = {
     'qom-type': 'memory-backend-file',
     id: BACKEND_ID,
@@ -73,19 +84,20 @@ export interface UnplugSpec {
 export async function unplugArena(spec: UnplugSpec): Promise<void> {
   const qmp = await QmpClient.connect(spec.qmpPath, { timeoutMs: spec.timeoutMs });
   try {
-    await unplug(qmp, spec.timeoutMs);
+    await unplugArenaOver(qmp, spec.timeoutMs);
   } finally {
     qmp.close();
   }
 }
 
-async function unplug(qmp: QmpClient, timeoutMs: number): Promise<void> {
+/** The same over a connection that the caller has. Fine when there is nothing to unplug. */
+export async function unplugArenaOver(qmp: QmpExecutor, timeoutMs: number): Promise<void> {
   await deleteDevice(qmp, timeoutMs);
   // QEMU drops its last reference to the memory some time after the event
   await waitFor('QEMU releasing the arena', () => deleteBackend(qmp), { timeoutMs, intervalMs: 20 });
 }
 
-async function deleteDevice(qmp: QmpClient, timeoutMs: number): Promise<void> {
+async function deleteDevice(qmp: QmpExecutor, timeoutMs: number): Promise<void> {
   const stop = new AbortController();
   const deleted = qmp.waitEvent('DEVICE_DELETED', (data) => data['device'] === DEVICE_ID, {
     timeoutMs,
@@ -103,7 +115,7 @@ async function deleteDevice(qmp: QmpClient, timeoutMs: number): Promise<void> {
   await deleted;
 }
 
-async function deleteBackend(qmp: QmpClient): Promise<true | undefined> {
+async function deleteBackend(qmp: QmpExecutor): Promise<true | undefined> {
   try {
     await qmp.execute('object-del', { id: BACKEND_ID });
     return true;

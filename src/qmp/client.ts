@@ -141,6 +141,11 @@ export class QmpClient {
     );
   }
 
+  /** Resolves, with the reason, when the connection is over. */
+  closed(): Promise<Error> {
+    return this.#whenClosed().catch((e: unknown) => (e instanceof Error ? e : new Error(String(e))));
+  }
+
   close(): void {
     this.#fail(new HyperturtleError('HT_QMP', `QMP ${this.#path}: closed`));
     this.#socket.destroy();
@@ -152,6 +157,7 @@ export class QmpClient {
 
   #whenClosed(): Promise<never> {
     return new Promise((_, reject) => {
+      if (this.#closed) return reject(this.#closed);
       this.#waits.add({ matches: () => false, resolve: () => {}, reject });
     });
   }
