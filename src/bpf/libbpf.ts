@@ -102,6 +102,20 @@ export const libbpf = {
   map_update: lib.func(
     'int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)',
   ) as (fd: number, key: Uint8Array, value: Uint8Array, flags: number) => number,
+  map_delete: lib.func('int bpf_map_delete_elem(int fd, const void *key)') as (
+    fd: number,
+    key: Uint8Array,
+  ) => number,
+  map_next_key: lib.func('int bpf_map_get_next_key(int fd, const void *key, void *next)') as (
+    fd: number,
+    key: Uint8Array | null,
+    next: Uint8Array,
+  ) => number,
+  map_fd_by_id: lib.func('int bpf_map_get_fd_by_id(uint32_t id)') as (id: number) => number,
+  prog_fd_by_id: lib.func('int bpf_prog_get_fd_by_id(uint32_t id)') as (id: number) => number,
+  obj_pin: lib.func('int bpf_obj_pin(int fd, const char *path)') as (fd: number, path: string) => number,
+  obj_get: lib.func('int bpf_obj_get(const char *path)') as (path: string) => number,
+  num_possible_cpus: lib.func('int libbpf_num_possible_cpus(void)') as () => number,
   obj_get_info: lib.func('int bpf_obj_get_info_by_fd(int fd, void *info, void *length)') as (
     fd: number,
     info: Uint8Array,

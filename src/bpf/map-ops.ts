@@ -1,7 +1,12 @@
 /** Reading and writing any map through its descriptor, whoever created it. */
+import { HyperturtleError } from '../core/errors.ts';
 import { BPF_MAP_INFO, PER_CPU_MAP_TYPES, mapTypeName } from '../kernel/bpf.ts';
+import { errnoName } from '../kernel/errno.ts';
 import type { OwnedFd } from './fds.ts';
+import { failureOf, libbpf, takePrinted } from './libbpf.ts';
 import { infoOf } from './map.ts';
+import { kernelError } from './sys.ts';
+import type { Explain } from './sys.ts';
 
 export interface MapInfo {
   id: number;
@@ -33,6 +38,20 @@ export interface MapPage {
   next: Uint8Array | undefined;
 }
 
+/** BPF_ANY, BPF_NOEXIST, BPF_EXIST */
+const MODE: Readonly<Record<MapSetMode, number>> = { any: 0, create: 1, exist: 2 };
+
+const EXPLAIN: Explain = {
+  EPERM: ['HT_USAGE', 'the map is read-only, or user space may not do this with it'],
+  EEXIST: ['HT_EXISTS', 'there is this key already'],
+  ENOENT: ['HT_NOT_FOUND', 'there is no such key'],
+  E2BIG: ['HT_NO_SPACE', 'the map is full, or the index is beyond its end'],
+  ENOMEM: ['HT_NO_MEMORY', 'the kernel has not enough memory'],
+  EINVAL: ['HT_USAGE', 'maps of this type do not allow it'],
+  ENOTSUPP: ['HT_USAGE', 'maps of this type do not allow it'],
+  EOPNOTSUPP: ['HT_USAGE', 'maps of this type do not allow it'],
+};
+
 export function mapInfo(file: OwnedFd): MapInfo {
   const i = BPF_MAP_INFO.decode(infoOf(file.what, file.fd, BPF_MAP_INFO.size));
   return {
@@ -48,43 +67,125 @@ export function mapInfo(file: OwnedFd): MapInfo {
   };
 }
 
+let cpus: number | undefined;
+
+/** CPUs that the kernel may ever have: per-CPU maps hold that many values for a key. */
+export function possibleCpus(): number {
+  if (cpus !== undefined) return cpus;
+  const n = libbpf.num_possible_cpus();
+  takePrinted();
+  if (n < 1) throw kernelError('/sys/devices/system/cpu/possible', failureOf(n));
+  return (cpus = n);
+}
+
 /** Access to one map. Borrows the descriptor: closing it stays the owner's. */
 export class MapAccess {
   readonly file: OwnedFd;
   readonly info: MapInfo;
+  /** From one CPU's value to the next; of other maps, the value's size. */
+  readonly #stride: number;
+  readonly #bytes: number;
 
   constructor(file: OwnedFd) {
     this.file = file;
     this.info = mapInfo(file);
+    const { valueBytes, perCpu } = this.info;
+    this.#stride = perCpu ? Math.ceil(valueBytes / 8) * 8 : valueBytes;
+    this.#bytes = perCpu ? this.#stride * possibleCpus() : valueBytes;
   }
 
   /** The values (one, or one for each possible CPU), or undefined without the key. */
   get(key: Uint8Array): Uint8Array[] | undefined {
-    void key;
-    throw new Error('not implemented yet');
+    this.#checkKey(key);
+    const value = new Uint8Array(this.#bytes);
+    // SAFETY: the kernel writes one value, or one padded to 8 for each possible CPU: #bytes.
+    const r = libbpf.map_lookup(this.file.fd, key, value);
+    if (r >= 0) return this.#split(value);
+    const errno = failureOf(r);
+    if (errnoName(errno) === 'ENOENT') return undefined;
+    throw kernelError(`reading ${this.file.what}`, errno, EXPLAIN);
   }
 
-  /** A per-CPU map gets the value for each CPU, or `value` may hold all of them one after the other, padded to 8. */
+  /**
+   * A per-CPU map gets `value` for each CPU, or `value` holds all of them one after the other, padded to 8 bytes.
+   * Throws HT_USAGE for wrong sizes, HT_EXISTS, HT_NOT_FOUND, HT_NO_SPACE.
+   */
   set(key: Uint8Array, value: Uint8Array, mode: MapSetMode = 'any'): void {
-    void [key, value, mode];
-    throw new Error('not implemented yet');
+    this.#checkKey(key);
+    // SAFETY: the kernel reads as many bytes as get() lets it write; #joined gives exactly that many.
+    const r = libbpf.map_update(this.file.fd, key, this.#joined(value), MODE[mode]);
+    if (r < 0) throw kernelError(`writing ${this.file.what}`, failureOf(r), EXPLAIN);
   }
 
   /** False when there was no such key. Arrays throw HT_USAGE: their entries cannot be deleted. */
   delete(key: Uint8Array): boolean {
-    void key;
-    throw new Error('not implemented yet');
+    this.#checkKey(key);
+    // SAFETY: the kernel reads key_size bytes, which `key` has.
+    const r = libbpf.map_delete(this.file.fd, key);
+    if (r >= 0) return true;
+    const errno = failureOf(r);
+    if (errnoName(errno) === 'ENOENT') return false;
+    throw kernelError(`deleting from ${this.file.what}`, errno, EXPLAIN);
   }
 
   /** The first key, or the one after `key`; undefined at the end. Of a hash whose `key` has gone: the first again. */
   nextKey(key?: Uint8Array): Uint8Array | undefined {
-    void key;
-    throw new Error('not implemented yet');
+    if (key) this.#checkKey(key);
+    const next = new Uint8Array(this.info.keyBytes);
+    // SAFETY: the kernel reads key_size bytes when there is a key, and writes key_size bytes.
+    const r = libbpf.map_next_key(this.file.fd, key ?? null, next);
+    if (r >= 0) return next;
+    const errno = failureOf(r);
+    if (errnoName(errno) === 'ENOENT') return undefined;
+    throw kernelError(`keys of ${this.file.what}`, errno, EXPLAIN);
   }
 
   /** Up to `limit` entries after key `after`. Entries that go in between are left out. */
   page(limit: number, after?: Uint8Array): MapPage {
-    void [limit, after];
-    throw new Error('not implemented yet');
+    const entries: MapEntry[] = [];
+    let last = after;
+    for (let seen = 0; seen < limit; seen++) {
+      const key = this.nextKey(last);
+      if (key === undefined) return { entries, next: undefined };
+      last = key;
+      const values = this.get(key);
+      if (values) entries.push({ key, values });
+    }
+    return { entries, next: last };
+  }
+
+  #split(value: Uint8Array): Uint8Array[] {
+    if (!this.info.perCpu) return [value];
+    const values: Uint8Array[] = [];
+    for (let at = 0; at < value.length; at += this.#stride)
+      values.push(value.slice(at, at + this.info.valueBytes));
+    return values;
+  }
+
+  #joined(value: Uint8Array): Uint8Array {
+    if (value.length === this.#bytes) return value;
+    if (value.length !== this.info.valueBytes)
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `${this.file.what}: a value of ${this.info.valueBytes} bytes expected${
+          this.info.perCpu ? `, or ${this.#bytes} for all CPUs` : ''
+        }, ${value.length} found`,
+      );
+    const all = new Uint8Array(this.#bytes);
+    for (let at = 0; at < all.length; at += this.#stride) all.set(value, at);
+    return all;
+  }
+
+  #checkKey(key: Uint8Array): void {
+    if (this.info.keyBytes === 0)
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `${this.file.what}: a ${this.info.typeName} map has no keys: watch it instead`,
+      );
+    if (key.length !== this.info.keyBytes)
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `${this.file.what}: a key of ${this.info.keyBytes} bytes expected, ${key.length} found`,
+      );
   }
 }

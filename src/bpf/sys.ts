@@ -3,7 +3,7 @@
  * any other call in between may overwrite it.
  */
 import koffi from 'koffi';
-import { openSync } from 'node:fs';
+import { openSync, readFileSync } from 'node:fs';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import type { ErrorCode } from '../core/errors.ts';
 import { errnoName, errnoText } from '../kernel/errno.ts';
@@ -128,6 +128,71 @@ export function isPollable(file: OwnedFd): boolean {
   }
 }
 
+const cMount = libc.func(
+  'int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data)',
+) as (source: string, target: string, type: string, flags: number, data: null) => number;
+const cPrctl = libc.func(
+  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
+) as (...args: [number, number, number, number, number]) => number;
+const cSetrlimit = libc.func('int setrlimit(int resource, const void *limit)') as (
+  resource: number,
+  limit: Uint8Array,
+) => number;
+const cCapset = libc.func('int capset(const void *header, const void *data)') as (
+  header: Uint8Array,
+  data: Uint8Array,
+) => number;
+
+/** Mounts a file system without options (nosuid, nodev, noexec). */
+export function mount(source: string, target: string, type: string): void {
+  const MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8;
+  // SAFETY: NUL-ended strings; the kernel reads no data.
+  if (cMount(source, target, type, MS_NOSUID_NODEV_NOEXEC, null) < 0)
+    throw kernelError(`mounting ${type} at ${target}`, koffi.errno(), {
+      EPERM: ['HT_KERNEL', 'not permitted: run as root (CAP_SYS_ADMIN)'],
+    });
+}
+
+/** This process gets SIGKILL when the thread that started it ends. Check the parent's pid after it. */
+export function dieWithParent(): void {
+  const PR_SET_PDEATHSIG = 1;
+  const SIGKILL = 9;
+  if (cPrctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0) throw kernelError('PR_SET_PDEATHSIG', koffi.errno());
+}
+
+/** Most bytes of private writable memory of this process (RLIMIT_DATA, counts mappings since Linux 4.7). */
+export function limitMemory(bytes: number): void {
+  const RLIMIT_DATA = 2;
+  const limit = new Uint8Array(16);
+  new BigUint64Array(limit.buffer).fill(BigInt(bytes));
+  // SAFETY: the kernel reads one struct rlimit, 16 bytes.
+  if (cSetrlimit(RLIMIT_DATA, limit) < 0) throw kernelError('setrlimit(RLIMIT_DATA)', koffi.errno());
+}
+
+/**
+ * Keeps only the given capabilities (numbers of <linux/capability.h>) of those that the calling thread has, and lets
+ * no program that it executes gain any.
+ */
+export function keepCapabilities(keep: readonly number[]): void {
+  const PR_SET_NO_NEW_PRIVS = 38;
+  if (cPrctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) throw kernelError('PR_SET_NO_NEW_PRIVS', koffi.errno());
+  const mask = keep.reduce((m, c) => m | (1n << BigInt(c)), 0n);
+  const have = BigInt(
+    `0x${/^CapPrm:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/thread-self/status', 'utf8'))?.[1] ?? '0'}`,
+  );
+  const bits = mask & have;
+  const header = new Uint8Array(8);
+  const data = new Uint8Array(24);
+  const LINUX_CAPABILITY_VERSION_3 = 0x2008_0522;
+  new Uint32Array(header.buffer).set([LINUX_CAPABILITY_VERSION_3, 0]);
+  const low = Number(bits & 0xffff_ffffn);
+  const high = Number(bits >> 32n);
+  new Uint32Array(data.buffer).set([low, low, 0, high, high, 0]);
+  // SAFETY: version 3 reads a header of 8 bytes and two structs of 12.
+  if (cCapset(header, data) < 0) throw kernelError('capset', koffi.errno());
+}
+
+const PROT_READ = 1;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;
 
@@ -137,17 +202,20 @@ const MAP_SHARED = 1;
  */
 export class SharedMemory implements Disposable {
   readonly bytes: number;
+  readonly #readOnly: boolean;
   #address: bigint;
   #words: BigUint64Array<ArrayBuffer>;
 
-  constructor(file: OwnedFd, bytes: number) {
+  constructor(file: OwnedFd, bytes: number, options: { offset?: number; readOnly?: boolean } = {}) {
     if (!Number.isSafeInteger(bytes) || bytes <= 0 || bytes % 8 !== 0)
       throw new RangeError(`a mapping of ${bytes} bytes: a positive multiple of 8 expected`);
     // SAFETY: the kernel chooses the address; a failure is MAP_FAILED (-1), checked below before any use.
-    const at = cMmap(null, bytes, PROT_READ_WRITE, MAP_SHARED, file.fd, 0);
+    const prot = options.readOnly ? PROT_READ : PROT_READ_WRITE;
+    const at = cMmap(null, bytes, prot, MAP_SHARED, file.fd, options.offset ?? 0);
     if (at === null || at === 0xffff_ffff_ffff_ffffn || at === -1n)
       throw kernelError(`mapping ${bytes} bytes of ${file.what}`, koffi.errno());
     this.bytes = bytes;
+    this.#readOnly = options.readOnly ?? false;
     this.#address = at;
     // SAFETY: the view covers exactly the mapping and is dropped in close() before munmap.
     this.#words = new BigUint64Array(koffi.view(at, bytes));
@@ -159,11 +227,13 @@ export class SharedMemory implements Disposable {
   }
 
   store(at: number, value: bigint): void {
+    this.#checkWritable();
     Atomics.store(this.#words, this.#index(at), value);
   }
 
   /** Sets the word to `next` if it is `expected`; returns what was there. */
   compareExchange(at: number, expected: bigint, next: bigint): bigint {
+    this.#checkWritable();
     return Atomics.compareExchange(this.#words, this.#index(at), expected, next);
   }
 
@@ -174,6 +244,7 @@ export class SharedMemory implements Disposable {
   }
 
   write(at: number, bytes: Uint8Array): void {
+    this.#checkWritable();
     this.#check(at, bytes.length);
     new Uint8Array(this.#words.buffer, at, bytes.length).set(bytes);
   }
@@ -189,6 +260,11 @@ export class SharedMemory implements Disposable {
 
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  /** A write into read-only pages would end the process. */
+  #checkWritable(): void {
+    if (this.#readOnly) throw new HyperturtleError('HT_KERNEL', 'this memory is mapped for reading only');
   }
 
   #check(at: number, length: number): void {
