@@ -1,4 +1,5 @@
 /** eBPF array maps: creating them, single values by key, and their memory. */
+import { HyperturtleError } from '../core/errors.ts';
 import {
   BPF_F_MMAPABLE,
   BPF_MAP_CREATE_OPTS,
@@ -48,6 +49,19 @@ export class SharedArray implements Disposable {
     if (fd < 0) throw kernelError(`creating map '${name}' of ${valueBytes} bytes`, failureOf(fd), EXPLAIN);
     takePrinted();
     return new SharedArray(new OwnedFd(fd, `map '${name}'`), valueBytes);
+  }
+
+  /** Takes over the descriptor of such a map that exists. Throws HT_BPF, and closes it, when it is another kind of map. */
+  static adopt(file: OwnedFd): SharedArray {
+    try {
+      const i = BPF_MAP_INFO.decode(infoOf(file.what, file.fd, BPF_MAP_INFO.size));
+      if (i.type !== BPF_MAP_TYPE_ARRAY || i.max_entries !== 1 || (i.map_flags & BPF_F_MMAPABLE) === 0)
+        throw new HyperturtleError('HT_BPF', `${file.what}: an mmapable array of one value expected`);
+      return new SharedArray(file, i.value_size);
+    } catch (e) {
+      file.close();
+      throw e;
+    }
   }
 
   info(): ValueOf<typeof BPF_MAP_INFO> {

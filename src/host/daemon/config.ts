@@ -1,12 +1,7 @@
-/**
- * The daemon's configuration file: YAML checked against a schema. Each problem names file, line and column, what was
- * expected and what stands there; all are told at once.
- */
-import { readFileSync } from 'node:fs';
-import { LineCounter, isMap, isNode, isPair, parseDocument } from 'yaml';
-import type { Document } from 'yaml';
+/** The daemon's configuration file (YAML) as a schema, and what one part of it demands of another. */
 import { z } from 'zod';
-import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
+import { HyperturtleError } from '../../core/errors.ts';
+import { parseYaml, readYaml } from '../../core/yaml.ts';
 import { arenaSizeProblem } from '../../kernel/arena.ts';
 
 const VM_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/;
@@ -81,7 +76,7 @@ export const vmSchema = z.strictObject({
 export type VmSpec = z.infer<typeof vmSchema>;
 
 const configSchema = z.strictObject({
-  vms: z.record(z.string(), vmSchema).prefault({}),
+  vms: z.record(z.string(), vmSchema).prefault({}).superRefine(crossChecks),
   admin: z.strictObject({ socket: socketPath.optional() }).prefault({}),
   metrics: z
     .union([z.strictObject({ socket: socketPath }), z.strictObject({ port: positive(65535) })], {
@@ -117,106 +112,37 @@ export function adminSocketOf(config: HostConfig): string {
 
 /** Throws HT_NOT_FOUND without the file, HT_CONFIG with all problems. */
 export function readConfig(file: string): HostConfig {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (e) {
-    if (errnoCode(e) === 'ENOENT')
-      throw new HyperturtleError(
-        'HT_NOT_FOUND',
-        `configuration ${file}: no such file: write one (docs/host-daemon.md has an example), or give --config`,
-        { cause: e },
-      );
-    throw new HyperturtleError('HT_CONFIG', `configuration ${file}: ${messageOf(e)}`, { cause: e });
-  }
-  return parseConfig(text, file);
+  return readYaml(file, configSchema);
 }
 
 /** `file` is for messages. */
 export function parseConfig(text: string, file: string): HostConfig {
-  const lines = new LineCounter();
-  const doc = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
-  const at = (offset: number): string => {
-    const { line, col } = lines.linePos(offset);
-    return `${file}:${line}:${col}`;
-  };
-  if (doc.errors.length > 0)
-    throw configError(doc.errors.map((e) => `${at(e.pos[0])}: ${e.message.split('\n')[0]}`));
-
-  let value: unknown;
-  try {
-    // aliases of aliases may stand for a document of any size
-    value = doc.toJS({ maxAliasCount: 100 });
-  } catch (e) {
-    throw configError([`${file}:1:1: ${messageOf(e)}`]);
-  }
-  const checked = configSchema.safeParse(value ?? {});
-  const problems: string[] = [];
-  if (!checked.success)
-    for (const issue of checked.error.issues.flatMap(leaves))
-      problems.push(
-        `${at(offsetOf(doc, issue))}: ${issue.path.map(String).join('.') || 'the file'}: ${issue.message}`,
-      );
-  else
-    for (const [path, problem] of crossChecks(checked.data))
-      problems.push(`${at(offsetOf(doc, { path }))}: ${path.join('.')}: ${problem}`);
-  if (problems.length > 0 || !checked.success) throw configError(problems);
-  return checked.data;
+  return parseYaml(text, file, configSchema);
 }
 
 /** What one part of the file says about another. */
-function crossChecks(config: HostConfig): [path: string[], problem: string][] {
-  const found: [string[], string][] = [];
+function crossChecks(vms: Readonly<Record<string, VmSpec>>, context: z.RefinementCtx): void {
+  const fail = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message });
   const sockets = new Map<string, string>();
-  for (const [name, vm] of Object.entries(config.vms)) {
+  for (const [name, vm] of Object.entries(vms)) {
     if (!VM_NAME.test(name))
-      found.push([['vms', name], `a name of letters, digits, '.', '_' and '-', at most 63, expected`]);
+      fail([name], `a name of letters, digits, '.', '_' and '-', at most 63, expected`);
     if (vm.signature === 'required' && vm.keys.length === 0)
-      found.push([['vms', name, 'signature'], 'signatures are required, but there are no keys: list some']);
-    const own: [string[], string][] = [[['vms', name, 'qmp'], vm.qmp]];
-    if ('socket' in vm.agent) own.push([['vms', name, 'agent', 'socket'], vm.agent.socket]);
-    for (const [path, socket] of own) {
+      fail([name, 'signature'], 'signatures are required, but there are no keys: list some');
+    for (const [path, socket] of socketsOf(name, vm)) {
       const other = sockets.get(socket);
       // one VM would speak with the rights of the other
-      if (other !== undefined) found.push([path, `${socket} is ${other} already`]);
+      if (other !== undefined) fail(path, `${socket} is vms.${other} already`);
       sockets.set(socket, path.join('.'));
     }
   }
-  return found;
 }
 
-interface Issue {
-  code?: string;
-  path: readonly PropertyKey[];
-  message: string;
-  keys?: readonly string[];
-}
-
-/** An unknown key is told at its own place. */
-function leaves(issue: z.core.$ZodIssue): Issue[] {
-  if (issue.code === 'unrecognized_keys')
-    return issue.keys.map((key) => ({ path: [...issue.path, key], message: 'there is no such setting' }));
-  return [{ path: issue.path, message: issue.message.replace(/^Invalid input: /, '') }];
-}
-
-/** Byte offset of what stands at a path, or of the nearest thing around it. */
-function offsetOf(doc: Document, issue: Pick<Issue, 'path'>): number {
-  for (let n = issue.path.length; n > 0; n--) {
-    const parent: unknown = n === 1 ? doc.contents : doc.getIn(issue.path.slice(0, n - 1), true);
-    const last = String(issue.path[n - 1]);
-    if (isMap(parent)) {
-      const pair = parent.items.find((p) => isPair(p) && String(p.key) === last);
-      const key = pair?.key;
-      if (isNode(key) && key.range) return key.range[0];
-    }
-    const node: unknown = doc.getIn(issue.path.slice(0, n), true);
-    if (isNode(node) && node.range) return node.range[0];
-  }
-  return 0;
-}
-
-function configError(problems: readonly string[]): HyperturtleError {
-  return new HyperturtleError('HT_CONFIG', problems.join('\n'), { detail: { problems } });
+/** The sockets that must be this VM's alone, with where each is written. */
+export function socketsOf(name: string, vm: VmSpec): [path: string[], socket: string][] {
+  const own: [string[], string][] = [[[name, 'qmp'], vm.qmp]];
+  if ('socket' in vm.agent) own.push([[name, 'agent', 'socket'], vm.agent.socket]);
+  return own;
 }
 
 /** A VM given on the command line, checked like one of the file. */
@@ -228,8 +154,8 @@ export function checkVm(name: string, value: unknown): VmSpec {
     );
   const checked = vmSchema.safeParse(value);
   if (checked.success) return checked.data;
-  const problems = checked.error.issues
-    .flatMap(leaves)
-    .map((i) => `${i.path.map(String).join('.')}: ${i.message}`);
+  const problems = checked.error.issues.map(
+    (i) => `${i.path.map(String).join('.')}: ${i.message.replace(/^Invalid input: /, '')}`,
+  );
   throw new HyperturtleError('HT_USAGE', `VM '${name}': ${problems.join('; ')}`, { detail: { problems } });
 }

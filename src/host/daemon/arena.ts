@@ -1,0 +1,151 @@
+/**
+ * One VM's arena. Its map is pinned in bpffs, so that it outlives the daemon: QEMU has it mapped, and the next daemon
+ * takes the same memory up again. The device file lives as long as this process; `<run>/vms/NAME/arena` is a
+ * symbolic link to it, for QEMU's command line.
+ */
+import { mkdirSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs';
+import path from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { SharedArray } from '../../bpf/map.ts';
+import { isBpffs, openPinned, pin, unpin } from '../../bpf/pins.ts';
+import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
+import { CleanupStack } from '../../core/lifecycle.ts';
+import { HT_ARENA_OFFER } from '../../kernel/arena.ts';
+import type { ArenaDevice, HostKernel } from './kernel.ts';
+
+/** Cleared at a time, between which others have their turn. */
+const WIPE_CHUNK_BYTES = 4 << 20;
+
+export interface ArenaSpec {
+  vm: string;
+  bytes: number;
+  bpffs: string;
+  run: string;
+}
+
+/** bpffs keeps names with dots for itself; no VM's name has a comma. */
+export function pinDirectoryOf(spec: Pick<ArenaSpec, 'bpffs' | 'vm'>): string {
+  return path.join(spec.bpffs, 'hyperturtle', spec.vm.replaceAll('.', ','));
+}
+
+/** What is given to QEMU as `mem-path`. */
+export function arenaLinkOf(spec: Pick<ArenaSpec, 'run' | 'vm'>): string {
+  return path.join(spec.run, 'vms', spec.vm, 'arena');
+}
+
+export class VmArena {
+  readonly map: SharedArray;
+  readonly device: ArenaDevice;
+  /** The stable name of the device. */
+  readonly link: string;
+  readonly mapId: number;
+  /** By the wall clock: no process that began before has this map from the command line. */
+  readonly madeAtMs: number;
+  /** The map was there already. */
+  readonly resumed: boolean;
+  readonly #pinDirectory: string;
+  readonly #undo: CleanupStack;
+
+  private constructor(
+    spec: ArenaSpec,
+    parts: { map: SharedArray; device: ArenaDevice; resumed: boolean; undo: CleanupStack },
+  ) {
+    this.map = parts.map;
+    this.device = parts.device;
+    this.resumed = parts.resumed;
+    this.link = arenaLinkOf(spec);
+    this.mapId = parts.map.info().id;
+    this.#pinDirectory = pinDirectoryOf(spec);
+    this.madeAtMs = statSync(path.join(this.#pinDirectory, 'arena')).mtimeMs;
+    this.#undo = parts.undo;
+  }
+
+  /** Takes up the pinned map, or makes one and offers it. Throws HT_NOT_FOUND without bpffs or kernel module. */
+  static async open(spec: ArenaSpec, kernel: HostKernel): Promise<VmArena> {
+    if (!isBpffs(spec.bpffs))
+      throw new HyperturtleError(
+        'HT_NOT_FOUND',
+        `${spec.bpffs} is no bpffs: mount one ('mount -t bpf bpf ${spec.bpffs}'), or set bpffs in the configuration`,
+      );
+    const undo = new CleanupStack();
+    try {
+      const { map, resumed } = openMap(spec);
+      undo.add('arena map', () => map.close());
+      if (!resumed) await wipe(map);
+      const device = kernel.exportArena(map);
+      undo.add('arena device', () => device.close());
+      const link = arenaLinkOf(spec);
+      replaceLink(device.devicePath, link);
+      undo.add('link to the arena device', () => rmSync(link, { force: true }));
+      return new VmArena(spec, { map, device, resumed, undo });
+    } catch (e) {
+      await undo.run();
+      throw e;
+    }
+  }
+
+  get bytes(): number {
+    return this.map.valueBytes;
+  }
+
+  /** Clears everything and offers it anew. Nobody may use it meanwhile: no program linked, no L1 bound to it. */
+  async wipe(): Promise<void> {
+    await wipe(this.map);
+  }
+
+  /** With `forget` the map goes with its last user; else the next daemon takes it up. */
+  async close(options: { forget: boolean }): Promise<void> {
+    if (options.forget) {
+      unpin(path.join(this.#pinDirectory, 'arena'));
+      rmSync(this.#pinDirectory, { recursive: true, force: true });
+    }
+    await this.#undo.run();
+  }
+}
+
+function openMap(spec: ArenaSpec): { map: SharedArray; resumed: boolean } {
+  const directory = pinDirectoryOf(spec);
+  const file = path.join(directory, 'arena');
+  try {
+    const map = SharedArray.adopt(openPinned(file));
+    if (map.valueBytes === spec.bytes) return { map, resumed: true };
+    // another size is configured now
+    map.close();
+    unpin(file);
+  } catch (e) {
+    if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
+  }
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const map = SharedArray.create('arena', spec.bytes);
+  try {
+    pin(map.file, file);
+    return { map, resumed: false };
+  } catch (e) {
+    map.close();
+    throw e;
+  }
+}
+
+async function wipe(map: SharedArray): Promise<void> {
+  const memory = map.map();
+  try {
+    // first the word that says what this is: until it is offered again nobody binds it
+    memory.store(0, 0n);
+    const zeros = new Uint8Array(Math.min(WIPE_CHUNK_BYTES, memory.bytes));
+    for (let at = 0; at < memory.bytes; at += zeros.length) {
+      memory.write(at, zeros.subarray(0, Math.min(zeros.length, memory.bytes - at)));
+      await nextTurn();
+    }
+    memory.store(0, HT_ARENA_OFFER);
+  } finally {
+    memory.close();
+  }
+}
+
+/** There is always one of the two links, never none. */
+function replaceLink(target: string, link: string): void {
+  mkdirSync(path.dirname(link), { recursive: true, mode: 0o755 });
+  rmSync(`${link}.new`, { force: true });
+  symlinkSync(target, `${link}.new`);
+  renameSync(`${link}.new`, link);
+}

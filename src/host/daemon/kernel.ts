@@ -1,0 +1,99 @@
+/**
+ * What the daemon needs of the kernel beyond eBPF: VMs of other processes, hooks in them, arenas as device files. An
+ * interface, so that all the rest of the daemon can be tested where no module can be loaded; `moduleKernel` is the
+ * one that the product uses.
+ */
+import type { OwnedFd } from '../../bpf/fds.ts';
+import { takeVm } from '../../bpf/kvm.ts';
+import type { SharedArray } from '../../bpf/map.ts';
+import { whenReadable } from '../../bpf/poll.ts';
+import { pidfdAlive } from '../../bpf/sys.ts';
+import type { HookName } from '../../kernel/host.ts';
+import { HostDevice } from '../device.ts';
+import { qemuBehind } from '../qemu.ts';
+import type { HookStats } from '../stats.ts';
+
+/** A loaded program, as far as the kernel needs to know it. */
+export interface ProgramFile {
+  readonly fd: number;
+  readonly name: string;
+}
+
+/** Closing it unlinks all and detaches the VM. */
+export interface VmHooks {
+  /** With `replace` the running program is swapped for this one, with no event in between that sees neither. */
+  link(hook: HookName, program: ProgramFile, arena: SharedArray, options: { replace: boolean }): void;
+  /** No run of the program is under way when it returns. */
+  unlink(hook: HookName): void;
+  stats(hook: HookName): HookStats;
+  close(): void;
+}
+
+/** The process that runs a VM. */
+export interface VmProcess {
+  readonly pid: number;
+  alive(): boolean;
+  /** Resolves when it has ended; throws the signal's reason. */
+  whenGone(signal: AbortSignal): Promise<void>;
+  /** Throws HT_BUSY when somebody else has attached the VM. */
+  attach(): VmHooks;
+  close(): void;
+}
+
+export interface ArenaDevice {
+  /** What QEMU opens: there until `close`. */
+  readonly devicePath: string;
+  close(): void;
+}
+
+export interface HostKernel {
+  /** The VM behind a QMP socket. Throws HT_NOT_FOUND, or HT_BUSY when it is not clear which. */
+  findVm(qmpPath: string): VmProcess;
+  exportArena(map: SharedArray): ArenaDevice;
+}
+
+/** hyperturtle_host.ko. The device is opened for each use: the module may be loaded anew in between. */
+export const moduleKernel: HostKernel = {
+  findVm(qmpPath) {
+    const pid = qemuBehind(qmpPath);
+    const taken = takeVm(pid);
+    return vmProcess(pid, taken.process, taken.vm);
+  },
+  exportArena(map) {
+    const device = HostDevice.open();
+    try {
+      const { devicePath, owner } = device.createArena(map);
+      return { devicePath, close: () => owner.close() };
+    } finally {
+      device.close();
+    }
+  },
+};
+
+function vmProcess(pid: number, pidfd: OwnedFd, vm: OwnedFd): VmProcess {
+  return {
+    pid,
+    alive: () => pidfdAlive(pidfd),
+    whenGone: (signal) => whenReadable(pidfd, signal),
+    attach() {
+      const device = HostDevice.open();
+      try {
+        const attached = device.attachVm(vm);
+        return {
+          link: (hook, program, arena, options) => attached.link(hook, program, arena, options),
+          unlink: (hook) => attached.unlink(hook),
+          stats: (hook) => attached.stats(hook),
+          close: () => attached.close(),
+        };
+      } finally {
+        device.close();
+        // the module holds the VM itself; a second descriptor would keep the VM alive after its QEMU
+        vm.close();
+      }
+    },
+    close() {
+      vm.close();
+      pidfd.close();
+    },
+  };
+}

@@ -1,0 +1,55 @@
+/** Waiting for what another process makes: a socket that appears, a connection that comes back. */
+import { watch } from 'node:fs';
+import type { FSWatcher } from 'node:fs';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+
+/** 0.1 s, 0.2 s ... 5 s. */
+export class Backoff {
+  readonly #firstMs: number;
+  readonly #mostMs: number;
+  #nextMs: number;
+
+  constructor(firstMs = 100, mostMs = 5000) {
+    this.#firstMs = firstMs;
+    this.#mostMs = mostMs;
+    this.#nextMs = firstMs;
+  }
+
+  /** How long to wait before the next try, with up to a quarter less, so that many do not try at once. */
+  nextMs(): number {
+    const ms = this.#nextMs;
+    this.#nextMs = Math.min(this.#mostMs, 2 * ms);
+    return ms * (1 - Math.random() / 4);
+  }
+
+  reset(): void {
+    this.#nextMs = this.#firstMs;
+  }
+}
+
+/**
+ * Resolves when something changes in the directory of `file`, or after `timeoutMs`, or when the signal aborts:
+ * whoever waits looks for itself. Never throws.
+ */
+export async function changeNear(file: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  const name = path.basename(file);
+  const done = new AbortController();
+  let watcher: FSWatcher | undefined;
+  try {
+    watcher = watch(path.dirname(file), (_, changed) => {
+      if (changed === name) done.abort();
+    });
+    watcher.on('error', () => {}); // the timeout is left
+  } catch {
+    // the directory is not there yet
+  }
+  try {
+    await delay(timeoutMs, undefined, { signal: AbortSignal.any([signal, done.signal]) });
+  } catch {
+    // a change, or the caller's signal
+  } finally {
+    watcher?.close();
+  }
+}

@@ -1,0 +1,74 @@
+/** One at a time, and not more than so much: what keeps the work of one VM in order and in bounds. */
+import { sleep } from '../../core/wait.ts';
+
+/** Runs functions one after the other, in the order in which they came. */
+export class Turns {
+  #last: Promise<unknown> = Promise.resolve();
+
+  /** Throws the signal's reason when that aborts while others have their turn; `work` is then never begun. */
+  async take<T>(work: () => T | Promise<T>, signal?: AbortSignal): Promise<T> {
+    const before = this.#last;
+    let done!: () => void;
+    const mine = new Promise<void>((resolve) => (done = resolve));
+    this.#last = before.then(() => mine);
+    try {
+      await (signal ? abortable(before, signal) : before);
+      signal?.throwIfAborted();
+      return await work();
+    } finally {
+      done();
+    }
+  }
+}
+
+function abortable(promise: Promise<unknown>, signal: AbortSignal): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const stop = (): void =>
+      reject(signal.reason instanceof Error ? signal.reason : new Error('aborted', { cause: signal.reason }));
+    if (signal.aborted) return stop();
+    signal.addEventListener('abort', stop, { once: true });
+    void promise.then(() => {
+      signal.removeEventListener('abort', stop);
+      resolve(undefined);
+    });
+  });
+}
+
+/** A token bucket that makes its users wait: work on the daemon's one thread that a tenant can ask for. */
+export class Budget {
+  readonly #perSecond: number;
+  readonly #burst: number;
+  readonly #now: () => number;
+  #tokens: number;
+  #at: number;
+
+  /** `now` gives milliseconds. */
+  constructor(perSecond: number, burst: number, now: () => number = () => performance.now()) {
+    this.#perSecond = perSecond;
+    this.#burst = burst;
+    this.#now = now;
+    this.#tokens = burst;
+    this.#at = now();
+  }
+
+  /** Up to `wanted` of what is there now; none is owed. */
+  takeSome(wanted: number): number {
+    this.#refill();
+    const n = Math.max(0, Math.min(wanted, Math.floor(this.#tokens)));
+    this.#tokens -= n;
+    return n;
+  }
+
+  /** Takes `n` (more than the burst is fine) and waits until they are earned. Throws the signal's reason. */
+  async take(n: number, signal?: AbortSignal): Promise<void> {
+    this.#refill();
+    this.#tokens -= n;
+    if (this.#tokens < 0) await sleep((-this.#tokens / this.#perSecond) * 1000, signal);
+  }
+
+  #refill(): void {
+    const now = this.#now();
+    this.#tokens = Math.min(this.#burst, this.#tokens + ((now - this.#at) * this.#perSecond) / 1000);
+    this.#at = now;
+  }
+}
