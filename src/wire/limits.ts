@@ -3,6 +3,8 @@
 export interface RpcLimits {
   /** Longest line, in bytes without its newline, in both directions. */
   maxFrameBytes: number;
+  /** Values (brackets and commas) in a message that is received. */
+  maxValues: number;
   /** Requests of the other side being worked on; while one more waits, nothing is read. */
   maxInProgress: number;
   /** Own requests without an answer; more are refused at once with HT_BUSY. */
@@ -23,6 +25,7 @@ export interface RpcLimits {
 
 export const DEFAULT_LIMITS: Readonly<RpcLimits> = {
   maxFrameBytes: 4 << 20,
+  maxValues: 1 << 20,
   maxInProgress: 64,
   maxOutstanding: 1024,
   maxQueuedBytes: 8 << 20,
@@ -36,6 +39,7 @@ export const DEFAULT_LIMITS: Readonly<RpcLimits> = {
 /** For a peer that is not trusted: a VM. */
 export const TENANT_LIMITS: Readonly<RpcLimits> = {
   ...DEFAULT_LIMITS,
+  maxValues: 8192,
   requestsPerSecond: 1000,
   bytesPerSecond: 16 << 20,
 };

@@ -184,6 +184,8 @@ export type NotificationTable = Readonly<Record<string, z.ZodType>>;
 
 /** From L0 to L1. */
 export const NOTIFICATIONS = {
+  /** The daemon has (re)opened the connection and knows nothing of an earlier session. */
+  'hello.wanted': Nothing,
   'map.changed': z.strictObject({
     watch: Count,
     changes: z.array(MapChange),
@@ -197,6 +199,7 @@ export const NOTIFICATIONS = {
 
 /** From the side that made a request. Handled inside RpcPeer. */
 export const CANCEL = '$/cancelRequest';
+export const CancelParams = z.strictObject({ id: z.union([z.int(), z.string().max(64)]) });
 
 export type MethodName = keyof typeof METHODS;
 export type NotificationName = keyof typeof NOTIFICATIONS;
@@ -206,3 +209,6 @@ export type ResultOf<T extends MethodTable, M extends keyof T> = z.output<T[M]['
 export type Params<M extends MethodName> = ParamsOf<typeof METHODS, M>;
 export type Result<M extends MethodName> = ResultOf<typeof METHODS, M>;
 export type NotificationParams<N extends NotificationName> = z.output<(typeof NOTIFICATIONS)[N]>;
+export type NotificationArguments = {
+  [N in NotificationName]: [name: N, params: NotificationParams<N>];
+}[NotificationName];
