@@ -149,6 +149,7 @@ static int htg_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		goto bitmap;
 	}
 	pci_set_drvdata(pdev, a);
+	htg_watch_note(HTG_EVENT_ARENA, NULL);
 	pci_info(pdev, "arena of %llu MiB: index for %llu MiB of guest RAM, pool of up to %llu frames\n",
 		 a->bytes >> 20, a->h->index_words >> 8, a->h->pool_entries);
 	return 0;
@@ -188,6 +189,20 @@ static void htg_remove(struct pci_dev *pdev)
 	pci_disable_device(pdev);
 	bitmap_free(a->used);
 	kfree(a);
+	htg_watch_note(HTG_EVENT_NO_ARENA, NULL);
+}
+
+/*
+ * Reboot and kexec: the next kernel uses for other things what the arena says are frames of the pool and of L2s. No
+ * program acts on it from here until that kernel's module has laid it out again.
+ */
+static void htg_shutdown(struct pci_dev *pdev)
+{
+	struct htg_arena *a = pci_get_drvdata(pdev);
+
+	WRITE_ONCE(a->h->enabled, 0);
+	WRITE_ONCE(a->h->magic, HT_ARENA_OFFER);
+	htg_grace();
 }
 
 static const struct pci_device_id htg_ids[] = {
@@ -201,6 +216,7 @@ static struct pci_driver htg_driver = {
 	.id_table = htg_ids,
 	.probe = htg_probe,
 	.remove = htg_remove,
+	.shutdown = htg_shutdown,
 };
 
 int htg_arena_init(void)

@@ -107,4 +107,10 @@ long htg_l2_register(const struct htg_register *req);
 void htg_l2_arena_gone(void);	/* ends all registrations; caller holds htg_lock */
 u64 htg_l2_count(void);
 
+
+/* watch.c */
+struct pid;
+int htg_watch_open(void);	/* a file that tells what happens, for HTG_WATCH */
+void htg_watch_note(u32 kind, struct pid *tgid); /* tgid: NULL or the process that it is about */
+
 #endif

@@ -45,6 +45,7 @@ struct htg_l2 {
 	struct ht_l2 *rec;	/* in the arena; NULL when dead; written under htg_lock */
 	bool dead;		/* its VM, its address space or the arena is gone */
 	u64 slot_changes;
+	struct htg_l2_status last; /* what programs did, once dead */
 	spinlock_t ranges_lock;
 	unsigned int nranges;
 	struct htg_range ranges[HT_MAX_SLOTS];
@@ -71,15 +72,24 @@ static struct htg_l2 *htg_l2_find(struct kvm *kvm)
 	return NULL;
 }
 
-/* Whether a VM is registered, for hooks that need do nothing otherwise. */
-static bool htg_l2_known(struct kvm *kvm)
+/*
+ * For the hooks: the L2 that is this VM, with htg_lock held, or NULL without it. VMs that nobody registered
+ * cost no lock. Registration holds kvm->slots_lock, so it does not come between two calls for one slot change.
+ */
+static struct htg_l2 *htg_l2_lock(struct kvm *kvm)
 {
-	bool known;
+	struct htg_l2 *l2;
 
 	rcu_read_lock();
-	known = htg_l2_find(kvm);
+	l2 = htg_l2_find(kvm);
 	rcu_read_unlock();
-	return known;
+	if (!l2)
+		return NULL;
+	mutex_lock(&htg_lock);
+	l2 = htg_l2_find(kvm);
+	if (!l2)
+		mutex_unlock(&htg_lock);
+	return l2;
 }
 
 /* After this no program acts for the L2. Lock-free; interrupts on. */
@@ -189,6 +199,20 @@ static void htg_l2_export(struct htg_l2 *l2)
 	mmap_read_unlock(l2->mm);
 }
 
+/* What programs have written about the L2. Caller holds htg_lock. */
+static void htg_l2_counters(const struct htg_l2 *l2, struct htg_l2_status *st)
+{
+	const struct ht_l2 *rec = l2->rec;
+
+	st->template = READ_ONCE(rec->template);
+	st->frames_taken = READ_ONCE(rec->frames_taken);
+	st->faults = READ_ONCE(rec->faults);
+	st->mapped_existing = READ_ONCE(rec->mapped_existing);
+	st->mapped_new = READ_ONCE(rec->mapped_new);
+	st->mapped_ahead = READ_ONCE(rec->mapped_ahead);
+	st->passes = READ_ONCE(rec->passes);
+}
+
 /* The VM or its address space goes: off, forgotten by the hooks. Caller holds htg_lock. */
 static void htg_l2_kill(struct htg_l2 *l2)
 {
@@ -196,6 +220,7 @@ static void htg_l2_kill(struct htg_l2 *l2)
 		return;
 	hash_del_rcu(&l2->node);
 	htg_l2_unexport(l2);
+	htg_l2_counters(l2, &l2->last);
 	WRITE_ONCE(l2->rec, NULL); /* the arena may go while our owner still holds the file */
 	WRITE_ONCE(l2->dead, true);
 	wake_up_all(&l2->wait);
@@ -211,28 +236,38 @@ static int htg_prepare_memory_region(struct kvm *kvm, const struct kvm_memory_sl
 	int (*orig)(struct kvm *kvm, const struct kvm_memory_slot *old, struct kvm_memory_slot *new,
 		    enum kvm_mr_change change) = (void *)htg_prepare_hook.addr;
 	int idx = srcu_read_lock(&htg_hook_srcu), ret;
-	bool known = htg_l2_known(kvm);
-	struct htg_l2 *l2;
+	struct htg_l2 *l2 = htg_l2_lock(kvm);
 
-	if (known) {
-		mutex_lock(&htg_lock);
-		l2 = htg_l2_find(kvm);
-		if (l2) {
-			htg_l2_off(l2);
-			l2->slot_changes++;
-		}
+	if (l2) {
+		htg_l2_off(l2);
+		l2->slot_changes++;
 		mutex_unlock(&htg_lock);
 	}
 	ret = orig(kvm, old, new, change);
-	if (known && ret) {	/* nothing will be committed */
-		mutex_lock(&htg_lock);
-		l2 = htg_l2_find(kvm);
-		if (l2)
+	if (ret && l2) {	/* nothing will be committed */
+		l2 = htg_l2_lock(kvm);
+		if (l2) {
 			htg_l2_export(l2);
-		mutex_unlock(&htg_lock);
+			mutex_unlock(&htg_lock);
+		}
 	}
 	srcu_read_unlock(&htg_hook_srcu, idx);
 	return ret;
+}
+
+/* Whether any of a slot's memory is of a turtlefs file. Caller holds kvm->slots_lock. */
+static bool htg_slot_is_ours(struct kvm *kvm, const struct kvm_memory_slot *slot)
+{
+	unsigned long stop = slot->userspace_addr + (slot->npages << PAGE_SHIFT);
+	struct vm_area_struct *vma;
+	bool ours = false;
+
+	mmap_read_lock(kvm->mm);
+	for (vma = find_vma(kvm->mm, slot->userspace_addr); vma && vma->vm_start < stop && !ours;
+	     vma = find_vma(kvm->mm, vma->vm_end))
+		ours = vma->vm_file && htg_file_of(vma->vm_file);
+	mmap_read_unlock(kvm->mm);
+	return ours;
 }
 
 static void htg_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *old,
@@ -244,12 +279,12 @@ static void htg_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *ol
 	struct htg_l2 *l2;
 
 	orig(kvm, old, new, change);
-	if (htg_l2_known(kvm)) {
-		mutex_lock(&htg_lock);
-		l2 = htg_l2_find(kvm);
-		if (l2)
-			htg_l2_export(l2);
+	l2 = htg_l2_lock(kvm);
+	if (l2) {
+		htg_l2_export(l2);
 		mutex_unlock(&htg_lock);
+	} else if (change == KVM_MR_CREATE && htg_slot_is_ours(kvm, new)) {
+		htg_watch_note(HTG_EVENT_VM, task_tgid(current));
 	}
 	srcu_read_unlock(&htg_hook_srcu, idx);
 }
@@ -258,13 +293,10 @@ static void htg_destroy_vm(struct kvm *kvm)
 {
 	void (*orig)(struct kvm *kvm) = (void *)htg_destroy_hook.addr;
 	int idx = srcu_read_lock(&htg_hook_srcu);
-	struct htg_l2 *l2;
+	struct htg_l2 *l2 = htg_l2_lock(kvm);
 
-	if (htg_l2_known(kvm)) {
-		mutex_lock(&htg_lock);
-		l2 = htg_l2_find(kvm);
-		if (l2)
-			htg_l2_kill(l2);
+	if (l2) {
+		htg_l2_kill(l2);
 		mutex_unlock(&htg_lock);
 	}
 	orig(kvm);
@@ -366,12 +398,13 @@ static const struct mmu_notifier_ops htg_mn_ops = {
 static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct htg_l2 *l2 = file->private_data;
-	struct htg_l2_status st = {};
+	struct htg_l2_status st;
 	unsigned int i;
 
 	if (cmd != HTG_L2_STATUS)
 		return -ENOTTY;
 	mutex_lock(&htg_lock);
+	st = l2->last;
 	st.number = l2->number;
 	st.dead = l2->dead;
 	st.slots = l2->nranges;
@@ -381,13 +414,7 @@ static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	memcpy(st.name, l2->name, sizeof(st.name));
 	if (l2->rec) {
 		st.state = READ_ONCE(l2->rec->state);
-		st.template = READ_ONCE(l2->rec->template);
-		st.frames_taken = READ_ONCE(l2->rec->frames_taken);
-		st.faults = READ_ONCE(l2->rec->faults);
-		st.mapped_existing = READ_ONCE(l2->rec->mapped_existing);
-		st.mapped_new = READ_ONCE(l2->rec->mapped_new);
-		st.mapped_ahead = READ_ONCE(l2->rec->mapped_ahead);
-		st.passes = READ_ONCE(l2->rec->passes);
+		htg_l2_counters(l2, &st);
 	}
 	mutex_unlock(&htg_lock);
 	return copy_to_user((void __user *)arg, &st, sizeof(st)) ? -EFAULT : 0;

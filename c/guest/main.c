@@ -88,6 +88,8 @@ static long htg_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return copy_from_user(&u.set, up, sizeof(u.set)) ? -EFAULT : htg_set(&u.set);
 	case HTG_REGISTER:
 		return copy_from_user(&u.reg, up, sizeof(u.reg)) ? -EFAULT : htg_l2_register(&u.reg);
+	case HTG_WATCH_VMS:
+		return htg_watch_open();
 	default:
 		return -ENOTTY;
 	}

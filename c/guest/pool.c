@@ -1,21 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The pool of zeroed frames that programs take from. We alone put frames in (one worker), many take: programs
- * in L0, and the shrinker. Refilled when its level is seen to be low while L1 runs anyway: at the entry of an
- * L2, at a page fault of turtlefs; never by polling.
+ * The pool of zeroed frames that programs take from. We alone put frames in, many take: programs in L0, and
+ * the shrinker. Refilled when its level is seen to be low while L1 runs anyway: at the entry of an L2, at a
+ * page fault of turtlefs; never by polling.
+ *
+ * Zeroing frames costs the CPU time that L2s would have. So a pool that is merely not full is refilled by a
+ * thread that runs when nothing else wants to (nice 19); one that is nearly empty, when an L2 would soon wait
+ * for L1 at each fault, by an ordinary worker, and only so far that the thread can go on.
  */
 #include <linux/jiffies.h>
+#include <linux/kthread.h>
 #include <linux/minmax.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
+#include <linux/spinlock.h>
 #include <linux/workqueue.h>
 #include "guest.h"
 
-static DEFINE_MUTEX(htg_pool_lock);	/* whoever puts frames in */
+static DEFINE_SPINLOCK(htg_push_lock);	/* whoever puts a frame in; never held while one is made */
 static u64 htg_low, htg_high;
 static unsigned long htg_pressure_until; /* jiffies: no refill before, memory was short */
+static struct kthread_worker *htg_worker;
 
 #define HTG_PRESSURE_PAUSE (5 * HZ)
+#define HTG_POOL_MAX_PAGES ((512ul << 20) >> PAGE_SHIFT)
 
 u64 htg_pool_level(const struct htg_arena *a)
 {
@@ -54,39 +62,49 @@ static u64 htg_pool_take(struct htg_arena *a)
 	return 0;
 }
 
-static void htg_refill_work(struct work_struct *work)
+/* Nearly empty: programs map no neighbours ahead, and the ordinary worker refills. */
+static u64 htg_reserve(u64 low, u64 high)
+{
+	return min(low, high / 8);
+}
+
+/* Puts a zeroed frame in, unless the level is `upto` or its slot is still being taken from. */
+static bool htg_pool_push(struct page *page, u64 upto)
+{
+	struct htg_arena *a;
+	bool done = false;
+
+	rcu_read_lock();
+	spin_lock(&htg_push_lock);
+	a = rcu_dereference(htg_arena);
+	if (a && htg_pool_level(a) < upto) {
+		u64 tail = a->h->pool_tail; /* whoever holds the lock alone moves it */
+		u64 *slot = htg_pool_slot(a, tail);
+
+		if (!READ_ONCE(*slot)) { /* else its taker has moved head but not fetched yet: later */
+			WRITE_ONCE(*slot, htg_word(page));
+			smp_store_release(&a->h->pool_tail, tail + 1);
+			done = true;
+		}
+	}
+	spin_unlock(&htg_push_lock);
+	rcu_read_unlock();
+	return done;
+}
+
+static void htg_pool_fill(u64 upto)
 {
 	gfp_t gfp = GFP_HIGHUSER | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN | __GFP_NOMEMALLOC;
-	struct htg_arena *a;
 	u64 n = 0;
 
-	mutex_lock(&htg_pool_lock);
-	for (;;) {
-		struct page *page;
-		u64 *slot;
-		bool more = false;
+	while (!time_before(jiffies, READ_ONCE(htg_pressure_until))) {
+		struct page *page = alloc_page(gfp);
 
-		if (time_before(jiffies, READ_ONCE(htg_pressure_until)))
-			break;
-		page = alloc_page(gfp);
 		if (!page) {
 			WRITE_ONCE(htg_pressure_until, jiffies + HTG_PRESSURE_PAUSE);
 			break;
 		}
-		rcu_read_lock();
-		a = rcu_dereference(htg_arena);
-		if (a && htg_pool_level(a) < READ_ONCE(htg_high)) {
-			u64 tail = a->h->pool_tail; /* ours alone */
-
-			slot = htg_pool_slot(a, tail);
-			if (!READ_ONCE(*slot)) { /* else its taker has moved head but not fetched yet: later */
-				WRITE_ONCE(*slot, htg_word(page));
-				smp_store_release(&a->h->pool_tail, tail + 1);
-				more = true;
-			}
-		}
-		rcu_read_unlock();
-		if (!more) {
+		if (!htg_pool_push(page, upto)) {
 			__free_page(page);
 			break;
 		}
@@ -94,19 +112,48 @@ static void htg_refill_work(struct work_struct *work)
 		n++;
 		cond_resched();
 	}
-	mutex_unlock(&htg_pool_lock);
 	if (n)
 		atomic64_inc(&htg_count.refills);
 }
 
-static DECLARE_WORK(htg_refill, htg_refill_work);
+static void htg_refill_idle_work(struct kthread_work *work)
+{
+	htg_pool_fill(READ_ONCE(htg_high));
+}
+
+static void htg_refill_now_work(struct work_struct *work)
+{
+	u64 low = READ_ONCE(htg_low);
+
+	htg_pool_fill(min(low, 2 * htg_reserve(low, READ_ONCE(htg_high))));
+}
+
+static DEFINE_KTHREAD_WORK(htg_refill_idle, htg_refill_idle_work);
+static DECLARE_WORK(htg_refill_now, htg_refill_now_work);
 
 /* May be called with interrupts off, under RCU or htg_lock. */
 void htg_pool_poke(struct htg_arena *a)
 {
-	if (htg_pool_level(a) < READ_ONCE(htg_low) && !work_pending(&htg_refill) &&
-	    !time_before(jiffies, READ_ONCE(htg_pressure_until)))
-		queue_work(system_unbound_wq, &htg_refill);
+	u64 low = READ_ONCE(htg_low), level = htg_pool_level(a);
+
+	if (level >= low || time_before(jiffies, READ_ONCE(htg_pressure_until)))
+		return;
+	if (level < htg_reserve(low, READ_ONCE(htg_high)) && !work_pending(&htg_refill_now))
+		queue_work(system_unbound_wq, &htg_refill_now);
+	kthread_queue_work(htg_worker, &htg_refill_idle); /* nothing when it is queued already */
+}
+
+static void htg_pool_limits(struct htg_arena *a, u64 low, u64 high)
+{
+	WRITE_ONCE(htg_low, low);
+	WRITE_ONCE(htg_high, high);
+	WRITE_ONCE(a->h->pool_low, htg_reserve(low, high)); /* what is left then is for faults */
+}
+
+static void htg_refills_cancel(void)
+{
+	kthread_cancel_work_sync(&htg_refill_idle);
+	cancel_work_sync(&htg_refill_now);
 }
 
 int htg_pool_set(u64 low, u64 high)
@@ -119,9 +166,7 @@ int htg_pool_set(u64 low, u64 high)
 	if (a) {
 		ret = -EINVAL;
 		if (low <= high && high <= a->h->pool_entries) {
-			WRITE_ONCE(htg_low, low);
-			WRITE_ONCE(htg_high, high);
-			WRITE_ONCE(a->h->pool_low, low / 4);
+			htg_pool_limits(a, low, high);
 			htg_pool_poke(a);
 			ret = 0;
 		}
@@ -130,12 +175,15 @@ int htg_pool_set(u64 low, u64 high)
 	return ret;
 }
 
-/* Defaults: up to 1/64 of memory in the pool; refilled when half of that is gone. */
+/*
+ * Defaults: up to 1/16 of memory in the pool (it is given back when memory is short), at most 512 MiB;
+ * refilled when a quarter of that is gone.
+ */
 void htg_pool_start(struct htg_arena *a)
 {
-	htg_high = min_t(u64, a->h->pool_entries, totalram_pages() / 64);
-	htg_low = htg_high / 2;
-	a->h->pool_low = htg_low / 4; /* below this programs map no neighbours ahead: keep what is left for faults */
+	u64 high = min_t(u64, a->h->pool_entries, min(totalram_pages() / 16, HTG_POOL_MAX_PAGES));
+
+	htg_pool_limits(a, high - high / 4, high);
 	htg_pressure_until = jiffies;
 }
 
@@ -143,7 +191,7 @@ void htg_pool_stop(struct htg_arena *a)
 {
 	u64 i;
 
-	cancel_work_sync(&htg_refill);
+	htg_refills_cancel();
 	/* no program runs: whatever is in a slot, taken or not, is ours again */
 	for (i = 0; i < a->h->pool_entries; i++) {
 		u64 word = xchg(&a->pool[i], 0);
@@ -196,7 +244,7 @@ static unsigned long htg_shrink_scan(struct shrinker *s, struct shrink_control *
 #if HT_SHRINKER_DYNAMIC
 static struct shrinker *htg_shrinker;
 
-int htg_pool_init(void)
+static int htg_shrinker_register(void)
 {
 	htg_shrinker = shrinker_alloc(0, "hyperturtle-pool");
 	if (!htg_shrinker)
@@ -207,10 +255,9 @@ int htg_pool_init(void)
 	return 0;
 }
 
-void htg_pool_exit(void)
+static void htg_shrinker_unregister(void)
 {
 	shrinker_free(htg_shrinker);
-	cancel_work_sync(&htg_refill);
 }
 #else
 static struct shrinker htg_shrinker = {
@@ -219,14 +266,34 @@ static struct shrinker htg_shrinker = {
 	.seeks = DEFAULT_SEEKS,
 };
 
-int htg_pool_init(void)
+static int htg_shrinker_register(void)
 {
 	return register_shrinker(&htg_shrinker, "hyperturtle-pool");
 }
 
-void htg_pool_exit(void)
+static void htg_shrinker_unregister(void)
 {
 	unregister_shrinker(&htg_shrinker);
-	cancel_work_sync(&htg_refill);
 }
 #endif
+
+int htg_pool_init(void)
+{
+	int ret;
+
+	htg_worker = ht_kthread_worker("hyperturtle_pool");
+	if (IS_ERR(htg_worker))
+		return PTR_ERR(htg_worker);
+	set_user_nice(htg_worker->task, MAX_NICE);
+	ret = htg_shrinker_register();
+	if (ret)
+		kthread_destroy_worker(htg_worker);
+	return ret;
+}
+
+void htg_pool_exit(void)
+{
+	htg_shrinker_unregister();
+	htg_refills_cancel();
+	kthread_destroy_worker(htg_worker);
+}

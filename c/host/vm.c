@@ -93,10 +93,10 @@ put:
 
 static long ht_vm_link(struct ht_vm *vm, const struct ht_link *req)
 {
-	struct ht_linked *l;
+	struct ht_linked *l, *old;
 	long ret;
 
-	if (req->hook != HT_HOOK_NPF || req->flags)
+	if (req->hook != HT_HOOK_NPF || (req->flags & ~HT_LINK_REPLACE))
 		return -EINVAL;
 	l = kzalloc(sizeof(*l), GFP_KERNEL);
 	if (!l)
@@ -117,14 +117,20 @@ static long ht_vm_link(struct ht_vm *vm, const struct ht_link *req)
 			goto free;
 	}
 	mutex_lock(&vm->lock);
+	old = rcu_dereference_protected(vm->linked[req->hook], lockdep_is_held(&vm->lock));
 	ret = -EBUSY;
-	if (!rcu_access_pointer(vm->linked[req->hook])) {
+	if (!old || (req->flags & HT_LINK_REPLACE)) {
 		rcu_assign_pointer(vm->linked[req->hook], l);
 		ret = 0;
 	}
 	mutex_unlock(&vm->lock);
-	if (!ret)
+	if (!ret) {
+		if (old) {
+			synchronize_srcu(&vm->srcu);
+			ht_linked_free(old);
+		}
 		return 0;
+	}
 free:
 	ht_linked_free(l);
 	return ret;

@@ -20,6 +20,7 @@ import {
   HTG_SET_ENABLED,
   HTG_SET_GROUP_MAX,
   HTG_SET_POOL,
+  HTG_WATCH_VMS,
 } from '../kernel/guest.ts';
 import type { HtgInfo, HtgL2Status } from '../kernel/guest.ts';
 
@@ -101,6 +102,14 @@ export class GuestDevice implements Disposable {
       EINVAL: ['HT_USAGE', 'out of range: groups are of 1 to 64 pages, pool low <= high <= pool_entries'],
       ENODEV: ['HT_NOT_FOUND', "there is no arena: run 'hyperturtle host attach' on the host"],
     });
+  }
+
+  /**
+   * A file to read records of HTG_VM_EVENT from, whole ones, when it is readable: what happens from now on, in
+   * order. The caller closes it.
+   */
+  watchVms(): OwnedFd {
+    return ioctlFd(this.#file, HTG_WATCH_VMS, new Uint8Array(0), 'watch of virtual machines');
   }
 
   register(spec: RegisterSpec): RegisteredL2 {

@@ -4,7 +4,6 @@
  */
 import type { OwnedFd } from '../bpf/fds.ts';
 import type { SharedArray } from '../bpf/map.ts';
-import type { BpfProgram } from '../bpf/object.ts';
 import { ioctl, ioctlFd, openDevice } from '../bpf/sys.ts';
 import type { Explain } from '../bpf/sys.ts';
 import { HyperturtleError } from '../core/errors.ts';
@@ -19,6 +18,7 @@ import {
   HT_GET_STATS,
   HT_HOST_ABI,
   HT_LINK_ARG,
+  HT_LINK_REPLACE,
   HT_RUN,
   HT_STATS,
   HT_VM_LINK,
@@ -55,6 +55,17 @@ export interface RunResult {
   nsPerRun: number;
   /** After the last run. */
   context: NpfContext;
+}
+
+/** A loaded program: one of a BpfObject, or a descriptor of one that another process loaded. */
+export interface LinkableProgram {
+  readonly name: string;
+  readonly fd: number;
+}
+
+export interface LinkOptions {
+  /** Take the place of a linked program at once: each event runs the one or the other, none runs neither. */
+  replace?: boolean;
 }
 
 const NOT_ATTACHED: Explain = {
@@ -137,12 +148,16 @@ export class AttachedVm implements Disposable {
     this.#file = file;
   }
 
-  /** Throws HT_BUSY when the hook has a program. The kernel keeps program and arena until they are unlinked. */
-  link(hook: HookName, program: BpfProgram, arena?: SharedArray): void {
+  /**
+   * Throws HT_BUSY when the hook has a program and `replace` is not set. The kernel keeps program and arena until they
+   * are unlinked or replaced; no run of a replaced program is under way when it returns.
+   */
+  link(hook: HookName, program: LinkableProgram, arena?: SharedArray, options: LinkOptions = {}): void {
     const arg = HT_LINK_ARG.encode({
       hook: HOOKS[hook],
       prog_fd: program.fd,
       arena_fd: arena ? arena.file.fd : -1,
+      flags: options.replace === true ? HT_LINK_REPLACE : 0,
     });
     ioctl(this.#file, HT_VM_LINK, arg, {
       EBUSY: ['HT_BUSY', `hook ${hook} has a program already: unlink it first`],

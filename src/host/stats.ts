@@ -16,8 +16,6 @@ export interface HookStats {
   /** Entries written into L1's tables; more than `handled` when neighbours are mapped ahead. */
   entries: number;
   learned: number;
-  /** 0 unless the module measures it. */
-  programNs: number;
   /** Events that L1 had to handle. */
   passed: number;
   /** Why, by name; only what occurred. */
@@ -35,7 +33,6 @@ export function hookStats(hook: HookName, raw: HtStats): HookStats {
     handled: s.handled,
     entries: s.entries,
     learned: s.learned,
-    programNs: s.program_ns,
     passed: s.runs - s.handled,
     reasons: countsByReason(s.reasons),
   };

@@ -1,5 +1,5 @@
 /** Mirror of c/include/hyperturtle/guest.h: /dev/hyperturtle-guest of L1. */
-import { ior, iow } from './ioctl.ts';
+import { io, ior, iow } from './ioctl.ts';
 import { count, reserved, s32, struct, text, u32, u64 } from './struct.ts';
 import type { ValueOf } from './struct.ts';
 
@@ -71,7 +71,20 @@ export const HTG_L2_STATUS_ARG = struct('struct htg_l2_status', {
 });
 export type HtgL2Status = ValueOf<typeof HTG_L2_STATUS_ARG>;
 
+/** A VM that is not registered got RAM of a turtlefs file; `pid` is its process. */
+export const HTG_EVENT_VM = 1;
+/** An arena was bound. */
+export const HTG_EVENT_ARENA = 2;
+/** The arena is gone, and every registration with it. */
+export const HTG_EVENT_NO_ARENA = 3;
+/** Events were lost: look at everything. */
+export const HTG_EVENT_LOST = 4;
+
+export const HTG_VM_EVENT = struct('struct htg_vm_event', { pid: s32, kind: u32, seq: count });
+export type HtgVmEvent = ValueOf<typeof HTG_VM_EVENT>;
+
 export const HTG_GET_INFO = ior('HTG_GET_INFO', HTG_IOC, 0x00, HTG_INFO);
 export const HTG_SET = iow('HTG_SET', HTG_IOC, 0x01, HTG_SET_ARG);
 export const HTG_REGISTER = iow('HTG_REGISTER', HTG_IOC, 0x02, HTG_REGISTER_ARG);
+export const HTG_WATCH_VMS = io('HTG_WATCH_VMS', HTG_IOC, 0x03);
 export const HTG_L2_STATUS = ior('HTG_L2_STATUS', HTG_IOC, 0x10, HTG_L2_STATUS_ARG);

@@ -23,13 +23,15 @@ export const HT_ATTACH_VM_ARG = struct('struct ht_attach_vm', { vm_fd: s32, flag
 
 export const HT_LINK_ARG = struct('struct ht_link', { hook: u32, prog_fd: s32, arena_fd: s32, flags: u32 });
 
+/** Takes the place of a linked program at once. */
+export const HT_LINK_REPLACE = 1;
+
 export const HT_HOOK_STATS = struct('struct ht_hook_stats', {
   runs: count,
   handled: count,
   entries: count,
   learned: count,
-  program_ns: count,
-  reserved: reserved(3),
+  reserved: reserved(4),
   reasons: array(count, HT_NPF_REASONS),
 });
 

@@ -7,6 +7,7 @@ export interface IoctlRequest {
   readonly size: number;
 }
 
+const NONE = 0;
 const WRITE = 1;
 const READ = 2;
 
@@ -15,6 +16,8 @@ function request(name: string, direction: number, type: number, nr: number, size
   return { name, code: ((direction << 30) | (size << 16) | (type << 8) | nr) >>> 0, size };
 }
 
+/** No argument. */
+export const io = (name: string, type: number, nr: number): IoctlRequest => request(name, NONE, type, nr, 0);
 /** The kernel writes the argument. */
 export const ior = (name: string, type: number, nr: number, of: { size: number }): IoctlRequest =>
   request(name, READ, type, nr, of.size);

@@ -18,8 +18,8 @@ export interface ChannelSpec {
   /** Name of the virtio-serial port; of a `console`, only for us. */
   name: string;
   kind: 'port' | 'console';
-  /** `pipe`: a pair of named pipes `<path>.in`/`.out`, or a device. `file`: output only. */
-  backend: { kind: 'pipe' | 'file'; path: string };
+  /** `pipe`: a pair of named pipes `<path>.in`/`.out`, or a device. `file`: output only. `socket`: a unix socket. */
+  backend: { kind: 'pipe' | 'file' | 'socket'; path: string };
 }
 
 export interface MachineSpec {
@@ -35,7 +35,8 @@ export interface MachineSpec {
   channels: readonly ChannelSpec[];
   /** The first serial port's output. */
   serialPath: string;
-  qmpSocket: string;
+  /** Control sockets; each serves one client at a time. */
+  qmpSockets: readonly string[];
   /** Files that the guest reads by fw_cfg: name to path. */
   fwCfg?: Readonly<Record<string, string>>;
   /** Root ports for hot-plug; `pref64Mib` reserves a 64-bit prefetchable window. */
@@ -55,6 +56,8 @@ export const L0_OWN_MEM_MIB = 1024;
 
 export const PORT = {
   agent: 'org.qemu.guest_agent.0',
+  /** The control channel between L0's daemon and L1's agent. */
+  control: 'org.hyperturtle.v1',
   l1Agent: 'org.hyperturtle.lab.l1',
   l1Serial: 'org.hyperturtle.lab.l1log',
   l1Console: 'org.hyperturtle.lab.l1con',
@@ -65,6 +68,10 @@ export const PORT = {
 export const L1_RUN = {
   dir: '/run/l1',
   qmpSocket: '/run/l1/qmp.sock',
+  /** For the daemon, which keeps it. */
+  daemonQmpSocket: '/run/l1/hyperturtle-qmp.sock',
+  /** L1's end of the control channel. */
+  agentSocket: '/run/l1/agent.sock',
   pidFile: '/run/l1/qemu.pid',
   log: '/run/l1/qemu.log',
   /** Exit status of its QEMU; missing while that runs. */
@@ -93,7 +100,7 @@ export function qemuArguments(m: MachineSpec): string[] {
     );
   args.push('-kernel', m.kernel, '-initrd', m.initrd, '-append', m.cmdline);
   args.push('-chardev', `file,id=serial,path=${q(m.serialPath)},append=on`, '-serial', 'chardev:serial');
-  args.push('-qmp', `unix:${q(m.qmpSocket)},server=on,wait=off`);
+  for (const socket of m.qmpSockets) args.push('-qmp', `unix:${q(socket)},server=on,wait=off`);
   m.disks.forEach((d, i) => {
     const cache = d.uncached ? ',cache.direct=on' : '';
     args.push(
@@ -106,7 +113,8 @@ export function qemuArguments(m: MachineSpec): string[] {
   if (m.channels.length > 0)
     args.push('-device', `virtio-serial-pci,id=channels,max_ports=${m.channels.length + 2}`);
   m.channels.forEach((c, i) => {
-    args.push('-chardev', `${c.backend.kind},id=ch${i},path=${q(c.backend.path)}`, '-device');
+    const server = c.backend.kind === 'socket' ? ',server=on,wait=off' : '';
+    args.push('-chardev', `${c.backend.kind},id=ch${i},path=${q(c.backend.path)}${server}`, '-device');
     // port 0 is for a console in old drivers
     args.push(
       c.kind === 'console'
@@ -149,9 +157,10 @@ export function l1Machine(shape: L1Shape, kernelArgs: string): MachineSpec {
       ...l2Numbers().map(
         (n): ChannelSpec => ({ name: PORT.l2(n), kind: 'port', backend: through(PORT.l2(n)) }),
       ),
+      { name: PORT.control, kind: 'port', backend: { kind: 'socket', path: L1_RUN.agentSocket } },
     ],
     serialPath: portDevice(PORT.l1Serial),
-    qmpSocket: L1_RUN.qmpSocket,
+    qmpSockets: [L1_RUN.qmpSocket, L1_RUN.daemonQmpSocket],
     pidFile: L1_RUN.pidFile,
     rootPorts: [
       { id: 'arena0', pref64Mib: ARENA_WINDOW_MIB },
@@ -241,7 +250,7 @@ export function outerMachine(o: OuterInputs): MachineSpec {
       ),
     ],
     serialPath: o.files.serial[0],
-    qmpSocket: o.files.qmpSocket,
+    qmpSockets: [o.files.qmpSocket],
     fwCfg: { [o.l1ScriptName]: o.files.l1Script },
     incoming: o.incoming,
   };

@@ -72,9 +72,24 @@ struct htg_l2_status {
 	__u64 reserved[4];
 };
 
+enum htg_event_kind {
+	HTG_EVENT_VM = 1,      /* a VM that is not registered got RAM of a turtlefs file; pid is its process */
+	HTG_EVENT_ARENA = 2,   /* an arena was bound */
+	HTG_EVENT_NO_ARENA = 3, /* it is gone, and every registration with it */
+	HTG_EVENT_LOST = 4,    /* events were lost: look at everything */
+};
+
+/* read() from the file that WATCH returns: whole records, oldest first; EAGAIN or waits when there is none */
+struct htg_vm_event {
+	__s32 pid;             /* in the pid namespace of whoever opened the file, or 0 */
+	__u32 kind;            /* enum htg_event_kind */
+	__u64 seq;             /* 1, 2, 3, ... for each file */
+};
+
 #define HTG_GET_INFO   _IOR(HTG_IOC, 0x00, struct htg_info)
 #define HTG_SET        _IOW(HTG_IOC, 0x01, struct htg_set)
 #define HTG_REGISTER   _IOW(HTG_IOC, 0x02, struct htg_register) /* returns the L2's fd; closing unregisters */
+#define HTG_WATCH_VMS  _IO(HTG_IOC, 0x03) /* returns a file to read struct htg_vm_event from */
 /* on an L2's fd; poll() gives POLLHUP when the L2 is gone */
 #define HTG_L2_STATUS  _IOR(HTG_IOC, 0x10, struct htg_l2_status)
 

@@ -34,16 +34,18 @@ struct ht_link {
 	__u32 hook;            /* in: enum ht_hook */
 	__s32 prog_fd;         /* in: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE; LINK only */
 	__s32 arena_fd;        /* in: the arena's map fd, or -1; LINK only */
-	__u32 flags;           /* in: 0 */
+	__u32 flags;           /* in: 0 or HT_LINK_REPLACE; LINK only */
 };
+
+/* takes the place of a linked program at once: each event runs the one or the other; none of the old when LINK returns */
+#define HT_LINK_REPLACE 1u
 
 struct ht_hook_stats {
 	__u64 runs;            /* faults seen by the hook for this VM's L2s */
 	__u64 handled;         /* answered without L1 */
 	__u64 entries;         /* entries written into L1's tables */
 	__u64 learned;         /* program runs that asked for a template */
-	__u64 program_ns;      /* 0 unless measuring is on */
-	__u64 reserved[3];
+	__u64 reserved[4];
 	__u64 reasons[HT_NPF_REASONS]; /* by enum ht_npf_reason: why not */
 };
 
@@ -67,7 +69,7 @@ struct ht_run {
 #define HT_ATTACH_VM     _IOW(HT_IOC, 0x02, struct ht_attach_vm)     /* returns the VM's fd; EBUSY if attached */
 #define HT_GET_STATS     _IOWR(HT_IOC, 0x03, struct ht_stats)        /* on /dev/hyperturtle or a VM fd */
 /* on a VM fd */
-#define HT_VM_LINK       _IOW(HT_IOC, 0x10, struct ht_link)          /* EBUSY if the hook has a program */
+#define HT_VM_LINK       _IOW(HT_IOC, 0x10, struct ht_link)          /* EBUSY if the hook has a program and REPLACE is not asked */
 #define HT_VM_UNLINK     _IOW(HT_IOC, 0x11, struct ht_link)          /* no run is under way when it returns */
 #define HT_VM_RUN        _IOWR(HT_IOC, 0x12, struct ht_run)
 

@@ -70,6 +70,13 @@ static inline void ht_inode_touch(struct inode *inode)
 #define HT_SHRINKER_DYNAMIC 0
 #endif
 
+/* 6.14 gave kthread_create_worker to workers that do not run yet */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#define ht_kthread_worker(name) kthread_run_worker(0, name)
+#else
+#define ht_kthread_worker(name) kthread_create_worker(0, name)
+#endif
+
 /* memory of a VM that its host cannot read has no business here */
 static inline bool ht_kvm_private_mem(struct kvm *kvm)
 {

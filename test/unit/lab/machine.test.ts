@@ -90,11 +90,23 @@ describe('the outer machine', () => {
 });
 
 describe('L1', () => {
+  it('has its control channel as a socket in L0, and a control socket of QEMU that the daemon may keep', () => {
+    const chardevs = valuesOf(qemuArguments(l1), '-chardev').filter((c) => c.startsWith('socket,'));
+    expect(chardevs).toEqual(['socket,id=ch6,path=/run/l1/agent.sock,server=on,wait=off']);
+    expect(valuesOf(qemuArguments(l1), '-device')).toContain(
+      'virtserialport,bus=channels.0,nr=7,chardev=ch6,name=org.hyperturtle.v1',
+    );
+    expect(valuesOf(qemuArguments(l1), '-qmp')).toEqual([
+      'unix:/run/l1/qmp.sock,server=on,wait=off',
+      'unix:/run/l1/hyperturtle-qmp.sock,server=on,wait=off',
+    ]);
+  });
+
   it('finds behind each of its ports one that the outer machine has', () => {
     const ofOuter = outer()
       .channels.filter((c) => c.kind === 'port')
       .map((c) => `/dev/virtio-ports/${c.name}`);
-    for (const c of l1.channels) expect(ofOuter).toContain(c.backend.path);
+    for (const c of l1.channels) if (c.backend.kind === 'pipe') expect(ofOuter).toContain(c.backend.path);
     expect(ofOuter).toContain(l1.serialPath);
   });
 
