@@ -49,10 +49,10 @@ export class Output {
   clear(): void {
     this.#queue = [];
     this.#queuedBytes = 0;
-    this.#tellEmpty();
+    this.#callWaiting();
   }
 
-  /** Resolves when nothing is queued; the caller sets the deadline and takes the callback back by the result. */
+  /** Calls `done` when nothing is queued, or was forgotten. The result takes the callback back. */
   whenEmpty(done: () => void): () => void {
     this.#whenEmpty.add(done);
     this.#tellEmpty();
@@ -60,7 +60,10 @@ export class Output {
   }
 
   #tellEmpty(): void {
-    if (this.queuedBytes > 0) return;
+    if (this.queuedBytes === 0) this.#callWaiting();
+  }
+
+  #callWaiting(): void {
     const waiting = [...this.#whenEmpty];
     this.#whenEmpty.clear();
     for (const done of waiting) done();

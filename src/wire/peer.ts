@@ -3,23 +3,25 @@
  * a daemon serves methods, an agent calls them. The Duplex belongs to the peer from its construction on.
  *
  * Whatever the other side sends, this costs a bounded amount of memory and work: bytes are read only while there is
- * a reason to (`#pump`), and everything that could pile up has a limit (limits.ts).
+ * a reason to (reader.ts), and everything that could pile up has a limit (limits.ts).
  */
 import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { z } from 'zod';
 import { HyperturtleError } from '../core/errors.ts';
-import { TokenBucket } from './bucket.ts';
 import { fromWireError, toWireError, wireError } from './errors.ts';
 import type { ErrorKind, WireError } from './errors.ts';
 import type { ServedMethods } from './handlers.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
 import type { RpcLimits } from './limits.ts';
-import { LineReader } from './lines.ts';
+import type { Line } from './lines.ts';
 import { decode, encode } from './message.ts';
 import type { Incoming, RpcId } from './message.ts';
 import { Output } from './output.ts';
 import { Outstanding } from './outstanding.ts';
+import { newCounters } from './peer-options.ts';
+import type { RequestOptions, RpcCounters, RpcPeerOptions } from './peer-options.ts';
+import { Reader } from './reader.ts';
 import { Running, Session } from './running.ts';
 import type { Answer, Job } from './running.ts';
 import { CANCEL, CancelParams, NOTIFICATIONS } from './schema.ts';
@@ -32,60 +34,10 @@ import type {
   ParamsOf,
   ResultOf,
 } from './schema.ts';
+import { firstIssue, printable } from './text.ts';
 
-/** A pino logger fits. */
-export interface WireLog {
-  debug(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-}
+export type { RequestOptions, RpcCounters, RpcPeerOptions, WireLog } from './peer-options.ts';
 
-export interface RpcPeerOptions<C extends MethodTable> {
-  /** Methods this side calls: `METHODS`, or `{}`. Results are checked against them. */
-  calls: C;
-  /** Methods this side answers, by `serve()`. Default: none; then bad lines are counted and not answered. */
-  methods?: ServedMethods;
-  /**
-   * 'hello': nothing is answered, and no notification taken, before a hello; each further hello begins a new
-   * session. 'connection': the connection is the session (local sockets). Default 'hello'.
-   */
-  session?: 'hello' | 'connection';
-  limits?: Partial<RpcLimits>;
-  /** Errors of the host's own are told to the other side in full: for operators' sockets. Default false. */
-  trusted?: boolean;
-  /** `(name, params) => { if (name === 'event') ... }`; they have passed their schema. */
-  onNotify?: (...notification: NotificationArguments) => void;
-  /** There is room for notifications again after some were dropped. */
-  onDrain?: () => void;
-  /** Called once. `reason` is undefined when this side closed or the other side ended its output. */
-  onClose?: (reason: Error | undefined) => void;
-  log?: WireLog;
-}
-
-export interface RequestOptions {
-  /** Default 30,000. */
-  timeoutMs?: number;
-  signal?: AbortSignal | undefined;
-}
-
-export interface RpcCounters {
-  linesRead: number;
-  bytesRead: number;
-  /** Requests that came to a handler. */
-  requests: number;
-  /** Lines that were no message, or a request that was refused before its handler. */
-  badLines: number;
-  /** Messages nobody waits for: answers to older requests, notifications of other sessions or unknown ones. */
-  ignoredLines: number;
-  droppedNotifications: number;
-  /** How often reading was paused, by what for. */
-  pausedForRate: number;
-  pausedForRequests: number;
-  pausedForOutput: number;
-}
-
-/** Lines taken in one turn of the event loop, before others have theirs. */
-const LINES_PER_TURN = 64;
 const DEFAULT_TIMEOUT_MS = 30_000;
 const NO_HELLO = wireError('NO_HELLO', 'hello is expected first');
 
@@ -96,9 +48,7 @@ export class RpcPeer<C extends MethodTable> {
   readonly #needsHello: boolean;
   #limits: RpcLimits;
 
-  readonly #lines: LineReader;
-  readonly #lineBucket: TokenBucket;
-  readonly #byteBucket: TokenBucket;
+  readonly #reader: Reader;
   readonly #output: Output;
   readonly #outstanding = new Outstanding();
   readonly #running: Running;
@@ -112,24 +62,10 @@ export class RpcPeer<C extends MethodTable> {
   #greeting = false;
   /** Handlers of hello that have not ended: at most one, though it be of an older session. */
   #hellos = 0;
-  #pumping = false;
-  /** Set while a timer or an immediate will go on reading. */
-  #wake: { cancel: () => void } | undefined;
-  #paused: 'pausedForRate' | 'pausedForRequests' | 'pausedForOutput' | undefined;
   #stall: NodeJS.Timeout | undefined;
   #hasDropped = false;
   #closed = false;
-  readonly #counters: RpcCounters = {
-    linesRead: 0,
-    bytesRead: 0,
-    requests: 0,
-    badLines: 0,
-    ignoredLines: 0,
-    droppedNotifications: 0,
-    pausedForRate: 0,
-    pausedForRequests: 0,
-    pausedForOutput: 0,
-  };
+  readonly #counters = newCounters();
 
   constructor(stream: Duplex, options: RpcPeerOptions<C>) {
     this.#stream = stream;
@@ -137,11 +73,7 @@ export class RpcPeer<C extends MethodTable> {
     const { methods } = options;
     this.#methods = methods !== undefined && Object.keys(methods).length > 0 ? methods : undefined;
     this.#needsHello = options.session !== 'connection';
-    const limits = { ...DEFAULT_LIMITS, ...options.limits };
-    this.#limits = limits;
-    this.#lines = new LineReader(limits.maxFrameBytes);
-    this.#lineBucket = new TokenBucket(limits.requestsPerSecond, burstOf(limits));
-    this.#byteBucket = new TokenBucket(limits.bytesPerSecond, 2 * limits.maxFrameBytes);
+    this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#running = new Running({
       trusted: options.trusted ?? false,
       onBug: (method, e) => this.#logBug(method, e),
@@ -149,7 +81,10 @@ export class RpcPeer<C extends MethodTable> {
     this.#output = new Output(stream, () => this.#onTaken());
     if (!this.#needsHello) this.#session = this.#newSession();
 
-    stream.on('readable', () => this.#pump());
+    this.#reader = new Reader(stream, this.#limits, this.#counters, {
+      obstacle: () => this.#obstacle(),
+      onLine: (line) => this.#onLine(line),
+    });
     stream.on('end', () => this.#close(undefined));
     stream.on('error', (e) => this.#close(unavailable(`connection lost: ${e.message}`, e)));
     stream.on('close', () => this.#close(undefined));
@@ -234,9 +169,7 @@ export class RpcPeer<C extends MethodTable> {
   /** Takes effect at once: after a reload of quotas. The frame's limit stays. */
   setLimits(limits: Partial<Omit<RpcLimits, 'maxFrameBytes'>>): void {
     this.#limits = { ...this.#limits, ...limits };
-    this.#lineBucket.setRate(this.#limits.requestsPerSecond, burstOf(this.#limits));
-    this.#byteBucket.setRate(this.#limits.bytesPerSecond, 2 * this.#limits.maxFrameBytes);
-    this.#wakeUp();
+    this.#reader.setRates(this.#limits);
   }
 
   get closed(): boolean {
@@ -281,69 +214,22 @@ export class RpcPeer<C extends MethodTable> {
 
   // reading
 
-  /** Takes lines while nothing speaks against it. Called whenever that may have changed. */
-  #pump(): void {
-    if (this.#pumping || this.#closed) return;
-    this.#pumping = true;
-    try {
-      for (let budget = LINES_PER_TURN; !this.#closed && this.#mayRead(budget); ) {
-        const line = this.#lines.next();
-        if (line !== undefined) {
-          budget--;
-          this.#counters.linesRead++;
-          this.#lineBucket.take(1);
-          if (line === 'too-long')
-            this.#refuse(
-              null,
-              wireError('PARSE_ERROR', `a line of at most ${this.#limits.maxFrameBytes} bytes is expected`),
-            );
-          else if (line.length > 0) this.#onMessage(decode(line, this.#limits.maxValues));
-          continue;
-        }
-        const chunk = this.#stream.read() as Buffer | null;
-        if (chunk === null) return;
-        this.#counters.bytesRead += chunk.length;
-        this.#byteBucket.take(chunk.length);
-        this.#lines.push(chunk);
-      }
-    } finally {
-      this.#pumping = false;
-    }
-  }
-
-  /** False: something will call `#pump()` again. */
-  #mayRead(budget: number): boolean {
-    if (this.#wake !== undefined) return false;
-    if (this.#held !== undefined) {
-      if (!this.#hasRoom(this.#held)) return this.#pause('pausedForRequests');
-      const job = this.#held;
+  /** Before each line: starts what was held if there is room for it now. */
+  #obstacle(): 'pausedForRequests' | 'pausedForOutput' | undefined {
+    const job = this.#held;
+    if (job !== undefined) {
+      if (!this.#hasRoom(job)) return 'pausedForRequests';
       this.#held = undefined;
       this.#start(job);
     }
-    if (this.#outputFull()) return this.#pause('pausedForOutput');
-    const waitMs = Math.max(this.#lineBucket.waitMs(), this.#byteBucket.waitMs());
-    if (waitMs > 0) {
-      const timer = setTimeout(() => this.#wakeUp(), waitMs);
-      this.#wake = { cancel: () => clearTimeout(timer) };
-      return this.#pause('pausedForRate');
-    }
-    this.#paused = undefined;
-    if (budget > 0) return true;
-    const immediate = setImmediate(() => this.#wakeUp());
-    this.#wake = { cancel: () => clearImmediate(immediate) };
-    return false;
+    return this.#outputFull() ? 'pausedForOutput' : undefined;
   }
 
-  #pause(why: 'pausedForRate' | 'pausedForRequests' | 'pausedForOutput'): false {
-    if (this.#paused !== why) this.#counters[why]++;
-    this.#paused = why;
-    return false;
-  }
-
-  #wakeUp(): void {
-    this.#wake?.cancel();
-    this.#wake = undefined;
-    this.#pump();
+  #onLine(line: Line): void {
+    const { maxFrameBytes, maxValues } = this.#limits;
+    if (line === 'too-long')
+      this.#refuse(null, wireError('PARSE_ERROR', `a line of at most ${maxFrameBytes} bytes is expected`));
+    else if (line.length > 0) this.#onMessage(decode(line, maxValues));
   }
 
   #onMessage(message: Incoming): void {
@@ -406,11 +292,11 @@ export class RpcPeer<C extends MethodTable> {
       (answer) => {
         this.#answer(job, answer);
         if (isHello) this.#onGreeted('error' in answer);
-        this.#pump();
+        this.#reader.resume();
       },
       () => {
         if (isHello) this.#hellos--;
-        this.#pump();
+        this.#reader.resume();
       },
     );
   }
@@ -511,7 +397,7 @@ export class RpcPeer<C extends MethodTable> {
       this.#hasDropped = false;
       this.#callBack('onDrain', () => this.#options.onDrain?.());
     }
-    this.#pump();
+    this.#reader.resume();
   }
 
   #watchStall(): void {
@@ -544,7 +430,7 @@ export class RpcPeer<C extends MethodTable> {
     const why = reason ?? unavailable('the connection was closed');
     this.#endSession(why);
     this.#outstanding.failAll(why);
-    this.#wake?.cancel();
+    this.#reader.stop();
     clearTimeout(this.#stall);
     this.#output.clear();
     this.#stream.destroy();
@@ -568,22 +454,6 @@ export class RpcPeer<C extends MethodTable> {
   }
 }
 
-function burstOf(limits: RpcLimits): number {
-  return Math.max(16, limits.requestsPerSecond / 4);
-}
-
 function unavailable(message: string, cause?: unknown): HyperturtleError {
   return new HyperturtleError('HT_UNAVAILABLE', message, { cause });
-}
-
-/** The first thing wrong, with the path to it, in a bounded number of printable characters. */
-function firstIssue(e: z.ZodError): string {
-  const issue = e.issues[0];
-  if (issue === undefined) return 'not as documented';
-  const at = issue.path.map(String).join('.');
-  return printable(at === '' ? issue.message : `${at}: ${issue.message}`);
-}
-
-function printable(text: string): string {
-  return text.slice(0, 200).replace(/[^\x20-\x7e]/g, '?');
 }

@@ -1,0 +1,14 @@
+/** Short printable words about what another side sent: safe in a log line and in an answer. */
+import type { z } from 'zod';
+
+/** The first thing wrong, with the path to it, in a bounded number of printable characters. */
+export function firstIssue(e: z.ZodError): string {
+  const issue = e.issues[0];
+  if (issue === undefined) return 'not as documented';
+  const at = issue.path.map(String).join('.');
+  return printable(at === '' ? issue.message : `${at}: ${issue.message}`);
+}
+
+export function printable(text: string): string {
+  return text.slice(0, 200).replace(/[^\x20-\x7e]/g, '?');
+}
