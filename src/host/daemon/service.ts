@@ -1,0 +1,301 @@
+/**
+ * What one VM is served with from attaching to detaching: the methods of the wire, over any number of connections
+ * and sessions. Changes take turns. A new boot of L1 begins with nothing: what the old one had is undone first.
+ */
+import os from 'node:os';
+import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { kindOf } from '../../wire/errors.ts';
+import { serve } from '../../wire/handlers.ts';
+import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
+import { negotiate } from '../../wire/hello.ts';
+import { METHODS } from '../../wire/schema.ts';
+import type { ArenaInfo, Finding, LinkInfo, Params, Result } from '../../wire/schema.ts';
+import { HOOK_TABLE } from '../hooks.ts';
+import { EventFeed } from './event-feed.ts';
+import type { EventRing } from './events.ts';
+import type { Log } from './log.ts';
+import { mapDelete, mapDump, mapGet, mapSet } from './map-methods.ts';
+import { VmObjects } from './objects.ts';
+import type { ObjectsOptions } from './objects.ts';
+import { Budget, Turns } from './turns.ts';
+import { Watches } from './watches.ts';
+
+/** Map entries that one VM may have looked at, for all its requests and watches. */
+const ENTRIES_PER_SECOND = 20_000;
+/** Bytes of objects that are decoded, hashed and checked on the daemon's thread. */
+const ELF_BYTES_PER_SECOND = 2 << 20;
+
+export interface ServiceOptions extends ObjectsOptions {
+  daemon: { version: string; instance: string };
+  events: EventRing;
+  audit: Log;
+  arenaInfo: () => ArenaInfo;
+  doctor: () => Finding[];
+  /** Each request: for metrics. `outcome` is `ok` or the error's kind. */
+  onCall: (method: string, outcome: string) => void;
+}
+
+/** Methods that change something: each is a line of the audit log. */
+const AUDITED: ReadonlySet<string> = new Set([
+  'hello',
+  'load',
+  'unload',
+  'replace',
+  'link',
+  'unlink',
+  'map.set',
+  'map.delete',
+  'map.watch',
+]);
+
+export class VmService {
+  readonly #options: ServiceOptions;
+  readonly #turns = new Turns();
+  readonly #objects: VmObjects;
+  readonly #watches: Watches;
+  readonly #entries = new Budget(ENTRIES_PER_SECOND, 4096);
+  readonly #elfBytes = new Budget(ELF_BYTES_PER_SECOND, 4 << 20);
+  readonly #feeds = new Map<RpcSession, EventFeed>();
+  readonly methods: ServedMethods;
+  /** Of the L1 that speaks; undefined before its first hello and after a reset. */
+  #bootId: string | undefined;
+  /** Aborted with the boot: what is being loaded for it is given up. */
+  #boot = new AbortController();
+  #closed = false;
+  #lastHello: { agent: Params<'hello'>['agent']; at: string } | undefined;
+
+  constructor(options: ServiceOptions) {
+    this.#options = options;
+    this.#objects = new VmObjects(options);
+    this.#watches = new Watches(this.#objects, this.#entries, () => options.settings().quotas.watches);
+    this.methods = this.#observed(serve(METHODS, this.#handlers()));
+  }
+
+  /** For `host vm list` and metrics. */
+  status(): {
+    agent: { version: string; kernel: string; at: string } | null;
+    used: Result<'limits'>['used'];
+    links: LinkInfo[];
+    stats: Result<'stats'>['hooks'];
+  } {
+    const hello = this.#lastHello;
+    return {
+      agent: hello ? { ...hello.agent, at: hello.at } : null,
+      used: this.#used(),
+      links: this.#objects.list().links,
+      stats: this.#objects.stats().hooks,
+    };
+  }
+
+  /** Room for notifications again on some connection. */
+  drained(): void {
+    for (const feed of this.#feeds.values()) feed.pump();
+  }
+
+  /**
+   * L1 has booted anew: undoes what the old boot did, then `after` (the arena may be cleared there). Also when a
+   * step fails.
+   */
+  async reset(reason: string, after?: () => Promise<void>): Promise<void> {
+    this.#bootId = undefined;
+    await this.#clear(reason);
+    await this.#turns.take(async () => {
+      await after?.();
+      this.#options.events.add({ type: 'vm.reset', reason });
+    });
+  }
+
+  /** Unlinks and unloads all; then nothing is answered any more but UNAVAILABLE. */
+  async close(reason: string): Promise<void> {
+    this.#closed = true;
+    this.#watches.clear();
+    await this.#clear(reason);
+  }
+
+  async #clear(reason: string): Promise<void> {
+    this.#boot.abort(new HyperturtleError('HT_UNAVAILABLE', `given up: ${reason}`));
+    this.#boot = new AbortController();
+    await this.#turns.take(() => {
+      const { links, objects } = this.#objects.list();
+      try {
+        this.#objects.clear();
+      } catch (e) {
+        // the attachment's end undoes what could not be undone one by one
+        this.#options.audit.error({ error: messageOf(e) }, 'not all could be undone');
+      }
+      for (const link of links) this.#options.events.add({ type: 'link.ended', link, reason });
+      for (const o of objects) this.#options.events.add({ type: 'object.unloaded', object: o.name });
+    });
+  }
+
+  /** In its turn, and given up with the boot it belongs to. */
+  #change<T>(context: CallContext, work: (signal: AbortSignal) => T | Promise<T>): Promise<T> {
+    const signal = AbortSignal.any([context.signal, this.#boot.signal]);
+    return this.#turns.take(() => {
+      this.#assertOpen();
+      return work(signal);
+    }, signal);
+  }
+
+  #handlers(): Handlers<typeof METHODS> {
+    const { events, daemon, vm } = this.#options;
+    const objects = this.#objects;
+    const ended = (link: LinkInfo, reason: string): void => events.add({ type: 'link.ended', link, reason });
+    return {
+      hello: async (params, { signal }) => {
+        const protocol = negotiate(params.protocol);
+        if (this.#bootId !== undefined && this.#bootId !== params.bootId) await this.reset('L1 has booted anew');
+        signal.throwIfAborted();
+        this.#bootId = params.bootId;
+        this.#lastHello = { agent: params.agent, at: new Date().toISOString() };
+        return {
+          protocol,
+          daemon: { version: daemon.version, kernel: os.release(), instance: daemon.instance },
+          vm,
+          nonce: params.nonce,
+          limits: this.#options.settings().quotas,
+        };
+      },
+      ping: () => ({}),
+      limits: () => {
+        const { quotas, policy, signature } = this.#options.settings();
+        const hooks = HOOK_TABLE.filter((h) => !policy.hooks || policy.hooks.includes(h.name)).map((h) => ({
+          name: h.name,
+          instructions: Math.min(h.verifiedInstructions, quotas.instructions),
+          programTypes: [h.programType.name],
+          mapTypes: h.mapTypes.map((m) => m.name),
+          helpers: h.helpers.map((x) => x.name).filter((x) => !policy.forbiddenHelpers.includes(x)),
+        }));
+        return { limits: quotas, used: this.#used(), hooks, signature };
+      },
+      load: async (params, context) => {
+        await this.#elfBytes.take(params.elf.length * 0.75, context.signal);
+        const result = await this.#change(context, (signal) => objects.load(params, signal));
+        const { name, sha256, signedBy } = result.object;
+        if (!result.existed) events.add({ type: 'object.loaded', object: name, sha256, signedBy });
+        return result;
+      },
+      unload: (params, context) =>
+        this.#change(context, () => {
+          for (const link of objects.unload(params.name, params.force ?? false))
+            ended(link, 'its object was unloaded');
+          events.add({ type: 'object.unloaded', object: params.name });
+          return {};
+        }),
+      replace: async (params, context) => {
+        await this.#elfBytes.take(params.elf.length * 0.75, context.signal);
+        const result = await this.#change(context, (signal) => objects.replace(params, signal));
+        const { object, kept, created } = result;
+        events.add({ type: 'object.replaced', object: object.name, sha256: object.sha256, kept, created });
+        return result;
+      },
+      link: (params, context) =>
+        this.#change(context, () => {
+          const result = objects.link(params);
+          if (!result.existed) events.add({ type: 'link.made', link: result.link });
+          return result;
+        }),
+      unlink: (params, context) =>
+        this.#change(context, () => {
+          ended(objects.unlink(params.id), 'unlinked');
+          return {};
+        }),
+      list: () => ({ vm, arena: this.#options.arenaInfo(), ...objects.list() }),
+      stats: () => objects.stats(),
+      'map.get': (params, { signal }) => mapGet(objects, this.#entries, params, signal),
+      'map.set': (params, { signal }) => mapSet(objects, this.#entries, params, signal),
+      'map.delete': (params, { signal }) => mapDelete(objects, this.#entries, params, signal),
+      'map.dump': (params, { signal }) => mapDump(objects, this.#entries, params, signal),
+      'map.watch': (params, { session }) => ({ watch: this.#watches.add(params, session) }),
+      'map.unwatch': (params, { session }) => {
+        this.#watches.remove(params.watch, session);
+        return {};
+      },
+      events: (params, { session }) => {
+        this.#feeds.get(session)?.close();
+        const feed = new EventFeed(events, session, params.since ?? events.next);
+        if (!this.#feeds.has(session))
+          session.signal.addEventListener('abort', () => this.#feeds.delete(session), { once: true });
+        this.#feeds.set(session, feed);
+        return { next: events.next };
+      },
+      doctor: () => ({ findings: this.#options.doctor() }),
+    };
+  }
+
+  /** Counts all, logs the decisions, and turns refusals into events. */
+  #observed(methods: ServedMethods): ServedMethods {
+    const observe = async (
+      method: string,
+      call: (params: unknown, context: CallContext) => unknown,
+      params: unknown,
+      context: CallContext,
+    ): Promise<unknown> => {
+      const fields = { method, ...subjectOf(params) };
+      try {
+        this.#assertOpen();
+        const result = await call(params, context);
+        this.#options.onCall(method, 'ok');
+        if (AUDITED.has(method)) this.#options.audit.info({ ...fields, outcome: 'ok' }, 'granted');
+        return result;
+      } catch (e) {
+        const kind = kindOf(e);
+        this.#options.onCall(method, kind);
+        const rule = isHyperturtleError(e) ? e.detail['rule'] : undefined;
+        const line = { ...fields, outcome: kind, ...(rule === undefined ? {} : { rule }), why: messageOf(e) };
+        if (kind === 'INTERNAL') this.#options.audit.error({ ...line, err: e }, 'failed');
+        else if (AUDITED.has(method)) this.#options.audit.info(line, 'refused');
+        this.#tellRefusal(method, params, e);
+        throw e;
+      }
+    };
+    return Object.fromEntries(
+      Object.entries(methods).map(([name, { spec, call }]) => [
+        name,
+        { spec, call: (params: unknown, context: CallContext) => observe(name, call, params, context) },
+      ]),
+    );
+  }
+
+  #tellRefusal(method: string, params: unknown, e: unknown): void {
+    if (!isHyperturtleError(e)) return;
+    const { events } = this.#options;
+    const quota = e.detail['quota'];
+    const limit = e.detail['limit'];
+    if (typeof quota === 'string' && typeof limit === 'number')
+      return events.add({ type: 'quota.refused', quota, limit, method });
+    const object = subjectOf(params).object;
+    if ((method !== 'load' && method !== 'replace') || object === undefined) return;
+    const kind = kindOf(e);
+    if (!['REFUSED', 'VERIFIER', 'SIGNATURE', 'QUOTA'].includes(kind)) return;
+    const rule = e.detail['rule'];
+    events.add({
+      type: 'object.refused',
+      object,
+      kind,
+      ...(typeof rule === 'string' ? { rule } : {}),
+      message: e.message.slice(0, 2048),
+    });
+  }
+
+  #used(): Result<'limits'>['used'] {
+    return { ...this.#objects.used(), watches: this.#watches.size };
+  }
+
+  #assertOpen(): void {
+    if (this.#closed)
+      throw new HyperturtleError('HT_UNAVAILABLE', 'the host is not attached to this VM any more: try again later');
+  }
+}
+
+/** What a request is about, for the log: names only, never content. */
+function subjectOf(params: unknown): { object?: string; [field: string]: unknown } {
+  if (typeof params !== 'object' || params === null) return {};
+  const given = new Map<string, unknown>(Object.entries(params));
+  const out: { object?: string; [field: string]: unknown } = {};
+  const object = given.get('object') ?? given.get('name');
+  if (typeof object === 'string') out.object = object;
+  for (const field of ['program', 'hook', 'target', 'id', 'map', 'watch', 'bootId'])
+    if (given.has(field)) out[field] = given.get(field);
+  return out;
+}
