@@ -1,0 +1,74 @@
+/**
+ * A YAML file checked against a schema. Each problem names file, line and column, what was expected and what stands
+ * there; all are told at once.
+ */
+import { readFileSync } from 'node:fs';
+import { LineCounter, isMap, isNode, isPair, parseDocument } from 'yaml';
+import type { Document } from 'yaml';
+import type { z } from 'zod';
+import { HyperturtleError, errnoCode, messageOf } from './errors.ts';
+
+/** Throws HT_NOT_FOUND without the file, HT_CONFIG with all problems (also in `detail.problems`). */
+export function readYaml<S extends z.ZodType>(file: string, schema: S): z.output<S> {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT')
+      throw new HyperturtleError('HT_NOT_FOUND', `configuration ${file}: no such file`, { cause: e });
+    throw new HyperturtleError('HT_CONFIG', `configuration ${file}: ${messageOf(e)}`, { cause: e });
+  }
+  return parseYaml(text, file, schema);
+}
+
+/** An empty text is an empty object. `file` is for messages. */
+export function parseYaml<S extends z.ZodType>(text: string, file: string, schema: S): z.output<S> {
+  const lines = new LineCounter();
+  const doc = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
+  const at = (offset: number): string => {
+    const { line, col } = lines.linePos(offset);
+    return `${file}:${line}:${col}`;
+  };
+  const fail = (problems: string[]): never => {
+    throw new HyperturtleError('HT_CONFIG', problems.join('\n'), { detail: { problems } });
+  };
+  if (doc.errors.length > 0)
+    return fail(doc.errors.map((e) => `${at(e.pos[0])}: ${e.message.split('\n')[0]}`));
+  let value: unknown;
+  try {
+    // aliases of aliases may stand for a document of any size
+    value = doc.toJS({ maxAliasCount: 100 });
+  } catch (e) {
+    return fail([`${file}:1:1: ${messageOf(e)}`]);
+  }
+  const checked = schema.safeParse(value ?? {});
+  if (checked.success) return checked.data;
+  return fail(
+    checked.error.issues
+      .flatMap(leaves)
+      .map(
+        (i) => `${at(offsetOf(doc, i.path))}: ${i.path.map(String).join('.') || 'the file'}: ${i.message}`,
+      ),
+  );
+}
+
+/** An unknown key is told at its own place. */
+function leaves(issue: z.core.$ZodIssue): { path: readonly PropertyKey[]; message: string }[] {
+  if (issue.code === 'unrecognized_keys')
+    return issue.keys.map((key) => ({ path: [...issue.path, key], message: 'there is no such setting' }));
+  return [{ path: issue.path, message: issue.message.replace(/^Invalid input: /, '') }];
+}
+
+/** Offset of what stands at a path, or of the nearest thing around it. */
+function offsetOf(doc: Document, at: readonly PropertyKey[]): number {
+  for (let n = at.length; n > 0; n--) {
+    const parent: unknown = n === 1 ? doc.contents : doc.getIn(at.slice(0, n - 1), true);
+    if (isMap(parent)) {
+      const key = parent.items.find((p) => isPair(p) && String(p.key) === String(at[n - 1]))?.key;
+      if (isNode(key) && key.range) return key.range[0];
+    }
+    const node: unknown = doc.getIn(at.slice(0, n), true);
+    if (isNode(node) && node.range) return node.range[0];
+  }
+  return 0;
+}

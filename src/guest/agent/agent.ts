@@ -1,0 +1,284 @@
+/**
+ * The agent of an L1, put together: the connection to the host, the loop that keeps there what this machine wants, the
+ * registration of nested guests, the local socket and the metrics. What it opens it closes in stop(), in reverse; what
+ * the host has loaded stays there, so that a restarted agent finds it in place.
+ */
+import { watch } from 'node:fs';
+import { CleanupStack } from '../../core/lifecycle.ts';
+import { isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { sleep } from '../../core/wait.ts';
+import { GUEST_DEVICE } from '../../kernel/guest.ts';
+import type { HtgInfo } from '../../kernel/guest.ts';
+import type { WireLog } from '../../wire/peer.ts';
+import type { AgentConfig } from './config.ts';
+import { Control } from './control.ts';
+import type { ControlTimes } from './control.ts';
+import { DesiredState } from './desired.ts';
+import { LocalServer } from './local.ts';
+import { MetricsServer } from './metrics.ts';
+import { agentMethods } from './methods.ts';
+import { openModule } from './module-device.ts';
+import type { GuestModule } from './module-device.ts';
+import type { HostCalls } from './reconcile.ts';
+import { Registrar } from './registrar.ts';
+import { EventRelay, WatchRelay } from './relay.ts';
+import type { AgentResult, L2Info, ModuleInfo, Problem } from './schema.ts';
+import { mountTurtlefs, unmountTurtlefs } from './turtlefs.ts';
+import { Uplink } from './uplink.ts';
+import type { UplinkTimes } from './uplink.ts';
+import { turtlefsMount } from './vms.ts';
+
+export type AgentLog = WireLog & { info(fields: object, message: string): void };
+
+export interface AgentOptions {
+  config: AgentConfig;
+  version: string;
+  log: AgentLog;
+  /** Reads the configuration anew. Default: the one given stays. */
+  readConfig?: () => AgentConfig;
+  /** False: nothing of this machine's kernel is used. A function is for tests. */
+  module?: false | (() => GuestModule);
+  times?: Partial<UplinkTimes & ControlTimes & { deviceMs: number }>;
+}
+
+const DEVICE_RETRY_MS = 5000;
+
+export class Agent implements AsyncDisposable {
+  readonly #o: AgentOptions;
+  readonly #undo = new CleanupStack();
+  readonly #stop = new AbortController();
+  readonly #control: Control;
+  readonly #uplink: Uplink;
+  readonly #registrar: Registrar | undefined;
+  readonly #events = new EventRelay();
+  readonly #watches = new WatchRelay();
+  #config: AgentConfig;
+
+  /** Throws HT_BUSY when another agent runs here. */
+  static async start(options: AgentOptions): Promise<Agent> {
+    const agent = new Agent(options);
+    try {
+      await agent.#start();
+      return agent;
+    } catch (e) {
+      await agent.stop().catch(() => {}); // the first failure is the one to tell
+      throw e;
+    }
+  }
+
+  private constructor(options: AgentOptions) {
+    const { config, log, version } = options;
+    this.#o = options;
+    this.#config = config;
+    this.#control = new Control(new DesiredState(config), log, options.times);
+    this.#uplink = new Uplink({
+      port: config.port,
+      version,
+      log,
+      ...(options.times ? { times: options.times } : {}),
+      onSession: (host, welcome, signal) => this.#session(host, welcome.daemon.instance, signal),
+      onNotify: (name, params) => {
+        // the name says which params they are; TypeScript does not follow that through a generic function
+        const n = { name, params } as Notice;
+        if (n.name === 'event') {
+          this.#events.add(n.params);
+          this.#control.onEvent(n.params);
+        } else if (n.name === 'events.lost') {
+          this.#events.lost(n.params.count);
+          this.#control.unsettle();
+        } else this.#watches.changed(n.params);
+      },
+    });
+    if (options.module !== false)
+      this.#registrar = new Registrar({
+        open: options.module ?? openModule,
+        config,
+        log,
+        waitForDevice: (signal) =>
+          deviceOrTime(GUEST_DEVICE, options.times?.deviceMs ?? DEVICE_RETRY_MS, signal),
+        onModule: (signal) => this.#mount(signal),
+        onRelease: () => this.#unmount(),
+      });
+  }
+
+  /** Takes a changed configuration. Port, sockets and state directory need a restart. Throws HT_CONFIG, changing nothing. */
+  async reload(signal: AbortSignal): Promise<Problem[]> {
+    const config = this.#o.readConfig?.() ?? this.#config;
+    for (const key of ['port', 'socket', 'state', 'metrics'] as const)
+      if (JSON.stringify(config[key]) !== JSON.stringify(this.#config[key]))
+        this.#o.log.warn({ setting: key }, `${key} has been changed: restart the agent for it`);
+    this.#config = config;
+    this.#registrar?.setConfig(config);
+    await this.#control.change(() => this.#control.desired.setConfig(config), signal);
+    if (this.#uplink.status.state !== 'connected') return this.#control.status.problems;
+    return (await this.#control.reconcile(this.#uplink, signal)).problems;
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await this.#undo.run();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  status(): AgentResult<'agent.status'> {
+    const up = this.#uplink.status;
+    const { desired, status } = this.#control;
+    return {
+      version: this.#o.version,
+      port: this.#config.port,
+      host: {
+        state: up.state,
+        since: up.since.toISOString(),
+        sessions: up.sessions,
+        lastError: up.lastError ?? null,
+        vm: up.welcome?.vm ?? null,
+        daemon: up.welcome?.daemon ?? null,
+      },
+      desired: {
+        objects: desired.objects().length,
+        links: desired.links().length,
+        reached: status.reached,
+        checked: status.checked?.toISOString() ?? null,
+        problems: status.problems,
+      },
+      module: this.#moduleInfo(),
+      l2s: this.#registrar?.l2s.map(l2Info) ?? [],
+      l2Problems: [...(this.#registrar?.problems ?? [])],
+    };
+  }
+
+  async #start(): Promise<void> {
+    const { signal } = this.#stop;
+    const { log } = this.#o;
+    const methods = agentMethods({
+      uplink: this.#uplink,
+      control: this.#control,
+      events: this.#events,
+      watches: this.#watches,
+      status: () => this.status(),
+      reload: (s) => this.reload(s),
+      release: async (seconds) => {
+        await this.#registrar?.release(seconds * 1000);
+      },
+    });
+    const local = await LocalServer.listen(this.#config.socket, methods, log, signal);
+    this.#undo.add('local socket', () => local.close());
+    if (this.#config.metrics) {
+      const metrics = await MetricsServer.listen(this.#config.metrics, () => this.status(), signal);
+      this.#undo.add('metrics', () => metrics.close());
+    }
+    if (this.#registrar) {
+      const registering = this.#registrar.run(signal);
+      this.#undo.add('registrations', () => registering);
+    }
+    const connecting = this.#uplink.run(signal);
+    this.#undo.add('connection to the host', () => connecting);
+  }
+
+  async #session(host: HostCalls, instance: string, signal: AbortSignal): Promise<void> {
+    try {
+      await this.#events.subscribe(host, instance, signal);
+      await this.#control.keep(host, signal, () =>
+        this.#watches.renew(host, signal, (message) => this.#o.log.warn({}, message)),
+      );
+    } finally {
+      this.#watches.sessionEnded();
+    }
+  }
+
+  async #mount(signal: AbortSignal): Promise<void> {
+    const { dir, mount } = this.#config.turtlefs;
+    if (!mount || this.#o.module !== undefined) return;
+    if (await mountTurtlefs(dir, signal)) this.#o.log.info({ dir }, 'turtlefs mounted');
+  }
+
+  /** What this agent mounted, or one before it: the configuration says that it is the agent's to mount. */
+  async #unmount(): Promise<void> {
+    const { dir, mount } = this.#config.turtlefs;
+    if (this.#o.module === undefined && mount && turtlefsMount() === dir) await unmountTurtlefs(dir);
+  }
+
+  #moduleInfo(): ModuleInfo | null {
+    if (!this.#registrar) return null;
+    let info: HtgInfo | undefined;
+    try {
+      info = this.#registrar.info();
+    } catch (e) {
+      if (!isHyperturtleError(e)) throw e;
+      this.#o.log.warn({}, messageOf(e));
+    }
+    return moduleInfo(this.#registrar.state, info);
+  }
+}
+
+type Notice =
+  | { name: 'event'; params: Parameters<EventRelay['add']>[0] }
+  | { name: 'events.lost'; params: { count: number } }
+  | { name: 'map.changed'; params: Parameters<WatchRelay['changed']>[0] };
+
+function moduleInfo(state: ModuleInfo['state'], i: HtgInfo | undefined): ModuleInfo {
+  const n = (value: number | undefined): number => value ?? 0;
+  return {
+    state,
+    turtlefs: turtlefsMount() ?? null,
+    arenaBound: n(i?.arena_bound) !== 0,
+    arenaBytes: n(i?.arena_bytes),
+    enabled: n(i?.enabled) !== 0,
+    groupMax: n(i?.group_max),
+    pool: {
+      level: n(i?.pool_level),
+      low: n(i?.pool_low),
+      high: n(i?.pool_high),
+      entries: n(i?.pool_entries),
+      refills: n(i?.refills),
+      shrunk: n(i?.shrunk),
+    },
+    index: { words: n(i?.index_words), used: n(i?.index_used) },
+    frames: { allocated: n(i?.frames_allocated), freed: n(i?.frames_freed) },
+    faults: { total: n(i?.faults), found: n(i?.faults_found), lost: n(i?.faults_lost) },
+    gracePeriods: n(i?.grace_periods),
+  };
+}
+
+function l2Info({ pid, since, registration }: Registrar['l2s'][number]): L2Info {
+  const s = registration.status();
+  return {
+    pid,
+    name: s.name,
+    number: s.number,
+    since: since.toISOString(),
+    pages: s.pages,
+    framesTaken: s.frames_taken,
+    faults: s.faults,
+    mappedExisting: s.mapped_existing,
+    mappedNew: s.mapped_new,
+    mappedAhead: s.mapped_ahead,
+    passes: s.passes,
+    slotChanges: s.slot_changes,
+  };
+}
+
+/** Until the device's file is made, as far as that can be watched, but no longer than `ms`. */
+async function deviceOrTime(device: string, ms: number, signal: AbortSignal): Promise<void> {
+  const made = new AbortController();
+  const name = device.slice(device.lastIndexOf('/') + 1);
+  let watcher: ReturnType<typeof watch> | undefined;
+  try {
+    watcher = watch('/dev', (_, changed) => {
+      if (changed === name) made.abort();
+    });
+    watcher.on('error', () => {}); // then the time decides
+  } catch {
+    // no inotify left: then the time decides
+  }
+  try {
+    await sleep(ms, AbortSignal.any([made.signal, signal]));
+  } catch {
+    signal.throwIfAborted();
+  } finally {
+    watcher?.close();
+  }
+}

@@ -1,0 +1,99 @@
+/** The agent's configuration file, /etc/hyperturtle/guest.yaml. Every setting may be left out, and so may the file. */
+import path from 'node:path';
+import { z } from 'zod';
+import { isHyperturtleError } from '../../core/errors.ts';
+import { readYaml } from '../../core/yaml.ts';
+import { Constants, Count, Name } from '../../wire/schema.ts';
+import { TURTLEFS_DIR } from '../l2-spec.ts';
+import { DEFAULT_PORT } from './port.ts';
+
+export const DEFAULT_CONFIG_FILE = '/etc/hyperturtle/guest.yaml';
+export const DEFAULT_STATE_DIR = '/var/lib/hyperturtle';
+export const DEFAULT_AGENT_SOCKET = '/run/hyperturtle/agent.sock';
+
+const AbsolutePath = z
+  .string()
+  .max(4096)
+  .regex(/^\/[^\0]*$/, 'an absolute path expected');
+/** sun_path has 108 bytes, with the NUL. */
+const SocketPath = AbsolutePath.refine((p) => Buffer.byteLength(p) < 108, 'at most 107 bytes for a socket');
+const groupMax = (min: number) => z.int().min(min).max(64);
+
+const ObjectConfig = z.strictObject({
+  /** Compiled object (.bpf.o). */
+  file: AbsolutePath,
+  /** Detached signature; left out: FILE.sig when there is one. */
+  signature: AbsolutePath.optional(),
+  /** Values of its read-only variables: base64, by name. */
+  constants: Constants.optional(),
+});
+
+const LinkConfig = z.strictObject({
+  object: Name,
+  /** Left out: the one that fits the hook. */
+  program: Name.optional(),
+  hook: Name,
+  target: z.string().max(4096).optional(),
+});
+export type LinkConfig = z.infer<typeof LinkConfig>;
+
+const ModuleConfig = z.strictObject({
+  /** Whether programs may answer faults at all. */
+  enabled: z.boolean().optional(),
+  /** Most pages that one fault may map. */
+  groupMax: groupMax(1).optional(),
+  /** Frames: refill below `low`, up to `high`. */
+  pool: z
+    .strictObject({ low: Count, high: Count })
+    .refine((p) => p.low <= p.high, 'low must not be above high')
+    .optional(),
+});
+export type ModuleConfig = z.infer<typeof ModuleConfig>;
+
+export const AgentConfig = z.strictObject({
+  /** Virtio-serial port to the host, or a unix socket. */
+  port: AbsolutePath.default(DEFAULT_PORT),
+  /** For this machine's command line. */
+  socket: SocketPath.default(DEFAULT_AGENT_SOCKET),
+  /** Where what commands changed is kept. */
+  state: AbsolutePath.default(DEFAULT_STATE_DIR),
+  metrics: z
+    .union([z.strictObject({ socket: SocketPath }), z.strictObject({ port: z.int().min(1).max(65535) })], {
+      error: 'either socket: PATH or port: NUMBER (on the loopback address) expected',
+    })
+    .optional(),
+  log: z
+    .strictObject({ level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info') })
+    .prefault({}),
+  objects: z.record(Name, ObjectConfig).prefault({}),
+  links: z.array(LinkConfig).prefault([]),
+  module: ModuleConfig.prefault({}),
+  /** Nested guests whose RAM is on turtlefs. */
+  l2: z
+    .strictObject({
+      register: z.boolean().default(true),
+      /** 0: the module's. */
+      groupMax: groupMax(0).default(0),
+      /** Most frames that programs take for one; 0: as many as its RAM has pages. */
+      framesLimit: Count.default(0),
+    })
+    .prefault({}),
+  turtlefs: z
+    .strictObject({
+      dir: AbsolutePath.default(TURTLEFS_DIR),
+      /** Mount it when it is not. */
+      mount: z.boolean().default(true),
+    })
+    .prefault({}),
+});
+export type AgentConfig = z.output<typeof AgentConfig>;
+
+/** Throws HT_CONFIG with all problems. Without the file all is as left out, unless it was asked for by name. */
+export function readAgentConfig(file: string, required: boolean): AgentConfig {
+  try {
+    return readYaml(path.resolve(file), AgentConfig);
+  } catch (e) {
+    if (!required && isHyperturtleError(e, 'HT_NOT_FOUND')) return AgentConfig.parse({});
+    throw e;
+  }
+}

@@ -1,0 +1,233 @@
+/**
+ * The agent's control loop and the commands that change the desired state. One lock holds both: a command asks the
+ * host first and, when that agrees, writes down what is wanted from now on; a refusal leaves the desired state alone.
+ */
+import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { sleep } from '../../core/wait.ts';
+import { kindOf } from '../../wire/errors.ts';
+import type { Event, Params, Result } from '../../wire/schema.ts';
+import { sameLink } from './desired.ts';
+import type { DesiredState } from './desired.ts';
+import { Lock } from './lock.ts';
+import { Reconciler } from './reconcile.ts';
+import type { HostCalls, Outcome } from './reconcile.ts';
+import type { Problem } from './schema.ts';
+
+export interface ControlLog {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+}
+
+export interface ControlTimes {
+  /** After a change, so that several are one round. */
+  settleMs: number;
+  /** While problems that may pass are left; doubles up to `retryMaxMs`. */
+  retryMinMs: number;
+  retryMaxMs: number;
+}
+
+export const CONTROL_TIMES: ControlTimes = { settleMs: 100, retryMinMs: 1000, retryMaxMs: 60_000 };
+
+const LOAD_TIMEOUT_MS = 100_000;
+
+/** The host's state changed, perhaps not by us. */
+const UNSETTLING: ReadonlySet<Event['type']> = new Set([
+  'object.unloaded',
+  'object.loaded',
+  'object.replaced',
+  'link.made',
+  'link.ended',
+  'vm.reset',
+]);
+
+export class Control {
+  readonly desired: DesiredState;
+  readonly #log: ControlLog;
+  readonly #times: ControlTimes;
+  readonly #lock = new Lock();
+  readonly #reconciler = new Reconciler();
+  #last: (Outcome & { at: Date }) | undefined;
+  #wake: () => void = () => {};
+  #unsettled = false;
+
+  constructor(desired: DesiredState, log: ControlLog, times: Partial<ControlTimes> = {}) {
+    this.desired = desired;
+    this.#log = log;
+    this.#times = { ...CONTROL_TIMES, ...times };
+  }
+
+  get status(): { reached: boolean; checked: Date | undefined; problems: Problem[] } {
+    const problems = this.#last?.problems ?? [];
+    return { reached: this.#last !== undefined && problems.length === 0, checked: this.#last?.at, problems };
+  }
+
+  /** Compare again soon. */
+  unsettle(): void {
+    this.#unsettled = true;
+    this.#wake();
+  }
+
+  onEvent(event: Event): void {
+    if (UNSETTLING.has(event.type)) this.unsettle();
+  }
+
+  /** For as long as the session: reaches the desired state, and again whenever something changes. Throws at its end. */
+  async keep(host: HostCalls, signal: AbortSignal, afterEach: () => Promise<void>): Promise<never> {
+    this.#reconciler.newSession();
+    this.#last = undefined;
+    this.desired.refresh();
+    let retryMs = this.#times.retryMinMs;
+    try {
+      for (;;) {
+        this.#unsettled = false;
+        const outcome = await this.reconcile(host, signal);
+        await afterEach();
+        if (outcome.problems.length === 0 || outcome.done.length > 0) retryMs = this.#times.retryMinMs;
+        // also what does not pass by itself is tried now and then: quotas and policies are changed in the host
+        const untilMs =
+          outcome.problems.length === 0 ? undefined : outcome.retry ? retryMs : this.#times.retryMaxMs;
+        await this.#changed(untilMs, signal);
+        retryMs = Math.min(retryMs * 2, this.#times.retryMaxMs);
+      }
+    } finally {
+      this.#last = undefined;
+    }
+  }
+
+  /** One round now. A list that cannot be had is a problem like others, but for the end of the session. */
+  async reconcile(host: HostCalls, signal: AbortSignal): Promise<Outcome> {
+    const outcome = await this.#lock.run(async () => {
+      try {
+        return await this.#reconciler.run(this.desired, host, signal);
+      } catch (e) {
+        signal.throwIfAborted();
+        const problem = {
+          step: 'list',
+          kind: kindOf(e),
+          message: messageOf(e),
+          since: new Date().toISOString(),
+        };
+        return { done: [], problems: [problem], retry: true };
+      }
+    }, signal);
+    this.#report(outcome);
+    this.#last = { ...outcome, at: new Date() };
+    return outcome;
+  }
+
+  load(params: Params<'load'>, host: HostCalls, signal: AbortSignal): Promise<Result<'load'>> {
+    return this.#change(signal, async () => {
+      const result = await host.request('load', params, { timeoutMs: LOAD_TIMEOUT_MS, signal });
+      this.#keepObject(params, result.object.sha256);
+      return result;
+    });
+  }
+
+  replace(params: Params<'replace'>, host: HostCalls, signal: AbortSignal): Promise<Result<'replace'>> {
+    return this.#change(signal, async () => {
+      const result = await host.request('replace', params, { timeoutMs: LOAD_TIMEOUT_MS, signal });
+      this.#keepObject(params, result.object.sha256);
+      return result;
+    });
+  }
+
+  unload(params: Params<'unload'>, host: HostCalls, signal: AbortSignal): Promise<Result<'unload'>> {
+    return this.#change(signal, async () => {
+      try {
+        await host.request('unload', params, { signal });
+      } catch (e) {
+        // the host never took it: not wanting it any more is all there is to do
+        if (kindOf(e) !== 'NOT_FOUND' || !this.desired.removeObject(params.name)) throw e;
+        return {};
+      }
+      this.desired.removeObject(params.name);
+      return {};
+    });
+  }
+
+  link(params: Params<'link'>, host: HostCalls, signal: AbortSignal): Promise<Result<'link'>> {
+    return this.#change(signal, async () => {
+      const result = await host.request('link', params, { signal });
+      const { object, program, hook } = result.link;
+      const made = { object, program, hook, target: result.link.target ?? undefined };
+      if (!this.desired.links().some((l) => sameLink(l, made))) this.desired.putLink(made);
+      return result;
+    });
+  }
+
+  unlink(params: Params<'unlink'>, host: HostCalls, signal: AbortSignal): Promise<Result<'unlink'>> {
+    return this.#change(signal, async () => {
+      const link = (await host.request('list', {}, { signal })).links.find((l) => l.id === params.id);
+      await host.request('unlink', params, { signal });
+      if (link) this.desired.removeLink({ ...link, target: link.target ?? undefined });
+      return {};
+    });
+  }
+
+  /** Changes what is wanted without asking the host, which is then made to follow. */
+  change(work: () => void, signal: AbortSignal): Promise<void> {
+    return this.#change(signal, () => {
+      work();
+      this.unsettle();
+      return Promise.resolve();
+    });
+  }
+
+  #keepObject(params: Params<'load'>, sha256: string): void {
+    const { name, signature, constants } = params;
+    const same = this.desired
+      .objects()
+      .some(
+        (o) =>
+          o.name === name &&
+          o.sha256 === sha256 &&
+          JSON.stringify(o.constants) === JSON.stringify(constants) &&
+          o.signature?.value === signature?.value,
+      );
+    if (!same) this.desired.putObject({ name, elf: Buffer.from(params.elf, 'base64'), signature, constants });
+    this.#reconciler.confirm({ name, sha256, ...(constants ? { constants } : {}) });
+  }
+
+  async #change<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    return this.#lock.run(async () => {
+      try {
+        return await work();
+      } catch (e) {
+        // whether it was done is not known, or it was done and could not be written down: compare
+        if (!isHyperturtleError(e) || UNSURE.has(kindOf(e))) this.unsettle();
+        throw e;
+      }
+    }, signal);
+  }
+
+  /** Resolves when something changed, a little later, or after the time. */
+  async #changed(untilMs: number | undefined, signal: AbortSignal): Promise<void> {
+    if (!this.#unsettled) {
+      const stop = new AbortController();
+      const any = AbortSignal.any([stop.signal, signal]);
+      const woken = new Promise<void>((resolve) => (this.#wake = resolve));
+      try {
+        // 2^31-1 ms is the longest that a timer can wait
+        await Promise.race([woken, sleep(untilMs ?? 2 ** 31 - 1, any)]);
+      } finally {
+        stop.abort();
+        this.#wake = () => {};
+      }
+    }
+    if (this.#unsettled) await sleep(this.#times.settleMs, signal);
+  }
+
+  #report(outcome: Outcome): void {
+    for (const step of outcome.done) this.#log.info({ step }, 'desired state: done');
+    const known = new Set(this.#last?.problems.map((p) => p.message));
+    for (const p of outcome.problems)
+      if (!known.has(p.message)) this.#log.warn({ step: p.step, kind: p.kind }, p.message);
+  }
+}
+
+const UNSURE: ReadonlySet<string> = new Set(['DEADLINE', 'CANCELLED', 'UNAVAILABLE', 'INTERNAL']);
+
+/** For a method that names what is not there. */
+export function noSuch(what: string): HyperturtleError {
+  return new HyperturtleError('HT_NOT_FOUND', `there is no ${what}`);
+}

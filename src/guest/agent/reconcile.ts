@@ -1,0 +1,202 @@
+/**
+ * Makes what the host has (observed state) what this machine wants (desired state). The plan is data, computed from
+ * both; each step is one request. A step that the host refuses is told as a problem and the others go on.
+ */
+import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { kindOf } from '../../wire/errors.ts';
+import type { ErrorKind } from '../../wire/errors.ts';
+import type { LinkInfo, METHODS, ObjectInfo, Params, Result } from '../../wire/schema.ts';
+import type { RequestOptions } from '../../wire/peer.ts';
+import { sameLink } from './desired.ts';
+import type { DesiredLink, DesiredObject, DesiredState } from './desired.ts';
+import { omit } from './omit.ts';
+import type { Problem } from './schema.ts';
+
+export type Step =
+  | { do: 'unlink'; link: LinkInfo }
+  | { do: 'unload'; name: string }
+  | { do: 'load'; object: DesiredObject }
+  | { do: 'replace'; object: DesiredObject }
+  | { do: 'link'; link: DesiredLink };
+
+export interface Wanted {
+  objects: readonly DesiredObject[];
+  links: readonly DesiredLink[];
+  /** Neither loaded nor unloaded. */
+  leave: readonly string[];
+}
+
+export interface Observed {
+  objects: readonly ObjectInfo[];
+  links: readonly LinkInfo[];
+}
+
+/**
+ * What is not wanted goes first, as it may hold the hook or the quota of what is. `confirmed` tells whether the host is
+ * known to have this very object: its list does not say with which constants.
+ */
+export function plan(
+  wanted: Wanted,
+  observed: Observed,
+  confirmed: (o: DesiredObject) => boolean = () => true,
+): Step[] {
+  const left = new Set(wanted.leave);
+  const byName = new Map(observed.objects.map((o) => [o.name, o]));
+  return [
+    ...observed.links
+      .filter((l) => !left.has(l.object) && !wanted.links.some((w) => sameLink(w, l)))
+      .map((link): Step => ({ do: 'unlink', link })),
+    ...observed.objects
+      .filter((o) => !left.has(o.name) && !wanted.objects.some((w) => w.name === o.name))
+      .map((o): Step => ({ do: 'unload', name: o.name })),
+    ...wanted.objects.flatMap((object): Step[] => {
+      const there = byName.get(object.name);
+      if (there === undefined) return [{ do: 'load', object }];
+      if (there.sha256 !== object.sha256) return [{ do: 'replace', object }];
+      // loading the same again is answered with success, with other constants by EXISTS
+      return object.constants !== undefined && !confirmed(object) ? [{ do: 'load', object }] : [];
+    }),
+    ...wanted.links
+      .filter((w) => !observed.links.some((l) => sameLink(w, l)))
+      .map((link): Step => ({ do: 'link', link })),
+  ];
+}
+
+export function stepText(step: Step): string {
+  switch (step.do) {
+    case 'unlink':
+    case 'link':
+      return `${step.do} ${step.link.object} at ${step.link.hook}`;
+    case 'unload':
+      return `unload ${step.name}`;
+    case 'load':
+    case 'replace':
+      return `${step.do} ${step.object.name}`;
+  }
+}
+
+/** Requests to the host; throws what RpcPeer.request throws. */
+export interface HostCalls {
+  request<M extends keyof typeof METHODS>(
+    method: M,
+    params: Params<M>,
+    options?: RequestOptions,
+  ): Promise<Result<M>>;
+}
+
+export interface Outcome {
+  done: string[];
+  problems: Problem[];
+  /** Some of the problems may pass by themselves: try again soon. */
+  retry: boolean;
+}
+
+/** May go away without anybody changing anything. */
+const PASSING: ReadonlySet<ErrorKind> = new Set(['BUSY', 'DEADLINE', 'UNAVAILABLE', 'INTERNAL', 'CANCELLED']);
+/** There is no sense in going on: the connection is gone. */
+const GONE: ReadonlySet<ErrorKind> = new Set(['UNAVAILABLE', 'NO_HELLO']);
+
+const LOAD_TIMEOUT_MS = 90_000;
+
+export class Reconciler {
+  /** Which objects the host has confirmed in this session, constants included. */
+  readonly #confirmed = new Map<string, string>();
+  /** When a problem was first seen, by its step and kind. */
+  #since = new Map<string, string>();
+
+  /** Nothing is known of what the host has. */
+  newSession(): void {
+    this.#confirmed.clear();
+  }
+
+  /** Someone else had the host load this. */
+  confirm(object: Pick<DesiredObject, 'name' | 'sha256' | 'constants'>): void {
+    this.#confirmed.set(object.name, digest(object));
+  }
+
+  /** Throws when the host's list cannot be had, and HT_INTERRUPTED or the signal's reason. */
+  async run(desired: DesiredState, host: HostCalls, signal: AbortSignal): Promise<Outcome> {
+    const outcome: Outcome = { done: [], problems: [], retry: false };
+    const observed = await host.request('list', {}, { signal });
+    const steps = plan(
+      { objects: desired.objects(), links: desired.links(), leave: desired.unreadable() },
+      observed,
+      (o) => this.#confirmed.get(o.name) === digest(o),
+    );
+    for (const { step, message } of desired.problems())
+      outcome.problems.push(this.#problem(step, 'NOT_FOUND', message));
+    for (const step of steps) {
+      signal.throwIfAborted();
+      try {
+        await this.#do(step, desired, host, signal);
+        outcome.done.push(stepText(step));
+      } catch (e) {
+        const kind = kindOf(e);
+        outcome.problems.push(this.#problem(stepText(step), kind, messageOf(e)));
+        outcome.retry ||= PASSING.has(kind);
+        if (GONE.has(kind)) break;
+      }
+    }
+    this.#since = new Map(outcome.problems.map((p) => [`${p.step} ${p.kind}`, p.since]));
+    return outcome;
+  }
+
+  async #do(step: Step, desired: DesiredState, host: HostCalls, signal: AbortSignal): Promise<void> {
+    const options = { timeoutMs: LOAD_TIMEOUT_MS, signal };
+    switch (step.do) {
+      case 'unlink':
+        await host.request('unlink', { id: step.link.id }, { signal });
+        return;
+      case 'unload':
+        await host.request('unload', { name: step.name, force: true }, { signal });
+        this.#confirmed.delete(step.name);
+        return;
+      case 'load': {
+        const params = loadParams(step.object, desired);
+        try {
+          await host.request('load', params, options);
+        } catch (e) {
+          if (kindOf(e) !== 'EXISTS') throw e;
+          await host.request('replace', params, options);
+        }
+        this.confirm(step.object);
+        return;
+      }
+      case 'replace':
+        await host.request('replace', loadParams(step.object, desired), options);
+        this.confirm(step.object);
+        return;
+      case 'link': {
+        await host.request('link', omit(step.link, 'origin'), { signal });
+        return;
+      }
+    }
+  }
+
+  #problem(step: string, kind: string, message: string): Problem {
+    const since = this.#since.get(`${step} ${kind}`) ?? new Date().toISOString();
+    return { step, kind, message, since };
+  }
+}
+
+function loadParams(object: DesiredObject, desired: DesiredState): Params<'load'> {
+  const { name, signature, constants } = object;
+  return {
+    name,
+    elf: desired.elfOf(object).toString('base64'),
+    ...(signature ? { signature } : {}),
+    ...(constants ? { constants } : {}),
+  };
+}
+
+function digest(o: Pick<DesiredObject, 'sha256' | 'constants'>): string {
+  return `${o.sha256} ${JSON.stringify(Object.entries(o.constants ?? {}).sort())}`;
+}
+
+/** For callers without a session. */
+export function notConnected(why: string | undefined): HyperturtleError {
+  return new HyperturtleError(
+    'HT_UNAVAILABLE',
+    `not connected to the host${why === undefined ? '' : ` (${why})`}: the agent keeps trying; 'hyperturtle doctor' looks for the cause`,
+  );
+}

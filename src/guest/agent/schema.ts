@@ -1,0 +1,139 @@
+/**
+ * What the agent's local socket serves: the methods between L1 and L0, of which it passes on most, and its own
+ * `agent.*`. Same protocol, no hello: the connection is the session.
+ */
+import { z } from 'zod';
+import { Constants, Count, KeyId, METHODS, Name, Sha256 } from '../../wire/schema.ts';
+import type { MethodTable, ParamsOf, ResultOf } from '../../wire/schema.ts';
+import { omit } from './omit.ts';
+
+const Text = z.string();
+const Nothing = z.strictObject({});
+const Time = z.iso.datetime();
+/** Whether it stands in the configuration file or came by a command. */
+const Origin = z.enum(['config', 'command']);
+
+/** Something that is wanted and is not so. */
+export const Problem = z.strictObject({
+  /** `load npf`. */
+  step: Text,
+  /** As on the wire: `REFUSED`. */
+  kind: Text,
+  message: Text,
+  since: Time,
+});
+export type Problem = z.output<typeof Problem>;
+
+export const L2Info = z.strictObject({
+  pid: Count,
+  name: Text,
+  /** In the arena. */
+  number: Count,
+  since: Time,
+  pages: Count,
+  framesTaken: Count,
+  faults: Count,
+  mappedExisting: Count,
+  mappedNew: Count,
+  mappedAhead: Count,
+  passes: Count,
+  slotChanges: Count,
+});
+export type L2Info = z.output<typeof L2Info>;
+
+const ModuleInfo = z.strictObject({
+  /** `absent`: no device; `released`: let go of by command; `mismatch`: another ABI. */
+  state: z.enum(['present', 'absent', 'released', 'mismatch', 'off']),
+  turtlefs: Text.nullable(),
+  arenaBound: z.boolean(),
+  arenaBytes: Count,
+  enabled: z.boolean(),
+  groupMax: Count,
+  pool: z.strictObject({
+    level: Count,
+    low: Count,
+    high: Count,
+    entries: Count,
+    refills: Count,
+    shrunk: Count,
+  }),
+  index: z.strictObject({ words: Count, used: Count }),
+  frames: z.strictObject({ allocated: Count, freed: Count }),
+  faults: z.strictObject({ total: Count, found: Count, lost: Count }),
+  gracePeriods: Count,
+});
+export type ModuleInfo = z.output<typeof ModuleInfo>;
+
+export const AGENT_METHODS = {
+  'agent.status': {
+    params: Nothing,
+    result: z.strictObject({
+      version: Text,
+      port: Text,
+      host: z.strictObject({
+        state: z.enum(['connected', 'connecting', 'waiting']),
+        since: Time,
+        /** Sessions since the agent started. */
+        sessions: Count,
+        /** Why it is not connected, or was not the last time. */
+        lastError: Text.nullable(),
+        vm: Text.nullable(),
+        daemon: z.strictObject({ version: Text, kernel: Text, instance: Text }).nullable(),
+      }),
+      desired: z.strictObject({
+        objects: Count,
+        links: Count,
+        /** Host and desired state agree. */
+        reached: z.boolean(),
+        checked: Time.nullable(),
+        problems: z.array(Problem),
+      }),
+      module: ModuleInfo.nullable(),
+      l2s: z.array(L2Info),
+      /** Of the module and its nested guests. */
+      l2Problems: z.array(Problem),
+    }),
+  },
+  /** What is wanted, of the configuration file and of commands together. */
+  'agent.desired': {
+    params: Nothing,
+    result: z.strictObject({
+      objects: z.array(
+        z.strictObject({
+          name: Name,
+          sha256: Sha256,
+          signedBy: KeyId.nullable(),
+          constants: Constants.optional(),
+          origin: Origin,
+        }),
+      ),
+      links: z.array(
+        z.strictObject({
+          object: Name,
+          program: Name.nullable(),
+          hook: Name,
+          target: Text.nullable(),
+          origin: Origin,
+        }),
+      ),
+      /** Of the configuration file, taken out by commands. */
+      removed: z.array(Text),
+    }),
+  },
+  /** Forgets what commands changed: the configuration file alone says what is wanted. */
+  'agent.forget': { params: Nothing, result: Nothing },
+  /** Reads the configuration file anew, compares with the host and mends. */
+  'agent.reload': { params: Nothing, result: z.strictObject({ problems: z.array(Problem) }) },
+  /** Lets go of the kernel module, so that it can be unloaded; takes it up again when it is back, or after the time. */
+  'agent.release': { params: z.strictObject({ seconds: z.int().min(1).max(3600) }), result: Nothing },
+} as const satisfies MethodTable;
+
+/** Of the methods between L1 and L0, those that the local socket has as well: all but hello. */
+export const PASSED_ON = omit(METHODS, 'hello');
+
+/** All that the local socket serves. */
+export const LOCAL_METHODS = { ...PASSED_ON, ...AGENT_METHODS } as const satisfies MethodTable;
+
+export type LocalMethod = keyof typeof LOCAL_METHODS;
+export type AgentResult<M extends keyof typeof AGENT_METHODS> = ResultOf<typeof AGENT_METHODS, M>;
+export type LocalParams<M extends LocalMethod> = ParamsOf<typeof LOCAL_METHODS, M>;

@@ -1,0 +1,134 @@
+/**
+ * What commands changed of the desired state, on disk: `agent.json`, replaced as a whole, and beside it the objects
+ * by their hash. A crash at any moment leaves the old state or the new one.
+ */
+import { createHash } from 'node:crypto';
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
+import { Constants, Name, Sha256, Signature } from '../../wire/schema.ts';
+
+const StoredObject = z.strictObject({
+  sha256: Sha256,
+  signature: Signature.optional(),
+  constants: Constants.optional(),
+});
+export type StoredObject = z.output<typeof StoredObject>;
+
+const StoredLink = z.strictObject({
+  object: Name,
+  program: Name.optional(),
+  hook: Name,
+  target: z.string().optional(),
+  /** A link of the configuration file that is not wanted any more. */
+  removed: z.literal(true).optional(),
+});
+export type StoredLink = z.output<typeof StoredLink>;
+
+const State = z.strictObject({
+  version: z.literal(1),
+  /** Null: an object of the configuration file that is not wanted any more. */
+  objects: z.record(Name, StoredObject.nullable()),
+  links: z.array(StoredLink),
+});
+export type State = z.output<typeof State>;
+
+export const emptyState = (): State => ({ version: 1, objects: {}, links: [] });
+
+export const sha256Of = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
+export class StateFile {
+  readonly file: string;
+  readonly #objects: string;
+
+  /** Makes the directory. */
+  constructor(dir: string) {
+    this.file = path.join(dir, 'agent.json');
+    this.#objects = path.join(dir, 'objects');
+    mkdirSync(this.#objects, { recursive: true, mode: 0o700 });
+  }
+
+  /** A file that cannot be read is put aside, and said to be so: the agent goes on with its configuration alone. */
+  read(): { state: State; problem?: string } {
+    let text: string;
+    try {
+      text = readFileSync(this.file, 'utf8');
+    } catch (e) {
+      if (errnoCode(e) === 'ENOENT') return { state: emptyState() };
+      throw e;
+    }
+    try {
+      return { state: State.parse(JSON.parse(text)) };
+    } catch (e) {
+      const aside = `${this.file}.bad`;
+      renameSync(this.file, aside);
+      const why = e instanceof z.ZodError ? z.prettifyError(e).split('\n')[0] : messageOf(e);
+      return {
+        state: emptyState(),
+        problem: `${this.file} could not be read (${why ?? ''}); it is kept as ${aside}: load again what commands had loaded`,
+      };
+    }
+  }
+
+  /** Durable when it returns. Objects that the state does not name are removed. */
+  write(state: State): void {
+    replaceFile(this.file, `${JSON.stringify(state, null, 2)}\n`);
+    const used = new Set(Object.values(state.objects).flatMap((o) => (o ? [o.sha256] : [])));
+    for (const name of readdirSync(this.#objects))
+      if (!used.has(name.replace(/\.bpf\.o$/, ''))) rmSync(path.join(this.#objects, name), { force: true });
+  }
+
+  putObject(elf: Uint8Array): string {
+    const sha256 = sha256Of(elf);
+    replaceFile(this.#objectFile(sha256), elf);
+    return sha256;
+  }
+
+  /** Throws HT_NOT_FOUND when it is not there or not what it was. */
+  readObject(sha256: string): Buffer {
+    const file = this.#objectFile(sha256);
+    let elf: Buffer;
+    try {
+      elf = readFileSync(file);
+    } catch (e) {
+      throw new HyperturtleError('HT_NOT_FOUND', `${messageOf(e)}: load the object again`, { cause: e });
+    }
+    if (sha256Of(elf) !== sha256)
+      throw new HyperturtleError('HT_NOT_FOUND', `${file} has been changed: load the object again`);
+    return elf;
+  }
+
+  #objectFile(sha256: string): string {
+    return path.join(this.#objects, `${sha256}.bpf.o`);
+  }
+}
+
+/** Old content or new, never half of it, also after a power failure. */
+function replaceFile(file: string, content: string | Uint8Array): void {
+  const fresh = `${file}.new`;
+  const fd = openSync(fresh, 'w', 0o600);
+  try {
+    writeFileSync(fd, content);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(fresh, file);
+  const dir = openSync(path.dirname(file), 'r');
+  try {
+    fsyncSync(dir);
+  } finally {
+    closeSync(dir);
+  }
+}

@@ -1,0 +1,96 @@
+/**
+ * Virtual machines of other processes of this L1, and whether their RAM is on turtlefs. All of it is read from /proc,
+ * where processes come and go meanwhile: what has gone is no error.
+ */
+import { readFileSync, readlinkSync } from 'node:fs';
+import { fdsLinkingTo, hasVm, processes } from '../../bpf/kvm.ts';
+import type { OwnedFd } from '../../bpf/fds.ts';
+import { pidfdGetfd, pidfdOpen } from '../../bpf/sys.ts';
+
+const VM_LINK = 'anon_inode:kvm-vm';
+
+/** Longest name that the module keeps, in bytes, without the NUL. */
+const NAME_BYTES = 31;
+
+/** Descriptors of all VMs that process `pid` runs, to be closed by the caller. Throws HT_NOT_FOUND when it has ended. */
+export function takeVms(pid: number): OwnedFd[] {
+  // the pidfd first: from then on the number cannot come to mean another process for us
+  const process = pidfdOpen(pid);
+  const taken: OwnedFd[] = [];
+  try {
+    for (const fd of fdsLinkingTo(pid, (t) => t === VM_LINK)) {
+      const vm = pidfdGetfd(process, fd, `vm of process ${pid}`);
+      // the process may have closed and reused the number between the look and the copy
+      if (readlinkSync(`/proc/self/fd/${vm.fd}`) === VM_LINK) taken.push(vm);
+      else vm.close();
+    }
+    return taken;
+  } catch (e) {
+    for (const vm of taken) vm.close();
+    throw e;
+  } finally {
+    process.close();
+  }
+}
+
+/** Processes that run a VM, with whether a file of turtlefs is mapped there. */
+export function vmProcesses(): { pid: number; turtlefs: boolean }[] {
+  return processes().flatMap((pid) => {
+    try {
+      return hasVm(pid) ? [{ pid, turtlefs: mapsTurtlefs(pid) }] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** Throws when the process has gone. */
+function mapsTurtlefs(pid: number): boolean {
+  // its own mounts: it may live in a mount namespace of its own
+  const devices = turtlefsDevices(readFileSync(`/proc/${pid}/mountinfo`, 'utf8'));
+  return devices.size > 0 && mapsDevice(readFileSync(`/proc/${pid}/maps`, 'utf8'), devices);
+}
+
+/** Device numbers of the mounts of turtlefs, as `0:45`. */
+export function turtlefsDevices(mountinfo: string): Set<string> {
+  const found = new Set<string>();
+  for (const line of mountinfo.split('\n')) {
+    const [before = '', after = ''] = line.split(' - ');
+    const device = before.split(' ')[2];
+    if (after.split(' ')[0] === 'turtlefs' && device !== undefined) found.add(device);
+  }
+  return found;
+}
+
+/** Whether a line of /proc/PID/maps is of one of these devices. There they are in hexadecimal: `00:2d`. */
+export function mapsDevice(maps: string, devices: ReadonlySet<string>): boolean {
+  return maps.split('\n').some((line) => {
+    const [major, minor] = (line.split(/\s+/)[3] ?? '').split(':');
+    return devices.has(`${parseInt(major ?? '', 16)}:${parseInt(minor ?? '', 16)}`);
+  });
+}
+
+/** Where turtlefs is mounted for this process, or undefined. */
+export function turtlefsMount(mountinfo = readFileSync('/proc/self/mountinfo', 'utf8')): string | undefined {
+  const line = mountinfo.split('\n').find((l) => l.split(' - ')[1]?.startsWith('turtlefs '));
+  return line?.split(' ')[4];
+}
+
+/** What the VMM calls its guest (QEMU's -name), or `pid-N`. */
+export function vmName(pid: number): string {
+  try {
+    const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+    const given = vmNameOf(args);
+    if (given !== undefined) return given;
+  } catch {
+    // it has gone: whoever uses the name will find out
+  }
+  return `pid-${pid}`;
+}
+
+export function vmNameOf(args: readonly string[]): string | undefined {
+  const at = args.findIndex((a) => a === '-name' || a === '--name');
+  const first = at < 0 ? undefined : args[at + 1]?.split(',')[0]?.replace(/^guest=/, '');
+  const name = first?.replace(/[^\x21-\x7e]/g, '_').slice(0, NAME_BYTES);
+  return name === '' ? undefined : name;
+}
