@@ -76,7 +76,8 @@ export async function startMachine(spec: BootSpec, o: StartOptions): Promise<Mac
   await Promise.all(pipes.map((p) => rm(p, { force: true })));
   await exec('mkfifo', ['-m', '600', ...pipes], { signal: o.signal });
   await writeFile(files.l1Script, l1Script(l1Machine(spec.l1, spec.artifacts.kernelArgs(1))));
-  for (const log of Object.values(files.serial)) await (await open(log, 'a')).close();
+  for (const log of [...Object.values(files.serial), files.secondSerial])
+    await (await open(log, 'a')).close();
   const qemu = await startQemu({
     program: spec.artifacts.qemu,
     args: qemuArguments(outerSpec(spec, o)),

@@ -18,6 +18,7 @@ export function checkShape(l1: L1Shape): void {
   };
   whole('L1 CPUs', l1.cpus, 1, 8);
   whole('L1 memory (MiB)', l1.memMib, 512, 65_536);
+  if (l1.secondMemMib !== undefined) whole("second L1's memory (MiB)", l1.secondMemMib, 512, 65_536);
 }
 
 /** Throws HT_NO_MEMORY when the host cannot hold a machine of `memMib`, of which a third is never touched. */

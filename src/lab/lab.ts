@@ -32,6 +32,7 @@ import {
   saveRecord,
 } from './registry.ts';
 import type { LabEnvironment, LabRecord } from './registry.ts';
+import { SecondL1 } from './second.ts';
 import { dropSnapshotOf, dropSnapshot, ensureSnapshot, restoreSnapshot } from './snapshot.ts';
 import { openCache } from './xdg.ts';
 
@@ -45,6 +46,8 @@ export interface LabSpec {
   l1Cpus?: number;
   /** Default 2048. */
   l1MemoryMib?: number;
+  /** Memory kept for a second L1 (`Lab.bootSecondL1`); default none. */
+  secondL1MemoryMib?: number;
   /** Boot, and make the snapshot anew. */
   fresh?: boolean;
   /** Build and mount our modules and programs; default true. */
@@ -66,6 +69,8 @@ export interface Lab {
   l2(n: number): Pick<Level, 'name' | 'exec'>;
   /** The console port itself, for sessions longer than one command. */
   l2Channel(n: number): Channel;
+  /** Boots another tenant beside L1, for labs with memory for it. The caller ends it. */
+  bootSecondL1(signal?: AbortSignal): Promise<SecondL1>;
   environment(): LabEnvironment;
   /** User and system CPU time of the outer QEMU so far, in seconds: what the emulation cost. */
   emulatorCpuSeconds(): number;
@@ -84,7 +89,11 @@ let unnamed = 0;
 export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prepareArtifacts): Promise<Lab> {
   const progress = spec.progress ?? silentProgress;
   const { signal } = spec;
-  const l1: L1Shape = { cpus: spec.l1Cpus ?? 1, memMib: spec.l1MemoryMib ?? 2048 };
+  const l1: L1Shape = {
+    cpus: spec.l1Cpus ?? 1,
+    memMib: spec.l1MemoryMib ?? 2048,
+    ...(spec.secondL1MemoryMib ? { secondMemMib: spec.secondL1MemoryMib } : {}),
+  };
   checkShape(l1);
   const accel = spec.accel ?? 'tcg';
   const kernel = spec.kernel ?? DEFAULT_KERNEL;
@@ -121,6 +130,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
       qemuVersion: artifacts.qemu.version,
       l0: { cpus: accel === 'tcg' ? 1 : Math.max(2, l1.cpus), memMib: outerMemMib(l1) },
       l1,
+      l1KernelArgs: artifacts.kernelArgs(1),
       packageVersions: artifacts.versions,
       artifactsKey: artifacts.key,
       payloadKey: payload?.key ?? null,
@@ -187,6 +197,16 @@ class RunningLab implements Lab {
     if (!l2Numbers().includes(n))
       throw new HyperturtleError('HT_USAGE', `L2 ${n}: a number from 0 to ${L2_CHANNELS - 1} expected`);
     return (this.#l2[n] ??= new Channel(this.files.channel.l2(n), `L2.${n}`));
+  }
+
+  bootSecondL1(signal?: AbortSignal): Promise<SecondL1> {
+    const { l1, l1KernelArgs } = this.environment();
+    if (l1.secondMemMib === undefined)
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `lab '${this.name}' has no memory for a second L1: start it with secondL1MemoryMib`,
+      );
+    return SecondL1.boot(this.l0, this.files, { memMib: l1.secondMemMib, kernelArgs: l1KernelArgs, signal });
   }
 
   environment(): LabEnvironment {

@@ -49,8 +49,8 @@ export interface MachineSpec {
 /** Size of L1's window for its arena: a BAR above 4 GiB, which firmware leaves cacheable. */
 export const ARENA_WINDOW_MIB = 1024;
 export const SPARE_PORTS = 4;
-/** Consoles of nested guests that reach the host. */
-export const L2_CHANNELS = 4;
+/** Consoles of nested guests that reach the host: of the first L1's, then of the second's. */
+export const L2_CHANNELS = 5;
 /** How much more memory L0 needs than its L1 has. */
 export const L0_OWN_MEM_MIB = 1024;
 
@@ -61,22 +61,50 @@ export const PORT = {
   l1Agent: 'org.hyperturtle.lab.l1',
   l1Serial: 'org.hyperturtle.lab.l1log',
   l1Console: 'org.hyperturtle.lab.l1con',
+  secondAgent: 'org.hyperturtle.lab.l1b',
+  secondSerial: 'org.hyperturtle.lab.l1blog',
   l2: (n: number): string => `org.hyperturtle.lab.l2.${n}`,
 } as const;
 
-/** Where L1's QEMU keeps its things, in L0. */
-export const L1_RUN = {
-  dir: '/run/l1',
-  qmpSocket: '/run/l1/qmp.sock',
-  /** For the daemon, which keeps it. */
-  daemonQmpSocket: '/run/l1/hyperturtle-qmp.sock',
-  /** L1's end of the control channel. */
-  agentSocket: '/run/l1/agent.sock',
-  pidFile: '/run/l1/qemu.pid',
-  log: '/run/l1/qemu.log',
-  /** Exit status of its QEMU; missing while that runs. */
-  ended: '/run/l1/ended',
-} as const;
+/** Where an L1's QEMU keeps its things, in L0. */
+function l1Run(dir: string) {
+  return {
+    dir,
+    qmpSocket: `${dir}/qmp.sock`,
+    /** For the daemon, which keeps it. */
+    daemonQmpSocket: `${dir}/hyperturtle-qmp.sock`,
+    /** L1's end of the control channel. */
+    agentSocket: `${dir}/agent.sock`,
+    pidFile: `${dir}/qemu.pid`,
+    log: `${dir}/qemu.log`,
+    /** Exit status of its QEMU; missing while that runs. */
+    ended: `${dir}/ended`,
+  };
+}
+
+export const L1_RUN = l1Run('/run/l1');
+
+/** What of L0 an L1 has for itself: its directory, and the outer machine's ports. */
+export interface L1Seat {
+  run: ReturnType<typeof l1Run>;
+  ports: { agent: string; serial: string; console?: string };
+  /** Numbers of the consoles that its nested guests have. */
+  l2: readonly number[];
+}
+
+/** The L1 that is in every lab and in the snapshot. */
+export const FIRST_SEAT: L1Seat = {
+  run: L1_RUN,
+  ports: { agent: PORT.l1Agent, serial: PORT.l1Serial, console: PORT.l1Console },
+  l2: [0, 1, 2, 3],
+};
+
+/** A second one, booted when somebody wants it: for what must hold between tenants. */
+export const SECOND_SEAT: L1Seat = {
+  run: l1Run('/run/l1b'),
+  ports: { agent: PORT.secondAgent, serial: PORT.secondSerial },
+  l2: [4],
+};
 
 const portDevice = (name: string): string => `/dev/virtio-ports/${name}`;
 
@@ -137,10 +165,16 @@ export function qemuArguments(m: MachineSpec): string[] {
 export interface L1Shape {
   cpus: number;
   memMib: number;
+  /** Memory of L0 that is kept for a second L1. */
+  secondMemMib?: number;
 }
 
 /** L1, as L0 runs it. `kernelArgs`: of Artifacts.kernelArgs(1). */
-export function l1Machine(shape: L1Shape, kernelArgs: string): MachineSpec {
+export function l1Machine(
+  shape: Pick<L1Shape, 'cpus' | 'memMib'>,
+  kernelArgs: string,
+  { run, ports, l2 }: L1Seat = FIRST_SEAT,
+): MachineSpec {
   const through = (name: string): ChannelSpec['backend'] => ({ kind: 'pipe', path: portDevice(name) });
   return {
     accel: 'kvm',
@@ -152,16 +186,16 @@ export function l1Machine(shape: L1Shape, kernelArgs: string): MachineSpec {
     // the payload is replaced below a running L1 when a snapshot is restored
     disks: [{ path: IN_GUEST.base }, { path: IN_GUEST.payloadDisk, uncached: true }],
     channels: [
-      { name: PORT.agent, kind: 'port', backend: through(PORT.l1Agent) },
-      { name: 'console', kind: 'console', backend: through(PORT.l1Console) },
-      ...l2Numbers().map(
-        (n): ChannelSpec => ({ name: PORT.l2(n), kind: 'port', backend: through(PORT.l2(n)) }),
-      ),
-      { name: PORT.control, kind: 'port', backend: { kind: 'socket', path: L1_RUN.agentSocket } },
+      { name: PORT.agent, kind: 'port', backend: through(ports.agent) },
+      ...(ports.console === undefined
+        ? []
+        : [{ name: 'console', kind: 'console', backend: through(ports.console) } as const]),
+      ...l2.map((n): ChannelSpec => ({ name: PORT.l2(n), kind: 'port', backend: through(PORT.l2(n)) })),
+      { name: PORT.control, kind: 'port', backend: { kind: 'socket', path: run.agentSocket } },
     ],
-    serialPath: portDevice(PORT.l1Serial),
-    qmpSockets: [L1_RUN.qmpSocket, L1_RUN.daemonQmpSocket],
-    pidFile: L1_RUN.pidFile,
+    serialPath: portDevice(ports.serial),
+    qmpSockets: [run.qmpSocket, run.daemonQmpSocket],
+    pidFile: run.pidFile,
     rootPorts: [
       { id: 'arena0', pref64Mib: ARENA_WINDOW_MIB },
       ...Array.from({ length: SPARE_PORTS }, (_, i) => ({ id: `spare${i}` })),
@@ -169,10 +203,10 @@ export function l1Machine(shape: L1Shape, kernelArgs: string): MachineSpec {
   };
 }
 
-/** The script that L0's init runs to start L1. */
-export function l1Script(l1: MachineSpec): string {
+/** The script that starts an L1 in L0, and stays until that ends. L0's init runs the first one's. */
+export function l1Script(l1: MachineSpec, { run }: L1Seat = FIRST_SEAT): string {
   const words = [IN_GUEST.qemu, ...qemuArguments(l1)].map(shellWord).join(' ');
-  return `mkdir -p ${L1_RUN.dir}\n${words} </dev/null >${L1_RUN.log} 2>&1\necho "status $?" >${L1_RUN.ended}\n`;
+  return `mkdir -p ${run.dir}\n${words} </dev/null >${run.log} 2>&1\necho "status $?" >${run.ended}\n`;
 }
 
 export function shellWord(word: string): string {
@@ -187,11 +221,13 @@ export function runFiles(dir: string) {
     l1Script: at('l1.sh'),
     /** Console output of each level. */
     serial: { 0: at('l0.log'), 1: at('l1.log') } as const,
+    secondSerial: at('l1b.log'),
     qemuLog: at('qemu.log'),
     /** Bases of the channels' named pipes. */
     channel: {
       l0: at('l0'),
       l1: at('l1'),
+      second: at('l1b'),
       l0Console: at('l0con'),
       l1Console: at('l1con'),
       l2: (n: number): string => at(`l2.${n}`),
@@ -208,7 +244,7 @@ export function l2Numbers(): number[] {
 /** Bases of all channels of a run for which pipes must be made before its QEMU starts. */
 export function channelBases(files: RunFiles): string[] {
   const c = files.channel;
-  return [c.l0, c.l1, c.l0Console, c.l1Console, ...l2Numbers().map((n) => c.l2(n))];
+  return [c.l0, c.l1, c.second, c.l0Console, c.l1Console, ...l2Numbers().map((n) => c.l2(n))];
 }
 
 export interface OuterInputs {
@@ -243,6 +279,8 @@ export function outerMachine(o: OuterInputs): MachineSpec {
       { name: PORT.agent, kind: 'port', backend: pipe(o.files.channel.l0) },
       { name: PORT.l1Agent, kind: 'port', backend: pipe(o.files.channel.l1) },
       { name: PORT.l1Serial, kind: 'port', backend: { kind: 'file', path: o.files.serial[1] } },
+      { name: PORT.secondAgent, kind: 'port', backend: pipe(o.files.channel.second) },
+      { name: PORT.secondSerial, kind: 'port', backend: { kind: 'file', path: o.files.secondSerial } },
       { name: 'console', kind: 'console', backend: pipe(o.files.channel.l0Console) },
       { name: PORT.l1Console, kind: 'port', backend: pipe(o.files.channel.l1Console) },
       ...l2Numbers().map(
@@ -257,5 +295,5 @@ export function outerMachine(o: OuterInputs): MachineSpec {
 }
 
 export function outerMemMib(l1: L1Shape): number {
-  return l1.memMib + L0_OWN_MEM_MIB;
+  return l1.memMib + (l1.secondMemMib ?? 0) + L0_OWN_MEM_MIB;
 }

@@ -34,6 +34,7 @@ export interface LabEnvironment {
   qemuVersion: string;
   l0: { cpus: number; memMib: number };
   l1: L1Shape;
+  l1KernelArgs: string;
   packageVersions: Readonly<Record<string, string>>;
   artifactsKey: string;
   /** Null when the lab runs without our modules and programs. */
