@@ -1,0 +1,252 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { openFds } from '../../../src/bpf/fds.ts';
+import { waitFor } from '../../../src/core/wait.ts';
+import { Agent } from '../../../src/guest/agent/agent.ts';
+import { AgentConfig } from '../../../src/guest/agent/config.ts';
+import { connectSocket } from '../../../src/guest/agent/port.ts';
+import { LOCAL_METHODS } from '../../../src/guest/agent/schema.ts';
+import { RpcPeer } from '../../../src/wire/peer.ts';
+import type { NotificationName } from '../../../src/wire/schema.ts';
+import { FakeHost } from '../../support/fake-host.ts';
+import { FakeModule } from '../../support/fake-module.ts';
+
+type Client = RpcPeer<typeof LOCAL_METHODS>;
+
+let dir: string;
+let host: FakeHost;
+let module: FakeModule;
+let agent: Agent | undefined;
+let clients: Client[];
+let heard: { name: NotificationName; params: unknown }[];
+
+beforeEach(() => {
+  dir = mkdtempSync(path.join(tmpdir(), 'ht-agent-'));
+  host = new FakeHost(path.join(dir, 'port'));
+  module = new FakeModule();
+  clients = [];
+  heard = [];
+});
+
+afterEach(async () => {
+  for (const c of clients) c.close();
+  await agent?.stop();
+  agent = undefined;
+  await host.kill();
+  rmSync(dir, { recursive: true, force: true });
+  expect(module.opened, 'open devices').toBe(0);
+  expect(openFds()).toEqual([]);
+});
+
+const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
+
+async function startAgent(extra: object = {}): Promise<Agent> {
+  const config = AgentConfig.parse({
+    port: host.socket,
+    socket: path.join(dir, 'agent.sock'),
+    state: path.join(dir, 'state'),
+    ...extra,
+  });
+  const times = {
+    retryMinMs: 5,
+    retryMaxMs: 20,
+    settleMs: 5,
+    deviceMs: 10,
+    pingEveryMs: 20,
+    pingTimeoutMs: 500,
+  };
+  agent = await Agent.start({ config, version: '0.0.0', log, module: module.open, times });
+  return agent;
+}
+
+async function client(): Promise<Client> {
+  const socket = await connectSocket(path.join(dir, 'agent.sock'), AbortSignal.timeout(2000));
+  const peer = new RpcPeer(socket, {
+    calls: LOCAL_METHODS,
+    session: 'connection',
+    onNotify: (name, params) => heard.push({ name, params }),
+  });
+  clients.push(peer);
+  return peer;
+}
+
+const until = (what: string, holds: () => boolean): Promise<true> =>
+  waitFor(what, () => (holds() ? true : undefined), { timeoutMs: 4000, intervalMs: 3 });
+const reached = (): Promise<true> => until('desired state', () => agent!.status().desired.reached);
+const inHost = (): string =>
+  [...host.objects.keys(), ...host.links.map((l) => `${l.object}@${l.hook}`)].join(' ');
+const elf = (text: string): string => Buffer.from(text).toString('base64');
+
+test('what the configuration wants is loaded and linked, and what it does not is taken away', async () => {
+  await host.start();
+  const file = path.join(dir, 'npf.o');
+  writeFileSync(file, 'npf');
+  await startAgent({ objects: { npf: { file } }, links: [{ object: 'npf', hook: 'npf' }] });
+  await reached();
+  expect(inHost()).toBe('npf npf@npf');
+  expect(agent!.status()).toMatchObject({
+    host: { state: 'connected', vm: 'vm1' },
+    desired: { objects: 1, links: 1 },
+  });
+
+  // an older agent's leavings
+  await agent!.stop();
+  host.calls.length = 0;
+  await startAgent();
+  await until('an empty host', () => inHost() === '');
+  expect(host.calls.filter((c) => c !== 'hello')).toEqual(['unlink 1', 'unload npf']);
+});
+
+test('what commands load is there again after the host, the agent, or both were killed, in any order', async () => {
+  await host.start();
+  await startAgent();
+  const c = await client();
+  await c.request('load', { name: 'mine', elf: elf('mine 1') });
+  const { link } = await c.request('link', { object: 'mine', hook: 'npf' });
+  expect(link).toMatchObject({ object: 'mine', program: 'on_fault' });
+  expect(inHost()).toBe('mine mine@npf');
+
+  await host.restart();
+  await until('reached again', () => inHost() === 'mine mine@npf');
+
+  await agent!.stop();
+  await host.kill();
+  await startAgent();
+  await until('waiting for the host', () => agent!.status().host.lastError !== null);
+  await host.start();
+  await until('reached again', () => inHost() === 'mine mine@npf');
+
+  await agent!.stop();
+  await host.restart();
+  await startAgent();
+  await until('reached again', () => inHost() === 'mine mine@npf');
+
+  const again = await client();
+  await again.request('unlink', { id: host.links[0]!.id });
+  await again.request('unload', { name: 'mine' });
+  await host.restart();
+  await reached();
+  expect(inHost()).toBe('');
+});
+
+test("a refused object leaves the desired state alone, and the caller gets the host's answer", async () => {
+  await host.start();
+  host.refuse.set('evil', 'helper.forbidden');
+  await startAgent();
+  const c = await client();
+  await expect(c.request('load', { name: 'x', elf: elf('evil') })).rejects.toMatchObject({
+    code: 'HT_REFUSED',
+    detail: { rule: 'helper.forbidden' },
+  });
+  expect(await c.request('agent.desired', {})).toEqual({ objects: [], links: [], removed: [] });
+  await c.request('load', { name: 'x', elf: elf('good 1') });
+  await expect(c.request('load', { name: 'x', elf: elf('good 2') })).rejects.toMatchObject({
+    code: 'HT_EXISTS',
+  });
+  await expect(c.request('replace', { name: 'x', elf: elf('evil') })).rejects.toMatchObject({
+    code: 'HT_REFUSED',
+  });
+  expect(await c.request('replace', { name: 'x', elf: elf('good 2') })).toMatchObject({ kept: ['counts'] });
+  await host.restart();
+  await until('the newer one', () => host.calls.filter((n) => n === 'load x').length >= 4);
+  await reached();
+  const list = await c.request('list', {});
+  expect(list.objects[0]?.sha256).toBe((await c.request('agent.desired', {})).objects[0]?.sha256);
+});
+
+test('what the host loses or its operator takes away is put back; what it refuses then is told as a problem', async () => {
+  await host.start();
+  await startAgent();
+  const c = await client();
+  await c.request('load', { name: 'a', elf: elf('a') });
+  await c.request('link', { object: 'a', hook: 'npf' });
+  host.drop('a');
+  await until('put back', () => inHost() === 'a a@npf');
+  host.refuse.set('a', 'policy');
+  host.drop('a');
+  await until('the problem', () => agent!.status().desired.problems.length > 0);
+  expect(agent!.status().desired.problems[0]).toMatchObject({ step: 'load a', kind: 'REFUSED' });
+});
+
+test('a host that forgot the session without closing the stream is greeted again', async () => {
+  await host.start();
+  await startAgent();
+  await reached();
+  // what a restart looks like when the stream survives it: an answer to a ping that never comes, or a cut
+  host.cut();
+  await until('another session', () => agent!.status().host.sessions >= 2);
+  await reached();
+});
+
+test('without the host, questions fail with the reason, and the own ones are answered', async () => {
+  await startAgent();
+  const c = await client();
+  await expect(c.request('list', {})).rejects.toMatchObject({ code: 'HT_UNAVAILABLE' });
+  expect(await c.request('agent.status', {})).toMatchObject({ host: { vm: null, daemon: null } });
+  expect(await c.request('ping', {})).toEqual({});
+});
+
+test('events and watches go on over a restart of the host', async () => {
+  await host.start();
+  await startAgent();
+  const c = await client();
+  await c.request('load', { name: 'a', elf: elf('a') });
+  await c.request('events', { since: 1 });
+  const { watch } = await c.request('map.watch', { object: 'a', map: 'counts', intervalMs: 100 });
+  host.changed([...host.watches.keys()][0]!, 'AAAA', 'AQ==');
+  await until('the change', () => heard.some((h) => h.name === 'map.changed'));
+  await host.restart();
+  await until('the renewed watch', () => host.watches.size === 1);
+  host.changed([...host.watches.keys()][0]!, 'AAAA', 'Ag==');
+  await until('the second change', () => heard.filter((h) => h.name === 'map.changed').length === 2);
+  expect(heard.filter((h) => h.name === 'map.changed').at(-1)?.params).toMatchObject({
+    watch,
+    changes: [{ key: 'AAAA', value: 'Ag==' }],
+  });
+  const numbers = heard.flatMap((h) => (h.name === 'event' ? [(h.params as { seq: number }).seq] : []));
+  expect(numbers).toEqual(numbers.map((_, i) => i + 1));
+  expect(numbers.length).toBeGreaterThanOrEqual(2); // loaded before and after the restart
+
+  c.close();
+  await until('the end of the watch in the host', () => host.watches.size === 0);
+});
+
+test('nested guests are registered and shown with their counters, also in the metrics', async () => {
+  await host.start();
+  await startAgent({ metrics: { socket: path.join(dir, 'metrics.sock') } });
+  module.startVm(42);
+  await until('the registration', () => agent!.status().l2s.length === 1);
+  expect(agent!.status().l2s[0]).toMatchObject({ pid: 42, name: 'l2-42', mappedNew: 5, passes: 3 });
+  const text = await scrape(path.join(dir, 'metrics.sock'));
+  expect(text).toContain('hyperturtle_agent_l2s 1');
+  expect(text).toContain('hyperturtle_l2_mapped_new{l2="l2-42",pid="42"} 5');
+  expect(text).toContain('hyperturtle_agent_pool_frames 100');
+  expect(text.trimEnd().endsWith('# EOF')).toBe(true);
+});
+
+test('a second agent at the same socket is refused, an abandoned socket is not', async () => {
+  await host.start();
+  const first = await startAgent();
+  await expect(startAgent()).rejects.toMatchObject({ code: 'HT_BUSY' });
+  agent = first;
+  await first.stop();
+  writeFileSync(path.join(dir, 'agent.sock'), '');
+  rmSync(path.join(dir, 'agent.sock'));
+  await startAgent();
+  await reached();
+});
+
+function scrape(socketPath: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    http
+      .get({ socketPath, path: '/metrics' }, (response) => {
+        let text = '';
+        response.on('data', (part: Buffer) => (text += part.toString()));
+        response.on('end', () => resolve(text));
+      })
+      .on('error', reject);
+  });
+}
