@@ -8,14 +8,24 @@ import { viewOf } from '../kernel/struct.ts';
 
 export interface ElfSection {
   name: string;
+  /** SHT_* */
   type: number;
+  /** SHF_* */
+  flags: number;
   offset: number;
   size: number;
   link: number;
+  info: number;
+  entryBytes: number;
 }
 
 export interface ElfSymbol {
   name: string;
+  /** STT_* */
+  type: number;
+  /** STB_* */
+  binding: number;
+  /** Number of its section, or SHN_*. */
   section: number;
   /** Byte offset in its section. */
   value: number;
@@ -27,8 +37,26 @@ export interface Elf {
   symbols: readonly ElfSymbol[];
 }
 
-const SHT_SYMTAB = 2;
-const SHT_NOBITS = 8;
+export const SHT_PROGBITS = 1;
+export const SHT_SYMTAB = 2;
+export const SHT_STRTAB = 3;
+export const SHT_RELA = 4;
+export const SHT_NOBITS = 8;
+export const SHT_REL = 9;
+export const SHT_LLVM_ADDRSIG = 0x6fff_4c03;
+export const SHF_EXECINSTR = 4;
+export const SHF_COMPRESSED = 0x800;
+export const SHN_UNDEF = 0;
+export const SHN_LORESERVE = 0xff00;
+export const SHN_ABS = 0xfff1;
+export const STT_OBJECT = 1;
+export const STT_FUNC = 2;
+export const STT_SECTION = 3;
+export const STT_FILE = 4;
+export const STB_LOCAL = 0;
+export const STB_GLOBAL = 1;
+export const STB_WEAK = 2;
+
 const EHDR = 64;
 const SHDR = 64;
 const SYM = 24;
@@ -61,9 +89,12 @@ export function parseElf(bytes: Uint8Array): Elf {
     const s = {
       name: '',
       type: view.getUint32(at + 4, true),
+      flags: u64(at + 8),
       offset: u64(at + 24),
       size: u64(at + 32),
       link: view.getUint32(at + 40, true),
+      info: view.getUint32(at + 44, true),
+      entryBytes: u64(at + 56),
     };
     if (s.type !== SHT_NOBITS && !inside(s.offset, s.size)) bad(`section ${i} lies outside the file`);
     nameOffsets.push(view.getUint32(at, true));
@@ -85,12 +116,19 @@ export function parseElf(bytes: Uint8Array): Elf {
     for (let at = s.offset; at + SYM <= s.offset + s.size; at += SYM)
       symbols.push({
         name: text(sections[s.link], view.getUint32(at, true)),
+        type: view.getUint8(at + 4) & 15,
+        binding: view.getUint8(at + 4) >> 4,
         section: view.getUint16(at + 6, true),
         value: u64(at + 8),
         size: u64(at + 16),
       });
   }
   return { sections, symbols };
+}
+
+/** The bytes of a section in the file: a view, empty for one that has none there. */
+export function sectionBytes(bytes: Uint8Array, s: ElfSection): Uint8Array {
+  return s.type === SHT_NOBITS ? new Uint8Array() : bytes.subarray(s.offset, s.offset + s.size);
 }
 
 /**

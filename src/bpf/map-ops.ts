@@ -1,4 +1,5 @@
 /** Reading and writing any map through its descriptor, whoever created it. */
+import { readFileSync } from 'node:fs';
 import { HyperturtleError } from '../core/errors.ts';
 import { BPF_MAP_INFO, PER_CPU_MAP_TYPES, mapTypeName } from '../kernel/bpf.ts';
 import { errnoName } from '../kernel/errno.ts';
@@ -65,6 +66,12 @@ export function mapInfo(file: OwnedFd): MapInfo {
     flags: i.map_flags,
     perCpu: PER_CPU_MAP_TYPES.has(i.type),
   };
+}
+
+/** Kernel memory of a map in bytes (`memlock` of its fdinfo; exact since Linux 6.4, 0 for some types before). */
+export function mapMemoryBytes(file: OwnedFd): number {
+  const text = readFileSync(`/proc/self/fdinfo/${file.fd}`, 'latin1');
+  return Number(/^memlock:\s*(\d+)$/m.exec(text)?.[1] ?? 0);
 }
 
 let cpus: number | undefined;

@@ -6,6 +6,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { BPF_PROG_INFO } from '../kernel/bpf.ts';
 import { errnoName, errnoText } from '../kernel/errno.ts';
 import { parseElf, patchConstants } from './elf.ts';
+import type { Elf } from './elf.ts';
 import type { OwnedFd } from './fds.ts';
 import {
   OPEN_OPTS_BYTES,
@@ -42,6 +43,7 @@ export interface ProgramInfo {
 /** Programs that the verifier refuses can log many MiB; the pages are only touched when written. */
 const LOG_BYTES = 16 << 20;
 const LOG_TAIL_LINES = 40;
+const VARIABLES = /^\.(rodata|data|bss)(\.|$)/;
 
 export class BpfProgram {
   readonly name: string;
@@ -68,24 +70,32 @@ export class BpfProgram {
   }
 
   info(): ProgramInfo {
-    const i = BPF_PROG_INFO.decode(infoOf(`program '${this.name}'`, this.fd, BPF_PROG_INFO.size));
-    return {
-      id: i.id,
-      type: i.type,
-      name: i.name,
-      jitedBytes: i.jited_prog_len,
-      verifiedInstructions: i.verified_insns,
-    };
+    return programInfo({ fd: this.fd, what: `program '${this.name}'` });
   }
+}
+
+/** What the kernel says about a program. */
+export function programInfo(file: { fd: number; what: string }): ProgramInfo {
+  const i = BPF_PROG_INFO.decode(infoOf(file.what, file.fd, BPF_PROG_INFO.size));
+  return {
+    id: i.id,
+    type: i.type,
+    name: i.name,
+    jitedBytes: i.jited_prog_len,
+    verifiedInstructions: i.verified_insns,
+  };
 }
 
 export class BpfObject implements Disposable {
   readonly name: string;
   readonly programs: readonly BpfProgram[];
+  /** Sections of global variables, each a map of the section's name. */
+  readonly #variables: readonly string[];
   #handle: ObjectHandle | undefined;
 
-  private constructor(name: string, handle: ObjectHandle) {
+  private constructor(name: string, handle: ObjectHandle, elf: Elf) {
     this.name = name;
+    this.#variables = elf.sections.map((s) => s.name).filter((s) => VARIABLES.test(s));
     this.#handle = handle;
     const programs: BpfProgram[] = [];
     for (let p = libbpf.object_next_program(handle, null); p; p = libbpf.object_next_program(handle, p))
@@ -99,7 +109,8 @@ export class BpfObject implements Disposable {
    */
   static load(spec: ObjectSpec): BpfObject {
     const elf = parseElf(spec.elf);
-    const rodata = spec.constants ? patchConstants(spec.elf, elf, spec.constants) : undefined;
+    const { constants = {} } = spec;
+    const rodata = Object.keys(constants).length > 0 ? patchConstants(spec.elf, elf, constants) : undefined;
     const log = allocMemory(LOG_BYTES);
     try {
       takePrinted();
@@ -119,7 +130,7 @@ export class BpfObject implements Disposable {
         const r = libbpf.object_load(handle);
         if (r < 0) throw refused(spec, 'cannot be loaded', failureOf(r), textOf(log, LOG_BYTES));
         takePrinted();
-        return new BpfObject(spec.name, handle);
+        return new BpfObject(spec.name, handle, elf);
       } catch (e) {
         libbpf.object_close(handle);
         throw e;
@@ -144,6 +155,20 @@ export class BpfObject implements Disposable {
   /** Descriptor of a map by its name; belongs to the object. */
   mapFd(name: string): number {
     return libbpf.map_fd(findMap(this.assertOpen(), this.name, name));
+  }
+
+  /** All maps, with their names in the object: `.rodata` where libbpf says `npf.rodata`. Descriptors as in mapFd. */
+  maps(): { name: string; fd: number }[] {
+    const handle = this.assertOpen();
+    const named = new Map<MapHandle, string>();
+    for (const name of this.#variables) {
+      const map = libbpf.object_find_map(handle, name);
+      if (map) named.set(map, name);
+    }
+    const maps: { name: string; fd: number }[] = [];
+    for (let m = libbpf.object_next_map(handle, null); m; m = libbpf.object_next_map(handle, m))
+      maps.push({ name: named.get(m) ?? libbpf.map_name(m), fd: libbpf.map_fd(m) });
+    return maps;
   }
 
   /** @internal the live handle */

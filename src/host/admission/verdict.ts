@@ -22,7 +22,6 @@ export type Rule =
   | 'kernel-function'
   | 'callback'
   | 'global-function'
-  | 'context'
   | 'license'
   | 'map-definition'
   | 'map-type'

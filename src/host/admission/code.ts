@@ -1,0 +1,189 @@
+/**
+ * Rules about instructions: every call, every reference and every opcode. Calls in eBPF are constants, so what is
+ * allowed here is all that a program can do; the kernel's verifier then proves that it does it within bounds.
+ */
+import { sectionBytes } from '../../bpf/elf.ts';
+import type { Elf, ElfSymbol } from '../../bpf/elf.ts';
+import {
+  ATOMICS,
+  CALL_FUNCTION,
+  CALL_HELPER,
+  CALL_KFUNC,
+  INSN_BYTES,
+  OP_ATOMIC32,
+  OP_ATOMIC64,
+  OP_CALL,
+  OP_LD_IMM64,
+  PLAIN_OPCODES,
+  PSEUDO_NAMES,
+} from '../../kernel/bpf-insn.ts';
+import { viewOf } from '../../kernel/struct.ts';
+import type { HelperSpec, HookSpec } from '../hooks.ts';
+import type { Findings } from './findings.ts';
+import type { CodeSection, Layout } from './layout.ts';
+
+const R_BPF_64_64 = 1;
+const R_BPF_64_32 = 10;
+const REBUILD = 'build it with clang -target bpf -O2 -g and do not edit the result';
+const TEXT = '.text';
+
+interface Relocation {
+  type: number;
+  symbol: ElfSymbol;
+}
+
+export interface CodeContext {
+  bytes: Uint8Array;
+  elf: Elf;
+  layout: Layout;
+  f: Findings;
+}
+
+/** Returns the helpers that are called at all. */
+export function checkCode(c: CodeContext): Set<HelperSpec> {
+  const used = new Set<HelperSpec>();
+  // functions of .text may be called by any program of the object: all hooks must allow what they do
+  const hooks = c.layout.code.flatMap((s) => (s.hook ? [s.hook] : []));
+  for (const code of c.layout.code) checkSection(code, code.hook ? [code.hook] : hooks, c, used);
+  return used;
+}
+
+function checkSection(
+  code: CodeSection,
+  hooks: readonly HookSpec[],
+  c: CodeContext,
+  used: Set<HelperSpec>,
+): void {
+  const { f } = c;
+  const raw = sectionBytes(c.bytes, code.section);
+  const view = viewOf(raw);
+  const relocations = readRelocations(code, c);
+  for (let at = 0; at + INSN_BYTES <= raw.length; at += INSN_BYTES) {
+    const opcode = view.getUint8(at);
+    const source = view.getUint8(at + 1) >> 4;
+    const imm = view.getInt32(at + 4, true);
+    const relocation = relocations.get(at);
+    relocations.delete(at);
+    const where = (): { program?: string; instruction: number } => {
+      const fn = code.functions.find((x) => x.from <= at && at < x.to);
+      return fn
+        ? { program: fn.name, instruction: (at - fn.from) / INSN_BYTES }
+        : { instruction: at / INSN_BYTES };
+    };
+    const refuse = (rule: Parameters<Findings['refuse']>[0], message: string, mend: string): void =>
+      f.refuse(rule, message, mend, where());
+
+    if (!PLAIN_OPCODES.has(opcode)) {
+      refuse(
+        'opcode',
+        `opcode 0x${opcode.toString(16)} has no place in a hyperupcall`,
+        'no packet access, indirect calls or jumps, or may_goto loops',
+      );
+    } else if (opcode === OP_LD_IMM64) {
+      const second = at + INSN_BYTES;
+      if (second + INSN_BYTES > raw.length || view.getUint32(second, true) !== 0)
+        refuse('opcode', 'the second half of a 64-bit constant is wrong', REBUILD);
+      if (relocations.has(second)) refuse('relocation', 'into the middle of an instruction', REBUILD);
+      if (relocation) checkReference(relocation, c, refuse);
+      if (source !== 0)
+        refuse(
+          source === 4 ? 'callback' : 'raw-reference',
+          `it names ${PSEUDO_NAMES[source] ?? `a reference of kind ${source}`} by itself`,
+          source === 4
+            ? 'no callbacks: the verified instructions would not bound how long they run'
+            : 'refer to maps and variables of this object only, by name',
+        );
+      at += INSN_BYTES;
+    } else if (opcode === OP_CALL) {
+      checkCall({ source, imm, relocation, inText: code.hook === undefined }, hooks, used, refuse);
+    } else {
+      if (relocation) refuse('relocation', 'of an instruction that refers to nothing', REBUILD);
+      if ((opcode === OP_ATOMIC32 || opcode === OP_ATOMIC64) && !ATOMICS.has(imm))
+        refuse('opcode', `atomic operation 0x${(imm >>> 0).toString(16)} is unknown`, REBUILD);
+    }
+  }
+  if (relocations.size > 0)
+    f.refuse('relocation', `section '.rel${code.section.name}' points between instructions`, REBUILD);
+}
+
+type Refuse = (rule: Parameters<Findings['refuse']>[0], message: string, mend: string) => void;
+
+/** The target of a 64-bit constant: a map or a global variable of this object. */
+function checkReference(r: Relocation, c: CodeContext, refuse: Refuse): void {
+  const section = c.elf.sections[r.symbol.section]?.name ?? '';
+  if (r.type !== R_BPF_64_64) return refuse('relocation', `type ${r.type} is unknown here`, REBUILD);
+  if (r.symbol.section === c.layout.maps || c.layout.variables.has(r.symbol.section)) return;
+  if (c.layout.code.some((s) => s.index === r.symbol.section))
+    return refuse(
+      'callback',
+      `it takes the address of function '${r.symbol.name}'`,
+      'no callbacks: the verified instructions would not bound how long they run',
+    );
+  if (r.symbol.section !== 0) refuse('relocation', `it refers to section '${section}'`, REBUILD);
+}
+
+interface Call {
+  source: number;
+  imm: number;
+  relocation: Relocation | undefined;
+  inText: boolean;
+}
+
+function checkCall(call: Call, hooks: readonly HookSpec[], used: Set<HelperSpec>, refuse: Refuse): void {
+  const { source, imm, relocation } = call;
+  if (source === CALL_KFUNC)
+    return refuse('kernel-function', `it calls kernel function ${imm}`, 'use helpers that the hook allows');
+  if (source === CALL_FUNCTION) {
+    if (relocation && relocation.type !== R_BPF_64_32)
+      refuse('relocation', `type ${relocation.type} is unknown here`, REBUILD);
+    else if (relocation ? relocation.symbol.section === 0 : !call.inText)
+      refuse('call', 'it calls no function of this object', REBUILD);
+    return;
+  }
+  if (source !== CALL_HELPER) return refuse('opcode', `call of unknown kind ${source}`, REBUILD);
+  if (relocation)
+    return refuse(
+      relocation.symbol.section === 0 ? 'kernel-function' : 'relocation',
+      `call of '${relocation.symbol.name}', which is no function of this object`,
+      'use helpers that the hook allows',
+    );
+  for (const hook of hooks) {
+    const helper = hook.helpers.find((h) => h.number === imm);
+    if (helper) used.add(helper);
+    else
+      refuse(
+        'helper',
+        `helper ${imm} is not allowed for hook ${hook.name}`,
+        `allowed: ${hook.helpers.map((h) => h.name).join(', ')}`,
+      );
+  }
+}
+
+/** By byte offset in the section. */
+function readRelocations(code: CodeSection, c: CodeContext): Map<number, Relocation> {
+  const found = new Map<number, Relocation>();
+  if (!code.relocations) return found;
+  const raw = sectionBytes(c.bytes, code.relocations);
+  const view = viewOf(raw);
+  const refuse = (why: string): void =>
+    c.f.refuse('relocation', `section '${code.relocations?.name}': ${why}`, REBUILD);
+  for (let at = 0; at + 16 <= raw.length; at += 16) {
+    const offset = Number(view.getBigUint64(at, true));
+    const symbol = c.elf.symbols[view.getUint32(at + 12, true)];
+    const type = view.getUint32(at + 8, true);
+    if (symbol === undefined) refuse('it names a symbol that is not there');
+    else if (offset % INSN_BYTES !== 0 || offset >= code.section.size) refuse('it points outside the code');
+    else if (found.has(offset)) refuse('two for one instruction');
+    else {
+      found.set(offset, { type, symbol });
+      const target = c.elf.sections[symbol.section]?.name;
+      if (type === R_BPF_64_32 && target !== TEXT && symbol.section !== 0)
+        c.f.refuse(
+          'call',
+          `it calls into section '${target}'`,
+          `functions to call stand in ${TEXT}: make them static`,
+        );
+    }
+  }
+  return found;
+}
