@@ -26,7 +26,10 @@ export function keyOf(map: MapAccess, text: string): Uint8Array {
 export function tableOf(objects: VmObjects, at: { object: string; map: string }): MapAccess {
   const { file, arena } = objects.map(at.object, at.map);
   if (arena)
-    throw new HyperturtleError('HT_USAGE', `map '${at.map}' is the VM's arena: L1 has it as memory, read it there`);
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `map '${at.map}' is the VM's arena: L1 has it as memory, read it there`,
+    );
   const map = new MapAccess(file);
   if (map.info.keyBytes === 0)
     throw new HyperturtleError(

@@ -212,7 +212,8 @@ export class VmObjects {
 
   stats(): Result<'stats'> {
     const hooks = allowedHooks(this.#options.settings().policy).map((hook) => {
-      const { pid: _, programId: __, ...counts } = this.#options.hooks.stats(hook);
+      const { linked, runs, handled, entries, learned, passed, reasons } = this.#options.hooks.stats(hook);
+      const counts = { hook, linked, runs, handled, entries, learned, passed, reasons };
       const link = Array.from(this.#links.values()).find((l) => l.hook === hook)?.info;
       return { ...counts, ...(link ? { object: link.object, program: link.program } : {}) };
     });
@@ -415,7 +416,10 @@ function constantsOf(params: ElfParams, verdict: Verdict, arenaBytes: number): R
   for (const [name, value] of Object.entries(params.constants ?? {})) {
     const bytes = Buffer.from(value, 'base64');
     if (![1, 2, 4, 8].includes(bytes.length))
-      throw new HyperturtleError('HT_USAGE', `constant '${name}': 1, 2, 4 or 8 bytes expected, ${bytes.length} given`);
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `constant '${name}': 1, 2, 4 or 8 bytes expected, ${bytes.length} given`,
+      );
     out[name] = BigInt(`0x${Buffer.from(bytes).reverse().toString('hex')}`);
   }
   return out;

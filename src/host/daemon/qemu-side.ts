@@ -59,7 +59,5 @@ async function unlessThere(answer: Promise<unknown>): Promise<void> {
 }
 
 function list(answer: unknown): { name?: unknown; type?: unknown }[] {
-  return Array.isArray(answer)
-    ? answer.filter((x): x is object => typeof x === 'object' && x !== null)
-    : [];
+  return Array.isArray(answer) ? answer.filter((x): x is object => typeof x === 'object' && x !== null) : [];
 }

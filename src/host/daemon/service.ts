@@ -83,8 +83,18 @@ export class VmService {
       agent: hello ? { ...hello.agent, at: hello.at } : null,
       used: this.#used(),
       links: this.#objects.list().links,
-      stats: this.#objects.stats().hooks,
+      stats: this.#stats(),
     };
+  }
+
+  /** Empty when the kernel does not tell: that must not hide the rest. */
+  #stats(): Result<'stats'>['hooks'] {
+    try {
+      return this.#objects.stats().hooks;
+    } catch (e) {
+      this.#options.audit.warn({ problem: messageOf(e) }, 'no statistics');
+      return [];
+    }
   }
 
   /** Room for notifications again on some connection. */
@@ -144,7 +154,8 @@ export class VmService {
     return {
       hello: async (params, { signal }) => {
         const protocol = negotiate(params.protocol);
-        if (this.#bootId !== undefined && this.#bootId !== params.bootId) await this.reset('L1 has booted anew');
+        if (this.#bootId !== undefined && this.#bootId !== params.bootId)
+          await this.reset('L1 has booted anew');
         signal.throwIfAborted();
         this.#bootId = params.bootId;
         this.#lastHello = { agent: params.agent, at: new Date().toISOString() };
@@ -284,7 +295,10 @@ export class VmService {
 
   #assertOpen(): void {
     if (this.#closed)
-      throw new HyperturtleError('HT_UNAVAILABLE', 'the host is not attached to this VM any more: try again later');
+      throw new HyperturtleError(
+        'HT_UNAVAILABLE',
+        'the host is not attached to this VM any more: try again later',
+      );
   }
 }
 

@@ -1,0 +1,151 @@
+/**
+ * Measurements in OpenMetrics form and a health check, over HTTP on a unix socket or a loopback port. Values are
+ * taken when asked for. Labels are names from the configuration and from tables, never what a tenant chose.
+ */
+import http from 'node:http';
+import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client';
+import { messageOf } from '../../core/errors.ts';
+import type { LoaderStatus } from '../loader/loader.ts';
+import type { HostConfig } from './config.ts';
+import { listenAt, listening } from './sockets.ts';
+import type { VmStatus } from './vm.ts';
+
+export interface MetricsSource {
+  vms(): VmStatus[];
+  loader(): LoaderStatus;
+  /** What is wrong; empty: healthy. */
+  problems(): string[];
+}
+
+export class Metrics {
+  readonly #registry = new Registry();
+  readonly #source: MetricsSource;
+  readonly #calls = new Map<string, { vm: string; method: string; outcome: string; n: number }>();
+  #server: http.Server | undefined;
+
+  constructor(source: MetricsSource) {
+    this.#source = source;
+    // the declared type of a registry knows Prometheus's content type only
+    this.#registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE as never);
+    const registers = [this.#registry];
+    collectDefaultMetrics({ register: this.#registry, prefix: 'hyperturtle_host_' });
+    const calls = this.#calls;
+    new Counter({
+      name: 'hyperturtle_host_requests',
+      help: 'Requests of VMs by outcome',
+      labelNames: ['vm', 'method', 'outcome'],
+      registers,
+      collect() {
+        this.reset();
+        for (const { n, ...labels } of calls.values()) this.inc(labels, n);
+      },
+    });
+    this.#perVm('vm_attached', 'Whether the VM runs and is attached', (vm) => [
+      [{}, vm.phase === 'attached' ? 1 : 0],
+    ]);
+    this.#perVm('vm_agent_connected', 'Whether its port is connected', (vm) => [
+      [{}, vm.agent.connected ? 1 : 0],
+    ]);
+    this.#perVm('vm_used', 'Of its quotas', (vm) =>
+      Object.entries(vm.used ?? {}).map(([quota, n]) => [{ quota }, n]),
+    );
+    this.#perVm('vm_arena_bytes', 'Size of its arena', (vm) => [[{ state: vm.arena.state }, vm.arena.bytes]]);
+    for (const what of ['runs', 'handled', 'entries', 'learned', 'passed'] as const)
+      this.#perVm(`hook_${what}`, `Events of a hook since the VM was attached: ${what}`, (vm) =>
+        vm.stats.map((s) => [{ hook: s.hook }, s[what]]),
+      );
+    this.#perVm('hook_reasons', 'Why events were left to L1', (vm) =>
+      vm.stats.flatMap((s) =>
+        Object.entries(s.reasons).map(([reason, n]): Sample => [{ hook: s.hook, reason }, n]),
+      ),
+    );
+    const status = (name: string, help: string, value: (s: LoaderStatus) => number): void => {
+      new Gauge({
+        name: `hyperturtle_host_loader_${name}`,
+        help,
+        registers,
+        collect() {
+          this.set(value(source.loader()));
+        },
+      });
+    };
+    status('workers', 'Worker processes', (s) => s.pids.length);
+    status('busy', 'Objects being loaded', (s) => s.busy);
+    status('waiting', 'Requests that wait for a worker', (s) => s.waiting);
+    status('loads', 'Requests served since start', (s) => s.loads);
+    status('killed', 'Workers ended for their deadline since start', (s) => s.killed);
+    status('crashed', 'Workers that ended by themselves since start', (s) => s.crashed);
+  }
+
+  count(vm: string, method: string, outcome: string): void {
+    const key = `${vm} ${method} ${outcome}`;
+    const call = this.#calls.get(key);
+    if (call) call.n++;
+    else this.#calls.set(key, { vm, method, outcome, n: 1 });
+  }
+
+  /** A VM that is no more has no numbers. */
+  forget(vm: string): void {
+    for (const [key, call] of this.#calls) if (call.vm === vm) this.#calls.delete(key);
+  }
+
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  /** Serves `/metrics` and `/health`. */
+  async listen(at: NonNullable<HostConfig['metrics']>): Promise<void> {
+    const server = http.createServer((request, response) => void this.#answer(request, response));
+    server.maxConnections = 16;
+    server.requestTimeout = 10_000;
+    if ('socket' in at) await listenAt(server, at.socket);
+    else await listening(server, () => server.listen(at.port, '127.0.0.1'));
+    this.#server = server;
+  }
+
+  async close(): Promise<void> {
+    const server = this.#server;
+    this.#registry.clear();
+    if (!server) return;
+    this.#server = undefined;
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  }
+
+  async #answer(request: http.IncomingMessage, response: http.ServerResponse): Promise<void> {
+    try {
+      if (request.url === '/metrics') {
+        response.setHeader('content-type', this.#registry.contentType);
+        response.end(await this.text());
+      } else if (request.url === '/health') {
+        const problems = this.#source.problems();
+        response.statusCode = problems.length === 0 ? 200 : 503;
+        response.setHeader('content-type', 'application/json');
+        response.end(`${JSON.stringify({ healthy: problems.length === 0, problems })}\n`);
+      } else {
+        response.statusCode = 404;
+        response.end('there are /metrics and /health\n');
+      }
+    } catch (e) {
+      response.statusCode = 500;
+      response.end(`${messageOf(e)}\n`);
+    }
+  }
+
+  #perVm(name: string, help: string, samples: (vm: VmStatus) => Sample[]): void {
+    const source = this.#source;
+    new Gauge({
+      name: `hyperturtle_host_${name}`,
+      help,
+      labelNames: ['vm', 'quota', 'state', 'hook', 'reason'],
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        for (const vm of source.vms())
+          for (const [labels, value] of samples(vm)) this.set({ vm: vm.name, ...labels }, value);
+      },
+    });
+  }
+}
+
+type Sample = [labels: { quota?: string; state?: string; hook?: string; reason?: string }, value: number];

@@ -1,0 +1,356 @@
+/**
+ * One configured VM: its arena from the first moment; then, each time its QEMU runs, attach, serve, and when the
+ * process ends undo all in reverse and wait for the next one. What goes wrong here is this VM's problem alone.
+ */
+import path from 'node:path';
+import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { CleanupStack } from '../../core/lifecycle.ts';
+import type { QmpClient } from '../../qmp/client.ts';
+import type { ArenaInfo, Finding } from '../../wire/schema.ts';
+import { plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
+import { AgentChannel } from './agent-channel.ts';
+import { VmArena } from './arena.ts';
+import type { HostConfig, VmSpec } from './config.ts';
+import { EventRing } from './events.ts';
+import type { HostKernel, VmProcess } from './kernel.ts';
+import type { Log } from './log.ts';
+import { readRecord, removeRecord, startTicksOf, startedAtMs, writeRecord } from './process-record.ts';
+import { findArena, plugPort } from './qemu-side.ts';
+import { QmpMonitor } from './qmp-monitor.ts';
+import { Backoff, changeNear } from './retry.ts';
+import { VmService } from './service.ts';
+import type { ServiceOptions } from './service.ts';
+
+const QMP_TIMEOUT_MS = 30_000;
+/** For the guest to let an arena go that is to be replaced. */
+const UNPLUG_TIMEOUT_MS = 30_000;
+/** An older reset is of a boot that may have bound the arena by now: then it is not cleared under its feet. */
+const RESET_FRESH_MS = 2000;
+
+export interface VmDeps {
+  kernel: HostKernel;
+  paths: Pick<HostConfig, 'run' | 'bpffs'>;
+  daemon: ServiceOptions['daemon'];
+  load: ServiceOptions['load'];
+  loadTimeoutMs: number;
+  check: ServiceOptions['check'];
+  /** The verifier of signatures by these key files. Throws HT_CONFIG, HT_NOT_FOUND. */
+  verifier: (keyFiles: readonly string[]) => (elf: Uint8Array, s: { keyId: string; value: string }) => string;
+  doctor: (vm: ManagedVm) => Finding[];
+  onCall: (vm: string, method: string, outcome: string) => void;
+  log: Log;
+}
+
+export interface VmStatus {
+  name: string;
+  phase: 'starting' | 'waiting' | 'attached' | 'stopped';
+  /** What stands in the way, for people. */
+  problem: string | null;
+  pid: number | null;
+  qmp: { path: string; problem: string | null };
+  arena: ArenaInfo;
+  agent: { socket: string; connected: boolean; hello: ReturnType<VmService['status']>['agent'] };
+  used: ReturnType<VmService['status']>['used'] | null;
+  links: ReturnType<VmService['status']>['links'];
+  stats: ReturnType<VmService['status']>['stats'];
+}
+
+/** What there is while the VM's process lives. */
+interface Served {
+  readonly process: VmProcess;
+  readonly startTicks: number;
+  readonly service: VmService;
+  readonly monitor: QmpMonitor;
+  readonly channel: AgentChannel;
+}
+
+export class ManagedVm {
+  readonly name: string;
+  readonly events = new EventRing();
+  readonly #deps: VmDeps;
+  readonly #log: Log;
+  readonly #stop = new AbortController();
+  #spec: VmSpec;
+  #verify: ReturnType<VmDeps['verifier']>;
+  #running: Promise<void> | undefined;
+  #arena: VmArena | undefined;
+  #arenaState: ArenaInfo['state'] = 'absent';
+  #served: Served | undefined;
+  #problem: string | undefined;
+  #stopped = false;
+
+  /** Throws what is wrong with its keys. */
+  constructor(name: string, spec: VmSpec, deps: VmDeps) {
+    this.name = name;
+    this.#spec = spec;
+    this.#deps = deps;
+    this.#verify = deps.verifier(spec.keys);
+    this.#log = deps.log.child({ vm: name });
+  }
+
+  get spec(): VmSpec {
+    return this.#spec;
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** Takes over what can change while the VM runs. Throws what is wrong with its keys; then nothing has changed. */
+  update(spec: VmSpec): void {
+    this.#verify = this.#deps.verifier(spec.keys);
+    this.#spec = spec;
+    this.#served?.channel.update();
+  }
+
+  status(): VmStatus {
+    const served = this.#served;
+    const service = served?.service.status();
+    return {
+      name: this.name,
+      phase: this.#stopped ? 'stopped' : served ? 'attached' : this.#arena ? 'waiting' : 'starting',
+      problem: this.#problem ?? null,
+      pid: served?.process.pid ?? null,
+      qmp: { path: this.#spec.qmp, problem: served ? (served.monitor.problem ?? null) : null },
+      arena: this.arenaInfo(),
+      agent: {
+        socket: this.#agentSocket(),
+        connected: served?.channel.connected ?? false,
+        hello: service?.agent ?? null,
+      },
+      used: service?.used ?? null,
+      links: service?.links ?? [],
+      stats: service?.stats ?? [],
+    };
+  }
+
+  arenaInfo(): ArenaInfo {
+    return {
+      bytes: this.#arena?.bytes ?? this.#spec.arenaMib << 20,
+      state: this.#arenaState,
+      ...(this.#arena ? { device: path.basename(this.#arena.device.devicePath) } : {}),
+    };
+  }
+
+  /**
+   * Ends serving. With `remove` the VM loses its arena as well (it is unplugged when it was hot-plugged); else the arena
+   * of a VM that still runs stays for the next daemon.
+   */
+  async stop(options: { remove: boolean }): Promise<void> {
+    const served = this.#served;
+    const process = served?.process;
+    const alive = process?.alive() ?? false;
+    if (served && alive && options.remove && this.#spec.bus !== undefined) await this.#unplug(served);
+    this.#stop.abort(new HyperturtleError('HT_INTERRUPTED', 'the daemon is stopping'));
+    await this.#running;
+    this.#stopped = true;
+    // a VM that is just starting may have opened the arena without being attached: its pin costs nothing
+    await this.#arena?.close({ forget: options.remove });
+    this.#arena = undefined;
+    this.#arenaState = 'absent';
+    if (options.remove) removeRecord(this.#deps.paths.run, this.name);
+  }
+
+  async #run(): Promise<void> {
+    const signal = this.#stop.signal;
+    const backoff = new Backoff();
+    while (!signal.aborted) {
+      try {
+        this.#arena ??= await this.#openArena();
+        const process = this.#deps.kernel.findVm(this.#spec.qmp);
+        this.#say(undefined);
+        try {
+          await this.#serve(process, signal);
+          backoff.reset();
+        } finally {
+          process.close();
+        }
+      } catch (e) {
+        if (!signal.aborted) this.#say(e);
+      }
+      await changeNear(this.#spec.qmp, backoff.nextMs(), signal);
+    }
+  }
+
+  /** A problem is logged once, not for each try. */
+  #say(e: unknown): void {
+    const problem = e === undefined ? undefined : messageOf(e);
+    if (problem !== undefined && problem !== this.#problem) {
+      if (isHyperturtleError(e, 'HT_NOT_FOUND')) this.#log.info({ problem }, 'waiting');
+      else if (isHyperturtleError(e)) this.#log.warn({ problem, code: e.code }, 'not served');
+      else this.#log.error({ err: e }, 'not served');
+    }
+    this.#problem = problem;
+  }
+
+  async #openArena(): Promise<VmArena> {
+    const spec = { vm: this.name, bytes: this.#spec.arenaMib << 20, ...this.#deps.paths };
+    const arena = await VmArena.open(spec, this.#deps.kernel);
+    this.#setArena('offered', arena);
+    this.#log.info(
+      { device: arena.device.devicePath, bytes: arena.bytes, resumed: arena.resumed },
+      'arena offered',
+    );
+    return arena;
+  }
+
+  #setArena(state: ArenaInfo['state'], arena = this.#arena): void {
+    this.#arenaState = state;
+    const device = arena ? { device: path.basename(arena.device.devicePath) } : {};
+    const bytes = arena?.bytes ?? 0;
+    this.events.add({ type: 'arena.state', arena: { bytes, state, ...device } });
+  }
+
+  #agentSocket(): string {
+    const { agent } = this.#spec;
+    return 'socket' in agent ? agent.socket : path.join(this.#deps.paths.run, 'vms', this.name, 'agent.sock');
+  }
+
+  /** From attaching to the end of the process, or to the signal, whose reason it throws. */
+  async #serve(process: VmProcess, signal: AbortSignal): Promise<void> {
+    const arena = this.#arena;
+    const startTicks = startTicksOf(process.pid);
+    if (!arena || startTicks === undefined) return;
+    const undo = new CleanupStack();
+    const scope = new AbortController();
+    try {
+      const hooks = process.attach();
+      undo.add('attachment', () => hooks.close());
+      const service = new VmService({
+        vm: this.name,
+        hooks,
+        arena,
+        load: this.#deps.load,
+        loadTimeoutMs: this.#deps.loadTimeoutMs,
+        check: this.#deps.check,
+        settings: () => ({
+          quotas: this.#spec.quotas,
+          policy: this.#spec.policy,
+          signature: this.#spec.signature,
+          verify: this.#verify,
+        }),
+        daemon: this.#deps.daemon,
+        events: this.events,
+        audit: this.#log.child({ audit: true }),
+        arenaInfo: () => this.arenaInfo(),
+        doctor: () => this.#deps.doctor(this),
+        onCall: (method, outcome) => this.#deps.onCall(this.name, method, outcome),
+      });
+      undo.add('objects', () =>
+        service.close(signal.aborted ? 'the daemon is stopping' : 'the VM has ended'),
+      );
+      const monitor = new QmpMonitor({
+        path: this.#spec.qmp,
+        log: this.#log,
+        onReset: (atMs) => void this.#reset(service, arena, atMs),
+        onConnect: (client) => void this.#settle(client, arena, { process, startTicks }),
+      });
+      const channel = new AgentChannel({
+        socketPath: this.#agentSocket(),
+        methods: service.methods,
+        requestsPerSecond: () => this.#spec.quotas.requestsPerSecond,
+        onDrain: () => service.drained(),
+        log: this.#log,
+      });
+      this.#served = { process, startTicks, service, monitor, channel };
+      const tasks = [monitor.run(scope.signal), channel.run(scope.signal)];
+      undo.add('connections', async () => {
+        scope.abort();
+        await Promise.all(tasks);
+      });
+      this.#log.info({ pid: process.pid }, 'attached');
+      await process.whenGone(signal);
+    } finally {
+      if (signal.aborted && this.#served) this.events.add({ type: 'daemon.stopping' });
+      const attached = this.#served !== undefined;
+      this.#served = undefined;
+      await undo.run();
+      if (attached) this.#log.info({ pid: process.pid }, 'detached');
+      if (attached && !process.alive()) {
+        await arena.wipe();
+        removeRecord(this.#deps.paths.run, this.name);
+        this.#setArena('offered');
+      }
+    }
+  }
+
+  async #reset(service: VmService, arena: VmArena, atMs: number): Promise<void> {
+    try {
+      await service.reset('QEMU has reset the VM', async () => {
+        if (Date.now() - atMs < RESET_FRESH_MS) await arena.wipe();
+      });
+      this.#log.info({}, 'VM reset: all unlinked and unloaded');
+    } catch (e) {
+      this.#log.error({ err: e }, 'VM reset');
+    }
+  }
+
+  /** Finds out whether QEMU has this arena and plugs what is configured to be plugged. Never throws. */
+  async #settle(
+    client: QmpClient,
+    arena: VmArena,
+    of: { process: VmProcess; startTicks: number },
+  ): Promise<void> {
+    try {
+      const { agent } = this.#spec;
+      if ('hotplug' in agent)
+        await plugPort(client, {
+          socketPath: this.#agentSocket(),
+          bus: agent.hotplug === true ? undefined : agent.hotplug.bus,
+        });
+      const plugged = await this.#settleArena(client, arena, of);
+      if (this.#served?.process !== of.process) return;
+      writeRecord(this.#deps.paths.run, this.name, {
+        pid: of.process.pid,
+        startTicks: of.startTicks,
+        arenaMapId: plugged ? arena.mapId : null,
+      });
+      if ((this.#arenaState === 'plugged') !== plugged) this.#setArena(plugged ? 'plugged' : 'offered');
+      this.#problem = undefined;
+    } catch (e) {
+      if (this.#served?.process === of.process) this.#say(e);
+    }
+  }
+
+  async #settleArena(
+    client: QmpClient,
+    arena: VmArena,
+    of: { process: VmProcess; startTicks: number },
+  ): Promise<boolean> {
+    const found = await findArena(client, arena.link);
+    const record = readRecord(this.#deps.paths.run, this.name);
+    const recorded =
+      record?.pid === of.process.pid &&
+      record.startTicks === of.startTicks &&
+      record.arenaMapId === arena.mapId;
+    // what a process opened when it began is what was offered then
+    const fromStart = found?.hotPlugged === false && startedAtMs(of.startTicks) > arena.madeAtMs;
+    if (found && (recorded || fromStart)) return true;
+    if (found && !found.hotPlugged)
+      throw new HyperturtleError(
+        'HT_BUSY',
+        `the arena that this VM was started with (object ${found.id}) is not the one that is offered now: start the VM anew`,
+      );
+    const { bus } = this.#spec;
+    if (bus === undefined) return false;
+    if (!found) await arena.wipe();
+    await plugArenaOver(client, {
+      devicePath: arena.link,
+      bytes: arena.bytes,
+      bus,
+      timeoutMs: QMP_TIMEOUT_MS,
+      signal: this.#stop.signal,
+    });
+    this.#log.info({ bus }, 'arena plugged');
+    return true;
+  }
+
+  /** A guest that does not let it go keeps the memory until it ends; nothing runs on it. */
+  async #unplug(served: Served): Promise<void> {
+    try {
+      await unplugArenaOver(served.monitor.client(), UNPLUG_TIMEOUT_MS);
+    } catch (e) {
+      this.#log.warn({ problem: messageOf(e) }, 'arena not unplugged');
+    }
+  }
+}
