@@ -4,10 +4,12 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { HyperturtleError, exitStatus } from '../core/errors.ts';
 import { register as registerBench } from './bench.ts';
+import { registerCheck } from './check.ts';
 import { register as registerDemo } from './demo.ts';
 import { register as registerGuest } from './guest.ts';
 import { registerL2Commands } from './guest-l2.ts';
 import { register as registerHost } from './host.ts';
+import { registerKeys } from './keys.ts';
 import { register as registerLab } from './lab.ts';
 
 function version(): string {
@@ -29,6 +31,8 @@ export function createProgram(): Command {
   registerBench(program, version());
   registerLab(program);
   registerHost(program);
+  registerCheck(program);
+  registerKeys(program);
   registerL2Commands(registerGuest(program));
   return program;
 }

@@ -1,0 +1,98 @@
+/** `hyperturtle keygen|sign|verify`: who an object comes from. */
+import type { Command } from 'commander';
+import { printJson } from './values.ts';
+
+export function registerKeys(program: Command): void {
+  program
+    .command('keygen')
+    .description('make a key pair for signing objects')
+    .argument('[name]', 'writes NAME.key (secret) and NAME.pub', 'hyperturtle')
+    .option('--json', 'one line of JSON')
+    .addHelpText(
+      'after',
+      `
+Example: only what the team signed may be loaded into VM build1.
+  $ hyperturtle keygen team                  # team.key stays with the team, team.pub goes to the host
+  $ hyperturtle sign --key team.key npf.bpf.o
+  vms:                                       # /etc/hyperturtle/host.yaml
+    build1: { signature: required, keys: [/etc/hyperturtle/team.pub] }`,
+    )
+    .action(keygen);
+
+  program
+    .command('sign')
+    .description('sign an object: writes FILE.sig, which load sends along')
+    .argument('<file>', 'compiled hyperupcall (.bpf.o)')
+    .requiredOption('--key <file>', "private key of 'hyperturtle keygen'")
+    .option('--json', 'one line of JSON')
+    .action(signFile);
+
+  program
+    .command('verify')
+    .description('check FILE.sig against public keys')
+    .argument('<file>', 'compiled hyperupcall (.bpf.o)')
+    .requiredOption('--key <file...>', "public keys of 'hyperturtle keygen'")
+    .option('--json', 'one line of JSON')
+    .action(verifyFile);
+}
+
+interface Output {
+  json?: boolean;
+}
+
+async function keygen(name: string, options: Output): Promise<void> {
+  const [{ generateKeys }, { writeFileSync }, { HyperturtleError, errnoCode }] = await Promise.all([
+    import('../core/signature.ts'),
+    import('node:fs'),
+    import('../core/errors.ts'),
+  ]);
+  const keys = generateKeys();
+  const files = { privateKey: `${name}.key`, publicKey: `${name}.pub` };
+  try {
+    // never over a key that may be the only copy
+    writeFileSync(files.privateKey, keys.privateKey, { mode: 0o600, flag: 'wx' });
+    writeFileSync(files.publicKey, keys.publicKey, { mode: 0o644, flag: 'wx' });
+  } catch (e) {
+    if (errnoCode(e) === 'EEXIST')
+      throw new HyperturtleError(
+        'HT_EXISTS',
+        `${name}.key or ${name}.pub is there already: give another name`,
+      );
+    throw e;
+  }
+  if (options.json) return printJson({ keyId: keys.keyId, ...files });
+  process.stdout.write(
+    `key ${keys.keyId}\n${files.privateKey}  secret: signs (hyperturtle sign --key)\n${files.publicKey}  public: list it under 'keys' of a VM\n`,
+  );
+}
+
+async function signFile(file: string, options: Output & { key: string }): Promise<void> {
+  const [{ readPrivateKey, signObject, signaturePath }, { writeFileSync }, { readObject }] =
+    await Promise.all([import('../core/signature.ts'), import('node:fs'), import('./object-file.ts')]);
+  const key = readPrivateKey(options.key);
+  const signature = signObject(readObject(file), key);
+  const out = signaturePath(file);
+  writeFileSync(out, `${JSON.stringify(signature)}\n`);
+  if (options.json) return printJson({ file, signature: out, keyId: signature.keyId });
+  process.stdout.write(`${out}  signed with key ${signature.keyId}\n`);
+}
+
+async function verifyFile(file: string, options: Output & { key: string[] }): Promise<void> {
+  const [{ readSignature, signaturePath, verifierOf }, { HyperturtleError }, { readObject }] =
+    await Promise.all([
+      import('../core/signature.ts'),
+      import('../core/errors.ts'),
+      import('./object-file.ts'),
+    ]);
+  const elf = readObject(file);
+  const verify = verifierOf(options.key);
+  const signature = readSignature(signaturePath(file));
+  if (signature === undefined)
+    throw new HyperturtleError(
+      'HT_SIGNATURE',
+      `${signaturePath(file)} is not there: sign it with 'hyperturtle sign --key NAME.key ${file}'`,
+    );
+  const keyId = verify(elf, signature);
+  if (options.json) return printJson({ file, ok: true, keyId });
+  process.stdout.write(`${file}  signed with key ${keyId}\n`);
+}
