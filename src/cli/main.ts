@@ -3,14 +3,21 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { HyperturtleError, exitStatus } from '../core/errors.ts';
+import { registerAgent } from './agent.ts';
 import { register as registerBench } from './bench.ts';
 import { registerCheck } from './check.ts';
+import { registerCompletion } from './completion.ts';
 import { register as registerDemo } from './demo.ts';
+import { registerDoctor } from './doctor.ts';
 import { register as registerGuest } from './guest.ts';
 import { registerL2Commands } from './guest-l2.ts';
 import { register as registerHost } from './host.ts';
 import { registerKeys } from './keys.ts';
+import { registerEvents } from './l1-events.ts';
+import { registerMaps } from './l1-map.ts';
+import { registerObjects } from './l1-objects.ts';
 import { register as registerLab } from './lab.ts';
+import { registerTop } from './top.ts';
 
 function version(): string {
   // beside dist/ in a package, and in the payload of a lab
@@ -27,13 +34,25 @@ export function createProgram(): Command {
     .exitOverride()
     .showSuggestionAfterError()
     .configureHelp({ showGlobalOptions: false });
+  program.commandsGroup('Try and measure it:');
   registerDemo(program, version());
   registerBench(program, version());
   registerLab(program);
-  registerHost(program);
+  program.commandsGroup('Programs of this guest hypervisor (L1) in its host:');
+  registerObjects(program);
+  registerMaps(program);
+  registerEvents(program);
+  registerTop(program);
+  program.commandsGroup('Objects, anywhere:');
   registerCheck(program);
   registerKeys(program);
-  registerL2Commands(registerGuest(program));
+  program.commandsGroup('Set up and look after:');
+  registerHost(program);
+  const guest = registerGuest(program);
+  registerL2Commands(guest);
+  registerAgent(program, guest, version());
+  registerDoctor(program);
+  registerCompletion(program);
   return program;
 }
 
@@ -43,6 +62,9 @@ export function report(e: unknown): void {
     const tail = e.detail['tail'];
     if (e.code === 'HT_BOOT_FAILED' && typeof tail === 'string' && tail !== '')
       process.stderr.write(`${tail.replace(/^/gm, '  | ')}\n`);
+    const log = e.detail['log'];
+    if (e.code === 'HT_VERIFIER_REJECTED' && typeof log === 'string' && log !== '')
+      process.stderr.write(`${log.trimEnd().replace(/^/gm, '  | ')}\n`);
     process.stderr.write(`hyperturtle: ${e.message}\n`);
   } else
     process.stderr.write(`hyperturtle: bug: ${e instanceof Error ? (e.stack ?? e.message) : String(e)}\n`);

@@ -38,10 +38,12 @@ export class CleanupStack implements AsyncDisposable {
   }
 }
 
-/** Aborts on the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once. */
-export function abortOnSignals(): { signal: AbortSignal; dispose: () => void } {
+/** Aborts on the first of these signals; a second one ends the process at once. */
+export function abortOnSignals(names: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP']): {
+  signal: AbortSignal;
+  dispose: () => void;
+} {
   const controller = new AbortController();
-  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
   const on = (name: NodeJS.Signals): void => {
     if (controller.signal.aborted) process.exit(130);
     controller.abort(new HyperturtleError('HT_INTERRUPTED', `interrupted by ${name}`));

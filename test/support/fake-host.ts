@@ -173,7 +173,7 @@ export class FakeHost {
         limits: LIMITS,
         used: { objects: this.objects.size, programs: 0, links: 0, maps: 0, mapBytes: 0, watches: 0 },
         hooks: [],
-        signature: 'none',
+        signature: 'none' as const,
       }),
       load: ({ name, elf, constants }) => {
         note(`load ${name}`);
@@ -235,7 +235,7 @@ export class FakeHost {
       },
       list: () => ({
         vm: 'vm1',
-        arena: { bytes: 16 << 20, state: 'plugged', device: '/dev/hyperturtle-arena0' },
+        arena: { bytes: 16 << 20, state: 'plugged' as const, device: '/dev/hyperturtle-arena0' },
         objects: [...this.objects.values()].map((o) => o.info),
         links: this.links,
       }),

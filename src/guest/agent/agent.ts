@@ -3,7 +3,7 @@
  * registration of nested guests, the local socket and the metrics. What it opens it closes in stop(), in reverse; what
  * the host has loaded stays there, so that a restarted agent finds it in place.
  */
-import { watch } from 'node:fs';
+import { existsSync, watch } from 'node:fs';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { sleep } from '../../core/wait.ts';
@@ -92,6 +92,7 @@ export class Agent implements AsyncDisposable {
     if (options.module !== false)
       this.#registrar = new Registrar({
         open: options.module ?? openModule,
+        deviceThere: () => existsSync(GUEST_DEVICE),
         config,
         log,
         waitForDevice: (signal) =>

@@ -19,6 +19,7 @@ export interface RegistrarLog {
 
 export interface RegistrarOptions {
   open: () => GuestModule;
+  deviceThere: () => boolean;
   config: Pick<AgentConfig, 'l2' | 'module'>;
   log: RegistrarLog;
   /** Resolves after a while, or sooner when the device may have come. Default: five seconds. */
@@ -40,6 +41,8 @@ export interface RegisteredVm {
 
 /** A VMM that is just opening or closing its VM, or out of memory: tried again so often. */
 const TRIES = 5;
+/** While released: how often to look whether the module has been unloaded. */
+const RELEASE_LOOK_MS = 100;
 
 export class Registrar {
   readonly #o: RegistrarOptions;
@@ -85,8 +88,8 @@ export class Registrar {
   }
 
   /**
-   * Closes the device and all registrations, so that the module can be unloaded, and keeps off it for `ms`. VMs go on
-   * without programs. Resolves when all is closed.
+   * Closes the device and all registrations, so that the module can be unloaded, and keeps off it for `ms`, or until it
+   * has been unloaded. VMs go on without programs. Resolves when all is closed.
    */
   async release(ms: number): Promise<void> {
     this.#releasedUntilMs = performance.now() + ms;
@@ -100,10 +103,10 @@ export class Registrar {
   /** Until `signal` aborts; then all registrations and the device are closed. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      this.#hold = new AbortController();
-      const hold = AbortSignal.any([signal, this.#hold.signal]);
       try {
-        await this.#serve(hold);
+        await this.#keepOff(signal);
+        this.#hold = new AbortController();
+        await this.#serve(AbortSignal.any([signal, this.#hold.signal]));
       } catch (e) {
         if (signal.aborted) break;
         if (!this.#hold.signal.aborted) {
@@ -112,10 +115,18 @@ export class Registrar {
           else this.#problem('module', e);
         }
       }
-      const offMs = this.#releasedUntilMs - performance.now();
+      // released: no time of its own to wait for the device, see below
+      if (this.#releasedUntilMs > 0) continue;
       const wait = this.#o.waitForDevice ?? ((s: AbortSignal) => sleep(5000, s));
-      await (offMs > 0 ? sleep(offMs, signal) : wait(signal)).catch(() => {});
+      await wait(signal).catch(() => {}); // aborted: seen above
     }
+  }
+
+  /** For as long as it is released and the module is still there. */
+  async #keepOff(signal: AbortSignal): Promise<void> {
+    while (performance.now() < this.#releasedUntilMs && this.#o.deviceThere())
+      await sleep(RELEASE_LOOK_MS, signal);
+    this.#releasedUntilMs = 0;
   }
 
   async #serve(signal: AbortSignal): Promise<void> {

@@ -15,6 +15,7 @@ function start(config = AgentConfig.parse({})): void {
   stop = new AbortController();
   registrar = new Registrar({
     open: module.open,
+    deviceThere: () => module.loaded,
     config,
     log,
     retryMs: 5,
@@ -121,6 +122,17 @@ test('the module is let go of on demand, and taken up again afterwards', async (
   await registrar.release(60);
   expect(module.opened).toBe(0);
   expect(registrar.state).toBe('released');
+  await registered(10);
+});
+
+test('a module that was unloaded while released is taken up as soon as it is there again', async () => {
+  start();
+  await waitFor('module', () => (registrar.state === 'present' ? true : undefined), { timeoutMs: 2000 });
+  await registrar.release(60_000);
+  module.loaded = false;
+  await sleep(250);
+  module.loaded = true;
+  module.vms.add(10);
   await registered(10);
 });
 

@@ -1,0 +1,241 @@
+/** `hyperturtle guest agent`, the long-running part of L1, and the commands that are about it. */
+import type { Command } from 'commander';
+import type { AgentConfig } from '../guest/agent/config.ts';
+import type { AgentResult } from '../guest/agent/schema.ts';
+import { columns, l1Options, print, withAgent } from './l1-client.ts';
+import type { L1Options } from './l1-client.ts';
+import { integer } from './values.ts';
+
+interface RunOptions {
+  config?: string;
+  port?: string;
+  socket?: string;
+  state?: string;
+  module: boolean;
+  register: boolean;
+  logLevel?: string;
+}
+
+/** `guest agent|desired|reload|forget|release`, and `status`. */
+export function registerAgent(program: Command, guest: Command, version: string): void {
+  guest
+    .command('agent')
+    .description('the agent: keeps what this machine wants in its host; runs until SIGTERM')
+    .option('--config <file>', 'default: /etc/hyperturtle/guest.yaml when there is one')
+    .option('--port <path>', 'channel to the host: a virtio-serial port, or a unix socket')
+    .option('--socket <path>', "for this machine's commands")
+    .option('--state <dir>', 'where the desired state is kept')
+    .option('--no-module', 'leave the kernel module and nested guests alone')
+    .option('--no-register', 'do not register nested guests')
+    .option('--log-level <level>', 'trace, debug, info, warn or error')
+    .addHelpText(
+      'after',
+      `
+Connects to the host and stays connected; loads and links there what the configuration and earlier
+commands want, registers nested guests whose RAM is on turtlefs. SIGHUP reads the configuration anew.
+All of it can be restarted in any order: the agent, the host's daemon, the machine, the kernel module
+('hyperturtle guest release' lets go of that one first).
+
+Example of /etc/hyperturtle/guest.yaml:
+  objects:
+    npf: {file: /usr/lib/hyperturtle/npf.bpf.o}
+  links:
+    - {object: npf, hook: npf}
+  module:
+    pool: {low: 1024, high: 4096}`,
+    )
+    .action((o: RunOptions) => run(o, version));
+
+  l1Options(program.command('status'))
+    .description('whether this machine is connected to its host and has there what it wants')
+    .addHelpText(
+      'after',
+      '\nExit status 24 when it is not connected, 1 when something that is wanted is not so.',
+    )
+    .action(status);
+  l1Options(guest.command('desired'))
+    .description('what is wanted in the host: of the configuration file, and of commands')
+    .action(desired);
+  l1Options(guest.command('reload'))
+    .description('read the configuration file anew, compare with the host, mend')
+    .action(reload);
+  l1Options(guest.command('forget'))
+    .description('forget what commands loaded and unloaded: the configuration file alone counts')
+    .action(forget);
+  l1Options(guest.command('release'))
+    .description('have the agent let go of the kernel module, so that it can be unloaded')
+    .option(
+      '--for-s <number>',
+      'takes it up again afterwards, or when it is back',
+      integer('--for-s', 1, 3600),
+      60,
+    )
+    .addHelpText(
+      'after',
+      '\nExample:\n  hyperturtle guest release && rmmod hyperturtle_guest && modprobe hyperturtle_guest\n\nNested guests on turtlefs must have ended: their files hold the module as well.',
+    )
+    .action(release);
+}
+
+async function run(options: RunOptions, version: string): Promise<void> {
+  const [{ Agent }, configs, { abortOnSignals }, { pino }, { sendDatagram }, errors] = await Promise.all([
+    import('../guest/agent/agent.ts'),
+    import('../guest/agent/config.ts'),
+    import('../core/lifecycle.ts'),
+    import('pino'),
+    import('../bpf/datagram.ts'),
+    import('../core/errors.ts'),
+  ]);
+  const readConfig = (): AgentConfig => {
+    const file = options.config ?? configs.DEFAULT_CONFIG_FILE;
+    const c = configs.readAgentConfig(file, options.config !== undefined);
+    return {
+      ...c,
+      port: options.port ?? c.port,
+      socket: options.socket ?? c.socket,
+      state: options.state ?? c.state,
+      l2: { ...c.l2, register: c.l2.register && options.register },
+    };
+  };
+  const config = readConfig();
+  const log = pino({
+    level: options.logLevel ?? config.log.level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+  });
+  const notify = (text: string): void => {
+    const to = process.env['NOTIFY_SOCKET'];
+    if (to === undefined || to === '') return;
+    try {
+      sendDatagram(to, text);
+    } catch (e) {
+      log.warn({ err: e }, 'systemd was not told');
+    }
+  };
+  // SIGHUP is a request to reload here, not to end
+  const signals = abortOnSignals(['SIGINT', 'SIGTERM']);
+  const agent = await Agent.start({
+    config,
+    version,
+    log,
+    readConfig,
+    ...(options.module ? {} : { module: false as const }),
+  });
+  const hup = (): void => {
+    agent.reload(signals.signal).then(
+      () => log.info({}, 'configuration read'),
+      (e: unknown) => log.error({}, errors.messageOf(e)),
+    );
+  };
+  process.on('SIGHUP', hup);
+  const watchdogUs = Number(process.env['WATCHDOG_USEC']);
+  const watchdog = watchdogUs > 0 ? setInterval(() => notify('WATCHDOG=1'), watchdogUs / 2000) : undefined;
+  try {
+    notify('READY=1');
+    log.info({ port: config.port, socket: config.socket }, 'agent started');
+    if (!signals.signal.aborted)
+      await new Promise<void>((resolve) =>
+        signals.signal.addEventListener('abort', () => resolve(), { once: true }),
+      );
+    notify('STOPPING=1');
+  } finally {
+    clearInterval(watchdog);
+    process.off('SIGHUP', hup);
+    await agent.stop();
+    signals.dispose();
+    log.info({}, 'agent stopped');
+  }
+}
+
+async function status(options: L1Options): Promise<void> {
+  const s = await withAgent(options, ({ peer, signal, timeoutMs }) =>
+    peer.request('agent.status', {}, { signal, timeoutMs }),
+  );
+  print(options, s, statusText);
+  if (s.host.state !== 'connected') process.exitCode = 24;
+  else if (!s.desired.reached || s.l2Problems.length > 0) process.exitCode = 1;
+}
+
+export function statusText(s: AgentResult<'agent.status'>): string {
+  const { host, desired: d, module: m } = s;
+  const connected =
+    host.state === 'connected'
+      ? `connected to the host since ${host.since} as ${host.vm ?? '?'} (daemon ${host.daemon?.version ?? '?'}, kernel ${host.daemon?.kernel ?? '?'})`
+      : `not connected to the host since ${host.since}${host.lastError === null ? '' : `: ${host.lastError}`}`;
+  const module =
+    m === null
+      ? 'module: left alone'
+      : m.state !== 'present'
+        ? `module: ${m.state}`
+        : `module: ${m.arenaBound ? `arena ${m.arenaBytes >> 20} MiB, ${m.enabled ? 'enabled' : 'disabled'}, pool ${m.pool.level} of ${m.pool.entries} frames (refill below ${m.pool.low} up to ${m.pool.high})` : 'no arena'}; turtlefs ${m.turtlefs === null ? 'not mounted' : `at ${m.turtlefs}`}`;
+  return [
+    `agent ${s.version}: ${connected}`,
+    `wanted: ${d.objects} objects, ${d.links} links: ${d.reached ? 'the host has them' : d.checked === null ? 'not compared with the host yet' : 'not reached'}`,
+    ...[...d.problems, ...s.l2Problems].map((p) => `  ${p.step}: ${p.message} (${p.kind}, since ${p.since})`),
+    module,
+    columns(
+      ['NESTED GUEST', 'PID', 'PAGES', 'FRAMES', 'FAULTS', 'MAPPED', 'PASSED', 'SINCE'],
+      s.l2s.map((l) => [
+        l.name,
+        String(l.pid),
+        String(l.pages),
+        String(l.framesTaken),
+        String(l.faults),
+        String(l.mappedNew + l.mappedExisting),
+        String(l.passes),
+        l.since,
+      ]),
+    ) || 'no nested guests registered',
+  ].join('\n');
+}
+
+async function desired(options: L1Options): Promise<void> {
+  const result = await withAgent(options, ({ peer, signal, timeoutMs }) =>
+    peer.request('agent.desired', {}, { signal, timeoutMs }),
+  );
+  print(options, result, (r) =>
+    [
+      columns(
+        ['OBJECT', 'SHA-256', 'SIGNED BY', 'FROM'],
+        r.objects.map((o) => [o.name, o.sha256.slice(0, 16), o.signedBy ?? '-', o.origin]),
+      ) || 'no objects',
+      '',
+      columns(
+        ['LINK OF', 'PROGRAM', 'HOOK', 'TARGET', 'FROM'],
+        r.links.map((l) => [l.object, l.program ?? '-', l.hook, l.target ?? '-', l.origin]),
+      ) || 'no links',
+      ...(r.removed.length > 0
+        ? ['', `taken out of the configuration by commands: ${r.removed.join(', ')}`]
+        : []),
+    ].join('\n'),
+  );
+}
+
+async function reload(options: L1Options): Promise<void> {
+  const result = await withAgent(options, ({ peer, signal, timeoutMs }) =>
+    peer.request('agent.reload', {}, { signal, timeoutMs }),
+  );
+  print(options, result, ({ problems }) =>
+    problems.length === 0 ? 'reloaded' : problems.map((p) => `${p.step}: ${p.message}`).join('\n'),
+  );
+  if (result.problems.length > 0) process.exitCode = 1;
+}
+
+async function forget(options: L1Options): Promise<void> {
+  await withAgent(options, ({ peer, signal, timeoutMs }) =>
+    peer.request('agent.forget', {}, { signal, timeoutMs }),
+  );
+  print(options, {}, () => 'forgotten');
+}
+
+async function release(options: L1Options & { forS: number }): Promise<void> {
+  await withAgent(options, ({ peer, signal, timeoutMs }) =>
+    peer.request('agent.release', { seconds: options.forS }, { signal, timeoutMs }),
+  );
+  print(
+    options,
+    {},
+    () => `the agent keeps off the module for ${options.forS} s, or until it has been unloaded and is back`,
+  );
+}

@@ -1,0 +1,319 @@
+/** `hyperturtle load|replace|link|unlink|unload|list|stats|limits`: programs of this L1 in its host. */
+import type { Command } from 'commander';
+import type { HookStats, MethodName, Params, Result } from '../wire/schema.ts';
+import { columns, l1Options, print, withAgent } from './l1-client.ts';
+import type { AgentClient, L1Options } from './l1-client.ts';
+import { bytesText, objectNameOf, parseBytes } from './l1-values.ts';
+
+interface LoadOptions extends L1Options {
+  name?: string;
+  signature?: string;
+  set: Record<string, string>;
+  link?: boolean;
+  hook?: string;
+  target?: string;
+  replace?: boolean;
+}
+
+interface LinkOptions extends L1Options {
+  hook: string;
+  program?: string;
+  target?: string;
+}
+
+const collect = (text: string, all: Record<string, string>): Record<string, string> => {
+  const [name = '', ...value] = text.split('=');
+  return { ...all, [name]: value.join('=') };
+};
+
+export function registerObjects(program: Command): void {
+  const elfOptions = (c: Command): Command =>
+    l1Options(c)
+      .option('--signature <file>', 'detached signature; default: FILE.sig when there is one')
+      .option(
+        '--set <name=value>',
+        "value of a 'const volatile' of the object; may be repeated",
+        collect,
+        {},
+      );
+
+  elfOptions(program.command('load'))
+    .argument('<file>', 'compiled hyperupcall (.bpf.o)')
+    .description('have the host load an object; it is loaded again after restarts until it is unloaded')
+    .option('--name <name>', "what to call it; default: the file's name")
+    .option('--link', 'link it as well')
+    .option('--hook <name>', 'with --link: the hook; default: that of its program')
+    .option('--target <name>', 'with --link: the target, for hooks that have some')
+    .option('--replace', 'when there is another object of that name: swap it')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  hyperturtle load npf.bpf.o --link             load, and answer nested page faults with it
+  hyperturtle load npf.bpf.o --name fast        under another name
+  hyperturtle load x.bpf.o --set limit=64       with a constant
+  hyperturtle check npf.bpf.o                   would it be admitted? (needs no agent)
+
+The host checks the object, then the kernel's verifier does. A refusal names the rule, program and
+instruction (exit status 19), or carries the end of the verifier's log (14); nothing has changed then.`,
+    )
+    .action(load);
+
+  elfOptions(program.command('replace'))
+    .argument('<name>', 'object to replace')
+    .argument('<file>', 'its new version')
+    .description('swap a loaded object for a new version, without a gap; maps of the same shape are kept')
+    .addHelpText('after', '\nExample:\n  hyperturtle replace npf npf-2.bpf.o')
+    .action(replace);
+
+  l1Options(program.command('link'))
+    .argument('<object>')
+    .description('let a loaded program answer a hook')
+    .requiredOption('--hook <name>', "the hook ('hyperturtle limits' lists them)")
+    .option('--program <name>', 'needed when several programs of the object fit')
+    .option('--target <name>', 'for hooks that have targets')
+    .addHelpText('after', '\nExample:\n  hyperturtle link npf --hook npf')
+    .action(link);
+
+  l1Options(program.command('unlink'))
+    .argument('<link>', "number of the link, or the object's name for all its links")
+    .description('end a link; the object stays loaded')
+    .addHelpText('after', '\nExamples:\n  hyperturtle unlink 3\n  hyperturtle unlink npf')
+    .action(unlink);
+
+  l1Options(program.command('unload'))
+    .argument('<object>')
+    .description('have the host forget an object and its maps')
+    .option('--force', 'also while it is linked')
+    .action(unload);
+
+  l1Options(program.command('list'))
+    .description('what is loaded and linked in the host, and the arena')
+    .addHelpText('after', "\n'hyperturtle guest desired' tells what is wanted there.")
+    .action((o: L1Options) => ask(o, 'list', listText));
+
+  l1Options(program.command('stats'))
+    .description('what the hooks did for this machine')
+    .addHelpText('after', "\n'hyperturtle top' shows it live, with each nested guest.")
+    .action((o: L1Options) => ask(o, 'stats', (r) => r.hooks.map(statsText).join('\n')));
+
+  l1Options(program.command('limits'))
+    .description('what the host allows this machine, and how much of it is used')
+    .action((o: L1Options) => ask(o, 'limits', limitsText));
+}
+
+async function ask<M extends 'list' | 'stats' | 'limits'>(
+  options: L1Options,
+  method: M,
+  text: (result: Result<M>) => string,
+): Promise<void> {
+  const result = await withAgent(options, (c) => call(c, method, {} as Params<M>));
+  print(options, result, text);
+}
+
+function call<M extends Exclude<MethodName, 'hello'>>(
+  { peer, signal, timeoutMs }: AgentClient,
+  method: M,
+  params: Params<M>,
+): Promise<Result<M>> {
+  // both tables say the same of these methods; TypeScript does not relate a generic member of one to the other
+  return peer.request(method, params as never, { signal, timeoutMs }) as Promise<Result<M>>;
+}
+
+async function load(file: string, options: LoadOptions): Promise<void> {
+  const params = { name: options.name ?? objectNameOf(file), ...(await readObject(file, options)) };
+  const result = await withAgent(options, async (c) => {
+    const { isHyperturtleError } = await import('../core/errors.ts');
+    const loaded = await call(c, 'load', params).catch(async (e: unknown) => {
+      if (!options.replace || !isHyperturtleError(e, 'HT_EXISTS')) throw e;
+      return { ...(await call(c, 'replace', params)), existed: true };
+    });
+    if (!options.link) return { ...loaded, links: [] };
+    const hooks =
+      options.hook === undefined ? [...new Set(loaded.object.programs.map((p) => p.hook))] : [options.hook];
+    const links = [];
+    for (const hook of hooks) {
+      const target = options.target === undefined ? {} : { target: options.target };
+      links.push((await call(c, 'link', { object: params.name, hook, ...target })).link);
+    }
+    return { ...loaded, links };
+  });
+  print(options, result, ({ object, existed, links }) =>
+    [
+      `${object.name} ${existed ? 'was loaded already' : 'loaded'}: ${object.programs.map((p) => `${p.name} (${p.hook}, ${p.verifiedInstructions} instructions verified)`).join(', ')}`,
+      ...links.map((l) => `link ${l.id}: ${l.program} answers ${l.hook}`),
+    ].join('\n'),
+  );
+}
+
+async function replace(name: string, file: string, options: LoadOptions): Promise<void> {
+  const params = { name, ...(await readObject(file, options)) };
+  const result = await withAgent(options, (c) => call(c, 'replace', params));
+  print(options, result, ({ kept, created }) => {
+    const maps = [
+      kept.length > 0 ? `kept ${kept.join(', ')}` : '',
+      created.length > 0 ? `new ${created.join(', ')}` : '',
+    ];
+    return `${name} replaced; maps: ${maps.filter(Boolean).join('; ') || 'none'}`;
+  });
+}
+
+/** The parts of a request that come from files. Throws HT_NOT_FOUND, HT_CONFIG, HT_USAGE. */
+async function readObject(
+  file: string,
+  options: Pick<LoadOptions, 'signature' | 'set'>,
+): Promise<Omit<Params<'load'>, 'name'>> {
+  const [{ readFile }, { parseSignature }, { errnoCode, HyperturtleError }] = await Promise.all([
+    import('node:fs/promises'),
+    import('../guest/agent/desired.ts'),
+    import('../core/errors.ts'),
+  ]);
+  const read = (path: string): Promise<Buffer> =>
+    readFile(path).catch((e: unknown) => {
+      if (errnoCode(e) === 'ENOENT')
+        throw new HyperturtleError('HT_NOT_FOUND', `${path}: no such file`, { cause: e });
+      if (errnoCode(e) === 'EISDIR')
+        throw new HyperturtleError('HT_USAGE', `${path} is a directory: give a compiled object (.bpf.o)`);
+      throw e;
+    });
+  const elf = await read(file);
+  const sigFile = options.signature ?? `${file}.sig`;
+  const sig = await read(sigFile).catch((e: unknown) => {
+    if (options.signature !== undefined) throw e;
+    return undefined;
+  });
+  return {
+    elf: elf.toString('base64'),
+    ...(sig ? { signature: parseSignature(sig.toString('utf8'), sigFile) } : {}),
+    ...(Object.keys(options.set).length > 0 ? { constants: await constants(elf, options.set) } : {}),
+  };
+}
+
+/** The size of each is the variable's own. */
+async function constants(elf: Buffer, set: Record<string, string>): Promise<Record<string, string>> {
+  const [{ parseElf }, { HyperturtleError }] = await Promise.all([
+    import('../bpf/elf.ts'),
+    import('../core/errors.ts'),
+  ]);
+  const { sections, symbols } = parseElf(elf);
+  const rodata = sections.findIndex((s) => s.name === '.rodata');
+  return Object.fromEntries(
+    Object.entries(set).map(([name, value]) => {
+      const symbol = symbols.find((s) => s.name === name && s.section === rodata);
+      if (!symbol)
+        throw new HyperturtleError(
+          'HT_USAGE',
+          `--set ${name}: the object has no 'const volatile' of that name`,
+        );
+      return [name, parseBytes(value, symbol.size, `--set ${name}`).toString('base64')];
+    }),
+  );
+}
+
+async function link(object: string, options: LinkOptions): Promise<void> {
+  const { hook, program, target } = options;
+  const params = { object, hook, ...(program ? { program } : {}), ...(target ? { target } : {}) };
+  const result = await withAgent(options, (c) => call(c, 'link', params));
+  print(
+    options,
+    result,
+    ({ link: l, existed }) =>
+      `link ${l.id}${existed ? ' (there already)' : ''}: ${l.program} of ${l.object} answers ${l.hook}`,
+  );
+}
+
+async function unlink(which: string, options: L1Options): Promise<void> {
+  const ended = await withAgent(options, async (c) => {
+    const { links } = await call(c, 'list', {});
+    const chosen = /^\d+$/.test(which)
+      ? [Number(which)]
+      : links.filter((l) => l.object === which).map((l) => l.id);
+    if (chosen.length === 0) {
+      const { HyperturtleError } = await import('../core/errors.ts');
+      throw new HyperturtleError('HT_NOT_FOUND', `'${which}' has no links: 'hyperturtle list' shows them`);
+    }
+    for (const id of chosen) await call(c, 'unlink', { id });
+    return chosen;
+  });
+  print(options, { unlinked: ended }, () => `unlinked ${ended.join(', ')}`);
+}
+
+async function unload(name: string, options: L1Options & { force?: boolean }): Promise<void> {
+  const params = { name, ...(options.force ? { force: true } : {}) };
+  await withAgent(options, (c) => call(c, 'unload', params));
+  print(options, { unloaded: name }, () => `${name} unloaded`);
+}
+
+function listText(r: Result<'list'>): string {
+  const arena = `arena ${bytesText(r.arena.bytes)}, ${r.arena.state}${r.arena.device === undefined ? '' : ` (${r.arena.device} in the host)`}`;
+  return [
+    `known to the host as ${r.vm}; ${arena}`,
+    '',
+    columns(
+      ['OBJECT', 'PROGRAM', 'HOOK', 'VERIFIED', 'JITED', 'SIGNED BY', 'LOADED'],
+      r.objects.flatMap((o) =>
+        o.programs.map((p) => [
+          o.name,
+          p.name,
+          p.hook,
+          String(p.verifiedInstructions),
+          String(p.jitedBytes),
+          o.signedBy ?? '-',
+          o.loadedAt,
+        ]),
+      ),
+    ) || 'no objects',
+    '',
+    columns(
+      ['MAP', 'TYPE', 'KEY', 'VALUE', 'ENTRIES', 'BYTES'],
+      r.objects.flatMap((o) =>
+        o.maps.map((m) => [
+          `${o.name}/${m.name}`,
+          m.arena ? `${m.type} (arena)` : m.type,
+          String(m.keyBytes),
+          String(m.valueBytes),
+          String(m.maxEntries),
+          String(m.bytes),
+        ]),
+      ),
+    ) || 'no maps',
+    '',
+    columns(
+      ['LINK', 'HOOK', 'OBJECT', 'PROGRAM', 'TARGET', 'SINCE'],
+      r.links.map((l) => [String(l.id), l.hook, l.object, l.program, l.target ?? '-', l.since]),
+    ) || 'no links',
+  ].join('\n');
+}
+
+/** One hook in lines: totals, then why events were passed on, most frequent first. */
+export function statsText(s: HookStats): string {
+  const share = s.runs > 0 ? ` (${((100 * s.handled) / s.runs).toFixed(1)}%)` : '';
+  const who = s.linked ? `${s.program ?? '?'} of ${s.object ?? '?'}` : 'nothing linked';
+  return [
+    `${s.hook}: ${who}`,
+    `  ${s.runs} events, ${s.handled} handled${share}, ${s.entries} entries written, ${s.learned} learned, ${s.passed} passed on`,
+    ...Object.entries(s.reasons)
+      .sort(([, a], [, b]) => b - a)
+      .map(([name, n]) => `  ${String(n).padStart(10)} ${name}`),
+  ].join('\n');
+}
+
+function limitsText(r: Result<'limits'>): string {
+  const used: Record<string, number> = r.used;
+  return [
+    columns(
+      ['LIMIT', 'USED', 'OF'],
+      Object.entries(r.limits).map(([name, limit]) => [
+        name,
+        name in used ? String(used[name]) : '',
+        String(limit),
+      ]),
+    ),
+    '',
+    `signature: ${r.signature}`,
+    ...r.hooks.map(
+      (h) =>
+        `hook ${h.name}: ${h.programTypes.join(', ')}; maps ${h.mapTypes.join(', ')}; ${h.helpers.length} helpers: ${h.helpers.join(', ')}`,
+    ),
+  ].join('\n');
+}

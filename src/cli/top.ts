@@ -1,0 +1,230 @@
+/** `hyperturtle top`: hooks, pool and nested guests of this L1, live; plain lines when there is no terminal. */
+import type { Command } from 'commander';
+import type { AgentResult } from '../guest/agent/schema.ts';
+import type { HookStats } from '../wire/schema.ts';
+import { columns, l1Options, withAgent } from './l1-client.ts';
+import type { AgentClient, L1Options } from './l1-client.ts';
+import { integer, printJson } from './values.ts';
+
+interface TopOptions extends L1Options {
+  intervalS: number;
+  count?: number;
+}
+
+export interface TopSample {
+  atMs: number;
+  hooks: readonly HookStats[];
+  status: AgentResult<'agent.status'>;
+}
+
+export function registerTop(program: Command): void {
+  l1Options(program.command('top'))
+    .description('live table: what the hooks do, why faults are passed on, the pool, each nested guest')
+    .option('--interval-s <number>', 'between looks', integer('--interval-s', 1, 3600), 1)
+    .option('--count <number>', 'end after so many', integer('--count', 1, 2 ** 31))
+    .addHelpText(
+      'after',
+      `
+HANDLED%  of the events since the last look, answered in the host without this machine running
+WHY       reasons of those passed on since the last look, most frequent first:
+          POOL_EMPTY   raise the pool ('hyperturtle guest set --pool-low ... --pool-high ...')
+          NO_TEMPLATE  normal for the first faults of a nested guest
+          NO_L2, L2_OFF  a nested guest that is not registered ('hyperturtle doctor')
+Without a terminal, or with --json, one block or line for each look. Ends at Ctrl-C.`,
+    )
+    .action(top);
+}
+
+async function top(options: TopOptions): Promise<void> {
+  const [{ sleep }, { isHyperturtleError }] = await Promise.all([
+    import('../core/wait.ts'),
+    import('../core/errors.ts'),
+  ]);
+  const screen = process.stdout.isTTY && !options.json;
+  // hide the cursor while the table is drawn over and over; the last one stays when we end
+  if (screen) process.stdout.write('\x1b[?25l\x1b[2J');
+  try {
+    await withAgent(options, async (client) => {
+      let before: TopSample | undefined;
+      for (let n = 0; n < (options.count ?? Infinity); n++) {
+        if (n > 0) await sleep(options.intervalS * 1000, client.signal);
+        const now = await sample(client);
+        if (options.json) printJson({ ...now, atMs: undefined, rates: rates(before, now) });
+        else {
+          const lines = topText(before, now);
+          process.stdout.write(screen ? drawn(lines, process.stdout) : `${lines.join('\n')}\n\n`);
+        }
+        before = now;
+      }
+    });
+  } catch (e) {
+    if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
+  } finally {
+    if (screen) process.stdout.write('\x1b[?25h');
+  }
+}
+
+/** What the host says may be missing while it is away: the rest is shown all the same. */
+async function sample({ peer, signal, timeoutMs }: AgentClient): Promise<TopSample> {
+  const status = await peer.request('agent.status', {}, { signal, timeoutMs });
+  const { isHyperturtleError } = await import('../core/errors.ts');
+  const hooks =
+    status.host.state === 'connected'
+      ? await peer.request('stats', {}, { signal, timeoutMs }).then(
+          (r) => r.hooks,
+          (e: unknown) => {
+            if (isHyperturtleError(e, 'HT_UNAVAILABLE') || isHyperturtleError(e, 'HT_TIMEOUT')) return [];
+            throw e;
+          },
+        )
+      : [];
+  return { atMs: performance.now(), hooks, status };
+}
+
+/** From the upper left corner, clearing what the last one left; cut to the screen. */
+function drawn(lines: readonly string[], to: { rows?: number; columns?: number }): string {
+  const { rows = 24, columns: width = 80 } = to;
+  return `\x1b[H${lines
+    .slice(0, rows - 1)
+    .map((l) => `${l.slice(0, width - 1)}\x1b[K\n`)
+    .join('')}\x1b[J`;
+}
+
+interface HookRate {
+  hook: string;
+  program: string;
+  runs: number;
+  handled: number;
+  entries: number;
+  passed: number;
+  /** Since the last look, or the beginning; not per second. */
+  reasons: Record<string, number>;
+}
+
+interface L2Rate {
+  name: string;
+  pid: number;
+  faults: number;
+  new: number;
+  existing: number;
+  ahead: number;
+  passed: number;
+}
+
+/** Per second since the sample before; the totals when there is none, or when counters began anew. */
+export function rates(before: TopSample | undefined, now: TopSample): { hooks: HookRate[]; l2s: L2Rate[] } {
+  const seconds = before ? Math.max((now.atMs - before.atMs) / 1000, 0.001) : 1;
+  const per = (was: number | undefined, is: number): number =>
+    was === undefined || is < was ? (before ? 0 : is) : (is - was) / seconds;
+  return {
+    hooks: now.hooks.map((h) => {
+      const was = before?.hooks.find((b) => b.hook === h.hook && b.runs <= h.runs);
+      return {
+        hook: h.hook,
+        program: h.linked ? `${h.object ?? '?'}/${h.program ?? '?'}` : '-',
+        runs: per(was?.runs, h.runs),
+        handled: per(was?.handled, h.handled),
+        entries: per(was?.entries, h.entries),
+        passed: per(was?.passed, h.passed),
+        reasons: Object.fromEntries(
+          Object.entries(h.reasons)
+            .map(([name, n]) => [name, n - (was?.reasons[name] ?? 0)] as const)
+            .filter(([, n]) => n > 0),
+        ),
+      };
+    }),
+    l2s: now.status.l2s.map((l) => {
+      const was = before?.status.l2s.find((b) => b.pid === l.pid && b.since === l.since);
+      return {
+        name: l.name,
+        pid: l.pid,
+        faults: per(was?.faults, l.faults),
+        new: per(was?.mappedNew, l.mappedNew),
+        existing: per(was?.mappedExisting, l.mappedExisting),
+        ahead: per(was?.mappedAhead, l.mappedAhead),
+        passed: per(was?.passes, l.passes),
+      };
+    }),
+  };
+}
+
+export function topText(before: TopSample | undefined, now: TopSample): string[] {
+  const { hooks, l2s } = rates(before, now);
+  const { host, module: m, desired, l2Problems } = now.status;
+  const unit = before ? '/S' : '';
+  const whole = (n: number): string => String(Math.round(n));
+  const share = (h: HookRate): string => (h.runs > 0 ? `${((100 * h.handled) / h.runs).toFixed(1)}%` : '-');
+  const pool =
+    m?.state === 'present' && m.arenaBound
+      ? `pool ${m.pool.level} of ${m.pool.entries} frames (${m.pool.low}..${m.pool.high})${m.enabled ? '' : ', DISABLED'}`
+      : m === null
+        ? 'module left alone'
+        : m.state === 'present'
+          ? 'no arena'
+          : `module ${m.state}`;
+  const connected =
+    host.state === 'connected' ? `${host.vm ?? '?'}, connected` : `${host.state} for the host`;
+  const why = (h: HookRate): string =>
+    Object.entries(h.reasons)
+      .sort(([, a], [, b]) => b - a)
+      .map(([name, n]) => `${name} ${n}`)
+      .join(', ');
+  const problems = [...desired.problems, ...l2Problems];
+  return [
+    `hyperturtle top: ${connected}; ${pool}; ${desired.reached ? 'all that is wanted is there' : 'wanted state not reached'}`,
+    '',
+    ...table(
+      [
+        'HOOK',
+        'PROGRAM',
+        `EVENTS${unit}`,
+        `HANDLED${unit}`,
+        'HANDLED%',
+        `ENTRIES${unit}`,
+        `PASSED${unit}`,
+        'WHY',
+      ],
+      hooks.map((h) => [
+        h.hook,
+        h.program,
+        whole(h.runs),
+        whole(h.handled),
+        share(h),
+        whole(h.entries),
+        whole(h.passed),
+        why(h),
+      ]),
+      'no hooks linked',
+    ),
+    '',
+    ...table(
+      [
+        'NESTED GUEST',
+        'PID',
+        'PAGES',
+        'FRAMES',
+        `FAULTS${unit}`,
+        `NEW${unit}`,
+        `EXISTING${unit}`,
+        `AHEAD${unit}`,
+        `PASSED${unit}`,
+      ],
+      l2s.map((r, i) => {
+        const l = now.status.l2s[i];
+        return [
+          r.name,
+          String(r.pid),
+          String(l?.pages ?? 0),
+          String(l?.framesTaken ?? 0),
+          ...[r.faults, r.new, r.existing, r.ahead, r.passed].map(whole),
+        ];
+      }),
+      'no nested guests registered',
+    ),
+    ...(problems.length > 0 ? ['', ...problems.map((p) => `! ${p.step}: ${p.message}`)] : []),
+  ];
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[], empty: string): string[] {
+  return rows.length === 0 ? [empty] : columns(head, rows).split('\n');
+}

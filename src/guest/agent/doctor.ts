@@ -1,0 +1,283 @@
+/**
+ * Findings about this L1: what it needs to be accelerated, what of it is there, and what to do about the rest. Facts
+ * are collected in one place and judged in another, so that every judgement can be tested anywhere.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import os from 'node:os';
+import { SHADOW_MMU_CVE, shadowMmuFixed } from '../../core/nested-kvm.ts';
+import { GUEST_DEVICE } from '../../kernel/guest.ts';
+import type { Finding } from '../../wire/schema.ts';
+import { findChannel } from './port.ts';
+import type { AgentResult } from './schema.ts';
+import { turtlefsMount, vmName, vmProcesses } from './vms.ts';
+
+type Status = AgentResult<'agent.status'>;
+
+export interface Facts {
+  kernel: { release: string; version: string };
+  /** Flags of the processor that matter. */
+  cpu: { svm: boolean; vmx: boolean; hypervisor: boolean };
+  devKvm: boolean;
+  /** /sys/module/NAME/parameters/..., undefined without the module or parameter. */
+  npt: string | undefined;
+  ept: string | undefined;
+  tdpMmu: string | undefined;
+  nohzFull: string;
+  guestDevice: boolean;
+  turtlefs: string | undefined;
+  channel: boolean;
+  port: string;
+  vms: readonly { pid: number; name: string; turtlefs: boolean }[];
+  /** Undefined when no agent answers. */
+  agent: Status | undefined;
+  agentProblem: string | undefined;
+}
+
+export function collectFacts(
+  port: string,
+  agent: Status | undefined,
+  agentProblem: string | undefined,
+): Facts {
+  const flags = /^flags\s*:(.*)$/m.exec(read('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? [];
+  return {
+    kernel: { release: os.release(), version: os.version() },
+    cpu: {
+      svm: flags.includes('svm'),
+      vmx: flags.includes('vmx'),
+      hypervisor: flags.includes('hypervisor'),
+    },
+    devKvm: existsSync('/dev/kvm'),
+    npt: read('/sys/module/kvm_amd/parameters/npt'),
+    ept: read('/sys/module/kvm_intel/parameters/ept'),
+    tdpMmu: read('/sys/module/kvm/parameters/tdp_mmu'),
+    nohzFull: (read('/sys/devices/system/cpu/nohz_full') ?? '').replace('(null)', ''),
+    guestDevice: existsSync(GUEST_DEVICE),
+    turtlefs: turtlefsMount(),
+    channel: findChannel(port) !== undefined,
+    port,
+    vms: vmProcesses().map((v) => ({ ...v, name: vmName(v.pid) })),
+    agent,
+    agentProblem,
+  };
+}
+
+const ok = (what: string): Finding => ({ level: 'ok', what });
+const warn = (what: string, mend: string): Finding => ({ level: 'warn', what, mend });
+const fail = (what: string, mend: string): Finding => ({ level: 'fail', what, mend });
+const on = (value: string | undefined): boolean => value === 'Y' || value === '1';
+
+export function judge(f: Facts): Finding[] {
+  return [
+    kernel(f),
+    ...kvm(f),
+    ...kvmSettings(f),
+    guestModule(f),
+    ...(f.guestDevice ? arena(f) : []),
+    ...channel(f),
+    ...desired(f),
+    ...vmms(f),
+  ];
+}
+
+/** Whoever runs L2s of L2s in here needs it; L0's own finding is the one that matters most. */
+function kernel({ kernel: k }: Facts): Finding {
+  const fixed = shadowMmuFixed(k.release, k.version);
+  if (fixed === true) return ok(`kernel ${k.release} has ${SHADOW_MMU_CVE} mended`);
+  const what = `kernel ${k.release} ${fixed === false ? 'has' : 'may have'} ${SHADOW_MMU_CVE} (use after free in KVM's shadow MMU)`;
+  return warn(
+    what,
+    'update the kernel (fixed in 6.1.177, 6.6.144, 6.12.95, 6.18.38) before nested guests that virtualize themselves are let in',
+  );
+}
+
+function kvm({ cpu, devKvm }: Facts): Finding[] {
+  if (!cpu.svm && !cpu.vmx)
+    return [
+      fail(
+        'this machine has no virtualization extension (svm or vmx)',
+        cpu.hypervisor
+          ? 'the host must pass it on: kvm_amd or kvm_intel with nested=1 there, and -cpu host (or +svm, +vmx) for this VM'
+          : 'turn it on in the firmware',
+      ),
+    ];
+  const found = [ok(`virtualization extension: ${cpu.svm ? 'svm' : 'vmx'}`)];
+  if (!cpu.hypervisor)
+    found.push(
+      warn('this is no virtual machine', 'HyperTurtle accelerates guests of guests: run this in a VM'),
+    );
+  if (!devKvm)
+    found.push(fail('KVM is not loaded (no /dev/kvm)', `modprobe ${cpu.svm ? 'kvm_amd' : 'kvm_intel'}`));
+  return found;
+}
+
+function kvmSettings({ npt, ept, tdpMmu, nohzFull }: Facts): Finding[] {
+  const found: Finding[] = [];
+  for (const [vendor, name, value] of [
+    ['kvm_amd', 'npt', npt],
+    ['kvm_intel', 'ept', ept],
+  ] as const)
+    if (value !== undefined)
+      found.push(
+        on(value)
+          ? ok(`nested paging is on (${vendor}.${name})`)
+          : fail(`nested paging is off (${vendor}.${name}=${value})`, `load ${vendor} with ${name}=1`),
+      );
+  if (tdpMmu !== undefined)
+    found.push(
+      on(tdpMmu)
+        ? ok('KVM uses its TDP MMU')
+        : fail(`KVM does not use its TDP MMU (kvm.tdp_mmu=${tdpMmu})`, 'load kvm with tdp_mmu=Y'),
+    );
+  if (nohzFull !== '')
+    found.push(
+      fail(
+        `CPUs without timer tick (nohz_full=${nohzFull})`,
+        'boot without nohz_full: nested guests are not registered with it',
+      ),
+    );
+  return found;
+}
+
+function guestModule({ guestDevice, agent }: Facts): Finding {
+  if (!guestDevice)
+    return fail('hyperturtle_guest.ko is not loaded', 'modprobe hyperturtle_guest (or insmod it)');
+  if (agent?.module?.state === 'mismatch')
+    return fail(
+      'hyperturtle_guest.ko speaks another ABI than this program',
+      'install module and program of one version',
+    );
+  return ok('hyperturtle_guest.ko is loaded');
+}
+
+function arena({ agent, turtlefs }: Facts): Finding[] {
+  const found = [
+    turtlefs === undefined
+      ? fail(
+          'turtlefs is not mounted',
+          'mount -t turtlefs none /run/hyperturtle/ram (the agent does, if let)',
+        )
+      : ok(`turtlefs is mounted at ${turtlefs}`),
+  ];
+  const m = agent?.module;
+  if (m?.state !== 'present') return found;
+  if (!m.arenaBound)
+    found.push(
+      fail(
+        'there is no arena',
+        "the host must offer one: 'hyperturtle host args' there prints the devices; behind a root port with pref64-reserve, see this machine's kernel log",
+      ),
+    );
+  else {
+    found.push(ok(`arena of ${m.arenaBytes >> 20} MiB is bound`));
+    if (!m.enabled)
+      found.push(warn('programs are told to pass every fault', 'hyperturtle guest set --enable'));
+    if (m.pool.high === 0)
+      found.push(
+        fail(
+          'the pool is set to hold no frames',
+          'hyperturtle guest set --pool-low 1024 --pool-high 4096, or module.pool in guest.yaml',
+        ),
+      );
+    else if (m.pool.level === 0)
+      found.push(warn('the pool is empty', 'raise pool_low and pool_high, or give this machine more memory'));
+    if (m.index.words > 0 && m.index.used > 0.9 * m.index.words)
+      found.push(
+        warn(
+          'the page index is nearly full',
+          'a larger arena: 8 bytes for every 4 KiB of all nested guests together',
+        ),
+      );
+  }
+  return found;
+}
+
+function channel({ channel: there, port, agent, agentProblem }: Facts): Finding[] {
+  const found = [
+    there
+      ? ok(`channel ${port} is there`)
+      : fail(
+          `channel ${port} is not there`,
+          "the host must give this machine that virtio-serial port: 'hyperturtle host args' there prints it",
+        ),
+  ];
+  if (agent === undefined)
+    found.push(
+      fail(
+        `the agent does not answer: ${agentProblem ?? 'not running'}`,
+        'systemctl start hyperturtle-agent, or hyperturtle guest agent',
+      ),
+    );
+  else if (agent.host.state === 'connected')
+    found.push(ok(`connected to the host as ${agent.host.vm ?? '?'}`));
+  else
+    found.push(
+      fail(
+        `not connected to the host${agent.host.lastError === null ? '' : `: ${agent.host.lastError}`}`,
+        'hyperturtled must run there and know this VM (hyperturtle host vm list)',
+      ),
+    );
+  return found;
+}
+
+function desired({ agent }: Facts): Finding[] {
+  if (agent?.host.state !== 'connected') return [];
+  const { desired: d } = agent;
+  const found = [...d.problems, ...agent.l2Problems].map((p) =>
+    fail(`${p.step}: ${p.message} (${p.kind})`, mendOf(p.kind)),
+  );
+  if (d.reached && d.objects === 0)
+    found.push(warn('nothing is loaded in the host', 'hyperturtle load npf.bpf.o --link'));
+  else if (d.reached && d.links === 0)
+    found.push(warn('no program is linked', 'hyperturtle link OBJECT --hook npf'));
+  else if (d.reached)
+    found.push(ok(`the host has all that is wanted: ${d.objects} objects, ${d.links} links`));
+  return found;
+}
+
+function mendOf(kind: string): string {
+  switch (kind) {
+    case 'REFUSED':
+    case 'VERIFIER':
+      return 'hyperturtle check FILE explains it; load a mended object (hyperturtle load --replace)';
+    case 'SIGNATURE':
+      return 'sign the object with a key that the host knows (hyperturtle sign)';
+    case 'QUOTA':
+      return "hyperturtle limits shows what is used; unload something, or ask the host's operator";
+    case 'HOOK_BUSY':
+      return 'unlink what is there (hyperturtle list, hyperturtle unlink)';
+    case 'HT_NO_SPACE':
+      return 'a larger arena, or fewer nested guests at a time';
+    default:
+      return "see the agent's log (journalctl -u hyperturtle-agent)";
+  }
+}
+
+function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
+  const dir = turtlefs ?? '/run/hyperturtle/ram';
+  return vms.map((vm) => {
+    const who = `VMM ${vm.name} (process ${vm.pid})`;
+    if (!vm.turtlefs)
+      return warn(
+        `${who}: its guest's RAM is not on turtlefs, so its faults take the long way`,
+        `QEMU: -object memory-backend-file,id=ram,mem-path=${dir}/NAME,size=...,share=on -machine memory-backend=ram`,
+      );
+    if (
+      agent?.module?.state === 'present' &&
+      agent.module.arenaBound &&
+      !agent.l2s.some((l) => l.pid === vm.pid)
+    )
+      return warn(
+        `${who}: not registered by the agent`,
+        'fine when someone else registered it; else see l2.register in guest.yaml and the kernel log',
+      );
+    return ok(`${who}: RAM on turtlefs`);
+  });
+}
+
+function read(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch {
+    return undefined;
+  }
+}
