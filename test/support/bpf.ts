@@ -81,6 +81,6 @@ const PRELUDE = `
 #define SEC(n) __attribute__((section(n), used))
 #define __uint(name, val) int (*name)[val]
 #define __type(name, val) typeof(val) *name
-static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) __attribute__((unused)) = (void *)1;
 char LICENSE[] SEC("license") = "GPL";
 `;

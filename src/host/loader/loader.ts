@@ -15,6 +15,7 @@ import { HOOK_TABLE, hookOfSection } from '../hooks.ts';
 import type { HookSpec } from '../hooks.ts';
 import { refusalError } from '../admission/verdict.ts';
 import type { WorkerAnswer } from './messages.ts';
+import { withoutAddresses } from './scrub.ts';
 import { Turns } from './turns.ts';
 import { WorkerProcess } from './worker-process.ts';
 
@@ -260,9 +261,12 @@ export class Loader implements AsyncDisposable {
     if (answer.kind === 'failed')
       throw new HyperturtleError(
         answer.code in ERROR_CODES ? (answer.code as ErrorCode) : 'HT_BPF',
-        answer.message,
+        withoutAddresses(answer.message),
         {
-          detail: { log: answer.log, ...(answer.errno === undefined ? {} : { errno: answer.errno }) },
+          detail: {
+            log: withoutAddresses(answer.log),
+            ...(answer.errno === undefined ? {} : { errno: answer.errno }),
+          },
         },
       );
     throw new HyperturtleError('HT_CRASHED', 'the loading process answered nothing');
