@@ -5,6 +5,7 @@ import type { BenchSpec } from '../bench/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
 import type { Lab } from '../lab/lab.ts';
+import { registerControl } from './bench-control.ts';
 import { integer } from './values.ts';
 
 interface CommonOptions {
@@ -57,6 +58,7 @@ export function register(program: Command, version: string): void {
     .option('--pages <number>', 'how many at least', integer('--pages', 1, 2 ** 31), 100_000)
     .action((o: CheckOptions) => check('integrity', o));
   sized(bench.command('all').description('both')).action((o: RunOptions) => measure('all', o, version));
+  registerControl(bench, version);
 }
 
 interface CheckOptions extends Omit<CommonOptions, 'report'> {
