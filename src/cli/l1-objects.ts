@@ -117,7 +117,7 @@ function call<M extends Exclude<MethodName, 'hello'>>(
   params: Params<M>,
 ): Promise<Result<M>> {
   // both tables say the same of these methods; TypeScript does not relate a generic member of one to the other
-  return peer.request(method, params as never, { signal, timeoutMs }) as Promise<Result<M>>;
+  return peer.request(method, params as never, { signal, timeoutMs });
 }
 
 async function load(file: string, options: LoadOptions): Promise<void> {

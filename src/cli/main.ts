@@ -53,6 +53,16 @@ export function createProgram(): Command {
   registerAgent(program, guest, version());
   registerDoctor(program);
   registerCompletion(program);
+  program.addHelpText(
+    'after',
+    `
+Examples:
+  hyperturtle demo                       see it work, on emulated machines, without root
+  hyperturtle load npf.bpf.o --link      in an L1: have the host answer nested page faults with it
+  hyperturtle top                        what it does, live
+  hyperturtle doctor                     what is missing, and how to mend it
+Every command has --help; most have --json. Exit statuses: docs/cli.md.`,
+  );
   return program;
 }
 
