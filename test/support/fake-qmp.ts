@@ -17,6 +17,8 @@ export interface FakeAnswer {
 export interface FakeQmp {
   /** All commands but qmp_capabilities, in order. */
   calls: QmpCall[];
+  /** Tells all clients of an event that nobody asked for. */
+  emit(event: string, data: Record<string, unknown>, atMs?: number): void;
   close(): Promise<void>;
 }
 
@@ -56,6 +58,10 @@ export async function fakeQmp(
   });
   return {
     calls,
+    emit: (event, data, atMs = Date.now()) => {
+      const timestamp = { seconds: Math.floor(atMs / 1000), microseconds: Math.round((atMs % 1000) * 1000) };
+      for (const s of sockets) s.write(`${JSON.stringify({ event, data, timestamp })}\r\n`);
+    },
     close: () =>
       new Promise((resolve) => {
         for (const s of sockets) s.destroy();

@@ -254,7 +254,7 @@ export class HostDaemon {
     const handlers: Handlers<typeof ADMIN_METHODS> = {
       'admin.status': () => {
         const { attached, all } = this.#count();
-        const { pids, ...loader } = this.#loader.status();
+        const { pids, busy, waiting, loads, killed, crashed } = this.#loader.status();
         return {
           version: this.#options.version,
           instance: this.instance,
@@ -264,7 +264,7 @@ export class HostDaemon {
           vms: all,
           attached,
           memoryBytes: process.memoryUsage.rss(),
-          loader: { ...loader, workers: pids.length },
+          loader: { busy, waiting, loads, killed, crashed, workers: pids.length },
         };
       },
       'admin.health': () => ({ healthy: this.problems().length === 0, problems: this.problems() }),

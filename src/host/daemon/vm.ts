@@ -3,6 +3,7 @@
  * process ends undo all in reverse and wait for the next one. What goes wrong here is this VM's problem alone.
  */
 import path from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import type { QmpClient } from '../../qmp/client.ts';
@@ -141,6 +142,11 @@ export class ManagedVm {
     const process = served?.process;
     const alive = process?.alive() ?? false;
     if (served && alive && options.remove && this.#spec.bus !== undefined) await this.#unplug(served);
+    if (served) {
+      this.events.add({ type: 'daemon.stopping' });
+      // so that it is on its way before the connection is closed
+      await nextTurn();
+    }
     this.#stop.abort(new HyperturtleError('HT_INTERRUPTED', 'the daemon is stopping'));
     await this.#running;
     this.#stopped = true;
@@ -213,6 +219,7 @@ export class ManagedVm {
     if (!arena || startTicks === undefined) return;
     const undo = new CleanupStack();
     const scope = new AbortController();
+    let ended = false;
     try {
       const hooks = process.attach();
       undo.add('attachment', () => hooks.close());
@@ -260,13 +267,13 @@ export class ManagedVm {
       });
       this.#log.info({ pid: process.pid }, 'attached');
       await process.whenGone(signal);
+      ended = true;
     } finally {
-      if (signal.aborted && this.#served) this.events.add({ type: 'daemon.stopping' });
       const attached = this.#served !== undefined;
       this.#served = undefined;
       await undo.run();
       if (attached) this.#log.info({ pid: process.pid }, 'detached');
-      if (attached && !process.alive()) {
+      if (ended) {
         await arena.wipe();
         removeRecord(this.#deps.paths.run, this.name);
         this.#setArena('offered');

@@ -1,0 +1,112 @@
+/**
+ * The daemon's HostKernel without hyperturtle_host.ko: VMs are whatever processes listen on QMP sockets, hooks are
+ * remembered, arenas are exported as plain files. Programs and maps are real: what is linked must be a program that
+ * the kernel knows. What happens is written line by line to a journal, which another process can read.
+ */
+import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { infoOf } from '../../src/bpf/map.ts';
+import { whenReadable } from '../../src/bpf/poll.ts';
+import { pidfdAlive, pidfdOpen } from '../../src/bpf/sys.ts';
+import { HyperturtleError, errnoCode } from '../../src/core/errors.ts';
+import type { HostKernel, VmHooks } from '../../src/host/daemon/kernel.ts';
+import { listenersOf } from '../../src/host/qemu.ts';
+import { BPF_PROG_INFO } from '../../src/kernel/bpf.ts';
+
+export interface KernelEvent {
+  op: 'attach' | 'detach' | 'link' | 'unlink' | 'export' | 'unexport';
+  /** Process that runs the VM. */
+  pid?: number;
+  programId?: number;
+  mapId?: number;
+  replace?: boolean;
+  device?: string;
+}
+
+const journalOf = (dir: string): string => path.join(dir, 'kernel.jsonl');
+
+export function readJournal(dir: string): KernelEvent[] {
+  try {
+    return readFileSync(journalOf(dir), 'utf8')
+      .split('\n')
+      .filter((l) => l !== '')
+      .map((l) => JSON.parse(l) as KernelEvent);
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT') return [];
+    throw e;
+  }
+}
+
+export function fakeKernel(dir: string): HostKernel {
+  mkdirSync(dir, { recursive: true });
+  const attached = new Set<number>();
+  let devices = 0;
+  const tell = (event: KernelEvent): void => appendFileSync(journalOf(dir), `${JSON.stringify(event)}\n`);
+  return {
+    findVm(qmpPath) {
+      const [pid] = listenersOf(qmpPath);
+      if (pid === undefined) throw new HyperturtleError('HT_NOT_FOUND', `no process listens on ${qmpPath}`);
+      const file = pidfdOpen(pid);
+      return {
+        pid,
+        alive: () => pidfdAlive(file),
+        whenGone: (signal) => whenReadable(file, signal),
+        close: () => file.close(),
+        attach() {
+          if (attached.has(pid))
+            throw new HyperturtleError('HT_BUSY', `VM of process ${pid} is attached already`);
+          attached.add(pid);
+          tell({ op: 'attach', pid });
+          return fakeHooks(pid, tell, () => attached.delete(pid));
+        },
+      };
+    },
+    exportArena(map) {
+      const device = path.join(dir, `hyperturtle-arena${process.pid}-${devices++}`);
+      writeFileSync(device, '');
+      tell({ op: 'export', device, mapId: map.info().id });
+      return {
+        devicePath: device,
+        close: () => {
+          rmSync(device, { force: true });
+          tell({ op: 'unexport', device });
+        },
+      };
+    },
+  };
+}
+
+function fakeHooks(pid: number, tell: (e: KernelEvent) => void, onClose: () => void): VmHooks {
+  let programId = 0;
+  return {
+    link(hook, program, arena, { replace }) {
+      // throws when it is no descriptor of a program
+      const { id } = BPF_PROG_INFO.decode(infoOf(program.name, program.fd, BPF_PROG_INFO.size));
+      if (programId !== 0 && !replace)
+        throw new HyperturtleError('HT_BUSY', `hook ${hook} has a program already`);
+      programId = id;
+      tell({ op: 'link', pid, programId: id, mapId: arena.info().id, replace });
+    },
+    unlink(hook) {
+      if (programId === 0) throw new HyperturtleError('HT_NOT_FOUND', `hook ${hook} has no program`);
+      tell({ op: 'unlink', pid, programId });
+      programId = 0;
+    },
+    stats: (hook) => ({
+      hook,
+      pid,
+      linked: programId !== 0,
+      programId,
+      runs: 10,
+      handled: 7,
+      entries: 7,
+      learned: 1,
+      passed: 3,
+      reasons: { no_pool: 3 },
+    }),
+    close() {
+      tell({ op: 'detach', pid });
+      onClose();
+    },
+  };
+}
