@@ -31,10 +31,10 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  for (const a of agents) if (a.exitCode === null && a.signalCode === null) a.kill('SIGKILL');
-  await Promise.all(
-    agents.map((a) => (a.exitCode === null && a.signalCode === null ? once(a, 'exit') : undefined)),
-  );
+  const alive = agents.filter((a) => a.exitCode === null && a.signalCode === null);
+  const ends = alive.map((a) => once(a, 'exit'));
+  for (const a of alive) a.kill('SIGKILL');
+  await Promise.all(ends);
   await host.kill();
   expect(processesNaming(dir), 'processes left').toEqual([]);
   rmSync(dir, { recursive: true, force: true });
