@@ -193,7 +193,7 @@ function tenant(): ReturnType<typeof methods> {
     },
     'map.unwatch': () => ({}),
     events: ({ since = 0 }, { session }) => {
-      const seq = since + 1;
+      const seq = since;
       setImmediate(() =>
         session.notify('event', {
           seq,
@@ -202,7 +202,7 @@ function tenant(): ReturnType<typeof methods> {
           object: 'npf',
         }),
       );
-      return { next: seq };
+      return { next: seq + 1 };
     },
     unlink: () => ({}),
     unload: () => ({}),
