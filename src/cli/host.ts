@@ -34,7 +34,7 @@ const arenaOption = [
   16,
 ] as const;
 
-export function register(program: Command): void {
+export function register(program: Command): Command {
   const host = program.command('host').description('the host hypervisor (L0): programs for its VMs');
 
   host
@@ -83,6 +83,7 @@ export function register(program: Command): void {
       '\nAttaches the VM for the time of the runs, so that nobody else may have attached it. Prints one line of JSON.',
     )
     .action(run);
+  return host;
 }
 
 async function attach(options: AttachOptions): Promise<void> {

@@ -12,6 +12,7 @@ import { registerDoctor } from './doctor.ts';
 import { register as registerGuest } from './guest.ts';
 import { registerL2Commands } from './guest-l2.ts';
 import { register as registerHost } from './host.ts';
+import { registerHostDaemon } from './host-daemon.ts';
 import { registerKeys } from './keys.ts';
 import { registerEvents } from './l1-events.ts';
 import { registerMaps } from './l1-map.ts';
@@ -47,7 +48,7 @@ export function createProgram(): Command {
   registerCheck(program);
   registerKeys(program);
   program.commandsGroup('Set up and look after:');
-  registerHost(program);
+  registerHostDaemon(registerHost(program), version());
   const guest = registerGuest(program);
   registerL2Commands(guest);
   registerAgent(program, guest, version());

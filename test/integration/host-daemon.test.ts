@@ -3,7 +3,7 @@
  * the kernel module is a fake, which remembers what would be linked.
  */
 import path from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { readdirSync, statSync } from 'node:fs';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { programById } from '../../src/bpf/pins.ts';
@@ -94,6 +94,9 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     two = await h.agent('two', BOOT_A);
     await one.peer.request('events', {});
   }, 120_000);
+  afterEach(({ task }) => {
+    if (task.result?.state === 'fail') process.stderr.write(`log of the daemon:\n${h.log.slice(-3000)}\n`);
+  });
   afterAll(async () => {
     await h?.close();
   });

@@ -2,7 +2,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -35,6 +35,16 @@ export interface L1 {
   events: Event[];
   changes: NotificationParams<'map.changed'>[];
   close(): void;
+}
+
+/** `bpf`, `kill` ...: what the daemon's systemd unit lets it have. */
+export function unitCapabilities(): string[] {
+  const unit = readFileSync(
+    path.resolve(import.meta.dirname, '../../dist-files/systemd/hyperturtled.service'),
+    'utf8',
+  );
+  const line = /^CapabilityBoundingSet=(.+)$/m.exec(unit)?.[1] ?? '';
+  return line.split(' ').map((c) => c.replace(/^CAP_/, '').toLowerCase());
 }
 
 export class DaemonHarness {
@@ -109,7 +119,14 @@ export class DaemonHarness {
   /** Returns when it serves. Throws what it printed when it ends instead. */
   async startDaemon(): Promise<void> {
     const main = compiledSupport('daemon-main.ts', 'fake-kernel.ts');
-    const child = spawn(process.execPath, [main, this.config, this.at('kernel')], {
+    // with the capabilities of its unit and no others; setpriv becomes the daemon
+    const bounds = [
+      '--bounding-set',
+      `-all,${unitCapabilities()
+        .map((c) => `+${c}`)
+        .join(',')}`,
+    ];
+    const child = spawn('setpriv', [...bounds, process.execPath, main, this.config, this.at('kernel')], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#daemon = child;
@@ -158,7 +175,7 @@ export class DaemonHarness {
     this.#daemon?.kill('SIGHUP');
   }
 
-  async admin<M extends keyof typeof ADMIN_METHODS & string>(
+  async admin<M extends keyof typeof ADMIN_METHODS>(
     method: M,
     params: ParamsOf<typeof ADMIN_METHODS, M>,
   ): Promise<ResultOf<typeof ADMIN_METHODS, M>> {
@@ -206,8 +223,8 @@ export class DaemonHarness {
     const peer = new RpcPeer(socket, {
       calls: METHODS,
       onNotify: (method, params) => {
-        if (method === 'event') events.push(params as Event);
-        if (method === 'map.changed') changes.push(params as NotificationParams<'map.changed'>);
+        if (method === 'event') events.push(params);
+        if (method === 'map.changed') changes.push(params);
       },
     });
     const close = (): void => {

@@ -8,7 +8,7 @@ import { receiveFds } from '../../bpf/fd-passing.ts';
 import { BpfObject } from '../../bpf/object.ts';
 import { dieWithParent, keepCapabilities, limitMemory } from '../../bpf/sys.ts';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
-import { setPriority } from 'node:os';
+import { getPriority, setPriority } from 'node:os';
 import { writeFileSync } from 'node:fs';
 import { CHANNEL_FD } from './messages.ts';
 import type { WorkerAnswer, WorkerRequest } from './messages.ts';
@@ -31,7 +31,8 @@ function main(): void {
   dieWithParent();
   if (process.ppid !== parent) process.exit(0);
   process.on('disconnect', () => process.exit(0));
-  setPriority(NICE);
+  // never back from a nicer one that the daemon was started with: that needs a capability
+  if (getPriority() < NICE) setPriority(NICE);
   try {
     writeFileSync('/proc/self/oom_score_adj', FIRST_TO_DIE);
   } catch {
