@@ -11,7 +11,8 @@ import type { ExecResult } from '../../src/core/exec.ts';
 import { waitFor, withDeadline } from '../../src/core/wait.ts';
 import type { AgentResult } from '../../src/guest/agent/schema.ts';
 import { FakeHost } from '../support/fake-host.ts';
-import { compiled, processesNaming } from '../support/lab.ts';
+import { compiledSources } from '../support/compiled.ts';
+import { processesNaming } from '../support/lab.ts';
 
 let main: string;
 let dir: string;
@@ -19,9 +20,9 @@ let host: FakeHost;
 let agents: ChildProcess[];
 let said: string;
 
-beforeAll(async () => {
-  main = await compiled('src/cli/main.ts');
-}, 300_000);
+beforeAll(() => {
+  main = path.join(compiledSources(), 'cli/main.js');
+}, 120_000);
 
 beforeEach(async () => {
   dir = mkdtempSync(path.join(tmpdir(), 'ht-l1-'));

@@ -75,7 +75,7 @@ export class Agent implements AsyncDisposable {
       port: config.port,
       version,
       log,
-      ...(options.times ? { times: options.times } : {}),
+      times: { pingEveryMs: config.pingEveryS * 1000, ...options.times },
       onSession: (host, welcome, signal) => this.#session(host, welcome.daemon.instance, signal),
       onNotify: (name, params) => {
         // the name says which params they are; TypeScript does not follow that through a generic function
@@ -105,7 +105,7 @@ export class Agent implements AsyncDisposable {
   /** Takes a changed configuration. Port, sockets and state directory need a restart. Throws HT_CONFIG, changing nothing. */
   async reload(signal: AbortSignal): Promise<Problem[]> {
     const config = this.#o.readConfig?.() ?? this.#config;
-    for (const key of ['port', 'socket', 'state', 'metrics'] as const)
+    for (const key of ['port', 'pingEveryS', 'socket', 'state', 'metrics'] as const)
       if (JSON.stringify(config[key]) !== JSON.stringify(this.#config[key]))
         this.#o.log.warn({ setting: key }, `${key} has been changed: restart the agent for it`);
     this.#config = config;

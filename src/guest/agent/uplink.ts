@@ -31,8 +31,8 @@ export const UPLINK_TIMES: UplinkTimes = {
   retryMinMs: 100,
   retryMaxMs: 5000,
   helloMs: 15_000,
-  pingEveryMs: 15_000,
-  pingTimeoutMs: 30_000,
+  pingEveryMs: 10_000,
+  pingTimeoutMs: 20_000,
 };
 
 export type UplinkState = 'connected' | 'connecting' | 'waiting';

@@ -1,0 +1,207 @@
+/**
+ * Both halves as they are run: a real agent, a real daemon (only its kernel module is a fake), real commands, real
+ * programs in this kernel, and a process that plays the L1's QEMU between them.
+ */
+import { afterAll, afterEach, beforeAll, expect, describe, test } from 'vitest';
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { SharedArray } from '../../src/bpf/map.ts';
+import { exec } from '../../src/core/exec.ts';
+import { isHyperturtleError } from '../../src/core/errors.ts';
+import { waitFor, withDeadline } from '../../src/core/wait.ts';
+import type { AgentResult } from '../../src/guest/agent/schema.ts';
+import { compileBpf, compileBpfFile, findClang } from '../support/bpf.ts';
+import { compiledSources } from '../support/compiled.ts';
+import { DaemonHarness } from '../support/daemon-harness.ts';
+import type { FakeVm } from '../support/daemon-harness.ts';
+
+const clang = findClang();
+const why = ((): string | undefined => {
+  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
+  try {
+    SharedArray.create('probe', 4096).close();
+    return undefined;
+  } catch (e) {
+    if (isHyperturtleError(e)) return e.message;
+    throw e;
+  }
+})();
+
+/** A forbidden helper: bpf_probe_read_kernel. */
+const EVIL = `
+SEC("raw_tp.w/hyperturtle_npf") int npf(struct bpf_raw_tracepoint_args *args)
+{
+	__u32 word;
+	return ((long (*)(void *, __u32, const void *))113)(&word, 4, args);
+}`;
+const COUNTER = (step: number): string => `
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 64);
+	__type(key, __u32); __type(value, __u64);
+} counts SEC(".maps");
+SEC("raw_tp.w/hyperturtle_npf") int npf(struct bpf_raw_tracepoint_args *args)
+{
+	__u32 zero = 0;
+	__u64 *n = bpf_map_lookup_elem(&counts, &zero);
+	if (n) __sync_fetch_and_add(n, ${step});
+	return 0;
+}`;
+
+describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})` : ''}`, () => {
+  let h: DaemonHarness;
+  let vm: FakeVm;
+  let agent: ChildProcess | undefined;
+  let main: string;
+  let said = '';
+
+  beforeAll(async () => {
+    main = path.join(compiledSources(), 'cli/main.js');
+    h = new DaemonHarness();
+    h.writeConfig({ one: {} });
+    await h.startDaemon();
+    vm = await h.startVm('one');
+    if (!clang) return;
+    writeFileSync(h.at('npf.bpf.o'), compileBpfFile(clang, path.resolve('c/bpf/npf/npf.bpf.c')));
+    writeFileSync(h.at('counter.bpf.o'), compileBpf(clang, COUNTER(1)));
+    writeFileSync(h.at('counter2.bpf.o'), compileBpf(clang, COUNTER(2)));
+    writeFileSync(h.at('evil.bpf.o'), compileBpf(clang, EVIL));
+    writeFileSync(h.at('guest.yaml'), 'pingEveryS: 1\n');
+    startAgent();
+    await reached();
+  }, 180_000);
+
+  afterEach((context) => {
+    if (context.task.result?.state === 'fail') console.error(said.slice(-3000), h.log.slice(-3000));
+  });
+
+  afterAll(async () => {
+    if (agent) await killAgent();
+    await h?.close();
+  });
+
+  function startAgent(): void {
+    const args = ['guest', 'agent', '--config', h.at('guest.yaml'), '--port', h.at('one.guest')];
+    const child = spawn(
+      process.execPath,
+      [main, ...args, '--socket', h.at('agent.sock'), '--state', h.at('l1'), '--no-module'],
+      { stdio: ['ignore', 'pipe', 'pipe'] },
+    );
+    child.stdout.on('data', (part: Buffer) => (said += part.toString()));
+    child.stderr.on('data', (part: Buffer) => (said += part.toString()));
+    agent = child;
+  }
+
+  async function killAgent(): Promise<void> {
+    if (!agent) return;
+    const gone = once(agent, 'exit');
+    agent.kill('SIGKILL');
+    await withDeadline('end of the agent', gone, 10_000);
+    agent = undefined;
+  }
+
+  const run = async (...args: string[]) => {
+    const all = { timeoutMs: 60_000, okStatus: Array.from({ length: 256 }, (_, i) => i) };
+    const r = await exec(process.execPath, [main, ...args, '--socket', h.at('agent.sock')], all);
+    return { status: r.status, out: r.stdout.toString(), err: r.stderr.toString() };
+  };
+  const ok = async (...args: string[]): Promise<string> => {
+    const r = await run(...args);
+    expect([r.status, r.err], args.join(' ')).toEqual([0, '']);
+    return r.out;
+  };
+
+  /** Connected to the daemon that runs now, and the host has what is wanted. */
+  const reached = (): Promise<AgentResult<'agent.status'>> =>
+    waitFor(
+      'desired state',
+      async () => {
+        if (!existsSync(h.at('agent.sock'))) return undefined;
+        const r = await run('status', '--json');
+        if (r.out === '') return undefined;
+        const s = JSON.parse(r.out) as AgentResult<'agent.status'>;
+        return s.desired.reached && s.host.state === 'connected' ? s : undefined;
+      },
+      { timeoutMs: 40_000, intervalMs: 100 },
+    );
+
+  const linked = async (): Promise<string> => {
+    const list = JSON.parse(await ok('list', '--json')) as {
+      objects: { name: string }[];
+      links: { object: string }[];
+    };
+    return `${list.objects
+      .map((o) => o.name)
+      .sort()
+      .join(' ')}; ${list.links.map((l) => l.object).join(' ')}`;
+  };
+
+  test('load and link npf, look at it, and be told why another is refused', async () => {
+    expect(await ok('load', h.at('npf.bpf.o'), '--link')).toMatch(
+      /npf loaded: .*\nlink \d+: .* answers npf\n/,
+    );
+    const evil = await run('load', h.at('evil.bpf.o'));
+    expect(evil.status).toBe(19);
+    expect(evil.err).toContain("refused by rule 'helper' in program 'npf' at instruction 4: helper 113");
+    expect(await linked()).toBe('npf; npf');
+    expect(await ok('limits')).toContain('hook npf');
+    expect(await ok('stats')).toMatch(/^npf: /);
+    expect((await run('doctor')).out).toMatch(/its host \(L0\)\n {2}\S/);
+    expect(await ok('events')).toContain('object.refused');
+  });
+
+  test('replace keeps the map, whose values are read and written from L1', async () => {
+    await ok('load', h.at('counter.bpf.o'));
+    await ok('map', 'set', 'counter', 'counts', '0', '41');
+    expect(await ok('replace', 'counter', h.at('counter2.bpf.o'))).toContain('maps: kept counts');
+    expect(await ok('map', 'get', 'counter', 'counts', '0')).toBe('41\n');
+    expect(await ok('map', 'dump', 'counter', 'counts')).toBe('0  41\n');
+  });
+
+  test('whatever is killed, L1 has again what it wants, with no manual step', async () => {
+    const instance = async (): Promise<string> => (await reached()).host.daemon?.instance ?? '';
+    const newDaemon = async (signal: NodeJS.Signals): Promise<void> => {
+      await h.endDaemon(signal);
+      await h.startDaemon();
+    };
+    const accidents: Record<string, () => Promise<void>> = {
+      'daemon killed': () => newDaemon('SIGKILL'),
+      'daemon restarted': () => newDaemon('SIGTERM'),
+      'agent killed': async () => {
+        await killAgent();
+        startAgent();
+      },
+      'both killed, daemon back first': async () => {
+        await killAgent();
+        await newDaemon('SIGKILL');
+        startAgent();
+      },
+      'both killed, agent back first': async () => {
+        await killAgent();
+        await h.endDaemon('SIGKILL');
+        startAgent();
+        await h.startDaemon();
+      },
+      'L1 reset': () => Promise.resolve(vm.reset()),
+      'L1 killed and started again': async () => {
+        await vm.end();
+        vm = await h.startVm('one');
+      },
+    };
+    for (const [what, accident] of Object.entries(accidents)) {
+      const before = await instance();
+      await accident();
+      await waitFor(
+        `state after: ${what}`,
+        async () => {
+          const s = await reached();
+          if (/daemon/.test(what) && s.host.daemon?.instance === before) return undefined;
+          return (await linked()) === 'counter npf; npf' ? true : undefined;
+        },
+        { timeoutMs: 40_000, intervalMs: 200 },
+      );
+    }
+  }, 240_000);
+});

@@ -1,0 +1,296 @@
+import { describe, expect, test } from 'vitest';
+import { Command } from 'commander';
+import { statusText } from '../../../src/cli/agent.ts';
+import { completionNodes, completionScript, registerCompletion } from '../../../src/cli/completion.ts';
+import { doctorText } from '../../../src/cli/doctor.ts';
+import { columns } from '../../../src/cli/l1-client.ts';
+import { registerEvents } from '../../../src/cli/l1-events.ts';
+import { registerMaps } from '../../../src/cli/l1-map.ts';
+import { registerObjects } from '../../../src/cli/l1-objects.ts';
+import {
+  bytesText,
+  formatBytes,
+  formatPerCpu,
+  objectNameOf,
+  parseBytes,
+} from '../../../src/cli/l1-values.ts';
+import { rates, topText } from '../../../src/cli/top.ts';
+import type { TopSample } from '../../../src/cli/top.ts';
+import { exec } from '../../../src/core/exec.ts';
+import { collectFacts, judge } from '../../../src/guest/agent/doctor.ts';
+import type { Facts } from '../../../src/guest/agent/doctor.ts';
+import { Name } from '../../../src/wire/schema.ts';
+
+describe('keys and values', () => {
+  test('numbers are little-endian and as long as the map says, bytes are taken as they stand', () => {
+    expect(parseBytes('1', 4, 'key').toString('hex')).toBe('01000000');
+    expect(parseBytes('0xff00', 2, 'key').toString('hex')).toBe('00ff');
+    expect(parseBytes('-1', 8, 'key').toString('hex')).toBe('ff'.repeat(8));
+    expect(parseBytes('hex:0a0b', 2, 'key').toString('hex')).toBe('0a0b');
+    expect(parseBytes('base64:Cgs=', 2, 'key').toString('hex')).toBe('0a0b');
+    expect(parseBytes('text:ab', 4, 'key').toString('hex')).toBe('61620000');
+  });
+
+  test.each([
+    ['256', 1],
+    ['-129', 1],
+    ['18446744073709551616', 8],
+    ['1', 16],
+    ['hex:0a', 2],
+    ['hex:0', 1],
+    ['base64:????', 3],
+    ['text:abc', 2],
+    ['1.5', 4],
+    ['', 4],
+  ])('%s is refused for %d bytes', (text, bytes) => {
+    expect(() => parseBytes(text, bytes, 'key')).toThrow(/key '.*give a number, hex:/);
+  });
+
+  test('what is printed can be read again', () => {
+    for (const [text, bytes] of [
+      ['255', 1],
+      ['4294967295', 4],
+      ['18446744073709551615', 8],
+      ['hex:0102030405', 5],
+    ] as const)
+      expect(formatBytes(parseBytes(text, bytes, 'v').toString('base64'))).toBe(text);
+    expect(formatBytes(Buffer.from('hi\x07\0\0').toString('base64'), 'text')).toBe('hi.');
+    expect(
+      formatPerCpu(
+        [parseBytes('3', 8, 'v'), parseBytes('0', 8, 'v'), parseBytes('4', 8, 'v')].map((b) =>
+          b.toString('base64'),
+        ),
+      ),
+    ).toBe('sum=7 cpu0=3 cpu2=4');
+  });
+
+  test("an object's name is its file's, made to fit the protocol", () => {
+    expect(objectNameOf('/usr/lib/npf.bpf.o')).toBe('npf');
+    for (const file of ['.bpf.o', 'a b(1).o', '..o', `${'x'.repeat(99)}.o`, '/', 'ü.o'])
+      expect(Name.safeParse(objectNameOf(file)).success, file).toBe(true);
+    expect([bytesText(512), bytesText(1536), bytesText(16 << 20)]).toEqual(['512 B', '1.5 KiB', '16 MiB']);
+  });
+
+  test('columns are aligned, numbers to the right', () => {
+    expect(
+      columns(
+        ['A', 'N'],
+        [
+          ['x', '5'],
+          ['long', '10'],
+        ],
+      ),
+    ).toBe('A      N\nx      5\nlong  10');
+  });
+});
+
+const status = (over: object = {}): TopSample['status'] => ({
+  version: '0.1.0',
+  port: '/dev/port',
+  host: {
+    state: 'connected',
+    since: '2026-01-01T00:00:00Z',
+    sessions: 1,
+    lastError: null,
+    vm: 'one',
+    daemon: { version: '0.1.0', kernel: '6.1.0', instance: 'x' },
+  },
+  desired: { objects: 1, links: 1, reached: true, checked: '2026-01-01T00:00:00Z', problems: [] },
+  module: {
+    state: 'present',
+    turtlefs: '/run/hyperturtle/ram',
+    arenaBound: true,
+    arenaBytes: 16 << 20,
+    enabled: true,
+    groupMax: 64,
+    pool: { level: 800, low: 100, high: 1000, entries: 4096, refills: 3, shrunk: 0 },
+    index: { words: 1000, used: 10 },
+    frames: { allocated: 1, freed: 1 },
+    faults: { total: 1, found: 1, lost: 0 },
+    gracePeriods: 0,
+  },
+  l2s: [],
+  l2Problems: [],
+  ...over,
+});
+
+const l2 = (faults: number) => ({
+  pid: 42,
+  name: 'web',
+  number: 1,
+  since: '2026-01-01T00:00:00Z',
+  pages: 1024,
+  framesTaken: 9,
+  faults,
+  mappedExisting: 1,
+  mappedNew: faults,
+  mappedAhead: 0,
+  passes: 2,
+  slotChanges: 0,
+});
+
+const look = (atMs: number, runs: number, handled: number, reasons: Record<string, number>): TopSample => ({
+  atMs,
+  hooks: [
+    {
+      hook: 'npf',
+      linked: true,
+      object: 'a',
+      program: 'p',
+      runs,
+      handled,
+      entries: handled,
+      learned: 0,
+      passed: runs - handled,
+      reasons,
+    },
+  ],
+  status: status({ l2s: [l2(runs)] }),
+});
+
+describe('top', () => {
+  test('shows rates since the last look, and why faults were passed on since then', () => {
+    const before = look(0, 1000, 800, { POOL_EMPTY: 200 });
+    const now = look(2000, 3000, 2600, { POOL_EMPTY: 210, NO_TEMPLATE: 190 });
+    const r = rates(before, now);
+    expect(r.hooks[0]).toMatchObject({
+      runs: 1000,
+      handled: 900,
+      reasons: { POOL_EMPTY: 10, NO_TEMPLATE: 190 },
+    });
+    expect(r.l2s[0]).toMatchObject({ name: 'web', faults: 1000, passed: 0 });
+    const text = topText(before, now).join('\n');
+    expect(text).toMatch(/npf +a\/p +1000 +900 +90.0% +900 +100 +NO_TEMPLATE 190, POOL_EMPTY 10/);
+    expect(text).toContain('pool 800 of 4096 frames (100..1000)');
+  });
+
+  test('counters that began anew do not show as negative rates', () => {
+    const now = look(1000, 10, 5, { RACE: 5 });
+    expect(rates(look(0, 1000, 800, { POOL_EMPTY: 200 }), now).hooks[0]).toMatchObject({
+      runs: 0,
+      reasons: { RACE: 5 },
+    });
+    expect(rates(undefined, now).hooks[0]).toMatchObject({ runs: 10, handled: 5 });
+  });
+
+  test('without host and module it says so', () => {
+    const text = topText(undefined, {
+      atMs: 0,
+      hooks: [],
+      status: status({ module: null, host: { ...status().host, state: 'waiting', vm: null } }),
+    }).join('\n');
+    expect(text).toContain('waiting for the host; module left alone');
+    expect(text).toContain('no hooks linked');
+  });
+});
+
+describe('status', () => {
+  test('names each problem and since when', () => {
+    const problem = {
+      step: 'load npf',
+      kind: 'QUOTA',
+      message: 'too many objects',
+      since: '2026-01-01T00:00:00Z',
+    };
+    const text = statusText(
+      status({ desired: { ...status().desired, reached: false, problems: [problem] } }),
+    );
+    expect(text).toContain('load npf: too many objects (QUOTA, since 2026-01-01T00:00:00Z)');
+  });
+});
+
+const facts = (over: Partial<Facts> = {}): Facts => ({
+  kernel: { release: '6.1.0-50-amd64', version: '#1 SMP Debian 6.1.180-1 (2026-09-01)' },
+  cpu: { svm: true, vmx: false, hypervisor: true },
+  devKvm: true,
+  npt: '1',
+  ept: undefined,
+  tdpMmu: 'Y',
+  nohzFull: '',
+  guestDevice: true,
+  turtlefs: '/run/hyperturtle/ram',
+  channel: true,
+  port: '/dev/port',
+  vms: [],
+  agent: status(),
+  agentProblem: undefined,
+  ...over,
+});
+
+describe('doctor', () => {
+  test('finds nothing wrong with a machine that is set up', () => {
+    expect(judge(facts()).filter((f) => f.level !== 'ok')).toEqual([]);
+  });
+
+  test.each<[string, Partial<Facts>, RegExp]>([
+    [
+      'an old kernel',
+      { kernel: { release: '6.1.0-40-amd64', version: 'Debian 6.1.150-1' } },
+      /CVE-2026-53359/,
+    ],
+    ['no extension', { cpu: { svm: false, vmx: false, hypervisor: true } }, /no virtualization extension/],
+    ['no KVM', { devKvm: false }, /KVM is not loaded/],
+    ['no nested paging', { npt: '0' }, /nested paging is off/],
+    ['no EPT', { ept: 'N' }, /nested paging is off \(kvm_intel.ept=N\)/],
+    ['the old MMU', { tdpMmu: 'N' }, /TDP MMU/],
+    ['nohz_full', { nohzFull: '1-3' }, /nohz_full=1-3/],
+    ['no module', { guestDevice: false }, /hyperturtle_guest.ko is not loaded/],
+    ['another ABI', { agent: status({ module: { ...status().module, state: 'mismatch' } }) }, /another ABI/],
+    ['no mount', { turtlefs: undefined }, /turtlefs is not mounted/],
+    ['no arena', { agent: status({ module: { ...status().module, arenaBound: false } }) }, /no arena/],
+    ['disabled', { agent: status({ module: { ...status().module, enabled: false } }) }, /pass every fault/],
+    ['no port', { channel: false }, /channel \/dev\/port is not there/],
+    ['no agent', { agent: undefined, agentProblem: 'none' }, /agent does not answer: none/],
+    [
+      'no host',
+      { agent: status({ host: { ...status().host, state: 'waiting', lastError: 'nobody listens' } }) },
+      /not connected to the host: nobody listens/,
+    ],
+    [
+      'nothing loaded',
+      { agent: status({ desired: { ...status().desired, objects: 0, links: 0 } }) },
+      /nothing is loaded/,
+    ],
+    ['other RAM', { vms: [{ pid: 7, name: 'web', turtlefs: false }] }, /web \(process 7\).*not on turtlefs/],
+    ['not registered', { vms: [{ pid: 7, name: 'web', turtlefs: true }] }, /not registered/],
+  ])('%s is found, with a mend', (_, over, what) => {
+    const found = judge(facts(over)).filter((f) => f.level !== 'ok');
+    expect(found.map((f) => f.what).join('\n')).toMatch(what);
+    for (const f of found) expect(f.mend, f.what).toBeTruthy();
+  });
+
+  test('looks at this machine without failing, and prints both levels', () => {
+    const here = judge(collectFacts('/dev/none', undefined, 'no agent')).map((f) => ({
+      where: 'L1' as const,
+      ...f,
+    }));
+    const text = doctorText([...here, { where: 'L0', level: 'ok', what: 'host: fine' }]);
+    expect(text).toContain('channel /dev/none is not there');
+    expect(text).toContain('ok   host: fine');
+  });
+});
+
+describe('completion', () => {
+  const program = (): Command => {
+    const p = new Command('hyperturtle');
+    registerObjects(p);
+    registerMaps(p);
+    registerEvents(p);
+    registerCompletion(p);
+    return p;
+  };
+
+  test('knows every command, option, and where files go', () => {
+    const nodes = completionNodes(program());
+    expect(nodes.find((n) => n.path === 'map')?.subcommands.map((s) => s.name)).toContain('watch');
+    expect(nodes.find((n) => n.path === 'load')).toMatchObject({ takesFiles: true });
+    expect(nodes.find((n) => n.path === 'events')?.options).toContainEqual(
+      expect.objectContaining({ flag: '-f', takesValue: false }),
+    );
+  });
+
+  test('the bash script has no syntax error', async () => {
+    await exec('bash', ['-n'], { input: completionScript(program(), 'bash') });
+    expect(completionScript(program(), 'fish')).toContain("-n '__fish_seen_subcommand_from map; and not");
+  });
+});
