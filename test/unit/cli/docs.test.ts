@@ -1,0 +1,52 @@
+/** docs/cli.md and docs/guest-agent.md against what the program has. */
+import { expect, test } from 'vitest';
+import { Command } from 'commander';
+import { readFileSync } from 'node:fs';
+import { registerAgent } from '../../../src/cli/agent.ts';
+import { completionNodes, registerCompletion } from '../../../src/cli/completion.ts';
+import { registerDoctor } from '../../../src/cli/doctor.ts';
+import { register as registerGuest } from '../../../src/cli/guest.ts';
+import { registerEvents } from '../../../src/cli/l1-events.ts';
+import { registerMaps } from '../../../src/cli/l1-map.ts';
+import { registerObjects } from '../../../src/cli/l1-objects.ts';
+import { registerTop } from '../../../src/cli/top.ts';
+import { ERROR_CODES } from '../../../src/core/errors.ts';
+import { parseYaml } from '../../../src/core/yaml.ts';
+import { AgentConfig } from '../../../src/guest/agent/config.ts';
+
+const cli = readFileSync('docs/cli.md', 'utf8');
+const agent = readFileSync('docs/guest-agent.md', 'utf8');
+
+test('every command of an L1 is described', () => {
+  const program = new Command('hyperturtle');
+  registerObjects(program);
+  registerMaps(program);
+  registerEvents(program);
+  registerTop(program);
+  const guest = registerGuest(program);
+  registerAgent(program, guest, '0');
+  registerDoctor(program);
+  registerCompletion(program);
+  for (const { path } of completionNodes(program)) {
+    const [first = '', second] = path.split(' ');
+    const told =
+      first === 'map' && second !== undefined
+        ? new RegExp(`map [a-z|\\\\]*\\b${second}\\b`)
+        : new RegExp(`\`(hyperturtle )?${path}\\b`);
+    if (path !== '' && path !== 'guest' && path !== 'map') expect(cli).toMatch(told);
+  }
+});
+
+test('every class of error has its row with its exit status', () => {
+  for (const [code, status] of Object.entries(ERROR_CODES))
+    expect(cli, code).toMatch(new RegExp(`^\\| ${status} \\| [^|]*\\b${code}\\b`, 'm'));
+});
+
+test('the example configuration is one, and names every setting', () => {
+  const example = agent
+    .slice(agent.indexOf('    port: '), agent.indexOf('What is left out of'))
+    .replace(/^ {4}/gm, '');
+  const config = parseYaml(example, 'guest.yaml', AgentConfig);
+  expect(config.links).toEqual([{ object: 'npf', hook: 'npf' }]);
+  for (const key of Object.keys(AgentConfig.shape)) expect(example, key).toMatch(new RegExp(`^${key}:`, 'm'));
+});
