@@ -117,7 +117,7 @@ export class DaemonHarness {
   }
 
   /** Returns when it serves. Throws what it printed when it ends instead. */
-  async startDaemon(): Promise<void> {
+  async startDaemon(env: NodeJS.ProcessEnv = {}): Promise<void> {
     const main = compiledSupport('daemon-main.ts', 'fake-kernel.ts');
     // with the capabilities of its unit and no others; setpriv becomes the daemon
     const bounds = [
@@ -128,6 +128,7 @@ export class DaemonHarness {
     ];
     const child = spawn('setpriv', [...bounds, process.execPath, main, this.config, this.at('kernel')], {
       stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...env },
     });
     this.#daemon = child;
     let errors = '';

@@ -150,11 +150,22 @@ export class ManagedVm {
     this.#stop.abort(new HyperturtleError('HT_INTERRUPTED', 'the daemon is stopping'));
     await this.#running;
     this.#stopped = true;
-    // a VM that is just starting may have opened the arena without being attached: its pin costs nothing
-    await this.#arena?.close({ forget: options.remove });
+    await this.#arena?.close({ forget: options.remove || !this.#mayRun() });
     this.#arena = undefined;
     this.#arenaState = 'absent';
     if (options.remove) removeRecord(this.#deps.paths.run, this.name);
+  }
+
+  /** Whether a process may have the arena, attached or not. */
+  #mayRun(): boolean {
+    const record = readRecord(this.#deps.paths.run, this.name);
+    if (record && startTicksOf(record.pid) === record.startTicks) return true;
+    try {
+      this.#deps.kernel.findVm(this.#spec.qmp).close();
+      return true;
+    } catch (e) {
+      return !isHyperturtleError(e, 'HT_NOT_FOUND');
+    }
   }
 
   async #run(): Promise<void> {
