@@ -30,6 +30,8 @@ export const BTF_KIND = {
 export interface BtfMember {
   name: string;
   type: number;
+  /** Of a variable in a DATASEC, in bytes; else 0. */
+  offset: number;
 }
 
 export interface BtfType {
@@ -150,15 +152,16 @@ export class Btf {
         elements: 0,
       };
       if (kind === BTF_KIND.STRUCT || kind === BTF_KIND.UNION)
-        t.members = each(12, (o) => ({ name: this.string(u32(o)), type: u32(o + 4) }));
+        t.members = each(12, (o) => ({ name: this.string(u32(o)), type: u32(o + 4), offset: 0 }));
       else if (kind === BTF_KIND.FUNC_PROTO)
-        t.members = each(8, (o) => ({ name: this.string(u32(o)), type: u32(o + 4) }));
-      else if (kind === BTF_KIND.DATASEC) t.members = each(12, (o) => ({ name: '', type: u32(o) }));
+        t.members = each(8, (o) => ({ name: this.string(u32(o)), type: u32(o + 4), offset: 0 }));
+      else if (kind === BTF_KIND.DATASEC)
+        t.members = each(12, (o) => ({ name: '', type: u32(o), offset: u32(o + 4) }));
       else if (kind === BTF_KIND.ENUM) each(8, (o) => this.string(u32(o)));
       else if (kind === BTF_KIND.ENUM64) each(12, (o) => this.string(u32(o)));
       else if (kind === BTF_KIND.ARRAY) {
         t.type = u32(0);
-        t.members = [{ name: '', type: u32(4) }];
+        t.members = [{ name: '', type: u32(4), offset: 0 }];
         t.elements = u32(8);
       }
       types.push(t);

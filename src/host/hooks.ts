@@ -39,14 +39,28 @@ export interface MapTypeSpec {
   flags: number;
 }
 
+/**
+ * What a helper takes in a register: a number; a map; memory of the map's key or value size; memory of the size in the
+ * next register; memory that another helper gave.
+ */
+export type HelperArgument = 'number' | 'map' | 'key' | 'value' | 'data' | 'record';
+
 export interface HelperSpec {
   name: string;
   number: number;
+  arguments: readonly HelperArgument[];
+  /** It returns the address of memory, or NULL; else a number or nothing. */
+  givesMemory: boolean;
   /** The kernel gives it to GPL-compatible programs only. */
   gpl: boolean;
 }
 
-const helper = (name: string, number: number, gpl = false): HelperSpec => ({ name, number, gpl });
+const helper = (
+  name: string,
+  number: number,
+  args: readonly HelperArgument[],
+  more: { givesMemory?: boolean; gpl?: boolean } = {},
+): HelperSpec => ({ name, number, arguments: args, givesMemory: false, gpl: false, ...more });
 const BPF_F_RDONLY_PROG = 1 << 7;
 const BPF_F_WRONLY_PROG = 1 << 8;
 const BPF_F_MMAPABLE = 1 << 10;
@@ -63,22 +77,23 @@ const DATA_MAPS: readonly MapTypeSpec[] = [
   { name: 'ringbuf', number: BPF_MAP_TYPE_RINGBUF, flags: 0 },
 ];
 
+const MEMORY = { givesMemory: true } as const;
 const DATA_HELPERS: readonly HelperSpec[] = [
-  helper('map_lookup_elem', 1),
-  helper('map_update_elem', 2),
-  helper('map_delete_elem', 3),
-  helper('ktime_get_ns', 5),
-  helper('get_prandom_u32', 7),
-  helper('get_smp_processor_id', 8),
-  helper('jiffies64', 118),
-  helper('ktime_get_boot_ns', 125),
-  helper('ringbuf_output', 130),
-  helper('ringbuf_reserve', 131),
-  helper('ringbuf_submit', 132),
-  helper('ringbuf_discard', 133),
-  helper('ringbuf_query', 134),
-  helper('ktime_get_coarse_ns', 160),
-  helper('map_lookup_percpu_elem', 195),
+  helper('map_lookup_elem', 1, ['map', 'key'], MEMORY),
+  helper('map_update_elem', 2, ['map', 'key', 'value', 'number']),
+  helper('map_delete_elem', 3, ['map', 'key']),
+  helper('ktime_get_ns', 5, []),
+  helper('get_prandom_u32', 7, []),
+  helper('get_smp_processor_id', 8, []),
+  helper('jiffies64', 118, []),
+  helper('ktime_get_boot_ns', 125, []),
+  helper('ringbuf_output', 130, ['map', 'data', 'number', 'number']),
+  helper('ringbuf_reserve', 131, ['map', 'number', 'number'], MEMORY),
+  helper('ringbuf_submit', 132, ['record', 'number']),
+  helper('ringbuf_discard', 133, ['record', 'number']),
+  helper('ringbuf_query', 134, ['map', 'number']),
+  helper('ktime_get_coarse_ns', 160, []),
+  helper('map_lookup_percpu_elem', 195, ['map', 'key', 'number'], MEMORY),
 ];
 
 export const HOOK_TABLE: readonly HookSpec[] = [

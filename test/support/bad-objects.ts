@@ -211,8 +211,36 @@ export const BAD_OBJECTS: readonly BadObject[] = [
     'ctx->template = (__u64)table[ctx->gpa & 1];',
     'int a, b; int *table[2] = { &a, &b };',
   ),
-  bad('a read beyond the context', 'HT_VERIFIER_REJECTED', 'ctx->template = ((__u64 *)args)[12];'),
-  bad('a read of memory at any address', 'HT_VERIFIER_REJECTED', 'ctx->template = *(__u64 *)ctx->gpa;'),
+  bad(
+    'an address in the arena',
+    'pointer-leak',
+    '__u64 *a = bpf_map_lookup_elem(&arena, &zero); if (a) a[1] = (__u64)a;',
+    map(
+      'arena',
+      '__uint(type, BPF_MAP_TYPE_ARRAY); __uint(map_flags, BPF_F_MMAPABLE); __uint(max_entries, 1); __type(key, __u32); __type(value, __u64[8]);',
+    ),
+  ),
+  bad(
+    'the address of a variable',
+    'pointer-leak',
+    'ctx->template = (__u64)&v; v++;',
+    'static volatile int v;',
+  ),
+  bad("the host's stack behind the context", 'pointer-leak', 'ctx->template = ((__u64 *)args)[3];'),
+  bad(
+    'an address in a map by a helper',
+    'pointer-leak',
+    '__u64 p = (__u64)ctx; asm volatile("" : "+r"(p)); bpf_map_update_elem(&m, &zero, &p, 0);',
+    `${helper('bpf_map_update_elem', 2)} ${map('m', `__uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 1); ${HASH}`)}`,
+  ),
+  bad(
+    'a structure with bytes that nobody wrote',
+    'pointer-leak',
+    'struct s { __u32 a; __u64 b; } x; x.a = 1; x.b = 2; bpf_ringbuf_output(&m, &x, sizeof(x), 0);',
+    `${helper('bpf_ringbuf_output', 130)} ${map('m', '__uint(type, BPF_MAP_TYPE_RINGBUF); __uint(max_entries, 4096);')}`,
+  ),
+  bad('a read before the context', 'HT_VERIFIER_REJECTED', 'ctx->template = ((__u64 *)ctx)[-1];'),
+  bad('a read of memory at any address', 'pointer-leak', 'ctx->template = *(__u64 *)ctx->gpa;'),
   bad(
     'a write behind a value',
     'HT_VERIFIER_REJECTED',
@@ -245,8 +273,8 @@ export const BAD_OBJECTS: readonly BadObject[] = [
   bad(
     'a deep stack',
     'HT_VERIFIER_REJECTED',
-    'volatile char s[500]; s[ctx->gpa & 255] = 1; ctx->template = f(ctx->gpa) + s[3];',
-    'static __attribute__((noinline)) int f(int x) { volatile char s[500]; s[x & 255] = 2; return s[7]; }',
+    'volatile char s[500]; s[ctx->gpa & 255] = 1; ctx->template = f(ctx->gpa);',
+    'static __attribute__((noinline)) int f(int x) { volatile char s[500]; s[x & 255] = 2; return x; }',
   ),
 ];
 

@@ -21,6 +21,8 @@ import ts from 'typescript';
 const ROOT = path.resolve(import.meta.dirname, '../..');
 const CACHE = path.join(ROOT, 'node_modules/.cache/hyperturtle-compiled');
 const KEEP = 3;
+/** Another test run may still start processes from an old one. */
+const KEEP_MS = 3_600_000;
 
 /** The folder that stands for `dist/src`: `path.join(compiledSources(), 'cli/main.js')`. */
 export function compiledSources(): string {
@@ -67,5 +69,6 @@ function prune(): void {
     .filter((d) => !d.startsWith('staging-'))
     .map((d) => path.join(CACHE, d))
     .sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs);
-  for (const d of dirs.slice(KEEP)) rmSync(d, { recursive: true, force: true });
+  const old = dirs.slice(KEEP).filter((d) => Date.now() - statSync(d).mtimeMs > KEEP_MS);
+  for (const d of old) rmSync(d, { recursive: true, force: true });
 }

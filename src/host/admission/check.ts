@@ -7,6 +7,7 @@ import type { Elf } from '../../bpf/elf.ts';
 import { INSN_BYTES } from '../../kernel/bpf-insn.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { HelperSpec, HookSpec } from '../hooks.ts';
+import { checkAddresses } from './addresses.ts';
 import { checkCode } from './code.ts';
 import { Findings } from './findings.ts';
 import { checkLayout } from './layout.ts';
@@ -50,6 +51,7 @@ export function checkObject(elf: Uint8Array, options: CheckOptions): Verdict {
   verdict.maps = checkMaps(parsed, layout, btf, policy.cpus, f);
   verdict.programs = programsOf(layout);
   verdict.constants = constantsOf(parsed);
+  if (f.refusals.length === 0) checkAddresses({ bytes: elf, elf: parsed, layout, f }, verdict.maps);
   checkAmounts(layout, verdict.programs, verdict.maps, limits, f);
   verdict.ok = f.refusals.length === 0;
   return verdict;

@@ -27,7 +27,7 @@ const R_BPF_64_32 = 10;
 const REBUILD = 'build it with clang -target bpf -O2 -g and do not edit the result';
 const TEXT = '.text';
 
-interface Relocation {
+export interface Relocation {
   type: number;
   symbol: ElfSymbol;
 }
@@ -160,7 +160,7 @@ function checkCall(call: Call, hooks: readonly HookSpec[], used: Set<HelperSpec>
 }
 
 /** By byte offset in the section. */
-function readRelocations(code: CodeSection, c: CodeContext): Map<number, Relocation> {
+export function readRelocations(code: CodeSection, c: CodeContext): Map<number, Relocation> {
   const found = new Map<number, Relocation>();
   if (!code.relocations) return found;
   const raw = sectionBytes(c.bytes, code.relocations);

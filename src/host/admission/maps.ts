@@ -1,7 +1,7 @@
 /** Rules about maps: their definitions as libbpf reads them from BTF, and how much memory the kernel will take. */
 import { BTF_KIND } from '../../bpf/btf.ts';
 import type { Btf, BtfType } from '../../bpf/btf.ts';
-import { STT_FUNC } from '../../bpf/elf.ts';
+import { STT_OBJECT, STT_SECTION } from '../../bpf/elf.ts';
 import type { Elf } from '../../bpf/elf.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import { BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, mapTypeName } from '../../kernel/bpf.ts';
@@ -57,11 +57,29 @@ export function checkMaps(
     );
     if (map) maps.push(map);
   }
-  // libbpf finds a map of a relocation by its symbol's place
-  for (const s of elf.symbols)
-    if (s.section === layout.maps && s.name !== '' && (s.type === STT_FUNC || !names.has(s.name)))
-      f.refuse('map-definition', `symbol '${s.name}' in .maps is no map`, 'compile with -g');
+  checkMapSymbols(elf, layout.maps, btf, section, f);
   return maps;
+}
+
+/**
+ * libbpf finds the map of a reference by its symbol's place, and takes the maps' places from BTF when BTF has a size,
+ * else from their symbols: each map has one symbol, and both say the same.
+ */
+function checkMapSymbols(elf: Elf, index: number, btf: Btf, section: BtfType, f: Findings): void {
+  const refuse = (why: string): void =>
+    f.refuse('map-definition', why, 'compile with -g and do not edit the result');
+  const symbols = elf.symbols.filter((s) => s.section === index && s.type !== STT_SECTION);
+  const places = new Set<number>();
+  for (const s of symbols) {
+    const member = section.members.find((m) => btf.type(m.type).name === s.name);
+    if (s.type !== STT_OBJECT || !member) refuse(`symbol '${s.name}' in .maps is no map`);
+    else if (places.has(s.value)) refuse(`two symbols stand for one map`);
+    else if (section.size !== 0 && member.offset !== s.value)
+      refuse(`map '${s.name}' stands elsewhere by its symbol than by its type`);
+    places.add(s.value);
+  }
+  if (symbols.length !== section.members.length)
+    refuse(`${section.members.length} symbols of maps expected, ${symbols.length} found`);
 }
 
 interface Definition {

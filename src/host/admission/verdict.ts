@@ -3,35 +3,39 @@ import { HyperturtleError } from '../../core/errors.ts';
 import type { HookSpec } from '../hooks.ts';
 
 /** Names of the rules: stable, in docs/admission.md, and `data.rule` of a refusal on the wire. */
-export type Rule =
-  | 'elf'
-  | 'section'
-  | 'symbol'
-  | 'relocation'
-  | 'extern'
-  | 'btf'
-  | 'core-relocation'
-  | 'program'
-  | 'program-count'
-  | 'hook'
-  | 'instructions'
-  | 'opcode'
-  | 'raw-reference'
-  | 'helper'
-  | 'call'
-  | 'kernel-function'
-  | 'callback'
-  | 'global-function'
-  | 'license'
-  | 'map-definition'
-  | 'map-type'
-  | 'map-flags'
-  | 'map-count'
-  | 'map-bytes'
-  | 'pinning'
-  | 'arena'
-  | 'elf-bytes'
-  | 'verified-instructions';
+export const RULES = [
+  'elf',
+  'section',
+  'symbol',
+  'relocation',
+  'extern',
+  'btf',
+  'core-relocation',
+  'program',
+  'program-count',
+  'hook',
+  'instructions',
+  'opcode',
+  'raw-reference',
+  'helper',
+  'call',
+  'kernel-function',
+  'callback',
+  'global-function',
+  'pointer-leak',
+  'license',
+  'map-definition',
+  'map-type',
+  'map-flags',
+  'map-count',
+  'map-bytes',
+  'pinning',
+  'arena',
+  'elf-bytes',
+  'verified-instructions',
+] as const;
+
+export type Rule = (typeof RULES)[number];
 
 export interface Refusal {
   rule: Rule;

@@ -1,0 +1,411 @@
+/**
+ * Rule `pointer-leak`: no address of the host reaches what a tenant can read. The kernel verifies programs of this
+ * type with CAP_PERFMON, and then lets them store and compare pointers, read stack that nobody wrote and the head of
+ * maps. So all paths are walked here with values that only know "number" or "may tell an address" (values.ts).
+ *
+ * Sound together with the verifier, which proves that each access is within the bounds of what the pointer is: what
+ * this analysis cannot follow it takes for secret, and refuses where it would get out.
+ */
+import { sectionBytes } from '../../bpf/elf.ts';
+import {
+  CALL_FUNCTION,
+  INSN_BYTES,
+  OP_ATOMIC32,
+  OP_ATOMIC64,
+  OP_CALL,
+  OP_LD_IMM64,
+} from '../../kernel/bpf-insn.ts';
+import { viewOf } from '../../kernel/struct.ts';
+import type { HelperSpec } from '../hooks.ts';
+import { readRelocations } from './code.ts';
+import type { CodeContext, Relocation } from './code.ts';
+import type { CodeSection, FunctionRange } from './layout.ts';
+import { MEMORY, NUMBER, SECRET, Stack, State, isNumber } from './values.ts';
+import type { Value } from './values.ts';
+import type { CheckedMap } from './verdict.ts';
+
+/**
+ * Work for one program: instructions walked, and what copying stacks costs beside them. A real program needs some
+ * thousand; a hostile one takes a tenth of a second of whoever asks.
+ */
+const BUDGET = 200_000;
+const COPY_COST = 16;
+const CALL_COST = 128;
+/** The kernel's limit of calls within calls. */
+const MAX_FRAMES = 8;
+const FRAME_POINTER = 10;
+const LOAD_ACQUIRE = 0x100;
+const STORE_RELEASE = 0x110;
+const COMPARE_EXCHANGE = 0xf1;
+const FETCH = 1;
+const OP_EXIT = 0x95;
+const OP_JA32 = 0x06;
+
+interface Insn {
+  op: number;
+  dst: number;
+  src: number;
+  offset: number;
+  imm: number;
+  relocation: Relocation | undefined;
+}
+
+/** Thrown inside to leave all calls at the first leak: one is enough. */
+class Leak extends Error {
+  readonly section: CodeSection;
+  readonly index: number;
+  constructor(section: CodeSection, index: number, message: string) {
+    super(message);
+    this.section = section;
+    this.index = index;
+  }
+}
+
+/** Call it only when no other rule was broken: it relies on them. */
+export function checkAddresses(c: CodeContext, maps: readonly CheckedMap[]): void {
+  const analysis = new Analysis(c, maps);
+  for (const code of c.layout.code)
+    if (code.hook) for (const program of code.functions) analysis.check(code, program);
+}
+
+class Analysis {
+  readonly #c: CodeContext;
+  readonly #maps: readonly CheckedMap[];
+  readonly #code = new Map<CodeSection, { insns: Insn[]; meets: Set<number> }>();
+  readonly #text: CodeSection | undefined;
+  #helpers: readonly HelperSpec[] = [];
+  #steps = 0;
+
+  constructor(c: CodeContext, maps: readonly CheckedMap[]) {
+    this.#c = c;
+    this.#maps = maps;
+    this.#text = c.layout.code.find((s) => s.hook === undefined);
+    for (const s of c.layout.code) {
+      const insns = decode(s, c);
+      this.#code.set(s, { insns, meets: meetingPoints(insns) });
+    }
+  }
+
+  check(code: CodeSection, program: FunctionRange): void {
+    this.#steps = 0;
+    this.#helpers = code.hook?.helpers ?? [];
+    const registers: Value[] = Array.from({ length: 11 }, () => SECRET);
+    registers[1] = { kind: 'arguments' };
+    try {
+      this.#run(code, program.from / INSN_BYTES, registers, []);
+    } catch (e) {
+      if (!(e instanceof Leak)) throw e;
+      const fn = e.section.functions.find(
+        (x) => x.from <= e.index * INSN_BYTES && e.index * INSN_BYTES < x.to,
+      );
+      this.#c.f.refuse(
+        'pointer-leak',
+        e.message,
+        "store and compare numbers only, and write all bytes of a variable before its address goes to a helper ('= {}')",
+        fn ? { program: fn.name, instruction: e.index - fn.from / INSN_BYTES } : { program: program.name },
+      );
+    }
+  }
+
+  /** One call of a function: all its paths. Returns r0, and leaves in `outer` what it did to the stacks of its callers. */
+  #run(
+    code: CodeSection,
+    start: number,
+    registers: readonly Value[],
+    outer: readonly Stack[],
+  ): { r0: Value; outer: Stack[] } {
+    const frame = outer.length;
+    this.#steps += CALL_COST * (frame + 1);
+    const entry = new State(registers, [...outer.map((s) => new Stack(s)), new Stack()]);
+    entry.registers[FRAME_POINTER] = { kind: 'stack', frame, offset: 0 };
+    const { insns, meets } = this.#code.get(code) ?? { insns: [], meets: new Set<number>() };
+    const known = new Map<number, State>([[start, entry]]);
+    const work = [start];
+    let end: State | undefined;
+    if (frame >= MAX_FRAMES) throw new Leak(code, start, 'calls are nested too deep');
+    for (let from = work.pop(); from !== undefined; from = work.pop()) {
+      const state = known.get(from)?.copy();
+      if (!state) continue;
+      this.#steps += COPY_COST * state.stacks.length;
+      // straight on without keeping what is known, up to where paths part or meet
+      for (let at: number | undefined = from; at !== undefined; ) {
+        const insn = insns[at];
+        if (insn === undefined) break; // out of the code: the verifier refuses it
+        if (++this.#steps > BUDGET)
+          throw new Leak(code, at, 'it is too complex to see that no address gets out');
+        if (insn.op === OP_EXIT) {
+          if (end) end.join(state);
+          else end = state;
+          break;
+        }
+        const after = this.#step(code, at, insn, state);
+        const [only] = after;
+        at = undefined;
+        if (after.length === 1 && only && !meets.has(only[0])) at = only[0];
+        else
+          for (const [to, next] of after) {
+            const there = known.get(to);
+            if (!there) known.set(to, next.copy());
+            else if (!there.join(next)) continue;
+            work.push(to);
+          }
+      }
+    }
+    // a function without an end is refused by the verifier
+    return { r0: end?.get(0) ?? NUMBER, outer: end?.stacks.slice(0, frame) ?? [...outer] };
+  }
+
+  /** Changes `state` and says where it goes on; both paths of a branch may share it. */
+  #step(code: CodeSection, at: number, i: Insn, state: State): [number, State][] {
+    const leak = (message: string): never => {
+      throw new Leak(code, at, message);
+    };
+    const r = state.registers;
+    const cls = i.op & 7;
+    if (i.op === OP_LD_IMM64) {
+      r[i.dst] = this.#constant(i);
+      return [[at + 2, state]];
+    }
+    if (i.op === OP_CALL) {
+      if (i.src === CALL_FUNCTION) this.#call(at, i, state);
+      else this.#helper(i, state, leak);
+      return [[at + 1, state]];
+    }
+    if (i.op === OP_ATOMIC32 || i.op === OP_ATOMIC64) atomic(i, state, leak);
+    else if (cls === 1) r[i.dst] = load(state, state.get(i.src), i.offset, sizeOf(i.op));
+    else if (cls === 2) store(state, state.get(i.dst), i.offset, sizeOf(i.op), NUMBER, leak);
+    else if (cls === 3) store(state, state.get(i.dst), i.offset, sizeOf(i.op), state.get(i.src), leak);
+    else if (cls === 4 || cls === 7) r[i.dst] = arithmetic(i, state);
+    else return jump(at, i, state, leak);
+    return [[at + 1, state]];
+  }
+
+  #constant(i: Insn): Value {
+    if (!i.relocation) return NUMBER;
+    const { symbol } = i.relocation;
+    if (symbol.section !== this.#c.layout.maps) return MEMORY;
+    // a symbol of the whole section stands for the map at its offset, which is then in the instruction
+    return { kind: 'map', map: symbol.name };
+  }
+
+  #call(at: number, i: Insn, state: State): void {
+    const { relocation } = i;
+    const target = (relocation ? relocation.symbol.value / INSN_BYTES : at) + i.imm + 1;
+    if (!this.#text) return;
+    const result = this.#run(this.#text, target, state.registers, state.stacks);
+    result.outer.forEach((s, n) => (state.stacks[n] = s));
+    afterCall(state, result.r0);
+  }
+
+  #helper(i: Insn, state: State, leak: (message: string) => never): void {
+    const helper = this.#helpers.find((h) => h.number === i.imm);
+    if (!helper) return leak(`helper ${i.imm} is not known`);
+    const first = state.get(1);
+    const map = first.kind === 'map' ? this.#maps.find((m) => m.name === first.map) : undefined;
+    helper.arguments.forEach((kind, n) => {
+      const value = state.get(n + 1);
+      const which = `argument ${n + 1} of helper ${helper.name}`;
+      if (kind === 'number' && !isNumber(value)) leak(`${which} may tell an address of the host`);
+      if (kind === 'record' && value.kind !== 'memory') leak(`${which} is not known to be a record`);
+      if (kind === 'map' && value.kind !== 'map') leak(`${which} is not known to be one map`);
+      if (kind !== 'key' && kind !== 'value' && kind !== 'data') return;
+      const size = state.get(n + 2);
+      const bytes =
+        kind === 'key'
+          ? map?.keyBytes
+          : kind === 'value'
+            ? map?.valueBytes
+            : isNumber(size)
+              ? size.constant
+              : undefined;
+      if (!readable(state, value, bytes))
+        leak(`${which} leads to bytes that were never written or may tell an address of the host`);
+    });
+    afterCall(state, helper.givesMemory ? MEMORY : NUMBER);
+  }
+}
+
+function decode(code: CodeSection, c: CodeContext): Insn[] {
+  const view = viewOf(sectionBytes(c.bytes, code.section));
+  const relocations = readRelocations(code, c);
+  return Array.from({ length: code.section.size / INSN_BYTES }, (_, n) => {
+    const at = n * INSN_BYTES;
+    const registers = view.getUint8(at + 1);
+    return {
+      op: view.getUint8(at),
+      dst: registers & 15,
+      src: registers >> 4,
+      offset: view.getInt16(at + 2, true),
+      imm: view.getInt32(at + 4, true),
+      relocation: relocations.get(at),
+    };
+  });
+}
+
+/** Where jumps lead, and what follows a conditional one. */
+function meetingPoints(insns: readonly Insn[]): Set<number> {
+  const points = new Set<number>();
+  insns.forEach((i, at) => {
+    const cls = i.op & 7;
+    if ((cls !== 5 && cls !== 6) || i.op === OP_CALL || i.op === OP_EXIT) return;
+    points.add(at + 1 + (i.op === OP_JA32 ? i.imm : i.offset));
+    points.add(at + 1);
+  });
+  return points;
+}
+
+/** Bytes of a load or store by bits 3 and 4 of its opcode. */
+const sizeOf = (op: number): number => [4, 2, 1, 8][(op >> 3) & 3] ?? 8;
+
+function afterCall(state: State, r0: Value): void {
+  state.registers[0] = r0;
+  for (let n = 1; n <= 5; n++) state.registers[n] = SECRET;
+}
+
+/** Whether `bytes` (undefined: up to the end of the stack) at a helper's argument are numbers. */
+function readable(state: State, pointer: Value, bytes: number | undefined): boolean {
+  if (pointer.kind === 'memory') return true;
+  if (pointer.kind !== 'stack') return false;
+  const stack = state.stacks[pointer.frame];
+  if (!stack) return false;
+  if (pointer.offset === undefined) return isNumber(stack.load(undefined, 0));
+  return stack.isClean(pointer.offset, bytes ?? -pointer.offset);
+}
+
+function load(state: State, base: Value, offset: number, bytes: number): Value {
+  switch (base.kind) {
+    case 'arguments':
+      // the first argument is the hook's context; behind it is whatever the host's stack holds
+      return offset === 0 && bytes === 8 ? MEMORY : SECRET;
+    case 'memory':
+      return NUMBER;
+    case 'stack':
+      return (
+        state.stacks[base.frame]?.load(base.offset === undefined ? undefined : base.offset + offset, bytes) ??
+        SECRET
+      );
+    default:
+      return SECRET;
+  }
+}
+
+function store(
+  state: State,
+  base: Value,
+  offset: number,
+  bytes: number,
+  value: Value,
+  leak: (message: string) => never,
+): void {
+  if (base.kind === 'stack') {
+    state.stacks[base.frame]?.store(
+      base.offset === undefined ? undefined : base.offset + offset,
+      bytes,
+      value,
+    );
+    return;
+  }
+  if (base.kind !== 'memory') leak('it writes to a place that is not known, or that an address decides');
+  if (!isNumber(value)) leak('it stores what may tell an address of the host, or was never written');
+}
+
+function atomic(i: Insn, state: State, leak: (message: string) => never): void {
+  const bytes = i.op === OP_ATOMIC64 ? 8 : 4;
+  const r = state.registers;
+  if (i.imm === LOAD_ACQUIRE) {
+    r[i.dst] = load(state, state.get(i.src), i.offset, bytes);
+    return;
+  }
+  const base = state.get(i.dst);
+  const value = state.get(i.src);
+  if (i.imm === STORE_RELEASE) return store(state, base, i.offset, bytes, value, leak);
+  const old = load(state, base, i.offset, bytes);
+  const compared = i.imm === COMPARE_EXCHANGE ? state.get(0) : NUMBER;
+  if (!isNumber(value) || !isNumber(compared) || !isNumber(old))
+    leak('an atomic operation on what may tell an address of the host, or was never written');
+  store(state, base, i.offset, bytes, NUMBER, leak);
+  if (i.imm === COMPARE_EXCHANGE) r[0] = NUMBER;
+  else if (i.imm & FETCH) r[i.src] = NUMBER;
+}
+
+const OP_ADD = 0x00;
+const OP_SUB = 0x10;
+const OP_MOV = 0xb0;
+const OP_NEG = 0x80;
+const OP_END = 0xd0;
+const BY_REGISTER = 8;
+
+function arithmetic(i: Insn, state: State): Value {
+  const wide = (i.op & 7) === 7;
+  const op = i.op & 0xf0;
+  const unary = op === OP_NEG || op === OP_END;
+  const dst = state.get(i.dst);
+  const src: Value =
+    unary || !(i.op & BY_REGISTER)
+      ? { kind: 'number', constant: unary ? undefined : i.imm }
+      : state.get(i.src);
+  if (op === OP_MOV) {
+    if (isNumber(src)) return i.offset === 0 && (wide || (src.constant ?? -1) >= 0) ? src : NUMBER;
+    return wide && i.offset === 0 ? src : SECRET; // the lower half of an address, or one made longer again
+  }
+  if (isNumber(dst) && isNumber(src)) return NUMBER;
+  if (!wide) return SECRET;
+  if (op === OP_ADD && isNumber(dst)) return moved(src, undefined);
+  if ((op === OP_ADD || op === OP_SUB) && isNumber(src)) {
+    const by = src.constant;
+    return moved(dst, by === undefined ? undefined : op === OP_ADD ? by : -by);
+  }
+  return SECRET;
+}
+
+/** A pointer with a number added. */
+function moved(pointer: Value, by: number | undefined): Value {
+  if (pointer.kind === 'stack')
+    return {
+      kind: 'stack',
+      frame: pointer.frame,
+      offset: pointer.offset === undefined || by === undefined ? undefined : pointer.offset + by,
+    };
+  // behind the first argument is more than the context; a map's own head is not for programs
+  return pointer.kind === 'memory' ? pointer : by === 0 ? pointer : SECRET;
+}
+
+const OP_JA = 0x00;
+const OP_JEQ = 0x10;
+const OP_JNE = 0x50;
+
+function jump(at: number, i: Insn, state: State, leak: (message: string) => never): [number, State][] {
+  const wide = (i.op & 7) === 5;
+  const op = i.op & 0xf0;
+  const next = at + 1;
+  if (op === OP_JA) return [[next + (wide ? i.offset : i.imm), state]];
+  const target = next + i.offset;
+  const value = state.get(i.dst);
+  const other: Value = i.op & BY_REGISTER ? state.get(i.src) : { kind: 'number', constant: i.imm };
+  if (isNumber(value) && isNumber(other)) return both(next, target, state);
+  const isNullCheck =
+    wide &&
+    (op === OP_JEQ || op === OP_JNE) &&
+    isNumber(other) &&
+    other.constant === 0 &&
+    value.kind !== 'secret';
+  if (!isNullCheck) leak('it compares what may tell an address of the host, or was never written');
+  const isNull = state.copy();
+  isNull.registers[i.dst] = { kind: 'number', constant: 0 };
+  return op === OP_JEQ
+    ? [
+        [target, isNull],
+        [next, state],
+      ]
+    : [
+        [next, isNull],
+        [target, state],
+      ];
+}
+
+function both(next: number, target: number, state: State): [number, State][] {
+  return [
+    [next, state],
+    [target, state],
+  ];
+}
