@@ -1,5 +1,7 @@
 /** `hyperturtle guest agent`, the long-running part of L1, and the commands that are about it. */
+import { Option } from 'commander';
 import type { Command } from 'commander';
+import type { Agent } from '../guest/agent/agent.ts';
 import type { AgentConfig } from '../guest/agent/config.ts';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
@@ -27,7 +29,15 @@ export function registerAgent(program: Command, guest: Command, version: string)
     .option('--state <dir>', 'where the desired state is kept')
     .option('--no-module', 'leave the kernel module and nested guests alone')
     .option('--no-register', 'do not register nested guests')
-    .option('--log-level <level>', 'trace, debug, info, warn or error')
+    .addOption(
+      new Option('--log-level <level>', 'how much to log').choices([
+        'trace',
+        'debug',
+        'info',
+        'warn',
+        'error',
+      ]),
+    )
     .addHelpText(
       'after',
       `
@@ -78,7 +88,7 @@ Example of /etc/hyperturtle/guest.yaml:
 }
 
 async function run(options: RunOptions, version: string): Promise<void> {
-  const [{ Agent }, configs, { abortOnSignals }, { pino }, { sendDatagram }, errors] = await Promise.all([
+  const [agents, configs, { abortOnSignals }, { pino }, { sendDatagram }, errors] = await Promise.all([
     import('../guest/agent/agent.ts'),
     import('../guest/agent/config.ts'),
     import('../core/lifecycle.ts'),
@@ -98,12 +108,17 @@ async function run(options: RunOptions, version: string): Promise<void> {
     };
   };
   const config = readConfig();
-  const log = pino({
-    level: options.logLevel ?? config.log.level,
-    base: null,
-    timestamp: pino.stdTimeFunctions.isoTime,
-    formatters: { level: (label) => ({ level: label }) },
-  });
+  // a reader of the log that stalls must not stall the agent
+  const destination = pino.destination({ dest: 1, sync: false });
+  const log = pino(
+    {
+      level: options.logLevel ?? config.log.level,
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    destination,
+  );
   const notify = (text: string): void => {
     const to = process.env['NOTIFY_SOCKET'];
     if (to === undefined || to === '') return;
@@ -115,13 +130,27 @@ async function run(options: RunOptions, version: string): Promise<void> {
   };
   // SIGHUP is a request to reload here, not to end
   const signals = abortOnSignals(['SIGINT', 'SIGTERM']);
-  const agent = await Agent.start({
-    config,
-    version,
-    log,
-    readConfig,
-    ...(options.module ? {} : { module: false as const }),
-  });
+  const flush = (): void => {
+    try {
+      destination.flushSync();
+    } catch {
+      // nobody reads it any more, or nothing was written yet
+    }
+  };
+  let agent: Agent;
+  try {
+    agent = await agents.Agent.start({
+      config,
+      version,
+      log,
+      readConfig,
+      ...(options.module ? {} : { module: false as const }),
+    });
+  } catch (e) {
+    flush();
+    signals.dispose();
+    throw e;
+  }
   const hup = (): void => {
     agent.reload(signals.signal).then(
       () => log.info({}, 'configuration read'),
@@ -145,6 +174,7 @@ async function run(options: RunOptions, version: string): Promise<void> {
     await agent.stop();
     signals.dispose();
     log.info({}, 'agent stopped');
+    flush();
   }
 }
 

@@ -1,4 +1,5 @@
 /** `hyperturtle map ...`: maps of this L1's programs, read and written through the agent. */
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { MapEntry, NotificationParams, ObjectInfo } from '../wire/schema.ts';
 import { l1Options, print, withAgent } from './l1-client.ts';
@@ -28,7 +29,11 @@ export function registerMaps(program: Command): void {
     l1Options(map.command(name))
       .argument('<object>', 'object that the map belongs to')
       .argument('<map>')
-      .option('--format <form>', 'auto, hex or text', 'auto');
+      .addOption(
+        new Option('--format <form>', 'how bytes are printed')
+          .choices(['auto', 'hex', 'text'])
+          .default('auto'),
+      );
 
   sub('get')
     .argument('<key>')

@@ -139,7 +139,10 @@ export class Registrar {
     const over = AbortSignal.any([signal, ended.signal]);
     this.#over = over;
     try {
-      await this.#o.onModule?.(over).catch((e: unknown) => this.#problem('mount turtlefs', e));
+      await this.#o.onModule?.(over).then(
+        () => this.#problems.delete('mount turtlefs'),
+        (e: unknown) => this.#problem('mount turtlefs', e),
+      );
       this.#applySettings(module);
       this.#registerAll(module);
       for (;;) for (const event of await module.events(over)) this.#on(module, event);
