@@ -2,46 +2,20 @@
  * What one VM has loaded and linked, since its boot. Owns the descriptors of programs and maps and the links in the
  * kernel; `clear` gives all back. Whoever changes something holds the VM's turn (see VmService).
  */
-import { createHash } from 'node:crypto';
 import type { OwnedFd } from '../../bpf/fds.ts';
-import { possibleCpus } from '../../bpf/map-ops.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import { wireFailure } from '../../wire/errors.ts';
-import type { LinkInfo, ObjectInfo, Params, Result, Used } from '../../wire/schema.ts';
-import type { CheckOptions } from '../admission/check.ts';
-import { refusalError } from '../admission/verdict.ts';
-import type { Verdict } from '../admission/verdict.ts';
+import type { LinkInfo, Params, Result, Used } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { HookSpec } from '../hooks.ts';
-import type { LoadRequest, LoadedMap, LoadedObject, LoadedProgram } from '../loader/loader.ts';
-import type { VmArena } from './arena.ts';
-import type { Quotas, VmSpec } from './config.ts';
+import type { LoadedObject, LoadedProgram } from '../loader/loader.ts';
+import { admit, candidate, quotaError } from './admit.ts';
+import type { AdmissionDeps, Admitted, ElfParams } from './admit.ts';
+import type { VmSpec } from './config.ts';
 import type { VmHooks } from './kernel.ts';
 
-/** What of a VM's configuration can change while it runs. */
-export interface VmSettings {
-  quotas: Quotas;
-  policy: VmSpec['policy'];
-  signature: VmSpec['signature'];
-  /** The id of the key by which the object is signed. Throws HT_SIGNATURE. */
-  verify(elf: Uint8Array, signature: { keyId: string; value: string }): string;
-}
-
-export interface ObjectsOptions {
-  vm: string;
+export interface ObjectsOptions extends AdmissionDeps {
   hooks: VmHooks;
-  arena: VmArena;
-  load: (request: LoadRequest) => Promise<LoadedObject>;
-  loadTimeoutMs: number;
-  check: (elf: Uint8Array, options: CheckOptions) => Verdict;
-  settings: () => VmSettings;
-}
-
-interface Loaded {
-  readonly object: LoadedObject;
-  readonly info: ObjectInfo;
-  /** Of content and constants: the same identity is the same object. */
-  readonly identity: string;
 }
 
 interface Linked {
@@ -49,11 +23,9 @@ interface Linked {
   readonly hook: HookSpec['name'];
 }
 
-type ElfParams = Params<'load'>;
-
 export class VmObjects {
   readonly #options: ObjectsOptions;
-  readonly #objects = new Map<string, Loaded>();
+  readonly #objects = new Map<string, Admitted>();
   readonly #links = new Map<number, Linked>();
   #nextLink = 1;
 
@@ -63,18 +35,17 @@ export class VmObjects {
 
   /** Throws HT_EXISTS, HT_QUOTA, HT_SIGNATURE, HT_REFUSED, HT_VERIFIER_REJECTED, or what the loader throws. */
   async load(params: ElfParams, signal: AbortSignal): Promise<Result<'load'>> {
-    const elf = this.#decode(params);
-    const identity = identityOf(elf, params.constants);
+    const { quotas } = this.#options.settings();
+    const wanted = candidate(params, quotas);
     const there = this.#objects.get(params.name);
-    if (there?.identity === identity) return { object: there.info, existed: true };
+    if (there?.identity === wanted.identity) return { object: there.info, existed: true };
     if (there)
       throw new HyperturtleError(
         'HT_EXISTS',
         `object '${params.name}' is loaded with other content: replace it, or unload it first`,
       );
-    const { quotas } = this.#options.settings();
     if (this.#objects.size >= quotas.objects) throw quotaError('objects', quotas.objects);
-    const loaded = await this.#admit(params, elf, identity, { signal });
+    const loaded = await admit(this.#options, wanted, { used: this.used(), signal });
     this.#objects.set(params.name, loaded);
     return { object: loaded.info, existed: false };
   }
@@ -97,13 +68,13 @@ export class VmObjects {
   /** Swaps an object for a new version, its links without a gap. When it throws, all is as before. */
   async replace(params: ElfParams, signal: AbortSignal): Promise<Result<'replace'>> {
     const old = this.#object(params.name);
-    const elf = this.#decode(params);
-    const identity = identityOf(elf, params.constants);
+    const wanted = candidate(params, this.#options.settings().quotas);
     const own = (maps: readonly { name: string; arena: boolean }[]): string[] =>
       maps.filter((m) => !m.arena).map((m) => m.name);
-    if (identity === old.identity) return { object: old.info, kept: own(old.info.maps), created: [] };
+    if (wanted.identity === old.identity) return { object: old.info, kept: own(old.info.maps), created: [] };
 
-    const loaded = await this.#admit(params, elf, identity, { signal, old });
+    const used = this.#usedWithout(old);
+    const loaded = await admit(this.#options, wanted, { used, old: old.object, signal });
     const swapped: { link: Linked; before: LoadedProgram }[] = [];
     try {
       for (const link of this.#linksOf(params.name)) {
@@ -232,7 +203,7 @@ export class VmObjects {
     return { file: map.file, arena: info.maps.some((m) => m.name === mapName && m.arena) };
   }
 
-  #object(name: string): Loaded {
+  #object(name: string): Admitted {
     const found = this.#objects.get(name);
     if (found) return found;
     throw new HyperturtleError(
@@ -250,14 +221,7 @@ export class VmObjects {
     this.#options.hooks.link(hook, file, this.#options.arena.map, { replace });
   }
 
-  #decode(params: ElfParams): Uint8Array {
-    const { elfBytes } = this.#options.settings().quotas;
-    const elf = Buffer.from(params.elf, 'base64');
-    if (elf.length > elfBytes) throw quotaError('elfBytes', elfBytes, `${elf.length} bytes given`);
-    return elf;
-  }
-
-  #usedWithout(left: Loaded | undefined): Omit<Used, 'watches'> {
+  #usedWithout(left: Admitted | undefined): Omit<Used, 'watches'> {
     let programs = 0;
     let maps = 0;
     let mapBytes = 0;
@@ -274,79 +238,6 @@ export class VmObjects {
     }
     return { objects, programs, links: this.#links.size, maps, mapBytes };
   }
-
-  /** Signature, rules, verifier, budgets; in this order. With `old`, its maps of the same shape are used again. */
-  async #admit(
-    params: ElfParams,
-    elf: Uint8Array,
-    identity: string,
-    how: { signal: AbortSignal; old?: Loaded },
-  ): Promise<Loaded> {
-    const { arena, loadTimeoutMs, vm } = this.#options;
-    const { quotas, policy, signature } = this.#options.settings();
-    const { name } = params;
-    const signedBy = this.#signer(params, elf, signature);
-
-    const used = this.#usedWithout(how.old);
-    const left = {
-      elfBytes: quotas.elfBytes,
-      programs: quotas.programs - used.programs,
-      maps: quotas.maps - used.maps,
-      mapBytes: quotas.mapBytes - used.mapBytes,
-      instructions: quotas.instructions,
-    };
-    const hooks = HOOK_TABLE.map((h) => ({
-      ...h,
-      helpers: h.helpers.filter((helper) => !policy.forbiddenHelpers.includes(helper.name)),
-    }));
-    const verdict = this.#options.check(elf, {
-      policy: { cpus: possibleCpus(), ...(policy.hooks ? { hooks: policy.hooks } : {}) },
-      hooks,
-      limits: left,
-    });
-    if (!verdict.ok) throw refusalError(name, verdict.refusals);
-
-    const reuse: Record<string, OwnedFd> = {};
-    for (const map of verdict.maps) {
-      const same = how.old && sameShape(map, how.old.object);
-      if (map.arena) reuse[map.name] = arena.map.file;
-      else if (same) reuse[map.name] = same.file;
-    }
-    const object = await this.#options.load({
-      vm,
-      name,
-      elf,
-      constants: constantsOf(params, verdict, arena.bytes),
-      reuse,
-      signal: how.signal,
-      timeoutMs: loadTimeoutMs,
-    });
-    try {
-      how.signal.throwIfAborted();
-      const info = objectInfo(params, elf, signedBy, verdict, object);
-      checkBudgets(info, quotas, left);
-      return { object, info, identity };
-    } catch (e) {
-      object.close();
-      throw e;
-    }
-  }
-
-  #signer(params: ElfParams, elf: Uint8Array, policy: VmSettings['signature']): string | null {
-    if (policy === 'none') return null;
-    if (params.signature) return this.#options.settings().verify(elf, params.signature);
-    if (policy === 'optional') return null;
-    throw new HyperturtleError(
-      'HT_SIGNATURE',
-      `object '${params.name}' is not signed, and this VM may load signed objects only: sign it ('hyperturtle sign')`,
-    );
-  }
-}
-
-export function quotaError(quota: keyof Quotas, limit: number, found = 'all are used'): HyperturtleError {
-  return new HyperturtleError('HT_QUOTA', `${quota}: at most ${limit} allowed to this VM, ${found}`, {
-    detail: { quota, limit },
-  });
 }
 
 function allowedHooks(policy: VmSpec['policy']): HookSpec['name'][] {
@@ -384,97 +275,4 @@ function successor(object: LoadedObject, link: Linked): LoadedProgram {
       ? link.info.program
       : undefined,
   );
-}
-
-/** Variables (.rodata, .data, .bss) are never kept: the new version begins with its own. */
-function sameShape(map: Verdict['maps'][number], old: LoadedObject): LoadedMap | undefined {
-  if (map.variables) return undefined;
-  return old.maps.find(
-    (m) =>
-      m.name === map.name &&
-      m.info.typeName === map.type &&
-      m.info.keyBytes === map.keyBytes &&
-      m.info.valueBytes === map.valueBytes &&
-      m.info.maxEntries === map.maxEntries &&
-      m.info.flags === map.flags,
-  );
-}
-
-function identityOf(elf: Uint8Array, constants: ElfParams['constants']): string {
-  const sorted = Object.entries(constants ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
-  return `${sha256(elf)} ${JSON.stringify(sorted)}`;
-}
-
-function sha256(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex');
-}
-
-/** The bytes of each variable, little-endian, as numbers; and the arena's size for programs that ask for it. */
-function constantsOf(params: ElfParams, verdict: Verdict, arenaBytes: number): Record<string, bigint> {
-  const out: Record<string, bigint> = {};
-  if (verdict.constants.includes('arena_bytes')) out['arena_bytes'] = BigInt(arenaBytes);
-  for (const [name, value] of Object.entries(params.constants ?? {})) {
-    const bytes = Buffer.from(value, 'base64');
-    if (![1, 2, 4, 8].includes(bytes.length))
-      throw new HyperturtleError(
-        'HT_USAGE',
-        `constant '${name}': 1, 2, 4 or 8 bytes expected, ${bytes.length} given`,
-      );
-    out[name] = BigInt(`0x${Buffer.from(bytes).reverse().toString('hex')}`);
-  }
-  return out;
-}
-
-function objectInfo(
-  params: ElfParams,
-  elf: Uint8Array,
-  signedBy: string | null,
-  verdict: Verdict,
-  object: LoadedObject,
-): ObjectInfo {
-  return {
-    name: params.name,
-    sha256: sha256(elf),
-    loadedAt: new Date().toISOString(),
-    signedBy,
-    programs: object.programs.map((p) => ({
-      name: p.name,
-      section: p.section,
-      hook: p.hook,
-      type: HOOK_TABLE.find((h) => h.name === p.hook)?.programType.name ?? String(p.info.type),
-      id: p.info.id,
-      instructions: verdict.programs.find((v) => v.name === p.name)?.instructions ?? 0,
-      verifiedInstructions: p.info.verifiedInstructions,
-      jitedBytes: p.info.jitedBytes,
-    })),
-    maps: object.maps.map((m) => {
-      const arena = verdict.maps.some((v) => v.name === m.name && v.arena);
-      return {
-        name: m.name,
-        type: m.info.typeName,
-        keyBytes: m.info.keyBytes,
-        valueBytes: m.info.valueBytes,
-        maxEntries: m.info.maxEntries,
-        bytes: arena ? 0 : m.bytes,
-        arena,
-      };
-    }),
-  };
-}
-
-/** After loading: what the kernel really took and walked. */
-function checkBudgets(info: ObjectInfo, quotas: Quotas, left: { mapBytes: number }): void {
-  const mapBytes = info.maps.reduce((sum, m) => sum + m.bytes, 0);
-  if (mapBytes > left.mapBytes)
-    throw quotaError('mapBytes', quotas.mapBytes, `${mapBytes} needed, ${left.mapBytes} left`);
-  for (const p of info.programs) {
-    const hook = HOOK_TABLE.find((h) => h.name === p.hook);
-    const most = Math.min(quotas.instructions, hook?.verifiedInstructions ?? quotas.instructions);
-    if (p.verifiedInstructions > most)
-      throw new HyperturtleError(
-        'HT_REFUSED',
-        `program '${p.name}': the verifier walked ${p.verifiedInstructions} instructions, at most ${most} allowed: make it shorter or its loops bounded`,
-        { detail: { rule: 'verified-instructions', program: p.name } },
-      );
-  }
 }

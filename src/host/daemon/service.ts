@@ -4,7 +4,7 @@
  */
 import os from 'node:os';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
-import { kindOf } from '../../wire/errors.ts';
+import { kindOf, wireFailure } from '../../wire/errors.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
 import { negotiate } from '../../wire/hello.ts';
@@ -245,6 +245,9 @@ export class VmService {
       const fields = { method, ...subjectOf(params) };
       try {
         this.#assertOpen();
+        // what a boot that is over still had in the channel must not count for the next one
+        if (this.#bootId === undefined && method !== 'hello' && method !== 'ping')
+          throw wireFailure('NO_HELLO', 'the VM was reset: hello is expected first');
         const result = await call(params, context);
         this.#options.onCall(method, 'ok');
         if (AUDITED.has(method)) this.#options.audit.info({ ...fields, outcome: 'ok' }, 'granted');

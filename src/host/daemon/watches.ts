@@ -11,7 +11,7 @@ import { BPF_MAP_TYPE_RINGBUF } from '../../kernel/bpf.ts';
 import type { RpcSession } from '../../wire/handlers.ts';
 import type { MapChange, Params } from '../../wire/schema.ts';
 import { base64, keyOf, tableOf } from './map-methods.ts';
-import { quotaError } from './objects.ts';
+import { quotaError } from './admit.ts';
 import type { VmObjects } from './objects.ts';
 import type { Budget } from './turns.ts';
 

@@ -1,0 +1,298 @@
+/** Objects and links of one VM: what is granted, what is refused, and what is left when something fails. */
+import { openSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { OwnedFd, openFds } from '../../../src/bpf/fds.ts';
+import { HyperturtleError, isHyperturtleError } from '../../../src/core/errors.ts';
+import type { Verdict } from '../../../src/host/admission/verdict.ts';
+import type { VmSettings } from '../../../src/host/daemon/admit.ts';
+import { quotasSchema } from '../../../src/host/daemon/config.ts';
+import { VmObjects } from '../../../src/host/daemon/objects.ts';
+import type { LoadRequest, LoadedObject } from '../../../src/host/loader/loader.ts';
+import { kindOf } from '../../../src/wire/errors.ts';
+
+const never = new AbortController().signal;
+const fd = (what: string): OwnedFd => new OwnedFd(openSync('/dev/null', 'r'), what);
+const b64 = (text: string): string => Buffer.from(text).toString('base64');
+
+/** An "ELF" is a word for each thing in it: `p:NAME` a program, `m:NAME:ENTRIES` a map, `arena`, `slow`. */
+function verdictOf(elf: Uint8Array): Verdict {
+  const words = Buffer.from(elf).toString().split(' ');
+  return {
+    ok: !words.includes('evil'),
+    refusals: words.includes('evil') ? [{ rule: 'helper', message: 'no', mend: 'do not' }] : [],
+    constants: ['arena_bytes', 'step'],
+    programs: words
+      .filter((w) => w.startsWith('p:'))
+      .map((w) => ({ name: w.slice(2), section: 's', hook: 'npf', instructions: 10 })),
+    maps: words
+      .filter((w) => w.startsWith('m:') || w === 'arena')
+      .map((w) => ({
+        name: w.split(':')[1] ?? 'arena',
+        type: 'hash',
+        keyBytes: 4,
+        valueBytes: 8,
+        maxEntries: Number(w.split(':')[2] ?? 1),
+        flags: 0,
+        bytes: 100,
+        arena: w === 'arena',
+        variables: false,
+      })),
+  };
+}
+
+interface World {
+  objects: VmObjects;
+  settings: VmSettings;
+  /** What was asked of the loader and of the kernel. */
+  requests: LoadRequest[];
+  calls: string[];
+  /** Makes the kernel refuse to link a program of this name. */
+  unlinkable: Set<string>;
+  verified: number;
+  loadError: Error | undefined;
+}
+
+let w: World;
+let arena: OwnedFd;
+beforeEach(() => {
+  arena = fd('arena');
+  w = {
+    settings: {
+      quotas: quotasSchema.parse({}),
+      policy: { forbiddenHelpers: [] },
+      signature: 'none',
+      verify: () => '0123456789abcdef',
+    },
+    requests: [],
+    calls: [],
+    unlinkable: new Set(),
+    verified: 100,
+    loadError: undefined,
+    objects: undefined as unknown as VmObjects,
+  };
+  w.objects = new VmObjects({
+    vm: 'one',
+    arena: { map: { file: arena } as never, bytes: 1 << 20 },
+    loadTimeoutMs: 1000,
+    settings: () => w.settings,
+    check: verdictOf,
+    load: (request) => {
+      w.requests.push(request);
+      return w.loadError ? Promise.reject(w.loadError) : Promise.resolve(loaded(request));
+    },
+    hooks: {
+      link: (_hook, program, _arena, { replace }) => {
+        if (w.unlinkable.has(program.name))
+          throw new HyperturtleError('HT_BPF', 'reaches beyond the context');
+        w.calls.push(`${replace ? 'replace by' : 'link'} ${program.name}`);
+      },
+      unlink: () => w.calls.push('unlink'),
+      stats: () => {
+        throw new Error('not in this test');
+      },
+      close: () => {},
+    },
+  });
+});
+afterEach(() => {
+  w.objects.clear();
+  arena.close();
+  expect(openFds(), 'descriptors that are left').toEqual([]);
+});
+
+function loaded(request: LoadRequest): LoadedObject {
+  const verdict = verdictOf(request.elf);
+  const files: OwnedFd[] = [];
+  const file = (what: string): OwnedFd => {
+    const f = fd(what);
+    files.push(f);
+    return f;
+  };
+  const close = (): void => files.forEach((f) => f.close());
+  return {
+    name: request.name,
+    programs: verdict.programs.map((p) => ({
+      name: p.name,
+      section: p.section,
+      hook: 'npf',
+      file: file(p.name),
+      info: { id: 1, type: 24, name: p.name, jitedBytes: 1, verifiedInstructions: w.verified },
+    })),
+    maps: verdict.maps.map((m) => ({
+      name: m.name,
+      file: file(m.name),
+      info: {
+        id: 2,
+        name: m.name,
+        type: 1,
+        typeName: m.type,
+        keyBytes: 4,
+        valueBytes: 8,
+        maxEntries: m.maxEntries,
+        flags: 0,
+        perCpu: false,
+      },
+      bytes: m.bytes,
+      reused: m.name in (request.reuse ?? {}),
+    })),
+    close,
+    [Symbol.dispose]: close,
+  };
+}
+
+const load = (name: string, elf: string, more: object = {}) =>
+  w.objects.load({ name, elf: b64(elf), ...more }, never);
+const kind = async (p: unknown): Promise<string> => {
+  try {
+    await p;
+    return 'granted';
+  } catch (e) {
+    return kindOf(e);
+  }
+};
+const kindSync = (f: () => unknown): string => {
+  try {
+    f();
+    return 'granted';
+  } catch (e) {
+    return kindOf(e);
+  }
+};
+
+describe('loading', () => {
+  it('gives the arena, its size and the constants that are asked for', async () => {
+    await load('a', 'p:x arena', { constants: { step: Buffer.from([0x34, 0x12, 0, 0]).toString('base64') } });
+    expect(w.requests[0]?.constants).toEqual({ arena_bytes: 1n << 20n, step: 0x1234n });
+    expect(w.requests[0]?.reuse).toEqual({ arena });
+    expect(await kind(load('b', 'p:x', { constants: { step: b64('abc') } }))).toBe('INVALID_PARAMS');
+  });
+
+  it('is the same object only with the same content and constants', async () => {
+    const one = { constants: { step: b64('1'), other: b64('2') } };
+    await load('a', 'p:x', one);
+    expect(await load('a', 'p:x', { constants: { other: b64('2'), step: b64('1') } })).toMatchObject({
+      existed: true,
+    });
+    expect(await kind(load('a', 'p:x'))).toBe('EXISTS');
+    expect(await kind(load('a', 'p:y', one))).toBe('EXISTS');
+  });
+
+  it('counts quotas of what is there already', async () => {
+    w.settings.quotas = quotasSchema.parse({ objects: 2, maps: 2, mapBytes: 250, elfBytes: 30 });
+    await load('a', 'p:x m:one m:two arena');
+    expect(w.objects.used()).toEqual({ objects: 1, programs: 1, links: 0, maps: 2, mapBytes: 200 });
+    expect(await kind(load('b', 'p:x '.padEnd(31)))).toBe('QUOTA');
+    await load('b', 'p:x');
+    expect(await kind(load('c', 'p:x'))).toBe('QUOTA');
+  });
+
+  it('leaves nothing of an object whose maps turn out larger than was left, or that was cancelled', async () => {
+    w.settings.quotas = quotasSchema.parse({ mapBytes: 150 });
+    expect(await kind(load('a', 'p:x m:one m:two'))).toBe('QUOTA');
+    const cancelled = AbortSignal.abort(new HyperturtleError('HT_INTERRUPTED', 'cancelled'));
+    expect(await kind(w.objects.load({ name: 'a', elf: b64('p:x') }, cancelled))).toBe('CANCELLED');
+    expect(w.objects.list().objects).toEqual([]);
+    expect(openFds()).toHaveLength(1);
+  });
+
+  it('refuses by rule before the loader sees it, and by the budget after the verifier', async () => {
+    expect(await kind(load('a', 'evil'))).toBe('REFUSED');
+    expect(w.requests).toEqual([]);
+    w.verified = 300_000;
+    const e: unknown = await load('a', 'p:x').catch((x: unknown) => x);
+    expect(isHyperturtleError(e, 'HT_REFUSED') && e.detail).toMatchObject({
+      rule: 'verified-instructions',
+      program: 'x',
+    });
+  });
+
+  it('calls what libbpf refuses the object’s fault', async () => {
+    w.loadError = new HyperturtleError('HT_BPF', 'cannot be loaded: EINVAL');
+    expect(await kind(load('a', 'p:x'))).toBe('REFUSED');
+    w.loadError = new Error('a bug of ours');
+    expect(await kind(load('a', 'p:x'))).toBe('INTERNAL');
+  });
+
+  it('asks for a signature as the VM is configured', async () => {
+    const signature = { keyId: '0123456789abcdef', value: '' };
+    expect((await load('a', 'p:x', { signature })).object.signedBy).toBeNull();
+    w.settings.signature = 'optional';
+    expect((await load('b', 'p:x')).object.signedBy).toBeNull();
+    expect((await load('c', 'p:x', { signature })).object.signedBy).toBe('0123456789abcdef');
+    w.settings.signature = 'required';
+    expect(await kind(load('d', 'p:x'))).toBe('SIGNATURE');
+    w.settings.verify = () => {
+      throw new HyperturtleError('HT_SIGNATURE', 'not of these bytes');
+    };
+    expect(await kind(load('d', 'p:x', { signature }))).toBe('SIGNATURE');
+  });
+});
+
+describe('linking', () => {
+  it('needs a name only when several programs fit', async () => {
+    await load('one', 'p:x');
+    await load('two', 'p:x p:y');
+    expect(kindSync(() => w.objects.link({ object: 'two', hook: 'npf' }))).toBe('INVALID_PARAMS');
+    expect(w.objects.link({ object: 'two', hook: 'npf', program: 'y' }).link.program).toBe('y');
+    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).toBe('HOOK_BUSY');
+  });
+
+  it('knows only hooks that the VM may use', async () => {
+    await load('one', 'p:x');
+    w.settings.policy = { hooks: [], forbiddenHelpers: [] };
+    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).toBe('NOT_FOUND');
+    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'xdp' }))).toBe('NOT_FOUND');
+  });
+
+  it('is not there when the kernel refuses', async () => {
+    await load('one', 'p:x');
+    w.unlinkable.add('x');
+    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).not.toBe('granted');
+    expect(w.objects.list().links).toEqual([]);
+  });
+});
+
+describe('replacing', () => {
+  const replace = (elf: string) => w.objects.replace({ name: 'a', elf: b64(elf) }, never);
+
+  it('gives the link to the program of the same name, or to the only one', async () => {
+    await load('a', 'p:x m:keep:5 m:change:5');
+    const { link } = w.objects.link({ object: 'a', hook: 'npf' });
+    expect(await replace('p:y p:x m:keep:5 m:change:6 m:new')).toMatchObject({
+      kept: ['keep'],
+      created: ['change', 'new'],
+    });
+    expect(w.objects.list().links).toEqual([link]);
+    await replace('p:z');
+    expect(w.objects.list().links).toEqual([{ ...link, program: 'z' }]);
+    expect(w.calls).toEqual(['link x', 'replace by x', 'replace by z']);
+  });
+
+  it('leaves all as it was when the kernel does not take the new program', async () => {
+    await load('a', 'p:x');
+    w.objects.link({ object: 'a', hook: 'npf' });
+    const before = w.objects.list();
+    w.unlinkable.add('y');
+    expect(await kind(replace('p:y'))).not.toBe('granted');
+    expect(await kind(replace('p:y p:z'))).toBe('INVALID_PARAMS');
+    expect(await kind(replace('m:only'))).toBe('NOT_FOUND');
+    expect(w.objects.list()).toEqual(before);
+    expect(w.calls).toEqual(['link x']);
+  });
+
+  it('may use the quota that the old version sets free', async () => {
+    w.settings.quotas = quotasSchema.parse({ objects: 1, mapBytes: 100 });
+    await load('a', 'p:x m:one');
+    expect(await kind(replace('p:x m:two'))).toBe('granted');
+    expect(w.objects.used().mapBytes).toBe(100);
+  });
+});
+
+it('clearing unlinks and unloads all', async () => {
+  await load('a', 'p:x');
+  await load('b', 'p:x');
+  w.objects.link({ object: 'b', hook: 'npf' });
+  expect(w.objects.clear().map((l) => l.object)).toEqual(['b']);
+  expect(w.objects.used()).toEqual({ objects: 0, programs: 0, links: 0, maps: 0, mapBytes: 0 });
+  expect(w.calls.at(-1)).toBe('unlink');
+});
