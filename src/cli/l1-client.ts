@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { LOCAL_METHODS } from '../guest/agent/schema.ts';
 import type { RpcPeer } from '../wire/peer.ts';
-import type { NotificationName, NotificationParams } from '../wire/schema.ts';
+import type { NotificationArguments } from '../wire/schema.ts';
 import { integer, printJson } from './values.ts';
 
 export interface L1Options {
@@ -28,7 +28,7 @@ export interface AgentClient {
   readonly timeoutMs: number;
 }
 
-export type OnNotify = <N extends NotificationName>(name: N, params: NotificationParams<N>) => void;
+export type OnNotify = (...notification: NotificationArguments) => void;
 
 /** Connects, calls `use`, and closes whatever it throws. Throws HT_UNAVAILABLE when no agent runs. */
 export async function withAgent<T>(

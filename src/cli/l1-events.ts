@@ -1,6 +1,6 @@
 /** `hyperturtle events`: what happened to this L1's objects, links and arena in the host. */
 import type { Command } from 'commander';
-import type { Event, NotificationParams } from '../wire/schema.ts';
+import type { Event } from '../wire/schema.ts';
 import { l1Options, withAgent } from './l1-client.ts';
 import type { L1Options } from './l1-client.ts';
 import { untilInterrupted } from './l1-map.ts';
@@ -43,17 +43,16 @@ async function events(options: EventsOptions): Promise<void> {
     },
     (name, params) => {
       if (name === 'events.lost') {
-        const { count } = params as NotificationParams<'events.lost'>;
+        const { count } = params;
         if (options.json) printJson({ lost: count });
         else process.stdout.write(`(${count} events are not kept any more)\n`);
         return;
       }
       if (name !== 'event') return;
-      const event = params as Event;
-      last = event.seq;
-      if (event.seq > end) return;
-      if (options.json) printJson(event);
-      else process.stdout.write(`${eventText(event)}\n`);
+      last = params.seq;
+      if (params.seq > end) return;
+      if (options.json) printJson(params);
+      else process.stdout.write(`${eventText(params)}\n`);
       if (last >= end) done();
     },
   );

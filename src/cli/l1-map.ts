@@ -180,7 +180,7 @@ async function watch(object: string, map: string, options: WatchOptions): Promis
       await untilInterrupted(c.signal);
     },
     (name, params) => {
-      if (name === 'map.changed') tell(params as NotificationParams<'map.changed'>);
+      if (name === 'map.changed') tell(params);
     },
   );
 }

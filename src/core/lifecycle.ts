@@ -56,3 +56,32 @@ export function abortOnSignals(names: readonly NodeJS.Signals[] = ['SIGINT', 'SI
     },
   };
 }
+
+/**
+ * A signal that aborts with `parent` or by `abort`. Unlike AbortSignal.any it leaves nothing behind in a parent that
+ * lives as long as the process, once disposed of.
+ */
+export class ChildAbort implements Disposable {
+  readonly #controller = new AbortController();
+  readonly #parent: AbortSignal;
+  readonly #onParent = (): void => this.#controller.abort(this.#parent.reason);
+
+  constructor(parent: AbortSignal) {
+    this.#parent = parent;
+    if (parent.aborted) this.#onParent();
+    else parent.addEventListener('abort', this.#onParent, { once: true });
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  abort(reason?: unknown): void {
+    this.#controller.abort(reason);
+    this[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    this.#parent.removeEventListener('abort', this.#onParent);
+  }
+}

@@ -4,7 +4,7 @@
  * the host has loaded stays there, so that a restarted agent finds it in place.
  */
 import { existsSync, watch } from 'node:fs';
-import { CleanupStack } from '../../core/lifecycle.ts';
+import { ChildAbort, CleanupStack } from '../../core/lifecycle.ts';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { sleep } from '../../core/wait.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
@@ -78,15 +78,13 @@ export class Agent implements AsyncDisposable {
       times: { pingEveryMs: config.pingEveryS * 1000, ...options.times },
       onSession: (host, welcome, signal) => this.#session(host, welcome.daemon.instance, signal),
       onNotify: (name, params) => {
-        // the name says which params they are; TypeScript does not follow that through a generic function
-        const n = { name, params } as Notice;
-        if (n.name === 'event') {
-          this.#events.add(n.params);
-          this.#control.onEvent(n.params);
-        } else if (n.name === 'events.lost') {
-          this.#events.lost(n.params.count);
+        if (name === 'event') {
+          this.#events.add(params);
+          this.#control.onEvent(params);
+        } else if (name === 'events.lost') {
+          this.#events.lost(params.count);
           this.#control.unsettle();
-        } else this.#watches.changed(n.params);
+        } else if (name === 'map.changed') this.#watches.changed(params);
       },
     });
     if (options.module !== false)
@@ -215,11 +213,6 @@ export class Agent implements AsyncDisposable {
   }
 }
 
-type Notice =
-  | { name: 'event'; params: Parameters<EventRelay['add']>[0] }
-  | { name: 'events.lost'; params: { count: number } }
-  | { name: 'map.changed'; params: Parameters<WatchRelay['changed']>[0] };
-
 function moduleInfo(state: ModuleInfo['state'], i: HtgInfo | undefined): ModuleInfo {
   const n = (value: number | undefined): number => value ?? 0;
   return {
@@ -264,7 +257,7 @@ function l2Info({ pid, since, registration }: Registrar['l2s'][number]): L2Info 
 
 /** Until the device's file is made, as far as that can be watched, but no longer than `ms`. */
 async function deviceOrTime(device: string, ms: number, signal: AbortSignal): Promise<void> {
-  const made = new AbortController();
+  const made = new ChildAbort(signal);
   const name = device.slice(device.lastIndexOf('/') + 1);
   let watcher: ReturnType<typeof watch> | undefined;
   try {
@@ -276,10 +269,11 @@ async function deviceOrTime(device: string, ms: number, signal: AbortSignal): Pr
     // no inotify left: then the time decides
   }
   try {
-    await sleep(ms, AbortSignal.any([made.signal, signal]));
+    await sleep(ms, made.signal);
   } catch {
     signal.throwIfAborted();
   } finally {
     watcher?.close();
+    made.abort();
   }
 }

@@ -53,10 +53,7 @@ export type ModuleConfig = z.infer<typeof ModuleConfig>;
 export const AgentConfig = z.strictObject({
   /** Virtio-serial port to the host, or a unix socket. */
   port: AbsolutePath.default(DEFAULT_PORT),
-  /**
-   * Seconds between pings to the host: within that time a daemon is found that was restarted so quickly that the port
-   * did not look closed in between.
-   */
+  /** Seconds between pings to the host, which find a connection that is dead without looking closed. */
   pingEveryS: z.int().min(1).max(3600).default(10),
   /** For this machine's command line. */
   socket: SocketPath.default(DEFAULT_AGENT_SOCKET),

@@ -3,6 +3,7 @@
  * host first and, when that agrees, writes down what is wanted from now on; a refusal leaves the desired state alone.
  */
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { ChildAbort } from '../../core/lifecycle.ts';
 import { sleep } from '../../core/wait.ts';
 import { kindOf } from '../../wire/errors.ts';
 import type { Event, Params, Result } from '../../wire/schema.ts';
@@ -203,12 +204,11 @@ export class Control {
   /** Resolves when something changed, a little later, or after the time. */
   async #changed(untilMs: number | undefined, signal: AbortSignal): Promise<void> {
     if (!this.#unsettled) {
-      const stop = new AbortController();
-      const any = AbortSignal.any([stop.signal, signal]);
+      const stop = new ChildAbort(signal);
       const woken = new Promise<void>((resolve) => (this.#wake = resolve));
       try {
         // 2^31-1 ms is the longest that a timer can wait
-        await Promise.race([woken, sleep(untilMs ?? 2 ** 31 - 1, any)]);
+        await Promise.race([woken, sleep(untilMs ?? 2 ** 31 - 1, stop.signal)]);
       } finally {
         stop.abort();
         this.#wake = () => {};

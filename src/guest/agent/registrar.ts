@@ -5,6 +5,7 @@
  */
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import type { ErrorCode } from '../../core/errors.ts';
+import { ChildAbort } from '../../core/lifecycle.ts';
 import { sleep } from '../../core/wait.ts';
 import { HTG_EVENT_ARENA, HTG_EVENT_LOST, HTG_EVENT_NO_ARENA, HTG_EVENT_VM } from '../../kernel/guest.ts';
 import type { HtgInfo, HtgVmEvent } from '../../kernel/guest.ts';
@@ -52,7 +53,7 @@ export class Registrar {
   readonly #l2s = new Set<RegisteredVm>();
   readonly #problems = new Map<string, Problem>();
   /** Aborted to let go of the module now. */
-  #hold = new AbortController();
+  #hold = new ChildAbort(AbortSignal.abort());
   /** While the module is open: aborted just before it is closed. */
   #over: AbortSignal = AbortSignal.abort();
   #releasedUntilMs = 0;
@@ -105,16 +106,17 @@ export class Registrar {
     while (!signal.aborted) {
       try {
         await this.#keepOff(signal);
-        this.#hold = new AbortController();
-        await this.#serve(AbortSignal.any([signal, this.#hold.signal]));
+        this.#hold = new ChildAbort(signal);
+        await this.#serve(this.#hold.signal);
       } catch (e) {
         if (signal.aborted) break;
-        if (!this.#hold.signal.aborted) {
+        if (this.#releasedUntilMs === 0) {
           this.#state = isHyperturtleError(e, 'HT_UNSUPPORTED') ? 'mismatch' : 'absent';
           if (isHyperturtleError(e, 'HT_NOT_FOUND')) this.#problems.delete('module');
           else this.#problem('module', e);
         }
       }
+      this.#hold.abort();
       // released: no time of its own to wait for the device, see below
       if (this.#releasedUntilMs > 0) continue;
       const wait = this.#o.waitForDevice ?? ((s: AbortSignal) => sleep(5000, s));
@@ -135,8 +137,8 @@ export class Registrar {
     this.#state = 'present';
     this.#problems.delete('module');
     this.#o.log.info({}, 'guest module opened');
-    const ended = new AbortController();
-    const over = AbortSignal.any([signal, ended.signal]);
+    const ended = new ChildAbort(signal);
+    const over = ended.signal;
     this.#over = over;
     try {
       await this.#o.onModule?.(over).then(

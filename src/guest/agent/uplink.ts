@@ -6,13 +6,14 @@ import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { ChildAbort } from '../../core/lifecycle.ts';
 import { sleep } from '../../core/wait.ts';
 import { kindOf } from '../../wire/errors.ts';
 import { hello } from '../../wire/hello.ts';
 import { RpcPeer } from '../../wire/peer.ts';
 import type { RequestOptions, WireLog } from '../../wire/peer.ts';
 import { METHODS } from '../../wire/schema.ts';
-import type { MethodSpec, NotificationName, NotificationParams, Params, Result } from '../../wire/schema.ts';
+import type { MethodSpec, NotificationArguments, Params, Result } from '../../wire/schema.ts';
 import { openChannel } from './port.ts';
 import { notConnected } from './reconcile.ts';
 import type { HostCalls } from './reconcile.ts';
@@ -35,6 +36,24 @@ export const UPLINK_TIMES: UplinkTimes = {
   pingTimeoutMs: 20_000,
 };
 
+/** A session lost unnoticed is there again within that time, or the request fails. */
+const AGAIN_MS = 5000;
+
+/** Asked twice they answer the same: what the lost session may have done does no harm. */
+const REPEATABLE: ReadonlySet<string> = new Set([
+  ...['ping', 'limits', 'list', 'stats', 'doctor', 'map.get', 'map.dump'],
+  ...['load', 'link'],
+]);
+
+/** The session is lost, whatever the stream says. */
+function begunAnew(): HyperturtleError {
+  return new HyperturtleError(
+    'HT_UNAVAILABLE',
+    'the host was restarted: whether this was done is not known, look (hyperturtle list) or try again',
+    { detail: { kind: 'UNAVAILABLE', begunAnew: true } },
+  );
+}
+
 export type UplinkState = 'connected' | 'connecting' | 'waiting';
 
 export interface UplinkOptions {
@@ -44,7 +63,7 @@ export interface UplinkOptions {
   times?: Partial<UplinkTimes>;
   /** A session has begun. What it throws ends the session; so `signal`, aborted at its end, is to be heeded. */
   onSession: (host: HostCalls, welcome: Result<'hello'>, signal: AbortSignal) => Promise<void>;
-  onNotify: <N extends NotificationName>(name: N, params: NotificationParams<N>) => void;
+  onNotify: (...notification: NotificationArguments) => void;
 }
 
 export class Uplink implements HostCalls {
@@ -105,25 +124,24 @@ export class Uplink implements HostCalls {
     params: Params<M>,
     options: RequestOptions = {},
   ): Promise<Result<M>> {
-    const peer = this.#current();
-    return this.#guard(peer, peer.request(method, params, options));
+    return this.#guard(method, (peer) => peer.request(method, params, options), options.signal);
   }
 
   /** The same for a method known at run time only. */
   async call(spec: MethodSpec, method: string, params: unknown, options: RequestOptions): Promise<unknown> {
-    const peer = this.#current();
-    return this.#guard(peer, peer.call(spec, method, params, options));
+    return this.#guard(method, (peer) => peer.call(spec, method, params, options), options.signal);
   }
 
   /** Resolves when connected, or after the time: then a request says what is the matter. */
   async whenConnected(timeoutMs: number, signal: AbortSignal): Promise<void> {
-    if (this.#state === 'connected') return;
-    const stop = new AbortController();
+    signal.throwIfAborted();
+    if (this.#peer?.closed === false && this.#state === 'connected') return;
+    const stop = new ChildAbort(signal);
     let wake = (): void => {};
     const connected = new Promise<void>((resolve) => (wake = resolve));
     this.#waiters.add(wake);
     try {
-      await Promise.race([connected, sleep(timeoutMs, AbortSignal.any([stop.signal, signal]))]);
+      await Promise.race([connected, sleep(timeoutMs, stop.signal)]);
     } finally {
       this.#waiters.delete(wake);
       stop.abort();
@@ -135,14 +153,25 @@ export class Uplink implements HostCalls {
     return this.#peer;
   }
 
-  /** The host forgot this session, as it was restarted unnoticed: greet it again. */
-  async #guard<T>(peer: RpcPeer<typeof METHODS>, answer: Promise<T>): Promise<T> {
+  /**
+   * When the host has forgotten this session, as it was restarted unnoticed, it is greeted again, and asked again where that
+   * does no harm, unless the asker belongs to the session that is over.
+   */
+  async #guard<T>(
+    method: string,
+    ask: (peer: RpcPeer<typeof METHODS>) => Promise<T>,
+    signal: AbortSignal | undefined,
+  ): Promise<T> {
+    const peer = this.#current();
     try {
-      return await answer;
+      return await ask(peer);
     } catch (e) {
-      if (kindOf(e) !== 'NO_HELLO') throw e;
-      peer.close(new HyperturtleError('HT_CHANNEL', 'the host has begun anew'));
-      throw notConnected('the host has begun anew');
+      const notDone = kindOf(e) === 'NO_HELLO';
+      const perhaps = isHyperturtleError(e) && e.detail['begunAnew'] === true;
+      if (!notDone && !(perhaps && REPEATABLE.has(method))) throw e;
+      peer.close(begunAnew());
+      await this.whenConnected(AGAIN_MS, signal ?? AbortSignal.timeout(AGAIN_MS));
+      return ask(this.#current());
     }
   }
 
@@ -150,11 +179,16 @@ export class Uplink implements HostCalls {
   async #session(signal: AbortSignal): Promise<void> {
     const { log } = this.#o;
     const stream = await openChannel(this.#o.port, signal);
-    const ended = new AbortController();
-    const over = AbortSignal.any([signal, ended.signal]);
-    const peer = new RpcPeer(stream, {
+    const ended = new ChildAbort(signal);
+    const over = ended.signal;
+    const peer: RpcPeer<typeof METHODS> = new RpcPeer(stream, {
       calls: METHODS,
-      onNotify: (name, params) => this.#o.onNotify(name, params),
+      onNotify: (...notification) => {
+        // comes when another daemon took the port up without its having looked closed; before our hello is
+        // answered it says what we know, and the peer does not pass it on
+        if (notification[0] === 'hello.wanted') peer.close(begunAnew());
+        else this.#o.onNotify(...notification);
+      },
       onClose: (reason) =>
         ended.abort(reason ?? new HyperturtleError('HT_CHANNEL', 'the host has closed the connection')),
       log,
@@ -173,7 +207,7 @@ export class Uplink implements HostCalls {
       await Promise.all([this.#o.onSession(this, welcome, over), this.#ping(peer, over)]);
     } catch (e) {
       // the end of the connection is the reason, not the requests that failed by it
-      throw ended.signal.aborted ? ended.signal.reason : e;
+      throw over.aborted ? over.reason : e;
     } finally {
       this.#peer = undefined;
       this.#welcome = undefined;

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
+import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { openFds } from '../../../src/bpf/fds.ts';
@@ -43,7 +44,7 @@ afterEach(async () => {
 
 const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
-async function startAgent(extra: object = {}): Promise<Agent> {
+async function startAgent(extra: object = {}, moreTimes: object = {}): Promise<Agent> {
   const config = AgentConfig.parse({
     port: host.socket,
     socket: path.join(dir, 'agent.sock'),
@@ -58,7 +59,13 @@ async function startAgent(extra: object = {}): Promise<Agent> {
     pingEveryMs: 20,
     pingTimeoutMs: 500,
   };
-  agent = await Agent.start({ config, version: '0.0.0', log, module: module.open, times });
+  agent = await Agent.start({
+    config,
+    version: '0.0.0',
+    log,
+    module: module.open,
+    times: { ...times, ...moreTimes },
+  });
   return agent;
 }
 
@@ -171,14 +178,43 @@ test('what the host loses or its operator takes away is put back; what it refuse
   expect(agent!.status().desired.problems[0]).toMatchObject({ step: 'load a', kind: 'REFUSED' });
 });
 
-test('a host that forgot the session without closing the stream is greeted again', async () => {
+test('a host that was restarted without the stream being closed is greeted again at once, and a question that came meanwhile answered', async () => {
+  // between them something that stays, as QEMU does
+  const streams: { far: net.Socket | undefined; near: net.Socket | undefined } = {
+    far: undefined,
+    near: undefined,
+  };
+  const connectFar = (): void => {
+    const far = net.connect(host.socket);
+    streams.far = far;
+    far.on('error', () => {});
+    far.on('data', (bytes) => streams.near?.write(bytes));
+  };
+  const relay = net.createServer((near) => {
+    streams.near = near;
+    near.on('error', () => {});
+    near.on('data', (bytes) => streams.far?.write(bytes));
+  });
   await host.start();
-  await startAgent();
-  await reached();
-  // what a restart looks like when the stream survives it: an answer to a ping that never comes, or a cut
-  host.cut();
-  await until('another session', () => agent!.status().host.sessions >= 2);
-  await reached();
+  await new Promise<void>((resolve) => relay.listen(path.join(dir, 'relay'), resolve));
+  try {
+    connectFar();
+    // no ping would find out in the time of this test
+    await startAgent({ port: path.join(dir, 'relay') }, { pingEveryMs: 60_000 });
+    await reached();
+    const c = await client();
+    await c.request('load', { name: 'a', elf: elf('a') });
+    await host.restart();
+    connectFar();
+    expect((await c.request('limits', {})).signature).toBe('none');
+    await until('the object in the new host', () => inHost() === 'a');
+    expect(agent!.status().host.sessions).toBe(2);
+  } finally {
+    await agent?.stop();
+    streams.far?.destroy();
+    streams.near?.destroy();
+    await new Promise((resolve) => relay.close(resolve));
+  }
 });
 
 test('without the host, questions fail with the reason, and the own ones are answered', async () => {
