@@ -3,8 +3,9 @@
  * the kernel module is a fake, which remembers what would be linked.
  */
 import path from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { readdirSync, statSync } from 'node:fs';
+import { readdirSync, rmSync, statSync } from 'node:fs';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { programById } from '../../src/bpf/pins.ts';
 import { SharedArray } from '../../src/bpf/map.ts';
@@ -63,6 +64,13 @@ const FORBIDDEN = counter(1).replace(
   '((long (*)(void *, __u32, const void *))113)(&zero, 4, args); return 0;',
 );
 
+/** Every step of the loop is another state for the verifier: it walks until it has had a million instructions. */
+const ENDLESS = counter(1).replace(
+  'return 0;',
+  `for (int i = 0; i < 100000000; i++) { asm volatile("" : "+r"(i)); if (n) *n += i; }
+  return 0;`,
+);
+
 describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''}`, () => {
   let h: DaemonHarness;
   let vmOne: FakeVm;
@@ -72,6 +80,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
   let counterV1: string;
   let counterV2: string;
   let forbidden: string;
+  let endless: string;
 
   beforeAll(async () => {
     if (!clang) return;
@@ -79,6 +88,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     counterV1 = compileBpf(clang, counter(1)).toString('base64');
     counterV2 = compileBpf(clang, counter(2)).toString('base64');
     forbidden = compileBpf(clang, FORBIDDEN).toString('base64');
+    endless = compileBpf(clang, ENDLESS).toString('base64');
     h = new DaemonHarness();
     h.writeConfig(
       { one: {}, two: { quotas: { objects: 1 } } },
@@ -373,6 +383,61 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
         `memory-backend-file,id=hyperturtle-memory,mem-path=${h.at('run/vms/one/arena')},size=1M,share=on`,
       ]) as unknown,
     });
+  });
+
+  it('neither keeps nor leaks anything over many loads, links, refusals and agents', async () => {
+    const fds = (): number => readdirSync(`/proc/${h.daemonPid}/fd`).length;
+    // a command of L1 as good as any: connects, does all of it once, and goes
+    const round = async (): Promise<void> => {
+      one.close();
+      one = await h.agent('one', BOOT_B);
+      await one.peer.request('events', {});
+      await one.peer.request('load', { name: 'count', elf: counterV1 });
+      await one.peer.request('link', { object: 'count', hook: 'npf' });
+      await one.peer.request('map.watch', { object: 'count', map: 'counts', intervalMs: 100 });
+      await one.peer.request('replace', { name: 'count', elf: counterV2 });
+      await refusal(one.peer.request('replace', { name: 'count', elf: forbidden }));
+      await one.peer.request('unload', { name: 'count', force: true });
+    };
+    await round();
+    const before = fds();
+    for (let i = 0; i < 10; i++) await round();
+    // a worker may be just starting or ending
+    await waitFor('as many descriptors as before', () => (fds() <= before ? true : undefined), {
+      timeoutMs: 10_000,
+    });
+    const nothing = { objects: 0, programs: 0, links: 0, maps: 0, mapBytes: 0, watches: 0 };
+    await h.whenVm('one', (v) => isDeepStrictEqual(v.used, nothing));
+  });
+
+  it('is answered at once in one VM while another one has the verifier work', async () => {
+    two.close();
+    two = await h.agent('two', BOOT_A);
+    const slow = two.peer
+      .request('load', { name: 'slow', elf: endless }, { timeoutMs: 60_000 })
+      .catch(kindOf);
+    const t0 = performance.now();
+    await one.peer.request('load', { name: 'npf', elf: npf });
+    for (let i = 0; i < 20; i++) await one.peer.request('ping', {});
+    const tookMs = performance.now() - t0;
+    expect(await slow).toBe('VERIFIER');
+    expect(tookMs).toBeLessThan(performance.now() - t0);
+    await one.peer.request('unload', { name: 'npf' });
+  });
+
+  it('does not take a map that QEMU does not have for its arena', async () => {
+    await h.endDaemon('SIGKILL');
+    rmSync(path.join(h.bpffs, 'hyperturtle/one/arena'));
+    await h.startDaemon();
+    const vm = await h.whenVm('one', (v) => v.phase === 'attached' && v.problem !== null);
+    expect(vm.problem).toMatch(/is not the one that is offered now: start the VM anew/);
+    expect(vm.arena.state).toBe('offered');
+    await h.whenVm('two', (v) => v.arena.state === 'plugged');
+    one.close();
+    await vmOne.end();
+    vmOne = await h.startVm('one');
+    await h.whenVm('one', (v) => v.pid === vmOne.pid && v.arena.state === 'plugged' && v.problem === null);
+    one = await h.agent('one', BOOT_B);
   });
 
   it('tells measurements and health on its socket', async () => {

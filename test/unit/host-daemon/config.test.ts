@@ -1,4 +1,6 @@
 /** The configuration file: what is filled in, and what is said about mistakes. */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../../src/core/errors.ts';
 import { adminSocketOf, checkVm, parseConfig } from '../../../src/host/daemon/config.ts';
@@ -103,6 +105,20 @@ describe('a mistake is told with its line and column', () => {
     ).join('\n');
     expect(problemsOf(bomb)).not.toEqual([]);
   });
+});
+
+it('the example of docs/host-daemon.md is one', () => {
+  const doc = readFileSync(path.resolve(import.meta.dirname, '../../../docs/host-daemon.md'), 'utf8');
+  const example = /```yaml\n([\s\S]*?)```/.exec(doc)?.[1] ?? '';
+  const config = parseConfig(example, 'docs/host-daemon.md');
+  expect(Object.keys(config.vms)).toEqual(['build1', 'build2']);
+  const said = Object.fromEntries(
+    [...doc.matchAll(/`(instructions|watches|requestsPerSecond)` \| (\d+) /g)].map((m) => [
+      m[1],
+      Number(m[2]),
+    ]),
+  );
+  expect(config.vms['build2']?.quotas).toMatchObject(said);
 });
 
 it('a VM from the command line is checked by the same rules', () => {
