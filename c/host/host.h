@@ -55,7 +55,8 @@ void ht_npf_exit(void);
  */
 static inline void ht_prog_run(const struct bpf_prog *prog, void *ctx)
 {
-	u64 args[1] = { (u64)(unsigned long)ctx };
+	/* the verifier lets a program read as many as a tracepoint may have: none may be what is on our stack */
+	u64 args[MAX_BPF_FUNC_ARGS] = { (u64)(unsigned long)ctx };
 
 	rcu_read_lock();
 	preempt_disable();

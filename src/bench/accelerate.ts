@@ -11,7 +11,20 @@ import type { Job, Level } from '../lab/levels.ts';
 import { L1_RUN } from '../lab/machine.ts';
 import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
 
-const CLI = '/payload/bin/hyperturtle';
+export const CLI = '/payload/bin/hyperturtle';
+
+/** What benchmarks need of either way to accelerate: by hand (below), or by daemon and agent (managed.ts). */
+export interface Accelerated {
+  guestStatus(signal?: AbortSignal): Promise<GuestStatus>;
+  /** Vanilla is measured with no program linked: nothing of ours runs in its faults. */
+  setLinked(linked: boolean, signal?: AbortSignal): Promise<void>;
+  /** Why faults were passed to L1 so far, by name. */
+  fallbacks(signal?: AbortSignal): Promise<Record<string, number>>;
+  hookCounts(signal?: AbortSignal): Promise<HookCounts>;
+  /** Who registers nested guests on turtlefs. */
+  readonly registeredBy: 'self' | 'agent';
+  off(): Promise<void>;
+}
 
 export interface AccelerateOptions {
   arenaMib: number;
@@ -46,7 +59,9 @@ export interface HookCounts {
   reasons: Record<string, number>;
 }
 
-export class Acceleration implements AsyncDisposable {
+/** By hand, as docs/lab.md tells it: `hyperturtle host attach` in L0, no channel. */
+export class Acceleration implements Accelerated, AsyncDisposable {
+  readonly registeredBy = 'self';
   readonly #lab: Lab;
   readonly #undo = new CleanupStack();
   /** `hyperturtle host attach` in L0. */
@@ -99,17 +114,15 @@ export class Acceleration implements AsyncDisposable {
     await this.#attach?.wait({ timeoutMs: 60_000 });
   }
 
-  async guestStatus(signal?: AbortSignal): Promise<GuestStatus> {
-    return JSON.parse(await run(this.#lab.l1, [CLI, 'guest', 'status', '--json'], { signal })) as GuestStatus;
+  guestStatus(signal?: AbortSignal): Promise<GuestStatus> {
+    return guestStatus(this.#lab.l1, signal);
   }
 
-  /** Vanilla is measured with no program linked: nothing of ours runs in its faults. */
   async setLinked(linked: boolean, signal?: AbortSignal): Promise<void> {
     if (linked !== this.#linked) await this.#ask(linked, signal);
     this.#linked = linked;
   }
 
-  /** Why faults were passed to L1 so far, by name. */
   async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
     return (await this.hookCounts(signal)).reasons;
   }
@@ -148,12 +161,21 @@ export class Acceleration implements AsyncDisposable {
   }
 }
 
-async function insmod(level: Level, module: string, signal: AbortSignal | undefined): Promise<void> {
+export async function guestStatus(l1: Level, signal?: AbortSignal): Promise<GuestStatus> {
+  return JSON.parse(await run(l1, [CLI, 'guest', 'status', '--json'], { signal })) as GuestStatus;
+}
+
+/** 1..64: most pages that one fault may map, for all L2s that were not registered with a number of their own. */
+export async function setGroupMax(l1: Level, pages: number, signal?: AbortSignal): Promise<void> {
+  await run(l1, [CLI, 'guest', 'set', '--group-max', String(pages)], { signal });
+}
+
+export async function insmod(level: Level, module: string, signal: AbortSignal | undefined): Promise<void> {
   await run(level, ['insmod', `/payload/modules/${module}.ko`], { signal });
 }
 
 /** Files of a process that has just ended are closed a moment later: until then the module is in use. */
-async function rmmod(level: Level, module: string): Promise<void> {
+export async function rmmod(level: Level, module: string): Promise<void> {
   await waitFor(
     `${level.name}: unloading ${module}`,
     async () => {

@@ -17,6 +17,8 @@ export interface L2SessionSpec {
   append: string;
   machine: string;
   groupMax?: number;
+  /** Default: its launcher. */
+  registeredBy?: 'self' | 'agent';
   /** Console port, 0 to 3. */
   port: number;
   ramFile?: string;
@@ -36,6 +38,7 @@ function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {
   return [
     ...['/payload/bin/hyperturtle', 'guest', 'l2', 'run', '--name', spec.name, '--ram', spec.ram],
     ...['--mem-mib', String(spec.memMib), '--machine', spec.machine, '--append', spec.append],
+    ...['--registered-by', spec.registeredBy ?? 'self'],
     ...['--group-max', String(spec.groupMax ?? 0), '--boot-timeout-s', String(BOOT_TIMEOUT_MS / 1000)],
     ...(spec.ramFile === undefined ? [] : ['--ram-file', spec.ramFile]),
     ...console,
@@ -44,7 +47,7 @@ function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {
 
 /** Starts an L2, waits until it is up, runs `body`, ends it. `onRunning` is called just after it was continued. */
 export async function withL2<T>(
-  lab: Lab,
+  lab: Pick<Lab, 'l1' | 'l2Channel'>,
   spec: L2SessionSpec,
   body: (session: L2Session) => Promise<T>,
   options: { signal?: AbortSignal | undefined } = {},

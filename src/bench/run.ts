@@ -3,7 +3,7 @@ import type { Progress } from '../core/progress.ts';
 import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run } from '../lab/levels.ts';
-import { Acceleration } from './accelerate.ts';
+import { ManagedAcceleration } from './managed.ts';
 import type { GuestStatus } from './accelerate.ts';
 import { KvmCounters } from './kvm-counters.ts';
 import { RESULT_SCHEMA_VERSION } from './schema.ts';
@@ -47,8 +47,8 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
 
   const counters = await KvmCounters.start(lab.l0, signal);
   try {
-    const step = progress.step('attach the hyperupcall');
-    const acceleration = await Acceleration.on(lab, { arenaMib: spec.arenaMib, signal }).catch(
+    const step = progress.step('daemon in L0, agent in L1, npf loaded over their channel');
+    const acceleration = await ManagedAcceleration.on(lab, { arenaMib: spec.arenaMib, signal }).catch(
       (e: unknown) => {
         step.fail();
         throw e;
@@ -57,7 +57,8 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
     try {
       const guest = await acceleration.guestStatus(signal);
       step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
-      const context = { ...spec, lab, counters, acceleration, reserved, append, signal };
+      const groupDefault = guest.group_max;
+      const context = { ...spec, lab, counters, acceleration, groupDefault, reserved, append, signal };
       const touches: TouchSample[] = [];
       const boots: BootSample[] = [];
       const turns = turnsOf(spec);

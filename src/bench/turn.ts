@@ -1,7 +1,8 @@
 /** One turn of one variant: a fresh L2 (or L1, or a guest that is not nested), its boot and its first touches. */
 import type { Lab } from '../lab/lab.ts';
 import type { RamKind } from '../guest/l2-spec.ts';
-import type { Acceleration } from './accelerate.ts';
+import { setGroupMax } from './accelerate.ts';
+import type { Accelerated } from './accelerate.ts';
 import { countersBetween } from './kvm-counters.ts';
 import type { KvmCounters } from './kvm-counters.ts';
 import { bootOnly, withL2 } from './l2-session.ts';
@@ -15,7 +16,9 @@ export type Turn = Variant | 'not-nested';
 export interface TurnContext {
   lab: Lab;
   counters: KvmCounters;
-  acceleration: Acceleration;
+  acceleration: Accelerated;
+  /** The module's default before the benchmark. */
+  groupDefault: number;
   touchMib: number;
   patterns: readonly Pattern[];
   reserved: ReservedMemory;
@@ -73,7 +76,9 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
   if (turn === 'not-nested') return notNested(c, round);
 
   const ram = L2_RAM[turn];
+  const { registeredBy } = c.acceleration;
   await c.acceleration.setLinked(ram === 'turtlefs', c.signal);
+  if (ram === 'turtlefs') await setGroupMax(c.lab.l1, turn === 'l2-group1' ? 1 : c.groupDefault, c.signal);
   const fallbacks = ram === 'turtlefs' ? () => c.acceleration.fallbacks(c.signal) : null;
   const cpuSeconds = c.lab.emulatorCpuSeconds();
   const before = await c.counters.read(c.signal);
@@ -85,7 +90,7 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
       memMib: c.l2MemoryMib,
       append: c.append,
       machine: c.machine,
-      groupMax: turn === 'l2-group1' ? 1 : 0,
+      registeredBy,
       port: 0,
     },
     async ({ shell, bootMs }): Promise<TurnResult> => {

@@ -1,4 +1,5 @@
 /** `hyperturtle guest l2 run`: one L2 in the foreground, for the benchmarks and for trying things. */
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { L2Spec, RamKind } from '../guest/l2-spec.ts';
 import { integer, printJson } from './values.ts';
@@ -17,6 +18,7 @@ interface RunOptions {
   qemu: string;
   ramFile?: string;
   groupMax: number;
+  registeredBy: 'self' | 'agent';
   bootTimeoutS: number;
 }
 
@@ -43,6 +45,11 @@ export function registerL2Commands(guest: Command): void {
       'most pages mapped by one fault; 0: the default',
       integer('--group-max', 0, 64),
       0,
+    )
+    .addOption(
+      new Option('--registered-by <who>', 'an L2 on turtlefs: this command, or the agent that runs here')
+        .choices(['self', 'agent'])
+        .default('self'),
     )
     .option('--boot-timeout-s <number>', 'for its userspace', integer('--boot-timeout-s', 1, 3600), 300)
     .action(run);
@@ -121,7 +128,11 @@ async function run(o: RunOptions): Promise<void> {
   };
   const signals = abortOnSignals();
   try {
-    const l2 = await L2Machine.start(spec, { groupMax: o.groupMax, signal: signals.signal });
+    const l2 = await L2Machine.start(spec, {
+      groupMax: o.groupMax,
+      registeredBy: o.registeredBy,
+      signal: signals.signal,
+    });
     try {
       printJson({ event: 'running', name: o.name, qemuPid: l2.qemuPid });
       const bootMs = await l2.whenUp({ timeoutMs: o.bootTimeoutS * 1000, signal: signals.signal });

@@ -17,11 +17,42 @@ import { CONSOLE_PORT_ID, l2Arguments, l2Files, ramPath } from './l2-spec.ts';
 import type { L2Files, L2Spec } from './l2-spec.ts';
 
 export interface L2StartOptions {
-  /** 1..64 pages in one fault, or 0 for the module's default. */
+  /** 1..64 pages in one fault, or 0 for the module's default. Of a registration by ourselves. */
   groupMax?: number;
+  /** Who registers an L2 on turtlefs with the module; default: we. The L2 is not continued before it is registered. */
+  registeredBy?: 'self' | 'agent';
   /** For QEMU to come up and to answer. */
   timeoutMs?: number;
   signal?: AbortSignal | undefined;
+}
+
+/** Waits until the agent of this machine knows of the VM of process `pid`. Throws HT_TIMEOUT, HT_NOT_FOUND without an agent. */
+async function agentHasRegistered(
+  pid: number,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  // much to load, for those who need it
+  const [{ DEFAULT_AGENT_SOCKET }, { connectSocket }, { LOCAL_METHODS }, { RpcPeer }] = await Promise.all([
+    import('./agent/config.ts'),
+    import('./agent/port.ts'),
+    import('./agent/schema.ts'),
+    import('../wire/peer.ts'),
+  ]);
+  const stream = await connectSocket(DEFAULT_AGENT_SOCKET, signal ?? AbortSignal.timeout(timeoutMs));
+  const peer = new RpcPeer(stream, { calls: LOCAL_METHODS, session: 'connection' });
+  try {
+    await waitFor(
+      `registration of process ${pid} by the agent`,
+      async () => {
+        const { l2s } = await peer.request('agent.status', {}, { timeoutMs, signal });
+        return l2s.some((l2) => l2.pid === pid) ? true : undefined;
+      },
+      { timeoutMs, intervalMs: 50, signal },
+    );
+  } finally {
+    peer.close();
+  }
 }
 
 const QMP_TIMEOUT_MS = 60_000;
@@ -114,7 +145,9 @@ export class L2Machine implements AsyncDisposable {
     this.#qmp = await this.#connect(timeoutMs, signal);
     this.#undo.add('QMP', () => this.#qmp.close());
 
-    if (spec.ram === 'turtlefs') this.#register(options.groupMax ?? 0);
+    if (spec.ram === 'turtlefs')
+      if (options.registeredBy === 'agent') await agentHasRegistered(this.qemuPid, timeoutMs, signal);
+      else this.#register(options.groupMax ?? 0);
 
     const resumed = this.#qmp.waitEvent('RESUME', () => true, { timeoutMs, signal });
     const up = this.#qmp.waitEvent(

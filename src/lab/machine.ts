@@ -44,6 +44,8 @@ export interface MachineSpec {
   /** Wait for a saved state instead of booting. */
   incoming?: boolean;
   pidFile?: string;
+  /** A reset boots it again; else it ends the machine, so that a panic is not a boot loop. */
+  reboots?: boolean;
 }
 
 /** Size of L1's window for its arena: a BAR above 4 GiB, which firmware leaves cacheable. */
@@ -113,7 +115,8 @@ const q = (value: string): string => value.replaceAll(',', ',,');
 
 /** Arguments for qemu-system-x86_64, without the program's own. */
 export function qemuArguments(m: MachineSpec): string[] {
-  const args = ['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'];
+  const args = ['-nodefaults', '-no-user-config', '-display', 'none'];
+  if (!m.reboots) args.push('-no-reboot');
   // a large translation buffer: three kernels are translated. Interrupt routing and so on: see kernelArgs().
   args.push('-accel', m.accel === 'tcg' ? 'tcg,thread=multi,tb-size=512' : 'kvm');
   // 4-level paging: 5 levels, which TCG's `max` has, cost each nested walk a level. No XSAVE: TCG has no SVM

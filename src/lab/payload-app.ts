@@ -94,7 +94,7 @@ function fits(p: PackageJson | undefined): boolean {
 }
 
 async function isRuntime(file: string): Promise<boolean> {
-  if (/[\\/](musl_x64|vendor|doc|docs|test|tests)$/.test(file)) return false;
+  if (/[\\/](musl_x64|vendor)$/.test(file)) return false;
   return (await stat(file)).isDirectory() || RUNTIME_FILE.test(file);
 }
 

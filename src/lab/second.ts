@@ -8,13 +8,19 @@ import { IN_GUEST } from './artifacts.ts';
 import { tailOf } from './boot.ts';
 import { Channel } from './channel.ts';
 import { AgentLevel } from './guest-agent.ts';
-import { runScript } from './levels.ts';
+import { run, runScript } from './levels.ts';
 import type { Job, Level } from './levels.ts';
 import { SECOND_SEAT, l1Machine, l1Script } from './machine.ts';
 import type { RunFiles } from './machine.ts';
 
 const BOOT_MS = 420_000;
 const SCRIPT = '/run/l1b.sh';
+const RESET = `
+import { QmpClient } from '${IN_GUEST.payload}/app/dist/src/qmp/client.js';
+const qmp = await QmpClient.connect('${SECOND_SEAT.run.qmpSocket}', { timeoutMs: 30000 });
+await qmp.execute('system_reset');
+qmp.close();
+`;
 
 export interface SecondL1Spec {
   memMib: number;
@@ -26,39 +32,54 @@ export interface SecondL1Spec {
 }
 
 export class SecondL1 implements AsyncDisposable {
-  readonly l1: Level;
+  readonly l1: AgentLevel;
   readonly #l0: Level;
   readonly #qemu: Job;
+  readonly #console: string;
 
-  private constructor(l0: Level, l1: Level, qemu: Job) {
+  private constructor(l0: Level, l1: AgentLevel, qemu: Job, console: string) {
     this.#l0 = l0;
     this.l1 = l1;
     this.#qemu = qemu;
+    this.#console = console;
   }
 
   /** Boots it, with the payload mounted. Throws HT_BOOT_FAILED with the end of its console; leaves nothing then. */
   static async boot(l0: Level, files: RunFiles, spec: SecondL1Spec): Promise<SecondL1> {
     const { signal } = spec;
-    const machine = l1Machine({ cpus: spec.cpus ?? 1, memMib: spec.memMib }, spec.kernelArgs, SECOND_SEAT);
+    const shape = { cpus: spec.cpus ?? 1, memMib: spec.memMib };
+    const machine = { ...l1Machine(shape, spec.kernelArgs, SECOND_SEAT), reboots: true };
     await l0.writeFile(SCRIPT, l1Script(machine, SECOND_SEAT), { signal });
     const agent = new AgentLevel('L1b', new Channel(files.channel.second, 'L1b'));
     const qemu = await l0.spawn(['sh', SCRIPT], { signal });
-    const second = new SecondL1(l0, agent, qemu);
+    const second = new SecondL1(l0, agent, qemu, files.secondSerial);
     try {
-      await waitFor('boot of the second L1', () => second.#answers(agent, files), {
-        ...{ timeoutMs: BOOT_MS, intervalMs: 250, signal },
-      });
-      const { payloadDisk, payload } = IN_GUEST;
-      await runScript(
-        agent,
-        `set -e; date -s @${Math.round(Date.now() / 1000)} >/dev/null; mkdir -p ${payload}; mount -t erofs -o ro ${payloadDisk} ${payload}`,
-        { timeoutMs: 60_000, signal },
-      );
+      await second.#ready(signal);
       return second;
     } catch (e) {
       await second.end();
       throw e;
     }
+  }
+
+  /** Until it has booted (another time than `not`) and its payload is mounted. Throws HT_BOOT_FAILED, HT_TIMEOUT. */
+  async #ready(signal?: AbortSignal, not?: string): Promise<void> {
+    await waitFor('boot of the second L1', () => this.#boot(not), {
+      ...{ timeoutMs: BOOT_MS, intervalMs: 250, signal },
+    });
+    const { payloadDisk, payload } = IN_GUEST;
+    await runScript(
+      this.l1,
+      `set -e; date -s @${Math.round(Date.now() / 1000)} >/dev/null; mkdir -p ${payload}; mount -t erofs -o ro ${payloadDisk} ${payload}`,
+      { timeoutMs: 60_000, signal },
+    );
+  }
+
+  /** Asks its QEMU to reset it, as a crash or the reset button does, and waits until it is up again. */
+  async reset(signal?: AbortSignal): Promise<void> {
+    const before = await this.#bootId();
+    await run(this.#l0, ['node', '--input-type=module', '-e', RESET], { timeoutMs: 60_000, signal });
+    await this.#ready(signal, before);
   }
 
   /** Ends its QEMU as `kill -9` does, and waits until it has gone. Safe to call twice. */
@@ -73,16 +94,20 @@ export class SecondL1 implements AsyncDisposable {
     await this.end();
   }
 
-  async #answers(agent: AgentLevel, files: RunFiles): Promise<true | undefined> {
+  async #bootId(): Promise<string> {
+    return (await runScript(this.l1, 'cat /proc/sys/kernel/random/boot_id', { timeoutMs: 5000 })).trim();
+  }
+
+  async #boot(not: string | undefined): Promise<true | undefined> {
     const ended = await this.#qemu.status();
     if (ended !== undefined)
       throw new HyperturtleError(
         'HT_BOOT_FAILED',
-        `the QEMU of the second L1 ended with status ${ended}: ${await tailOf(files.secondSerial, 20)}`,
+        `the QEMU of the second L1 ended with status ${ended}: ${await tailOf(this.#console, 20)}`,
       );
     try {
-      await agent.ping({ timeoutMs: 2000 });
-      return true;
+      await this.l1.ping({ timeoutMs: 2000 });
+      return (await this.#bootId()) === not ? undefined : true;
     } catch (e) {
       if (isHyperturtleError(e, 'HT_TIMEOUT') || isHyperturtleError(e, 'HT_CHANNEL')) return undefined;
       throw e;

@@ -1,0 +1,243 @@
+/**
+ * Kills the daemon, an agent, or the QEMU of an L1 with -9, at random moments while L2s check their memory; then
+ * starts it again and waits until all is as it was. Two L1s: the one whose QEMU is killed is not the one whose L2
+ * must not notice anything. Seeded: the same seed kills the same in the same order.
+ */
+import { HyperturtleError } from '../core/errors.ts';
+import type { Progress } from '../core/progress.ts';
+import { CleanupStack } from '../core/lifecycle.ts';
+import { sleep, waitFor } from '../core/wait.ts';
+import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
+import { kernelTroubles } from '../lab/kernel-log.ts';
+import type { Lab } from '../lab/lab.ts';
+import { runScript } from '../lab/levels.ts';
+import { FIRST_SEAT, SECOND_SEAT } from '../lab/machine.ts';
+import { insmod, rmmod } from './accelerate.ts';
+import { withL2 } from './l2-session.ts';
+import type { L2Session } from './l2-session.ts';
+import { ManagedGuest, ManagedHost, removeVms } from './managed.ts';
+import type { ManagedVmSpec } from './managed.ts';
+import { Tenant } from './tenant.ts';
+
+export const VICTIMS = ['daemon', 'agent', 'qemu'] as const;
+export type Victim = (typeof VICTIMS)[number];
+
+export interface ChaosSpec {
+  rounds: number;
+  seed: number;
+  /** How long the L2 checks its memory in each round; the kill comes in its first half. */
+  patternSeconds: number;
+  arenaMib: number;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+export interface ChaosRound {
+  victim: Victim;
+  /** After the beginning of the L2's check. */
+  atMs: number;
+  /** From the new start until both L1s have in L0 what they want, and their L2s are registered. */
+  recoveredMs: number;
+  pagesChecked: number;
+  mismatches: number;
+}
+
+export interface ChaosReport {
+  seed: number;
+  rounds: ChaosRound[];
+  killed: Record<Victim, number>;
+  pagesChecked: number;
+  mismatches: number;
+  /** Faults answered in L0 since the last start of the daemon: acceleration is there again. */
+  handledInL0: number;
+  /** What was attached or exported in L0 after a kill of the daemon, before the next start. */
+  leftAttached: string[];
+  kernelTroubles: string[];
+  durationSeconds: number;
+  /** Empty: all is well. */
+  problems: string[];
+}
+
+const L2_MIB = 96;
+const OWN_MIB = 24;
+const RECOVERY_MS = 240_000;
+
+/** The lab must have memory for a second L1. It is left as it was found. */
+export async function runChaos(lab: Lab, spec: ChaosSpec): Promise<ChaosReport> {
+  const { progress, signal } = spec;
+  const t0 = performance.now();
+  const undo = new CleanupStack();
+  const host = new ManagedHost(lab.l0);
+  const vms: ManagedVmSpec[] = [
+    { name: 'first', seat: FIRST_SEAT, arenaMib: spec.arenaMib },
+    { name: 'second', seat: SECOND_SEAT, arenaMib: spec.arenaMib },
+  ];
+  const rounds: ChaosRound[] = [];
+  const leftAttached: string[] = [];
+  try {
+    const setUp = progress.step('two L1s, a daemon and two agents');
+    await insmod(lab.l0, 'hyperturtle_host', signal);
+    undo.add('host module', () => rmmod(lab.l0, 'hyperturtle_host'));
+    await host.start(vms, signal);
+    undo.add('daemon', () => host.end('TERM'));
+    undo.add('VMs', () => removeVms(lab.l0));
+    const first = new ManagedGuest(lab.l1);
+    await insmod(lab.l1, 'hyperturtle_guest', signal);
+    undo.add('guest module', () => rmmod(lab.l1, 'hyperturtle_guest'));
+    await first.start(signal);
+    undo.add('turtlefs', () => runScript(lab.l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
+    undo.add('agent', () => first.end('TERM'));
+    await first.load(signal);
+    undo.add('desired state', () => first.unload());
+    let second = await Tenant.start(lab, signal);
+    undo.add('second L1', () => second.end());
+    setUp.done();
+
+    const random = generator(spec.seed);
+    const restart = async (victim: Victim): Promise<void> => {
+      if (victim === 'daemon') {
+        await host.end('KILL');
+        leftAttached.push(...(await attachedIn(lab)));
+        await host.start(vms, signal);
+      } else if (victim === 'agent') {
+        await first.end('KILL');
+        await first.start(signal);
+      } else {
+        await second.end();
+        second = await Tenant.start(lab, signal);
+      }
+    };
+
+    const spec2 = {
+      name: 'chaos',
+      ram: 'turtlefs',
+      memMib: L2_MIB,
+      append: '',
+      machine: 'pc',
+      port: 0,
+    } as const;
+    await withL2(
+      lab,
+      { ...spec2, registeredBy: 'agent' },
+      async (l2) => {
+        for (let i = 0; i < spec.rounds; i++) {
+          const victim = VICTIMS[Math.floor(random() * VICTIMS.length)]!;
+          const atMs = Math.round(random() * spec.patternSeconds * 500);
+          const step = progress.step(`[${i + 1}/${spec.rounds}] kill -9 ${victim} after ${atMs} ms`);
+          try {
+            const checking = pattern(l2, spec.patternSeconds);
+            checking.catch(() => {}); // awaited below, after the restart
+            await sleep(atMs, signal);
+            await restart(victim);
+            const from = performance.now();
+            await first.whenSettled(1, RECOVERY_MS, signal);
+            await second.guest.whenSettled(1, RECOVERY_MS, signal);
+            const recoveredMs = Math.round(performance.now() - from);
+            const { checked, mismatches } = await checking;
+            const there = await second.check();
+            rounds.push({
+              ...{ victim, atMs, recoveredMs },
+              pagesChecked: checked + there.checked,
+              mismatches: mismatches + there.mismatches,
+            });
+            step.done(`${checked + there.checked} pages checked`);
+          } catch (e) {
+            step.fail();
+            throw e;
+          }
+        }
+      },
+      { signal },
+    );
+    const handled = async (vm: string): Promise<number> =>
+      (await host.metrics(vm, signal)).get('hook_handled npf') ?? 0;
+    const sum = (of: (r: ChaosRound) => number): number => rounds.reduce((n, r) => n + of(r), 0);
+    const logs = await Promise.all(
+      [lab.l0, lab.l1, second.l1].map(async (level) =>
+        kernelTroubles(await runScript(level, 'dmesg', { signal })).map((t) => `${level.name}: ${t}`),
+      ),
+    );
+    const report = {
+      seed: spec.seed,
+      rounds,
+      killed: Object.fromEntries(
+        VICTIMS.map((v) => [v, rounds.filter((r) => r.victim === v).length]),
+      ) as Record<Victim, number>,
+      pagesChecked: sum((r) => r.pagesChecked),
+      mismatches: sum((r) => r.mismatches),
+      handledInL0: (await handled('first')) + (await handled('second')),
+      leftAttached,
+      kernelTroubles: logs.flat(),
+      durationSeconds: Math.round((performance.now() - t0) / 1000),
+    };
+    return { ...report, problems: chaosProblems(report) };
+  } finally {
+    await undo.run();
+  }
+}
+
+/** Everything that should not be, in words. Pure. */
+export function chaosProblems(r: Omit<ChaosReport, 'problems'>): string[] {
+  const problems: string[] = [];
+  if (r.mismatches > 0) problems.push(`${r.mismatches} pages changed under their owner`);
+  if (r.pagesChecked === 0) problems.push('no page was checked');
+  if (r.handledInL0 === 0) problems.push('L0 answers no faults after the last start');
+  for (const left of r.leftAttached) problems.push(`left after the daemon was killed: ${left}`);
+  if (r.kernelTroubles.length > 0) problems.push(`${r.kernelTroubles.length} complaints in kernel logs`);
+  return problems;
+}
+
+/** Numbers from 0 to 1, the same for the same seed (mulberry32). */
+export function generator(seed: number): () => number {
+  let a = seed >>> 0;
+  return () => {
+    a = (a + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(a ^ (a >>> 15), a | 1);
+    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** The pattern program in an L2: writes and checks its own memory. Throws HT_COMMAND_FAILED without a result. */
+export async function pattern(
+  l2: Pick<L2Session, 'shell'>,
+  seconds: number,
+): Promise<{ checked: number; mismatches: number }> {
+  const lines = await l2.shell.runOk(`pattern own ${OWN_MIB} --seconds ${seconds}`, {
+    timeoutMs: seconds * 30_000 + 120_000,
+  });
+  const last = lines.findLast((l) => l.startsWith('{'));
+  if (last === undefined)
+    throw new HyperturtleError(
+      'HT_COMMAND_FAILED',
+      `pattern in L2 gave no result: ${lines.join(' | ').slice(-500)}`,
+    );
+  const r = JSON.parse(last) as { checked: number; mismatches: number; zeroed: number };
+  return { checked: r.checked, mismatches: r.mismatches + r.zeroed };
+}
+
+/** Attached VMs and exported arenas, soon after a daemon has died: the kernel closes its files a moment later. */
+async function attachedIn(lab: Lab): Promise<string[]> {
+  const look = async (): Promise<string[]> =>
+    (
+      await runScript(
+        lab.l0,
+        `ls /dev | grep hyperturtle-arena; for p in /proc/[0-9]*/fd; do ls -l $p 2>/dev/null | grep -o 'anon_inode:hyperturtle-vm'; done; :`,
+      )
+    )
+      .split('\n')
+      .filter((l) => l !== '');
+  try {
+    await waitFor(
+      'the dead daemon to leave nothing',
+      async () => ((await look()).length === 0 ? true : undefined),
+      {
+        timeoutMs: 20_000,
+        intervalMs: 250,
+      },
+    );
+    return [];
+  } catch {
+    return look();
+  }
+}

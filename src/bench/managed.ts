@@ -1,0 +1,286 @@
+/**
+ * The hyperupcall as users have it: a daemon in L0, an agent in L1, and L1 asking for its program over the control
+ * channel. Nested guests on turtlefs are registered by the agent. Undone in reverse.
+ */
+import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { CleanupStack } from '../core/lifecycle.ts';
+import { waitFor } from '../core/wait.ts';
+import type { AgentResult } from '../guest/agent/schema.ts';
+import { FAST_FIRMWARE, TURTLEFS_DIR } from '../guest/l2-spec.ts';
+import type { Lab } from '../lab/lab.ts';
+import { run, runScript } from '../lab/levels.ts';
+import type { Job, Level } from '../lab/levels.ts';
+import { FIRST_SEAT } from '../lab/machine.ts';
+import type { L1Seat } from '../lab/machine.ts';
+import { CLI, guestStatus, insmod, jobSays, rmmod } from './accelerate.ts';
+import type { Accelerated, GuestStatus, HookCounts } from './accelerate.ts';
+
+const CONFIG = '/run/hyperturtle-host.yaml';
+const METRICS_PORT = 9470;
+const NPF = '/payload/bpf/npf.bpf.o';
+/** Node, schemas and all start in seconds under emulation, more of them on a busy machine. */
+const START_MS = 120_000;
+const COMMAND_MS = 120_000;
+
+/** One VM of the daemon's configuration. */
+export interface ManagedVmSpec {
+  name: string;
+  seat: L1Seat;
+  arenaMib: number;
+  /** Lines of YAML under the VM, such as `quotas: {objects: 2}`. */
+  more?: readonly string[];
+}
+
+export function hostConfig(vms: readonly ManagedVmSpec[]): string {
+  return [
+    vms.length > 0 ? 'vms:' : 'vms: {}',
+    ...vms.flatMap(({ name, seat, arenaMib, more }) => [
+      `  ${name}:`,
+      `    qmp: ${seat.run.daemonQmpSocket}`,
+      `    agent: {socket: ${seat.run.agentSocket}}`,
+      `    arenaMib: ${arenaMib}`,
+      '    bus: arena0',
+      ...(more ?? []).map((line) => `    ${line}`),
+    ]),
+    `metrics: {port: ${METRICS_PORT}}`,
+    'loader: {timeoutMs: 120000}',
+    '',
+  ].join('\n');
+}
+
+/** `hyperturtle host daemon` in L0. */
+export class ManagedHost {
+  readonly #l0: Level;
+  #daemon: Job | undefined;
+
+  constructor(l0: Level) {
+    this.#l0 = l0;
+  }
+
+  get job(): Job {
+    if (!this.#daemon) throw new HyperturtleError('HT_USAGE', 'the daemon does not run');
+    return this.#daemon;
+  }
+
+  /** Returns when it serves. Again after the one before has ended, however it did. */
+  async start(vms: readonly ManagedVmSpec[], signal?: AbortSignal): Promise<void> {
+    await this.#l0.writeFile(CONFIG, hostConfig(vms), { signal });
+    this.#daemon = await this.#l0.spawn([CLI, 'host', 'daemon', '--config', CONFIG], { signal });
+    await jobSays(this.#daemon, /"started"/, 'hyperturtle host daemon', START_MS, signal);
+  }
+
+  async end(signal: 'TERM' | 'KILL'): Promise<void> {
+    await this.#daemon?.kill(signal);
+    await this.#daemon?.wait({ timeoutMs: 60_000 });
+  }
+
+  /** Values of the daemon's measurements of one VM, by name and labels as the exposition has them. */
+  async metrics(vm: string, signal?: AbortSignal): Promise<Map<string, number>> {
+    const text = await runScript(this.#l0, `wget -q -O - http://127.0.0.1:${METRICS_PORT}/metrics`, {
+      signal,
+    });
+    return parseMetrics(text, vm);
+  }
+}
+
+/** `hook_runs{hook="npf"} 12` of `vm` becomes `hook_runs npf` -> 12; of several labels the values, in their order. */
+export function parseMetrics(text: string, vm: string): Map<string, number> {
+  const found = new Map<string, number>();
+  for (const line of text.split('\n')) {
+    const match = /^hyperturtle_host_(\w+)\{(.*)\} (\S+)$/.exec(line);
+    if (!match) continue;
+    const labels = Array.from(match[2]!.matchAll(/(\w+)="([^"]*)"/g), (m) => [m[1]!, m[2]!] as const);
+    if (!labels.some(([k, v]) => k === 'vm' && v === vm)) continue;
+    const rest = labels.filter(([k]) => k !== 'vm').map(([, v]) => v);
+    found.set([match[1]!, ...rest].join(' '), Number(match[3]));
+  }
+  return found;
+}
+
+/** `hyperturtle guest agent` in an L1, with the guest module and turtlefs. */
+export class ManagedGuest {
+  readonly l1: Level;
+  #agent: Job | undefined;
+
+  constructor(l1: Level) {
+    this.l1 = l1;
+  }
+
+  get job(): Job {
+    if (!this.#agent) throw new HyperturtleError('HT_USAGE', 'the agent does not run');
+    return this.#agent;
+  }
+
+  async start(signal?: AbortSignal): Promise<void> {
+    this.#agent = await this.l1.spawn([CLI, 'guest', 'agent'], { signal });
+    await jobSays(this.#agent, /"agent started"/, 'hyperturtle guest agent', START_MS, signal);
+  }
+
+  async end(signal: 'TERM' | 'KILL'): Promise<void> {
+    await this.#agent?.kill(signal);
+    await this.#agent?.wait({ timeoutMs: 60_000 });
+  }
+
+  /** A command of L1's command line that must succeed. */
+  async command(args: readonly string[], signal?: AbortSignal): Promise<string> {
+    return run(this.l1, [CLI, ...args], { timeoutMs: COMMAND_MS, signal });
+  }
+
+  /** Asks L0 for npf. Returns when it is linked. */
+  async load(signal?: AbortSignal): Promise<void> {
+    await this.command(['load', NPF, '--name', 'npf', '--link'], signal);
+  }
+
+  async unload(): Promise<void> {
+    await this.command(['unload', 'npf', '--force']);
+  }
+
+  async status(signal?: AbortSignal): Promise<AgentStatus> {
+    // its exit status says whether all is well, which is asked for here
+    const r = await this.l1.exec([CLI, 'status', '--json'], { timeoutMs: COMMAND_MS, signal });
+    const line = r.stdout.toString('utf8').trim();
+    if (!line.startsWith('{'))
+      throw new HyperturtleError(
+        'HT_UNAVAILABLE',
+        `status of the agent: ${r.stderr.toString('utf8').trim()}`,
+      );
+    return JSON.parse(line) as AgentStatus;
+  }
+
+  /** Until L0 has what is wanted, the arena is bound, and at least `l2s` nested guests are registered. */
+  async whenSettled(l2s: number, timeoutMs: number, signal?: AbortSignal): Promise<void> {
+    let last = '';
+    try {
+      await waitFor(
+        `${this.l1.name}: desired state`,
+        async () => {
+          const s = await this.status(signal);
+          last = JSON.stringify({ host: s.host, desired: s.desired, module: s.module?.state, l2s: s.l2s });
+          const reached = s.host.state === 'connected' && s.desired.reached && s.module?.arenaBound === true;
+          return reached && s.l2s.length >= l2s ? true : undefined;
+        },
+        { timeoutMs, intervalMs: 500, signal },
+      );
+    } catch (e) {
+      if (!isHyperturtleError(e, 'HT_TIMEOUT')) throw e;
+      throw new HyperturtleError('HT_TIMEOUT', `${e.message}; last seen: ${last}`, { cause: e });
+    }
+  }
+
+  /**
+   * Runs the guest of c/l2/touch_guest.S, which writes and checks every page of itself, as any VMM would run it: its
+   * RAM on turtlefs, nothing said to the agent. Gives the exit status of QEMU: 33 when every page was as it left it.
+   */
+  async runTouchGuest(memMib: number, signal?: AbortSignal): Promise<number> {
+    const ram = `memory-backend-file,id=ram,mem-path=${TURTLEFS_DIR},size=${memMib}M,share=on`;
+    const r = await this.l1.exec(
+      [
+        ...['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
+        ...['-accel', 'kvm', '-cpu', 'host', '-m', `${memMib}M`, '-object', ram],
+        ...['-machine', 'pc,memory-backend=ram', '-bios', FAST_FIRMWARE],
+        ...['-kernel', '/payload/l2/programs/touch_guest', '-device', 'isa-debug-exit,iobase=0xf4'],
+      ],
+      { timeoutMs: 180_000, signal },
+    );
+    return r.status;
+  }
+}
+
+/** Of `hyperturtle status --json`. */
+export type AgentStatus = AgentResult<'agent.status'>;
+
+export class ManagedAcceleration implements Accelerated, AsyncDisposable {
+  readonly registeredBy = 'agent';
+  readonly host: ManagedHost;
+  readonly guest: ManagedGuest;
+  readonly #lab: Lab;
+  readonly #undo = new CleanupStack();
+  #linked = false;
+  #vms: ManagedVmSpec[] = [];
+
+  private constructor(lab: Lab) {
+    this.#lab = lab;
+    this.host = new ManagedHost(lab.l0);
+    this.guest = new ManagedGuest(lab.l1);
+  }
+
+  static async on(
+    lab: Lab,
+    options: { arenaMib: number; signal?: AbortSignal | undefined },
+  ): Promise<ManagedAcceleration> {
+    const a = new ManagedAcceleration(lab);
+    try {
+      await a.#on(options);
+      return a;
+    } catch (e) {
+      await a.#undo.run().catch(() => {}); // the first failure is the one to tell
+      throw e;
+    }
+  }
+
+  async #on(o: { arenaMib: number; signal?: AbortSignal | undefined }): Promise<void> {
+    const { l0, l1 } = this.#lab;
+    const { signal } = o;
+    await insmod(l0, 'hyperturtle_host', signal);
+    this.#undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
+    this.#vms = [{ name: 'l1', seat: FIRST_SEAT, arenaMib: o.arenaMib }];
+    await this.startHost(signal);
+    this.#undo.add('daemon', () => this.host.end('TERM'));
+    // for good: its arena would else wait for the next daemon
+    this.#undo.add('VM', () => removeVms(l0));
+    await insmod(l1, 'hyperturtle_guest', signal);
+    this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
+    await this.guest.start(signal);
+    // the agent mounted it, and leaves it to those who may use it
+    this.#undo.add('turtlefs', () => runScript(l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
+    this.#undo.add('agent', () => this.guest.end('TERM'));
+    await this.guest.load(signal);
+    this.#linked = true;
+    this.#undo.add('desired state', () => this.guest.unload());
+    await this.guest.whenSettled(0, START_MS, signal);
+  }
+
+  /** Again, after it was ended. */
+  startHost(signal?: AbortSignal): Promise<void> {
+    return this.host.start(this.#vms, signal);
+  }
+
+  guestStatus(signal?: AbortSignal): Promise<GuestStatus> {
+    return guestStatus(this.#lab.l1, signal);
+  }
+
+  async setLinked(linked: boolean, signal?: AbortSignal): Promise<void> {
+    if (linked === this.#linked) return;
+    await this.guest.command(linked ? ['link', 'npf', '--hook', 'npf'] : ['unlink', 'npf'], signal);
+    this.#linked = linked;
+  }
+
+  async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
+    return (await this.hookCounts(signal)).reasons;
+  }
+
+  async hookCounts(signal?: AbortSignal): Promise<HookCounts> {
+    const metrics = await this.host.metrics('l1', signal);
+    const value = (name: string): number => metrics.get(`hook_${name} npf`) ?? 0;
+    const prefix = 'hook_reasons npf ';
+    const reasons = Array.from(metrics).filter(([k]) => k.startsWith(prefix));
+    return {
+      ...{ runs: value('runs'), handled: value('handled'), entries: value('entries') },
+      reasons: Object.fromEntries(reasons.map(([k, n]) => [k.slice(prefix.length), n])),
+    };
+  }
+
+  async off(): Promise<void> {
+    await this.#undo.run();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.off();
+  }
+}
+
+/** An empty configuration, applied: every VM loses its arena, and the next daemon finds nothing. */
+export async function removeVms(l0: Level): Promise<void> {
+  await l0.writeFile(CONFIG, hostConfig([]));
+  await run(l0, [CLI, 'host', 'reload'], { timeoutMs: COMMAND_MS });
+}

@@ -1,0 +1,62 @@
+/**
+ * The control plane in real kernels: a daemon in L0, an agent in L1, programs that L1 asks for over its port. The
+ * kernel logs of L0 and L1 must stay clean throughout.
+ */
+import { describe, expect, it } from 'vitest';
+import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { pattern } from '../../src/bench/chaos.ts';
+import { withL2 } from '../../src/bench/l2-session.ts';
+import type { L2Session } from '../../src/bench/l2-session.ts';
+import { ManagedAcceleration } from '../../src/bench/managed.ts';
+import { runScript } from '../../src/lab/levels.ts';
+import { useLab } from '../support/lab.ts';
+
+const lab = useLab();
+const SETTLED_MS = 120_000;
+
+const withRegistered = <T>(body: (l2: L2Session) => Promise<T>): Promise<T> =>
+  withL2(
+    lab(),
+    { name: 'c', ram: 'turtlefs', memMib: 128, append: '', machine: 'pc', port: 0, registeredBy: 'agent' },
+    body,
+  );
+
+describe('an L1 that asks its host for npf over the channel', () => {
+  it('has its nested guests registered and their faults answered in L0, whoever restarts, and leaves nothing', async () => {
+    const a = await ManagedAcceleration.on(lab(), { arenaMib: ARENA_MIB });
+    try {
+      await withRegistered(async (l2) => {
+        expect((await pattern(l2, 3)).mismatches).toBe(0);
+        const { handled } = await a.hookCounts();
+        expect(handled).toBeGreaterThan(100);
+
+        // the daemon is killed: L1's program is linked again by nobody's hand, and the L2 never notices
+        const checking = pattern(l2, 8);
+        await a.host.end('KILL');
+        await a.startHost();
+        await a.guest.whenSettled(1, SETTLED_MS);
+        expect((await checking).mismatches).toBe(0);
+        expect((await pattern(l2, 3)).mismatches).toBe(0);
+
+        // the agent is killed: the L2 is registered again
+        await a.guest.end('KILL');
+        await a.guest.start();
+        await a.guest.whenSettled(1, SETTLED_MS);
+        expect((await pattern(l2, 3)).mismatches).toBe(0);
+      });
+      // the module goes and comes, with the agent running
+      await a.guest.command(['guest', 'release']);
+      await runScript(lab().l1, 'rmmod hyperturtle_guest && insmod /payload/modules/hyperturtle_guest.ko');
+      await a.guest.whenSettled(0, SETTLED_MS);
+      await withRegistered(async (l2) => expect((await pattern(l2, 3)).mismatches).toBe(0));
+      expect((await a.hookCounts()).handled).toBeGreaterThan(100);
+    } finally {
+      await a.off();
+    }
+    expect(
+      await runScript(lab().l0, 'ls /dev /sys/fs/bpf/hyperturtle | grep -i hyperturtle || true'),
+    ).not.toMatch(/arena/);
+    expect(await runScript(lab().l0, 'lsmod')).not.toContain('hyperturtle');
+    expect(await runScript(lab().l1, 'lsmod')).not.toContain('hyperturtle');
+  });
+});
