@@ -85,7 +85,7 @@ function fakeHooks(pid: number, tell: (e: KernelEvent) => void, onClose: () => v
       if (programId !== 0 && !replace)
         throw new HyperturtleError('HT_BUSY', `hook ${hook} has a program already`);
       programId = id;
-      tell({ op: 'link', pid, programId: id, mapId: arena.info().id, replace });
+      tell({ op: 'link', pid, programId: id, ...(arena ? { mapId: arena.info().id } : {}), replace });
     },
     unlink(hook) {
       if (programId === 0) throw new HyperturtleError('HT_NOT_FOUND', `hook ${hook} has no program`);

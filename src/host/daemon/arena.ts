@@ -3,15 +3,17 @@
  * takes the same memory up again. The device file lives as long as this process; `<run>/vms/NAME/arena` is a
  * symbolic link to it, for QEMU's command line.
  */
-import { mkdirSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { z } from 'zod';
 import { SharedArray } from '../../bpf/map.ts';
 import { isBpffs, openPinned, pin, unpin } from '../../bpf/pins.ts';
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { HT_ARENA_OFFER } from '../../kernel/arena.ts';
 import type { ArenaDevice, HostKernel } from './kernel.ts';
+import { ticksNow } from './process-record.ts';
 
 /** Cleared at a time, between which others have their turn. */
 const WIPE_CHUNK_BYTES = 4 << 20;
@@ -39,8 +41,8 @@ export class VmArena {
   /** The stable name of the device. */
   readonly link: string;
   readonly mapId: number;
-  /** By the wall clock: no process that began before has this map from the command line. */
-  readonly madeAtMs: number;
+  /** By the clock of process-record.ts: a process that began before does not have this map from its command line. */
+  readonly madeAtTicks: number;
   /** The map was there already. */
   readonly resumed: boolean;
   readonly #pinDirectory: string;
@@ -56,7 +58,7 @@ export class VmArena {
     this.link = arenaLinkOf(spec);
     this.mapId = parts.map.info().id;
     this.#pinDirectory = pinDirectoryOf(spec);
-    this.madeAtMs = statSync(path.join(this.#pinDirectory, 'arena')).mtimeMs;
+    this.madeAtTicks = madeAt(path.join(path.dirname(this.link), 'arena.json'), this.mapId, parts.resumed);
     this.#undo = parts.undo;
   }
 
@@ -141,6 +143,24 @@ async function wipe(map: SharedArray): Promise<void> {
     memory.close();
   }
 }
+
+/** When the map was made; Infinity when that is not known, so that nothing is concluded from it. */
+function madeAt(file: string, mapId: number, resumed: boolean): number {
+  if (!resumed) {
+    const ticks = ticksNow();
+    writeFileSync(`${file}.new`, JSON.stringify({ mapId, ticks }), { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+    return ticks;
+  }
+  try {
+    const known = madeSchema.parse(JSON.parse(readFileSync(file, 'utf8')));
+    return known.mapId === mapId ? known.ticks : Infinity;
+  } catch {
+    return Infinity;
+  }
+}
+
+const madeSchema = z.strictObject({ mapId: z.int(), ticks: z.number() });
 
 /** There is always one of the two links, never none. */
 function replaceLink(target: string, link: string): void {

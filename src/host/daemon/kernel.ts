@@ -21,8 +21,16 @@ export interface ProgramFile {
 
 /** Closing it unlinks all and detaches the VM. */
 export interface VmHooks {
-  /** With `replace` the running program is swapped for this one, with no event in between that sees neither. */
-  link(hook: HookName, program: ProgramFile, arena: SharedArray, options: { replace: boolean }): void;
+  /**
+   * With `replace` the running program is swapped for this one, with no event in between that sees neither. `arena`:
+   * for programs that use it. Throws HT_BPF when the program does not fit the hook, HT_BUSY when it has one.
+   */
+  link(
+    hook: HookName,
+    program: ProgramFile,
+    arena: SharedArray | undefined,
+    options: { replace: boolean },
+  ): void;
   /** No run of the program is under way when it returns. */
   unlink(hook: HookName): void;
   stats(hook: HookName): HookStats;

@@ -3,7 +3,7 @@
  * kernel; `clear` gives all back. Whoever changes something holds the VM's turn (see VmService).
  */
 import type { OwnedFd } from '../../bpf/fds.ts';
-import { HyperturtleError } from '../../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { wireFailure } from '../../wire/errors.ts';
 import type { LinkInfo, Params, Result, Used } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
@@ -80,11 +80,11 @@ export class VmObjects {
       for (const link of this.#linksOf(params.name)) {
         const before = programOf(old.object, link.hook, link.info.program);
         const after = successor(loaded.object, link);
-        this.#kernelLink(link.hook, after, true);
+        this.#kernelLink(link.hook, loaded, after, true);
         swapped.push({ link, before });
       }
     } catch (e) {
-      for (const { link, before } of swapped.reverse()) this.#kernelLink(link.hook, before, true);
+      for (const { link, before } of swapped.reverse()) this.#kernelLink(link.hook, old, before, true);
       loaded.object.close();
       throw e;
     }
@@ -105,7 +105,7 @@ export class VmObjects {
   /** Throws HT_NOT_FOUND, HT_QUOTA, HOOK_BUSY (HT_BUSY), HT_USAGE. */
   link(params: Params<'link'>): Result<'link'> {
     const { quotas, policy } = this.#options.settings();
-    const { object } = this.#object(params.object);
+    const loaded = this.#object(params.object);
     const hook = HOOK_TABLE.find((h) => h.name === params.hook)?.name;
     if (hook === undefined || (policy.hooks && !policy.hooks.includes(hook)))
       throw new HyperturtleError(
@@ -114,7 +114,7 @@ export class VmObjects {
       );
     if (params.target !== undefined)
       throw new HyperturtleError('HT_USAGE', `hook ${hook} has no targets: leave the target out`);
-    const program = programOf(object, hook, params.program);
+    const program = programOf(loaded.object, hook, params.program);
     for (const { info } of this.#links.values()) {
       if (info.hook !== hook) continue;
       if (info.object === params.object && info.program === program.name)
@@ -125,7 +125,7 @@ export class VmObjects {
       );
     }
     if (this.#links.size >= quotas.links) throw quotaError('links', quotas.links);
-    this.#kernelLink(hook, program, false);
+    this.#kernelLink(hook, loaded, program, false);
     const info: LinkInfo = {
       id: this.#nextLink++,
       object: params.object,
@@ -216,9 +216,25 @@ export class VmObjects {
     return [...this.#links.values()].filter((l) => l.info.object === object);
   }
 
-  #kernelLink(hook: HookSpec['name'], program: LoadedProgram, replace: boolean): void {
+  #kernelLink(
+    hook: HookSpec['name'],
+    { object, info }: Pick<Admitted, 'object' | 'info'>,
+    program: LoadedProgram,
+    replace: boolean,
+  ): void {
     const file = { fd: program.file.fd, name: program.name };
-    this.#options.hooks.link(hook, file, this.#options.arena.map, { replace });
+    const arena = info.maps.some((m) => m.arena) ? this.#options.arena.map : undefined;
+    try {
+      this.#options.hooks.link(hook, file, arena, { replace });
+    } catch (e) {
+      if (isHyperturtleError(e, 'HT_BPF'))
+        throw wireFailure('REFUSED', `object '${object.name}': ${e.message}`, {
+          rule: 'hook',
+          program: program.name,
+        });
+      if (isHyperturtleError(e, 'HT_BUSY')) throw wireFailure('HOOK_BUSY', e.message);
+      throw e;
+    }
   }
 
   #usedWithout(left: Admitted | undefined): Omit<Used, 'watches'> {

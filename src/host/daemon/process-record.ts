@@ -27,10 +27,10 @@ export function startTicksOf(pid: number): number | undefined {
   }
 }
 
-/** When a process began, by the wall clock of now; to about 10 ms. */
-export function startedAtMs(startTicks: number): number {
+/** Now, on the clock of startTicksOf: since boot, whatever happens to the wall clock. To about 1 tick, 10 ms. */
+export function ticksNow(): number {
   // USER_HZ is 100 on all architectures that we run on
-  return Date.now() - os.uptime() * 1000 + startTicks * 10;
+  return os.uptime() * 100;
 }
 
 function fileOf(run: string, vm: string): string {

@@ -15,7 +15,7 @@ import type { HostConfig, VmSpec } from './config.ts';
 import { EventRing } from './events.ts';
 import type { HostKernel, VmProcess } from './kernel.ts';
 import type { Log } from './log.ts';
-import { readRecord, removeRecord, startTicksOf, startedAtMs, writeRecord } from './process-record.ts';
+import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
 import { findArena, plugPort } from './qemu-side.ts';
 import { QmpMonitor } from './qmp-monitor.ts';
 import { Backoff, changeNear } from './retry.ts';
@@ -342,7 +342,7 @@ export class ManagedVm {
       record.startTicks === of.startTicks &&
       record.arenaMapId === arena.mapId;
     // what a process opened when it began is what was offered then
-    const fromStart = found?.hotPlugged === false && startedAtMs(of.startTicks) > arena.madeAtMs;
+    const fromStart = found?.hotPlugged === false && of.startTicks > arena.madeAtTicks;
     if (found && (recorded || fromStart)) return true;
     if (found && !found.hotPlugged)
       throw new HyperturtleError(

@@ -113,10 +113,9 @@ it('the example of docs/host-daemon.md is one', () => {
   const config = parseConfig(example, 'docs/host-daemon.md');
   expect(Object.keys(config.vms)).toEqual(['build1', 'build2']);
   const said = Object.fromEntries(
-    [...doc.matchAll(/`(instructions|watches|requestsPerSecond)` \| (\d+) /g)].map((m) => [
-      m[1],
-      Number(m[2]),
-    ]),
+    [...doc.matchAll(/`(instructions|watches|requestsPerSecond)` \| (\d+) /g)].map(
+      (m) => [m[1] ?? '', Number(m[2])] as const,
+    ),
   );
   expect(config.vms['build2']?.quotas).toMatchObject(said);
 });

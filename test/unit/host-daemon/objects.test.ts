@@ -81,10 +81,10 @@ beforeEach(() => {
       return w.loadError ? Promise.reject(w.loadError) : Promise.resolve(loaded(request));
     },
     hooks: {
-      link: (_hook, program, _arena, { replace }) => {
+      link: (_hook, program, given, { replace }) => {
         if (w.unlinkable.has(program.name))
           throw new HyperturtleError('HT_BPF', 'reaches beyond the context');
-        w.calls.push(`${replace ? 'replace by' : 'link'} ${program.name}`);
+        w.calls.push(`${replace ? 'replace by' : 'link'} ${program.name}${given ? ' with arena' : ''}`);
       },
       unlink: () => w.calls.push('unlink'),
       stats: () => {
@@ -244,10 +244,17 @@ describe('linking', () => {
     expect(kindSync(() => w.objects.link({ object: 'one', hook: 'xdp' }))).toBe('NOT_FOUND');
   });
 
+  it('gives the arena to objects that have it, and to no others', async () => {
+    await load('one', 'p:x arena');
+    w.objects.link({ object: 'one', hook: 'npf' });
+    await w.objects.replace({ name: 'one', elf: b64('p:x') }, never);
+    expect(w.calls).toEqual(['link x with arena', 'replace by x']);
+  });
+
   it('is not there when the kernel refuses', async () => {
     await load('one', 'p:x');
     w.unlinkable.add('x');
-    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).not.toBe('granted');
+    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).toBe('REFUSED');
     expect(w.objects.list().links).toEqual([]);
   });
 });
@@ -273,7 +280,7 @@ describe('replacing', () => {
     w.objects.link({ object: 'a', hook: 'npf' });
     const before = w.objects.list();
     w.unlinkable.add('y');
-    expect(await kind(replace('p:y'))).not.toBe('granted');
+    expect(await kind(replace('p:y'))).toBe('REFUSED');
     expect(await kind(replace('p:y p:z'))).toBe('INVALID_PARAMS');
     expect(await kind(replace('m:only'))).toBe('NOT_FOUND');
     expect(w.objects.list()).toEqual(before);
