@@ -2,22 +2,25 @@
 
 /** CVE-2026-53359: use after free in KVM's shadow MMU; a nested guest can reach it. First good release of each series. */
 const FIXED: Readonly<Record<string, number>> = { '6.1': 177, '6.6': 144, '6.12': 95, '6.18': 38 };
-/** Series after the last one that was mended have it mended from the start. */
-const FIXED_FROM: readonly [number, number] = [6, 19];
 
 export const SHADOW_MMU_CVE = 'CVE-2026-53359';
+/** For messages: `6.1.177, 6.6.144, ...`. */
+export const SHADOW_MMU_FIXED_IN = Object.entries(FIXED)
+  .map(([series, patch]) => `${series}.${patch}`)
+  .join(', ');
 
 /**
  * Whether a kernel has the mend: by its version as the distribution gives it (`#1 SMP ... Debian 6.1.170-3` in
- * `uname -v` counts before `uname -r`). Undefined: not known from the number, the distribution must say.
+ * `uname -v` counts before `uname -r`). Undefined: not known from the number, the distribution must say. That is so for
+ * every other series, newer ones too: 6.18 was mended 38 releases after its first, and by then there were newer series
+ * without the mend. It is also so for numbers of a distribution's own (`6.12.0-55.el10`), which takes mends over.
  */
 export function shadowMmuFixed(release: string, version = ''): boolean | undefined {
-  const text = /Debian (\d+\.\d+\.\d+)/.exec(version)?.[1] ?? release;
-  const m = /^(\d+)\.(\d+)\.(\d+)/.exec(text);
+  const debian = /Debian (\d+\.\d+\.\d+)/.exec(version)?.[1];
+  const m = /^(\d+\.\d+)\.(\d+)/.exec(debian ?? release);
   if (!m) return undefined;
-  const [major, minor, patch] = [Number(m[1]), Number(m[2]), Number(m[3])];
-  if (major > FIXED_FROM[0] || (major === FIXED_FROM[0] && minor >= FIXED_FROM[1])) return true;
-  const first = FIXED[`${major}.${minor}`];
+  const first = FIXED[m[1] ?? ''];
   if (first === undefined) return undefined;
-  return patch >= first;
+  if (debian === undefined && /^\d+\.\d+\.0-/.test(release)) return undefined;
+  return Number(m[2]) >= first;
 }

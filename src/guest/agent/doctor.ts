@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
-import { SHADOW_MMU_CVE, shadowMmuFixed } from '../../core/nested-kvm.ts';
+import { SHADOW_MMU_CVE, SHADOW_MMU_FIXED_IN, shadowMmuFixed } from '../../core/nested-kvm.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { Finding } from '../../wire/schema.ts';
 import { findChannel } from './port.ts';
@@ -86,7 +86,7 @@ function kernel({ kernel: k }: Facts): Finding {
   const what = `kernel ${k.release} ${fixed === false ? 'has' : 'may have'} ${SHADOW_MMU_CVE} (use after free in KVM's shadow MMU)`;
   return warn(
     what,
-    'update the kernel (fixed in 6.1.177, 6.6.144, 6.12.95, 6.18.38) before nested guests that virtualize themselves are let in',
+    `update the kernel (fixed in ${SHADOW_MMU_FIXED_IN}) before nested guests that virtualize themselves are let in`,
   );
 }
 

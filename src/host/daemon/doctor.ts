@@ -1,7 +1,7 @@
 /** The host's findings for `doctor`: what is well, what is not, and what to do about it. Nothing secret: tenants read them. */
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
-import { SHADOW_MMU_CVE, shadowMmuFixed } from '../../core/nested-kvm.ts';
+import { SHADOW_MMU_CVE, SHADOW_MMU_FIXED_IN, shadowMmuFixed } from '../../core/nested-kvm.ts';
 import { isBpffs } from '../../bpf/pins.ts';
 import { HOST_DEVICE } from '../../kernel/host.ts';
 import type { Finding } from '../../wire/schema.ts';
@@ -49,7 +49,7 @@ function kernelFinding(): Finding {
     return {
       level: 'fail',
       what: `host: kernel ${release} has ${SHADOW_MMU_CVE} (use after free in KVM's shadow MMU)`,
-      mend: 'update the host: fixed in 6.1.177, 6.6.144, 6.12.95, 6.18.38',
+      mend: `update the host: fixed in ${SHADOW_MMU_FIXED_IN}`,
     };
   return {
     level: 'warn',
