@@ -15,6 +15,7 @@ import type { L1Seat } from '../lab/machine.ts';
 import { CLI, guestStatus, insmod, jobSays, rmmod } from './accelerate.ts';
 import type { Accelerated, GuestStatus, HookCounts } from './accelerate.ts';
 
+export { CLI };
 const CONFIG = '/run/hyperturtle-host.yaml';
 const METRICS_PORT = 9470;
 const NPF = '/payload/bpf/npf.bpf.o';

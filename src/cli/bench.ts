@@ -57,6 +57,14 @@ export function register(program: Command, version: string): void {
   lab(bench.command('integrity').description('race pages of an L2 between it, L1 and L0; none may change'))
     .option('--pages <number>', 'how many at least', integer('--pages', 1, 2 ** 31), 100_000)
     .action((o: CheckOptions) => check('integrity', o));
+  lab(
+    bench
+      .command('chaos')
+      .description('kill -9 of daemon, agent or an L1 at random moments; no page may change'),
+  )
+    .option('--rounds <number>', 'kills', integer('--rounds', 1, 10_000), 50)
+    .option('--seed <number>', 'the same kills in the same order', integer('--seed', 0, 2 ** 32 - 1), 1)
+    .action((o: CheckOptions) => check('chaos', { ...o, l1Memory: 1024, secondL1Memory: 768 }));
   sized(bench.command('all').description('both')).action((o: RunOptions) => measure('all', o, version));
   registerControl(bench, version);
 }
@@ -65,6 +73,9 @@ interface CheckOptions extends Omit<CommonOptions, 'report'> {
   cycles: number;
   parallel: number;
   pages: number;
+  rounds: number;
+  seed: number;
+  secondL1Memory?: number;
 }
 
 interface InLab {
@@ -74,7 +85,10 @@ interface InLab {
 }
 
 /** Lab up, body, lab down, also when it is interrupted; then the JSON file that was asked for. */
-async function inLab<T>(o: Omit<CommonOptions, 'report'>, body: (c: InLab) => Promise<T>): Promise<T> {
+async function inLab<T>(
+  o: Omit<CommonOptions, 'report'> & { secondL1Memory?: number },
+  body: (c: InLab) => Promise<T>,
+): Promise<T> {
   const [{ labUp }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
     import('../lab/lab.ts'),
     import('../core/progress.ts'),
@@ -89,6 +103,7 @@ async function inLab<T>(o: Omit<CommonOptions, 'report'>, body: (c: InLab) => Pr
       accel: o.accel,
       l1Cpus: o.l1Cpus,
       l1MemoryMib: o.l1Memory,
+      ...(o.secondL1Memory === undefined ? {} : { secondL1MemoryMib: o.secondL1Memory }),
       progress,
       signal,
     });
@@ -106,13 +121,22 @@ async function inLab<T>(o: Omit<CommonOptions, 'report'>, body: (c: InLab) => Pr
 }
 
 /** One check in a lab; its result as JSON. Exit status HT_INTEGRITY when something is wrong. */
-async function check(what: 'churn' | 'integrity', o: CheckOptions): Promise<void> {
-  const [{ runChurn }, { runIntegrity }] = await Promise.all([
+async function check(what: 'churn' | 'integrity' | 'chaos', o: CheckOptions): Promise<void> {
+  const [{ runChurn }, { runIntegrity }, { runChaos }] = await Promise.all([
     import('../bench/churn.ts'),
     import('../bench/integrity.ts'),
+    import('../bench/chaos.ts'),
   ]);
   const report = await inLab(o, async ({ lab, progress, signal }) => {
     const shared = { arenaMib: ARENA_MIB, progress, signal };
+    if (what === 'chaos')
+      return await runChaos(lab, {
+        rounds: o.rounds,
+        seed: o.seed,
+        patternSeconds: 6,
+        ...shared,
+        arenaMib: 8,
+      });
     return what === 'churn'
       ? await runChurn(lab, { cycles: o.cycles, parallel: o.parallel, memMib: 32, ...shared })
       : await runIntegrity(lab, {

@@ -82,11 +82,16 @@ export class SecondL1 implements AsyncDisposable {
     await this.#ready(signal, before);
   }
 
-  /** Ends its QEMU as `kill -9` does, and waits until it has gone. Safe to call twice. */
-  async end(): Promise<void> {
+  /** `kill -9` of its QEMU; waits until that has gone. Safe to call twice. */
+  async kill(): Promise<void> {
     // the shell and QEMU: a job is signalled with all that it started
     await this.#qemu.kill('KILL');
     await this.#qemu.wait({ timeoutMs: 60_000 });
+  }
+
+  /** Kills it and removes its files. Safe to call twice. */
+  async end(): Promise<void> {
+    await this.kill();
     await runScript(this.#l0, `rm -rf ${SECOND_SEAT.run.dir} ${SCRIPT}`);
   }
 
