@@ -79,6 +79,36 @@ export function buildObject(spec: ObjectSpec = {}): Uint8Array {
   );
 }
 
+/** Programs that take long to walk: each some 70,000 steps in 200 calls of one function. */
+export function slowPrograms(count: number): Uint8Array {
+  const CALLS = 200;
+  const toText = insn(0x85, 0, 1, 0, -1);
+  const program = concat([...Array.from({ length: CALLS }, () => toText), MOV0, EXIT]);
+  const called = concat([...Array.from({ length: 100 }, () => MOV0), EXIT]);
+  const section = HOOK_SECTION;
+  const each = <T>(make: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => make(i));
+  return buildElf(
+    [
+      { name: section, flags: 6, content: concat(each(() => program)) },
+      { name: '.text', flags: 6, content: called },
+      { name: 'license', flags: 3, content: Buffer.from('GPL\0') },
+    ],
+    [
+      ...each((i) => ({ name: `p${i}`, section, value: i * program.length, size: program.length })),
+      { name: 'called', section: '.text', size: called.length, binding: 0 },
+    ],
+    {
+      [section]: each((i) =>
+        Array.from({ length: CALLS }, (_, n) => ({
+          offset: i * program.length + 8 * n,
+          symbol: 'called',
+          type: 10,
+        })),
+      ).flat(),
+    },
+  );
+}
+
 export function buildElf(
   own: readonly SectionSpec[],
   symbols: readonly SymbolSpec[],

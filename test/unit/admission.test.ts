@@ -15,6 +15,7 @@ import {
   concat,
   insn,
   ldImm64,
+  slowPrograms,
 } from '../support/elf-builder.ts';
 import type { ObjectSpec } from '../support/elf-builder.ts';
 
@@ -42,6 +43,17 @@ describe('admission', () => {
       ]);
     expect(rules(withCode(call(-1)))).toEqual(['helper']);
     expect(rules(withCode(call(0x7fffffff)))).toEqual(['helper']);
+  });
+
+  it('walks no longer for many programs than for some, and not at all for too many', () => {
+    const limits = { ...DEFAULT_OBJECT_LIMITS, programs: 16 };
+    const of = (count: number): Verdict => checkObject(slowPrograms(count), { policy: { cpus: 1 }, limits });
+    expect(of(2).refusals).toEqual([]);
+    expect(of(16).refusals[0]).toMatchObject({
+      rule: 'pointer-leak',
+      message: expect.stringMatching(/too complex/) as string,
+    });
+    expect(of(17).refusals.map((r) => r.rule)).toEqual(['program-count']);
   });
 
   it('names the program, the instruction and what to do', () => {

@@ -25,10 +25,11 @@ import type { Value } from './values.ts';
 import type { CheckedMap } from './verdict.ts';
 
 /**
- * Work for one program: instructions walked, and what copying stacks costs beside them. A real program needs some
- * thousand; a hostile one takes a tenth of a second of whoever asks.
+ * Work for one program, and for all of an object: instructions walked, and what copying stacks costs beside them. A
+ * real program needs some thousand; a hostile one takes a tenth of a second of whoever asks, a hostile object four.
  */
 const BUDGET = 200_000;
+const OBJECT_BUDGET = 4 * BUDGET;
 const COPY_COST = 16;
 const CALL_COST = 128;
 /** The kernel's limit of calls within calls. */
@@ -74,7 +75,9 @@ class Analysis {
   readonly #code = new Map<CodeSection, { insns: Insn[]; meets: Set<number> }>();
   readonly #text: CodeSection | undefined;
   #helpers: readonly HelperSpec[] = [];
+  /** Left for this program, and for the object with it. */
   #steps = 0;
+  #left = OBJECT_BUDGET;
 
   constructor(c: CodeContext, maps: readonly CheckedMap[]) {
     this.#c = c;
@@ -87,7 +90,8 @@ class Analysis {
   }
 
   check(code: CodeSection, program: FunctionRange): void {
-    this.#steps = 0;
+    this.#steps = Math.min(BUDGET, this.#left);
+    const begun = this.#steps;
     this.#helpers = code.hook?.helpers ?? [];
     const registers: Value[] = Array.from({ length: 11 }, () => SECRET);
     registers[1] = { kind: 'arguments' };
@@ -104,6 +108,8 @@ class Analysis {
         "store and compare numbers only, and write all bytes of a variable before its address goes to a helper ('= {}')",
         fn ? { program: fn.name, instruction: e.index - fn.from / INSN_BYTES } : { program: program.name },
       );
+    } finally {
+      this.#left -= begun - this.#steps;
     }
   }
 
@@ -115,7 +121,7 @@ class Analysis {
     outer: readonly Stack[],
   ): { r0: Value; outer: Stack[] } {
     const frame = outer.length;
-    this.#steps += CALL_COST * (frame + 1);
+    this.#steps -= CALL_COST * (frame + 1);
     const entry = new State(registers, [...outer.map((s) => new Stack(s)), new Stack()]);
     entry.registers[FRAME_POINTER] = { kind: 'stack', frame, offset: 0 };
     const { insns, meets } = this.#code.get(code) ?? { insns: [], meets: new Set<number>() };
@@ -126,13 +132,12 @@ class Analysis {
     for (let from = work.pop(); from !== undefined; from = work.pop()) {
       const state = known.get(from)?.copy();
       if (!state) continue;
-      this.#steps += COPY_COST * state.stacks.length;
+      this.#steps -= COPY_COST * state.stacks.length;
       // straight on without keeping what is known, up to where paths part or meet
       for (let at: number | undefined = from; at !== undefined; ) {
         const insn = insns[at];
         if (insn === undefined) break; // out of the code: the verifier refuses it
-        if (++this.#steps > BUDGET)
-          throw new Leak(code, at, 'it is too complex to see that no address gets out');
+        if (--this.#steps < 0) throw new Leak(code, at, 'it is too complex to see that no address gets out');
         if (insn.op === OP_EXIT) {
           if (end) end.join(state);
           else end = state;

@@ -51,8 +51,9 @@ export function checkObject(elf: Uint8Array, options: CheckOptions): Verdict {
   verdict.maps = checkMaps(parsed, layout, btf, policy.cpus, f);
   verdict.programs = programsOf(layout);
   verdict.constants = constantsOf(parsed);
-  if (f.refusals.length === 0) checkAddresses({ bytes: elf, elf: parsed, layout, f }, verdict.maps);
   checkAmounts(layout, verdict.programs, verdict.maps, limits, f);
+  // last, as it takes longest and relies on the others
+  if (f.refusals.length === 0) checkAddresses({ bytes: elf, elf: parsed, layout, f }, verdict.maps);
   verdict.ok = f.refusals.length === 0;
   return verdict;
 }

@@ -32,6 +32,8 @@ export const RULES = [
   'pinning',
   'arena',
   'elf-bytes',
+  // after loading was tried: libbpf or the kernel refused without a word of the verifier
+  'kernel',
   'verified-instructions',
 ] as const;
 

@@ -10,7 +10,7 @@ import { wireFailure } from '../../wire/errors.ts';
 import type { ObjectInfo, Params, Used } from '../../wire/schema.ts';
 import type { CheckOptions } from '../admission/check.ts';
 import { refusalError } from '../admission/verdict.ts';
-import type { Verdict } from '../admission/verdict.ts';
+import type { Rule, Verdict } from '../admission/verdict.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { LoadRequest, LoadedMap, LoadedObject } from '../loader/loader.ts';
 import type { VmArena } from './arena.ts';
@@ -30,7 +30,7 @@ export interface AdmissionDeps {
   arena: Pick<VmArena, 'map' | 'bytes'>;
   load: (request: LoadRequest) => Promise<LoadedObject>;
   loadTimeoutMs: number;
-  check: (elf: Uint8Array, options: CheckOptions) => Verdict;
+  check: (elf: Uint8Array, options: CheckOptions, signal: AbortSignal) => Promise<Verdict>;
   settings: () => VmSettings;
 }
 
@@ -82,11 +82,9 @@ export async function admit(
     ...h,
     helpers: h.helpers.filter((helper) => !policy.forbiddenHelpers.includes(helper.name)),
   }));
-  const verdict = deps.check(elf, {
-    policy: { cpus: possibleCpus(), ...(policy.hooks ? { hooks: policy.hooks } : {}) },
-    hooks,
-    limits: left,
-  });
+  const policyHere = { cpus: possibleCpus(), ...(policy.hooks ? { hooks: policy.hooks } : {}) };
+  const verdict = await deps.check(elf, { policy: policyHere, hooks, limits: left }, how.signal);
+  how.signal.throwIfAborted();
   if (!verdict.ok) throw refusalError(params.name, verdict.refusals);
 
   const reuse: Record<string, OwnedFd> = {};
@@ -121,7 +119,8 @@ export async function admit(
 
 /** What libbpf or the kernel does not take without a word of the verifier is the object's fault as well. */
 function ofTheObject(e: unknown): unknown {
-  if (isHyperturtleError(e, 'HT_BPF')) return wireFailure('REFUSED', e.message, { rule: 'kernel' });
+  if (isHyperturtleError(e, 'HT_BPF'))
+    return wireFailure('REFUSED', e.message, { rule: 'kernel' satisfies Rule });
   if (isHyperturtleError(e, 'HT_NO_MEMORY')) return wireFailure('QUOTA', e.message);
   return e;
 }

@@ -11,10 +11,10 @@ import { CleanupStack } from '../../core/lifecycle.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { Handlers, ServedMethods } from '../../wire/handlers.ts';
 import { RpcPeer } from '../../wire/peer.ts';
-import { checkObject } from '../admission/check.ts';
 import { Loader } from '../loader/loader.ts';
 import { ADMIN_METHODS } from './admin-schema.ts';
 import type { ReloadResult, VmReport } from './admin-schema.ts';
+import { Checker } from './checker.ts';
 import { adminSocketOf, checkVm, readConfig, socketsOf } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
 import { hostFindings, vmFindings } from './doctor.ts';
@@ -33,8 +33,6 @@ export interface DaemonOptions {
   kernel: HostKernel;
   openLog: (config: HostConfig['log']) => DaemonLog;
   verifier: VmDeps['verifier'];
-  /** The loader's compiled worker; default: beside the loader. */
-  workerPath?: string;
 }
 
 /** Settings that are read only when the daemon starts. */
@@ -56,6 +54,7 @@ export class HostDaemon {
   #config: HostConfig;
   #log: DaemonLog;
   #loader!: Loader;
+  #checker!: Checker;
   #runtime!: RuntimeVms;
   #metrics!: Metrics;
 
@@ -114,11 +113,10 @@ export class HostDaemon {
     // before anything is touched: its socket says that there is no other daemon
     await this.#serveAdmin();
     this.#runtime = new RuntimeVms(state);
-    this.#loader = new Loader({
-      workers: loader.workers,
-      ...(this.#options.workerPath === undefined ? {} : { workerPath: this.#options.workerPath }),
-    });
+    this.#loader = new Loader({ workers: loader.workers });
     this.#undo.add('loader', () => this.#loader.close());
+    this.#checker = new Checker({ timeoutMs: loader.timeoutMs });
+    this.#undo.add('checker', () => this.#checker.close());
     this.#metrics = new Metrics({
       vms: () => Array.from(this.#vms.values(), ({ vm }) => vm.status()),
       loader: () => this.#loader.status(),
@@ -148,7 +146,7 @@ export class HostDaemon {
       daemon: { version, instance: this.instance },
       load: (request) => this.#loader.load(request),
       loadTimeoutMs: this.#config.loader.timeoutMs,
-      check: checkObject,
+      check: (elf, options, signal) => this.#checker.check(elf, options, signal),
       verifier,
       doctor: (vm) => [...hostFindings(this.#config.bpffs), ...vmFindings(vm.status())],
       onCall: (vm, method, outcome) => this.#metrics.count(vm, method, outcome),

@@ -7,7 +7,7 @@ import { moduleKernel } from './kernel.ts';
 import { openLog } from './log.ts';
 import { systemdNotifier } from './notify.ts';
 
-export interface RunOptions extends Pick<DaemonOptions, 'configFile' | 'version' | 'workerPath'> {
+export interface RunOptions extends Pick<DaemonOptions, 'configFile' | 'version'> {
   /** Default: the kernel with hyperturtle_host.ko. */
   kernel?: DaemonOptions['kernel'];
 }

@@ -22,7 +22,7 @@ import { Watches } from './watches.ts';
 
 /** Map entries that one VM may have looked at, for all its requests and watches. */
 const ENTRIES_PER_SECOND = 20_000;
-/** Bytes of objects that are decoded, hashed and checked on the daemon's thread. */
+/** Bytes of objects that are decoded and hashed on the daemon's thread, and checked in that for all VMs. */
 const ELF_BYTES_PER_SECOND = 2 << 20;
 
 export interface ServiceOptions extends ObjectsOptions {

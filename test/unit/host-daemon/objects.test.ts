@@ -75,7 +75,7 @@ beforeEach(() => {
     arena: { map: { file: arena } as never, bytes: 1 << 20 },
     loadTimeoutMs: 1000,
     settings: () => w.settings,
-    check: verdictOf,
+    check: (elf) => Promise.resolve(verdictOf(elf)),
     load: (request) => {
       w.requests.push(request);
       return w.loadError ? Promise.reject(w.loadError) : Promise.resolve(loaded(request));
