@@ -1,0 +1,144 @@
+/**
+ * Two L1s of one L0, each with its own programs: neither sees anything of the other, whatever one of them does. The
+ * kernel logs of L0 and the first L1 must stay clean throughout.
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { insmod, rmmod } from '../../src/bench/accelerate.ts';
+import { runChaos } from '../../src/bench/chaos.ts';
+import { CLI, ManagedGuest, ManagedHost, removeVms } from '../../src/bench/managed.ts';
+import { Tenant } from '../../src/bench/tenant.ts';
+import { CleanupStack } from '../../src/core/lifecycle.ts';
+import { createProgress } from '../../src/core/progress.ts';
+import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { kernelTroubles } from '../../src/lab/kernel-log.ts';
+import { run, runScript } from '../../src/lab/levels.ts';
+import { FIRST_SEAT, SECOND_SEAT } from '../../src/lab/machine.ts';
+import type { Result } from '../../src/wire/schema.ts';
+import { useLab } from '../support/lab.ts';
+
+const lab = useLab({ l1MemoryMib: 1024, secondL1MemoryMib: 768 });
+const SETTLED_MS = 120_000;
+const L2_MIB = 32;
+const RIGHT = 33;
+
+const json = async <T>(guest: ManagedGuest, args: readonly string[]): Promise<T> =>
+  JSON.parse(await guest.command([...args, '--json'])) as T;
+
+describe('two L1s at once', () => {
+  const undo = new CleanupStack();
+  let host: ManagedHost;
+  let first: ManagedGuest;
+  let second: Tenant;
+
+  const handled = async (vm: 'first' | 'second'): Promise<number> =>
+    (await host.metrics(vm)).get('hook_handled npf') ?? 0;
+
+  beforeAll(async () => {
+    const { l0, l1 } = lab();
+    host = new ManagedHost(l0);
+    first = new ManagedGuest(l1);
+    await insmod(l0, 'hyperturtle_host', undefined);
+    undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
+    await host.start([
+      { name: 'first', seat: FIRST_SEAT, arenaMib: 8 },
+      { name: 'second', seat: SECOND_SEAT, arenaMib: 8 },
+    ]);
+    undo.add('daemon', () => host.end('TERM'));
+    undo.add('VMs', () => removeVms(l0));
+    await insmod(l1, 'hyperturtle_guest', undefined);
+    undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
+    await first.start();
+    undo.add('turtlefs', () => runScript(l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
+    undo.add('agent', () => first.end('TERM'));
+    await first.load();
+    undo.add('desired state', () => first.unload());
+    second = await Tenant.start(lab());
+    undo.add('second L1', () => second.end());
+    await first.whenSettled(0, SETTLED_MS);
+    await second.guest.whenSettled(0, SETTLED_MS);
+  });
+  afterAll(() => undo.run());
+
+  it('count their own faults only, whichever of them runs an L2', async () => {
+    const before = { first: await handled('first'), second: await handled('second') };
+    expect(await first.runTouchGuest(L2_MIB)).toBe(RIGHT);
+    const between = { first: await handled('first'), second: await handled('second') };
+    expect(between.first).toBeGreaterThan(before.first + 100);
+    expect(between.second).toBe(before.second);
+    expect((await second.check()).mismatches).toBe(0);
+    expect(await handled('second')).toBeGreaterThan(between.second + 100);
+    expect(await handled('first')).toBe(between.first);
+  });
+
+  it('see their own objects, maps, links and arena only', async () => {
+    await second.guest.command(['load', '/payload/bpf/npf.bpf.o', '--name', 'of-second']);
+    const there = await json<Result<'list'>>(second.guest, ['list']);
+    const here = await json<Result<'list'>>(first, ['list']);
+    expect([here.vm, there.vm]).toEqual(['first', 'second']);
+    expect(here.objects.map((o) => o.name)).toEqual(['npf']);
+    expect(there.objects.map((o) => o.name).sort()).toEqual(['npf', 'of-second']);
+    expect(here.arena.device).not.toBe(there.arena.device);
+    // the same name is another program of another VM
+    expect(here.objects[0]!.programs[0]!.id).not.toBe(
+      there.objects.find((o) => o.name === 'npf')!.programs[0]!.id,
+    );
+    const r = await lab().l1.exec([CLI, 'unload', 'of-second'], { timeoutMs: 60_000 });
+    expect([r.status, r.stderr.toString()]).toEqual([3, expect.stringMatching(/of-second/)]);
+    await second.guest.command(['unload', 'of-second']);
+  });
+
+  it('go on as before when the other writes garbage into its port as fast as it can', async () => {
+    const timeOfTouch = async (): Promise<number> => {
+      const t0 = performance.now();
+      expect(await first.runTouchGuest(L2_MIB)).toBe(RIGHT);
+      return performance.now() - t0;
+    };
+    await second.guest.end('TERM');
+    const port = '/dev/virtio-ports/org.hyperturtle.v1';
+    const during = async (to: string): Promise<{ ms: number; handled: number }> => {
+      const load = await second.l1.spawn(['sh', '-c', `while :; do cat /payload/l2/vmlinux > ${to}; done`]);
+      try {
+        const before = await handled('first');
+        const ms = Math.min(await timeOfTouch(), await timeOfTouch());
+        return { ms, handled: (await handled('first')) - before };
+      } finally {
+        await load.kill('KILL');
+        await load.wait({ timeoutMs: 60_000 });
+      }
+    };
+    // both loads take a share of the one emulated CPU; what is compared is what garbage costs beyond that
+    const busy = await during('/dev/null');
+    const garbage = await during(port);
+    expect(garbage.handled).toBeGreaterThan(100);
+    expect(garbage.ms / busy.ms).toBeLessThan(2.5);
+    // and the tenant that has come to its senses is served again
+    await second.guest.start();
+    await second.guest.whenSettled(0, SETTLED_MS);
+    expect((await second.check()).mismatches).toBe(0);
+  });
+
+  it('a reset of one takes its programs out of L0, and its next boot gets them by the same start-up', async () => {
+    const links = async (vm: string): Promise<number> => {
+      const { vms } = JSON.parse(
+        await run(lab().l0, [CLI, 'host', 'vm', 'list', '--json'], { timeoutMs: 60_000 }),
+      ) as { vms: { name: string; links: unknown[] }[] };
+      return vms.find((v) => v.name === vm)!.links.length;
+    };
+    expect([await links('first'), await links('second')]).toEqual([1, 1]);
+    await second.machine.reset();
+    expect([await links('first'), await links('second')]).toEqual([1, 0]);
+    await second.begin();
+    await second.guest.whenSettled(0, SETTLED_MS);
+    expect((await second.check()).mismatches).toBe(0);
+    expect(kernelTroubles(await runScript(second.l1, 'dmesg'))).toEqual([]);
+  });
+});
+
+describe('chaos', () => {
+  it('three kills of daemon, agent and the QEMU of an L1 change no page of an L2 and leave nothing attached', async () => {
+    const report = await runChaos(lab(), {
+      ...{ rounds: 3, seed: 7, patternSeconds: 5, arenaMib: 8, progress: createProgress() },
+    });
+    expect(report).toMatchObject({ problems: [], mismatches: 0, killed: { daemon: 1, agent: 1, qemu: 1 } });
+  });
+});
