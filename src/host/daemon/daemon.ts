@@ -113,6 +113,9 @@ export class HostDaemon {
     // before anything is touched: its socket says that there is no other daemon
     await this.#serveAdmin();
     this.#runtime = new RuntimeVms(state);
+    const wanted = this.#wanted(this.#config);
+    // all are checked before anything is begun
+    for (const [name, { spec, from }] of wanted) this.#vms.set(name, { vm: this.#make(name, spec), from });
     this.#loader = new Loader({ workers: loader.workers });
     this.#undo.add('loader', () => this.#loader.close());
     this.#checker = new Checker({ timeoutMs: loader.timeoutMs });
@@ -131,9 +134,6 @@ export class HostDaemon {
       for (const f of failed) log.error({ err: f.reason as unknown }, 'stopping a VM');
       this.#vms.clear();
     });
-    const wanted = this.#wanted(this.#config);
-    // all are checked before the first is begun
-    for (const [name, { spec, from }] of wanted) this.#vms.set(name, { vm: this.#make(name, spec), from });
     for (const { vm } of this.#vms.values()) vm.start();
     log.info({ version: this.#options.version, instance: this.instance, vms: wanted.size }, 'started');
   }
