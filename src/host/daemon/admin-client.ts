@@ -1,21 +1,19 @@
 /** The operator's side of the admin socket. */
-import { once } from 'node:events';
-import net from 'node:net';
+import type net from 'node:net';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { RpcPeer } from '../../wire/peer.ts';
 import { ADMIN_METHODS } from './admin-schema.ts';
+import { connectTo } from './sockets.ts';
 
 /** To be closed by the caller. Throws HT_UNAVAILABLE when no daemon listens there. */
 export async function connectAdmin(
   socketPath: string,
   signal: AbortSignal,
 ): Promise<RpcPeer<typeof ADMIN_METHODS>> {
-  const socket = net.connect(socketPath);
+  let socket: net.Socket;
   try {
-    await once(socket, 'connect', { signal });
+    socket = await connectTo(socketPath, signal);
   } catch (e) {
-    socket.on('error', () => {});
-    socket.destroy();
     signal.throwIfAborted();
     throw new HyperturtleError(
       'HT_UNAVAILABLE',

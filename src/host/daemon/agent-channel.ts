@@ -2,8 +2,6 @@
  * The connection to one VM's port: QEMU listens at a unix socket, the daemon connects and serves. The socket says
  * which VM speaks. Made again whenever it breaks.
  */
-import net from 'node:net';
-import { once } from 'node:events';
 import { messageOf } from '../../core/errors.ts';
 import type { ServedMethods } from '../../wire/handlers.ts';
 import { TENANT_LIMITS } from '../../wire/limits.ts';
@@ -11,6 +9,7 @@ import { RpcPeer } from '../../wire/peer.ts';
 import type { RpcCounters } from '../../wire/peer.ts';
 import type { Log } from './log.ts';
 import { Backoff, changeNear } from './retry.ts';
+import { connectTo } from './sockets.ts';
 
 export interface AgentChannelOptions {
   socketPath: string;
@@ -61,14 +60,7 @@ export class AgentChannel {
 
   async #serve(signal: AbortSignal): Promise<void> {
     const { socketPath, methods, onDrain, requestsPerSecond, log } = this.#options;
-    const socket = net.connect(socketPath);
-    try {
-      await once(socket, 'connect', { signal });
-    } catch (e) {
-      socket.on('error', () => {});
-      socket.destroy();
-      throw e;
-    }
+    const socket = await connectTo(socketPath, signal);
     await new Promise<void>((resolve) => {
       const peer = new RpcPeer(socket, {
         calls: {},

@@ -1,4 +1,5 @@
-/** Listening on a unix socket of the daemon's own, where an old one may be left of a daemon that died. */
+/** Unix sockets: listening at one of the daemon's own, where an old one may be left of a daemon that died; connecting. */
+import { once } from 'node:events';
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
@@ -45,4 +46,17 @@ export async function listening(server: net.Server, listen: () => void): Promise
     });
     listen();
   });
+}
+
+/** Rejects with the socket's error or AbortError; then nothing is left of it. */
+export async function connectTo(socketPath: string, signal: AbortSignal): Promise<net.Socket> {
+  const socket = net.connect(socketPath);
+  try {
+    await once(socket, 'connect', { signal });
+    return socket;
+  } catch (e) {
+    socket.on('error', () => {});
+    socket.destroy();
+    throw e;
+  }
 }

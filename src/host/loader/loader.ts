@@ -5,19 +5,18 @@
  */
 import { fileURLToPath } from 'node:url';
 import type { OwnedFd } from '../../bpf/fds.ts';
-import { mapInfo, mapMemoryBytes } from '../../bpf/map-ops.ts';
-import type { MapInfo } from '../../bpf/map-ops.ts';
-import { programInfo } from '../../bpf/object.ts';
-import type { ProgramInfo } from '../../bpf/object.ts';
 import { ERROR_CODES, HyperturtleError } from '../../core/errors.ts';
 import type { ErrorCode } from '../../core/errors.ts';
-import { HOOK_TABLE, hookOfSection } from '../hooks.ts';
+import { HOOK_TABLE } from '../hooks.ts';
 import type { HookSpec } from '../hooks.ts';
-import { refusalError } from '../admission/verdict.ts';
+import { adopt } from './adopt.ts';
+import type { LoadedObject } from './adopt.ts';
 import type { WorkerAnswer } from './messages.ts';
 import { withoutAddresses } from './scrub.ts';
 import { Turns } from './turns.ts';
 import { WorkerProcess } from './worker-process.ts';
+
+export type { LoadedMap, LoadedObject, LoadedProgram } from './adopt.ts';
 
 export interface LoadRequest {
   /** Whose turn it takes: VMs get workers in turn. */
@@ -33,34 +32,6 @@ export interface LoadRequest {
   signal?: AbortSignal | undefined;
   /** Waiting for a worker and loading together. Default 30000. */
   timeoutMs?: number;
-}
-
-export interface LoadedProgram {
-  name: string;
-  section: string;
-  hook: HookSpec['name'];
-  file: OwnedFd;
-  info: ProgramInfo;
-}
-
-export interface LoadedMap {
-  /** As in the object (the kernel's is cut at 15 characters). */
-  name: string;
-  file: OwnedFd;
-  info: MapInfo;
-  /** Kernel memory that it takes (fdinfo's memlock). */
-  bytes: number;
-  /** It is one of `reuse`. */
-  reused: boolean;
-}
-
-/** Owns the descriptors of its programs and maps. */
-export interface LoadedObject extends Disposable {
-  name: string;
-  programs: LoadedProgram[];
-  maps: LoadedMap[];
-  /** Closes all descriptors; closing twice is fine. */
-  close(): void;
 }
 
 export interface LoaderOptions {
@@ -257,7 +228,7 @@ export class Loader implements AsyncDisposable {
       throw e;
     }
     this.#loads++;
-    if (answer.kind === 'loaded') return this.#adopt(worker, answer, request);
+    if (answer.kind === 'loaded') return adopt(worker, answer, request, this.#options.hooks);
     if (answer.kind === 'failed')
       throw new HyperturtleError(
         answer.code in ERROR_CODES ? (answer.code as ErrorCode) : 'HT_BPF',
@@ -270,86 +241,6 @@ export class Loader implements AsyncDisposable {
         },
       );
     throw new HyperturtleError('HT_CRASHED', 'the loading process answered nothing');
-  }
-
-  /** Copies the worker's descriptors, and believes only what the kernel says about them. */
-  #adopt(
-    worker: WorkerProcess,
-    answer: WorkerAnswer & { kind: 'loaded' },
-    request: LoadRequest,
-  ): LoadedObject {
-    const object: LoadedObject = {
-      name: request.name,
-      programs: [],
-      maps: [],
-      close() {
-        for (const x of [...this.programs, ...this.maps]) x.file.close();
-      },
-      [Symbol.dispose]() {
-        this.close();
-      },
-    };
-    const take = <T>(fd: number, what: string, use: (file: OwnedFd) => T): T => {
-      const file = worker.copyFd(fd, what);
-      try {
-        return use(file);
-      } catch (e) {
-        file.close();
-        throw e;
-      }
-    };
-    try {
-      for (const p of answer.programs)
-        object.programs.push(
-          take(p.fd, `program '${p.name}'`, (file) => ({
-            ...p,
-            ...this.#admitLoaded(file, p, request),
-            file,
-          })),
-        );
-      for (const m of answer.maps)
-        object.maps.push(
-          take(m.fd, `map '${m.name}'`, (file) => ({
-            name: m.name,
-            file,
-            info: mapInfo(file),
-            bytes: mapMemoryBytes(file),
-            reused: Object.hasOwn(request.reuse ?? {}, m.name),
-          })),
-        );
-      return object;
-    } catch (e) {
-      object.close();
-      throw e;
-    }
-  }
-
-  #admitLoaded(
-    file: OwnedFd,
-    program: { name: string; section: string },
-    request: LoadRequest,
-  ): { hook: HookSpec['name']; info: ProgramInfo } {
-    const hook = hookOfSection(program.section, this.#options.hooks);
-    const info = programInfo(file);
-    if (hook?.programType.number !== info.type)
-      throw refusalError(request.name, [
-        {
-          rule: 'hook',
-          program: program.name,
-          message: `the kernel loaded type ${info.type} from section '${program.section}'`,
-          mend: 'put it into the section of a hook',
-        },
-      ]);
-    if (info.verifiedInstructions > hook.verifiedInstructions)
-      throw refusalError(request.name, [
-        {
-          rule: 'verified-instructions',
-          program: program.name,
-          message: `the verifier walked ${info.verifiedInstructions} instructions, hook ${hook.name} allows ${hook.verifiedInstructions}`,
-          mend: 'fewer or shorter loops: a run may take as long as that',
-        },
-      ]);
-    return { hook: hook.name, info };
   }
 
   #release(vm: string, worker: WorkerProcess): void {
