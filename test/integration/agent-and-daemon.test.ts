@@ -8,27 +8,16 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { SharedArray } from '../../src/bpf/map.ts';
 import { exec } from '../../src/core/exec.ts';
-import { isHyperturtleError } from '../../src/core/errors.ts';
 import { waitFor, withDeadline } from '../../src/core/wait.ts';
 import type { AgentResult } from '../../src/guest/agent/schema.ts';
-import { compileBpf, compileBpfFile, findClang } from '../support/bpf.ts';
+import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { FakeVm } from '../support/daemon-harness.ts';
 
 const clang = findClang();
-const why = ((): string | undefined => {
-  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
-  try {
-    SharedArray.create('probe', 4096).close();
-    return undefined;
-  } catch (e) {
-    if (isHyperturtleError(e)) return e.message;
-    throw e;
-  }
-})();
+const why = whyNoBpf(clang);
 
 /** A forbidden helper: bpf_probe_read_kernel. */
 const EVIL = `

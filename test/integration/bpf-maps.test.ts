@@ -14,7 +14,7 @@ import { ensureBpffs, mapById, openPinned, pin, programById, unpin } from '../..
 import { RingReader } from '../../src/bpf/ring.ts';
 import { whenReadable } from '../../src/bpf/poll.ts';
 import { isHyperturtleError } from '../../src/core/errors.ts';
-import { compileBpf, findClang } from '../support/bpf.ts';
+import { compileBpf, findClang, whyNoBpf } from '../support/bpf.ts';
 import { runTc } from '../support/bpf-run.ts';
 
 const SOURCE = `
@@ -38,16 +38,7 @@ SEC("tc") int out(struct __sk_buff *skb)
 }`;
 
 const clang = findClang();
-const why = ((): string | undefined => {
-  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
-  try {
-    SharedArray.create('probe', 4096).close();
-    return undefined;
-  } catch (e) {
-    if (isHyperturtleError(e)) return e.message;
-    throw e;
-  }
-})();
+const why = whyNoBpf(clang);
 
 const u32 = (n: number): Uint8Array => Uint8Array.of(n & 255, (n >> 8) & 255, 0, 0);
 const codeOf = (f: () => unknown): string | undefined => {

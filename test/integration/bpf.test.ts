@@ -8,21 +8,12 @@ import { SharedArray } from '../../src/bpf/map.ts';
 import { BpfObject } from '../../src/bpf/object.ts';
 import { programFor } from '../../src/host/attach.ts';
 import { BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE } from '../../src/kernel/bpf.ts';
-import { compileBpf, compileBpfFile, findClang } from '../support/bpf.ts';
+import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 
 const ARENA_BYTES = 1 << 20;
 
 const clang = findClang();
-const why = ((): string | undefined => {
-  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
-  try {
-    SharedArray.create('probe', 4096).close();
-    return undefined;
-  } catch (e) {
-    if (isHyperturtleError(e)) return e.message;
-    throw e;
-  }
-})();
+const why = whyNoBpf(clang);
 
 const ARENA = `
 struct big { __u64 w[1 << 25]; };

@@ -3,22 +3,13 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { isHyperturtleError } from '../../src/core/errors.ts';
-import { SharedArray } from '../../src/bpf/map.ts';
 import { waitFor } from '../../src/core/wait.ts';
+import { whyNoMaps } from '../support/bpf.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import { DatagramSocket } from '../support/datagrams.ts';
 
-const why = ((): string | undefined => {
-  try {
-    SharedArray.create('probe', 4096).close();
-    return undefined;
-  } catch (e) {
-    if (isHyperturtleError(e)) return e.message;
-    throw e;
-  }
-})();
+const why = whyNoMaps();
 
 describe.skipIf(why !== undefined)(`daemon as a service${why ? ` (skipped: ${why})` : ''}`, () => {
   let h: DaemonHarness;

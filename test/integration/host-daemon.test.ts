@@ -8,24 +8,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { readdirSync, rmSync, statSync } from 'node:fs';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { programById } from '../../src/bpf/pins.ts';
-import { SharedArray } from '../../src/bpf/map.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { HT_ARENA_OFFER } from '../../src/kernel/arena.ts';
-import { compileBpf, compileBpfFile, findClang } from '../support/bpf.ts';
+import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { FakeVm, L1 } from '../support/daemon-harness.ts';
 
 const clang = findClang();
-const why = ((): string | undefined => {
-  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
-  try {
-    SharedArray.create('probe', 4096).close();
-    return undefined;
-  } catch (e) {
-    if (isHyperturtleError(e)) return e.message;
-    throw e;
-  }
-})();
+const why = whyNoBpf(clang);
 
 const BOOT_A = '0d9c3a52-6e0b-4f0e-8d0f-4d1f6a2b7c33';
 const BOOT_B = '1d9c3a52-6e0b-4f0e-8d0f-4d1f6a2b7c33';

@@ -13,7 +13,7 @@ import { checkObject } from '../../src/host/admission/check.ts';
 import { refusalError } from '../../src/host/admission/verdict.ts';
 import { Loader } from '../../src/host/loader/loader.ts';
 import { BAD_OBJECTS, GOOD_OBJECT } from '../support/bad-objects.ts';
-import { compileBpf, compileBpfFile, findClang } from '../support/bpf.ts';
+import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { mutate } from '../support/mutate.ts';
 
@@ -21,16 +21,7 @@ const MUTATIONS = 300;
 const SEED = Number(process.env['HT_SEED'] ?? 20261122);
 const ARENA_BYTES = 1 << 20;
 const clang = findClang();
-const why = ((): string | undefined => {
-  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
-  try {
-    SharedArray.create('probe', 4096).close();
-    return undefined;
-  } catch (e) {
-    if (isHyperturtleError(e)) return e.message;
-    throw e;
-  }
-})();
+const why = whyNoBpf(clang);
 const TYPED = /^HT_(REFUSED|QUOTA|VERIFIER_REJECTED|BPF|NOT_FOUND|TIMEOUT)$/;
 
 describe.skipIf(why !== undefined)(`hostile objects${why ? ` (skipped: ${why})` : ''}`, () => {

@@ -11,22 +11,13 @@ import { checkObject } from '../../src/host/admission/check.ts';
 import { Loader } from '../../src/host/loader/loader.ts';
 import type { LoadRequest } from '../../src/host/loader/loader.ts';
 import { BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE } from '../../src/kernel/bpf.ts';
-import { compileBpf, compileBpfFile, findClang } from '../support/bpf.ts';
+import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { hyperupcall } from '../support/bpf-sources.ts';
 import { compiledSources } from '../support/compiled.ts';
 
 const ARENA_BYTES = 1 << 20;
 const clang = findClang();
-const why = ((): string | undefined => {
-  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
-  try {
-    SharedArray.create('probe', 4096).close();
-    return undefined;
-  } catch (e) {
-    if (isHyperturtleError(e)) return e.message;
-    throw e;
-  }
-})();
+const why = whyNoBpf(clang);
 
 const errorOf = async (p: Promise<unknown>): Promise<{ code: string; message: string; detail: object }> => {
   const e: unknown = await p.then(

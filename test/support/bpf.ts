@@ -3,6 +3,8 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { SharedArray } from '../../src/bpf/map.ts';
+import { isHyperturtleError } from '../../src/core/errors.ts';
 import { TRIPLET, toolEnv } from '../../src/lab/tools.ts';
 import { cacheRoot } from '../../src/lab/xdg.ts';
 
@@ -25,6 +27,23 @@ export function findClang(): Clang | undefined {
       spawnSync(c.bin, ['-target', 'bpf', '-x', 'c', '-c', '-', '-o', '/dev/null'], { input: '', env: c.env })
         .status === 0,
   );
+}
+
+/** Why tests with real programs and maps cannot run here; undefined: they can. */
+export function whyNoBpf(clang: Clang | undefined): string | undefined {
+  if (!clang) return 'no clang with a BPF back end: run the lab once, or set HYPERTURTLE_CLANG';
+  return whyNoMaps();
+}
+
+/** The same for tests that need maps only. */
+export function whyNoMaps(): string | undefined {
+  try {
+    SharedArray.create('probe', 4096).close();
+    return undefined;
+  } catch (e) {
+    if (isHyperturtleError(e)) return e.message;
+    throw e;
+  }
 }
 
 function packaged(): Clang[] {
