@@ -147,3 +147,8 @@ function tail(text: string, bytes: number): string {
         .toString('utf8')
         .replace(/^\uFFFD{1,3}/, '');
 }
+
+/** The connection, or the session on it, is over: whether what was asked for was done is not known. */
+export function unavailable(message: string, cause?: unknown): HyperturtleError {
+  return new HyperturtleError('HT_UNAVAILABLE', message, { cause });
+}

@@ -2,6 +2,7 @@
  * One end of a connection that speaks newline-delimited JSON-RPC 2.0, on any Duplex. Both ends are the same class:
  * a daemon serves methods, an agent calls them. The Duplex belongs to the peer from its construction on.
  *
+ * This file joins the parts: what is asked here (`call`, outstanding.ts), what is answered (serving.ts), bytes in and out.
  * Whatever the other side sends, this costs a bounded amount of memory and work: bytes are read only while there is
  * a reason to (reader.ts), and everything that could pile up has a limit (limits.ts).
  */
@@ -9,22 +10,18 @@ import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { z } from 'zod';
 import { HyperturtleError } from '../core/errors.ts';
-import { fromWireError, toWireError, wireError } from './errors.ts';
-import type { ErrorKind, WireError } from './errors.ts';
-import type { ServedMethods } from './handlers.ts';
+import { fromWireError, unavailable, wireError } from './errors.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
 import type { RpcLimits } from './limits.ts';
 import type { Line } from './lines.ts';
 import { decode, encode } from './message.ts';
-import type { Incoming, RpcId } from './message.ts';
+import type { Incoming } from './message.ts';
 import { Output } from './output.ts';
 import { Outstanding } from './outstanding.ts';
 import { newCounters } from './peer-options.ts';
 import type { RequestOptions, RpcCounters, RpcPeerOptions } from './peer-options.ts';
 import { Reader } from './reader.ts';
-import { Running, Session } from './running.ts';
-import type { Answer, Job } from './running.ts';
-import { CANCEL, CancelParams, NOTIFICATIONS } from './schema.ts';
+import { CANCEL, NOTIFICATIONS } from './schema.ts';
 import type {
   MethodSpec,
   MethodTable,
@@ -34,34 +31,26 @@ import type {
   ParamsOf,
   ResultOf,
 } from './schema.ts';
-import { firstIssue, printable } from './text.ts';
+import { Serving } from './serving.ts';
+import { firstIssue } from './text.ts';
 
 export type { RequestOptions, RpcCounters, RpcPeerOptions, WireLog } from './peer-options.ts';
 
 const DEFAULT_TIMEOUT_MS = 30_000;
-const NO_HELLO = wireError('NO_HELLO', 'hello is expected first');
 
 export class RpcPeer<C extends MethodTable> {
   readonly #stream: Duplex;
   readonly #options: RpcPeerOptions<C>;
-  readonly #methods: ServedMethods | undefined;
   readonly #needsHello: boolean;
   #limits: RpcLimits;
 
   readonly #reader: Reader;
   readonly #output: Output;
   readonly #outstanding = new Outstanding();
-  readonly #running: Running;
+  readonly #serving: Serving;
 
-  #session: Session | undefined;
   /** As a client: the hello has been answered. */
   #greeted = false;
-  /** A request that waits for room; nothing is read meanwhile. */
-  #held: Job | undefined;
-  /** The session's hello is not answered yet. */
-  #greeting = false;
-  /** Handlers of hello that have not ended: at most one, though it be of an older session. */
-  #hellos = 0;
   #stall: NodeJS.Timeout | undefined;
   #hasDropped = false;
   #closed = false;
@@ -71,15 +60,23 @@ export class RpcPeer<C extends MethodTable> {
     this.#stream = stream;
     this.#options = options;
     const { methods } = options;
-    this.#methods = methods !== undefined && Object.keys(methods).length > 0 ? methods : undefined;
+    const served = methods !== undefined && Object.keys(methods).length > 0 ? methods : undefined;
     this.#needsHello = options.session !== 'connection';
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
-    this.#running = new Running({
+    this.#output = new Output(stream, () => this.#onTaken());
+    this.#serving = new Serving({
+      methods: served,
+      needsHello: this.#needsHello,
       trusted: options.trusted ?? false,
+      limits: () => this.#limits,
+      counters: this.#counters,
+      write: (bytes) => {
+        if (!this.#closed) this.#write(bytes);
+      },
+      notify: (name, params) => this.#sendNotification(name, params),
+      onRoom: () => this.#reader.resume(),
       onBug: (method, e) => this.#logBug(method, e),
     });
-    this.#output = new Output(stream, () => this.#onTaken());
-    if (!this.#needsHello) this.#session = this.#newSession();
 
     this.#reader = new Reader(stream, this.#limits, this.#counters, {
       obstacle: () => this.#obstacle(),
@@ -90,7 +87,7 @@ export class RpcPeer<C extends MethodTable> {
     stream.on('close', () => this.#close(undefined));
     // ends what an earlier process may have left half-written on this port
     this.#output.add(Buffer.from('\n'));
-    if (this.#needsHello && this.#methods) this.#write(encode({ method: 'hello.wanted', params: {} }));
+    if (this.#needsHello && served) this.#write(encode({ method: 'hello.wanted', params: {} }));
     if (stream.destroyed) process.nextTick(() => this.#close(undefined));
   }
 
@@ -124,7 +121,8 @@ export class RpcPeer<C extends MethodTable> {
       });
     if (this.#outstanding.size >= this.#limits.maxOutstanding || this.#outputFull())
       throw new HyperturtleError('HT_BUSY', `${method}: too much is waiting for the other side: try again`);
-    const nonce = this.#isHello(method) ? (params as { nonce?: unknown }).nonce : undefined;
+    const isHello = this.#needsHello && method === 'hello';
+    const nonce = isHello ? (params as { nonce?: unknown }).nonce : undefined;
     if (nonce !== undefined) {
       this.#greeted = false;
       this.#outstanding.failAll(unavailable('a new session was begun'));
@@ -163,7 +161,7 @@ export class RpcPeer<C extends MethodTable> {
 
   /** Sends a notification in the current session. False: dropped, see RpcSession.notify. */
   notify<N extends NotificationName>(name: N, params: NotificationParams<N>): boolean {
-    return this.#session?.notify(name, params) ?? false;
+    return this.#serving.session?.notify(name, params) ?? false;
   }
 
   /** Takes effect at once: after a reload of quotas. The frame's limit stays. */
@@ -181,7 +179,7 @@ export class RpcPeer<C extends MethodTable> {
   }
 
   get inProgress(): number {
-    return this.#running.size;
+    return this.#serving.inProgress;
   }
 
   get queuedBytes(): number {
@@ -207,38 +205,31 @@ export class RpcPeer<C extends MethodTable> {
     this.#close(reason);
   }
 
-  #newSession(): Session {
-    const session: Session = new Session((name, params) => this.#sendNotification(name, params));
-    return session;
-  }
-
   // reading
 
   /** Before each line: starts what was held if there is room for it now. */
   #obstacle(): 'pausedForRequests' | 'pausedForOutput' | undefined {
-    const job = this.#held;
-    if (job !== undefined) {
-      if (!this.#hasRoom(job)) return 'pausedForRequests';
-      this.#held = undefined;
-      this.#start(job);
-    }
+    if (!this.#serving.startHeld()) return 'pausedForRequests';
     return this.#outputFull() ? 'pausedForOutput' : undefined;
   }
 
   #onLine(line: Line): void {
     const { maxFrameBytes, maxValues } = this.#limits;
     if (line === 'too-long')
-      this.#refuse(null, wireError('PARSE_ERROR', `a line of at most ${maxFrameBytes} bytes is expected`));
+      this.#serving.refuse(
+        null,
+        wireError('PARSE_ERROR', `a line of at most ${maxFrameBytes} bytes is expected`),
+      );
     else if (line.length > 0) this.#onMessage(decode(line, maxValues));
   }
 
   #onMessage(message: Incoming): void {
     switch (message.kind) {
       case 'request':
-        this.#onRequest(message.id, message.method, message.params);
+        this.#serving.onRequest(message.id, message.method, message.params);
         return;
       case 'notification':
-        if (message.method === CANCEL) this.#onCancel(message.params);
+        if (message.method === CANCEL) this.#serving.onCancel(message.params);
         else this.#onNotification(message.method, message.params);
         return;
       case 'result':
@@ -246,81 +237,9 @@ export class RpcPeer<C extends MethodTable> {
         if (!this.#outstanding.take(message)) this.#counters.ignoredLines++;
         return;
       case 'bad':
-        this.#refuse(message.id, message.error);
+        this.#serving.refuse(message.id, message.error);
         return;
     }
-  }
-
-  #onRequest(id: RpcId, method: string, params: unknown): void {
-    if (this.#methods === undefined) {
-      this.#counters.ignoredLines++;
-      return;
-    }
-    const refuse = (kind: ErrorKind, why: string): void => this.#refuse(id, wireError(kind, why));
-    const isHello = this.#isHello(method);
-    if (!isHello && this.#session === undefined) return this.#refuse(id, NO_HELLO);
-    const served = Object.hasOwn(this.#methods, method) ? this.#methods[method] : undefined;
-    if (served === undefined) return refuse('METHOD_NOT_FOUND', `there is no method '${printable(method)}'`);
-    const checked = served.spec.params.safeParse(params);
-    if (!checked.success) return refuse('INVALID_PARAMS', `${method}: ${firstIssue(checked.error)}`);
-    if (isHello) {
-      this.#endSession(unavailable('a new session was begun'));
-      this.#session = this.#newSession();
-    }
-    const session = this.#session!;
-    if (this.#running.has(session, id))
-      return refuse('INVALID_REQUEST', 'this id is in use by another request');
-    this.#counters.requests++;
-    this.#held = { id, method, params: checked.data, served, session };
-  }
-
-  /** A hello is alone: what comes after it waits until it is answered, another one until its handler has ended. */
-  #hasRoom(job: Job): boolean {
-    if (this.#isHello(job.method)) return this.#hellos === 0;
-    return !this.#greeting && this.#running.hasRoomFor(job, this.#limits.maxInProgress);
-  }
-
-  #start(job: Job): void {
-    const isHello = this.#isHello(job.method);
-    if (isHello) {
-      this.#greeting = true;
-      this.#hellos++;
-    }
-    this.#running.start(
-      job,
-      this.#limits.maxRequestMs,
-      (answer) => {
-        this.#answer(job, answer);
-        if (isHello) this.#onGreeted('error' in answer);
-        this.#reader.resume();
-      },
-      () => {
-        if (isHello) this.#hellos--;
-        this.#reader.resume();
-      },
-    );
-  }
-
-  #onGreeted(refused: boolean): void {
-    this.#greeting = false;
-    if (!refused) return;
-    const held = this.#held;
-    this.#endSession(unavailable('hello was refused'));
-    if (held) this.#refuse(held.id, NO_HELLO);
-  }
-
-  #isHello(method: string): boolean {
-    return this.#needsHello && method === 'hello';
-  }
-
-  #onCancel(params: unknown): void {
-    const checked = CancelParams.safeParse(params);
-    const session = this.#session;
-    if (!checked.success || session === undefined) {
-      this.#counters.ignoredLines++;
-      return;
-    }
-    if (!this.#running.cancel(session, checked.data.id)) this.#counters.ignoredLines++;
   }
 
   #onNotification(name: string, params: unknown): void {
@@ -339,28 +258,6 @@ export class RpcPeer<C extends MethodTable> {
   }
 
   // writing
-
-  #answer(job: Job, answer: Answer): void {
-    if (this.#closed) return;
-    this.#write(this.#encodeAnswer(job, answer));
-  }
-
-  #encodeAnswer({ id, method }: Job, answer: Answer): Buffer {
-    const { maxFrameBytes } = this.#limits;
-    try {
-      const bytes = encode({ id, ...answer });
-      if (bytes.length <= maxFrameBytes) return bytes;
-      const why = `the answer has ${bytes.length} bytes, at most ${maxFrameBytes} can be sent: ask for less`;
-      return encode({ id, error: wireError('INTERNAL', why) });
-    } catch (e) {
-      return encode({ id, error: toWireError(e, { reference: this.#logBug(method, e) }) });
-    }
-  }
-
-  #refuse(id: RpcId | null, error: WireError): void {
-    this.#counters.badLines++;
-    if (this.#methods !== undefined) this.#write(encode({ id, error }));
-  }
 
   #sendNotification(name: string, params: unknown): boolean {
     if (this.#closed) return false;
@@ -416,19 +313,11 @@ export class RpcPeer<C extends MethodTable> {
 
   // the end
 
-  #endSession(reason: Error): void {
-    if (this.#session === undefined) return;
-    this.#greeting = false;
-    this.#held = undefined;
-    this.#running.endSession(this.#session, reason);
-    this.#session = undefined;
-  }
-
   #close(reason: Error | undefined): void {
     if (this.#closed) return;
     this.#closed = true;
     const why = reason ?? unavailable('the connection was closed');
-    this.#endSession(why);
+    this.#serving.endSession(why);
     this.#outstanding.failAll(why);
     this.#reader.stop();
     clearTimeout(this.#stall);
@@ -452,8 +341,4 @@ export class RpcPeer<C extends MethodTable> {
     this.#options.log?.error({ method, reference, err: e }, 'a request failed for a reason of our own');
     return reference;
   }
-}
-
-function unavailable(message: string, cause?: unknown): HyperturtleError {
-  return new HyperturtleError('HT_UNAVAILABLE', message, { cause });
 }
