@@ -238,7 +238,12 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
     await this.guest.load(signal);
     this.#linked = true;
     this.#undo.add('desired state', () => this.guest.unload());
-    await this.guest.whenSettled(0, START_MS, signal);
+    // linked it is: that was the answer; the arena may still be on its way into L1
+    await waitFor(
+      'the arena in L1',
+      async () => ((await this.guestStatus(signal)).pool_high > 0 ? true : undefined),
+      { timeoutMs: START_MS, intervalMs: 500, signal },
+    );
   }
 
   /** Again, after it was ended. */

@@ -58,7 +58,8 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       const guest = await acceleration.guestStatus(signal);
       step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
       const groupDefault = guest.group_max;
-      const context = { ...spec, lab, counters, acceleration, groupDefault, reserved, append, signal };
+      const group = { now: groupDefault };
+      const context = { ...spec, lab, counters, acceleration, groupDefault, group, reserved, append, signal };
       const touches: TouchSample[] = [];
       const boots: BootSample[] = [];
       const turns = turnsOf(spec);

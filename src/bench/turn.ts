@@ -19,6 +19,8 @@ export interface TurnContext {
   acceleration: Accelerated;
   /** The module's default before the benchmark. */
   groupDefault: number;
+  /** What it is set to now. */
+  group: { now: number };
   touchMib: number;
   patterns: readonly Pattern[];
   reserved: ReservedMemory;
@@ -78,7 +80,11 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
   const ram = L2_RAM[turn];
   const { registeredBy } = c.acceleration;
   await c.acceleration.setLinked(ram === 'turtlefs', c.signal);
-  if (ram === 'turtlefs') await setGroupMax(c.lab.l1, turn === 'l2-group1' ? 1 : c.groupDefault, c.signal);
+  const pages = turn === 'l2-group1' ? 1 : c.groupDefault;
+  if (ram === 'turtlefs' && c.group.now !== pages) {
+    await setGroupMax(c.lab.l1, pages, c.signal);
+    c.group.now = pages;
+  }
   const fallbacks = ram === 'turtlefs' ? () => c.acceleration.fallbacks(c.signal) : null;
   const cpuSeconds = c.lab.emulatorCpuSeconds();
   const before = await c.counters.read(c.signal);
