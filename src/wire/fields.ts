@@ -5,7 +5,8 @@
 import { z } from 'zod';
 
 /** Objects, programs, maps, hooks: a name of the tenant's choice that is safe in a path, a log and a metric. */
-export const Name = z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/, {
+export const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/;
+export const Name = z.string().regex(NAME, {
   error: 'a name of 1 to 63 letters, digits, ., _ or - is expected, beginning with a letter, digit or _',
 });
 

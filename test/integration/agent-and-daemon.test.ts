@@ -12,6 +12,7 @@ import { exec } from '../../src/core/exec.ts';
 import { waitFor, withDeadline } from '../../src/core/wait.ts';
 import type { AgentResult } from '../../src/guest/agent/schema.ts';
 import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
+import { counterSource } from '../support/bpf-sources.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { FakeVm } from '../support/daemon-harness.ts';
@@ -25,18 +26,6 @@ SEC("raw_tp.w/hyperturtle_npf") int npf(struct bpf_raw_tracepoint_args *args)
 {
 	__u32 word;
 	return ((long (*)(void *, __u32, const void *))113)(&word, 4, args);
-}`;
-const COUNTER = (step: number): string => `
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 64);
-	__type(key, __u32); __type(value, __u64);
-} counts SEC(".maps");
-SEC("raw_tp.w/hyperturtle_npf") int npf(struct bpf_raw_tracepoint_args *args)
-{
-	__u32 zero = 0;
-	__u64 *n = bpf_map_lookup_elem(&counts, &zero);
-	if (n) __sync_fetch_and_add(n, ${step});
-	return 0;
 }`;
 
 describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})` : ''}`, () => {
@@ -54,8 +43,8 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     vm = await h.startVm('one');
     if (!clang) return;
     writeFileSync(h.at('npf.bpf.o'), compileBpfFile(clang, path.resolve('c/bpf/npf/npf.bpf.c')));
-    writeFileSync(h.at('counter.bpf.o'), compileBpf(clang, COUNTER(1)));
-    writeFileSync(h.at('counter2.bpf.o'), compileBpf(clang, COUNTER(2)));
+    writeFileSync(h.at('counter.bpf.o'), compileBpf(clang, counterSource(1)));
+    writeFileSync(h.at('counter2.bpf.o'), compileBpf(clang, counterSource(2)));
     writeFileSync(h.at('evil.bpf.o'), compileBpf(clang, EVIL));
     writeFileSync(h.at('guest.yaml'), 'pingEveryS: 1\n');
     startAgent();

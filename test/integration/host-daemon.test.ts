@@ -11,6 +11,7 @@ import { programById } from '../../src/bpf/pins.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { HT_ARENA_OFFER } from '../../src/kernel/arena.ts';
 import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
+import { counterSource } from '../support/bpf-sources.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { FakeVm, L1 } from '../support/daemon-harness.ts';
 
@@ -35,27 +36,14 @@ const programExists = (id: number): boolean => {
   }
 };
 
-/** Counts in a hash that user space reads; each version by its own step. */
-const counter = (step: number): string => `
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 64);
-	__type(key, __u32); __type(value, __u64);
-} counts SEC(".maps");
-SEC("raw_tp.w/hyperturtle_npf") int npf(struct bpf_raw_tracepoint_args *args)
-{
-	__u32 zero = 0;
-	__u64 *n = bpf_map_lookup_elem(&counts, &zero);
-	if (n) __sync_fetch_and_add(n, ${step});
-	return 0;
-}`;
 /** bpf_probe_read_kernel (113) reads the host's memory. */
-const FORBIDDEN = counter(1).replace(
+const FORBIDDEN = counterSource(1).replace(
   'return 0;',
   '((long (*)(void *, __u32, const void *))113)(&zero, 4, args); return 0;',
 );
 
 /** Every step of the loop is another state for the verifier: it walks until it has had a million instructions. */
-const ENDLESS = counter(1).replace(
+const ENDLESS = counterSource(1).replace(
   'return 0;',
   `for (int i = 0; i < 100000000; i++) { asm volatile("" : "+r"(i)); if (n) *n += i; }
   return 0;`,
@@ -75,8 +63,8 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
   beforeAll(async () => {
     if (!clang) return;
     npf = compileBpfFile(clang, path.resolve('c/bpf/npf/npf.bpf.c')).toString('base64');
-    counterV1 = compileBpf(clang, counter(1)).toString('base64');
-    counterV2 = compileBpf(clang, counter(2)).toString('base64');
+    counterV1 = compileBpf(clang, counterSource(1)).toString('base64');
+    counterV2 = compileBpf(clang, counterSource(2)).toString('base64');
     forbidden = compileBpf(clang, FORBIDDEN).toString('base64');
     endless = compileBpf(clang, ENDLESS).toString('base64');
     h = new DaemonHarness();

@@ -19,3 +19,17 @@ SEC("${parts.section ?? 'raw_tp.w/hyperturtle_npf'}") int npf(struct bpf_raw_tra
 	return 0;
 }`;
 }
+
+/** Counts in a hash `counts` that user space reads; each version by its own step. */
+export const counterSource = (step: number): string => `
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 64);
+	__type(key, __u32); __type(value, __u64);
+} counts SEC(".maps");
+SEC("raw_tp.w/hyperturtle_npf") int npf(struct bpf_raw_tracepoint_args *args)
+{
+	__u32 zero = 0;
+	__u64 *n = bpf_map_lookup_elem(&counts, &zero);
+	if (n) __sync_fetch_and_add(n, ${step});
+	return 0;
+}`;

@@ -3,8 +3,7 @@ import { z } from 'zod';
 import { HyperturtleError } from '../../core/errors.ts';
 import { parseYaml, readYaml } from '../../core/yaml.ts';
 import { arenaSizeProblem } from '../../kernel/arena.ts';
-
-const VM_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/;
+import { NAME } from '../../wire/fields.ts';
 
 const absolutePath = z
   .string()
@@ -125,8 +124,7 @@ function crossChecks(vms: Readonly<Record<string, VmSpec>>, context: z.Refinemen
   const fail = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message });
   const sockets = new Map<string, string>();
   for (const [name, vm] of Object.entries(vms)) {
-    if (!VM_NAME.test(name))
-      fail([name], `a name of letters, digits, '.', '_' and '-', at most 63, expected`);
+    if (!NAME.test(name)) fail([name], `a name of letters, digits, '.', '_' and '-', at most 63, expected`);
     if (vm.signature === 'required' && vm.keys.length === 0)
       fail([name, 'signature'], 'signatures are required, but there are no keys: list some');
     for (const [path, socket] of socketsOf(name, vm)) {
@@ -147,7 +145,7 @@ export function socketsOf(name: string, vm: VmSpec): [path: string[], socket: st
 
 /** A VM given on the command line, checked like one of the file. */
 export function checkVm(name: string, value: unknown): VmSpec {
-  if (!VM_NAME.test(name))
+  if (!NAME.test(name))
     throw new HyperturtleError(
       'HT_USAGE',
       `VM '${name.slice(0, 80)}': a name of letters, digits, '.', '_' and '-', at most 63, expected`,
