@@ -3,6 +3,7 @@ import { watch } from 'node:fs';
 import type { FSWatcher } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { ChildAbort } from '../../core/lifecycle.ts';
 
 /** 0.1 s, 0.2 s ... 5 s. */
 export class Backoff {
@@ -35,7 +36,7 @@ export class Backoff {
 export async function changeNear(file: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;
   const name = path.basename(file);
-  const done = new AbortController();
+  using done = new ChildAbort(signal);
   let watcher: FSWatcher | undefined;
   try {
     watcher = watch(path.dirname(file), (_, changed) => {
@@ -46,7 +47,7 @@ export async function changeNear(file: string, timeoutMs: number, signal: AbortS
     // the directory is not there yet
   }
   try {
-    await delay(timeoutMs, undefined, { signal: AbortSignal.any([signal, done.signal]) });
+    await delay(timeoutMs, undefined, { signal: done.signal });
   } catch {
     // a change, or the caller's signal
   } finally {

@@ -4,6 +4,7 @@
  */
 import os from 'node:os';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { ChildAbort } from '../../core/lifecycle.ts';
 import { kindOf, wireFailure } from '../../wire/errors.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
@@ -139,9 +140,11 @@ export class VmService {
   }
 
   /** In its turn, and given up with the boot it belongs to. */
-  #change<T>(context: CallContext, work: (signal: AbortSignal) => T | Promise<T>): Promise<T> {
-    const signal = AbortSignal.any([context.signal, this.#boot.signal]);
-    return this.#turns.take(() => {
+  async #change<T>(context: CallContext, work: (signal: AbortSignal) => T | Promise<T>): Promise<T> {
+    // disposed of: a boot lives long, and AbortSignal.any leaves something in it for each request
+    using boot = new ChildAbort(this.#boot.signal);
+    const signal = AbortSignal.any([context.signal, boot.signal]);
+    return await this.#turns.take(() => {
       this.#assertOpen();
       return work(signal);
     }, signal);

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { ERROR_CODES, HyperturtleError } from '../../core/errors.ts';
 import type { ErrorCode } from '../../core/errors.ts';
+import { ChildAbort } from '../../core/lifecycle.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { HookSpec } from '../hooks.ts';
 import { adopt } from './adopt.ts';
@@ -102,13 +103,13 @@ export class Loader implements AsyncDisposable {
   async load(request: LoadRequest): Promise<LoadedObject> {
     const timeoutMs = request.timeoutMs ?? DEFAULT_TIMEOUT_MS;
     const what = `loading object '${request.name}'`;
-    const deadline = new AbortController();
+    // disposed of: AbortSignal.any would leave something in the loader's own signal for each request
+    using over = new ChildAbort(this.#cancel.signal);
     const timer = setTimeout(
-      () => deadline.abort(new HyperturtleError('HT_TIMEOUT', `${what}: not within ${timeoutMs / 1000} s`)),
+      () => over.abort(new HyperturtleError('HT_TIMEOUT', `${what}: not within ${timeoutMs / 1000} s`)),
       timeoutMs,
     );
-    const signals = [deadline.signal, this.#cancel.signal, ...(request.signal ? [request.signal] : [])];
-    const signal = AbortSignal.any(signals);
+    const signal = request.signal ? AbortSignal.any([over.signal, request.signal]) : over.signal;
     try {
       const worker = await this.#acquire(request, signal);
       try {
