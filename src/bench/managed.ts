@@ -18,6 +18,8 @@ import type { Accelerated, GuestStatus, HookCounts } from './accelerate.ts';
 export { CLI };
 const CONFIG = '/run/hyperturtle-host.yaml';
 const METRICS_PORT = 9470;
+const GUEST_CONFIG = '/run/hyperturtle-guest.yaml';
+const GUEST_METRICS_PORT = 9471;
 const NPF = '/payload/bpf/npf.bpf.o';
 /** Node, schemas and all start in seconds under emulation, more of them on a busy machine. */
 const START_MS = 120_000;
@@ -77,11 +79,13 @@ export class ManagedHost {
 
   /** Values of the daemon's measurements of one VM, by name and labels as the exposition has them. */
   async metrics(vm: string, signal?: AbortSignal): Promise<Map<string, number>> {
-    const text = await runScript(this.#l0, `wget -q -O - http://127.0.0.1:${METRICS_PORT}/metrics`, {
-      signal,
-    });
-    return parseMetrics(text, vm);
+    return parseMetrics(await metricsOf(this.#l0, METRICS_PORT, signal), vm);
   }
+}
+
+/** A command of busybox: much sooner there than one of ours, under emulation. */
+function metricsOf(level: Level, port: number, signal: AbortSignal | undefined): Promise<string> {
+  return runScript(level, `wget -q -O - http://127.0.0.1:${port}/metrics`, { signal });
 }
 
 /** `hook_runs{hook="npf"} 12` of `vm` becomes `hook_runs npf` -> 12; of several labels the values, in their order. */
@@ -113,7 +117,8 @@ export class ManagedGuest {
   }
 
   async start(signal?: AbortSignal): Promise<void> {
-    this.#agent = await this.l1.spawn([CLI, 'guest', 'agent'], { signal });
+    await this.l1.writeFile(GUEST_CONFIG, `metrics: {port: ${GUEST_METRICS_PORT}}\n`, { signal });
+    this.#agent = await this.l1.spawn([CLI, 'guest', 'agent', '--config', GUEST_CONFIG], { signal });
     await jobSays(this.#agent, /"agent started"/, 'hyperturtle guest agent', START_MS, signal);
   }
 
@@ -150,21 +155,19 @@ export class ManagedGuest {
 
   /** Until L0 has what is wanted, the arena is bound, and at least `l2s` nested guests are registered. */
   async whenSettled(l2s: number, timeoutMs: number, signal?: AbortSignal): Promise<void> {
-    let last = '';
+    const settled = async (): Promise<true | undefined> => {
+      const text = await metricsOf(this.l1, GUEST_METRICS_PORT, signal);
+      const value = (name: string): number =>
+        Number(new RegExp(`^hyperturtle_agent_${name} (\\S+)$`, 'm').exec(text)?.[1] ?? 0);
+      const all = ['connected', 'desired_reached', 'arena_bound'].every((name) => value(name) === 1);
+      return all && value('l2s') >= l2s ? true : undefined;
+    };
     try {
-      await waitFor(
-        `${this.l1.name}: desired state`,
-        async () => {
-          const s = await this.status(signal);
-          last = JSON.stringify({ host: s.host, desired: s.desired, module: s.module?.state, l2s: s.l2s });
-          const reached = s.host.state === 'connected' && s.desired.reached && s.module?.arenaBound === true;
-          return reached && s.l2s.length >= l2s ? true : undefined;
-        },
-        { timeoutMs, intervalMs: 500, signal },
-      );
+      await waitFor(`${this.l1.name}: desired state`, settled, { timeoutMs, intervalMs: 500, signal });
     } catch (e) {
       if (!isHyperturtleError(e, 'HT_TIMEOUT')) throw e;
-      throw new HyperturtleError('HT_TIMEOUT', `${e.message}; last seen: ${last}`, { cause: e });
+      const status = JSON.stringify(await this.status());
+      throw new HyperturtleError('HT_TIMEOUT', `${e.message}; last seen: ${status}`, { cause: e });
     }
   }
 
