@@ -123,6 +123,12 @@ export class Acceleration implements Accelerated, AsyncDisposable {
     this.#linked = linked;
   }
 
+  /** Puts the program in its own place while it is linked, without a gap. */
+  async replace(signal?: AbortSignal): Promise<void> {
+    await this.#ask(true, signal);
+    this.#linked = true;
+  }
+
   async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
     return (await this.hookCounts(signal)).reasons;
   }

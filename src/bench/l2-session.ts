@@ -31,7 +31,7 @@ export interface L2Session {
 }
 
 const START_TIMEOUT_MS = 120_000;
-const BOOT_TIMEOUT_MS = 400_000;
+const BOOT_TIMEOUT_MS = 240_000;
 const STOP_TIMEOUT_MS = 60_000;
 
 function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {

@@ -55,7 +55,7 @@ export function register(program: Command): Command {
     )
     .addHelpText(
       'after',
-      '\nSIGUSR1 unlinks the program, SIGUSR2 links it (or leaves it linked); each prints a line of JSON with statistics.',
+      '\nSIGUSR1 unlinks the program, SIGUSR2 links it, in place of itself when it is linked; each prints a line of JSON with statistics.',
     )
     .action(attach);
 

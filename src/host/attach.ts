@@ -100,11 +100,13 @@ export class Attachment implements AsyncDisposable {
     };
   }
 
-  /** Linking what is linked changes nothing; the same for unlinking. Throws HT_USAGE without a program. */
+  /**
+   * A linked program is replaced by itself at once: every event still runs it. Unlinking what is not linked changes
+   * nothing. Throws HT_USAGE without a program.
+   */
   link(): void {
     if (!this.#program) throw new HyperturtleError('HT_USAGE', 'there is no program to link: give --program');
-    if (this.#linked) return;
-    this.#vm.link(this.#spec.hook, this.#program, this.#map);
+    this.#vm.link(this.#spec.hook, this.#program, this.#map, { replace: this.#linked });
     this.#linked = true;
   }
 

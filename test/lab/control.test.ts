@@ -13,6 +13,7 @@ import { useLab } from '../support/lab.ts';
 
 const lab = useLab();
 const SETTLED_MS = 120_000;
+const REPLACE = ['replace', 'npf', '/payload/bpf/npf.bpf.o'];
 
 const withRegistered = <T>(body: (l2: L2Session) => Promise<T>): Promise<T> =>
   withL2(
@@ -37,6 +38,13 @@ describe('an L1 that asks its host for npf over the channel', () => {
         await a.guest.whenSettled(1, SETTLED_MS);
         expect((await checking).mismatches).toBe(0);
         expect((await pattern(l2, 3)).mismatches).toBe(0);
+
+        // a new version takes the place of the linked one under the running L2, and answers the next one's faults
+        const underReplace = pattern(l2, 8);
+        await a.guest.command([...REPLACE, '--set', 'arena_bytes=16777216']);
+        expect((await underReplace).mismatches).toBe(0);
+        expect(await a.guest.runTouchGuest(32)).toBe(33);
+        expect((await a.hookCounts()).handled).toBeGreaterThan(100);
 
         // the agent is killed: the L2 is registered again
         await a.guest.end('KILL');

@@ -88,11 +88,13 @@ describe('turtlefs in L1', () => {
 });
 
 describe('hyperturtle_host.ko', () => {
-  it('links and unlinks a program 200 times under a running L2, which loses no page', async () => {
+  it('links, replaces and unlinks a program 200 times under a running L2, which loses no page', async () => {
     await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
     await withAccelerated(async (l2) => {
       const checking = pattern(l2, 'own 48 --seconds 15');
-      for (let i = 1; i <= 200; i++) await a.setLinked(i % 2 === 0);
+      for (let i = 1; i <= 200; i++)
+        if (i % 4 === 1) await a.setLinked(false);
+        else await a.replace(); // of none, of itself, and once more
       expect(await checking).toMatchObject({ mismatches: 0, zeroed: 0 });
     });
     const stats = JSON.parse(await runScript(lab().l0, STATS)) as { linked: number; handled: number };

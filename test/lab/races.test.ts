@@ -5,7 +5,9 @@
 import { describe, expect, it } from 'vitest';
 import { runChurn } from '../../src/bench/churn.ts';
 import { runIntegrity } from '../../src/bench/integrity.ts';
+import type { IntegrityReport } from '../../src/bench/integrity.ts';
 import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { isHyperturtleError } from '../../src/core/errors.ts';
 import { silentProgress } from '../../src/core/progress.ts';
 import { useLab } from '../support/lab.ts';
 
@@ -17,9 +19,16 @@ describe.each([
   const lab = useLab({ kernel, l1Cpus });
 
   it('no page changes under its owner while L1 punches holes and touches pages from the VMM side', async () => {
-    const report = await runIntegrity(lab(), {
-      ...{ pages, sharedMib: 16, ownMib: 24, hole: 64, passSeconds: 5 },
-      ...{ arenaMib: ARENA_MIB, progress: silentProgress },
+    const race = (): Promise<IntegrityReport> =>
+      runIntegrity(lab(), {
+        ...{ pages, sharedMib: 16, ownMib: 24, hole: 64, passSeconds: 5 },
+        ...{ arenaMib: ARENA_MIB, progress: silentProgress },
+      });
+    // an L2 has stood still in its boot once, on 6.12 (docs/benchmarks.md): that is tried again, and said
+    const report = await race().catch((e: unknown) => {
+      if (!isHyperturtleError(e) || !/^boot of L2/.test(e.message)) throw e;
+      process.stdout.write(`  tried again: ${e.message}\n`);
+      return race();
     });
     expect(report).toMatchObject({ problems: [], mismatches: 0, framesLeft: 0 });
     expect(report.racedPages).toBeGreaterThanOrEqual(pages);
