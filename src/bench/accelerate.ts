@@ -15,11 +15,8 @@ export const CLI = '/payload/bin/hyperturtle';
 
 /** What benchmarks need of either way to accelerate: by hand (below), or by daemon and agent (managed.ts). */
 export interface Accelerated {
-  guestStatus(signal?: AbortSignal): Promise<GuestStatus>;
   /** Vanilla is measured with no program linked: nothing of ours runs in its faults. */
   setLinked(linked: boolean, signal?: AbortSignal): Promise<void>;
-  /** Why faults were passed to L1 so far, by name. */
-  fallbacks(signal?: AbortSignal): Promise<Record<string, number>>;
   hookCounts(signal?: AbortSignal): Promise<HookCounts>;
   /** Who registers nested guests on turtlefs. */
   readonly registeredBy: 'self' | 'agent';
@@ -127,10 +124,6 @@ export class Acceleration implements Accelerated, AsyncDisposable {
   async replace(signal?: AbortSignal): Promise<void> {
     await this.#ask(true, signal);
     this.#linked = true;
-  }
-
-  async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
-    return (await this.hookCounts(signal)).reasons;
   }
 
   async hookCounts(signal?: AbortSignal): Promise<HookCounts> {

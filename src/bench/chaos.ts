@@ -7,17 +7,16 @@ import { HyperturtleError } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { sleep, waitFor } from '../core/wait.ts';
-import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
-import { kernelTroubles } from '../lab/kernel-log.ts';
 import type { Lab } from '../lab/lab.ts';
 import { runScript } from '../lab/levels.ts';
 import { FIRST_SEAT, SECOND_SEAT } from '../lab/machine.ts';
-import { insmod, rmmod } from './accelerate.ts';
 import { withL2 } from './l2-session.ts';
 import type { L2Session } from './l2-session.ts';
-import { ManagedGuest, ManagedHost, removeVms } from './managed.ts';
+import { troubles } from './leftovers.ts';
+import { ManagedGuest, ManagedHost } from './managed.ts';
 import type { ManagedVmSpec } from './managed.ts';
 import { Tenant } from './tenant.ts';
+import type { Checked } from './tenant.ts';
 
 export const VICTIMS = ['daemon', 'agent', 'qemu'] as const;
 export type Victim = (typeof VICTIMS)[number];
@@ -76,19 +75,9 @@ export async function runChaos(lab: Lab, spec: ChaosSpec): Promise<ChaosReport> 
   const leftAttached: string[] = [];
   try {
     const setUp = progress.step('two L1s, a daemon and two agents');
-    await insmod(lab.l0, 'hyperturtle_host', signal);
-    undo.add('host module', () => rmmod(lab.l0, 'hyperturtle_host'));
-    await host.start(vms, signal);
-    undo.add('daemon', () => host.end('TERM'));
-    undo.add('VMs', () => removeVms(lab.l0));
+    await host.setUp(undo, vms, signal);
     const first = new ManagedGuest(lab.l1);
-    await insmod(lab.l1, 'hyperturtle_guest', signal);
-    undo.add('guest module', () => rmmod(lab.l1, 'hyperturtle_guest'));
-    await first.start(signal);
-    undo.add('turtlefs', () => runScript(lab.l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
-    undo.add('agent', () => first.end('TERM'));
-    await first.load(signal);
-    undo.add('desired state', () => first.unload());
+    await first.setUp(undo, signal);
     let second = await Tenant.start(lab, signal);
     undo.add('second L1', () => second.end());
     setUp.done();
@@ -108,17 +97,12 @@ export async function runChaos(lab: Lab, spec: ChaosSpec): Promise<ChaosReport> 
       }
     };
 
-    const spec2 = {
-      name: 'chaos',
-      ram: 'turtlefs',
-      memMib: L2_MIB,
-      append: '',
-      machine: 'pc',
-      port: 0,
-    } as const;
     await withL2(
       lab,
-      { ...spec2, registeredBy: 'agent' },
+      {
+        ...{ name: 'chaos', ram: 'turtlefs', memMib: L2_MIB, append: '', machine: 'pc', port: 0 },
+        registeredBy: 'agent',
+      },
       async (l2) => {
         for (let i = 0; i < spec.rounds; i++) {
           const victim = VICTIMS[Math.floor(random() * VICTIMS.length)]!;
@@ -129,31 +113,26 @@ export async function runChaos(lab: Lab, spec: ChaosSpec): Promise<ChaosReport> 
             checking.catch(() => {}); // awaited below, after the restart
             // an L2 of the other tenant as well, which dies with its L1 when that is the victim
             const over = new AbortController();
-            const beside = second
-              .check(AbortSignal.any([over.signal, ...(signal ? [signal] : [])]))
-              .catch((e: unknown) => e);
+            const beside = second.check(AbortSignal.any([over.signal, ...(signal ? [signal] : [])]));
+            beside.catch(() => {}); // awaited below, unless it dies
             await sleep(atMs, signal);
             if (victim === 'qemu') {
               // killed while its L2 runs; nobody will answer for that any more
               await second.kill();
               over.abort();
-              await beside;
+              await beside.catch(() => {});
             }
             await restart(victim);
-            const other = await beside;
-            if (victim !== 'qemu' && other instanceof Error) throw other;
+            const others = victim === 'qemu' ? [] : [await beside];
             const from = performance.now();
             await first.whenSettled(1, RECOVERY_MS, signal);
             await second.guest.whenSettled(0, RECOVERY_MS, signal);
             const recoveredMs = Math.round(performance.now() - from);
-            const { checked, mismatches } = await checking;
-            const there = await second.check();
-            rounds.push({
-              ...{ victim, atMs, recoveredMs },
-              pagesChecked: checked + there.checked,
-              mismatches: mismatches + there.mismatches,
-            });
-            step.done(`${checked + there.checked} pages checked`);
+            const checks = [await checking, ...others, await second.check(signal)];
+            const sum = (of: (c: Checked) => number): number => checks.reduce((n, c) => n + of(c), 0);
+            const pagesChecked = sum((c) => c.checked);
+            rounds.push({ victim, atMs, recoveredMs, pagesChecked, mismatches: sum((c) => c.mismatches) });
+            step.done(`${pagesChecked} pages checked`);
           } catch (e) {
             step.fail();
             throw e;
@@ -165,11 +144,6 @@ export async function runChaos(lab: Lab, spec: ChaosSpec): Promise<ChaosReport> 
     const handled = async (vm: string): Promise<number> =>
       (await host.metrics(vm, signal)).get('hook_handled npf') ?? 0;
     const sum = (of: (r: ChaosRound) => number): number => rounds.reduce((n, r) => n + of(r), 0);
-    const logs = await Promise.all(
-      [lab.l0, lab.l1, second.l1].map(async (level) =>
-        kernelTroubles(await runScript(level, 'dmesg', { signal })).map((t) => `${level.name}: ${t}`),
-      ),
-    );
     const report = {
       seed: spec.seed,
       rounds,
@@ -180,7 +154,7 @@ export async function runChaos(lab: Lab, spec: ChaosSpec): Promise<ChaosReport> 
       mismatches: sum((r) => r.mismatches),
       handledInL0: (await handled('first')) + (await handled('second')),
       leftAttached,
-      kernelTroubles: logs.flat(),
+      kernelTroubles: await troubles(lab, signal, [second.l1]),
       durationSeconds: Math.round((performance.now() - t0) / 1000),
     };
     return { ...report, problems: chaosProblems(report) };
@@ -212,10 +186,7 @@ export function generator(seed: number): () => number {
 }
 
 /** The pattern program in an L2: writes and checks its own memory. Throws HT_COMMAND_FAILED without a result. */
-export async function pattern(
-  l2: Pick<L2Session, 'shell'>,
-  seconds: number,
-): Promise<{ checked: number; mismatches: number }> {
+export async function pattern(l2: Pick<L2Session, 'shell'>, seconds: number): Promise<Checked> {
   const lines = await l2.shell.runOk(`pattern own ${OWN_MIB} --seconds ${seconds}`, {
     timeoutMs: seconds * 30_000 + 120_000,
   });

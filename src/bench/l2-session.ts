@@ -16,7 +16,6 @@ export interface L2SessionSpec {
   memMib: number;
   append: string;
   machine: string;
-  groupMax?: number;
   /** Default: its launcher. */
   registeredBy?: 'self' | 'agent';
   /** Console port, 0 to 3. */
@@ -39,7 +38,7 @@ function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {
     ...['/payload/bin/hyperturtle', 'guest', 'l2', 'run', '--name', spec.name, '--ram', spec.ram],
     ...['--mem-mib', String(spec.memMib), '--machine', spec.machine, '--append', spec.append],
     ...['--registered-by', spec.registeredBy ?? 'self'],
-    ...['--group-max', String(spec.groupMax ?? 0), '--boot-timeout-s', String(BOOT_TIMEOUT_MS / 1000)],
+    ...['--boot-timeout-s', String(BOOT_TIMEOUT_MS / 1000)],
     ...(spec.ramFile === undefined ? [] : ['--ram-file', spec.ramFile]),
     ...console,
   ];

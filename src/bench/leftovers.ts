@@ -24,9 +24,16 @@ done; :`,
   return { qemu, attach };
 }
 
-/** Complaints of the kernels of L0 and L1 so far, each with its level. */
-export async function troubles(lab: Lab, signal?: AbortSignal): Promise<string[]> {
-  const of = async (level: Level): Promise<string[]> =>
-    kernelTroubles(await runScript(level, 'dmesg', { signal })).map((t) => `${level.name}: ${t}`);
-  return [...(await of(lab.l0)), ...(await of(lab.l1))];
+/** Complaints of the kernels of L0 and L1 (and of further levels) so far, each with its level. */
+export async function troubles(
+  lab: Lab,
+  signal?: AbortSignal,
+  others: readonly Level[] = [],
+): Promise<string[]> {
+  const all: string[] = [];
+  for (const level of [lab.l0, lab.l1, ...others]) {
+    const found = kernelTroubles(await runScript(level, 'dmesg', { signal }));
+    all.push(...found.map((t) => `${level.name}: ${t}`));
+  }
+  return all;
 }

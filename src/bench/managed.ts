@@ -5,7 +5,6 @@
 import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { waitFor } from '../core/wait.ts';
-import type { AgentResult } from '../guest/agent/schema.ts';
 import { FAST_FIRMWARE, TURTLEFS_DIR } from '../guest/l2-spec.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run, runScript } from '../lab/levels.ts';
@@ -13,9 +12,8 @@ import type { Job, Level } from '../lab/levels.ts';
 import { FIRST_SEAT } from '../lab/machine.ts';
 import type { L1Seat } from '../lab/machine.ts';
 import { CLI, guestStatus, insmod, jobSays, rmmod } from './accelerate.ts';
-import type { Accelerated, GuestStatus, HookCounts } from './accelerate.ts';
+import type { Accelerated, HookCounts } from './accelerate.ts';
 
-export { CLI };
 const CONFIG = '/run/hyperturtle-host.yaml';
 const METRICS_PORT = 9470;
 const GUEST_CONFIG = '/run/hyperturtle-guest.yaml';
@@ -60,9 +58,14 @@ export class ManagedHost {
     this.#l0 = l0;
   }
 
-  get job(): Job {
-    if (!this.#daemon) throw new HyperturtleError('HT_USAGE', 'the daemon does not run');
-    return this.#daemon;
+  /** With the module, which `undo` unloads. Of the VMs nothing is left then. */
+  async setUp(undo: CleanupStack, vms: readonly ManagedVmSpec[], signal?: AbortSignal): Promise<void> {
+    await insmod(this.#l0, 'hyperturtle_host', signal);
+    undo.add('host module', () => rmmod(this.#l0, 'hyperturtle_host'));
+    await this.start(vms, signal);
+    undo.add('daemon', () => this.end('TERM'));
+    // for good: their arenas would else wait for the next daemon
+    undo.add('VMs', () => this.#removeVms());
   }
 
   /** Returns when it serves. Again after the one before has ended, however it did. */
@@ -75,6 +78,12 @@ export class ManagedHost {
   async end(signal: 'TERM' | 'KILL'): Promise<void> {
     await this.#daemon?.kill(signal);
     await this.#daemon?.wait({ timeoutMs: 60_000 });
+  }
+
+  /** An empty configuration, applied. */
+  async #removeVms(): Promise<void> {
+    await this.#l0.writeFile(CONFIG, hostConfig([]));
+    await run(this.#l0, [CLI, 'host', 'reload'], { timeoutMs: COMMAND_MS });
   }
 
   /** Values of the daemon's measurements of one VM, by name and labels as the exposition has them. */
@@ -111,9 +120,16 @@ export class ManagedGuest {
     this.l1 = l1;
   }
 
-  get job(): Job {
-    if (!this.#agent) throw new HyperturtleError('HT_USAGE', 'the agent does not run');
-    return this.#agent;
+  /** Module, agent and npf, undone in reverse by `undo`. */
+  async setUp(undo: CleanupStack, signal?: AbortSignal): Promise<void> {
+    await insmod(this.l1, 'hyperturtle_guest', signal);
+    undo.add('guest module', () => rmmod(this.l1, 'hyperturtle_guest'));
+    await this.start(signal);
+    // the agent mounted it, and leaves it to those who may use it
+    undo.add('turtlefs', () => runScript(this.l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
+    undo.add('agent', () => this.end('TERM'));
+    await this.load(signal);
+    undo.add('desired state', () => this.#unload());
   }
 
   async start(signal?: AbortSignal): Promise<void> {
@@ -137,20 +153,8 @@ export class ManagedGuest {
     await this.command(['load', NPF, '--name', 'npf', '--link'], signal);
   }
 
-  async unload(): Promise<void> {
+  async #unload(): Promise<void> {
     await this.command(['unload', 'npf', '--force']);
-  }
-
-  async status(signal?: AbortSignal): Promise<AgentStatus> {
-    // its exit status says whether all is well, which is asked for here
-    const r = await this.l1.exec([CLI, 'status', '--json'], { timeoutMs: COMMAND_MS, signal });
-    const line = r.stdout.toString('utf8').trim();
-    if (!line.startsWith('{'))
-      throw new HyperturtleError(
-        'HT_UNAVAILABLE',
-        `status of the agent: ${r.stderr.toString('utf8').trim()}`,
-      );
-    return JSON.parse(line) as AgentStatus;
   }
 
   /** Until L0 has what is wanted, the arena is bound, and at least `l2s` nested guests are registered. */
@@ -166,8 +170,9 @@ export class ManagedGuest {
       await waitFor(`${this.l1.name}: desired state`, settled, { timeoutMs, intervalMs: 500, signal });
     } catch (e) {
       if (!isHyperturtleError(e, 'HT_TIMEOUT')) throw e;
-      const status = JSON.stringify(await this.status());
-      throw new HyperturtleError('HT_TIMEOUT', `${e.message}; last seen: ${status}`, { cause: e });
+      const r = await this.l1.exec([CLI, 'status', '--json'], { timeoutMs: COMMAND_MS, signal });
+      const said = `${r.stdout.toString('utf8')}${r.stderr.toString('utf8')}`.trim();
+      throw new HyperturtleError('HT_TIMEOUT', `${e.message}; status: ${said}`, { cause: e });
     }
   }
 
@@ -189,9 +194,6 @@ export class ManagedGuest {
     return r.status;
   }
 }
-
-/** Of `hyperturtle status --json`. */
-export type AgentStatus = AgentResult<'agent.status'>;
 
 export class ManagedAcceleration implements Accelerated, AsyncDisposable {
   readonly registeredBy = 'agent';
@@ -223,28 +225,15 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
   }
 
   async #on(o: { arenaMib: number; signal?: AbortSignal | undefined }): Promise<void> {
-    const { l0, l1 } = this.#lab;
     const { signal } = o;
-    await insmod(l0, 'hyperturtle_host', signal);
-    this.#undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
     this.#vms = [{ name: 'l1', seat: FIRST_SEAT, arenaMib: o.arenaMib }];
-    await this.startHost(signal);
-    this.#undo.add('daemon', () => this.host.end('TERM'));
-    // for good: its arena would else wait for the next daemon
-    this.#undo.add('VM', () => removeVms(l0));
-    await insmod(l1, 'hyperturtle_guest', signal);
-    this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
-    await this.guest.start(signal);
-    // the agent mounted it, and leaves it to those who may use it
-    this.#undo.add('turtlefs', () => runScript(l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
-    this.#undo.add('agent', () => this.guest.end('TERM'));
-    await this.guest.load(signal);
+    await this.host.setUp(this.#undo, this.#vms, signal);
+    await this.guest.setUp(this.#undo, signal);
     this.#linked = true;
-    this.#undo.add('desired state', () => this.guest.unload());
     // linked it is: that was the answer; the arena may still be on its way into L1
     await waitFor(
       'the arena in L1',
-      async () => ((await this.guestStatus(signal)).pool_high > 0 ? true : undefined),
+      async () => ((await guestStatus(this.#lab.l1, signal)).pool_high > 0 ? true : undefined),
       { timeoutMs: START_MS, intervalMs: 500, signal },
     );
   }
@@ -254,18 +243,10 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
     return this.host.start(this.#vms, signal);
   }
 
-  guestStatus(signal?: AbortSignal): Promise<GuestStatus> {
-    return guestStatus(this.#lab.l1, signal);
-  }
-
   async setLinked(linked: boolean, signal?: AbortSignal): Promise<void> {
     if (linked === this.#linked) return;
     await this.guest.command(linked ? ['link', 'npf', '--hook', 'npf'] : ['unlink', 'npf'], signal);
     this.#linked = linked;
-  }
-
-  async fallbacks(signal?: AbortSignal): Promise<Record<string, number>> {
-    return (await this.hookCounts(signal)).reasons;
   }
 
   async hookCounts(signal?: AbortSignal): Promise<HookCounts> {
@@ -286,10 +267,4 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.off();
   }
-}
-
-/** An empty configuration, applied: every VM loses its arena, and the next daemon finds nothing. */
-export async function removeVms(l0: Level): Promise<void> {
-  await l0.writeFile(CONFIG, hostConfig([]));
-  await run(l0, [CLI, 'host', 'reload'], { timeoutMs: COMMAND_MS });
 }

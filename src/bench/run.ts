@@ -3,6 +3,7 @@ import type { Progress } from '../core/progress.ts';
 import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run } from '../lab/levels.ts';
+import { guestStatus } from './accelerate.ts';
 import { ManagedAcceleration } from './managed.ts';
 import type { GuestStatus } from './accelerate.ts';
 import { KvmCounters } from './kvm-counters.ts';
@@ -55,7 +56,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       },
     );
     try {
-      const guest = await acceleration.guestStatus(signal);
+      const guest = await guestStatus(lab.l1, signal);
       step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
       const groupDefault = guest.group_max;
       const group = { now: groupDefault };

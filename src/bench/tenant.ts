@@ -10,6 +10,12 @@ import { ManagedGuest } from './managed.ts';
 const STATUS_RIGHT = 33;
 const L2_MIB = 32;
 
+/** Pages of an L2 that were read back, and those that were not as it had left them. */
+export interface Checked {
+  checked: number;
+  mismatches: number;
+}
+
 export class Tenant {
   readonly machine: SecondL1;
   readonly guest: ManagedGuest;
@@ -45,10 +51,10 @@ export class Tenant {
   }
 
   /**
-   * Runs a small L2 that writes all its memory and checks it. Throws when that finds a page that is not as it left
-   * it, or the L2 does not end by itself.
+   * Runs a small L2 that writes all its memory and checks it: anything but a good end counts as one page that changed.
+   * Throws when it does not end by itself.
    */
-  async check(signal?: AbortSignal): Promise<{ checked: number; mismatches: number }> {
+  async check(signal?: AbortSignal): Promise<Checked> {
     const status = await this.guest.runTouchGuest(L2_MIB, signal);
     return { checked: (L2_MIB << 20) >> 12, mismatches: status === STATUS_RIGHT ? 0 : 1 };
   }

@@ -85,7 +85,8 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
     await setGroupMax(c.lab.l1, pages, c.signal);
     c.group.now = pages;
   }
-  const fallbacks = ram === 'turtlefs' ? () => c.acceleration.fallbacks(c.signal) : null;
+  const fallbacks =
+    ram === 'turtlefs' ? async () => (await c.acceleration.hookCounts(c.signal)).reasons : null;
   const cpuSeconds = c.lab.emulatorCpuSeconds();
   const before = await c.counters.read(c.signal);
   return withL2(

@@ -3,13 +3,12 @@
  * kernel logs of L0 and the first L1 must stay clean throughout.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { insmod, rmmod } from '../../src/bench/accelerate.ts';
+import { CLI } from '../../src/bench/accelerate.ts';
 import { runChaos } from '../../src/bench/chaos.ts';
-import { CLI, ManagedGuest, ManagedHost, removeVms } from '../../src/bench/managed.ts';
+import { ManagedGuest, ManagedHost } from '../../src/bench/managed.ts';
 import { Tenant } from '../../src/bench/tenant.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { createProgress } from '../../src/core/progress.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
 import { kernelTroubles } from '../../src/lab/kernel-log.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { FIRST_SEAT, SECOND_SEAT } from '../../src/lab/machine.ts';
@@ -37,21 +36,11 @@ describe('two L1s at once', () => {
     const { l0, l1 } = lab();
     host = new ManagedHost(l0);
     first = new ManagedGuest(l1);
-    await insmod(l0, 'hyperturtle_host', undefined);
-    undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
-    await host.start([
+    await host.setUp(undo, [
       { name: 'first', seat: FIRST_SEAT, arenaMib: 8 },
       { name: 'second', seat: SECOND_SEAT, arenaMib: 8 },
     ]);
-    undo.add('daemon', () => host.end('TERM'));
-    undo.add('VMs', () => removeVms(l0));
-    await insmod(l1, 'hyperturtle_guest', undefined);
-    undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
-    await first.start();
-    undo.add('turtlefs', () => runScript(l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
-    undo.add('agent', () => first.end('TERM'));
-    await first.load();
-    undo.add('desired state', () => first.unload());
+    await first.setUp(undo);
     second = await Tenant.start(lab());
     undo.add('second L1', () => second.end());
     await first.whenSettled(0, SETTLED_MS);
