@@ -63,7 +63,8 @@ export async function withDeadline<T>(
   }
 }
 
-function abortReason(signal: AbortSignal): Error {
+/** Why it was aborted, as an error to throw. */
+export function abortReason(signal: AbortSignal): Error {
   return signal.reason instanceof Error
     ? signal.reason
     : new HyperturtleError('HT_INTERRUPTED', 'interrupted');

@@ -2,9 +2,57 @@
 
 export const INSN_BYTES = 8;
 
+/** One slot of 8 bytes; a 64-bit constant takes two. */
+export interface Insn {
+  op: number;
+  dst: number;
+  src: number;
+  offset: number;
+  imm: number;
+}
+
+/** The slot at byte offset `at`. */
+export function decodeInsn(code: DataView, at: number): Insn {
+  const registers = code.getUint8(at + 1);
+  return {
+    op: code.getUint8(at),
+    dst: registers & 15,
+    src: registers >> 4,
+    offset: code.getInt16(at + 2, true),
+    imm: code.getInt32(at + 4, true),
+  };
+}
+
+/** Bits 0 to 2 of an opcode. */
+export const CLASS_MASK = 0x07;
+export const CLASS_LDX = 1;
+export const CLASS_ST = 2;
+export const CLASS_STX = 3;
+export const CLASS_ALU = 4;
+export const CLASS_JMP = 5;
+export const CLASS_JMP32 = 6;
+export const CLASS_ALU64 = 7;
+
+/** Bits 4 to 7 of the opcodes of arithmetic. */
+export const ALU_ADD = 0x00;
+export const ALU_SUB = 0x10;
+export const ALU_NEG = 0x80;
+export const ALU_MOV = 0xb0;
+export const ALU_END = 0xd0;
+/** Bits 4 to 7 of the opcodes of jumps. */
+export const JMP_JA = 0x00;
+export const JMP_JEQ = 0x10;
+export const JMP_JNE = 0x50;
+export const OPERATION_MASK = 0xf0;
+/** Arithmetic and jumps: the second operand is a register, not imm. */
+export const SOURCE_REGISTER = 0x08;
+
 /** Of two slots: a 64-bit constant, or a reference when the source register says so. */
 export const OP_LD_IMM64 = 0x18;
-export const OP_CALL = 0x85;
+export const OP_CALL = 0x80 | CLASS_JMP;
+export const OP_EXIT = 0x90 | CLASS_JMP;
+/** Jumps by imm, not by the offset. */
+export const OP_JA32 = JMP_JA | CLASS_JMP32;
 export const OP_ATOMIC32 = 0xc3;
 export const OP_ATOMIC64 = 0xdb;
 
@@ -23,21 +71,12 @@ export const PSEUDO_NAMES: Readonly<Record<number, string>> = {
   6: 'a value in a map by index',
 };
 
-const CLASS_LDX = 1;
-const CLASS_ST = 2;
-const CLASS_STX = 3;
-const CLASS_ALU = 4;
-const CLASS_JMP = 5;
-const CLASS_JMP32 = 6;
-const CLASS_ALU64 = 7;
-
 const JUMPS = [0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xa0, 0xb0, 0xc0, 0xd0];
 /** add sub mul div or and lsh rsh neg mod xor mov arsh end */
 const ARITHMETIC = [0, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0];
 const SIZES = [0x00, 0x08, 0x10, 0x18];
 const MODE_MEM = 0x60;
 const MODE_MEMSX = 0x80;
-const SOURCE_REGISTER = 8;
 
 /**
  * Versions 1 to 4 of the instruction set without what has no place in a hyperupcall: packet access by BPF_LD_ABS/IND,
@@ -52,12 +91,22 @@ export const PLAIN_OPCODES: ReadonlySet<number> = new Set([
   ...[0x00, 0x08, 0x10].map((s) => MODE_MEMSX | s | CLASS_LDX),
   ...ARITHMETIC.flatMap((op) => [CLASS_ALU, CLASS_ALU64].flatMap((c) => [op | c, op | c | SOURCE_REGISTER])),
   ...JUMPS.flatMap((op) => [CLASS_JMP, CLASS_JMP32].flatMap((c) => [op | c, op | c | SOURCE_REGISTER])),
-  CLASS_JMP, // ja
-  CLASS_JMP32, // ja with a 32-bit offset
-  0x90 | CLASS_JMP, // exit
+  JMP_JA | CLASS_JMP,
+  OP_JA32,
+  OP_EXIT,
 ]);
 
-/** imm of the atomic instructions: add, or, and, xor, each also with fetch; exchange, compare-and-exchange; load-acquire, store-release. */
+/** Bit of an atomic instruction's imm: the old value goes into the source register. */
+export const ATOMIC_FETCH = 0x01;
+export const ATOMIC_COMPARE_EXCHANGE = 0xf1;
+export const ATOMIC_LOAD_ACQUIRE = 0x100;
+export const ATOMIC_STORE_RELEASE = 0x110;
+
+/** imm of the atomic instructions: add, or, and, xor, each also with fetch; exchange; and the ones above. */
 export const ATOMICS: ReadonlySet<number> = new Set([
-  0x00, 0x40, 0x50, 0xa0, 0x01, 0x41, 0x51, 0xa1, 0xe1, 0xf1, 0x100, 0x110,
+  ...[0x00, 0x40, 0x50, 0xa0].flatMap((op) => [op, op | ATOMIC_FETCH]),
+  0xe1,
+  ATOMIC_COMPARE_EXCHANGE,
+  ATOMIC_LOAD_ACQUIRE,
+  ATOMIC_STORE_RELEASE,
 ]);

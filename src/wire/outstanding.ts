@@ -1,6 +1,7 @@
 /** Own requests that have no answer yet: each ends by its answer, its deadline, its signal, or the connection. */
 import { randomBytes } from 'node:crypto';
 import { HyperturtleError } from '../core/errors.ts';
+import { abortReason } from '../core/wait.ts';
 import type { Incoming, RpcId } from './message.ts';
 
 type Answer = Extract<Incoming, { kind: 'result' | 'error' }>;
@@ -47,7 +48,7 @@ export class Outstanding {
       };
       const onAbort = (): void => {
         cancel(id);
-        fail(signal!.reason instanceof Error ? signal!.reason : new Error('aborted'));
+        fail(abortReason(signal!));
       };
       const timer = setTimeout(() => {
         cancel(id);

@@ -3,10 +3,10 @@
  * registration of nested guests, the local socket and the metrics. What it opens it closes in stop(), in reverse; what
  * the host has loaded stays there, so that a restarted agent finds it in place.
  */
-import { existsSync, watch } from 'node:fs';
-import { ChildAbort, CleanupStack } from '../../core/lifecycle.ts';
+import { existsSync } from 'node:fs';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
-import { sleep } from '../../core/wait.ts';
+import { CleanupStack } from '../../core/lifecycle.ts';
+import { changeNear } from '../../core/retry.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { HtgInfo } from '../../kernel/guest.ts';
 import type { WireLog } from '../../wire/peer.ts';
@@ -94,7 +94,7 @@ export class Agent implements AsyncDisposable {
         config,
         log,
         waitForDevice: (signal) =>
-          deviceOrTime(GUEST_DEVICE, options.times?.deviceMs ?? DEVICE_RETRY_MS, signal),
+          changeNear(GUEST_DEVICE, options.times?.deviceMs ?? DEVICE_RETRY_MS, signal),
         onModule: (signal) => this.#mount(signal),
         onRelease: () => this.#unmount(),
       });
@@ -253,27 +253,4 @@ function l2Info({ pid, since, registration }: Registrar['l2s'][number]): L2Info 
     passes: s.passes,
     slotChanges: s.slot_changes,
   };
-}
-
-/** Until the device's file is made, as far as that can be watched, but no longer than `ms`. */
-async function deviceOrTime(device: string, ms: number, signal: AbortSignal): Promise<void> {
-  const made = new ChildAbort(signal);
-  const name = device.slice(device.lastIndexOf('/') + 1);
-  let watcher: ReturnType<typeof watch> | undefined;
-  try {
-    watcher = watch('/dev', (_, changed) => {
-      if (changed === name) made.abort();
-    });
-    watcher.on('error', () => {}); // then the time decides
-  } catch {
-    // no inotify left: then the time decides
-  }
-  try {
-    await sleep(ms, made.signal);
-  } catch {
-    signal.throwIfAborted();
-  } finally {
-    watcher?.close();
-    made.abort();
-  }
 }

@@ -1,15 +1,15 @@
 /**
- * The agent's control loop and the commands that change the desired state. One lock holds both: a command asks the
+ * The agent's control loop and the commands that change the desired state. They take turns: a command asks the
  * host first and, when that agrees, writes down what is wanted from now on; a refusal leaves the desired state alone.
  */
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
+import { Turns } from '../../core/turns.ts';
 import { sleep } from '../../core/wait.ts';
 import { kindOf } from '../../wire/errors.ts';
 import type { Event, Params, Result } from '../../wire/schema.ts';
 import { sameLink } from './desired.ts';
 import type { DesiredState } from './desired.ts';
-import { Lock } from './lock.ts';
 import { Reconciler } from './reconcile.ts';
 import type { HostCalls, Outcome } from './reconcile.ts';
 import type { Problem } from './schema.ts';
@@ -45,7 +45,7 @@ export class Control {
   readonly desired: DesiredState;
   readonly #log: ControlLog;
   readonly #times: ControlTimes;
-  readonly #lock = new Lock();
+  readonly #turns = new Turns();
   readonly #reconciler = new Reconciler();
   #last: (Outcome & { at: Date }) | undefined;
   #wake: () => void = () => {};
@@ -97,7 +97,7 @@ export class Control {
 
   /** One round now. A list that cannot be had is a problem like others, but for the end of the session. */
   async reconcile(host: HostCalls, signal: AbortSignal): Promise<Outcome> {
-    const outcome = await this.#lock.run(async () => {
+    const outcome = await this.#turns.take(async () => {
       try {
         return await this.#reconciler.run(this.desired, host, signal);
       } catch (e) {
@@ -190,7 +190,7 @@ export class Control {
   }
 
   async #change<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-    return this.#lock.run(async () => {
+    return this.#turns.take(async () => {
       try {
         return await work();
       } catch (e) {

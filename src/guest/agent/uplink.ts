@@ -2,11 +2,11 @@
  * The connection to the host: opened, greeted, kept alive by pings, and opened again whenever it ends, whichever side
  * or level was restarted. It owns the channel. Everything else asks it for requests and is told of each session.
  */
-import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
+import { Backoff } from '../../core/retry.ts';
 import { sleep } from '../../core/wait.ts';
 import { kindOf } from '../../wire/errors.ts';
 import { hello } from '../../wire/hello.ts';
@@ -100,7 +100,8 @@ export class Uplink implements HostCalls {
 
   /** Connects again and again until `signal` aborts; then returns, with the channel closed. */
   async run(signal: AbortSignal): Promise<void> {
-    let waitMs = this.#times.retryMinMs;
+    // the spread keeps the machines of one host from coming all at once
+    const backoff = new Backoff(this.#times.retryMinMs, this.#times.retryMaxMs, 1 / 2);
     while (!signal.aborted) {
       this.#enter('connecting');
       const begun = this.#sessions;
@@ -111,11 +112,9 @@ export class Uplink implements HostCalls {
         this.#fail(e);
       }
       // after a session that worked, the other side was most likely restarted: soon again
-      if (this.#sessions > begun) waitMs = this.#times.retryMinMs;
+      if (this.#sessions > begun) backoff.reset();
       this.#enter('waiting');
-      // the spread keeps the machines of one host from coming all at once
-      await sleep(randomInt(Math.ceil(waitMs / 2), waitMs + 1), signal).catch(() => {});
-      waitMs = Math.min(waitMs * 2, this.#times.retryMaxMs);
+      await sleep(backoff.nextMs(), signal).catch(() => {});
     }
   }
 

@@ -6,22 +6,29 @@
  * Sound together with the verifier, which proves that each access is within the bounds of what the pointer is: what
  * this analysis cannot follow it takes for secret, and refuses where it would get out.
  */
-import { sectionBytes } from '../../bpf/elf.ts';
 import {
   CALL_FUNCTION,
+  CLASS_ALU,
+  CLASS_ALU64,
+  CLASS_JMP,
+  CLASS_JMP32,
+  CLASS_LDX,
+  CLASS_MASK,
+  CLASS_ST,
+  CLASS_STX,
   INSN_BYTES,
   OP_ATOMIC32,
   OP_ATOMIC64,
   OP_CALL,
+  OP_EXIT,
+  OP_JA32,
   OP_LD_IMM64,
 } from '../../kernel/bpf-insn.ts';
-import { viewOf } from '../../kernel/struct.ts';
 import type { HelperSpec } from '../hooks.ts';
-import { readRelocations } from './code.ts';
-import type { CodeContext } from './code.ts';
+import type { CodeContext, Instruction, Instructions } from './code.ts';
+import { functionAt } from './layout.ts';
 import type { CodeSection, FunctionRange } from './layout.ts';
 import { arithmetic, atomic, jump, load, sizeOf, store } from './transfer.ts';
-import type { Insn } from './transfer.ts';
 import { MEMORY, NUMBER, SECRET, Stack, State, isNumber } from './values.ts';
 import type { Value } from './values.ts';
 import type { CheckedMap } from './verdict.ts';
@@ -37,8 +44,6 @@ const CALL_COST = 128;
 /** The kernel's limit of calls within calls. */
 const MAX_FRAMES = 8;
 const FRAME_POINTER = 10;
-const OP_EXIT = 0x95;
-const OP_JA32 = 0x06;
 
 /** Thrown inside to leave all calls at the first leak: one is enough. */
 class Leak extends Error {
@@ -52,8 +57,12 @@ class Leak extends Error {
 }
 
 /** Call it only when no other rule was broken: it relies on them. */
-export function checkAddresses(c: CodeContext, maps: readonly CheckedMap[]): void {
-  const analysis = new Analysis(c, maps);
+export function checkAddresses(
+  c: CodeContext,
+  instructions: Instructions,
+  maps: readonly CheckedMap[],
+): void {
+  const analysis = new Analysis(c, instructions, maps);
   for (const code of c.layout.code)
     if (code.hook) for (const program of code.functions) analysis.check(code, program);
 }
@@ -61,21 +70,18 @@ export function checkAddresses(c: CodeContext, maps: readonly CheckedMap[]): voi
 class Analysis {
   readonly #c: CodeContext;
   readonly #maps: readonly CheckedMap[];
-  readonly #code = new Map<CodeSection, { insns: Insn[]; meets: Set<number> }>();
+  readonly #code = new Map<CodeSection, { insns: readonly Instruction[]; meets: Set<number> }>();
   readonly #text: CodeSection | undefined;
   #helpers: readonly HelperSpec[] = [];
   /** Left for this program, and for the object with it. */
   #steps = 0;
   #left = OBJECT_BUDGET;
 
-  constructor(c: CodeContext, maps: readonly CheckedMap[]) {
+  constructor(c: CodeContext, instructions: Instructions, maps: readonly CheckedMap[]) {
     this.#c = c;
     this.#maps = maps;
     this.#text = c.layout.code.find((s) => s.hook === undefined);
-    for (const s of c.layout.code) {
-      const insns = decode(s, c);
-      this.#code.set(s, { insns, meets: meetingPoints(insns) });
-    }
+    for (const [s, insns] of instructions) this.#code.set(s, { insns, meets: meetingPoints(insns) });
   }
 
   check(code: CodeSection, program: FunctionRange): void {
@@ -88,9 +94,7 @@ class Analysis {
       this.#run(code, program.from / INSN_BYTES, registers, []);
     } catch (e) {
       if (!(e instanceof Leak)) throw e;
-      const fn = e.section.functions.find(
-        (x) => x.from <= e.index * INSN_BYTES && e.index * INSN_BYTES < x.to,
-      );
+      const fn = functionAt(e.section, e.index * INSN_BYTES);
       this.#c.f.refuse(
         'pointer-leak',
         e.message,
@@ -150,12 +154,12 @@ class Analysis {
   }
 
   /** Changes `state` and says where it goes on; both paths of a branch may share it. */
-  #step(code: CodeSection, at: number, i: Insn, state: State): [number, State][] {
+  #step(code: CodeSection, at: number, i: Instruction, state: State): [number, State][] {
     const leak = (message: string): never => {
       throw new Leak(code, at, message);
     };
     const r = state.registers;
-    const cls = i.op & 7;
+    const cls = i.op & CLASS_MASK;
     if (i.op === OP_LD_IMM64) {
       r[i.dst] = this.#constant(i);
       return [[at + 2, state]];
@@ -166,15 +170,16 @@ class Analysis {
       return [[at + 1, state]];
     }
     if (i.op === OP_ATOMIC32 || i.op === OP_ATOMIC64) atomic(i, state, leak);
-    else if (cls === 1) r[i.dst] = load(state, state.get(i.src), i.offset, sizeOf(i.op));
-    else if (cls === 2) store(state, state.get(i.dst), i.offset, sizeOf(i.op), NUMBER, leak);
-    else if (cls === 3) store(state, state.get(i.dst), i.offset, sizeOf(i.op), state.get(i.src), leak);
-    else if (cls === 4 || cls === 7) r[i.dst] = arithmetic(i, state);
+    else if (cls === CLASS_LDX) r[i.dst] = load(state, state.get(i.src), i.offset, sizeOf(i.op));
+    else if (cls === CLASS_ST) store(state, state.get(i.dst), i.offset, sizeOf(i.op), NUMBER, leak);
+    else if (cls === CLASS_STX)
+      store(state, state.get(i.dst), i.offset, sizeOf(i.op), state.get(i.src), leak);
+    else if (cls === CLASS_ALU || cls === CLASS_ALU64) r[i.dst] = arithmetic(i, state);
     else return jump(at, i, state, leak);
     return [[at + 1, state]];
   }
 
-  #constant(i: Insn): Value {
+  #constant(i: Instruction): Value {
     if (!i.relocation) return NUMBER;
     const { symbol } = i.relocation;
     if (symbol.section !== this.#c.layout.maps) return MEMORY;
@@ -182,7 +187,7 @@ class Analysis {
     return { kind: 'map', map: symbol.name };
   }
 
-  #call(at: number, i: Insn, state: State): void {
+  #call(at: number, i: Instruction, state: State): void {
     const { relocation } = i;
     const target = (relocation ? relocation.symbol.value / INSN_BYTES : at) + i.imm + 1;
     if (!this.#text) return;
@@ -191,7 +196,7 @@ class Analysis {
     afterCall(state, result.r0);
   }
 
-  #helper(i: Insn, state: State, leak: (message: string) => never): void {
+  #helper(i: Instruction, state: State, leak: (message: string) => never): void {
     const helper = this.#helpers.find((h) => h.number === i.imm);
     if (!helper) return leak(`helper ${i.imm} is not known`);
     const first = state.get(1);
@@ -219,29 +224,12 @@ class Analysis {
   }
 }
 
-function decode(code: CodeSection, c: CodeContext): Insn[] {
-  const view = viewOf(sectionBytes(c.bytes, code.section));
-  const relocations = readRelocations(code, c);
-  return Array.from({ length: code.section.size / INSN_BYTES }, (_, n) => {
-    const at = n * INSN_BYTES;
-    const registers = view.getUint8(at + 1);
-    return {
-      op: view.getUint8(at),
-      dst: registers & 15,
-      src: registers >> 4,
-      offset: view.getInt16(at + 2, true),
-      imm: view.getInt32(at + 4, true),
-      relocation: relocations.get(at),
-    };
-  });
-}
-
 /** Where jumps lead, and what follows a conditional one. */
-function meetingPoints(insns: readonly Insn[]): Set<number> {
+function meetingPoints(insns: readonly Instruction[]): Set<number> {
   const points = new Set<number>();
   insns.forEach((i, at) => {
-    const cls = i.op & 7;
-    if ((cls !== 5 && cls !== 6) || i.op === OP_CALL || i.op === OP_EXIT) return;
+    const cls = i.op & CLASS_MASK;
+    if ((cls !== CLASS_JMP && cls !== CLASS_JMP32) || i.op === OP_CALL || i.op === OP_EXIT) return;
     points.add(at + 1 + (i.op === OP_JA32 ? i.imm : i.offset));
     points.add(at + 1);
   });

@@ -9,7 +9,7 @@ import { HOOK_TABLE } from '../hooks.ts';
 import type { HelperSpec, HookSpec } from '../hooks.ts';
 import { checkAddresses } from './addresses.ts';
 import { checkCode } from './code.ts';
-import { Findings } from './findings.ts';
+import { Findings, REBUILD } from './findings.ts';
 import { checkLayout } from './layout.ts';
 import type { Layout } from './layout.ts';
 import { checkMaps } from './maps.ts';
@@ -23,7 +23,6 @@ export interface CheckOptions {
   limits?: ObjectLimits;
 }
 
-const REBUILD = 'build it with clang -target bpf -O2 -g and do not edit the result';
 /** What the kernel takes for compatible (include/linux/license.h). */
 const GPL = ['GPL', 'GPL v2', 'GPL and additional rights', 'Dual BSD/GPL', 'Dual MIT/GPL', 'Dual MPL/GPL'];
 
@@ -46,14 +45,15 @@ export function checkObject(elf: Uint8Array, options: CheckOptions): Verdict {
   if (!parsed) return verdict;
   const layout = checkLayout(parsed, hooks, f);
   const btf = checkTypes(elf, layout, f);
-  const used = checkCode({ bytes: elf, elf: parsed, layout, f });
+  const c = { bytes: elf, elf: parsed, layout, f };
+  const { used, instructions } = checkCode(c);
   checkLicense(elf, layout, used, f);
   verdict.maps = checkMaps(parsed, layout, btf, policy.cpus, f);
   verdict.programs = programsOf(layout);
   verdict.constants = constantsOf(parsed);
   checkAmounts(layout, verdict.programs, verdict.maps, limits, f);
   // last, as it takes longest and relies on the others
-  if (f.refusals.length === 0) checkAddresses({ bytes: elf, elf: parsed, layout, f }, verdict.maps);
+  if (f.refusals.length === 0) checkAddresses(c, instructions, verdict.maps);
   verdict.ok = f.refusals.length === 0;
   return verdict;
 }

@@ -16,16 +16,19 @@ import {
   OP_LD_IMM64,
   PLAIN_OPCODES,
   PSEUDO_NAMES,
+  decodeInsn,
 } from '../../kernel/bpf-insn.ts';
+import type { Insn } from '../../kernel/bpf-insn.ts';
 import { viewOf } from '../../kernel/struct.ts';
 import type { HelperSpec, HookSpec } from '../hooks.ts';
+import { REBUILD } from './findings.ts';
 import type { Findings } from './findings.ts';
+import { TEXT, functionAt } from './layout.ts';
 import type { CodeSection, Layout } from './layout.ts';
+import type { Rule } from './verdict.ts';
 
 const R_BPF_64_64 = 1;
 const R_BPF_64_32 = 10;
-const REBUILD = 'build it with clang -target bpf -O2 -g and do not edit the result';
-const TEXT = '.text';
 
 export interface Relocation {
   type: number;
@@ -39,13 +42,22 @@ export interface CodeContext {
   f: Findings;
 }
 
-/** Returns the helpers that are called at all. */
-export function checkCode(c: CodeContext): Set<HelperSpec> {
+/** One slot of code with what it refers to. */
+export interface Instruction extends Insn {
+  relocation: Relocation | undefined;
+}
+
+export type Instructions = ReadonlyMap<CodeSection, readonly Instruction[]>;
+
+/** Returns the helpers that are called at all, and the code that it has read. */
+export function checkCode(c: CodeContext): { used: Set<HelperSpec>; instructions: Instructions } {
   const used = new Set<HelperSpec>();
   // functions of .text may be called by any program of the object: all hooks must allow what they do
   const hooks = c.layout.code.flatMap((s) => (s.hook ? [s.hook] : []));
-  for (const code of c.layout.code) checkSection(code, code.hook ? [code.hook] : hooks, c, used);
-  return used;
+  const instructions = new Map<CodeSection, readonly Instruction[]>();
+  for (const code of c.layout.code)
+    instructions.set(code, checkSection(code, code.hook ? [code.hook] : hooks, c, used));
+  return { used, instructions };
 }
 
 function checkSection(
@@ -53,25 +65,18 @@ function checkSection(
   hooks: readonly HookSpec[],
   c: CodeContext,
   used: Set<HelperSpec>,
-): void {
+): readonly Instruction[] {
   const { f } = c;
-  const raw = sectionBytes(c.bytes, code.section);
-  const view = viewOf(raw);
   const relocations = readRelocations(code, c);
-  for (let at = 0; at + INSN_BYTES <= raw.length; at += INSN_BYTES) {
-    const opcode = view.getUint8(at);
-    const source = view.getUint8(at + 1) >> 4;
-    const imm = view.getInt32(at + 4, true);
-    const relocation = relocations.get(at);
-    relocations.delete(at);
+  const instructions = readInstructions(sectionBytes(c.bytes, code.section), relocations);
+  for (let n = 0; n < instructions.length; n++) {
+    const { op: opcode, src: source, imm, relocation } = instructions[n]!;
+    relocations.delete(n * INSN_BYTES);
     const where = (): { program?: string; instruction: number } => {
-      const fn = code.functions.find((x) => x.from <= at && at < x.to);
-      return fn
-        ? { program: fn.name, instruction: (at - fn.from) / INSN_BYTES }
-        : { instruction: at / INSN_BYTES };
+      const fn = functionAt(code, n * INSN_BYTES);
+      return fn ? { program: fn.name, instruction: n - fn.from / INSN_BYTES } : { instruction: n };
     };
-    const refuse = (rule: Parameters<Findings['refuse']>[0], message: string, mend: string): void =>
-      f.refuse(rule, message, mend, where());
+    const refuse: Refuse = (rule, message, mend) => f.refuse(rule, message, mend, where());
 
     if (!PLAIN_OPCODES.has(opcode)) {
       refuse(
@@ -80,10 +85,10 @@ function checkSection(
         'no packet access, indirect calls or jumps, or may_goto loops',
       );
     } else if (opcode === OP_LD_IMM64) {
-      const second = at + INSN_BYTES;
-      if (second + INSN_BYTES > raw.length || view.getUint32(second, true) !== 0)
+      const second = instructions[n + 1];
+      if (!second || second.op || second.dst || second.src || second.offset)
         refuse('opcode', 'the second half of a 64-bit constant is wrong', REBUILD);
-      if (relocations.has(second)) refuse('relocation', 'into the middle of an instruction', REBUILD);
+      if (second?.relocation) refuse('relocation', 'into the middle of an instruction', REBUILD);
       if (relocation) checkReference(relocation, c, refuse);
       if (source !== 0)
         refuse(
@@ -93,7 +98,7 @@ function checkSection(
             ? 'no callbacks: the verified instructions would not bound how long they run'
             : 'refer to maps and variables of this object only, by name',
         );
-      at += INSN_BYTES;
+      n++;
     } else if (opcode === OP_CALL) {
       checkCall({ source, imm, relocation, inText: code.hook === undefined }, hooks, used, refuse);
     } else {
@@ -104,9 +109,10 @@ function checkSection(
   }
   if (relocations.size > 0)
     f.refuse('relocation', `section '.rel${code.section.name}' points between instructions`, REBUILD);
+  return instructions;
 }
 
-type Refuse = (rule: Parameters<Findings['refuse']>[0], message: string, mend: string) => void;
+type Refuse = (rule: Rule, message: string, mend: string) => void;
 
 /** The target of a 64-bit constant: a map or a global variable of this object. */
 function checkReference(r: Relocation, c: CodeContext, refuse: Refuse): void {
@@ -159,8 +165,20 @@ function checkCall(call: Call, hooks: readonly HookSpec[], used: Set<HelperSpec>
   }
 }
 
+/** What is left of a last one that is cut off is not looked at: a rule of its own refuses it. */
+function readInstructions(
+  code: Uint8Array,
+  relocations: ReadonlyMap<number, Relocation>,
+): readonly Instruction[] {
+  const view = viewOf(code);
+  return Array.from({ length: Math.floor(code.length / INSN_BYTES) }, (_, n) => ({
+    ...decodeInsn(view, n * INSN_BYTES),
+    relocation: relocations.get(n * INSN_BYTES),
+  }));
+}
+
 /** By byte offset in the section. */
-export function readRelocations(code: CodeSection, c: CodeContext): Map<number, Relocation> {
+function readRelocations(code: CodeSection, c: CodeContext): Map<number, Relocation> {
   const found = new Map<number, Relocation>();
   if (!code.relocations) return found;
   const raw = sectionBytes(c.bytes, code.relocations);

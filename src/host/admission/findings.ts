@@ -4,6 +4,9 @@ import type { Refusal, Rule } from './verdict.ts';
 
 const MOST = 32;
 
+/** What to do about an object that no compiler makes. */
+export const REBUILD = 'build it with clang -target bpf -O2 -g and do not edit the result';
+
 export class Findings {
   readonly refusals: Refusal[] = [];
 

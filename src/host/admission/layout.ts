@@ -22,7 +22,9 @@ import {
 } from '../../bpf/elf.ts';
 import type { Elf, ElfSection, ElfSymbol } from '../../bpf/elf.ts';
 import { INSN_BYTES } from '../../kernel/bpf-insn.ts';
+import { hookOfSection } from '../hooks.ts';
 import type { HookSpec } from '../hooks.ts';
+import { REBUILD } from './findings.ts';
 import type { Findings } from './findings.ts';
 
 export interface FunctionRange {
@@ -52,14 +54,14 @@ export interface Layout {
   btfExt: ElfSection | undefined;
 }
 
-const TEXT = '.text';
+/** The section of functions that programs call. */
+export const TEXT = '.text';
 const SECTION_COUNT = 256;
 /** Descriptions for debuggers, which libbpf skips. */
 const IGNORED = /^\.(debug_[a-z_]+|eh_frame)$/;
 const RELOCATABLE = /^\.(debug_[a-z_]+|eh_frame|BTF|BTF\.ext)$/;
 const VARIABLES = /^\.(rodata|data|bss)(\.[A-Za-z0-9_.]+)?$/;
 const FUNCTION_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
-const REBUILD = 'build it with clang -target bpf -O2 -g and do not edit the result';
 
 export function checkLayout(elf: Elf, hooks: readonly HookSpec[], f: Findings): Layout {
   const layout: Layout = {
@@ -99,6 +101,11 @@ export function checkLayout(elf: Elf, hooks: readonly HookSpec[], f: Findings): 
       `put one into SEC("${hooks.map((h) => h.section).join('" or "')}")`,
     );
   return layout;
+}
+
+/** The function that has byte `offset` of its section, if any. */
+export function functionAt(code: CodeSection, offset: number): FunctionRange | undefined {
+  return code.functions.find((fn) => fn.from <= offset && offset < fn.to);
 }
 
 /** Sections that share bytes could be read as one thing here and as another in libbpf. */
@@ -151,7 +158,7 @@ function classify(
       return refuse(`type ${s.type} is unknown`, REBUILD);
   }
   if (code) {
-    const hook = hooks.find((h) => h.section === name);
+    const hook = hookOfSection(name, hooks);
     if (name !== TEXT && hook === undefined)
       f.refuse(
         'hook',
@@ -162,7 +169,7 @@ function classify(
     layout.code.push({ index, section: s, hook, functions: [], relocations: undefined });
     return;
   }
-  if (name === TEXT || hooks.some((h) => h.section === name)) return refuse('is not marked as code', REBUILD);
+  if (name === TEXT || hookOfSection(name, hooks)) return refuse('is not marked as code', REBUILD);
   if (name === 'license') layout.license = s;
   else if (name === '.maps') layout.maps = index;
   else if (name === '.BTF') layout.btf = s;

@@ -1,12 +1,12 @@
 /** Rules about BTF: no kernel pointers, no global functions, nothing that another object or the kernel defines. */
 import { BTF_KIND, Btf, parseBtfExt } from '../../bpf/btf.ts';
 import { sectionBytes } from '../../bpf/elf.ts';
+import { REBUILD } from './findings.ts';
 import type { Findings } from './findings.ts';
 import type { Layout } from './layout.ts';
 
 const GLOBAL = 1;
 const EXTERN = 2;
-const REBUILD = 'build it with clang -target bpf -O2 -g and do not edit the result';
 
 /** The types, or undefined when there are none or they are damaged. */
 export function checkTypes(bytes: Uint8Array, layout: Layout, f: Findings): Btf | undefined {

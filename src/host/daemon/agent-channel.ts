@@ -3,12 +3,12 @@
  * which VM speaks. Made again whenever it breaks.
  */
 import { messageOf } from '../../core/errors.ts';
+import { Backoff, changeNear } from '../../core/retry.ts';
 import type { ServedMethods } from '../../wire/handlers.ts';
 import { TENANT_LIMITS } from '../../wire/limits.ts';
 import { RpcPeer } from '../../wire/peer.ts';
 import type { RpcCounters } from '../../wire/peer.ts';
 import type { Log } from './log.ts';
-import { Backoff, changeNear } from './retry.ts';
 import { connectTo } from './sockets.ts';
 
 export interface AgentChannelOptions {

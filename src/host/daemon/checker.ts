@@ -7,10 +7,10 @@
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { Turns } from '../../core/turns.ts';
 import { withDeadline } from '../../core/wait.ts';
 import type { CheckOptions } from '../admission/check.ts';
 import type { Verdict } from '../admission/verdict.ts';
-import { Turns } from './turns.ts';
 
 export interface CheckRequest {
   elf: Uint8Array;

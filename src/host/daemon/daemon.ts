@@ -8,6 +8,7 @@ import net from 'node:net';
 import { isDeepStrictEqual } from 'node:util';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
+import { Turns } from '../../core/turns.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { Handlers, ServedMethods } from '../../wire/handlers.ts';
 import { RpcPeer } from '../../wire/peer.ts';
@@ -50,7 +51,7 @@ export class HostDaemon {
   readonly #undo = new CleanupStack();
   readonly #vms = new Map<string, Entry>();
   /** Reloads and changes of VMs, one after the other. */
-  #changes: Promise<unknown> = Promise.resolve();
+  readonly #changes = new Turns();
   #config: HostConfig;
   #log: DaemonLog;
   #loader!: Loader;
@@ -97,12 +98,12 @@ export class HostDaemon {
 
   /** Reads the file again and applies what differs. Throws HT_CONFIG; then nothing has changed. */
   reload(): Promise<ReloadResult> {
-    return this.#inOrder(() => this.#reload());
+    return this.#changes.take(() => this.#reload());
   }
 
   /** Unlinks and detaches all; arenas of VMs that run stay for the next daemon. */
   async stop(): Promise<void> {
-    await this.#inOrder(() => this.#undo.run());
+    await this.#changes.take(() => this.#undo.run());
   }
 
   async #start(): Promise<void> {
@@ -277,8 +278,8 @@ export class HostDaemon {
       'admin.vm.list': () => ({
         vms: Array.from(this.#vms.values(), ({ vm, from }) => ({ ...vm.status(), from })),
       }),
-      'admin.vm.add': ({ name, spec }) => this.#inOrder(() => this.#add(name, checkVm(name, spec))),
-      'admin.vm.remove': ({ name }) => this.#inOrder(() => this.#remove(name)),
+      'admin.vm.add': ({ name, spec }) => this.#changes.take(() => this.#add(name, checkVm(name, spec))),
+      'admin.vm.remove': ({ name }) => this.#changes.take(() => this.#remove(name)),
       'admin.args': ({ name }) => {
         const { spec } = this.#entry(name).vm;
         const { run } = this.#config;
@@ -334,12 +335,6 @@ export class HostDaemon {
   #count(): { attached: number; all: number } {
     const phases = Array.from(this.#vms.values(), ({ vm }) => vm.status().phase);
     return { attached: phases.filter((p) => p === 'attached').length, all: phases.length };
-  }
-
-  #inOrder<T>(work: () => T | Promise<T>): Promise<T> {
-    const result = this.#changes.then(work);
-    this.#changes = result.catch(() => {});
-    return result;
   }
 }
 

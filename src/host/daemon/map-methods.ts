@@ -5,7 +5,7 @@ import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { wireFailure } from '../../wire/errors.ts';
 import type { MapEntry as WireEntry, Params, Result } from '../../wire/schema.ts';
 import type { VmObjects } from './objects.ts';
-import type { Budget } from './turns.ts';
+import type { Budget } from './budget.ts';
 
 /** In one answer, before base64: a frame holds 4 MiB. */
 const MAX_ANSWER_BYTES = 2 << 20;

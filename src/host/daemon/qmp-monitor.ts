@@ -3,9 +3,9 @@
  * Tells of resets. QEMU serves one client per socket, so this socket should be the daemon's alone.
  */
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { Backoff, changeNear } from '../../core/retry.ts';
 import { QmpClient } from '../../qmp/client.ts';
 import type { Log } from './log.ts';
-import { Backoff, changeNear } from './retry.ts';
 
 const CONNECT_TIMEOUT_MS = 10_000;
 

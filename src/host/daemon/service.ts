@@ -5,6 +5,7 @@
 import os from 'node:os';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
+import { Turns } from '../../core/turns.ts';
 import { kindOf, wireFailure } from '../../wire/errors.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
@@ -18,7 +19,7 @@ import type { Log } from './log.ts';
 import { mapDelete, mapDump, mapGet, mapSet } from './map-methods.ts';
 import { VmObjects } from './objects.ts';
 import type { ObjectsOptions } from './objects.ts';
-import { Budget, Turns } from './turns.ts';
+import { Budget } from './budget.ts';
 import { Watches } from './watches.ts';
 
 /** Map entries that one VM may have looked at, for all its requests and watches. */

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
+import { Backoff, changeNear } from '../../core/retry.ts';
 import type { QmpClient } from '../../qmp/client.ts';
 import type { ArenaInfo, Finding } from '../../wire/schema.ts';
 import { plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
@@ -18,7 +19,6 @@ import type { Log } from './log.ts';
 import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
 import { findArena, plugPort } from './qemu-side.ts';
 import { QmpMonitor } from './qmp-monitor.ts';
-import { Backoff, changeNear } from './retry.ts';
 import { VmService } from './service.ts';
 import type { ServiceOptions } from './service.ts';
 

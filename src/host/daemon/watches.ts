@@ -13,7 +13,7 @@ import type { MapChange, Params } from '../../wire/schema.ts';
 import { base64, keyOf, tableOf } from './map-methods.ts';
 import { quotaError } from './admit.ts';
 import type { VmObjects } from './objects.ts';
-import type { Budget } from './turns.ts';
+import type { Budget } from './budget.ts';
 
 /** Without `keys`: larger maps would cost too much to look through again and again. */
 const MAX_WATCHED_ENTRIES = 4096;

@@ -1,6 +1,7 @@
 /** One VM's work in order and in bounds. */
 import { describe, expect, it } from 'vitest';
-import { Budget, Turns } from '../../../src/host/daemon/turns.ts';
+import { Turns } from '../../../src/core/turns.ts';
+import { Budget } from '../../../src/host/daemon/budget.ts';
 
 describe('turns', () => {
   it('are taken one after the other, in order, also when one fails', async () => {

@@ -2,26 +2,28 @@
 import { watch } from 'node:fs';
 import type { FSWatcher } from 'node:fs';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
-import { ChildAbort } from '../../core/lifecycle.ts';
+import { ChildAbort } from './lifecycle.ts';
+import { sleep } from './wait.ts';
 
 /** 0.1 s, 0.2 s ... 5 s. */
 export class Backoff {
   readonly #firstMs: number;
   readonly #mostMs: number;
+  readonly #spread: number;
   #nextMs: number;
 
-  constructor(firstMs = 100, mostMs = 5000) {
+  constructor(firstMs = 100, mostMs = 5000, spread = 1 / 4) {
     this.#firstMs = firstMs;
     this.#mostMs = mostMs;
+    this.#spread = spread;
     this.#nextMs = firstMs;
   }
 
-  /** How long to wait before the next try, with up to a quarter less, so that many do not try at once. */
+  /** How long to wait before the next try, less up to `spread` of it, so that many do not try at once. */
   nextMs(): number {
     const ms = this.#nextMs;
     this.#nextMs = Math.min(this.#mostMs, 2 * ms);
-    return ms * (1 - Math.random() / 4);
+    return ms * (1 - Math.random() * this.#spread);
   }
 
   reset(): void {
@@ -44,10 +46,10 @@ export async function changeNear(file: string, timeoutMs: number, signal: AbortS
     });
     watcher.on('error', () => {}); // the timeout is left
   } catch {
-    // the directory is not there yet
+    // the directory is not there yet, or no inotify is left: the timeout is
   }
   try {
-    await delay(timeoutMs, undefined, { signal: done.signal });
+    await sleep(timeoutMs, done.signal);
   } catch {
     // a change, or the caller's signal
   } finally {
