@@ -16,6 +16,9 @@ export type Load = z.infer<typeof loadSchema>;
 
 /** Methods whose round trip is measured, one request after the other. */
 export const ROUND_TRIPS = ['ping', 'stats', 'list'] as const;
+/** In microseconds, in order. */
+export const roundTripsSchema = z.record(z.enum(ROUND_TRIPS), z.array(number));
+export type RoundTrips = z.infer<typeof roundTripsSchema>;
 
 export const memorySchema = z.object({
   when: z.string(),
@@ -76,6 +79,17 @@ export const controlSummarySchema = z.object({
 });
 export type ControlSummary = z.infer<typeof controlSummarySchema>;
 
+/** What a client in an L1 sees of its agent and, through that, of the daemon (`hyperturtle bench agent`). */
+export const agentResultSchema = z.object({
+  schema: z.literal(RESULT_SCHEMA_VERSION),
+  benchmark: z.literal('agent'),
+  startedAt: z.string(),
+  objectBytes: count,
+  roundTripsUs: roundTripsSchema,
+  changes: z.array(changeSchema),
+});
+export type AgentResult = z.infer<typeof agentResultSchema>;
+
 export const controlResultSchema = z.object({
   schema: z.literal(RESULT_SCHEMA_VERSION),
   benchmark: z.literal('control'),
@@ -104,11 +118,22 @@ export const controlResultSchema = z.object({
     objectInstructions: count,
     objectVerifiedInstructions: count,
   }),
-  /** In microseconds, in order. */
-  roundTripsUs: z.record(z.enum(ROUND_TRIPS), z.array(number)),
+  roundTripsUs: roundTripsSchema,
   changes: z.array(changeSchema),
   phases: z.array(phaseSchema),
   memory: z.array(memorySchema),
   summary: controlSummarySchema,
 });
 export type ControlResult = z.infer<typeof controlResultSchema>;
+
+/** `hyperturtle bench control --lab`. */
+export const controlLabResultSchema = z.object({
+  schema: z.literal(RESULT_SCHEMA_VERSION),
+  benchmark: z.literal('control-lab'),
+  environment: environmentSchema,
+  parameters: z.object({ roundTrips: count, changes: count, commands: count, objectBytes: count }),
+  client: agentResultSchema,
+  /** From the command's start to its end. */
+  loadCommandMs: z.array(number),
+});
+export type ControlLabResult = z.infer<typeof controlLabResultSchema>;

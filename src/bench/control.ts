@@ -16,6 +16,7 @@ import type { Progress } from '../core/progress.ts';
 import { sleep, withDeadline } from '../core/wait.ts';
 import type { RpcPeer } from '../wire/peer.ts';
 import type { METHODS } from '../wire/schema.ts';
+import { HOOK, OBJECT, change, elapsedMs, roundTripsUs } from './control-measure.ts';
 import { Port } from './control-port.ts';
 import type { FromProcess, ToProcess } from './control-process.ts';
 import { LOADS, ROUND_TRIPS } from './control-schema.ts';
@@ -48,8 +49,6 @@ type Agent = RpcPeer<typeof METHODS>;
 const START_TIMEOUT_MS = 30_000;
 /** A new loading process is ready long before. */
 const CHANGE_PAUSE_MS = 1500;
-const HOOK = 'npf';
-const OBJECT = 'bench';
 
 /** Needs root, as loading programs does. Throws what the daemon says, HT_TIMEOUT. */
 export async function runControl(spec: ControlSpec, options: ControlOptions): Promise<ControlResult> {
@@ -83,7 +82,7 @@ export async function runControl(spec: ControlSpec, options: ControlOptions): Pr
     const remember = async (when: string): Promise<void> =>
       void memory.push({ when, ...(await memoryOf(daemon.pid)) });
     // the first of each kind compiles and allocates what stays
-    await change(agent, elf, signal);
+    await change(agent, elf, { signal });
     await roundTripsUs(agent, 200, signal);
     await remember('warm');
 
@@ -95,7 +94,7 @@ export async function runControl(spec: ControlSpec, options: ControlOptions): Pr
     for (const pace of ['apart', 'next'] as const)
       for (let i = 0; i < spec.changes; i++) {
         if (pace === 'apart') await sleep(CHANGE_PAUSE_MS, signal);
-        changes.push({ pace, ...(await change(agent, elf, signal)) });
+        changes.push({ pace, ...(await change(agent, elf, { signal })) });
       }
     step.done();
     await remember('after loads');
@@ -148,38 +147,6 @@ interface Context {
   loader: Child;
   daemon: Child;
   signal: AbortSignal | undefined;
-}
-
-const elapsedMs = async (work: Promise<unknown>): Promise<number> => {
-  const t0 = performance.now();
-  await work;
-  return performance.now() - t0;
-};
-
-async function roundTripsUs(
-  agent: Agent,
-  times: number,
-  signal: AbortSignal | undefined,
-): Promise<ControlResult['roundTripsUs']> {
-  const all: ControlResult['roundTripsUs'] = { ping: [], stats: [], list: [] };
-  for (let i = 0; i < times; i++)
-    for (const method of ROUND_TRIPS)
-      all[method].push(1000 * (await elapsedMs(agent.request(method, {}, { signal }))));
-  return all;
-}
-
-async function change(
-  agent: Agent,
-  elf: string,
-  signal: AbortSignal | undefined,
-): Promise<Omit<ChangeSample, 'pace'>> {
-  const loadMs = await elapsedMs(agent.request('load', { name: OBJECT, elf }, { signal }));
-  const t0 = performance.now();
-  const { link } = await agent.request('link', { object: OBJECT, hook: HOOK }, { signal });
-  const linkMs = performance.now() - t0;
-  const unlinkMs = await elapsedMs(agent.request('unlink', { id: link.id }, { signal }));
-  const unloadMs = await elapsedMs(agent.request('unload', { name: OBJECT }, { signal }));
-  return { loadMs, linkMs, unlinkMs, unloadMs };
 }
 
 /** One VM asks `ping` at an even pace while the other makes its load. */
@@ -337,7 +304,7 @@ async function cpuSecondsOf(pid: number): Promise<number> {
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
-function environmentOf(version: string, startedAt: Date): ControlResult['environment'] {
+export function environmentOf(version: string, startedAt: Date): ControlResult['environment'] {
   return {
     hyperturtleVersion: version,
     startedAt: startedAt.toISOString(),

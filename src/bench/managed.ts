@@ -18,7 +18,7 @@ const CONFIG = '/run/hyperturtle-host.yaml';
 const METRICS_PORT = 9470;
 const GUEST_CONFIG = '/run/hyperturtle-guest.yaml';
 const GUEST_METRICS_PORT = 9471;
-const NPF = '/payload/bpf/npf.bpf.o';
+export const NPF = '/payload/bpf/npf.bpf.o';
 /** Node, schemas and all start in seconds under emulation, more of them on a busy machine. */
 const START_MS = 120_000;
 const COMMAND_MS = 120_000;
@@ -122,14 +122,19 @@ export class ManagedGuest {
 
   /** Module, agent and npf, undone in reverse by `undo`. */
   async setUp(undo: CleanupStack, signal?: AbortSignal): Promise<void> {
+    await this.setUpAgent(undo, signal);
+    await this.load(signal);
+    undo.add('desired state', () => this.unload());
+  }
+
+  /** The same without a program. */
+  async setUpAgent(undo: CleanupStack, signal?: AbortSignal): Promise<void> {
     await insmod(this.l1, 'hyperturtle_guest', signal);
     undo.add('guest module', () => rmmod(this.l1, 'hyperturtle_guest'));
     await this.start(signal);
     // the agent mounted it, and leaves it to those who may use it
     undo.add('turtlefs', () => runScript(this.l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
     undo.add('agent', () => this.end('TERM'));
-    await this.load(signal);
-    undo.add('desired state', () => this.#unload());
   }
 
   async start(signal?: AbortSignal): Promise<void> {
@@ -153,7 +158,8 @@ export class ManagedGuest {
     await this.command(['load', NPF, '--name', 'npf', '--link'], signal);
   }
 
-  async #unload(): Promise<void> {
+  /** Unlinked and out of the desired state. */
+  async unload(): Promise<void> {
     await this.command(['unload', 'npf', '--force']);
   }
 

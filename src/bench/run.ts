@@ -2,13 +2,13 @@
 import type { Progress } from '../core/progress.ts';
 import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
-import { run } from '../lab/levels.ts';
 import { guestStatus } from './accelerate.ts';
 import { ManagedAcceleration } from './managed.ts';
 import type { GuestStatus } from './accelerate.ts';
+import { environmentOf } from './environment.ts';
 import { KvmCounters } from './kvm-counters.ts';
 import { RESULT_SCHEMA_VERSION } from './schema.ts';
-import type { BenchResult, BootSample, Environment, Pattern, TouchSample, Variant } from './schema.ts';
+import type { BenchResult, BootSample, Pattern, TouchSample, Variant } from './schema.ts';
 import { summarize } from './summary.ts';
 import { L2_TICK_ARGUMENTS, reservedMemory } from './touch.ts';
 import { takeTurn, turnsOf } from './turn.ts';
@@ -138,27 +138,5 @@ function parametersOf(
     poolHigh: guest.pool_high,
     l2Machine: spec.machine,
     l2KernelArguments: append,
-  };
-}
-
-async function environmentOf(lab: Lab, version: string, startedAt: Date): Promise<Environment> {
-  const e = lab.environment();
-  const uname = async (level: Lab['l0']): Promise<string> => (await run(level, ['uname', '-r'])).trim();
-  return {
-    hyperturtleVersion: version,
-    startedAt: startedAt.toISOString(),
-    durationSeconds: Math.round((Date.now() - startedAt.getTime()) / 1000),
-    accelerator: e.accel,
-    hostCpus: e.host.cpus,
-    hostCpuModel: e.host.cpuModel,
-    hostMemoryMib: e.host.memMib,
-    hostKernel: e.host.kernel,
-    nodeVersion: e.host.node,
-    l0Kernel: await uname(lab.l0),
-    l1Kernel: await uname(lab.l1),
-    // L2 boots the same file as L1 (payload.ts)
-    l2Kernel: e.kernelVersion,
-    l0Qemu: e.qemuVersion,
-    outerQemu: e.qemuVersion,
   };
 }

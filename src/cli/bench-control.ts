@@ -1,6 +1,7 @@
-/** `hyperturtle bench control`: the host daemon's control plane, measured on this machine without a lab. */
+/** `hyperturtle bench control`: the control plane, measured on this machine without a lab, or in one. */
 import type { Command } from 'commander';
 import { HyperturtleError } from '../core/errors.ts';
+import type { InLab, LabOptions } from './bench.ts';
 import { integer } from './values.ts';
 
 interface ControlCommandOptions {
@@ -10,12 +11,21 @@ interface ControlCommandOptions {
   rounds: number;
   seconds: number;
   window: number;
+  lab?: boolean;
+  kernel: string;
   json?: string;
 }
 
 const PROBE_INTERVAL_MS = 5;
 
-export function registerControl(bench: Command, version: string): void {
+/** Of a lab: all of it passes three emulated kernels. */
+const LAB_ROUND_TRIPS = 200;
+const LAB_CHANGES = 10;
+const LAB_COMMANDS = 3;
+
+type RunInLab = <T>(o: LabOptions, body: (c: InLab) => Promise<T>) => Promise<T>;
+
+export function registerControl(bench: Command, version: string, inLab: RunInLab): void {
   bench
     .command('control')
     .description('the host daemon: request round trip, load and link, memory, one VM under load of another')
@@ -25,8 +35,21 @@ export function registerControl(bench: Command, version: string): void {
     .option('--rounds <number>', 'of quiet, requests, garbage', integer('--rounds', 1, 100), 3)
     .option('--seconds <number>', 'of each of them', integer('--seconds', 2, 3600), 10)
     .option('--window <number>', 'requests outstanding of the VM that loads', integer('--window', 1, 64), 32)
+    .option('--lab', 'instead: in L0 and L1 of a lab, over their virtio port; no other option but these two')
+    .option('-k, --kernel <series>', 'kernel of all levels of the lab', '6.1')
     .option('--json <file>', 'write the result with all raw samples')
-    .action((o: ControlCommandOptions) => control(o, version));
+    .action((o: ControlCommandOptions) => (o.lab ? controlInLab(o, version, inLab) : control(o, version)));
+}
+
+async function controlInLab(o: ControlCommandOptions, version: string, inLab: RunInLab): Promise<void> {
+  const { controlLabTable, runControlInLab } = await import('../bench/control-lab.ts');
+  const shape = { kernel: o.kernel, accel: 'tcg', l1Memory: 1024, l1Cpus: 1 } as const;
+  const spec = { roundTrips: LAB_ROUND_TRIPS, changes: LAB_CHANGES, commands: LAB_COMMANDS, arenaMib: 8 };
+  const json = o.json === undefined ? {} : { json: o.json };
+  const result = await inLab({ ...shape, ...json }, ({ lab, progress, signal }) =>
+    runControlInLab(lab, spec, { version, progress, signal }),
+  );
+  process.stdout.write(controlLabTable(result));
 }
 
 async function control(o: ControlCommandOptions, version: string): Promise<void> {

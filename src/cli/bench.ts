@@ -5,6 +5,7 @@ import type { BenchSpec } from '../bench/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
 import type { Lab } from '../lab/lab.ts';
+import { registerAgentBench } from './bench-agent.ts';
 import { registerControl } from './bench-control.ts';
 import { integer } from './values.ts';
 
@@ -66,7 +67,8 @@ export function register(program: Command, version: string): void {
     .option('--seed <number>', 'the same kills in the same order', integer('--seed', 0, 2 ** 32 - 1), 1)
     .action((o: CheckOptions) => check('chaos', { ...o, l1Memory: 1024, secondL1Memory: 768 }));
   sized(bench.command('all').description('both')).action((o: RunOptions) => measure('all', o, version));
-  registerControl(bench, version);
+  registerControl(bench, version, inLab);
+  registerAgentBench(bench);
 }
 
 interface CheckOptions extends Omit<CommonOptions, 'report'> {
@@ -78,17 +80,16 @@ interface CheckOptions extends Omit<CommonOptions, 'report'> {
   secondL1Memory?: number;
 }
 
-interface InLab {
+export interface InLab {
   lab: Lab;
   progress: Progress;
   signal: AbortSignal;
 }
 
+export type LabOptions = Omit<CommonOptions, 'report'> & { secondL1Memory?: number };
+
 /** Lab up, body, lab down, also when it is interrupted; then the JSON file that was asked for. */
-async function inLab<T>(
-  o: Omit<CommonOptions, 'report'> & { secondL1Memory?: number },
-  body: (c: InLab) => Promise<T>,
-): Promise<T> {
+async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise<T> {
   const [{ labUp }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
     import('../lab/lab.ts'),
     import('../core/progress.ts'),
