@@ -110,7 +110,7 @@ u64 htg_l2_count(void);
 
 /* watch.c */
 struct pid;
-int htg_watch_open(void);	/* a file that tells what happens, for HTG_WATCH */
+int htg_watch_open(void);	/* a file that tells what happens, for HTG_WATCH_VMS */
 void htg_watch_note(u32 kind, struct pid *tgid); /* tgid: NULL or the process that it is about */
 
 #endif
