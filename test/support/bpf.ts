@@ -1,12 +1,12 @@
 /** Compiling eBPF objects for tests, with the lab's packaged clang when it is there, else with the host's. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { SharedArray } from '../../src/bpf/map.ts';
 import { isHyperturtleError } from '../../src/core/errors.ts';
-import { TRIPLET, toolEnv } from '../../src/lab/tools.ts';
-import { cacheRoot } from '../../src/lab/xdg.ts';
+import { TRIPLET, toolEnv, toolPath } from '../../src/lab/tools.ts';
+import { toolTrees } from './tool-trees.ts';
 
 const INCLUDE = path.resolve(import.meta.dirname, '../../c/include');
 
@@ -47,22 +47,12 @@ export function whyNoMaps(): string | undefined {
 }
 
 function packaged(): Clang[] {
-  const trees = path.join(cacheRoot(), 'trees');
-  let names: string[];
-  try {
-    names = readdirSync(trees).filter((n) => n.startsWith('tools-'));
-  } catch {
-    return [];
-  }
-  const dirs = names.map((n) => path.join(trees, n));
-  dirs.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs);
-  return dirs.map((dir) => {
-    const root = path.join(dir, 'root');
-    const include = path.join(root, 'usr/include');
+  return toolTrees().map((tools) => {
+    const include = path.join(tools.root, 'usr/include');
     return {
-      bin: path.join(root, 'usr/bin/clang'),
+      bin: toolPath(tools, 'clang'),
       args: ['-nostdlibinc', '-isystem', include, '-isystem', path.join(include, TRIPLET)],
-      env: toolEnv({ root, libc: path.join(dir, 'libc'), key: '' }),
+      env: toolEnv(tools),
     };
   });
 }
