@@ -98,9 +98,11 @@ describe('AgentLevel.exec', () => {
   });
 
   it('ends when the machine ends while it waits', async () => {
-    const { l0, agent } = level(() => undefined);
+    const { l0, agent } = level((request) => {
+      if (request.execute === 'guest-exec') setImmediate(() => agent.end());
+      return undefined;
+    });
     const r = l0.exec(['x']);
-    setTimeout(() => agent.end(), 20);
     await expect(r).rejects.toMatchObject({ code: 'HT_CHANNEL', message: 'L0: the machine has ended' });
   });
 });
