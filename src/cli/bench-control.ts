@@ -1,7 +1,7 @@
 /** `hyperturtle bench control`: the control plane, measured on this machine without a lab, or in one. */
 import type { Command } from 'commander';
 import { HyperturtleError } from '../core/errors.ts';
-import type { InLab, LabOptions } from './bench.ts';
+import { inLab } from './bench-lab.ts';
 import { integer } from './values.ts';
 
 interface ControlCommandOptions {
@@ -23,9 +23,7 @@ const LAB_ROUND_TRIPS = 200;
 const LAB_CHANGES = 10;
 const LAB_COMMANDS = 3;
 
-type RunInLab = <T>(o: LabOptions, body: (c: InLab) => Promise<T>) => Promise<T>;
-
-export function registerControl(bench: Command, version: string, inLab: RunInLab): void {
+export function registerControl(bench: Command, version: string): void {
   bench
     .command('control')
     .description('the host daemon: request round trip, load and link, memory, one VM under load of another')
@@ -38,10 +36,10 @@ export function registerControl(bench: Command, version: string, inLab: RunInLab
     .option('--lab', 'instead: in L0 and L1 of a lab, over their virtio port; no other option but these two')
     .option('-k, --kernel <series>', 'kernel of all levels of the lab', '6.1')
     .option('--json <file>', 'write the result with all raw samples')
-    .action((o: ControlCommandOptions) => (o.lab ? controlInLab(o, version, inLab) : control(o, version)));
+    .action((o: ControlCommandOptions) => (o.lab ? controlInLab(o, version) : control(o, version)));
 }
 
-async function controlInLab(o: ControlCommandOptions, version: string, inLab: RunInLab): Promise<void> {
+async function controlInLab(o: ControlCommandOptions, version: string): Promise<void> {
   const { controlLabTable, runControlInLab } = await import('../bench/control-lab.ts');
   const shape = { kernel: o.kernel, accel: 'tcg', l1Memory: 1024, l1Cpus: 1 } as const;
   const spec = { roundTrips: LAB_ROUND_TRIPS, changes: LAB_CHANGES, commands: LAB_COMMANDS, arenaMib: 8 };

@@ -1,20 +1,14 @@
 /** `hyperturtle bench ...`: measures in a lab of its own and writes table, JSON and report. */
-import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { BenchSpec } from '../bench/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
-import type { Progress } from '../core/progress.ts';
-import type { Lab } from '../lab/lab.ts';
 import { registerAgentBench } from './bench-agent.ts';
 import { registerControl } from './bench-control.ts';
+import { inLab, labOptions } from './bench-lab.ts';
+import type { LabOptions } from './bench-lab.ts';
 import { integer } from './values.ts';
 
-interface CommonOptions {
-  kernel: string;
-  accel: 'tcg' | 'kvm';
-  l1Memory: number;
-  l1Cpus: number;
-  json?: string;
+interface CommonOptions extends LabOptions {
   report?: string;
 }
 
@@ -51,14 +45,16 @@ export function register(program: Command, version: string): void {
   sized(
     bench.command('boot').description('boots of L2: vanilla, with the hyperupcall, and not nested'),
   ).action((o: RunOptions) => measure('boot', o, version));
-  lab(bench.command('churn').description('create, run and destroy many L2s; nothing may be left'))
+  labOptions(bench.command('churn').description('create, run and destroy many L2s; nothing may be left'))
     .option('--cycles <number>', 'how many', integer('--cycles', 1, 1_000_000), 200)
     .option('--parallel <number>', 'at a time', integer('--parallel', 1, 64), 4)
     .action((o: CheckOptions) => check('churn', o));
-  lab(bench.command('integrity').description('race pages of an L2 between it, L1 and L0; none may change'))
+  labOptions(
+    bench.command('integrity').description('race pages of an L2 between it, L1 and L0; none may change'),
+  )
     .option('--pages <number>', 'how many at least', integer('--pages', 1, 2 ** 31), 100_000)
     .action((o: CheckOptions) => check('integrity', o));
-  lab(
+  labOptions(
     bench
       .command('chaos')
       .description('kill -9 of daemon, agent or an L1 at random moments; no page may change'),
@@ -67,58 +63,16 @@ export function register(program: Command, version: string): void {
     .option('--seed <number>', 'the same kills in the same order', integer('--seed', 0, 2 ** 32 - 1), 1)
     .action((o: CheckOptions) => check('chaos', { ...o, l1Memory: 1024, secondL1Memory: 768 }));
   sized(bench.command('all').description('both')).action((o: RunOptions) => measure('all', o, version));
-  registerControl(bench, version, inLab);
+  registerControl(bench, version);
   registerAgentBench(bench);
 }
 
-interface CheckOptions extends Omit<CommonOptions, 'report'> {
+interface CheckOptions extends LabOptions {
   cycles: number;
   parallel: number;
   pages: number;
   rounds: number;
   seed: number;
-  secondL1Memory?: number;
-}
-
-export interface InLab {
-  lab: Lab;
-  progress: Progress;
-  signal: AbortSignal;
-}
-
-export type LabOptions = Omit<CommonOptions, 'report'> & { secondL1Memory?: number };
-
-/** Lab up, body, lab down, also when it is interrupted; then the JSON file that was asked for. */
-async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise<T> {
-  const [{ labUp }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
-    import('../lab/lab.ts'),
-    import('../core/progress.ts'),
-    import('../core/lifecycle.ts'),
-    import('node:fs/promises'),
-  ]);
-  const progress = createProgress();
-  const { signal, dispose } = abortOnSignals();
-  try {
-    const lab = await labUp({
-      kernel: o.kernel,
-      accel: o.accel,
-      l1Cpus: o.l1Cpus,
-      l1MemoryMib: o.l1Memory,
-      ...(o.secondL1Memory === undefined ? {} : { secondL1MemoryMib: o.secondL1Memory }),
-      progress,
-      signal,
-    });
-    let result: T;
-    try {
-      result = await body({ lab, progress, signal });
-    } finally {
-      await lab.down();
-    }
-    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
-    return result;
-  } finally {
-    dispose();
-  }
 }
 
 /** One check in a lab; its result as JSON. Exit status HT_INTEGRITY when something is wrong. */
@@ -155,16 +109,7 @@ async function check(what: 'churn' | 'integrity' | 'chaos', o: CheckOptions): Pr
 }
 
 function common(c: Command): Command {
-  return lab(c).option('--report <file>', 'write the HTML report');
-}
-
-function lab(c: Command): Command {
-  return c
-    .option('-k, --kernel <series>', 'kernel of all levels', '6.1')
-    .addOption(new Option('--accel <kind>', 'what runs the lab').choices(['tcg', 'kvm']).default('tcg'))
-    .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
-    .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
-    .option('--json <file>', 'write the result with all raw samples');
+  return labOptions(c).option('--report <file>', 'write the HTML report');
 }
 
 async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: string): Promise<void> {

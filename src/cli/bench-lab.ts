@@ -1,0 +1,63 @@
+/** What all benches that start a lab of their own have in common: its options, and its coming and going. */
+import { Option } from 'commander';
+import type { Command } from 'commander';
+import type { Progress } from '../core/progress.ts';
+import type { Lab } from '../lab/lab.ts';
+import { integer } from './values.ts';
+
+export interface LabOptions {
+  kernel: string;
+  accel: 'tcg' | 'kvm';
+  l1Memory: number;
+  l1Cpus: number;
+  secondL1Memory?: number;
+  json?: string;
+}
+
+export interface InLab {
+  lab: Lab;
+  progress: Progress;
+  signal: AbortSignal;
+}
+
+/** Lab up, body, lab down, also when it is interrupted; then the JSON file that was asked for. */
+export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise<T> {
+  const [{ labUp }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
+    import('../lab/lab.ts'),
+    import('../core/progress.ts'),
+    import('../core/lifecycle.ts'),
+    import('node:fs/promises'),
+  ]);
+  const progress = createProgress();
+  const { signal, dispose } = abortOnSignals();
+  try {
+    const lab = await labUp({
+      kernel: o.kernel,
+      accel: o.accel,
+      l1Cpus: o.l1Cpus,
+      l1MemoryMib: o.l1Memory,
+      ...(o.secondL1Memory === undefined ? {} : { secondL1MemoryMib: o.secondL1Memory }),
+      progress,
+      signal,
+    });
+    let result: T;
+    try {
+      result = await body({ lab, progress, signal });
+    } finally {
+      await lab.down();
+    }
+    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
+    return result;
+  } finally {
+    dispose();
+  }
+}
+
+export function labOptions(c: Command): Command {
+  return c
+    .option('-k, --kernel <series>', 'kernel of all levels', '6.1')
+    .addOption(new Option('--accel <kind>', 'what runs the lab').choices(['tcg', 'kvm']).default('tcg'))
+    .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
+    .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
+    .option('--json <file>', 'write the result with all raw samples');
+}
