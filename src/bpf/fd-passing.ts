@@ -68,23 +68,33 @@ export function fdChannel(what: string): [OwnedFd, OwnedFd] {
 
 /** One message with copies of 1..32 descriptors. Never blocks. */
 export function sendFds(channel: OwnedFd, fds: readonly number[]): void {
+  sendWithFds(channel.fd, channel.what, new Uint8Array(1), fds);
+}
+
+/** The same with bytes of the caller's, to a socket that is not an OwnedFd: Node's own. Never blocks. */
+export function sendWithFds(socket: number, what: string, bytes: Uint8Array, fds: readonly number[]): void {
   if (fds.length < 1 || fds.length > MAX_PASSED_FDS)
     throw new RangeError(`${fds.length} descriptors: 1 to ${MAX_PASSED_FDS} expected`);
-  withMessage(fds.length, (message, control) => {
+  withMessage(bytes, fds.length, (message, control) => {
     const view = viewOf(control);
     view.setBigUint64(0, BigInt(CMSG_HEADER + 4 * fds.length), true);
     u32.write(view, 8, SOL_SOCKET);
     u32.write(view, 12, SCM_RIGHTS);
     fds.forEach((fd, i) => u32.write(view, CMSG_HEADER + 4 * i, fd));
     // SAFETY: all pointers of `message` lead to live memory of the lengths that it says.
-    if (cSendmsg(channel.fd, message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-      throw kernelError(`passing descriptors over ${channel.what}`, koffi.errno());
+    const sent = cSendmsg(socket, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) throw kernelError(`passing descriptors over ${what}`, koffi.errno());
+    if (sent < bytes.length)
+      throw new HyperturtleError(
+        'HT_KERNEL',
+        `${what}: ${bytes.length} bytes to be sent at once, ${sent} were`,
+      );
   });
 }
 
 /** The descriptors of the next message, `count` of them; the message must be there already. The caller owns them. */
 export function receiveFds(channel: OwnedFd, count: number, what: (i: number) => string): OwnedFd[] {
-  return withMessage(count, (message, control) => {
+  return withMessage(new Uint8Array(1), count, (message, control) => {
     // SAFETY: as above; the kernel writes no more than the lengths that the message says.
     if (cRecvmsg(channel.fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
       throw kernelError(`taking descriptors from ${channel.what}`, koffi.errno());
@@ -101,26 +111,32 @@ export function receiveFds(channel: OwnedFd, count: number, what: (i: number) =>
   });
 }
 
-/** A message of one byte with room for `count` descriptors; its memory lives as long as `use` runs. */
-function withMessage<T>(count: number, use: (message: MsgHdrValue, control: Uint8Array) => T): T {
+/** A message with these bytes and room for `count` descriptors; its memory lives as long as `use` runs. */
+function withMessage<T>(
+  bytes: Uint8Array,
+  count: number,
+  use: (message: MsgHdrValue, control: Uint8Array) => T,
+): T {
   const controlBytes = Math.ceil((CMSG_HEADER + 4 * count) / 8) * 8;
-  const bytes = 8 + 16 + controlBytes;
-  const memory = koffi.alloc('uint8_t', bytes) as bigint;
+  const head = 16 + controlBytes;
+  const total = head + bytes.length;
+  const memory = koffi.alloc('uint8_t', total) as bigint;
   try {
     // SAFETY: the view covers exactly the allocation and is not used after `use`.
-    const all = new Uint8Array(koffi.view(memory, bytes));
+    const all = new Uint8Array(koffi.view(memory, total));
     all.fill(0);
+    all.set(bytes, head);
     const view = viewOf(all);
-    view.setBigUint64(8, memory, true); // iovec: one byte
-    view.setBigUint64(16, 1n, true);
-    const control = all.subarray(24);
+    view.setBigUint64(0, memory + BigInt(head), true); // iovec
+    view.setBigUint64(8, BigInt(bytes.length), true);
+    const control = all.subarray(16, head);
     return use(
       {
         name: null,
         namelen: 0,
-        iov: memory + 8n,
+        iov: memory,
         iovlen: 1,
-        control: memory + 24n,
+        control: memory + 16n,
         controllen: controlBytes,
         flags: 0,
       },

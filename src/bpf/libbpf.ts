@@ -111,6 +111,50 @@ export const libbpf = {
     key: Uint8Array | null,
     next: Uint8Array,
   ) => number,
+  prog_load: lib.func(
+    'int bpf_prog_load(int type, const char *name, const char *license, const void *code, size_t count, void *opts)',
+  ) as (
+    type: number,
+    name: string,
+    license: string,
+    code: Uint8Array,
+    instructions: number,
+    opts: Uint8Array | null,
+  ) => number,
+  btf_load: lib.func('int bpf_btf_load(const void *data, size_t length, void *opts)') as (
+    data: Uint8Array,
+    length: number,
+    opts: null,
+  ) => number,
+  program_set_type: lib.func('int bpf_program__set_type(void *program, int type)') as (
+    p: ProgramHandle,
+    type: number,
+  ) => number,
+  program_set_attach_type: lib.func('int bpf_program__set_expected_attach_type(void *program, int type)') as (
+    p: ProgramHandle,
+    type: number,
+  ) => number,
+  link_create: lib.func('int bpf_link_create(int program, int target, int type, const void *opts)') as (
+    program: number,
+    target: number,
+    type: number,
+    opts: null,
+  ) => number,
+  link_update: lib.func('int bpf_link_update(int link, int program, const void *opts)') as (
+    link: number,
+    program: number,
+    opts: null,
+  ) => number,
+  tc_hook_create: lib.func('int bpf_tc_hook_create(void *hook)') as (hook: Uint8Array) => number,
+  tc_hook_destroy: lib.func('int bpf_tc_hook_destroy(void *hook)') as (hook: Uint8Array) => number,
+  tc_attach: lib.func('int bpf_tc_attach(const void *hook, void *opts)') as (
+    hook: Uint8Array,
+    opts: Uint8Array,
+  ) => number,
+  tc_detach: lib.func('int bpf_tc_detach(const void *hook, const void *opts)') as (
+    hook: Uint8Array,
+    opts: Uint8Array,
+  ) => number,
   map_fd_by_id: lib.func('int bpf_map_get_fd_by_id(uint32_t id)') as (id: number) => number,
   prog_fd_by_id: lib.func('int bpf_prog_get_fd_by_id(uint32_t id)') as (id: number) => number,
   obj_pin: lib.func('int bpf_obj_pin(int fd, const char *path)') as (fd: number, path: string) => number,
@@ -165,6 +209,14 @@ export function takePrinted(): string[] {
 /** Zeroed memory outside the JavaScript heap, for buffers that libbpf keeps pointers to. Freed by freeMemory. */
 export function allocMemory(bytes: number): Memory {
   return koffi.alloc('uint8_t', bytes) as Memory;
+}
+
+/** The same with these bytes in it. */
+export function memoryWith(bytes: Uint8Array): Memory {
+  const memory = allocMemory(bytes.length);
+  // SAFETY: the view covers exactly the allocation and does not outlive this function.
+  new Uint8Array(koffi.view(memory, bytes.length)).set(bytes);
+  return memory;
 }
 
 export function freeMemory(memory: Memory): void {

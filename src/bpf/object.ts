@@ -28,6 +28,8 @@ export interface ObjectSpec {
   reuse?: Readonly<Record<string, OwnedFd>>;
   /** Values for `const volatile` variables. The verifier knows them. */
   constants?: Readonly<Record<string, bigint | number>>;
+  /** What programs of these sections are, whatever libbpf takes them for: the kernel's number of the type. */
+  types?: Readonly<Record<string, number>>;
 }
 
 export interface ProgramInfo {
@@ -126,6 +128,7 @@ export class BpfObject implements Disposable {
       if (handle === null) throw refused(spec, 'cannot be opened', failureOf(null));
       try {
         reuseMaps(handle, spec);
+        setTypes(handle, spec);
         if (rodata) setRodata(handle, spec, rodata);
         const r = libbpf.object_load(handle);
         if (r < 0) throw refused(spec, 'cannot be loaded', failureOf(r), textOf(log, LOG_BYTES));
@@ -208,6 +211,17 @@ function reuseMaps(handle: ObjectHandle, spec: ObjectSpec): void {
     // SAFETY: both calls get a map of this open object; reuse_fd asks the kernel about the descriptor and copies it.
     const r = libbpf.map_reuse_fd(findMap(handle, spec.name, name), file.fd);
     if (r < 0) throw refused(spec, `cannot use ${file.what} as its map '${name}'`, failureOf(r));
+  }
+}
+
+/** Also forgets for which way of attaching: libbpf's idea of that differs between its versions. */
+function setTypes(handle: ObjectHandle, spec: ObjectSpec): void {
+  for (let p = libbpf.object_next_program(handle, null); p; p = libbpf.object_next_program(handle, p)) {
+    const type = spec.types?.[libbpf.program_section(p)];
+    if (type === undefined) continue;
+    // SAFETY: the program is one of this open object, which is not loaded yet.
+    const r = libbpf.program_set_type(p, type) || libbpf.program_set_attach_type(p, 0);
+    if (r < 0) throw refused(spec, `cannot have a program of type ${type}`, failureOf(r));
   }
 }
 

@@ -33,6 +33,7 @@ const cEpollCtl = libc.func('int epoll_ctl(int ep, int op, int fd, void *event)'
 ) => number;
 
 // x86-64 and arm64 agree on these, as on all calls younger than Linux 5.1
+const SYS_MEMBARRIER = process.arch === 'arm64' ? 283 : 324;
 const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
 const SYS_PIDFD_GETFD = 438;
@@ -73,6 +74,21 @@ export function ioctlFd(
   return new OwnedFd(ioctl(file, request, arg, explain), what);
 }
 
+const cSocket = libc.func('int socket(int domain, int type, int protocol)') as (
+  domain: number,
+  type: number,
+  protocol: number,
+) => number;
+
+/** A socket that is never connected: ioctls about network devices of this network namespace go through it. */
+export function deviceSocket(): OwnedFd {
+  const AF_UNIX = 1;
+  const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
+  const fd = cSocket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
+  if (fd < 0) throw kernelError('socket', koffi.errno());
+  return new OwnedFd(fd, 'socket for network devices');
+}
+
 /** Opens a device read-write (close-on-exec, as Node does). `missing` says what to do when it is not there. */
 export function openDevice(devicePath: string, missing: string): OwnedFd {
   try {
@@ -85,6 +101,17 @@ export function openDevice(devicePath: string, missing: string): OwnedFd {
       throw new HyperturtleError('HT_KERNEL', `${devicePath}: no permission: run as root`, { cause: e });
     throw e;
   }
+}
+
+/**
+ * Returns when no CPU is any more in the middle of what it was doing in the kernel under RCU, such as running an eBPF
+ * program for a frame (MEMBARRIER_CMD_GLOBAL is synchronize_rcu(), kernel/sched/membarrier.c; Linux 4.3). Takes some
+ * ten milliseconds.
+ */
+export function waitForReaders(): void {
+  const MEMBARRIER_CMD_GLOBAL = 1;
+  if (cSyscall(SYS_MEMBARRIER, MEMBARRIER_CMD_GLOBAL, 0, 0, 0) < 0)
+    throw kernelError('membarrier', koffi.errno());
 }
 
 /** A descriptor for process `pid` that stays with this process even when the number is used again. */

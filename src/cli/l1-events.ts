@@ -76,6 +76,10 @@ function detail(e: Event): string {
       return `${e.link.id}: ${e.link.program} of ${e.link.object} answers ${e.link.hook}`;
     case 'link.ended':
       return `${e.link.id}: ${e.link.object} at ${e.link.hook}: ${e.reason}`;
+    case 'nic.added':
+      return `${e.nic.id}: ${e.nic.mac} in ${e.nic.network}, slot ${e.nic.slot}`;
+    case 'nic.removed':
+      return `${e.nic.id}: ${e.reason}`;
     case 'arena.state':
       return `${e.arena.state}, ${e.arena.bytes >> 20} MiB`;
     case 'quota.refused':

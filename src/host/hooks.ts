@@ -13,8 +13,19 @@ import {
   BPF_MAP_TYPE_PERCPU_HASH,
   BPF_MAP_TYPE_RINGBUF,
   BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE,
+  BPF_PROG_TYPE_SCHED_CLS,
+  BPF_PROG_TYPE_XDP,
 } from '../kernel/bpf.ts';
-import type { HookName } from '../kernel/host.ts';
+import type { HookName as KvmHook } from '../kernel/host.ts';
+import { SKB_FIELDS, XDP_FIELDS } from '../kernel/packet.ts';
+import type { ContextField } from '../kernel/packet.ts';
+
+/** The kernel's own hooks of a network device. */
+export const PACKET_HOOKS = ['xdp', 'tc-ingress', 'tc-egress'] as const;
+export type PacketHook = (typeof PACKET_HOOKS)[number];
+export type HookName = KvmHook | PacketHook;
+
+export const isPacketHook = (hook: string): hook is PacketHook => PACKET_HOOKS.some((name) => name === hook);
 
 export interface HookSpec {
   name: HookName;
@@ -24,6 +35,8 @@ export interface HookSpec {
   section: string;
   /** What libbpf makes of the section; the kernel's name and number. */
   programType: { name: string; number: number };
+  /** What its first argument gives to read; left out: the argument is an array whose first word is the context. */
+  context?: readonly ContextField[];
   mapTypes: readonly MapTypeSpec[];
   helpers: readonly HelperSpec[];
   /** Most instructions of one program as compiled. */
@@ -41,9 +54,9 @@ export interface MapTypeSpec {
 
 /**
  * What a helper takes in a register: a number; a map; memory of the map's key or value size; memory of the size in the
- * next register; memory that another helper gave.
+ * next register, to read or (`out`) to write all of, also when it fails; memory that another helper gave; the context.
  */
-export type HelperArgument = 'number' | 'map' | 'key' | 'value' | 'data' | 'record';
+export type HelperArgument = 'number' | 'map' | 'key' | 'value' | 'data' | 'out' | 'record' | 'context';
 
 export interface HelperSpec {
   name: string;
@@ -96,6 +109,29 @@ const DATA_HELPERS: readonly HelperSpec[] = [
   helper('map_lookup_percpu_elem', 195, ['map', 'key', 'number'], MEMORY),
 ];
 
+/** Copies from a frame whose head is not in one piece. */
+const SKB_LOAD_BYTES = helper('skb_load_bytes', 26, ['context', 'number', 'out', 'number']);
+
+const packetHook = (
+  name: PacketHook,
+  section: string,
+  purpose: string,
+  more: Pick<HookSpec, 'programType' | 'context' | 'helpers'>,
+): HookSpec => ({
+  name,
+  section,
+  purpose,
+  ...more,
+  mapTypes: DATA_MAPS,
+  instructions: 16_384,
+  verifiedInstructions: 250_000,
+});
+const SCHED_CLS = {
+  programType: { name: 'sched_cls', number: BPF_PROG_TYPE_SCHED_CLS },
+  context: SKB_FIELDS,
+  helpers: [...DATA_HELPERS, SKB_LOAD_BYTES],
+};
+
 export const HOOK_TABLE: readonly HookSpec[] = [
   {
     name: 'npf',
@@ -107,6 +143,18 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     instructions: 16_384,
     verifiedInstructions: 250_000,
   },
+  packetHook('xdp', 'xdp', 'a frame that L2 sends has arrived at a NIC of this VM', {
+    programType: { name: 'xdp', number: BPF_PROG_TYPE_XDP },
+    context: XDP_FIELDS,
+    helpers: DATA_HELPERS,
+  }),
+  packetHook(
+    'tc-ingress',
+    'tc/ingress',
+    'a frame that L2 sends has arrived at a NIC of this VM, behind xdp',
+    SCHED_CLS,
+  ),
+  packetHook('tc-egress', 'tc/egress', 'a frame is about to leave through a NIC of this VM to L2', SCHED_CLS),
 ];
 
 /** The hook whose section this is, or undefined. */
@@ -115,4 +163,11 @@ export function hookOfSection(
   hooks: readonly HookSpec[] = HOOK_TABLE,
 ): HookSpec | undefined {
   return hooks.find((h) => h.section === section);
+}
+
+/** The types of programs by section, for libbpf, whose own sections differ. */
+export function packetProgramTypes(hooks: readonly HookSpec[] = HOOK_TABLE): Record<string, number> {
+  return Object.fromEntries(
+    hooks.filter((h) => isPacketHook(h.name)).map((h) => [h.section, h.programType.number]),
+  );
 }

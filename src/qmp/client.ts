@@ -92,12 +92,42 @@ export class QmpClient {
 
   /** Runs one command and gives what it returned. Throws HT_QMP with QEMU's own text when it refuses. */
   async execute(command: string, args: QmpArguments = {}, options: QmpOptions = {}): Promise<unknown> {
+    return this.#run(command, args, options, (line) => void this.#socket.write(line));
+  }
+
+  /**
+   * QEMU gets a copy of a descriptor under a name, for a command that follows (`getfd`). `send` writes the bytes to the
+   * socket together with the descriptor, at once or not at all.
+   */
+  async giveFd(
+    name: string,
+    send: (socket: number, what: string, bytes: Uint8Array) => void,
+    options: QmpOptions = {},
+  ): Promise<void> {
+    const handle = (this.#socket as unknown as { _handle?: { fd?: number } })._handle;
+    const own = handle?.fd;
+    if (own === undefined || own < 0)
+      throw this.#closed ?? new HyperturtleError('HT_QMP', `QMP ${this.#path}: no descriptor of its own`);
+    await this.#run('getfd', { fdname: name }, options, (line) => {
+      // what Node still holds back would come after it
+      if (this.#socket.writableLength > 0)
+        throw new HyperturtleError('HT_BUSY', `QMP ${this.#path}: QEMU does not read: try again`);
+      send(own, `QMP ${this.#path}`, Buffer.from(line, 'utf8'));
+    });
+  }
+
+  async #run(
+    command: string,
+    args: QmpArguments,
+    options: QmpOptions,
+    send: (line: string) => void,
+  ): Promise<unknown> {
     if (this.#closed) throw this.#closed;
     options.signal?.throwIfAborted();
     const id = `ht-${this.#nextId++}`;
     const answer = new Promise<unknown>((resolve, reject) => this.#pending.set(id, { resolve, reject }));
-    this.#socket.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
     try {
+      send(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
       return await withDeadline(`QMP ${command}`, answer, options.timeoutMs ?? 10_000, options.signal);
     } catch (e) {
       if (e instanceof QmpRefusal)

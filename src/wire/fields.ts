@@ -72,12 +72,17 @@ export const ObjectInfo = z.strictObject({
   ),
 });
 
+/** Where a program runs among others on one hook of a NIC: lower earlier. */
+export const LinkOrder = z.int().min(0).max(65_535);
+
 export const LinkInfo = z.strictObject({
   id: Count,
   object: Name,
   program: Name,
   hook: Name,
+  /** The NIC, for hooks of NICs. */
   target: Text.nullable(),
+  order: LinkOrder.optional(),
   since: z.iso.datetime(),
 });
 
@@ -92,6 +97,8 @@ export const Limits = z.strictObject({
   /** Verified instructions of one program. */
   instructions: Count,
   watches: Count,
+  /** NICs given at run time. */
+  nics: Count,
   requestsPerSecond: Count,
 });
 
@@ -102,6 +109,7 @@ export const Used = z.strictObject({
   maps: Count,
   mapBytes: Count,
   watches: Count,
+  nics: Count,
 });
 
 /** One row of the table of hooks: what a program for it may be and use. */
@@ -118,13 +126,17 @@ export const HookStats = z.strictObject({
   linked: z.boolean(),
   object: Name.optional(),
   program: Name.optional(),
+  /** Of hooks of NICs there is a row for each link. */
+  target: Text.optional(),
+  link: Count.optional(),
+  /** Events that the program saw: faults, frames. */
   runs: Count,
-  /** Faults answered by the program. */
+  /** Decided by the program: faults answered, frames dropped. */
   handled: Count,
   /** Page table entries it wrote. */
   entries: Count,
   learned: Count,
-  /** Faults it left to the host's own handling. */
+  /** Left to others: faults for L1 to handle, frames that went on. */
   passed: Count,
   /** Why it did, by name. */
   reasons: z.record(Name, Count),
@@ -134,6 +146,26 @@ export const ArenaInfo = z.strictObject({
   bytes: Count,
   state: z.enum(['plugged', 'offered', 'absent']),
   device: Text.optional(),
+});
+
+export const Mac = z
+  .string()
+  .regex(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/, { error: 'a MAC address such as 52:54:00:12:34:56 is expected' });
+
+/** A NIC that this VM was given at run time. */
+export const NicInfo = z.strictObject({
+  /** Of the VM's choice. */
+  id: Name,
+  mac: Mac,
+  /** Name of the network of the host's configuration that it is in. */
+  network: Name,
+  kind: z.enum(['tap', 'vdpa']),
+  /** Physical slot of the PCIe root port: in L1 /sys/bus/pci/slots/SLOT/address is where the NIC is. */
+  slot: Count,
+  mtu: Count,
+  /** Hooks that programs of this VM may be linked to. */
+  hooks: z.array(Name),
+  since: z.iso.datetime(),
 });
 
 /** One entry of a map: `value`, or `perCpu` for per-CPU maps (one value for each possible CPU). */
@@ -166,6 +198,7 @@ export type Used = z.output<typeof Used>;
 export type HookInfo = z.output<typeof HookInfo>;
 export type HookStats = z.output<typeof HookStats>;
 export type ArenaInfo = z.output<typeof ArenaInfo>;
+export type NicInfo = z.output<typeof NicInfo>;
 export type MapEntry = z.output<typeof MapEntry>;
 export type MapChange = z.output<typeof MapChange>;
 export type Finding = z.output<typeof Finding>;

@@ -16,10 +16,13 @@ import {
   KeyId,
   Limits,
   LinkInfo,
+  LinkOrder,
+  Mac,
   MapChange,
   MapEntry,
   MapName,
   Name,
+  NicInfo,
   ObjectInfo,
   Sha256,
   Signature,
@@ -96,6 +99,7 @@ export const METHODS = {
       program: Name.optional(),
       hook: Name,
       target: Text.optional(),
+      order: LinkOrder.optional(),
     }),
     result: z.strictObject({ link: LinkInfo, existed: z.boolean() }),
   },
@@ -151,6 +155,23 @@ export const METHODS = {
     params: z.strictObject({ since: Count.optional() }),
     result: z.strictObject({ next: Count }),
   },
+  'nic.add': {
+    params: z.strictObject({ id: Name.optional(), network: Name.optional(), mac: Mac.optional() }),
+    result: z.strictObject({ nic: NicInfo, existed: z.boolean() }),
+  },
+  'nic.del': {
+    params: z.strictObject({ id: Name }),
+    result: z.strictObject({ existed: z.boolean() }),
+  },
+  'nic.list': {
+    params: Nothing,
+    result: z.strictObject({
+      nics: z.array(NicInfo),
+      networks: z.array(z.strictObject({ name: Name, kind: z.enum(['tap', 'vdpa']), mtu: Count })),
+      /** Ports into which a NIC could be plugged now. */
+      free: Count,
+    }),
+  },
   doctor: { params: Nothing, result: z.strictObject({ findings: z.array(Finding) }) },
 } as const satisfies MethodTable;
 
@@ -171,6 +192,8 @@ export const Event = z.discriminatedUnion('type', [
   event('object.refused', { object: Name, kind: Text, rule: Text.optional(), message: Text }),
   event('link.made', { link: LinkInfo }),
   event('link.ended', { link: LinkInfo, reason: Text }),
+  event('nic.added', { nic: NicInfo }),
+  event('nic.removed', { nic: NicInfo, reason: Text }),
   event('arena.state', { arena: ArenaInfo }),
   event('quota.refused', { quota: Text, limit: Count, method: Text }),
   event('vm.reset', { reason: Text }),

@@ -384,7 +384,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     await waitFor('as many descriptors as before', () => (fds() <= before ? true : undefined), {
       timeoutMs: 10_000,
     });
-    const nothing = { objects: 0, programs: 0, links: 0, maps: 0, mapBytes: 0, watches: 0 };
+    const nothing = { objects: 0, programs: 0, links: 0, maps: 0, mapBytes: 0, watches: 0, nics: 0 };
     await h.whenVm('one', (v) => isDeepStrictEqual(v.used, nothing));
   });
 

@@ -33,3 +33,17 @@ SEC("raw_tp.w/hyperturtle_npf") int npf(struct bpf_raw_tracepoint_args *args)
 	if (n) __sync_fetch_and_add(n, ${step});
 	return 0;
 }`;
+
+/** A program for a hook of NICs that counts what it sees in `seen` and gives always the same answer. */
+export const packetSource = (section: string, answer: number): string => `
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 1);
+	__type(key, __u32); __type(value, __u64);
+} seen SEC(".maps");
+SEC("${section}") int prog(void *ctx)
+{
+	__u32 zero = 0;
+	__u64 *n = bpf_map_lookup_elem(&seen, &zero);
+	if (n) (*n)++;
+	return ${answer};
+}`;

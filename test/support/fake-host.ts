@@ -10,7 +10,7 @@ import type { RpcSession } from '../../src/wire/handlers.ts';
 import { RpcPeer } from '../../src/wire/peer.ts';
 import { wireFailure } from '../../src/wire/errors.ts';
 import { METHODS } from '../../src/wire/schema.ts';
-import type { Event, EventBody, LinkInfo, Limits, ObjectInfo } from '../../src/wire/schema.ts';
+import type { Event, EventBody, LinkInfo, Limits, NicInfo, ObjectInfo } from '../../src/wire/schema.ts';
 
 const LIMITS: Limits = {
   objects: 16,
@@ -21,6 +21,7 @@ const LIMITS: Limits = {
   elfBytes: 1 << 20,
   instructions: 250_000,
   watches: 16,
+  nics: 4,
   requestsPerSecond: 1000,
 };
 
@@ -37,6 +38,7 @@ export class FakeHost {
   links: LinkInfo[] = [];
   /** ELF text -> refused with this rule. */
   readonly refuse = new Map<string, string>();
+  readonly nics = new Map<string, NicInfo>();
   /** Answers to `doctor`. */
   findings: { level: 'ok' | 'warn' | 'fail'; what: string; mend?: string }[] = [];
   readonly maps = new Map<string, string>();
@@ -171,7 +173,15 @@ export class FakeHost {
       ping: () => ({}),
       limits: () => ({
         limits: LIMITS,
-        used: { objects: this.objects.size, programs: 0, links: 0, maps: 0, mapBytes: 0, watches: 0 },
+        used: {
+          objects: this.objects.size,
+          programs: 0,
+          links: 0,
+          maps: 0,
+          mapBytes: 0,
+          watches: 0,
+          nics: 0,
+        },
         hooks: [],
         signature: 'none' as const,
       }),
@@ -291,6 +301,27 @@ export class FakeHost {
         setImmediate(() => missed.forEach((e) => session.notify('event', e)));
         return { next: this.#events.length + 1 };
       },
+      'nic.add': ({ id = 'nic0', network = 'lan', mac = '02:00:00:00:00:01' }) => {
+        note(`nic.add ${id}`);
+        const there = this.nics.get(id);
+        if (there) return { nic: there, existed: true };
+        const nic: NicInfo = {
+          ...{ id, mac, network, kind: 'tap', slot: 16 + this.nics.size, mtu: 1500 },
+          hooks: ['xdp', 'tc-ingress', 'tc-egress'],
+          since: new Date().toISOString(),
+        };
+        this.nics.set(id, nic);
+        return { nic, existed: false };
+      },
+      'nic.del': ({ id }) => {
+        note(`nic.del ${id}`);
+        return { existed: this.nics.delete(id) };
+      },
+      'nic.list': () => ({
+        nics: [...this.nics.values()],
+        networks: [{ name: 'lan', kind: 'tap' as const, mtu: 1500 }],
+        free: 4 - this.nics.size,
+      }),
       doctor: () => ({ findings: this.findings }),
     });
   }

@@ -33,6 +33,9 @@ export const GOOD_PARAMS: { readonly [M in MethodName]: Readonly<Record<string, 
   'map.watch': { object: 'npf', map: 'state', intervalMs: 100, keys: ['AAAA'] },
   'map.unwatch': { watch: 1 },
   events: { since: 0 },
+  'nic.add': { id: 'n1', network: 'lan', mac: '02:00:00:00:00:01' },
+  'nic.del': { id: 'n1' },
+  'nic.list': {},
   doctor: {},
 };
 

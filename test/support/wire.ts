@@ -8,7 +8,7 @@ import { negotiate } from '../../src/wire/hello.ts';
 import { RpcPeer } from '../../src/wire/peer.ts';
 import type { RpcPeerOptions } from '../../src/wire/peer.ts';
 import { METHODS } from '../../src/wire/schema.ts';
-import type { Limits, LinkInfo, ObjectInfo, Params } from '../../src/wire/schema.ts';
+import type { Limits, LinkInfo, NicInfo, ObjectInfo, Params } from '../../src/wire/schema.ts';
 
 export const LIMITS: Limits = {
   objects: 16,
@@ -19,6 +19,7 @@ export const LIMITS: Limits = {
   elfBytes: 2097152,
   instructions: 1000000,
   watches: 16,
+  nics: 4,
   requestsPerSecond: 1000,
 };
 export const INSTANCE = '7b0f4d5e-58d1-4f3b-9c55-0f6a3c1f2a10';
@@ -203,4 +204,15 @@ export const LINK: LinkInfo = {
   hook: 'npf',
   target: null,
   since: '2026-11-22T10:00:01.000Z',
+};
+
+export const NIC: NicInfo = {
+  id: 'web',
+  mac: '02:1f:63:a8:7c:05',
+  network: 'lan',
+  kind: 'tap',
+  slot: 16,
+  mtu: 1500,
+  hooks: ['xdp', 'tc-ingress', 'tc-egress'],
+  since: '2026-11-22T10:00:03.000Z',
 };

@@ -109,7 +109,7 @@ describe('hyperturtle check', () => {
     out = '';
     await hyperturtle('check', at('good.o'), '--hook', 'npf', '--json', '--cpus', '4');
     expect(JSON.parse(out)).toMatchObject({ ok: true, programs: [{ name: 'prog' }], refusals: [] });
-    await expect(hyperturtle('check', at('good.o'), '--hook', 'xdp')).rejects.toMatchObject({
+    await expect(hyperturtle('check', at('good.o'), '--hook', 'nosuch')).rejects.toMatchObject({
       code: 'HT_USAGE',
     });
     await expect(hyperturtle('check', dir)).rejects.toMatchObject({ code: 'HT_USAGE' });

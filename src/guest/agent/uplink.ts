@@ -41,7 +41,7 @@ const AGAIN_MS = 5000;
 
 /** Asked twice they answer the same: what the lost session may have done does no harm. */
 const REPEATABLE: ReadonlySet<string> = new Set([
-  ...['ping', 'limits', 'list', 'stats', 'doctor', 'map.get', 'map.dump'],
+  ...['ping', 'limits', 'list', 'stats', 'doctor', 'map.get', 'map.dump', 'nic.list'],
   ...['load', 'link'],
 ]);
 

@@ -89,7 +89,8 @@ class Analysis {
     const begun = this.#steps;
     this.#helpers = code.hook?.helpers ?? [];
     const registers: Value[] = Array.from({ length: 11 }, () => SECRET);
-    registers[1] = { kind: 'arguments' };
+    const fields = code.hook?.context;
+    registers[1] = fields ? { kind: 'context', fields } : { kind: 'arguments' };
     try {
       this.#run(code, program.from / INSN_BYTES, registers, []);
     } catch (e) {
@@ -170,7 +171,7 @@ class Analysis {
       return [[at + 1, state]];
     }
     if (i.op === OP_ATOMIC32 || i.op === OP_ATOMIC64) atomic(i, state, leak);
-    else if (cls === CLASS_LDX) r[i.dst] = load(state, state.get(i.src), i.offset, sizeOf(i.op));
+    else if (cls === CLASS_LDX) r[i.dst] = load(state, state.get(i.src), i.offset, sizeOf(i.op), leak);
     else if (cls === CLASS_ST) store(state, state.get(i.dst), i.offset, sizeOf(i.op), NUMBER, leak);
     else if (cls === CLASS_STX)
       store(state, state.get(i.dst), i.offset, sizeOf(i.op), state.get(i.src), leak);
@@ -207,8 +208,10 @@ class Analysis {
       if (kind === 'number' && !isNumber(value)) leak(`${which} may tell an address of the host`);
       if (kind === 'record' && value.kind !== 'memory') leak(`${which} is not known to be a record`);
       if (kind === 'map' && value.kind !== 'map') leak(`${which} is not known to be one map`);
-      if (kind !== 'key' && kind !== 'value' && kind !== 'data') return;
+      if (kind === 'context' && value.kind !== 'context') leak(`${which} is not known to be the context`);
+      if (kind !== 'key' && kind !== 'value' && kind !== 'data' && kind !== 'out') return;
       const size = state.get(n + 2);
+      if (kind === 'out' && written(state, value, size)) return;
       const bytes =
         kind === 'key'
           ? map?.keyBytes
@@ -222,6 +225,15 @@ class Analysis {
     });
     afterCall(state, helper.givesMemory ? MEMORY : NUMBER);
   }
+}
+
+/** A helper writes numbers to all of it: afterwards they can be read. False when it is not known where that is. */
+function written(state: State, pointer: Value, size: Value): boolean {
+  const bytes = isNumber(size) ? size.constant : undefined;
+  if (pointer.kind !== 'stack' || pointer.offset === undefined || bytes === undefined || bytes < 0)
+    return false;
+  state.stacks[pointer.frame]?.store(pointer.offset, bytes, NUMBER);
+  return true;
 }
 
 /** Where jumps lead, and what follows a conditional one. */

@@ -20,14 +20,25 @@ import {
   SOURCE_REGISTER,
 } from '../../kernel/bpf-insn.ts';
 import type { Insn } from '../../kernel/bpf-insn.ts';
-import { MEMORY, NUMBER, SECRET, isNumber } from './values.ts';
+import type { ContextField } from '../../kernel/packet.ts';
+import { MEMORY, NUMBER, PACKET, PACKET_END, SECRET, isInPacket, isNumber } from './values.ts';
 import type { State, Value } from './values.ts';
 
 /** Bytes of a load or store by bits 3 and 4 of its opcode. */
 export const sizeOf = (op: number): number => [4, 2, 1, 8][(op >> 3) & 3] ?? 8;
 
-export function load(state: State, base: Value, offset: number, bytes: number): Value {
+export function load(
+  state: State,
+  base: Value,
+  offset: number,
+  bytes: number,
+  leak: (message: string) => never,
+): Value {
   switch (base.kind) {
+    case 'context':
+      return contextField(base.fields, offset, bytes, leak);
+    case 'packet':
+      return NUMBER;
     case 'arguments':
       // the first argument is the hook's context; behind it is whatever the host's stack holds
       return offset === 0 && bytes === 8 ? MEMORY : SECRET;
@@ -41,6 +52,20 @@ export function load(state: State, base: Value, offset: number, bytes: number): 
     default:
       return SECRET;
   }
+}
+
+function contextField(
+  fields: readonly ContextField[],
+  offset: number,
+  bytes: number,
+  leak: (message: string) => never,
+): Value {
+  const field = fields.find((f) => offset >= f.offset && offset + bytes <= f.offset + f.bytes);
+  if (field?.gives === 'number') return NUMBER;
+  if (field?.bytes === bytes) return field.gives === 'packet' ? PACKET : PACKET_END;
+  return leak(
+    `it reads ${bytes} bytes at ${offset} of its context; there are: ${fields.map((f) => `${f.name} (${f.offset})`).join(', ')}`,
+  );
 }
 
 export function store(
@@ -59,6 +84,8 @@ export function store(
     );
     return;
   }
+  if (base.kind === 'packet') leak('it writes to the packet, which programs may read only');
+  if (base.kind === 'context') leak('it writes to its context, which is for reading only');
   if (base.kind !== 'memory') leak('it writes to a place that is not known, or that an address decides');
   if (!isNumber(value)) leak('it stores what may tell an address of the host, or was never written');
 }
@@ -67,13 +94,13 @@ export function atomic(i: Insn, state: State, leak: (message: string) => never):
   const bytes = i.op === OP_ATOMIC64 ? 8 : 4;
   const r = state.registers;
   if (i.imm === ATOMIC_LOAD_ACQUIRE) {
-    r[i.dst] = load(state, state.get(i.src), i.offset, bytes);
+    r[i.dst] = load(state, state.get(i.src), i.offset, bytes, leak);
     return;
   }
   const base = state.get(i.dst);
   const value = state.get(i.src);
   if (i.imm === ATOMIC_STORE_RELEASE) return store(state, base, i.offset, bytes, value, leak);
-  const old = load(state, base, i.offset, bytes);
+  const old = load(state, base, i.offset, bytes, leak);
   const compared = i.imm === ATOMIC_COMPARE_EXCHANGE ? state.get(0) : NUMBER;
   if (!isNumber(value) || !isNumber(compared) || !isNumber(old))
     leak('an atomic operation on what may tell an address of the host, or was never written');
@@ -97,6 +124,7 @@ export function arithmetic(i: Insn, state: State): Value {
   }
   if (isNumber(dst) && isNumber(src)) return NUMBER;
   if (!wide) return SECRET;
+  if (op === ALU_SUB && isInPacket(dst) && isInPacket(src)) return NUMBER;
   if (op === ALU_ADD && isNumber(dst)) return moved(src, undefined);
   if ((op === ALU_ADD || op === ALU_SUB) && isNumber(src)) {
     const by = src.constant;
@@ -114,7 +142,7 @@ function moved(pointer: Value, by: number | undefined): Value {
       offset: pointer.offset === undefined || by === undefined ? undefined : pointer.offset + by,
     };
   // behind the first argument is more than the context; a map's own head is not for programs
-  return pointer.kind === 'memory' ? pointer : by === 0 ? pointer : SECRET;
+  return pointer.kind === 'memory' || pointer.kind === 'packet' ? pointer : by === 0 ? pointer : SECRET;
 }
 
 export function jump(at: number, i: Insn, state: State, leak: (message: string) => never): [number, State][] {
@@ -126,6 +154,7 @@ export function jump(at: number, i: Insn, state: State, leak: (message: string) 
   const value = state.get(i.dst);
   const other: Value = i.op & SOURCE_REGISTER ? state.get(i.src) : { kind: 'number', constant: i.imm };
   if (isNumber(value) && isNumber(other)) return both(next, target, state);
+  if (wide && isInPacket(value) && isInPacket(other)) return both(next, target, state);
   const isNullCheck =
     wide &&
     (op === JMP_JEQ || op === JMP_JNE) &&

@@ -2,16 +2,20 @@
  * What the address analysis knows of registers and stack: whether a value may tell an address, and of pointers where
  * they lead. Values are joined where paths meet; each join only ever knows less.
  */
+import type { ContextField } from '../../kernel/packet.ts';
 
 export const STACK_BYTES = 512;
 
 /**
  * `number` tells nothing about addresses. `memory` leads into maps, the hook's context or a ring's record, which hold
- * numbers only. `secret` may be anything: an address, a part of one, or bytes that nobody wrote.
+ * numbers only, so does a `packet`, which programs may only read. `secret` may be anything: an address, a part of one, or bytes that nobody wrote.
  */
 export type Value =
   | { kind: 'number'; constant?: number | undefined }
   | { kind: 'arguments' }
+  | { kind: 'context'; fields: readonly ContextField[] }
+  | { kind: 'packet' }
+  | { kind: 'packet end' }
   | { kind: 'map'; map: string }
   | { kind: 'memory' }
   | { kind: 'stack'; frame: number; offset: number | undefined }
@@ -20,13 +24,18 @@ export type Value =
 export const NUMBER: Value = { kind: 'number' };
 export const MEMORY: Value = { kind: 'memory' };
 export const SECRET: Value = { kind: 'secret' };
+export const PACKET: Value = { kind: 'packet' };
+export const PACKET_END: Value = { kind: 'packet end' };
 
 export const isNumber = (v: Value): v is Value & { kind: 'number' } => v.kind === 'number';
+/** Such two may be compared with and taken from each other: that tells lengths only. */
+export const isInPacket = (v: Value): boolean => v.kind === 'packet' || v.kind === 'packet end';
 
 function same(a: Value, b: Value): boolean {
   if (a === b) return true;
   if (a.kind !== b.kind) return false;
   if (a.kind === 'number') return a.constant === (b as typeof a).constant;
+  if (a.kind === 'context') return a.fields === (b as typeof a).fields;
   if (a.kind === 'map') return a.map === (b as typeof a).map;
   if (a.kind === 'stack') return a.frame === (b as typeof a).frame && a.offset === (b as typeof a).offset;
   return true;
@@ -34,10 +43,12 @@ function same(a: Value, b: Value): boolean {
 
 /**
  * A number beside a pointer is NULL or the like: the verifier lets it be used as a pointer only where it is one, so
- * the pointer's kind covers both.
+ * the pointer's kind covers both. Not so for pointers into the packet: compared with a number of the program's choice
+ * they would tell where they lead.
  */
 export function join(a: Value, b: Value): Value {
   if (same(a, b)) return a;
+  if (isInPacket(a) || isInPacket(b)) return SECRET;
   if (isNumber(a)) return isNumber(b) ? NUMBER : b;
   if (isNumber(b)) return a;
   if (a.kind === 'stack' && b.kind === 'stack' && a.frame === b.frame)

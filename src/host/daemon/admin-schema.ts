@@ -1,7 +1,7 @@
 /** The methods of the operator's socket (`host.sock`), as data; both ends check against them. */
 import { z } from 'zod';
 import type { MethodTable } from '../../wire/schema.ts';
-import { ArenaInfo, Count, Finding, HookStats, LinkInfo, Text, Used } from '../../wire/schema.ts';
+import { ArenaInfo, Count, Finding, HookStats, LinkInfo, NicInfo, Text, Used } from '../../wire/schema.ts';
 
 const Nothing = z.strictObject({});
 const VmName = z.string().max(63);
@@ -23,6 +23,8 @@ export const VmStatusSchema = z.strictObject({
   used: Used.nullable(),
   links: z.array(LinkInfo),
   stats: z.array(HookStats),
+  /** With the network device in L0. */
+  nics: z.array(NicInfo.extend({ ifname: Text })),
 });
 export type VmReport = z.output<typeof VmStatusSchema>;
 

@@ -36,6 +36,9 @@ export interface AdmissionDeps {
 
 export type ElfParams = Params<'load'>;
 
+/** What objects and links count for, of all that quotas limit. */
+export type ObjectsUsed = Omit<Used, 'watches' | 'nics'>;
+
 /** An object as it was asked for, decoded. */
 export interface Candidate {
   readonly params: ElfParams;
@@ -66,7 +69,7 @@ export function candidate(params: ElfParams, quotas: Quotas): Candidate {
 export async function admit(
   deps: AdmissionDeps,
   { params, elf, identity }: Candidate,
-  how: { used: Omit<Used, 'watches'>; old?: LoadedObject; signal: AbortSignal },
+  how: { used: ObjectsUsed; old?: LoadedObject; signal: AbortSignal },
 ): Promise<Admitted> {
   const settings = deps.settings();
   const { quotas, policy } = settings;

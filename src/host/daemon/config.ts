@@ -27,6 +27,8 @@ export const quotasSchema = z.strictObject({
   instructions: positive(1_000_000).default(250_000),
   /** `map.watch` at a time. */
   watches: positive(256).default(16),
+  /** Given at run time. */
+  nics: z.int().min(0).max(32).default(4),
   requestsPerSecond: positive(100_000).default(1000),
 });
 export type Quotas = z.infer<typeof quotasSchema>;
@@ -38,6 +40,22 @@ const policySchema = z.strictObject({
   hooks: z.array(z.string().min(1).max(64)).optional(),
   /** Further helpers taken away, by name. */
   forbiddenHelpers: z.array(z.string().min(1).max(64)).default([]),
+});
+
+const networkSchema = z.strictObject({
+  /** Bridge of the host that NICs become ports of; nobody here makes it. */
+  bridge: z.string().regex(/^[^/\s]{1,15}$/, 'the name of a bridge expected, at most 15 characters'),
+  /** Left out: the bridge's. */
+  mtu: z.int().min(68).max(65_521).optional(),
+  /** Move frames in the kernel where it has vhost_net, not in QEMU. */
+  vhost: z.boolean().default(true),
+});
+
+const nicsSchema = z.strictObject({
+  /** Networks that this VM may ask for NICs in; the first is the default. */
+  networks: z.array(z.string().regex(NAME)).default([]),
+  /** Ids of PCIe root ports for NICs, or how many there are of those that `host args` prints. */
+  ports: z.union([z.int().min(0).max(32), z.array(z.string().min(1).max(64)).max(32)]).default(4),
 });
 
 const agentSchema = z.union(
@@ -66,6 +84,7 @@ export const vmSchema = z.strictObject({
     }),
   /** Root port into which the arena is plugged when the VM runs without it; left out: it is never plugged. */
   bus: z.string().min(1).max(64).optional(),
+  nics: nicsSchema.prefault({}),
   quotas: quotasSchema.prefault({}),
   /** Public keys of those whose objects this VM may load. */
   keys: z.array(absolutePath).default([]),
@@ -74,33 +93,42 @@ export const vmSchema = z.strictObject({
 });
 export type VmSpec = z.infer<typeof vmSchema>;
 
-const configSchema = z.strictObject({
-  vms: z.record(z.string(), vmSchema).prefault({}).superRefine(crossChecks),
-  admin: z.strictObject({ socket: socketPath.optional() }).prefault({}),
-  metrics: z
-    .union([z.strictObject({ socket: socketPath }), z.strictObject({ port: positive(65535) })], {
-      error: 'either socket: PATH or port: NUMBER (on the loopback address) expected',
-    })
-    .optional(),
-  log: z
-    .strictObject({
-      level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
-      /** Left out: standard output, which systemd keeps. */
-      file: absolutePath.optional(),
-    })
-    .prefault({}),
-  loader: z
-    .strictObject({
-      /** Worker processes at a time, for all VMs together. */
-      workers: positive(64).default(2),
-      /** For one object to be loaded, with verification. */
-      timeoutMs: z.int().min(100).max(600_000).default(30_000),
-    })
-    .prefault({}),
-  state: absolutePath.default('/var/lib/hyperturtle'),
-  run: absolutePath.default('/run/hyperturtle'),
-  bpffs: absolutePath.default('/sys/fs/bpf'),
-});
+/** Root ports for NICs, by QEMU's ids. */
+export function nicPorts(vm: Pick<VmSpec, 'nics'>): string[] {
+  const { ports } = vm.nics;
+  return typeof ports === 'number' ? Array.from({ length: ports }, (_, n) => `hyperturtle-nic${n}`) : ports;
+}
+
+const configSchema = z
+  .strictObject({
+    vms: z.record(z.string(), vmSchema).prefault({}).superRefine(crossChecks),
+    networks: z.record(z.string().regex(NAME), networkSchema).prefault({}),
+    admin: z.strictObject({ socket: socketPath.optional() }).prefault({}),
+    metrics: z
+      .union([z.strictObject({ socket: socketPath }), z.strictObject({ port: positive(65535) })], {
+        error: 'either socket: PATH or port: NUMBER (on the loopback address) expected',
+      })
+      .optional(),
+    log: z
+      .strictObject({
+        level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
+        /** Left out: standard output, which systemd keeps. */
+        file: absolutePath.optional(),
+      })
+      .prefault({}),
+    loader: z
+      .strictObject({
+        /** Worker processes at a time, for all VMs together. */
+        workers: positive(64).default(2),
+        /** For one object to be loaded, with verification. */
+        timeoutMs: z.int().min(100).max(600_000).default(30_000),
+      })
+      .prefault({}),
+    state: absolutePath.default('/var/lib/hyperturtle'),
+    run: absolutePath.default('/run/hyperturtle'),
+    bpffs: absolutePath.default('/sys/fs/bpf'),
+  })
+  .superRefine(checkNetworks);
 
 export type HostConfig = z.infer<typeof configSchema>;
 
@@ -117,6 +145,22 @@ export function readConfig(file: string): HostConfig {
 /** `file` is for messages. */
 export function parseConfig(text: string, file: string): HostConfig {
   return parseYaml(text, file, configSchema);
+}
+
+/** Every network that a VM may use is there. */
+function checkNetworks(
+  config: { vms: Readonly<Record<string, VmSpec>>; networks: Readonly<Record<string, unknown>> },
+  context: z.RefinementCtx,
+): void {
+  for (const [name, vm] of Object.entries(config.vms))
+    vm.nics.networks.forEach((network, i) => {
+      if (network in config.networks) return;
+      context.addIssue({
+        code: 'custom',
+        path: ['vms', name, 'nics', 'networks', i],
+        message: `there is no network '${network}'; there are: ${Object.keys(config.networks).join(', ') || 'none'}`,
+      });
+    });
 }
 
 /** What one part of the file says about another. */

@@ -144,6 +144,7 @@ export class HostDaemon {
     return new ManagedVm(name, spec, {
       kernel,
       paths: this.#config,
+      networks: () => this.#config.networks,
       daemon: { version, instance: this.instance },
       load: (request) => this.#loader.load(request),
       loadTimeoutMs: this.#config.loader.timeoutMs,

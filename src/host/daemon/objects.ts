@@ -5,23 +5,29 @@
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { wireFailure } from '../../wire/errors.ts';
-import type { LinkInfo, Params, Result, Used } from '../../wire/schema.ts';
-import { HOOK_TABLE } from '../hooks.ts';
-import type { HookSpec } from '../hooks.ts';
+import type { HookStats, LinkInfo, Params, Result } from '../../wire/schema.ts';
+import type { HookName as KvmHook } from '../../kernel/host.ts';
+import { HOOK_TABLE, isPacketHook } from '../hooks.ts';
+import type { HookName, PacketHook } from '../hooks.ts';
 import type { LoadedObject, LoadedProgram } from '../loader/loader.ts';
+import type { PacketLinks } from '../packets/packet-links.ts';
 import { admit, candidate, quotaError } from './admit.ts';
-import type { AdmissionDeps, Admitted, ElfParams } from './admit.ts';
+import type { AdmissionDeps, Admitted, ElfParams, ObjectsUsed } from './admit.ts';
 import type { VmSpec } from './config.ts';
 import type { VmHooks } from './kernel.ts';
 
 export interface ObjectsOptions extends AdmissionDeps {
   hooks: VmHooks;
+  packets: PacketLinks;
 }
 
 interface Linked {
   readonly info: LinkInfo;
-  readonly hook: HookSpec['name'];
+  readonly hook: HookName;
 }
+
+/** Of programs on one hook of a NIC, when L1 does not say. */
+const DEFAULT_ORDER = 100;
 
 export class VmObjects {
   readonly #options: ObjectsOptions;
@@ -80,11 +86,11 @@ export class VmObjects {
       for (const link of this.#linksOf(params.name)) {
         const before = programOf(old.object, link.hook, link.info.program);
         const after = successor(loaded.object, link);
-        this.#kernelLink(link.hook, loaded, after, true);
+        this.#swap(link, loaded, after);
         swapped.push({ link, before });
       }
     } catch (e) {
-      for (const { link, before } of swapped.reverse()) this.#kernelLink(link.hook, old, before, true);
+      for (const { link, before } of swapped.reverse()) this.#swap(link, old, before);
       loaded.object.close();
       throw e;
     }
@@ -112,30 +118,36 @@ export class VmObjects {
         'HT_NOT_FOUND',
         `there is no hook '${params.hook}' for this VM; there are: ${allowedHooks(policy).join(', ') || 'none'}`,
       );
-    if (params.target !== undefined)
-      throw new HyperturtleError('HT_USAGE', `hook ${hook} has no targets: leave the target out`);
+    const target = targetOf(params, hook);
     const program = programOf(loaded.object, hook, params.program);
-    for (const { info } of this.#links.values()) {
-      if (info.hook !== hook) continue;
-      if (info.object === params.object && info.program === program.name)
-        return { link: info, existed: true };
-      throw wireFailure(
-        'HOOK_BUSY',
-        `hook ${hook} has program '${info.program}' of object '${info.object}' (link ${info.id}): unlink it first`,
-      );
-    }
+    const there = this.#sameLink(params.object, program.name, hook, target);
+    if (there) return { link: this.#reordered(there, params.order), existed: true };
     if (this.#links.size >= quotas.links) throw quotaError('links', quotas.links);
-    this.#kernelLink(hook, loaded, program, false);
+    const id = this.#nextLink;
+    const order = params.order ?? DEFAULT_ORDER;
+    if (isPacketHook(hook))
+      this.#options.packets.link(target ?? '', hook, { id, order, program: fileOf(program) });
+    else this.#kernelLink(hook, loaded, program, false);
+    this.#nextLink++;
     const info: LinkInfo = {
-      id: this.#nextLink++,
+      id,
       object: params.object,
       program: program.name,
       hook,
-      target: null,
+      target,
+      ...(target === null ? {} : { order }),
       since: new Date().toISOString(),
     };
     this.#links.set(info.id, { info, hook });
     return { link: info, existed: false };
+  }
+
+  /** Ends the links to a NIC that goes; they are returned. */
+  dropNic(nic: string): LinkInfo[] {
+    this.#options.packets.drop(nic);
+    const ended = [...this.#links.values()].filter((l) => l.info.target === nic);
+    for (const { info } of ended) this.#links.delete(info.id);
+    return ended.map((l) => l.info);
   }
 
   /** Throws HT_NOT_FOUND. No run of the program is under way when it returns. */
@@ -146,7 +158,8 @@ export class VmObjects {
         'HT_NOT_FOUND',
         `there is no link ${id}; there are: ${[...this.#links.keys()].join(', ') || 'none'}`,
       );
-    this.#options.hooks.unlink(link.hook);
+    if (isPacketHook(link.hook)) this.#options.packets.unlink(id);
+    else this.#options.hooks.unlink(link.hook);
     this.#links.delete(id);
     return link.info;
   }
@@ -177,18 +190,43 @@ export class VmObjects {
     };
   }
 
-  used(): Omit<Used, 'watches'> {
+  used(): ObjectsUsed {
     return this.#usedWithout(undefined);
   }
 
   stats(): Result<'stats'> {
-    const hooks = allowedHooks(this.#options.settings().policy).map((hook) => {
-      const { linked, runs, handled, entries, learned, passed, reasons } = this.#options.hooks.stats(hook);
-      const counts = { hook, linked, runs, handled, entries, learned, passed, reasons };
-      const link = Array.from(this.#links.values()).find((l) => l.hook === hook)?.info;
-      return { ...counts, ...(link ? { object: link.object, program: link.program } : {}) };
-    });
+    const hooks = allowedHooks(this.#options.settings().policy).flatMap((hook) =>
+      isPacketHook(hook) ? this.#packetStats(hook) : [this.#kvmStats(hook)],
+    );
     return { hooks };
+  }
+
+  #kvmStats(hook: KvmHook): HookStats {
+    const { linked, runs, handled, entries, learned, passed, reasons } = this.#options.hooks.stats(hook);
+    const counts = { hook, linked, runs, handled, entries, learned, passed, reasons };
+    const link = Array.from(this.#links.values()).find((l) => l.hook === hook)?.info;
+    return { ...counts, ...(link ? { object: link.object, program: link.program } : {}) };
+  }
+
+  #packetStats(hook: PacketHook): HookStats[] {
+    const links = Array.from(this.#links.values()).filter((l) => l.hook === hook);
+    return links.map(({ info }) => {
+      const { runs, dropped } = this.#options.packets.counts(info.id);
+      return {
+        hook,
+        linked: true,
+        object: info.object,
+        program: info.program,
+        target: info.target ?? '',
+        link: info.id,
+        runs,
+        handled: dropped,
+        entries: 0,
+        learned: 0,
+        passed: runs - dropped,
+        reasons: {},
+      };
+    });
   }
 
   /** Throws HT_NOT_FOUND. Valid until the object is unloaded or replaced: look it up for each use. */
@@ -216,13 +254,42 @@ export class VmObjects {
     return [...this.#links.values()].filter((l) => l.info.object === object);
   }
 
+  /** The link that is there, or undefined. Throws HOOK_BUSY when a hook with room for one has another. */
+  #sameLink(object: string, program: string, hook: HookName, target: string | null): Linked | undefined {
+    for (const link of this.#links.values()) {
+      const { info } = link;
+      if (info.hook !== hook || info.target !== target) continue;
+      if (info.object === object && info.program === program) return link;
+      if (target !== null) continue;
+      throw wireFailure(
+        'HOOK_BUSY',
+        `hook ${hook} has program '${info.program}' of object '${info.object}' (link ${info.id}): unlink it first`,
+      );
+    }
+    return undefined;
+  }
+
+  #reordered(link: Linked, order: number | undefined): LinkInfo {
+    if (order === undefined || order === link.info.order) return link.info;
+    this.#options.packets.change(link.info.id, { order });
+    const info = { ...link.info, order };
+    this.#links.set(info.id, { ...link, info });
+    return info;
+  }
+
+  /** The link's program becomes this one, with no event in between that sees neither. */
+  #swap(link: Linked, of: Pick<Admitted, 'object' | 'info'>, program: LoadedProgram): void {
+    if (isPacketHook(link.hook)) this.#options.packets.change(link.info.id, { program: fileOf(program) });
+    else this.#kernelLink(link.hook, of, program, true);
+  }
+
   #kernelLink(
-    hook: HookSpec['name'],
+    hook: KvmHook,
     { object, info }: Pick<Admitted, 'object' | 'info'>,
     program: LoadedProgram,
     replace: boolean,
   ): void {
-    const file = { fd: program.file.fd, name: program.name };
+    const file = fileOf(program);
     const arena = info.maps.some((m) => m.arena) ? this.#options.arena.map : undefined;
     try {
       this.#options.hooks.link(hook, file, arena, { replace });
@@ -237,7 +304,7 @@ export class VmObjects {
     }
   }
 
-  #usedWithout(left: Admitted | undefined): Omit<Used, 'watches'> {
+  #usedWithout(left: Admitted | undefined): ObjectsUsed {
     let programs = 0;
     let maps = 0;
     let mapBytes = 0;
@@ -256,7 +323,26 @@ export class VmObjects {
   }
 }
 
-function allowedHooks(policy: VmSpec['policy']): HookSpec['name'][] {
+const fileOf = (program: LoadedProgram): { fd: number; name: string } => ({
+  fd: program.file.fd,
+  name: program.name,
+});
+
+/** The NIC for hooks of NICs, null for others. Throws HT_USAGE. */
+function targetOf(params: Params<'link'>, hook: HookName): string | null {
+  const { target, order } = params;
+  if (isPacketHook(hook)) {
+    if (target !== undefined) return target;
+    throw new HyperturtleError('HT_USAGE', `hook ${hook} is a NIC's: say which as the target`);
+  }
+  if (target === undefined && order === undefined) return null;
+  throw new HyperturtleError(
+    'HT_USAGE',
+    `hook ${hook} has no targets and one program: leave target and order out`,
+  );
+}
+
+function allowedHooks(policy: VmSpec['policy']): HookName[] {
   return HOOK_TABLE.map((h) => h.name).filter((name) => !policy.hooks || policy.hooks.includes(name));
 }
 

@@ -17,6 +17,9 @@ import { EventFeed } from './event-feed.ts';
 import type { EventRing } from './events.ts';
 import type { Log } from './log.ts';
 import { mapDelete, mapDump, mapGet, mapSet } from './map-methods.ts';
+import { PacketLinks } from '../packets/packet-links.ts';
+import { VmNics } from '../nics/nics.ts';
+import type { VmNicsOptions } from '../nics/nics.ts';
 import { VmObjects } from './objects.ts';
 import type { ObjectsOptions } from './objects.ts';
 import { Budget } from './budget.ts';
@@ -27,7 +30,8 @@ const ENTRIES_PER_SECOND = 20_000;
 /** Bytes of objects that are decoded and hashed on the daemon's thread, and checked in that for all VMs. */
 const ELF_BYTES_PER_SECOND = 2 << 20;
 
-export interface ServiceOptions extends ObjectsOptions {
+export interface ServiceOptions extends Omit<ObjectsOptions, 'packets'> {
+  nics: Omit<VmNicsOptions, 'vm' | 'onGoing' | 'onAdded' | 'log'>;
   daemon: { version: string; instance: string };
   events: EventRing;
   audit: Log;
@@ -48,6 +52,8 @@ const AUDITED: ReadonlySet<string> = new Set([
   'map.set',
   'map.delete',
   'map.watch',
+  'nic.add',
+  'nic.del',
 ]);
 
 export class VmService {
@@ -55,6 +61,7 @@ export class VmService {
   readonly #turns = new Turns();
   readonly #objects: VmObjects;
   readonly #watches: Watches;
+  readonly nics: VmNics;
   readonly #entries = new Budget(ENTRIES_PER_SECOND, 4096);
   readonly #elfBytes = new Budget(ELF_BYTES_PER_SECOND, 4 << 20);
   readonly #feeds = new Map<RpcSession, EventFeed>();
@@ -68,7 +75,19 @@ export class VmService {
 
   constructor(options: ServiceOptions) {
     this.#options = options;
-    this.#objects = new VmObjects(options);
+    this.nics = new VmNics({
+      ...options.nics,
+      vm: options.vm,
+      log: options.audit,
+      onAdded: (nic) => options.events.add({ type: 'nic.added', nic }),
+      onGoing: (nic, reason) => {
+        for (const link of this.#objects.dropNic(nic.id))
+          options.events.add({ type: 'link.ended', link, reason });
+        options.events.add({ type: 'nic.removed', nic, reason });
+      },
+    });
+    const packets = new PacketLinks({ nics: () => this.nics.hooked() });
+    this.#objects = new VmObjects({ ...options, packets });
     this.#watches = new Watches(this.#objects, this.#entries, () => options.settings().quotas.watches);
     this.methods = this.#observed(serve(METHODS, this.#handlers()));
   }
@@ -79,6 +98,7 @@ export class VmService {
     used: Result<'limits'>['used'];
     links: LinkInfo[];
     stats: Result<'stats'>['hooks'];
+    nics: (Result<'nic.list'>['nics'][number] & { ifname: string })[];
   } {
     const hello = this.#lastHello;
     return {
@@ -86,6 +106,7 @@ export class VmService {
       used: this.#used(),
       links: this.#objects.list().links,
       stats: this.#stats(),
+      nics: this.nics.devices().map(({ info, ifname }) => ({ ...info, ifname })),
     };
   }
 
@@ -162,6 +183,7 @@ export class VmService {
           await this.reset('L1 has booted anew');
         signal.throwIfAborted();
         this.#bootId = params.bootId;
+        this.nics.boot(params.bootId);
         this.#lastHello = { agent: params.agent, at: new Date().toISOString() };
         return {
           protocol,
@@ -234,6 +256,10 @@ export class VmService {
         this.#feeds.set(session, feed);
         return { next: events.next };
       },
+      // not in their turn with loads: a guest may take its time
+      'nic.add': (params, { signal }) => this.nics.add(params, signal),
+      'nic.del': (params) => this.nics.del(params.id),
+      'nic.list': () => this.nics.list(),
       doctor: () => ({ findings: this.#options.doctor() }),
     };
   }
@@ -297,7 +323,7 @@ export class VmService {
   }
 
   #used(): Result<'limits'>['used'] {
-    return { ...this.#objects.used(), watches: this.#watches.size };
+    return { ...this.#objects.used(), watches: this.#watches.size, nics: this.nics.count };
   }
 
   #assertOpen(): void {
@@ -316,7 +342,18 @@ function subjectOf(params: unknown): { object?: string; [field: string]: unknown
   const out: { object?: string; [field: string]: unknown } = {};
   const object = given.get('object') ?? given.get('name');
   if (typeof object === 'string') out.object = object;
-  for (const field of ['program', 'hook', 'target', 'id', 'map', 'watch', 'bootId'])
+  for (const field of [
+    'program',
+    'hook',
+    'target',
+    'order',
+    'id',
+    'network',
+    'mac',
+    'map',
+    'watch',
+    'bootId',
+  ])
     if (given.has(field)) out[field] = given.get(field);
   return out;
 }

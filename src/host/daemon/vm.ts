@@ -12,6 +12,8 @@ import type { ArenaInfo, Finding } from '../../wire/schema.ts';
 import { plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
 import { AgentChannel } from './agent-channel.ts';
 import { VmArena } from './arena.ts';
+import type { NicSettings } from '../nics/nics.ts';
+import { nicPorts } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
 import { EventRing } from './events.ts';
 import type { HostKernel, VmProcess } from './kernel.ts';
@@ -37,6 +39,8 @@ export interface VmDeps {
   check: ServiceOptions['check'];
   /** The verifier of signatures by these key files. Throws HT_CONFIG, HT_NOT_FOUND. */
   verifier: (keyFiles: readonly string[]) => (elf: Uint8Array, s: { keyId: string; value: string }) => string;
+  /** Of the configuration as it is now. */
+  networks: () => HostConfig['networks'];
   doctor: (vm: ManagedVm) => Finding[];
   onCall: (vm: string, method: string, outcome: string) => void;
   log: Log;
@@ -54,6 +58,7 @@ export interface VmStatus {
   used: ReturnType<VmService['status']>['used'] | null;
   links: ReturnType<VmService['status']>['links'];
   stats: ReturnType<VmService['status']>['stats'];
+  nics: ReturnType<VmService['status']>['nics'];
 }
 
 /** What there is while the VM's process lives. */
@@ -122,6 +127,7 @@ export class ManagedVm {
       used: service?.used ?? null,
       links: service?.links ?? [],
       stats: service?.stats ?? [],
+      nics: service?.nics ?? [],
     };
   }
 
@@ -141,6 +147,7 @@ export class ManagedVm {
     const served = this.#served;
     const process = served?.process;
     const alive = process?.alive() ?? false;
+    if (served && alive && options.remove) await served.service.nics.clear('the VM is not served any more');
     if (served && alive && options.remove && this.#spec.bus !== undefined) await this.#unplug(served);
     if (served) {
       this.events.add({ type: 'daemon.stopping' });
@@ -253,6 +260,12 @@ export class ManagedVm {
         arenaInfo: () => this.arenaInfo(),
         doctor: () => this.#deps.doctor(this),
         onCall: (method, outcome) => this.#deps.onCall(this.name, method, outcome),
+        nics: {
+          run: this.#deps.paths.run,
+          process: { pid: process.pid, startTicks },
+          settings: () => nicSettings(this.#spec, this.#deps.networks()),
+          qmp: () => monitor.client(),
+        },
       });
       undo.add('objects', () =>
         service.close(signal.aborted ? 'the daemon is stopping' : 'the VM has ended'),
@@ -261,7 +274,10 @@ export class ManagedVm {
         path: this.#spec.qmp,
         log: this.#log,
         onReset: (atMs) => void this.#reset(service, arena, atMs),
-        onConnect: (client) => void this.#settle(client, arena, { process, startTicks }),
+        onConnect: (client) => {
+          void this.#settle(client, arena, { process, startTicks });
+          void service.nics.recover();
+        },
       });
       const channel = new AgentChannel({
         socketPath: this.#agentSocket(),
@@ -279,6 +295,7 @@ export class ManagedVm {
       this.#log.info({ pid: process.pid }, 'attached');
       await process.whenGone(signal);
       ended = true;
+      service.nics.ended();
     } finally {
       const attached = this.#served !== undefined;
       this.#served = undefined;
@@ -371,4 +388,17 @@ export class ManagedVm {
       this.#log.warn({ problem: messageOf(e) }, 'arena not unplugged');
     }
   }
+}
+
+function nicSettings(spec: VmSpec, networks: HostConfig['networks']): NicSettings {
+  const own = spec.nics.networks.flatMap((name) => {
+    const network = networks[name];
+    return network ? [[name, network] as const] : [];
+  });
+  return {
+    networks: Object.fromEntries(own),
+    ports: nicPorts(spec),
+    max: spec.quotas.nics,
+    hooks: spec.policy.hooks,
+  };
 }

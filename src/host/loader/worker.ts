@@ -10,6 +10,7 @@ import { dieWithParent, keepCapabilities, limitMemory } from '../../bpf/sys.ts';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { getPriority, setPriority } from 'node:os';
 import { writeFileSync } from 'node:fs';
+import { packetProgramTypes } from '../hooks.ts';
 import { CHANNEL_FD } from './messages.ts';
 import type { WorkerAnswer, WorkerRequest } from './messages.ts';
 
@@ -59,6 +60,7 @@ function serve(request: WorkerRequest): WorkerAnswer {
       name: request.name,
       elf: Buffer.from(request.elf, 'base64'),
       constants: Object.fromEntries(Object.entries(request.constants).map(([k, v]) => [k, BigInt(v)])),
+      types: packetProgramTypes(),
       reuse: Object.fromEntries(request.reuse.flatMap((name, i) => (files[i] ? [[name, files[i]]] : []))),
     });
     return {

@@ -6,6 +6,7 @@ import { HyperturtleError, isHyperturtleError } from '../../../src/core/errors.t
 import type { Verdict } from '../../../src/host/admission/verdict.ts';
 import type { VmSettings } from '../../../src/host/daemon/admit.ts';
 import { quotasSchema } from '../../../src/host/daemon/config.ts';
+import { PacketLinks } from '../../../src/host/packets/packet-links.ts';
 import { VmObjects } from '../../../src/host/daemon/objects.ts';
 import type { LoadRequest, LoadedObject } from '../../../src/host/loader/loader.ts';
 import { kindOf } from '../../../src/wire/errors.ts';
@@ -92,6 +93,7 @@ beforeEach(() => {
       },
       close: () => {},
     },
+    packets: new PacketLinks({ nics: () => [] }),
   });
 });
 afterEach(() => {

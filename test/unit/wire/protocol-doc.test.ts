@@ -7,7 +7,7 @@ import { WIRE_ERRORS, wireFailure } from '../../../src/wire/errors.ts';
 import { DEFAULT_LIMITS, TENANT_LIMITS } from '../../../src/wire/limits.ts';
 import { Event, METHODS, NOTIFICATIONS } from '../../../src/wire/schema.ts';
 import type { MethodName } from '../../../src/wire/schema.ts';
-import { LIMITS, LINK, OBJECT, methods, rawEnds } from '../../support/wire.ts';
+import { LIMITS, LINK, NIC, OBJECT, methods, rawEnds } from '../../support/wire.ts';
 
 const text = readFileSync(new URL('../../../docs/wire-protocol.md', import.meta.url), 'utf8');
 
@@ -121,7 +121,7 @@ describe('the example session', () => {
 /** A daemon that has the answers of the example. */
 function tenant(): ReturnType<typeof methods> {
   let value = 'BwAAAA==';
-  const none = { objects: 0, programs: 0, links: 0, maps: 0, mapBytes: 0, watches: 0 };
+  const none = { objects: 0, programs: 0, links: 0, maps: 0, mapBytes: 0, watches: 0, nics: 0 };
   return methods({
     limits: () => ({
       limits: LIMITS,
@@ -206,6 +206,9 @@ function tenant(): ReturnType<typeof methods> {
     },
     unlink: () => ({}),
     unload: () => ({}),
+    'nic.add': () => ({ nic: NIC, existed: false }),
+    'nic.list': () => ({ nics: [], networks: [{ name: 'lan', kind: 'tap', mtu: 1500 }], free: 4 }),
+    'nic.del': () => ({ existed: true }),
     doctor: () => ({
       findings: [
         {

@@ -1,0 +1,175 @@
+/**
+ * eBPF programs on network devices, by the kernel's own means: links (XDP; tcx since Linux 6.6), which end with their
+ * descriptor, and filters of the clsact qdisc, which do not.
+ */
+import { errnoName } from '../kernel/errno.ts';
+import { BPF_NAME_MAX } from '../kernel/bpf.ts';
+import { count, s32, struct, u32, u64 } from '../kernel/struct.ts';
+import { OwnedFd } from './fds.ts';
+import { failureOf, freeMemory, libbpf, memoryWith, takePrinted } from './libbpf.ts';
+import { kernelError } from './sys.ts';
+import type { Explain } from './sys.ts';
+
+/** enum bpf_attach_type */
+const BPF_XDP = 37;
+const BPF_TCX_INGRESS = 46;
+const BPF_TCX_EGRESS = 47;
+
+export type Direction = 'ingress' | 'egress';
+
+const EXPLAIN: Explain = {
+  EPERM: ['HT_BPF', 'not permitted: CAP_NET_ADMIN and CAP_BPF are needed'],
+  ENODEV: ['HT_NOT_FOUND', 'there is no such network device'],
+  EBUSY: ['HT_BUSY', 'something else has attached a program there'],
+  EEXIST: ['HT_BUSY', 'something else has attached a program there'],
+};
+
+/** `struct bpf_prog_load_opts` of libbpf 1.x up to what is used; libbpf reads no further than `sz`. */
+const LOAD_OPTS = struct('struct bpf_prog_load_opts', {
+  sz: count,
+  attempts: s32,
+  expected_attach_type: u32,
+  prog_btf_fd: u32,
+  prog_flags: u32,
+  prog_ifindex: u32,
+  kern_version: u32,
+  attach_btf_id: u32,
+  attach_prog_fd: u32,
+  attach_btf_obj_fd: u32,
+  fd_array: u64,
+  func_info: u64,
+  func_info_cnt: u32,
+  func_info_rec_size: u32,
+});
+
+/** What the kernel must know of functions that make tail calls. */
+export interface FunctionTypes {
+  /** BTF, as it is loaded. */
+  btf: Uint8Array;
+  /** Where each function begins (instruction) and its type's number, in order. */
+  functions: readonly (readonly [instruction: number, type: number])[];
+}
+
+/** Loads instructions as a program. Throws HT_KERNEL: such code is this program's own. */
+export function loadCode(type: number, name: string, code: Uint8Array, types?: FunctionTypes): OwnedFd {
+  const what = `loading program '${name}'`;
+  const load = (opts: Uint8Array | null): OwnedFd => {
+    // SAFETY: the kernel reads 8 bytes for each instruction, which `code` has; `opts` begins with its own size.
+    const fd = libbpf.prog_load(type, name.slice(0, BPF_NAME_MAX), 'GPL', code, code.length / 8, opts);
+    const errno = fd < 0 ? failureOf(fd) : 0;
+    takePrinted();
+    if (fd < 0) throw kernelError(what, errno, EXPLAIN);
+    return new OwnedFd(fd, `program '${name}'`);
+  };
+  if (!types) return load(null);
+  const btfFd = libbpf.btf_load(types.btf, types.btf.length, null);
+  if (btfFd < 0) throw kernelError(`${what}: its types`, failureOf(btfFd), EXPLAIN);
+  const btf = new OwnedFd(btfFd, `types of program '${name}'`);
+  const memory = memoryWith(new Uint8Array(Uint32Array.from(types.functions.flat()).buffer));
+  try {
+    // SAFETY: func_info leads to func_info_cnt records of 8 bytes that live until the load is over.
+    return load(
+      LOAD_OPTS.encode({
+        sz: LOAD_OPTS.size,
+        prog_btf_fd: btf.fd,
+        func_info: memory,
+        func_info_cnt: types.functions.length,
+        func_info_rec_size: 8,
+      }),
+    );
+  } finally {
+    freeMemory(memory);
+    btf.close();
+  }
+}
+
+/** A link of an XDP program: native where the driver can, else generic. Ends with the descriptor. */
+export function linkXdp(program: OwnedFd, ifindex: number): OwnedFd {
+  return link(program, ifindex, BPF_XDP, 'XDP');
+}
+
+/** Undefined where the kernel has no tcx (before Linux 6.6). Ends with the descriptor. */
+export function linkTcx(program: OwnedFd, ifindex: number, direction: Direction): OwnedFd | undefined {
+  const type = direction === 'ingress' ? BPF_TCX_INGRESS : BPF_TCX_EGRESS;
+  try {
+    return link(program, ifindex, type, `tcx ${direction}`);
+  } catch (e) {
+    if (e instanceof Error && 'detail' in e && (e.detail as { errnoName?: string }).errnoName === 'EINVAL')
+      return undefined;
+    throw e;
+  }
+}
+
+function link(program: OwnedFd, ifindex: number, type: number, what: string): OwnedFd {
+  // SAFETY: numbers only; without opts libbpf reads nothing else.
+  const fd = libbpf.link_create(program.fd, ifindex, type, null);
+  const errno = fd < 0 ? failureOf(fd) : 0;
+  takePrinted();
+  if (fd < 0) throw kernelError(`${what} of network device ${ifindex}`, errno, EXPLAIN);
+  return new OwnedFd(fd, `${what} link of network device ${ifindex}`);
+}
+
+/** The link runs this program from now on: each event sees the one or the other. */
+export function updateLink(file: OwnedFd, program: OwnedFd): void {
+  const r = libbpf.link_update(file.fd, program.fd, null);
+  if (r < 0) throw kernelError(`another program for ${file.what}`, failureOf(r), EXPLAIN);
+}
+
+const TC_HOOK = struct('struct bpf_tc_hook', { sz: count, ifindex: s32, attach_point: u32, parent: u32 });
+const TC_OPTS = struct('struct bpf_tc_opts', {
+  sz: count,
+  prog_fd: s32,
+  flags: u32,
+  prog_id: u32,
+  handle: u32,
+  priority: u32,
+});
+const TC_POINT: Readonly<Record<Direction, number>> = { ingress: 1, egress: 2 };
+const BOTH = 3;
+const BPF_TC_F_REPLACE = 1;
+/** By these the filter of a process that died is known. */
+const FILTER = { handle: 1, priority: 0x4854 } as const;
+
+const tcHook = (ifindex: number, point: number): Uint8Array =>
+  TC_HOOK.encode({ sz: TC_HOOK.size, ifindex, attach_point: point });
+
+/** True when there was none and one was made. */
+export function addClsact(ifindex: number): boolean {
+  // SAFETY: here and below the structs begin with their own sizes, which libbpf honours.
+  const r = libbpf.tc_hook_create(tcHook(ifindex, BOTH));
+  const errno = r < 0 ? failureOf(r) : 0;
+  takePrinted();
+  if (r >= 0) return true;
+  if (errnoName(errno) === 'EEXIST') return false;
+  throw kernelError(`qdisc clsact of network device ${ifindex}`, errno, EXPLAIN);
+}
+
+/** Removes the qdisc with all its filters; fine when there is none. */
+export function removeClsact(ifindex: number): void {
+  gone(libbpf.tc_hook_destroy(tcHook(ifindex, BOTH)), `qdisc clsact of network device ${ifindex}`);
+}
+
+/** Sets or replaces our filter, at once. The qdisc must be there. */
+export function setFilter(program: OwnedFd, ifindex: number, direction: Direction): void {
+  const opts = TC_OPTS.encode({ sz: TC_OPTS.size, prog_fd: program.fd, flags: BPF_TC_F_REPLACE, ...FILTER });
+  const r = libbpf.tc_attach(tcHook(ifindex, TC_POINT[direction]), opts);
+  const errno = r < 0 ? failureOf(r) : 0;
+  takePrinted();
+  if (r < 0) throw kernelError(`tc filter (${direction}) of network device ${ifindex}`, errno, EXPLAIN);
+}
+
+/** Removes our filter, also one that a process left behind which died; fine when there is none. */
+export function removeFilter(ifindex: number, direction: Direction): void {
+  const opts = TC_OPTS.encode({ sz: TC_OPTS.size, ...FILTER });
+  gone(
+    libbpf.tc_detach(tcHook(ifindex, TC_POINT[direction]), opts),
+    `tc filter (${direction}) of network device ${ifindex}`,
+  );
+}
+
+function gone(r: number, what: string): void {
+  const errno = r < 0 ? failureOf(r) : 0;
+  takePrinted();
+  if (r >= 0 || ['ENOENT', 'EINVAL', 'ENODEV'].includes(errnoName(errno))) return;
+  throw kernelError(`removing ${what}`, errno, EXPLAIN);
+}

@@ -1,0 +1,305 @@
+/**
+ * The NICs that one VM was given while it runs. What the VM has is what QEMU says; the record in the run directory tells
+ * which network device is behind it. Changes take turns; each is undone in reverse when a step fails.
+ */
+import { createHash } from 'node:crypto';
+import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { Turns } from '../../core/turns.ts';
+import type { NicInfo, Params, Result } from '../../wire/schema.ts';
+import { PACKET_HOOKS } from '../hooks.ts';
+import { removeLeftovers } from '../packets/chain.ts';
+import type { HookedNic } from '../packets/packet-links.ts';
+import { pluggedNics, plugNic, portsOf, unplugNic } from './plug.ts';
+import type { NicQmp } from './plug.ts';
+import { readNics, writeNics } from './record.ts';
+import type { NicRecord } from './record.ts';
+import { ifindexOf, makeTap, openVhost } from './tap.ts';
+
+/** For the guest to let a NIC go. */
+const UNPLUG_MS = 30_000;
+const MAX_MTU = 65_521;
+const NEW_BOOT = 'L1 has booted anew';
+
+export interface NetworkSpec {
+  bridge: string;
+  mtu?: number | undefined;
+  vhost: boolean;
+}
+
+export interface NicSettings {
+  /** Networks of the configuration that this VM may have NICs in, by name; the first is the default. */
+  networks: Readonly<Record<string, NetworkSpec>>;
+  /** QEMU's ids of root ports into which NICs may be plugged. */
+  ports: readonly string[];
+  max: number;
+  /** Hooks that this VM's policy allows. */
+  hooks: readonly string[] | undefined;
+}
+
+export interface VmNicsOptions {
+  vm: string;
+  run: string;
+  process: { pid: number; startTicks: number };
+  settings: () => NicSettings;
+  /** Throws HT_UNAVAILABLE while there is no connection. */
+  qmp: () => NicQmp;
+  /** Just before a NIC goes, or when it has gone: whatever is attached to its network device ends now. */
+  onGoing: (nic: NicInfo, reason: string) => void;
+  onAdded: (nic: NicInfo) => void;
+  log: { warn(fields: object, message: string): void; info(fields: object, message: string): void };
+}
+
+export class VmNics {
+  readonly #options: VmNicsOptions;
+  readonly #turns = new Turns();
+  #nics: NicRecord[] = [];
+  /** Of the L1 that has them; null before anybody has said so. */
+  #bootId: string | null = null;
+  /** Whose guest has not let them go yet. */
+  readonly #leaving = new Set<string>();
+
+  constructor(options: VmNicsOptions) {
+    this.#options = options;
+  }
+
+  get count(): number {
+    return this.#nics.length;
+  }
+
+  /** For links: those that are there. */
+  hooked(): HookedNic[] {
+    return this.#nics
+      .filter((n) => n.complete && !this.#leaving.has(n.info.id))
+      .map(({ info, ifindex }) => ({ id: info.id, ifindex, hooks: info.hooks }));
+  }
+
+  /** For metrics and people in L0. */
+  devices(): readonly NicRecord[] {
+    return this.#nics;
+  }
+
+  /** Throws HT_NOT_FOUND, HT_EXISTS, HT_QUOTA, HT_USAGE, HT_UNAVAILABLE, HT_QMP; then nothing of it is left. */
+  add(params: Params<'nic.add'>, signal: AbortSignal): Promise<Result<'nic.add'>> {
+    return this.#turns.take(() => this.#add(params, signal), signal);
+  }
+
+  /** Throws HT_TIMEOUT when the guest does not let it go: it is then still listed, and can be asked for again. */
+  del(id: string): Promise<Result<'nic.del'>> {
+    return this.#turns.take(async () => {
+      const nic = this.#nics.find((n) => n.info.id === id);
+      if (!nic) return { existed: false };
+      await this.#remove(nic, 'removed by command');
+      return { existed: true };
+    });
+  }
+
+  async list(): Promise<Result<'nic.list'>> {
+    const { networks, max } = this.#options.settings();
+    const free = Math.max(0, Math.min(max - this.#nics.length, (await this.#freePorts()).length));
+    return {
+      nics: this.#nics.filter((n) => n.complete).map((n) => n.info),
+      networks: Object.entries(networks).map(([name, n]) => ({
+        name,
+        kind: 'tap' as const,
+        mtu: n.mtu ?? 1500,
+      })),
+      free,
+    };
+  }
+
+  /** Once QEMU can be asked: takes up what an earlier daemon gave, and takes away what is not whole. Never throws. */
+  recover(): Promise<void> {
+    return this.#turns.take(async () => {
+      const { run, vm, process, log } = this.#options;
+      if (this.#nics.length > 0) return;
+      try {
+        const record = readNics(run, vm);
+        this.#bootId ??= record?.bootId ?? null;
+        const own =
+          record?.pid === process.pid && record.startTicks === process.startTicks ? record.nics : [];
+        const plugged = await pluggedNics(this.#options.qmp());
+        for (const nic of own) {
+          const there = ifindexOf(nic.ifname) === nic.ifindex;
+          if (there) removeLeftovers(nic.ifindex);
+          if (there && nic.complete && plugged.includes(nic.info.id)) this.#nics.push(nic);
+          else await this.#unplug(nic.info.id);
+        }
+        for (const id of plugged) if (!own.some((n) => n.info.id === id)) await this.#unplug(id);
+        this.#write();
+        if (this.#nics.length > 0) log.info({ nics: this.#nics.map((n) => n.info.id) }, 'NICs found again');
+        if (record && record.bootId !== this.#bootId) void this.clear(NEW_BOOT);
+      } catch (e) {
+        log.warn({ problem: messageOf(e) }, 'NICs of an earlier daemon');
+      }
+    });
+  }
+
+  /** Which boot of L1 speaks: what an earlier one had goes. */
+  boot(bootId: string): void {
+    const before = this.#bootId;
+    this.#bootId = bootId;
+    if (before !== null && before !== bootId) void this.clear(NEW_BOOT);
+  }
+
+  /** The VM's NICs go, when its kernel lets them. Never throws. */
+  clear(reason: string): Promise<void> {
+    for (const { info } of this.#nics) this.#end(info, reason);
+    return this.#turns.take(async () => {
+      for (const nic of [...this.#nics])
+        try {
+          await this.#remove(nic, reason);
+        } catch (e) {
+          this.#options.log.warn({ nic: nic.info.id, problem: messageOf(e) }, 'NIC not removed');
+        }
+    });
+  }
+
+  /** The process has ended, and with it the network devices. */
+  ended(): void {
+    for (const { info } of this.#nics) this.#end(info, 'the VM has ended');
+    this.#nics = [];
+    this.#leaving.clear();
+    this.#write();
+  }
+
+  async #add(params: Params<'nic.add'>, signal: AbortSignal): Promise<Result<'nic.add'>> {
+    const { settings, vm, qmp } = this.#options;
+    const { networks, max, hooks } = settings();
+    const name = params.network ?? Object.keys(networks)[0];
+    const network = name === undefined ? undefined : networks[name];
+    if (name === undefined || !network)
+      throw new HyperturtleError(
+        'HT_NOT_FOUND',
+        `there is no network '${name ?? ''}' for this VM; there are: ${Object.keys(networks).join(', ') || 'none'}`,
+      );
+    const id = params.id ?? this.#freeId();
+    const there = this.#nics.find((n) => n.info.id === id);
+    if (there) return { nic: sameNic(there.info, params), existed: true };
+    if (this.#nics.length >= max)
+      throw new HyperturtleError('HT_QUOTA', `nics: at most ${max} allowed to this VM, all are used`, {
+        detail: { quota: 'nics', limit: max },
+      });
+    const mac = checkedMac(params.mac ?? macOf(vm, id));
+    const [port] = await this.#freePorts();
+    if (!port)
+      throw new HyperturtleError(
+        'HT_UNAVAILABLE',
+        'this VM has no spare PCIe root port: it must be started with some (hyperturtle host args prints how)',
+      );
+    const tap = makeTap(network);
+    const vhost = network.vhost ? openVhost() : undefined;
+    try {
+      const nic: NicRecord = {
+        info: {
+          id,
+          mac,
+          network: name,
+          kind: 'tap',
+          slot: port.slot,
+          mtu: Math.min(tap.mtu, MAX_MTU),
+          hooks: PACKET_HOOKS.filter((h) => !hooks || hooks.includes(h)),
+          since: new Date().toISOString(),
+        },
+        port: port.id,
+        ifname: tap.ifname,
+        ifindex: tap.ifindex,
+        complete: false,
+      };
+      this.#nics.push(nic);
+      this.#write();
+      try {
+        await plugNic(
+          qmp(),
+          { nic: id, mac, port: port.id, mtu: nic.info.mtu, tap: tap.file, vhost },
+          signal,
+        );
+      } catch (e) {
+        this.#nics = this.#nics.filter((n) => n !== nic);
+        this.#write();
+        throw refused(e);
+      }
+      nic.complete = true;
+      this.#write();
+      this.#options.onAdded(nic.info);
+      return { nic: nic.info, existed: false };
+    } finally {
+      // QEMU has copies
+      tap.file.close();
+      vhost?.close();
+    }
+  }
+
+  async #remove(nic: NicRecord, reason: string): Promise<void> {
+    this.#end(nic.info, reason);
+    await this.#unplug(nic.info.id);
+    this.#nics = this.#nics.filter((n) => n !== nic);
+    this.#leaving.delete(nic.info.id);
+    this.#write();
+  }
+
+  async #unplug(id: string): Promise<void> {
+    try {
+      await unplugNic(this.#options.qmp(), id, UNPLUG_MS);
+    } catch (e) {
+      throw refused(e);
+    }
+  }
+
+  /** Once for each NIC. */
+  #end(nic: NicInfo, reason: string): void {
+    if (this.#leaving.has(nic.id)) return;
+    this.#leaving.add(nic.id);
+    this.#options.onGoing(nic, reason);
+  }
+
+  async #freePorts(): Promise<{ id: string; slot: number }[]> {
+    const { ports } = this.#options.settings();
+    const used = new Set(this.#nics.map((n) => n.port));
+    return portsOf(
+      this.#options.qmp(),
+      ports.filter((p) => !used.has(p)),
+    );
+  }
+
+  #freeId(): string {
+    for (let n = 0; ; n++) if (!this.#nics.some((x) => x.info.id === `nic${n}`)) return `nic${n}`;
+  }
+
+  #write(): void {
+    writeNics(this.#options.run, this.#options.vm, {
+      ...this.#options.process,
+      bootId: this.#bootId,
+      nics: this.#nics,
+    });
+  }
+}
+
+/** Asked for again: fine unless it is another one that is wanted. */
+function sameNic(nic: NicInfo, params: Params<'nic.add'>): NicInfo {
+  const network = params.network ?? nic.network;
+  const mac = params.mac ?? nic.mac;
+  if (network === nic.network && mac === nic.mac) return nic;
+  throw new HyperturtleError(
+    'HT_EXISTS',
+    `NIC '${nic.id}' exists with MAC ${nic.mac} in network ${nic.network}: remove it first, or choose another id`,
+  );
+}
+
+/** The same each time for the same VM and NIC; locally administered. */
+function macOf(vm: string, id: string): string {
+  const digest = createHash('sha256').update(`${vm}\0${id}`).digest();
+  return ['02', ...Array.from(digest.subarray(0, 5), (b) => b.toString(16).padStart(2, '0'))].join(':');
+}
+
+function checkedMac(mac: string): string {
+  if (parseInt(mac.slice(0, 2), 16) & 1 || mac === '00:00:00:00:00:00')
+    throw new HyperturtleError('HT_USAGE', `${mac} is no address of one NIC: an even first byte expected`);
+  return mac;
+}
+
+/** QEMU's own words name what is the host's: they are for the log. */
+function refused(e: unknown): unknown {
+  return e instanceof HyperturtleError && e.code === 'HT_QMP'
+    ? new HyperturtleError('HT_KERNEL', e.message, { cause: e })
+    : e;
+}

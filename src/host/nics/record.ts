@@ -1,0 +1,48 @@
+/**
+ * Which NICs a VM was given, kept in the run directory: written before QEMU is asked, so that a daemon that starts after
+ * a crash knows what to take up and what to take away.
+ */
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import { NicInfo } from '../../wire/fields.ts';
+
+const recordSchema = z.strictObject({
+  /** Of the process that got them. */
+  pid: z.int().positive(),
+  startTicks: z.int().nonnegative(),
+  /** Of the L1 that asked for them. */
+  bootId: z.string().nullable(),
+  nics: z.array(
+    z.strictObject({
+      info: NicInfo,
+      port: z.string(),
+      ifname: z.string(),
+      ifindex: z.int().positive(),
+      /** QEMU has said that it is there. */
+      complete: z.boolean(),
+    }),
+  ),
+});
+export type NicsRecord = z.infer<typeof recordSchema>;
+export type NicRecord = NicsRecord['nics'][number];
+
+const fileOf = (run: string, vm: string): string => path.join(run, 'vms', vm, 'nics.json');
+
+/** Undefined when there is none, or it is not whole. */
+export function readNics(run: string, vm: string): NicsRecord | undefined {
+  try {
+    return recordSchema.parse(JSON.parse(readFileSync(fileOf(run, vm), 'utf8')));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whole or not at all. */
+export function writeNics(run: string, vm: string, record: NicsRecord): void {
+  const file = fileOf(run, vm);
+  if (record.nics.length === 0) return rmSync(file, { force: true });
+  mkdirSync(path.dirname(file), { recursive: true });
+  writeFileSync(`${file}.new`, JSON.stringify(record), { mode: 0o600 });
+  renameSync(`${file}.new`, file);
+}

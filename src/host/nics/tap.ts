@@ -1,0 +1,126 @@
+/**
+ * Tap devices, the L0 end of NICs. Not persistent: a tap ends with its last descriptor, so with the QEMU that got it,
+ * however that ends. The descriptors that are made here are for handing on.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import type { OwnedFd } from '../../bpf/fds.ts';
+import { deviceSocket, ioctl, openDevice } from '../../bpf/sys.ts';
+import type { Explain } from '../../bpf/sys.ts';
+import { HyperturtleError } from '../../core/errors.ts';
+import type { IoctlRequest } from '../../kernel/ioctl.ts';
+
+/** struct ifreq: a name of 16 bytes and a union of 24. */
+const IFREQ_BYTES = 40;
+const NAME_BYTES = 16;
+const request = (name: string, code: number): IoctlRequest => ({ name, code, size: IFREQ_BYTES });
+const TUNSETIFF: IoctlRequest = request('TUNSETIFF', 0x400454ca);
+const SIOCGIFFLAGS = request('SIOCGIFFLAGS', 0x8913);
+const SIOCSIFFLAGS = request('SIOCSIFFLAGS', 0x8914);
+const SIOCGIFMTU = request('SIOCGIFMTU', 0x8921);
+const SIOCSIFMTU = request('SIOCSIFMTU', 0x8922);
+const SIOCGIFINDEX = request('SIOCGIFINDEX', 0x8933);
+const SIOCBRADDIF = request('SIOCBRADDIF', 0x89a2);
+
+const IFF_UP = 1;
+const IFF_TAP = 0x0002;
+const IFF_NO_PI = 0x1000;
+const IFF_VNET_HDR = 0x4000;
+
+const TUN_DEVICE = '/dev/net/tun';
+
+export interface TapSpec {
+  /** The bridge that it becomes a port of. */
+  bridge: string;
+  /** Left out: the bridge's. */
+  mtu?: number | undefined;
+}
+
+export interface Tap {
+  /** Owned by the caller; the tap is there as long as any copy is open. */
+  file: OwnedFd;
+  ifname: string;
+  ifindex: number;
+  mtu: number;
+}
+
+/** An up tap on the bridge. Throws HT_NOT_FOUND without the bridge or /dev/net/tun, HT_KERNEL. */
+export function makeTap(spec: TapSpec): Tap {
+  const file = openDevice(TUN_DEVICE, "load the module: 'modprobe tun'");
+  const socket = deviceSocket();
+  try {
+    const noBridge: Explain = {
+      ENODEV: [
+        'HT_NOT_FOUND',
+        `there is no network device ${spec.bridge}: the bridge of the configuration is missing`,
+      ],
+      EOPNOTSUPP: ['HT_CONFIG', `${spec.bridge} is no bridge`],
+      EPERM: ['HT_KERNEL', 'not permitted: CAP_NET_ADMIN is needed'],
+    };
+    const mtu = spec.mtu ?? numberIn(ioctlOf(socket, SIOCGIFMTU, spec.bridge, 0, noBridge));
+    const made = ioctlOf(file, TUNSETIFF, 'htn%d', IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, {
+      EPERM: ['HT_KERNEL', 'not permitted: CAP_NET_ADMIN is needed'],
+    });
+    const ifname = Buffer.from(made.subarray(0, NAME_BYTES)).toString('latin1').replace(/\0.*$/s, '');
+    const ifindex = numberIn(ioctlOf(socket, SIOCGIFINDEX, ifname));
+    quiet(ifname);
+    ioctlOf(socket, SIOCSIFMTU, ifname, mtu, {
+      EINVAL: ['HT_CONFIG', `an MTU of ${mtu} is not possible for a tap`],
+    });
+    ioctlOf(socket, SIOCBRADDIF, spec.bridge, ifindex, noBridge);
+    const flags = numberIn(ioctlOf(socket, SIOCGIFFLAGS, ifname)) & 0xffff;
+    ioctlOf(socket, SIOCSIFFLAGS, ifname, flags | IFF_UP);
+    return { file, ifname, ifindex, mtu };
+  } catch (e) {
+    file.close();
+    throw e;
+  } finally {
+    socket.close();
+  }
+}
+
+/** The number of a network device of this name, or undefined. */
+export function ifindexOf(ifname: string): number | undefined {
+  try {
+    return Number(readFileSync(`/sys/class/net/${ifname}/ifindex`, 'latin1'));
+  } catch {
+    return undefined;
+  }
+}
+
+/** For vhost, which moves frames in the kernel instead of in QEMU; undefined where the host has none. */
+export function openVhost(): OwnedFd | undefined {
+  try {
+    return openDevice('/dev/vhost-net', "load the module: 'modprobe vhost_net'");
+  } catch (e) {
+    if (e instanceof HyperturtleError) return undefined;
+    throw e;
+  }
+}
+
+/** The host itself has no business with what L2 sends: no address of its own on this device. */
+function quiet(ifname: string): void {
+  try {
+    writeFileSync(`/proc/sys/net/ipv6/conf/${ifname}/disable_ipv6`, '1');
+  } catch {
+    // no IPv6 here, or not ours to change: as a bridge's port it hands all frames to the bridge
+  }
+}
+
+/** A struct ifreq with a name and one number; what the kernel made of it. */
+function ioctlOf(
+  file: OwnedFd,
+  of: IoctlRequest,
+  name: string,
+  value = 0,
+  explain: Explain = {},
+): Uint8Array {
+  const arg = Buffer.alloc(IFREQ_BYTES);
+  if (Buffer.byteLength(name) >= NAME_BYTES)
+    throw new HyperturtleError('HT_CONFIG', `network device '${name}': at most 15 bytes expected`);
+  arg.write(name, 'latin1');
+  arg.writeInt32LE(value, NAME_BYTES);
+  ioctl(file, of, arg, explain);
+  return arg;
+}
+
+const numberIn = (ifreq: Uint8Array): number => Buffer.from(ifreq).readInt32LE(NAME_BYTES);
