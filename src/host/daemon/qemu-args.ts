@@ -2,6 +2,7 @@
 import path from 'node:path';
 import { PORT_NAME } from '../../wire/schema.ts';
 import { arenaLinkOf } from './arena.ts';
+import { nicPorts } from './config.ts';
 import type { VmSpec } from './config.ts';
 
 /** The root port's 64-bit window is twice the BAR: QEMU aligns it. */
@@ -47,8 +48,28 @@ export function qemuArgs(vm: string, spec: VmSpec, run: string): string[] {
       `virtserialport,bus=hyperturtle-serial.0,chardev=hyperturtle-agent,name=${PORT_NAME}`,
     );
   args.push('-qmp', `unix:${q(p.qmp)},server=on,wait=off`);
-  return args;
+  return [...iommuArgs(spec), ...args, ...nicPortArgs(spec)];
 }
+
+const givesNics = (spec: VmSpec): boolean => spec.nics.networks.length > 0;
+
+/** Before all devices: L1 hands NICs on to its guests through this IOMMU. */
+function iommuArgs(spec: VmSpec): string[] {
+  if (!givesNics(spec)) return [];
+  return ['-machine', 'kernel-irqchip=split', '-device', 'intel-iommu,intremap=on'];
+}
+
+/** Spare root ports. Slot numbers are what L1 knows them by; these are out of the way of others'. */
+function nicPortArgs(spec: VmSpec): string[] {
+  if (!givesNics(spec)) return [];
+  return nicPorts(spec).flatMap((id, n) => [
+    '-device',
+    `pcie-root-port,id=${id},chassis=${FIRST_NIC_CHASSIS + n},slot=${FIRST_NIC_SLOT + n}`,
+  ]);
+}
+
+const FIRST_NIC_CHASSIS = 200;
+const FIRST_NIC_SLOT = 64;
 
 const x = (text: string): string =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('"', '&quot;').replaceAll("'", '&apos;');
@@ -57,7 +78,15 @@ const x = (text: string): string =>
 export function libvirtXml(vm: string, spec: VmSpec, run: string): string {
   const p = partsOf(vm, spec, run);
   const args = qemuArgs(vm, spec, run);
-  const own = p.agentSocket === undefined ? args : withoutPort(args);
+  const own = withoutLibvirts(args, p.agentSocket !== undefined);
+  const iommu = givesNics(spec)
+    ? [
+        '<!-- inside <features> -->',
+        "<ioapic driver='qemu'/>",
+        '<!-- inside <devices> -->',
+        "<iommu model='intel'><driver intremap='on'/></iommu>",
+      ]
+    : [];
   const channel =
     p.agentSocket === undefined
       ? []
@@ -69,6 +98,7 @@ export function libvirtXml(vm: string, spec: VmSpec, run: string): string {
           '</channel>',
         ];
   return [
+    ...iommu,
     ...channel,
     "<!-- inside <domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'> -->",
     '<qemu:commandline>',
@@ -79,13 +109,16 @@ export function libvirtXml(vm: string, spec: VmSpec, run: string): string {
   ].join('\n');
 }
 
-/** libvirt makes the port itself. */
-function withoutPort(args: readonly string[]): string[] {
+/** libvirt makes the agent's port and the IOMMU itself. */
+const LIBVIRTS_OWN =
+  /^(virtio-serial-pci|virtserialport|socket,id=hyperturtle-agent|intel-iommu|kernel-irqchip)/;
+
+function withoutLibvirts(args: readonly string[], agentPort: boolean): string[] {
   const out: string[] = [];
   for (let i = 0; i < args.length; i += 2) {
     const value = args[i + 1] ?? '';
-    if (!/^(virtio-serial-pci|virtserialport|socket,id=hyperturtle-agent)/.test(value))
-      out.push(args[i] ?? '', value);
+    const libvirts = agentPort ? LIBVIRTS_OWN.test(value) : /^(intel-iommu|kernel-irqchip)/.test(value);
+    if (!libvirts) out.push(args[i] ?? '', value);
   }
   return out;
 }

@@ -9,7 +9,7 @@ import type { NicInfo, Params, Result } from '../../wire/schema.ts';
 import { PACKET_HOOKS } from '../hooks.ts';
 import { removeLeftovers } from '../packets/chain.ts';
 import type { HookedNic } from '../packets/packet-links.ts';
-import { pluggedNics, plugNic, portsOf, unplugNic } from './plug.ts';
+import { isOccupied, pluggedNics, plugNic, portsOf, unplugNic } from './plug.ts';
 import type { NicQmp } from './plug.ts';
 import { readNics, writeNics } from './record.ts';
 import type { NicRecord } from './record.ts';
@@ -180,17 +180,12 @@ export class VmNics {
         detail: { quota: 'nics', limit: max },
       });
     const mac = checkedMac(params.mac ?? macOf(vm, id));
-    const [port] = await this.#freePorts();
-    if (!port)
-      throw new HyperturtleError(
-        'HT_UNAVAILABLE',
-        'this VM has no spare PCIe root port: it must be started with some (hyperturtle host args prints how)',
-      );
+    const ports = await this.#freePorts();
     const tap = makeTap(network);
     const vhost = network.vhost ? openVhost() : undefined;
     try {
-      const nic: NicRecord = {
-        info: {
+      for (const port of ports) {
+        const info: NicInfo = {
           id,
           mac,
           network: name,
@@ -199,29 +194,29 @@ export class VmNics {
           mtu: Math.min(tap.mtu, MAX_MTU),
           hooks: PACKET_HOOKS.filter((h) => !hooks || hooks.includes(h)),
           since: new Date().toISOString(),
-        },
-        port: port.id,
-        ifname: tap.ifname,
-        ifindex: tap.ifindex,
-        complete: false,
-      };
-      this.#nics.push(nic);
-      this.#write();
-      try {
-        await plugNic(
-          qmp(),
-          { nic: id, mac, port: port.id, mtu: nic.info.mtu, tap: tap.file, vhost },
-          signal,
-        );
-      } catch (e) {
-        this.#nics = this.#nics.filter((n) => n !== nic);
+        };
+        const { ifname, ifindex } = tap;
+        const nic: NicRecord = { info, port: port.id, ifname, ifindex, complete: false };
+        this.#nics.push(nic);
         this.#write();
-        throw refused(e);
+        try {
+          const spec = { nic: id, mac, port: port.id, mtu: info.mtu, tap: tap.file, vhost };
+          await plugNic(qmp(), spec, signal);
+        } catch (e) {
+          this.#nics = this.#nics.filter((n) => n !== nic);
+          this.#write();
+          if (isOccupied(e)) continue;
+          throw refused(e);
+        }
+        nic.complete = true;
+        this.#write();
+        this.#options.onAdded(info);
+        return { nic: info, existed: false };
       }
-      nic.complete = true;
-      this.#write();
-      this.#options.onAdded(nic.info);
-      return { nic: nic.info, existed: false };
+      throw new HyperturtleError(
+        'HT_UNAVAILABLE',
+        'this VM has no spare PCIe root port: it must be started with some (hyperturtle host args prints how)',
+      );
     } finally {
       // QEMU has copies
       tap.file.close();

@@ -49,6 +49,8 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
         netdev: netdevIdOf(spec.nic),
         mac: spec.mac,
         bus: spec.port,
+        // else QEMU takes another address behind an occupied port, where the guest never looks
+        addr: '0x0',
         host_mtu: spec.mtu,
         'disable-legacy': 'on',
         // so that L1 can hand it on through its IOMMU
@@ -62,6 +64,11 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
     await undo.run();
     throw e;
   }
+}
+
+/** Something else is in the port. */
+export function isOccupied(e: unknown): boolean {
+  return isHyperturtleError(e, 'HT_QMP') && /occupied|not available/i.test(e.message);
 }
 
 /**

@@ -46,6 +46,29 @@ describe('arguments of a VM', () => {
     expect(xml).toContain('ivshmem-plain');
   });
 
+  it('have spare ports and an IOMMU before all devices when the VM may ask for NICs, and not otherwise', () => {
+    const nics = checkVm('one', {
+      qmp: '/q',
+      agent: { socket: '/a' },
+      nics: { networks: ['lan'], ports: 2 },
+    });
+    const args = qemuArgs('one', nics, RUN);
+    expect(args.slice(0, 4)).toEqual([
+      '-machine',
+      'kernel-irqchip=split',
+      '-device',
+      'intel-iommu,intremap=on',
+    ]);
+    expect(args.slice(-4)).toEqual([
+      ...['-device', 'pcie-root-port,id=hyperturtle-nic0,chassis=200,slot=64'],
+      ...['-device', 'pcie-root-port,id=hyperturtle-nic1,chassis=201,slot=65'],
+    ]);
+    const xml = libvirtXml('one', nics, RUN);
+    expect(xml).toContain("<iommu model='intel'>");
+    expect(xml).not.toContain('kernel-irqchip');
+    expect(qemuArgs('one', spec, RUN).join(' ')).not.toMatch(/iommu|hyperturtle-nic/);
+  });
+
   it('leave the port out when it is plugged later', () => {
     const plugged = checkVm('one', { qmp: '/q', agent: { hotplug: true } });
     expect(qemuArgs('one', plugged, RUN).join(' ')).not.toContain('virtserialport');
