@@ -1,9 +1,11 @@
 /** `hyperturtle load|replace|link|unlink|unload|list|stats|limits`: programs of this L1 in its host. */
+import { Option } from 'commander';
 import type { Command } from 'commander';
-import type { HookStats, MethodName, Params, Result } from '../wire/schema.ts';
+import type { HookStats, LinkInfo, MethodName, Params, Result } from '../wire/schema.ts';
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
 import type { AgentClient, L1Options } from './l1-client.ts';
 import { bytesText, objectNameOf, parseBytes } from './l1-values.ts';
+import { integer } from './values.ts';
 
 interface LoadOptions extends L1Options {
   name?: string;
@@ -12,6 +14,7 @@ interface LoadOptions extends L1Options {
   link?: boolean;
   hook?: string;
   target?: string;
+  order?: number;
   replace?: boolean;
 }
 
@@ -19,6 +22,7 @@ interface LinkOptions extends L1Options {
   hook: string;
   program?: string;
   target?: string;
+  order?: number;
 }
 
 const collect = (text: string, all: Record<string, string>): Record<string, string> => {
@@ -43,7 +47,8 @@ export function registerObjects(program: Command): void {
     .option('--name <name>', "what to call it; default: the file's name")
     .option('--link', 'link it as well')
     .option('--hook <name>', 'with --link: the hook; default: that of its program')
-    .option('--target <name>', 'with --link: the target, for hooks that have some')
+    .option('--target <nic>', 'with --link: the NIC, for hooks of NICs')
+    .addOption(orderOption())
     .option('--replace', 'when there is another object of that name: swap it')
     .addHelpText(
       'after',
@@ -71,8 +76,12 @@ instruction (exit status 19), or carries the end of the verifier's log (14); not
     .description('let a loaded program answer a hook')
     .requiredOption('--hook <name>', "the hook ('hyperturtle limits' lists them)")
     .option('--program <name>', 'needed when several programs of the object fit')
-    .option('--target <name>', 'for hooks that have targets')
-    .addHelpText('after', '\nExample:\n  hyperturtle link npf --hook npf')
+    .option('--target <nic>', 'the NIC, for hooks of NICs')
+    .addOption(orderOption())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  hyperturtle link npf --hook npf\n  hyperturtle link firewall --hook tc-egress --target web --order 10',
+    )
     .action(link);
 
   l1Options(program.command('unlink'))
@@ -133,15 +142,14 @@ async function load(file: string, options: LoadOptions): Promise<void> {
       options.hook === undefined ? [...new Set(loaded.object.programs.map((p) => p.hook))] : [options.hook];
     const links = [];
     for (const hook of hooks) {
-      const target = options.target === undefined ? {} : { target: options.target };
-      links.push((await call(c, 'link', { object: params.name, hook, ...target })).link);
+      links.push((await call(c, 'link', { object: params.name, hook, ...place(options) })).link);
     }
     return { ...loaded, links };
   });
   print(options, result, ({ object, existed, links }) =>
     [
       `${object.name} ${existed ? 'was loaded already' : 'loaded'}: ${object.programs.map((p) => `${p.name} (${p.hook}, ${p.verifiedInstructions} instructions verified)`).join(', ')}`,
-      ...links.map((l) => `link ${l.id}: ${l.program} answers ${l.hook}`),
+      ...links.map((l) => `link ${l.id}: ${l.program} answers ${linkPlace(l)}`),
     ].join('\n'),
   );
 }
@@ -211,16 +219,30 @@ async function constants(elf: Buffer, set: Record<string, string>): Promise<Reco
 }
 
 async function link(object: string, options: LinkOptions): Promise<void> {
-  const { hook, program, target } = options;
-  const params = { object, hook, ...(program ? { program } : {}), ...(target ? { target } : {}) };
+  const { hook, program } = options;
+  const params = { object, hook, ...(program ? { program } : {}), ...place(options) };
   const result = await withAgent(options, (c) => call(c, 'link', params));
   print(
     options,
     result,
     ({ link: l, existed }) =>
-      `link ${l.id}${existed ? ' (there already)' : ''}: ${l.program} of ${l.object} answers ${l.hook}`,
+      `link ${l.id}${existed ? ' (there already)' : ''}: ${l.program} of ${l.object} answers ${linkPlace(l)}`,
   );
 }
+
+const orderOption = (): Option =>
+  new Option(
+    '--order <number>',
+    'among programs on one hook of a NIC: lower runs earlier; default: 100',
+  ).argParser(integer('--order', 0, 65_535));
+
+const place = (o: { target?: string; order?: number }): { target?: string; order?: number } => ({
+  ...(o.target === undefined ? {} : { target: o.target }),
+  ...(o.order === undefined ? {} : { order: o.order }),
+});
+
+const linkPlace = (l: LinkInfo): string =>
+  l.target === null ? l.hook : `${l.hook} of ${l.target}, order ${l.order ?? 0}`;
 
 async function unlink(which: string, options: L1Options): Promise<void> {
   const ended = await withAgent(options, async (c) => {
@@ -279,8 +301,16 @@ function listText(r: Result<'list'>): string {
     ) || 'no maps',
     '',
     columns(
-      ['LINK', 'HOOK', 'OBJECT', 'PROGRAM', 'TARGET', 'SINCE'],
-      r.links.map((l) => [String(l.id), l.hook, l.object, l.program, l.target ?? '-', l.since]),
+      ['LINK', 'HOOK', 'OBJECT', 'PROGRAM', 'TARGET', 'ORDER', 'SINCE'],
+      r.links.map((l) => [
+        String(l.id),
+        l.hook,
+        l.object,
+        l.program,
+        l.target ?? '-',
+        l.order === undefined ? '-' : String(l.order),
+        l.since,
+      ]),
     ) || 'no links',
   ].join('\n');
 }

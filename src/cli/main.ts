@@ -18,6 +18,7 @@ import { registerEvents } from './l1-events.ts';
 import { registerMaps } from './l1-map.ts';
 import { registerObjects } from './l1-objects.ts';
 import { register as registerLab } from './lab.ts';
+import { registerNic } from './nic.ts';
 import { registerTop } from './top.ts';
 
 function version(): string {
@@ -44,6 +45,7 @@ export function createProgram(): Command {
   registerMaps(program);
   registerEvents(program);
   registerTop(program);
+  registerNic(program);
   program.commandsGroup('Objects, anywhere:');
   registerCheck(program);
   registerKeys(program);

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { z } from 'zod';
 import { isHyperturtleError } from '../../core/errors.ts';
 import { readYaml } from '../../core/yaml.ts';
-import { Constants, Count, Name } from '../../wire/schema.ts';
+import { Constants, Count, Name, LinkOrder } from '../../wire/schema.ts';
 import { TURTLEFS_DIR } from '../l2-spec.ts';
 import { DEFAULT_PORT } from './port.ts';
 
@@ -33,7 +33,9 @@ const LinkConfig = z.strictObject({
   /** Left out: the one that fits the hook. */
   program: Name.optional(),
   hook: Name,
+  /** Id of a NIC, for hooks of NICs. */
   target: z.string().max(4096).optional(),
+  order: LinkOrder.optional(),
 });
 export type LinkConfig = z.infer<typeof LinkConfig>;
 

@@ -39,6 +39,8 @@ const UNSETTLING: ReadonlySet<Event['type']> = new Set([
   'link.made',
   'link.ended',
   'vm.reset',
+  // links may have waited for it
+  'nic.added',
 ]);
 
 export class Control {
@@ -149,9 +151,11 @@ export class Control {
   link(params: Params<'link'>, host: HostCalls, signal: AbortSignal): Promise<Result<'link'>> {
     return this.#change(signal, async () => {
       const result = await host.request('link', params, { signal });
-      const { object, program, hook } = result.link;
-      const made = { object, program, hook, target: result.link.target ?? undefined };
-      if (!this.desired.links().some((l) => sameLink(l, made))) this.desired.putLink(made);
+      const { object, program, hook, order } = result.link;
+      const made = { object, program, hook, target: result.link.target ?? undefined, order };
+      const there = this.desired.links().find((l) => sameLink(l, made));
+      // asked for without an order, it is the host's to choose
+      if (!there || params.order !== undefined) this.desired.putLink({ ...made, order: params.order });
       return result;
     });
   }

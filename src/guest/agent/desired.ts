@@ -26,6 +26,7 @@ export interface DesiredLink {
   program?: string;
   hook: string;
   target?: string;
+  order?: number;
   origin: Origin;
 }
 
@@ -34,6 +35,8 @@ export interface LinkSpec {
   program?: string | undefined;
   hook: string;
   target?: string | undefined;
+  /** Among programs on one hook of a NIC. */
+  order?: number | undefined;
 }
 
 interface ConfigObject extends DesiredObject {
@@ -175,12 +178,13 @@ export class DesiredState {
   }
 
   putLink(link: LinkSpec): void {
-    const { object, program, hook, target } = link;
+    const { object, program, hook, target, order } = link;
     const stored: StoredLink = {
       object,
       hook,
       ...(program === undefined ? {} : { program }),
       ...(target === undefined ? {} : { target }),
+      ...(order === undefined ? {} : { order }),
     };
     this.#save({ ...this.#state, links: [...this.#state.links.filter((l) => !sameLink(l, stored)), stored] });
   }

@@ -92,6 +92,7 @@ function desiredOf({ desired }: Control): AgentResult<'agent.desired'> {
       program: l.program ?? null,
       hook: l.hook,
       target: l.target ?? null,
+      ...(l.order === undefined ? {} : { order: l.order }),
       origin: l.origin,
     })),
     removed: desired.removed(),

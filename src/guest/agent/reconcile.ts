@@ -57,7 +57,7 @@ export function plan(
       return object.constants !== undefined && !confirmed(object) ? [{ do: 'load', object }] : [];
     }),
     ...wanted.links
-      .filter((w) => !observed.links.some((l) => sameLink(w, l)))
+      .filter((w) => !observed.links.some((l) => sameLink(w, l) && (w.order ?? l.order) === l.order))
       .map((link): Step => ({ do: 'link', link })),
   ];
 }
@@ -66,7 +66,7 @@ export function stepText(step: Step): string {
   switch (step.do) {
     case 'unlink':
     case 'link':
-      return `${step.do} ${step.link.object} at ${step.link.hook}`;
+      return `${step.do} ${step.link.object} at ${step.link.hook}${step.link.target ? ` of ${step.link.target}` : ''}`;
     case 'unload':
       return `unload ${step.name}`;
     case 'load':

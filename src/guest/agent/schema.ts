@@ -113,6 +113,7 @@ export const AGENT_METHODS = {
           program: Name.nullable(),
           hook: Name,
           target: Text.nullable(),
+          order: Count.optional(),
           origin: Origin,
         }),
       ),

@@ -9,6 +9,7 @@ import { register as registerGuest } from '../../../src/cli/guest.ts';
 import { registerEvents } from '../../../src/cli/l1-events.ts';
 import { registerMaps } from '../../../src/cli/l1-map.ts';
 import { registerObjects } from '../../../src/cli/l1-objects.ts';
+import { registerNic } from '../../../src/cli/nic.ts';
 import { registerTop } from '../../../src/cli/top.ts';
 import { ERROR_CODES } from '../../../src/core/errors.ts';
 import { parseYaml } from '../../../src/core/yaml.ts';
@@ -23,6 +24,7 @@ test('every command of an L1 is described', () => {
   registerMaps(program);
   registerEvents(program);
   registerTop(program);
+  registerNic(program);
   const guest = registerGuest(program);
   registerAgent(program, guest, '0');
   registerDoctor(program);
@@ -33,7 +35,7 @@ test('every command of an L1 is described', () => {
       first === 'map' && second !== undefined
         ? new RegExp(`map [a-z|\\\\]*\\b${second}\\b`)
         : new RegExp(`\`(hyperturtle )?${path}\\b`);
-    if (path !== '' && path !== 'guest' && path !== 'map') expect(cli).toMatch(told);
+    if (path !== '' && path !== 'guest' && path !== 'map' && path !== 'nic') expect(cli).toMatch(told);
   }
 });
 

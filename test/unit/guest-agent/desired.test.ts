@@ -149,6 +149,30 @@ describe('the plan', () => {
     expect(plan(want, { objects: [object('a', '1')], links: [link(1, 'a')] })).toEqual([]);
   });
 
+  test('asks for a link of a NIC in the order that is wanted, and leaves the order alone when none is', () => {
+    const there = { ...link(1, 'a', 'tc-egress'), target: 'web', order: 100 };
+    const steps = (order?: number): string[] =>
+      plan(
+        {
+          objects: [wanted('a', '1')],
+          links: [
+            {
+              object: 'a',
+              hook: 'tc-egress',
+              target: 'web',
+              ...(order === undefined ? {} : { order }),
+              origin: 'command',
+            },
+          ],
+          leave: [],
+        },
+        { objects: [object('a', '1')], links: [there] },
+      ).map(stepText);
+    expect(steps()).toEqual([]);
+    expect(steps(100)).toEqual([]);
+    expect(steps(7)).toEqual(['link a at tc-egress of web']);
+  });
+
   test('asks again for an object with constants until the host has confirmed them', () => {
     const want = { objects: [{ ...wanted('a', '1'), constants: { x: 'AQ==' } }], links: [], leave: [] };
     const there = { objects: [object('a', '1')], links: [] };
