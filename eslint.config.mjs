@@ -7,6 +7,7 @@ const LAYERS = [
   'kernel',
   'core',
   'wire',
+  'net',
   'bpf',
   'qmp',
   'host',

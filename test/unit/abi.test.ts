@@ -8,6 +8,7 @@ import * as arena from '../../src/kernel/arena.ts';
 import * as bpf from '../../src/kernel/bpf.ts';
 import * as guest from '../../src/kernel/guest.ts';
 import * as host from '../../src/kernel/host.ts';
+import * as net from '../../src/kernel/net.ts';
 import * as npf from '../../src/kernel/npf.ts';
 import type { IoctlRequest } from '../../src/kernel/ioctl.ts';
 import type { Fields, StructCodec } from '../../src/kernel/struct.ts';
@@ -21,7 +22,7 @@ const isIoctl = (x: unknown): x is IoctlRequest => typeof x === 'object' && x !=
 /** What TypeScript believes: C expression -> value. */
 function beliefs(): Map<string, bigint> {
   const all = new Map<string, bigint>();
-  for (const module of [arena, bpf, guest, host, npf] as Record<string, unknown>[]) {
+  for (const module of [arena, bpf, guest, host, net, npf] as Record<string, unknown>[]) {
     for (const [name, value] of Object.entries(module)) {
       if (isStruct(value)) {
         // libbpf's own header is not needed to build or run anything here
@@ -53,6 +54,7 @@ function program(expressions: Iterable<string>): string {
     '#include <hyperturtle/arena.h>',
     '#include <hyperturtle/host.h>',
     '#include <hyperturtle/guest.h>',
+    '#include <hyperturtle/net.h>',
     'int main(void) {',
     ...Array.from(expressions, (e) => `printf("%s=%llu\\n", "${e}", (unsigned long long)(${e}));`),
     '}',

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * firewall: the first rule that matches decides, else the direction's default.
+ *
+ * Rules are changed by filling in the generation that is not in use and then writing `control`, one word. A program that
+ * still reads a generation while it is being filled in sees at its end that `control` is not what it was, and begins
+ * again: nobody ever acts on a mix. Before the first policy everything is dropped.
+ */
+#include "packet.h"
+
+#define TRIES 2
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ht_generation);
+} control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * HT_NET_DIRECTIONS);
+	__type(key, __u32);
+	__type(value, struct ht_fw_table);
+} tables SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct ht_fw_policy);
+} policy SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HT_FW_SLOTS);
+	__type(key, __u32);
+	__type(value, struct ht_fw_hits);
+} hits SEC(".maps");
+
+#define READ(x) (*(volatile typeof(x) *)&(x))
+
+/*
+ * Searches have no branches: the verifier then walks one path, and the CPU searches all fields at once. The barriers keep
+ * clang from making a branch of a comparison.
+ */
+static __always_inline __u64 below(__u64 a, __u64 b) /* a < b, for values below 2^63 */
+{
+	__u64 d = a - b;
+
+	asm volatile("" : "+r"(d));
+	return d >> 63;
+}
+
+static __always_inline __u64 below64(__u64 a, __u64 b) /* a < b, for all values */
+{
+	__u64 d = (~a & b) | ((~a | b) & (a - b));
+
+	asm volatile("" : "+r"(d));
+	return d >> 63;
+}
+
+static __always_inline __u64 is_zero(__u64 v)
+{
+	__u64 d = v | -v;
+
+	asm volatile("" : "+r"(d));
+	return 1 - (d >> 63);
+}
+
+/* Index of the interval that has the key: the last bound that is not above it. */
+#define SEARCH(bounds, key)                                                                \
+	({                                                                                 \
+		__u64 i_ = 0, k_ = (__u64)(key) + 1;                                       \
+		_Pragma("unroll") for (int s_ = 8; s_ >= 0; s_--)                          \
+			i_ |= below((bounds)[i_ + (1 << s_)], k_) << s_;                   \
+		i_;                                                                        \
+	})
+
+static __always_inline __u64 search6(struct ht_fw_address *bounds, __u64 high, __u64 low)
+{
+	__u64 i = 0;
+
+#pragma unroll
+	for (int s = 8; s >= 0; s--) {
+		struct ht_fw_address *b = &bounds[i + (1 << s)];
+		__u64 same = is_zero(b->high ^ high), above_low = below64(low, b->low);
+
+		i |= (below64(b->high, high) | (same & (1 - above_low))) << s;
+	}
+	return i;
+}
+
+static __always_inline __u32 lowest_bit(__u64 v)
+{
+	__u32 n = 0;
+
+#pragma unroll
+	for (int s = 5; s >= 0; s--) {
+		__u64 none = is_zero(v & ((1ull << (1 << s)) - 1));
+
+		v >>= none << s;
+		n |= none << s;
+	}
+	return n;
+}
+
+/* Whether it may pass; *slot is the counter that it belongs to. */
+static __always_inline int decide(struct ht_fw_table *t, struct packet *p, __u32 direction, __u32 *slot)
+{
+	struct ht_fw_rules_set *protocol, *from, *to, *source, *destination;
+	__u64 flags = t->flags;
+
+	*slot = 8 * direction + HT_FW_DEFAULT;
+	if (p->kind == PACKET_MALFORMED) {
+		*slot = 8 * direction + HT_FW_MALFORMED;
+		return 0;
+	}
+	if (p->kind == PACKET_OTHER) {
+		if (p->ether_type == P_ARP && (flags & HT_FW_ALLOW_NEIGHBOURS)) {
+			*slot = 8 * direction + HT_FW_NEIGHBOUR;
+			return 1;
+		}
+		*slot = 8 * direction + HT_FW_NON_IP;
+		return !!(flags & HT_FW_ALLOW_NON_IP);
+	}
+	/* router and neighbour solicitation and advertisement; nobody outside the link can send 255 hops */
+	if (p->kind == PACKET_IPV6 && p->protocol == PROTO_ICMPV6 && !p->fragment && p->hop_limit == 255 &&
+	    (flags & HT_FW_ALLOW_NEIGHBOURS) && (p->source_port >> 8) - 133 < 4) {
+		*slot = 8 * direction + HT_FW_NEIGHBOUR;
+		return 1;
+	}
+	protocol = &t->protocol[p->protocol & 255];
+	from = to = &t->any_port;
+	if (p->has_ports) {
+		from = &t->source_port_set[SEARCH(t->source_port, p->source_port)];
+		to = &t->destination_port_set[SEARCH(t->destination_port, p->destination_port)];
+	}
+	if (p->kind == PACKET_IPV4) {
+		source = &t->source4_set[SEARCH(t->source4, bpf_ntohl(p->source32[0]))];
+		destination = &t->destination4_set[SEARCH(t->destination4, bpf_ntohl(p->destination32[0]))];
+	} else {
+		source = &t->source6_set[search6(t->source6, bpf_be64_to_cpu(p->source64[0]),
+						 bpf_be64_to_cpu(p->source64[1]))];
+		destination = &t->destination6_set[search6(t->destination6,
+							   bpf_be64_to_cpu(p->destination64[0]),
+							   bpf_be64_to_cpu(p->destination64[1]))];
+	}
+	for (int w = 0; w < HT_FW_WORDS; w++) {
+		__u64 all = protocol->word[w] & from->word[w] & to->word[w] & source->word[w] & destination->word[w];
+
+		if (all) {
+			*slot = t->slot[w * 64 + (lowest_bit(all) & 63)];
+			return !!(t->allow.word[w] & all & -all);
+		}
+	}
+	return !!(flags & HT_FW_ALLOW_DEFAULT);
+}
+
+static __always_inline int run(void *ctx, int is_xdp, __u32 direction)
+{
+	__u32 zero = 0, slot = 8 * direction + HT_FW_CHANGING;
+	struct packet p = { .bytes = frame_bytes(ctx, is_xdp) };
+	struct ht_fw_hits *h;
+	struct ht_generation *in_use;
+	int pass = 0;
+
+	in_use = bpf_map_lookup_elem(&control, &zero);
+	if (!in_use)
+		return 0;
+	parse(ctx, is_xdp, &p);
+	merge_paths(&p, READ(in_use->zero));
+#pragma nounroll
+	for (int i = 0; i < TRIES; i++) {
+		__u64 before = READ(in_use->number);
+		__u32 key = (before & 1) * HT_NET_DIRECTIONS + direction;
+		struct ht_fw_table *t = bpf_map_lookup_elem(&tables, &key);
+		__u32 found;
+
+		if (!t)
+			return 0;
+		if (!before) {
+			slot = 8 * direction + HT_FW_DEFAULT;
+			break;
+		}
+		pass = decide(t, &p, direction, &found);
+		/* loads are not reordered with loads on x86; the barrier is for clang */
+		asm volatile("" ::: "memory");
+		if (READ(in_use->number) == before) {
+			slot = found;
+			break;
+		}
+		pass = 0;
+	}
+	h = bpf_map_lookup_elem(&hits, &slot);
+	if (h) {
+		h->packets++;
+		h->bytes += p.bytes;
+	}
+	return pass;
+}
+
+NETWORK_PROGRAMS(firewall, run);
