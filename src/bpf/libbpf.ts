@@ -75,10 +75,6 @@ export const libbpf = {
     p: ProgramHandle,
   ) => string,
   program_type: lib.func('int bpf_program__type(void *program)') as (p: ProgramHandle) => number,
-  program_set_type: lib.func('int bpf_program__set_type(void *program, int type)') as (
-    p: ProgramHandle,
-    type: number,
-  ) => number,
   program_fd: lib.func('int bpf_program__fd(void *program)') as (p: ProgramHandle) => number,
   map_name: lib.func('const char *bpf_map__name(void *map)') as (m: MapHandle) => string,
   map_fd: lib.func('int bpf_map__fd(void *map)') as (m: MapHandle) => number,

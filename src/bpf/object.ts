@@ -3,7 +3,7 @@
  * and what the kernel uses (a linked program) lives on there.
  */
 import { HyperturtleError } from '../core/errors.ts';
-import { BPF_PROG_INFO, BPF_PROG_TYPE_SCHED_CLS } from '../kernel/bpf.ts';
+import { BPF_PROG_INFO } from '../kernel/bpf.ts';
 import { errnoName, errnoText } from '../kernel/errno.ts';
 import { parseElf, patchConstants } from './elf.ts';
 import type { Elf } from './elf.ts';
@@ -127,7 +127,6 @@ export class BpfObject implements Disposable {
       });
       if (handle === null) throw refused(spec, 'cannot be opened', failureOf(null));
       try {
-        setTypes(handle, spec);
         reuseMaps(handle, spec);
         setTypes(handle, spec);
         if (rodata) setRodata(handle, spec, rodata);
@@ -205,16 +204,6 @@ function findMap(object: ObjectHandle, objectName: string, name: string): MapHan
     'HT_NOT_FOUND',
     `object '${objectName}' has no map '${name}'; it has: ${have.join(', ') || 'none'}`,
   );
-}
-
-/** libbpf before 1.3 knows `tc`, not `tc/ingress`: such a program has no type, and would not be loaded. */
-function setTypes(handle: ObjectHandle, spec: ObjectSpec): void {
-  for (let p = libbpf.object_next_program(handle, null); p; p = libbpf.object_next_program(handle, p)) {
-    // SAFETY: all three calls get a program of this open object that is not loaded yet.
-    if (!/^tc\/(ingress|egress)$/.test(libbpf.program_section(p))) continue;
-    const r = libbpf.program_set_type(p, BPF_PROG_TYPE_SCHED_CLS);
-    if (r < 0) throw refused(spec, `has a program that cannot be of type sched_cls`, failureOf(r));
-  }
 }
 
 function reuseMaps(handle: ObjectHandle, spec: ObjectSpec): void {

@@ -23,7 +23,7 @@ export function runProgram(fd: number, frame: Uint8Array, repeat = 1, context?: 
   try {
     // SAFETY: as many bytes as were allocated; the kernel reads data_size_in and ctx_size_in of them and writes none,
     // as there is no data_out and no ctx_out.
-    const bytes = new Uint8Array(koffi.view(memory, frame.length + (context?.length ?? 0)) as ArrayBuffer);
+    const bytes = new Uint8Array(koffi.view(memory, frame.length + (context?.length ?? 0)));
     bytes.set(frame);
     if (context) bytes.set(context, frame.length);
     // struct bpf_test_run_opts of libbpf 1.x

@@ -112,6 +112,10 @@ const DATA_HELPERS: readonly HelperSpec[] = [
 /** Copies from a frame whose head is not in one piece. */
 const SKB_LOAD_BYTES = helper('skb_load_bytes', 26, ['context', 'number', 'out', 'number']);
 
+/** The same for XDP, and how long the frame is (Linux 5.18). */
+const XDP_GET_BUFF_LEN = helper('xdp_get_buff_len', 188, ['context']);
+const XDP_LOAD_BYTES = helper('xdp_load_bytes', 189, ['context', 'number', 'out', 'number']);
+
 const packetHook = (
   name: PacketHook,
   section: string,
@@ -146,7 +150,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
   packetHook('xdp', 'xdp', 'a frame that L2 sends has arrived at a NIC of this VM', {
     programType: { name: 'xdp', number: BPF_PROG_TYPE_XDP },
     context: XDP_FIELDS,
-    helpers: DATA_HELPERS,
+    helpers: [...DATA_HELPERS, XDP_GET_BUFF_LEN, XDP_LOAD_BYTES],
   }),
   packetHook(
     'tc-ingress',

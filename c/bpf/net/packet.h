@@ -110,13 +110,8 @@ static __always_inline long load(void *ctx, int is_xdp, __u32 offset, void *to, 
 
 static __always_inline __u32 frame_bytes(void *ctx, int is_xdp)
 {
-	if (is_xdp) {
-		long start = ((struct xdp_md *)ctx)->data, end = ((struct xdp_md *)ctx)->data_end;
-
-		/* whole registers: the verifier lets no half of an address be stored */
-		asm volatile("" : "+r"(start), "+r"(end));
-		return end - start;
-	}
+	if (is_xdp)
+		return bpf_xdp_get_buff_len(ctx);
 	return ((struct __sk_buff *)ctx)->len;
 }
 
