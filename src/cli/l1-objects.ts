@@ -167,7 +167,7 @@ async function replace(name: string, file: string, options: LoadOptions): Promis
 }
 
 /** The parts of a request that come from files. Throws HT_NOT_FOUND, HT_CONFIG, HT_USAGE. */
-async function readObject(
+export async function readObject(
   file: string,
   options: Pick<LoadOptions, 'signature' | 'set'>,
 ): Promise<Omit<Params<'load'>, 'name'>> {

@@ -7,9 +7,12 @@ import { completionNodes, registerCompletion } from '../../../src/cli/completion
 import { registerDoctor } from '../../../src/cli/doctor.ts';
 import { register as registerGuest } from '../../../src/cli/guest.ts';
 import { registerEvents } from '../../../src/cli/l1-events.ts';
+import { registerFirewall } from '../../../src/cli/l1-firewall.ts';
 import { registerMaps } from '../../../src/cli/l1-map.ts';
+import { registerNetworkPrograms } from '../../../src/cli/l1-net.ts';
 import { registerObjects } from '../../../src/cli/l1-objects.ts';
 import { registerNic } from '../../../src/cli/nic.ts';
+import { registerTraffic } from '../../../src/cli/l1-traffic.ts';
 import { registerTop } from '../../../src/cli/top.ts';
 import { ERROR_CODES } from '../../../src/core/errors.ts';
 import { parseYaml } from '../../../src/core/yaml.ts';
@@ -25,6 +28,9 @@ test('every command of an L1 is described', () => {
   registerEvents(program);
   registerTop(program);
   registerNic(program);
+  registerNetworkPrograms(program);
+  registerFirewall(program);
+  registerTraffic(program);
   const guest = registerGuest(program);
   registerAgent(program, guest, '0');
   registerDoctor(program);
@@ -35,7 +41,8 @@ test('every command of an L1 is described', () => {
       first === 'map' && second !== undefined
         ? new RegExp(`map [a-z|\\\\]*\\b${second}\\b`)
         : new RegExp(`\`(hyperturtle )?${path}\\b`);
-    if (path !== '' && path !== 'guest' && path !== 'map' && path !== 'nic') expect(cli).toMatch(told);
+    if (path !== '' && path !== 'guest' && path !== 'map' && path !== 'nic' && path !== 'rate-limit')
+      expect(cli).toMatch(told);
   }
 });
 
