@@ -3,7 +3,7 @@ import path from 'node:path';
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { OwnedFd } from '../../src/bpf/fds.ts';
+import type { OwnedFd } from '../../src/bpf/fds.ts';
 import { localMaps } from '../../src/bpf/local-maps.ts';
 import { addClsact, removeClsact, setFilter } from '../../src/bpf/net.ts';
 import { BpfObject } from '../../src/bpf/object.ts';
