@@ -4,6 +4,7 @@ import type { BenchSpec } from '../bench/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { registerAgentBench } from './bench-agent.ts';
 import { registerControl } from './bench-control.ts';
+import { registerNetNative } from './bench-net-native.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -65,6 +66,7 @@ export function register(program: Command, version: string): void {
   sized(bench.command('all').description('both')).action((o: RunOptions) => measure('all', o, version));
   registerControl(bench, version);
   registerAgentBench(bench);
+  registerNetNative(bench, version);
 }
 
 interface CheckOptions extends LabOptions {
