@@ -30,7 +30,7 @@ export interface NetNativeSpec {
   rounds: number;
   /** Runs of a program in a round. */
   repeat: number;
-  /** Frames written to the tap in a round. */
+  /** Frames written to the tap in a round; 0: no tap is made. */
   frames: number;
   rules: number;
 }
@@ -122,6 +122,21 @@ export async function runNetNative(
               `${program} (${p.section}) answers ${result}, not pass`,
             );
         }
+    const results: { program: string; object?: BpfObject; nanoseconds: number[] }[] = [];
+    const done = (): NetNativeResult => ({
+      schema: RESULT_SCHEMA_VERSION,
+      benchmark: 'net-native',
+      environment: environmentOf(options.version, startedAt),
+      parameters: {
+        rounds: spec.rounds,
+        repeat: spec.repeat,
+        frames: spec.frames,
+        rules: spec.rules,
+        frameBytes: FRAME4.length,
+      },
+      runs,
+      tap: results.map(({ program, nanoseconds }) => ({ program, nanoseconds })),
+    });
     let step = options.progress.step(`${spec.rounds} rounds of ${runs.length} x ${spec.repeat} runs`);
     for (let round = 0; round < spec.rounds; round++)
       for (const r of runs) {
@@ -133,17 +148,14 @@ export async function runNetNative(
       }
     step.done();
 
+    if (spec.frames === 0) return done();
     const bridge = `htb${process.pid % 1_000_000}`;
     await exec('ip', ['link', 'add', bridge, 'type', 'bridge']);
     undo.add('bridge', async () => void (await exec('ip', ['link', 'del', bridge])));
     await exec('ip', ['link', 'set', bridge, 'up']);
     const tap = makeTap({ bridge });
     undo.add('tap', () => Promise.resolve(tap.file.close()));
-    const results = [undefined, ...objects].map((o) => ({
-      program: o?.program ?? 'none',
-      object: o?.object,
-      nanoseconds: [] as number[],
-    }));
+    results.push({ program: 'none', nanoseconds: [] }, ...objects.map((o) => ({ ...o, nanoseconds: [] })));
     const bytes = Buffer.concat([VNET_HEADER, FRAME4]);
     step = options.progress.step(
       `${spec.rounds} rounds of ${results.length} x ${spec.frames} frames into a tap`,
@@ -165,20 +177,7 @@ export async function runNetNative(
         }
       }
     step.done();
-    return {
-      schema: RESULT_SCHEMA_VERSION,
-      benchmark: 'net-native',
-      environment: environmentOf(options.version, startedAt),
-      parameters: {
-        rounds: spec.rounds,
-        repeat: spec.repeat,
-        frames: spec.frames,
-        rules: spec.rules,
-        frameBytes: FRAME4.length,
-      },
-      runs,
-      tap: results.map(({ program, nanoseconds }) => ({ program, nanoseconds })),
-    };
+    return done();
   } finally {
     await undo.run();
   }

@@ -25,8 +25,8 @@ export function registerNetNative(bench: Command, version: string): void {
     )
     .option(
       '--frames <number>',
-      'frames written to the tap in a round',
-      integer('--frames', 1, 10_000_000),
+      'frames written to the tap in a round; 0: no tap',
+      integer('--frames', 0, 10_000_000),
       50_000,
     )
     .option('--rules <number>', 'of the firewall; the last one matches', integer('--rules', 1, 255), 100)

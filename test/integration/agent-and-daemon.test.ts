@@ -46,6 +46,8 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     writeFileSync(h.at('counter.bpf.o'), compileBpf(clang, counterSource(1)));
     writeFileSync(h.at('counter2.bpf.o'), compileBpf(clang, counterSource(2)));
     writeFileSync(h.at('evil.bpf.o'), compileBpf(clang, EVIL));
+    for (const n of ['firewall', 'rate_limiter', 'tcptop', 'packet_counter'])
+      writeFileSync(h.at(`${n}.bpf.o`), compileBpfFile(clang, path.resolve(`c/bpf/net/${n}.bpf.c`)));
     writeFileSync(h.at('guest.yaml'), 'pingEveryS: 1\n');
     startAgent();
     await reached();
@@ -128,6 +130,53 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     expect(await ok('stats')).toMatch(/^npf: /);
     expect((await run('doctor')).out).toMatch(/its host \(L0\)\n {2}\S/);
     expect(await ok('events')).toContain('object.refused');
+  });
+
+  test('network programs are driven by command: rules, limits, flows, counts', async () => {
+    const object = (program: string, file: string): Promise<string> =>
+      ok('load', h.at(`${file}.bpf.o`), '--name', `${program}.web`);
+    const nic = ['--nic', 'web'];
+    expect((await run('firewall', 'show', ...nic)).err).toContain('hyperturtle enable firewall --nic web');
+    // without the NIC nothing stays loaded
+    const enable = ['enable', 'firewall', ...nic, '--object', h.at('firewall.bpf.o')];
+    expect((await run(...enable)).status).not.toBe(0);
+    expect(await linked()).not.toContain('firewall');
+
+    await object('firewall', 'firewall');
+    expect((await run('firewall', 'show', ...nic)).err).toContain('drops everything');
+    writeFileSync(
+      h.at('web.yaml'),
+      'default: {out: allow}\nrules:\n- deny out tcp port 25\n- {action: allow, direction: in, protocol: udp, fromPort: 53}\n',
+    );
+    expect(await ok('firewall', 'set', h.at('web.yaml'), ...nic)).toBe(
+      [
+        '   1  deny out tcp from any to any port 25',
+        '   2  allow in udp from any port 53 to any',
+        'default: out allow, in deny; not IP: out allow, in deny; ARP and neighbour discovery: allow',
+        '',
+      ].join('\n'),
+    );
+    await ok('firewall', 'add', 'allow in tcp to any port 80-443', '--at', '1', ...nic);
+    expect(await ok('firewall', 'del', 'deny out tcp port 25', ...nic)).not.toContain('port 25');
+    expect(await ok('firewall', 'hits', ...nic)).toMatch(
+      /0 +0 +in +allow in tcp from any to any port 80-443/,
+    );
+    const bad = await run('firewall', 'add', 'allow in tpc', ...nic);
+    expect([bad.status, bad.err]).toEqual([2, expect.stringContaining("protocol 'tpc'")]);
+    writeFileSync(h.at('bad.yaml'), 'rules:\n- allow in tcp\ndefalt: deny\n');
+    expect((await run('firewall', 'set', h.at('bad.yaml'), ...nic)).err).toContain('bad.yaml:3:1: defalt');
+
+    await object('rate-limiter', 'rate_limiter');
+    expect(await ok('rate-limit', 'set', '--out-bytes', '12.5M', '--in-packets', '20k', ...nic)).toBe(
+      'out: 12500000 bytes/s (burst 625000)\nin:  20000 packets/s (burst 1000)\n',
+    );
+    expect(await ok('rate-limit', 'show', ...nic)).toMatch(/out +0 +0 +0 +0/);
+    await object('tcptop', 'tcptop');
+    expect(await ok('tcptop', '--count', '1', ...nic)).toContain('no flows');
+    await object('packet-counter', 'packet_counter');
+    expect(JSON.parse(await ok('packet-counter', '--json', ...nic))).toMatchObject({ out: { packets: 0 } });
+    for (const p of ['firewall', 'rate-limiter', 'tcptop', 'packet-counter']) await ok('disable', p, ...nic);
+    expect(await linked()).toBe('npf; npf');
   });
 
   test('replace keeps the map, whose values are read and written from L1', async () => {
