@@ -283,3 +283,15 @@ describe('on a hostile layout it still answers, with groups of at most 64 pages,
     }),
   );
 });
+
+describe('the network programs', () => {
+  it("pass this kernel's verifier and answer as they do natively, the firewall with 100 rules", async () => {
+    const out = await runScript(
+      lab().l0,
+      'hyperturtle bench net-native --folder /payload/bpf --rounds 1 --repeat 100 --frames 0',
+    );
+    for (const program of ['pass', 'packet-counter', 'firewall', 'rate-limiter', 'tcptop'])
+      for (const hook of ['xdp', 'tc/ingress', 'tc/egress'])
+        expect(out).toContain(`| ${program} | ${hook} | UDP, IPv6 | `);
+  });
+});

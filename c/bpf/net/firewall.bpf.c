@@ -42,7 +42,7 @@ struct {
 
 /*
  * Searches have no branches: the verifier then walks one path, and the CPU searches all fields at once. The barriers keep
- * clang from making a branch of a comparison.
+ * clang from making a branch of a comparison, and an "or" of an addition, after which Linux 6.1 knows nothing any more.
  */
 static __always_inline __u64 below(__u64 a, __u64 b) /* a < b, for values below 2^63 */
 {
@@ -73,7 +73,10 @@ static __always_inline __u64 is_zero(__u64 v)
 	({                                                                                 \
 		__u64 i_ = 0, k_ = (__u64)(key) + 1;                                       \
 		_Pragma("unroll") for (int s_ = 8; s_ >= 0; s_--)                          \
-			i_ |= below((bounds)[i_ + (1 << s_)], k_) << s_;                   \
+		{                                                                          \
+			i_ += below((bounds)[i_ + (1 << s_)], k_) << s_;                   \
+			asm volatile("" : "+r"(i_));                                       \
+		}                                                                          \
 		i_;                                                                        \
 	})
 
@@ -86,7 +89,11 @@ static __always_inline __u64 search6(struct ht_fw_address *bounds, __u64 high, _
 		struct ht_fw_address *b = &bounds[i + (1 << s)];
 		__u64 same = is_zero(b->high ^ high), above_low = below64(low, b->low);
 
-		i |= (below64(b->high, high) | (same & (1 - above_low))) << s;
+		__u64 not_above = below64(b->high, high) | (same & (1 - above_low));
+
+		asm volatile("" : "+r"(not_above));
+		i += (not_above & 1) << s;
+		asm volatile("" : "+r"(i));
 	}
 	return i;
 }
