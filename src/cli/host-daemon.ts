@@ -70,6 +70,10 @@ Example:
     )
     .action(args);
 
+  adminOptions(host.command('nics').argument('[vm]'))
+    .description('NICs that VMs were given, with the network devices behind them')
+    .action(nics);
+
   const vm = host.command('vm').description('VMs of the daemon');
   adminOptions(vm.command('list')).description('all, with what stands in their way').action(list);
   adminOptions(vm.command('add').argument('<name>'))
@@ -168,6 +172,40 @@ async function doctor(options: AdminOptions): Promise<void> {
 
 async function list(options: AdminOptions): Promise<void> {
   print(options, await ask(options, 'admin.vm.list', {}), ({ vms }) => vmTable(vms));
+}
+
+async function nics(name: string | undefined, options: AdminOptions): Promise<void> {
+  const { vms } = await ask(options, 'admin.vm.list', {});
+  if (name !== undefined && !vms.some((v) => v.name === name)) {
+    const { HyperturtleError } = await import('../core/errors.ts');
+    throw new HyperturtleError('HT_NOT_FOUND', `there is no VM '${name}': hyperturtle host vm list`);
+  }
+  const found = vms
+    .filter((v) => name === undefined || v.name === name)
+    .flatMap((v) =>
+      v.nics.map((nic) => ({
+        vm: v.name,
+        ...nic,
+        programs: v.links.filter((l) => l.target === nic.id).map((l) => `${l.hook}:${l.object}`),
+      })),
+    );
+  print(options, { nics: found }, () =>
+    found.length === 0
+      ? 'no NICs'
+      : columns(
+          ['VM', 'NIC', 'device', 'network', 'MAC', 'MTU', 'slot', 'programs'],
+          found.map((n) => [
+            n.vm,
+            n.id,
+            n.ifname,
+            n.network,
+            n.mac,
+            String(n.mtu),
+            String(n.slot),
+            n.programs.join(' ') || '-',
+          ]),
+        ),
+  );
 }
 
 function vmTable(vms: readonly VmReport[]): string {

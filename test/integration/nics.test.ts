@@ -1,10 +1,15 @@
 /** NICs given at run time: the daemon's process, a stock QEMU, real taps on a real bridge, real programs on them. */
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { QmpClient } from '../../src/qmp/client.ts';
+import { compiledSources } from '../support/compiled.ts';
 import { compileBpf, findClang, whyNoBpf } from '../support/bpf.ts';
 import { packetSource } from '../support/bpf-sources.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
@@ -50,9 +55,13 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
     own = await QmpClient.connect(h.at('test.qmp'));
     h.writeConfig(
       { one: { nics: { networks: ['lan'] }, quotas: { nics: 3 } } },
-      { networks: { lan: { bridge }, other: { bridge } } },
+      {
+        networks: { lan: { bridge }, other: { bridge: 'ht-none' } },
+        metrics: { socket: h.at('metrics') },
+      },
     );
     await h.startDaemon();
+    await h.whenVm('one', (v) => v.phase === 'attached' && v.qmp.problem === null);
   });
   afterEach(async () => {
     own.close();
@@ -105,6 +114,51 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
     await waitFor('one port of the bridge', () => ports().length === 1 || undefined, { timeoutMs: 5000 });
     expect((await l1.peer.request('nic.list', {})).free).toBe(1);
     expect((await l1.peer.request('limits', {})).used.nics).toBe(1);
+  });
+
+  const measured = async (): Promise<string> => {
+    const [response] = (await once(
+      http.get({ socketPath: h.at('metrics'), path: '/metrics' }),
+      'response',
+    )) as [http.IncomingMessage];
+    return text(response);
+  };
+
+  it("are seen by the host's operator: device, frames, and what a VM or the host lacks for them", async () => {
+    l1 = await h.agent('one', BOOT_A);
+    const { nic } = await l1.peer.request('nic.add', { id: 'web' });
+    const [ifname = ''] = ports();
+    const listed = execFileSync(
+      process.execPath,
+      [path.join(compiledSources(), 'cli/main.js'), 'host', 'nics', '--socket', h.at('run/host.sock')],
+      { encoding: 'utf8' },
+    );
+    expect(listed.split('\n')[1]?.trim().split(/ +/)).toEqual([
+      'one',
+      'web',
+      ifname,
+      'lan',
+      nic.mac,
+      '1400',
+      '16',
+      '-',
+    ]);
+    expect(await measured()).toMatch(
+      new RegExp(
+        `^hyperturtle_host_nic_packets\\{vm="one",ifname="${ifname}",network="lan",direction="sent"\\} 0$`,
+        'm',
+      ),
+    );
+    const { findings } = await h.admin('admin.doctor', {});
+    const levels = Object.fromEntries(findings.map((f) => [f.what, f.level]));
+    expect(levels).toMatchObject({
+      [`host: network lan has its bridge ${bridge}`]: 'ok',
+      'host: bridge ht-none of network other is missing': 'fail',
+      'one: host: the VM has 2 PCIe root ports for NICs': 'ok',
+      'one: host: the VM has no IOMMU: NICs of it cannot be handed to its guests': 'warn',
+    });
+    // a tenant does not learn what the host's bridges are called
+    expect(JSON.stringify(await l1.peer.request('doctor', {}))).not.toContain(bridge);
   });
 
   const load = async (name: string, section: string, answer: number): Promise<void> => {

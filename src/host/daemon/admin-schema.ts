@@ -25,6 +25,7 @@ export const VmStatusSchema = z.strictObject({
   stats: z.array(HookStats),
   /** With the network device in L0. */
   nics: z.array(NicInfo.extend({ ifname: Text })),
+  nicMachine: z.strictObject({ ports: Count, iommu: z.boolean() }).nullable(),
 });
 export type VmReport = z.output<typeof VmStatusSchema>;
 

@@ -18,7 +18,7 @@ import type { ReloadResult, VmReport } from './admin-schema.ts';
 import { Checker } from './checker.ts';
 import { adminSocketOf, checkVm, readConfig, socketsOf } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
-import { hostFindings, vmFindings } from './doctor.ts';
+import { hostFindings, networkFindings, vmFindings } from './doctor.ts';
 import type { HostKernel } from './kernel.ts';
 import type { DaemonLog } from './log.ts';
 import { Metrics } from './metrics.ts';
@@ -271,6 +271,7 @@ export class HostDaemon {
       'admin.doctor': () => ({
         findings: [
           ...hostFindings(this.#config.bpffs),
+          ...networkFindings(this.#config.networks),
           ...Array.from(this.#vms.values()).flatMap(({ vm }) =>
             vmFindings(vm.status()).map((f) => ({ ...f, what: `${vm.name}: ${f.what}` })),
           ),

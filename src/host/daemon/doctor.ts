@@ -5,6 +5,8 @@ import { SHADOW_MMU_CVE, SHADOW_MMU_FIXED_IN, shadowMmuFixed } from '../../core/
 import { isBpffs } from '../../bpf/pins.ts';
 import { HOST_DEVICE } from '../../kernel/host.ts';
 import type { Finding } from '../../wire/schema.ts';
+import { TUN_DEVICE, VHOST_DEVICE } from '../nics/tap.ts';
+import type { HostConfig } from './config.ts';
 import type { VmStatus } from './vm.ts';
 
 /** Of the host as a whole. */
@@ -35,6 +37,53 @@ export function vmFindings(vm: VmStatus): Finding[] {
       level: 'warn',
       what: 'host: no QMP connection to the VM: a reset of it would not be noticed at once',
       mend: 'give the VM a QMP socket that only the daemon uses',
+    });
+  found.push(...nicFindings(vm));
+  return found;
+}
+
+/** Of the networks of the configuration: for the operator only. */
+export function networkFindings(networks: HostConfig['networks']): Finding[] {
+  const all = Object.entries(networks);
+  if (all.length === 0) return [];
+  const found = all.map(([name, { bridge }]): Finding => {
+    if (existsSync(`/sys/class/net/${bridge}/bridge`))
+      return ok(`host: network ${name} has its bridge ${bridge}`);
+    return {
+      level: 'fail',
+      what: existsSync(`/sys/class/net/${bridge}`)
+        ? `host: ${bridge} of network ${name} is no bridge`
+        : `host: bridge ${bridge} of network ${name} is missing`,
+      mend: `make it ('ip link add ${bridge} type bridge'), or name another in the configuration`,
+    };
+  });
+  if (!existsSync(TUN_DEVICE))
+    found.push({
+      level: 'fail',
+      what: `host: there is no ${TUN_DEVICE}: no NIC can be made`,
+      mend: 'modprobe tun',
+    });
+  if (all.some(([, n]) => n.vhost) && !existsSync(VHOST_DEVICE))
+    found.push({
+      level: 'warn',
+      what: `host: there is no ${VHOST_DEVICE}: QEMU moves each frame itself`,
+      mend: "modprobe vhost_net, or say 'vhost: false'",
+    });
+  return found;
+}
+
+function nicFindings(vm: VmStatus): Finding[] {
+  const machine = vm.nicMachine;
+  if (!machine) return [];
+  const anew = `start the VM with the arguments that 'hyperturtle host args ${vm.name}' prints`;
+  const found: Finding[] = [];
+  if (machine.ports > 0) found.push(ok(`host: the VM has ${machine.ports} PCIe root ports for NICs`));
+  else found.push({ level: 'fail', what: 'host: the VM has no PCIe root ports for NICs', mend: anew });
+  if (!machine.iommu)
+    found.push({
+      level: 'warn',
+      what: 'host: the VM has no IOMMU: NICs of it cannot be handed to its guests',
+      mend: anew,
     });
   return found;
 }

@@ -7,6 +7,7 @@ import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client';
 import { messageOf } from '../../core/errors.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
 import type { HostConfig } from './config.ts';
+import { framesOf } from '../nics/tap.ts';
 import { listenAt, listening } from './sockets.ts';
 import type { VmStatus } from './vm.ts';
 
@@ -50,6 +51,14 @@ export class Metrics {
       Object.entries(vm.used ?? {}).map(([quota, n]) => [{ quota }, n]),
     );
     this.#perVm('vm_arena_bytes', 'Size of its arena', (vm) => [[{ state: vm.arena.state }, vm.arena.bytes]]);
+    for (const what of ['bytes', 'packets', 'dropped', 'errors'] as const)
+      this.#perVm(`nic_${what}`, `Of the VM's NICs, by the direction as its guest sees it: ${what}`, (vm) =>
+        vm.nics.flatMap(({ ifname, network }) =>
+          framesOf(ifname)
+            .filter((f) => f.what === what)
+            .map((f): Sample => [{ ifname, network, direction: f.direction }, f.n]),
+        ),
+      );
     for (const what of ['runs', 'handled', 'entries', 'learned', 'passed'] as const)
       this.#perVm(`hook_${what}`, `Events of a hook since the VM was attached: ${what}`, (vm) =>
         vm.stats.map((s) => [{ hook: s.hook }, s[what]]),
@@ -137,7 +146,7 @@ export class Metrics {
     new Gauge({
       name: `hyperturtle_host_${name}`,
       help,
-      labelNames: ['vm', 'quota', 'state', 'hook', 'reason'],
+      labelNames: ['vm', ...LABELS],
       registers: [this.#registry],
       collect() {
         this.reset();
@@ -148,4 +157,5 @@ export class Metrics {
   }
 }
 
-type Sample = [labels: { quota?: string; state?: string; hook?: string; reason?: string }, value: number];
+const LABELS = ['quota', 'state', 'hook', 'reason', 'ifname', 'network', 'direction'] as const;
+type Sample = [labels: Partial<Record<(typeof LABELS)[number], string>>, value: number];

@@ -12,7 +12,7 @@ import type { ArenaInfo, Finding } from '../../wire/schema.ts';
 import { plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
 import { AgentChannel } from './agent-channel.ts';
 import { VmArena } from './arena.ts';
-import type { NicSettings } from '../nics/nics.ts';
+import type { NicMachine, NicSettings } from '../nics/nics.ts';
 import { nicPorts } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
 import { EventRing } from './events.ts';
@@ -59,6 +59,8 @@ export interface VmStatus {
   links: ReturnType<VmService['status']>['links'];
   stats: ReturnType<VmService['status']>['stats'];
   nics: ReturnType<VmService['status']>['nics'];
+  /** Null while that is not known, or when no networks are configured for it. */
+  nicMachine: NicMachine | null;
 }
 
 /** What there is while the VM's process lives. */
@@ -106,7 +108,9 @@ export class ManagedVm {
   update(spec: VmSpec): void {
     this.#verify = this.#deps.verifier(spec.keys);
     this.#spec = spec;
-    this.#served?.channel.update();
+    const served = this.#served;
+    served?.channel.update();
+    if (served?.monitor.problem === undefined) void served?.service.nics.recover();
   }
 
   status(): VmStatus {
@@ -128,6 +132,7 @@ export class ManagedVm {
       links: service?.links ?? [],
       stats: service?.stats ?? [],
       nics: service?.nics ?? [],
+      nicMachine: served?.service.nics.machine ?? null,
     };
   }
 
@@ -276,6 +281,9 @@ export class ManagedVm {
         onReset: (atMs) => void this.#reset(service, arena, atMs),
         onConnect: (client) => {
           void this.#settle(client, arena, { process, startTicks });
+          client.onEvent((e) => {
+            if (e.event === 'DEVICE_DELETED') void service.nics.released(e.data['device']);
+          });
           void service.nics.recover();
         },
       });

@@ -9,7 +9,7 @@ import type { NicInfo, Params, Result } from '../../wire/schema.ts';
 import { PACKET_HOOKS } from '../hooks.ts';
 import { removeLeftovers } from '../packets/chain.ts';
 import type { HookedNic } from '../packets/packet-links.ts';
-import { isOccupied, pluggedNics, plugNic, portsOf, unplugNic } from './plug.ts';
+import { hasIommu, isOccupied, isRefusal, nicOf, pluggedNics, plugNic, portsOf, unplugNic } from './plug.ts';
 import type { NicQmp } from './plug.ts';
 import { readNics, writeNics } from './record.ts';
 import type { NicRecord } from './record.ts';
@@ -47,6 +47,14 @@ export interface VmNicsOptions {
   onGoing: (nic: NicInfo, reason: string) => void;
   onAdded: (nic: NicInfo) => void;
   log: { warn(fields: object, message: string): void; info(fields: object, message: string): void };
+  /** For the guest to let a NIC go; default 30 s. */
+  unplugMs?: number;
+}
+
+/** What the VM was started with that NICs need, as its QEMU says. */
+export interface NicMachine {
+  ports: number;
+  iommu: boolean;
 }
 
 export class VmNics {
@@ -57,6 +65,7 @@ export class VmNics {
   #bootId: string | null = null;
   /** Whose guest has not let them go yet. */
   readonly #leaving = new Set<string>();
+  #machine: NicMachine | undefined;
 
   constructor(options: VmNicsOptions) {
     this.#options = options;
@@ -64,6 +73,11 @@ export class VmNics {
 
   get count(): number {
     return this.#nics.length;
+  }
+
+  /** Undefined while QEMU has not been asked, or when the VM has no networks. */
+  get machine(): NicMachine | undefined {
+    return this.#machine;
   }
 
   /** For links: those that are there. */
@@ -107,30 +121,55 @@ export class VmNics {
     };
   }
 
-  /** Once QEMU can be asked: takes up what an earlier daemon gave, and takes away what is not whole. Never throws. */
+  /**
+   * Whenever QEMU can be asked: takes up what an earlier daemon gave, and takes away what is not whole, be it of an
+   * earlier daemon or of an earlier connection. Never throws.
+   */
   recover(): Promise<void> {
     return this.#turns.take(async () => {
-      const { run, vm, process, log } = this.#options;
-      if (this.#nics.length > 0) return;
+      const { run, vm, process, log, qmp, settings } = this.#options;
       try {
-        const record = readNics(run, vm);
+        const record = this.#nics.length > 0 ? undefined : readNics(run, vm);
         this.#bootId ??= record?.bootId ?? null;
-        const own =
+        const earlier =
           record?.pid === process.pid && record.startTicks === process.startTicks ? record.nics : [];
-        const plugged = await pluggedNics(this.#options.qmp());
-        for (const nic of own) {
-          const there = ifindexOf(nic.ifname) === nic.ifindex;
-          if (there) removeLeftovers(nic.ifindex);
-          if (there && nic.complete && plugged.includes(nic.info.id)) this.#nics.push(nic);
-          else await this.#unplug(nic.info.id);
+        for (const { ifname, ifindex } of earlier)
+          if (ifindexOf(ifname) === ifindex) removeLeftovers(ifindex);
+        // all of them at once: whatever goes wrong with one, the record keeps the others
+        this.#nics.push(...earlier);
+        const plugged = await pluggedNics(qmp());
+        for (const nic of [...this.#nics]) {
+          const whole = nic.complete && plugged.includes(nic.info.id);
+          if (!whole || ifindexOf(nic.ifname) !== nic.ifindex) await this.#tryRemove(nic, 'it was not whole');
         }
-        for (const id of plugged) if (!own.some((n) => n.info.id === id)) await this.#unplug(id);
+        for (const id of plugged)
+          if (!this.#nics.some((n) => n.info.id === id)) await this.#unplug(id).catch(this.#warn(id));
         this.#write();
-        if (this.#nics.length > 0) log.info({ nics: this.#nics.map((n) => n.info.id) }, 'NICs found again');
+        if (earlier.length > 0) log.info({ nics: this.#nics.map((n) => n.info.id) }, 'NICs found again');
         if (record && record.bootId !== this.#bootId) void this.clear(NEW_BOOT);
+        const { networks, ports } = settings();
+        this.#machine =
+          Object.keys(networks).length > 0
+            ? { ports: (await portsOf(qmp(), ports)).length, iommu: await hasIommu(qmp()) }
+            : undefined;
       } catch (e) {
         log.warn({ problem: messageOf(e) }, 'NICs of an earlier daemon');
       }
+    });
+  }
+
+  /**
+   * QEMU says that a device has gone: late, after it was asked for, or because L1 has switched its slot off. Never
+   * throws.
+   */
+  async released(device: unknown): Promise<void> {
+    const id = nicOf(device);
+    if (id === undefined) return;
+    const nic = this.#nics.find((n) => n.info.id === id);
+    if (!nic) return;
+    await this.#turns.take(async () => {
+      // not when a turn that went on meanwhile has removed it, or put another of this name in its place
+      if (this.#nics.includes(nic)) await this.#tryRemove(nic, 'the VM has let it go');
     });
   }
 
@@ -145,12 +184,7 @@ export class VmNics {
   clear(reason: string): Promise<void> {
     for (const { info } of this.#nics) this.#end(info, reason);
     return this.#turns.take(async () => {
-      for (const nic of [...this.#nics])
-        try {
-          await this.#remove(nic, reason);
-        } catch (e) {
-          this.#options.log.warn({ nic: nic.info.id, problem: messageOf(e) }, 'NIC not removed');
-        }
+      for (const nic of [...this.#nics]) await this.#tryRemove(nic, reason);
     });
   }
 
@@ -174,12 +208,20 @@ export class VmNics {
       );
     const id = params.id ?? this.#freeId();
     const there = this.#nics.find((n) => n.info.id === id);
-    if (there) return { nic: sameNic(there.info, params), existed: true };
+    if (there?.complete && !this.#leaving.has(id)) return { nic: sameNic(there.info, params), existed: true };
+    // an earlier one of this name, which should have gone
+    if (there) await this.#remove(there, 'replaced');
     if (this.#nics.length >= max)
       throw new HyperturtleError('HT_QUOTA', `nics: at most ${max} allowed to this VM, all are used`, {
         detail: { quota: 'nics', limit: max },
       });
     const mac = checkedMac(params.mac ?? macOf(vm, id));
+    const twin = this.#nics.find((n) => n.info.mac === mac && n.info.network === name);
+    if (twin)
+      throw new HyperturtleError(
+        'HT_EXISTS',
+        `NIC '${twin.info.id}' has MAC ${mac} in network ${name}: choose another`,
+      );
     const ports = await this.#freePorts();
     const tap = makeTap(network);
     const vhost = network.vhost ? openVhost() : undefined;
@@ -203,8 +245,10 @@ export class VmNics {
           const spec = { nic: id, mac, port: port.id, mtu: info.mtu, tap: tap.file, vhost };
           await plugNic(qmp(), spec, signal);
         } catch (e) {
-          this.#nics = this.#nics.filter((n) => n !== nic);
-          this.#write();
+          if (isRefusal(e) || e === signal.reason) {
+            this.#nics = this.#nics.filter((n) => n !== nic);
+            this.#write();
+          } else this.#removeLater(nic);
           if (isOccupied(e)) continue;
           throw refused(e);
         }
@@ -232,9 +276,23 @@ export class VmNics {
     this.#write();
   }
 
+  async #tryRemove(nic: NicRecord, reason: string): Promise<void> {
+    await this.#remove(nic, reason).catch(this.#warn(nic.info.id));
+  }
+
+  /** Nobody knows how far QEMU came with it: it stays in the record until QEMU says that it is gone. */
+  #removeLater(nic: NicRecord): void {
+    this.#options.log.warn({ nic: nic.info.id }, 'NIC of unknown state');
+    void this.#turns.take(() => this.#tryRemove(nic, 'it was not whole'));
+  }
+
+  #warn(id: string): (e: unknown) => void {
+    return (e) => this.#options.log.warn({ nic: id, problem: messageOf(e) }, 'NIC not removed');
+  }
+
   async #unplug(id: string): Promise<void> {
     try {
-      await unplugNic(this.#options.qmp(), id, UNPLUG_MS);
+      await unplugNic(this.#options.qmp(), id, this.#options.unplugMs ?? UNPLUG_MS);
     } catch (e) {
       throw refused(e);
     }
@@ -244,7 +302,8 @@ export class VmNics {
   #end(nic: NicInfo, reason: string): void {
     if (this.#leaving.has(nic.id)) return;
     this.#leaving.add(nic.id);
-    this.#options.onGoing(nic, reason);
+    // one that never was whole has never been told of
+    if (this.#nics.some((n) => n.info.id === nic.id && n.complete)) this.#options.onGoing(nic, reason);
   }
 
   async #freePorts(): Promise<{ id: string; slot: number }[]> {

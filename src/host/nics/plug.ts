@@ -23,15 +23,18 @@ export interface PlugSpec {
   vhost: OwnedFd | undefined;
 }
 
-/** Throws HT_QMP with QEMU's words, HT_TIMEOUT; then nothing of it is left. */
+/**
+ * Throws HT_QMP with QEMU's words when it refused; then nothing of it is left. After any other error (no answer in time, a
+ * connection that broke) nobody knows what QEMU did, or does yet: see `isRefusal`. What was begun is not cut short by the
+ * signal, for the same reason.
+ */
 export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal): Promise<void> {
-  const options = { timeoutMs: COMMAND_MS, signal };
-  // not given up with the signal: this is clean-up
-  const late = { timeoutMs: COMMAND_MS };
+  const options = { timeoutMs: COMMAND_MS };
   const undo = new CleanupStack();
   const give = async (name: string, file: OwnedFd): Promise<string> => {
+    signal.throwIfAborted();
     await qmp.giveFd(name, (socket, what, bytes) => sendWithFds(socket, what, bytes, [file.fd]), options);
-    undo.add(`descriptor ${name}`, () => unlessGone(qmp.execute('closefd', { fdname: name }, late)));
+    undo.add(`descriptor ${name}`, () => unlessGone(qmp.execute('closefd', { fdname: name }, options)));
     return name;
   };
   try {
@@ -39,8 +42,10 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
     const vhost = spec.vhost
       ? { vhost: true, vhostfd: await give(`${netdevIdOf(spec.nic)}-vhost`, spec.vhost) }
       : {};
+    signal.throwIfAborted();
     await qmp.execute('netdev_add', { type: 'tap', id: netdevIdOf(spec.nic), fd, ...vhost }, options);
-    undo.add('netdev', () => unlessGone(qmp.execute('netdev_del', { id: netdevIdOf(spec.nic) }, late)));
+    undo.add('netdev', () => unlessGone(qmp.execute('netdev_del', { id: netdevIdOf(spec.nic) }, options)));
+    signal.throwIfAborted();
     await qmp.execute(
       'device_add',
       {
@@ -61,9 +66,14 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
     );
     undo.release();
   } catch (e) {
-    await undo.run();
+    if (isRefusal(e) || e === signal.reason) await undo.run();
     throw e;
   }
+}
+
+/** QEMU itself said no: then it has done nothing. */
+export function isRefusal(e: unknown): boolean {
+  return isHyperturtleError(e, 'HT_QMP') && e.detail['command'] !== undefined;
 }
 
 /** Something else is in the port. */
@@ -87,13 +97,30 @@ export async function unplugNic(qmp: NicQmp, nic: string, timeoutMs: number): Pr
     await qmp.execute('device_del', { id }, { timeoutMs: COMMAND_MS });
     await deleted;
   } catch (e) {
-    stop.abort();
-    if (!isHyperturtleError(e, 'HT_QMP')) throw e;
     // asked for before, and the guest has not answered yet
-    if (/already in the process of unplug/i.test(e.message)) await waitGone(qmp, id, timeoutMs);
-    else if (e.detail['class'] !== 'DeviceNotFound') throw e;
+    if (isHyperturtleError(e, 'HT_QMP') && /already in the process of unplug/i.test(e.message)) await deleted;
+    else {
+      stop.abort();
+      if (!isHyperturtleError(e, 'HT_QMP') || e.detail['class'] !== 'DeviceNotFound') throw e;
+    }
   }
   await unlessGone(qmp.execute('netdev_del', { id: netdevIdOf(nic) }, { timeoutMs: COMMAND_MS }));
+}
+
+/** The NIC behind QEMU's id of a device, when it is one of ours. */
+export function nicOf(device: unknown): string | undefined {
+  return typeof device === 'string' && device.startsWith(PREFIX) ? device.slice(PREFIX.length) : undefined;
+}
+
+/** Whether the VM has an IOMMU, without which its guests cannot be given NICs. */
+export async function hasIommu(qmp: NicQmp): Promise<boolean> {
+  for (const path of ['/machine/peripheral', '/machine/peripheral-anon']) {
+    const answer = await qmp.execute('qom-list', { path }, { timeoutMs: COMMAND_MS });
+    if (!Array.isArray(answer)) continue;
+    if (answer.some((x: unknown) => /iommu/.test(String((x as { type?: unknown } | null)?.type))))
+      return true;
+  }
+  return false;
 }
 
 /** NICs of ours that QEMU has, by their ids. */
@@ -119,10 +146,6 @@ export async function portsOf(qmp: NicQmp, ids: readonly string[]): Promise<{ id
     if (typeof slot === 'number') ports.push({ id, slot });
   }
   return ports;
-}
-
-async function waitGone(qmp: NicQmp, id: string, timeoutMs: number): Promise<void> {
-  await qmp.waitEvent('DEVICE_DELETED', (data) => data['device'] === id, { timeoutMs });
 }
 
 async function unlessGone(answer: Promise<unknown>): Promise<void> {

@@ -26,7 +26,8 @@ const IFF_TAP = 0x0002;
 const IFF_NO_PI = 0x1000;
 const IFF_VNET_HDR = 0x4000;
 
-const TUN_DEVICE = '/dev/net/tun';
+export const TUN_DEVICE = '/dev/net/tun';
+export const VHOST_DEVICE = '/dev/vhost-net';
 
 export interface TapSpec {
   /** The bridge that it becomes a port of. */
@@ -87,10 +88,32 @@ export function ifindexOf(ifname: string): number | undefined {
   }
 }
 
+const FRAME_COUNTERS = ['bytes', 'packets', 'dropped', 'errors'] as const;
+
+/** Frames as L2 sees them: the tap receives what L2 sends. Empty when there is no such device. */
+export function framesOf(
+  ifname: string,
+): { direction: 'sent' | 'received'; what: (typeof FRAME_COUNTERS)[number]; n: number }[] {
+  try {
+    return (['sent', 'received'] as const).flatMap((direction) =>
+      FRAME_COUNTERS.map((what) => {
+        const file = `${direction === 'sent' ? 'rx' : 'tx'}_${what}`;
+        return {
+          direction,
+          what,
+          n: Number(readFileSync(`/sys/class/net/${ifname}/statistics/${file}`, 'latin1')),
+        };
+      }),
+    );
+  } catch {
+    return [];
+  }
+}
+
 /** For vhost, which moves frames in the kernel instead of in QEMU; undefined where the host has none. */
 export function openVhost(): OwnedFd | undefined {
   try {
-    return openDevice('/dev/vhost-net', "load the module: 'modprobe vhost_net'");
+    return openDevice(VHOST_DEVICE, "load the module: 'modprobe vhost_net'");
   } catch (e) {
     if (e instanceof HyperturtleError) return undefined;
     throw e;
