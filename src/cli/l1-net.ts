@@ -75,7 +75,7 @@ async function programOf(name: string): Promise<(typeof NETWORK_PROGRAMS)[number
 }
 
 /** Throws HT_NOT_FOUND, naming where it was looked for. */
-async function objectFile(file: string): Promise<string> {
+export async function objectFile(file: string): Promise<string> {
   const [{ existsSync }, path, { HyperturtleError }] = await Promise.all([
     import('node:fs'),
     import('node:path'),

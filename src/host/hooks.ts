@@ -112,9 +112,12 @@ const DATA_HELPERS: readonly HelperSpec[] = [
 /** Copies from a frame whose head is not in one piece. */
 const SKB_LOAD_BYTES = helper('skb_load_bytes', 26, ['context', 'number', 'out', 'number']);
 
-/** The same for XDP, and how long the frame is (Linux 5.18). */
+/**
+ * The same for XDP, and how long the frame is (Linux 5.18). When it fails it leaves the memory as it was
+ * (net/core/filter.c, 6.1 and 6.12), so that must have been written before.
+ */
 const XDP_GET_BUFF_LEN = helper('xdp_get_buff_len', 188, ['context']);
-const XDP_LOAD_BYTES = helper('xdp_load_bytes', 189, ['context', 'number', 'out', 'number']);
+const XDP_LOAD_BYTES = helper('xdp_load_bytes', 189, ['context', 'number', 'data', 'number']);
 
 const packetHook = (
   name: PacketHook,

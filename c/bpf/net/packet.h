@@ -105,7 +105,11 @@ struct head {
 
 static __always_inline long load(void *ctx, int is_xdp, __u32 offset, void *to, __u32 bytes)
 {
-	return is_xdp ? bpf_xdp_load_bytes(ctx, offset, to, bytes) : bpf_skb_load_bytes(ctx, offset, to, bytes);
+	if (!is_xdp)
+		return bpf_skb_load_bytes(ctx, offset, to, bytes);
+	/* which leaves `to` as it was when it fails: admission wants it to be written */
+	__builtin_memset(to, 0, bytes);
+	return bpf_xdp_load_bytes(ctx, offset, to, bytes);
 }
 
 static __always_inline __u32 frame_bytes(void *ctx, int is_xdp)

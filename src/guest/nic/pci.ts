@@ -1,6 +1,6 @@
 /**
  * The PCI device of a NIC in L1, through sysfs: where it is, which driver has it, and giving it to another one (what
- * driverctl does). `root` is `/`, or a tree that a test made.
+ * driverctl does). `root` is `/` (or what $HYPERTURTLE_SYSFS_ROOT says), or a tree that a test made.
  */
 import { existsSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -19,7 +19,7 @@ const SLOT_CAPABILITIES = 0x14;
 export class PciBus {
   readonly #root: string;
 
-  constructor(root = '/') {
+  constructor(root = process.env['HYPERTURTLE_SYSFS_ROOT'] ?? '/') {
     this.#root = root;
   }
 

@@ -1,0 +1,71 @@
+#!/usr/bin/env node
+/** The `hyperturtle-cni` plugin: what a container runtime executes. Starts with as little as it can. */
+import { readFileSync } from 'node:fs';
+import { cniError } from '../cni/errors.ts';
+import { parseRequest } from '../cni/config.ts';
+import type { CniRequest } from '../cni/config.ts';
+import { delegate } from '../cni/delegate.ts';
+import { configure, inspect, moveIn } from '../cni/netns.ts';
+import { runCommand } from '../cni/plugin.ts';
+import type { Means } from '../cni/plugin.ts';
+import { abortOnSignals } from '../core/lifecycle.ts';
+import { withAgent } from './l1-client.ts';
+import type { AgentClient } from './l1-client.ts';
+import { nicHost } from './nic.ts';
+import { dropNicPolicy, setNicPolicy } from './nic-policy.ts';
+
+const TIMEOUT_S = 90;
+
+function means(request: CniRequest): Means {
+  const agent = <T>(use: (c: AgentClient) => Promise<T>): Promise<T> =>
+    withAgent({ socket: request.config.agentSocket, timeoutS: TIMEOUT_S }, use);
+  return {
+    delegate,
+    moveIn,
+    configure,
+    inspect,
+    addNic: (spec) =>
+      agent(async (c) => {
+        const { addNic } = await import('../guest/nic/nic.ts');
+        const { device, ...params } = spec;
+        const made = await addNic(params, device === 'vfio' ? 'vfio-pci' : 'virtio-net', {
+          host: nicHost(c),
+          signal: c.signal,
+        });
+        return {
+          mac: made.nic.mac,
+          mtu: made.nic.mtu,
+          pciAddress: made.address ?? '',
+          interface: made.interface ?? undefined,
+        };
+      }),
+    delNic: (id) => agent(async (c) => void (await nicHost(c).del(id))),
+    nics: () =>
+      agent(async (c) => {
+        const { nics, free } = await nicHost(c).list();
+        return { ids: nics.map((n) => n.id), free };
+      }),
+    applyPolicy: (nic, policy) => agent((c) => setNicPolicy(c, nic, policy)),
+    dropPolicy: (nic) => agent((c) => dropNicPolicy(c, nic)),
+  };
+}
+
+async function main(): Promise<void> {
+  const signals = abortOnSignals();
+  let version = '1.0.0';
+  try {
+    const request = parseRequest(process.env, readFileSync(0, 'utf8'));
+    version = request.version;
+    const answer = await runCommand(request, means(request), signals.signal);
+    if (answer) process.stdout.write(`${JSON.stringify(answer)}\n`);
+  } catch (e) {
+    const { code, message, details } = cniError(e);
+    const error = { cniVersion: version, code, msg: message, ...(details === '' ? {} : { details }) };
+    process.stdout.write(`${JSON.stringify(error)}\n`);
+    process.exitCode = 1;
+  } finally {
+    signals.dispose();
+  }
+}
+
+await main();

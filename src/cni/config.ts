@@ -1,0 +1,160 @@
+/**
+ * What a runtime gives a plugin: the environment and, on standard input, the network configuration. Specification:
+ * CNI 1.1.0, with 0.4.0 and 1.0.0 for clients that speak those.
+ */
+import path from 'node:path';
+import { z } from 'zod';
+import { PolicyInput } from '../net/firewall-rules.ts';
+import { RateLimitInput } from '../net/rate-limit.ts';
+import { CniError } from './errors.ts';
+
+export const CNI_VERSIONS = ['0.4.0', '1.0.0', '1.1.0'] as const;
+export type CniVersion = (typeof CNI_VERSIONS)[number];
+export const COMMANDS = ['ADD', 'DEL', 'CHECK', 'STATUS', 'GC', 'VERSION'] as const;
+export type Command = (typeof COMMANDS)[number];
+
+const name = z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/, 'letters, digits, ., _ and - expected');
+const Ipam = z.looseObject({ type: name });
+
+/** Attributes that are not here are other plugins' or the runtime's, and are passed on to delegates. */
+export const NetConfig = z.looseObject({
+  cniVersion: z.string(),
+  name,
+  type: z.string(),
+  /** `direct`: a NIC of the host; `veth`: the stock bridge plugin. */
+  mode: z.enum(['direct', 'veth']).default('direct'),
+  /** Of a direct NIC: `netdev` is moved into the container's network namespace, `vfio` is for a VM runtime. */
+  device: z.enum(['netdev', 'vfio']).default('netdev'),
+  /** When the host has no NIC left: fail, or take the bridge. */
+  fallback: z.enum(['none', 'veth']).default('none'),
+  /** The host's network; left out: its first. */
+  network: z.string().optional(),
+  mtu: z.int().min(68).max(65_521).optional(),
+  /** Attributes of the stock bridge plugin, for `veth`. */
+  veth: z.looseObject({}).prefault({}),
+  ipam: z.union([Ipam, z.strictObject({})]).optional(),
+  policy: z
+    .strictObject({
+      firewall: PolicyInput.optional(),
+      rateLimit: RateLimitInput.optional(),
+      /** Where it cannot be had (on a veth): go on without, or fail. */
+      required: z.boolean().default(true),
+    })
+    .optional(),
+  agentSocket: z.string().startsWith('/').default('/run/hyperturtle/agent.sock'),
+  stateDir: z.string().startsWith('/').default('/var/lib/hyperturtle/cni'),
+  runtimeConfig: z
+    .looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() })
+    .optional(),
+  dns: z.looseObject({}).optional(),
+  prevResult: z.looseObject({}).optional(),
+  'cni.dev/valid-attachments': z
+    .array(z.looseObject({ containerID: z.string(), ifname: z.string() }))
+    .optional(),
+});
+export type NetConfig = z.output<typeof NetConfig>;
+
+export interface Attachment {
+  containerId: string;
+  ifname: string;
+}
+
+export interface CniRequest {
+  command: Command;
+  /** `''` where the command has none. */
+  attachment: Attachment;
+  /** Path of the network namespace; undefined for DEL after it has gone. */
+  netns: string | undefined;
+  /** Where stock plugins are. */
+  pluginPath: string[];
+  config: NetConfig;
+  version: CniVersion;
+  /** As it came, for delegates. */
+  raw: Readonly<Record<string, unknown>>;
+}
+
+const CONTAINER_ID = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,255}$/;
+
+/** Throws CniError with the specification's numbers. VERSION needs no configuration but its version. */
+export function parseRequest(env: Readonly<Record<string, string | undefined>>, input: string): CniRequest {
+  const command = COMMANDS.find((c) => c === env['CNI_COMMAND']);
+  if (!command)
+    throw new CniError(
+      'INVALID_ENVIRONMENT',
+      `CNI_COMMAND: one of ${COMMANDS.join(', ')} expected, '${env['CNI_COMMAND'] ?? ''}' found`,
+    );
+  const raw = parseJson(input);
+  const version = versionOf(raw);
+  const perContainer = command === 'ADD' || command === 'DEL' || command === 'CHECK';
+  const attachment = { containerId: env['CNI_CONTAINERID'] ?? '', ifname: env['CNI_IFNAME'] ?? '' };
+  if (perContainer) {
+    if (!CONTAINER_ID.test(attachment.containerId))
+      throw new CniError(
+        'INVALID_ENVIRONMENT',
+        `CNI_CONTAINERID: a container id expected, '${attachment.containerId}' found`,
+      );
+    if (!isIfname(attachment.ifname))
+      throw new CniError(
+        'INVALID_ENVIRONMENT',
+        `CNI_IFNAME: the name of a network device of at most 15 characters expected, '${attachment.ifname}' found`,
+      );
+  }
+  const netns = env['CNI_NETNS'] === '' ? undefined : env['CNI_NETNS'];
+  if ((command === 'ADD' || command === 'CHECK') && netns === undefined)
+    throw new CniError('INVALID_ENVIRONMENT', 'CNI_NETNS: the path of a network namespace expected');
+  const pluginPath = (env['CNI_PATH'] ?? '').split(':').filter((p) => path.isAbsolute(p));
+  const config = command === 'VERSION' ? NetConfig.parse(VERSION_CONFIG) : parseConfig(raw);
+  return { command, attachment, netns, pluginPath, config, version, raw };
+}
+
+const VERSION_CONFIG = { cniVersion: '1.1.0', name: 'version', type: 'hyperturtle-cni' };
+
+function isIfname(text: string): boolean {
+  return /^[^\s/:]{1,15}$/.test(text) && text !== '.' && text !== '..';
+}
+
+function parseJson(input: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(input);
+  } catch (e) {
+    throw new CniError('UNDECODABLE', 'standard input: a network configuration in JSON expected', String(e));
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new CniError('UNDECODABLE', 'standard input: a JSON object expected');
+  return { ...value };
+}
+
+function versionOf(raw: Readonly<Record<string, unknown>>): CniVersion {
+  const found = CNI_VERSIONS.find((v) => v === raw['cniVersion']);
+  if (found) return found;
+  throw new CniError(
+    'INCOMPATIBLE_VERSION',
+    `cniVersion: one of ${CNI_VERSIONS.join(', ')} expected, ${JSON.stringify(raw['cniVersion'] ?? null)} found`,
+  );
+}
+
+function parseConfig(raw: Readonly<Record<string, unknown>>): NetConfig {
+  const checked = NetConfig.safeParse(raw);
+  if (!checked.success)
+    throw new CniError(
+      'INVALID_CONFIG',
+      checked.error.issues
+        .map((i) => `${i.path.map(String).join('.') || 'configuration'}: ${i.message}`)
+        .join('; '),
+    );
+  const { mode, device, fallback, policy } = checked.data;
+  if (mode === 'veth' && device === 'vfio')
+    throw new CniError(
+      'INVALID_CONFIG',
+      'device: vfio needs mode direct: a veth pair cannot be given to a VM',
+    );
+  if (fallback === 'veth' && device === 'vfio')
+    throw new CniError('INVALID_CONFIG', 'fallback: a veth pair cannot take the place of a device for a VM');
+  if (policy?.required && mode === 'veth')
+    throw new CniError(
+      'INVALID_CONFIG',
+      'policy: rules work on NICs of the host only: mode direct, or policy.required false',
+    );
+  return checked.data;
+}

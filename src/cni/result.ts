@@ -1,0 +1,56 @@
+/** Results of CNI plugins: shaped as 1.x, written as the client's version has them. */
+import { z } from 'zod';
+import { CniError } from './errors.ts';
+import type { CniVersion } from './config.ts';
+
+export const CniResult = z.looseObject({
+  interfaces: z
+    .array(z.looseObject({ name: z.string(), mac: z.string().optional(), sandbox: z.string().optional() }))
+    .optional(),
+  ips: z
+    .array(
+      z.looseObject({ address: z.string(), gateway: z.string().optional(), interface: z.int().optional() }),
+    )
+    .optional(),
+  routes: z.array(z.looseObject({ dst: z.string(), gw: z.string().optional() })).optional(),
+  dns: z.looseObject({}).optional(),
+});
+export type CniResult = z.output<typeof CniResult>;
+
+export type Interface = {
+  name: string;
+  mac: string;
+  /** Network namespace; left out: it is not in one (a device for a VM). */
+  sandbox?: string;
+  mtu?: number;
+  /** PCI address. */
+  pciID?: string;
+};
+
+/** Throws CniError UNDECODABLE. */
+export function parseResult(text: string, what: string): CniResult {
+  try {
+    return CniResult.parse(JSON.parse(text));
+  } catch (e) {
+    throw new CniError('UNDECODABLE', `${what}: a CNI result expected`, String(e));
+  }
+}
+
+/** 0.4.0 has the version in each address; mtu and pciID came with 1.1.0. */
+export function formatResult(result: CniResult, version: CniVersion): Record<string, unknown> {
+  const interfaces = result.interfaces?.map((i) => {
+    const { mtu, pciID, ...rest } = i;
+    return version === '1.1.0' ? { ...rest, ...(mtu ? { mtu } : {}), ...(pciID ? { pciID } : {}) } : rest;
+  });
+  const ips = result.ips?.map((ip) => {
+    const plain = Object.fromEntries(Object.entries(ip).filter(([key]) => key !== 'version'));
+    return version === '0.4.0' ? { version: ip.address.includes(':') ? '6' : '4', ...plain } : plain;
+  });
+  return {
+    cniVersion: version,
+    ...(interfaces ? { interfaces } : {}),
+    ...(ips ? { ips } : {}),
+    ...(result.routes ? { routes: result.routes } : {}),
+    dns: result.dns ?? {},
+  };
+}

@@ -1,0 +1,290 @@
+/** The CNI plugin's commands, with a host, a kernel and stock plugins that only write down what they are asked. */
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CniError, CNI_ERRORS, cniError } from '../../../src/cni/errors.ts';
+import { COMMANDS, parseRequest } from '../../../src/cni/config.ts';
+import type { Command } from '../../../src/cni/config.ts';
+import { runCommand } from '../../../src/cni/plugin.ts';
+import type { Means } from '../../../src/cni/plugin.ts';
+import { HyperturtleError } from '../../../src/core/errors.ts';
+
+let dir: string;
+let did: string[];
+let fails: Partial<Record<string, Error>>;
+let nics: Set<string>;
+let free: number;
+beforeEach(() => {
+  dir = mkdtempSync(path.join(os.tmpdir(), 'ht-cni-'));
+  did = [];
+  fails = {};
+  nics = new Set();
+  free = 2;
+});
+afterEach(() => {
+  rmSync(dir, { recursive: true });
+});
+
+const note = (what: string): Promise<void> => {
+  did.push(what);
+  const e = fails[what.split(' ')[0] ?? ''];
+  return e ? Promise.reject(e) : Promise.resolve();
+};
+const means: Means = {
+  addNic: async ({ id, device }) => {
+    await note(`addNic ${device}`);
+    nics.add(id);
+    return {
+      mac: '02:00:00:00:00:05',
+      mtu: 1500,
+      pciAddress: '0000:08:00.0',
+      interface: device === 'netdev' ? 'eth9' : undefined,
+    };
+  },
+  delNic: async (id) => {
+    await note('delNic');
+    nics.delete(id);
+  },
+  nics: async () => {
+    await note('nics');
+    return { ids: [...nics], free };
+  },
+  applyPolicy: () => note('applyPolicy'),
+  dropPolicy: () => note('dropPolicy'),
+  delegate: async (_, { plugin, command }) => {
+    await note(`${plugin} ${command}`);
+    if (command !== 'ADD') return undefined;
+    return { ips: [{ address: '192.0.2.9/24', gateway: '192.0.2.1' }], routes: [{ dst: '0.0.0.0/0' }] };
+  },
+  moveIn: ({ device, ifname, mtu }) => note(`moveIn ${device} ${ifname} ${mtu}`),
+  configure: () => note('configure'),
+  inspect: async () => {
+    await note('inspect');
+    return { mac: '02:00:00:00:00:05', addresses: ['192.0.2.9/24'] };
+  },
+};
+
+function run(
+  command: Command,
+  more: object = {},
+  env: object = {},
+): Promise<Record<string, unknown> | undefined> {
+  const config = {
+    ...{ cniVersion: '1.1.0', name: 'net', type: 'hyperturtle-cni', stateDir: dir },
+    ipam: { type: 'host-local' },
+    ...more,
+  };
+  const request = parseRequest(
+    {
+      CNI_COMMAND: command,
+      CNI_CONTAINERID: 'abc',
+      CNI_IFNAME: 'eth0',
+      CNI_NETNS: '/run/netns/x',
+      CNI_PATH: '/opt/cni/bin',
+      ...env,
+    },
+    JSON.stringify(config),
+  );
+  return runCommand(request, means, new AbortController().signal);
+}
+const codeOf = (p: Promise<unknown>): Promise<unknown> =>
+  p.then(
+    () => 0,
+    (e: unknown) => cniError(e).code,
+  );
+const parseCode = (env: Record<string, string>, input: string): number => {
+  try {
+    parseRequest(env, input);
+    return 0;
+  } catch (e) {
+    return e instanceof CniError ? e.code : -1;
+  }
+};
+const CONFIG = JSON.stringify({ cniVersion: '1.0.0', name: 'n', type: 't' });
+const ENV = { CNI_COMMAND: 'ADD', CNI_CONTAINERID: 'c', CNI_IFNAME: 'eth0', CNI_NETNS: '/n' };
+
+describe('a request', () => {
+  it.each([
+    ['an unknown command', { ...ENV, CNI_COMMAND: 'FOO' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
+    ['no container', { ...ENV, CNI_CONTAINERID: '' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
+    ['a device name that is none', { ...ENV, CNI_IFNAME: 'a/b' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
+    ['no namespace', { ...ENV, CNI_NETNS: '' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
+    ['no JSON', ENV, '{', CNI_ERRORS.UNDECODABLE],
+    ['a version of long ago', ENV, CONFIG.replace('1.0.0', '0.2.0'), CNI_ERRORS.INCOMPATIBLE_VERSION],
+    ['an unknown mode', ENV, CONFIG.replace('}', ',"mode":"x"}'), CNI_ERRORS.INVALID_CONFIG],
+    [
+      'a veth pair for a VM',
+      ENV,
+      CONFIG.replace('}', ',"mode":"veth","device":"vfio"}'),
+      CNI_ERRORS.INVALID_CONFIG,
+    ],
+    [
+      'rules on a veth pair',
+      ENV,
+      CONFIG.replace('}', ',"mode":"veth","policy":{}}'),
+      CNI_ERRORS.INVALID_CONFIG,
+    ],
+  ])('with %s is refused by its number', (_, env, input, code) => {
+    expect(parseCode(env, input)).toBe(code);
+  });
+
+  it('of any kind is taken or refused with a CNI error, never with a bug', () => {
+    const env = fc.record({
+      CNI_COMMAND: fc.oneof(fc.constantFrom<string>(...COMMANDS), fc.string()),
+      CNI_CONTAINERID: fc.string(),
+      CNI_IFNAME: fc.string(),
+      CNI_NETNS: fc.string(),
+      CNI_PATH: fc.string(),
+    });
+    const input = fc.oneof(fc.json(), fc.string(), fc.constant(CONFIG));
+    fc.assert(
+      fc.property(env, input, (e, i) => parseCode(e, i) >= 0),
+      { numRuns: 500 },
+    );
+  });
+});
+
+describe('ADD', () => {
+  it('gives a container a NIC of its own, with its rules in force before its address', async () => {
+    const result = await run('ADD', { policy: { firewall: { default: 'deny' } } });
+    expect(did).toEqual([
+      'addNic netdev',
+      'applyPolicy',
+      'host-local ADD',
+      'moveIn eth9 eth0 1500',
+      'configure',
+    ]);
+    expect(result).toEqual({
+      cniVersion: '1.1.0',
+      interfaces: [
+        { name: 'eth0', mac: '02:00:00:00:00:05', sandbox: '/run/netns/x', mtu: 1500, pciID: '0000:08:00.0' },
+      ],
+      ips: [{ address: '192.0.2.9/24', gateway: '192.0.2.1', interface: 0 }],
+      routes: [{ dst: '0.0.0.0/0' }],
+      dns: {},
+    });
+  });
+
+  it('answers older clients as they expect it', async () => {
+    const result = await run('ADD', { cniVersion: '0.4.0', mtu: 1280 });
+    expect(result).toMatchObject({
+      cniVersion: '0.4.0',
+      interfaces: [{ name: 'eth0', mac: '02:00:00:00:00:05', sandbox: '/run/netns/x' }],
+      ips: [{ version: '4', address: '192.0.2.9/24' }],
+    });
+    expect(JSON.stringify(result)).not.toMatch(/mtu|pciID/);
+    expect(did).toContain('moveIn eth9 eth0 1280');
+  });
+
+  it('leaves the device of a VM where a VM runtime finds it', async () => {
+    const result = await run('ADD', { device: 'vfio', ipam: {} });
+    expect(did).toEqual(['addNic vfio']);
+    expect(result).toMatchObject({ interfaces: [{ pciID: '0000:08:00.0' }] });
+  });
+
+  it.each(['addNic', 'applyPolicy', 'host-local', 'moveIn', 'configure'])(
+    'undoes all in reverse when %s fails, and can be tried again',
+    async (step) => {
+      fails[step] = new HyperturtleError('HT_KERNEL', 'broken');
+      const policy = { policy: { rateLimit: { out: { packetsPerSecond: 100 } } } };
+      expect(await codeOf(run('ADD', policy))).toBe(CNI_ERRORS.FAILED);
+      expect(nics.size).toBe(0);
+      expect(readdirSync(dir)).toEqual([]);
+      const undone = did.slice(did.findIndex((d) => d.startsWith(step)) + 1);
+      const all = ['host-local DEL', 'dropPolicy', 'delNic'];
+      expect(undone).toEqual(
+        step === 'addNic'
+          ? ['delNic']
+          : step === 'applyPolicy' || step === 'host-local'
+            ? ['dropPolicy', 'delNic']
+            : all,
+      );
+      fails = {};
+      expect(await codeOf(run('ADD', policy))).toBe(0);
+    },
+  );
+
+  it('takes a veth pair where no NIC is left and that is allowed, but not with rules that must hold', async () => {
+    fails['addNic'] = new HyperturtleError('HT_QUOTA', 'nics: at most 4');
+    expect(await codeOf(run('ADD'))).toBe(CNI_ERRORS.NO_NIC);
+    const strict = { fallback: 'veth', policy: { firewall: {} } };
+    expect(await codeOf(run('ADD', strict))).toBe(CNI_ERRORS.POLICY);
+    did = [];
+    expect(await run('ADD', { fallback: 'veth' })).toMatchObject({ ips: [{ address: '192.0.2.9/24' }] });
+    expect(did).toEqual(['addNic netdev', 'delNic', 'bridge ADD']);
+    did = [];
+    await run('DEL', { fallback: 'veth' });
+    expect(did).toEqual(['bridge DEL']);
+  });
+
+  it('twice for the same attachment is refused', async () => {
+    await run('ADD');
+    expect(await codeOf(run('ADD'))).toBe(CNI_ERRORS.FAILED);
+    expect(nics.size).toBe(1);
+  });
+});
+
+describe('DEL', () => {
+  it('gives all back, also twice, and when the namespace has gone', async () => {
+    await run('ADD');
+    did = [];
+    await run('DEL', {}, { CNI_NETNS: '' });
+    expect(did).toEqual(['dropPolicy', 'delNic', 'host-local DEL']);
+    expect(readdirSync(dir)).toEqual([]);
+    expect(await codeOf(run('DEL'))).toBe(0);
+  });
+
+  it('comes again when the host cannot be asked', async () => {
+    await run('ADD');
+    fails['delNic'] = new HyperturtleError('HT_UNAVAILABLE', 'no agent');
+    expect(await codeOf(run('DEL'))).toBe(CNI_ERRORS.TRY_AGAIN);
+    fails = {};
+    await run('DEL');
+    expect(nics.size).toBe(0);
+  });
+});
+
+describe('CHECK, STATUS, GC and VERSION', () => {
+  const prevResult = {
+    interfaces: [{ name: 'eth0', mac: '02:00:00:00:00:05' }],
+    ips: [{ address: '192.0.2.9/24' }],
+  };
+
+  it('CHECK is content with what ADD made, and tells what differs', async () => {
+    expect(await codeOf(run('CHECK', { prevResult }))).toBe(CNI_ERRORS.UNKNOWN_CONTAINER);
+    await run('ADD');
+    expect(await codeOf(run('CHECK', { prevResult }))).toBe(0);
+    const other = { ...prevResult, ips: [{ address: '192.0.2.10/24' }] };
+    expect(await codeOf(run('CHECK', { prevResult: other }))).toBe(CNI_ERRORS.CHANGED);
+    nics.clear();
+    expect(await codeOf(run('CHECK', { prevResult }))).toBe(CNI_ERRORS.CHANGED);
+  });
+
+  it('STATUS says whether another container could be connected', async () => {
+    expect(await codeOf(run('STATUS'))).toBe(0);
+    free = 0;
+    expect(await codeOf(run('STATUS'))).toBe(CNI_ERRORS.NOT_AVAILABLE);
+    expect(await codeOf(run('STATUS', { fallback: 'veth' }))).toBe(0);
+    fails['nics'] = new HyperturtleError('HT_UNAVAILABLE', 'no agent');
+    expect(await codeOf(run('STATUS'))).toBe(CNI_ERRORS.NOT_AVAILABLE);
+  });
+
+  it('GC removes what the runtime does not know any more, and only that', async () => {
+    await run('ADD');
+    await run('ADD', {}, { CNI_CONTAINERID: 'old' });
+    await run('ADD', { name: 'other' }, { CNI_CONTAINERID: 'old' });
+    await run('GC', { 'cni.dev/valid-attachments': [{ containerID: 'abc', ifname: 'eth0' }] });
+    expect(nics.size).toBe(2);
+    expect(readdirSync(dir)).toHaveLength(2);
+    expect(await codeOf(run('CHECK', { prevResult }))).toBe(0);
+  });
+
+  it('VERSION names what is spoken', async () => {
+    expect(await run('VERSION')).toEqual({
+      cniVersion: '1.1.0',
+      supportedVersions: ['0.4.0', '1.0.0', '1.1.0'],
+    });
+  });
+});
