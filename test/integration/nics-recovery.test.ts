@@ -191,5 +191,19 @@ describe.skipIf(why !== undefined)(`NICs that fail half-way${why ? ` (skipped: $
       isHyperturtleError(e, 'HT_EXISTS'),
     );
     expect(taps()).toHaveLength(1);
+    expect((await nics.add({ id: 'b' }, never)).nic.mac).toMatch(/^02:(?!00:00:00:00:07)/);
+  });
+
+  it('a VM gets no more NICs in a network than that allows', async () => {
+    await start(LETS_GO);
+    const networks = { lan: { bridge, vhost: false, maxPerVm: 1 }, other: { bridge, vhost: false } };
+    const nics = daemon(qmp, {
+      settings: () => ({ networks, ports: ['p0', 'p1'], max: 2, hooks: undefined }),
+    });
+    await nics.add({ network: 'lan' }, never);
+    await expect(nics.add({ network: 'lan' }, never)).rejects.toSatisfy((e) =>
+      isHyperturtleError(e, 'HT_QUOTA'),
+    );
+    expect((await nics.add({ network: 'other' }, never)).nic.network).toBe('other');
   });
 });

@@ -49,6 +49,8 @@ const networkSchema = z.strictObject({
   mtu: z.int().min(68).max(65_521).optional(),
   /** Move frames in the kernel where it has vhost_net, not in QEMU. */
   vhost: z.boolean().default(true),
+  /** NICs that one VM may have there; left out: as many as its quota allows. */
+  maxPerVm: z.int().min(1).max(32).optional(),
 });
 
 const nicsSchema = z.strictObject({

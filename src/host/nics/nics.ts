@@ -3,6 +3,7 @@
  * which network device is behind it. Changes take turns; each is undone in reverse when a step fails.
  */
 import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { Turns } from '../../core/turns.ts';
 import type { NicInfo, Params, Result } from '../../wire/schema.ts';
@@ -24,6 +25,7 @@ export interface NetworkSpec {
   bridge: string;
   mtu?: number | undefined;
   vhost: boolean;
+  maxPerVm?: number | undefined;
 }
 
 export interface NicSettings {
@@ -215,6 +217,13 @@ export class VmNics {
       throw new HyperturtleError('HT_QUOTA', `nics: at most ${max} allowed to this VM, all are used`, {
         detail: { quota: 'nics', limit: max },
       });
+    const { maxPerVm = max } = network;
+    if (this.#nics.filter((n) => n.info.network === name).length >= maxPerVm)
+      throw new HyperturtleError(
+        'HT_QUOTA',
+        `nics: at most ${maxPerVm} in network ${name} allowed to this VM, all are used`,
+        { detail: { quota: 'nics', limit: maxPerVm } },
+      );
     const mac = checkedMac(params.mac ?? macOf(vm, id));
     const twin = this.#nics.find((n) => n.info.mac === mac && n.info.network === name);
     if (twin)
@@ -339,10 +348,19 @@ function sameNic(nic: NicInfo, params: Params<'nic.add'>): NicInfo {
   );
 }
 
-/** The same each time for the same VM and NIC; locally administered. */
+/** The same each time for the same host, VM and NIC; locally administered. */
 function macOf(vm: string, id: string): string {
-  const digest = createHash('sha256').update(`${vm}\0${id}`).digest();
+  const digest = createHash('sha256').update(`${machineId()}\0${vm}\0${id}`).digest();
   return ['02', ...Array.from(digest.subarray(0, 5), (b) => b.toString(16).padStart(2, '0'))].join(':');
+}
+
+/** So that VMs of one name on two hosts differ, which may share a network; see machine-id(5). */
+function machineId(): string {
+  try {
+    return readFileSync('/etc/machine-id', 'latin1').trim();
+  } catch {
+    return '';
+  }
 }
 
 function checkedMac(mac: string): string {
