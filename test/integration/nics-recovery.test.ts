@@ -1,11 +1,13 @@
 /** NICs and what goes wrong: a daemon that ends at any step, and a guest that does not let go. A stock QEMU, real taps. */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { waitFor } from '../../src/core/wait.ts';
+import { nicPorts, parseConfig } from '../../src/host/daemon/config.ts';
+import { qemuArgs } from '../../src/host/daemon/qemu-args.ts';
 import type { NicQmp } from '../../src/host/nics/plug.ts';
 import { VmNics } from '../../src/host/nics/nics.ts';
 import type { VmNicsOptions } from '../../src/host/nics/nics.ts';
@@ -192,6 +194,37 @@ describe.skipIf(why !== undefined)(`NICs that fail half-way${why ? ` (skipped: $
     );
     expect(taps()).toHaveLength(1);
     expect((await nics.add({ id: 'b' }, never)).nic.mac).toMatch(/^02:(?!00:00:00:00:07)/);
+  });
+
+  it('what host args prints gives a stock QEMU an IOMMU and spare ports that take NICs', async () => {
+    if (!qemu) return;
+    const config = parseConfig(
+      JSON.stringify({
+        networks: { lan: { bridge } },
+        vms: {
+          one: {
+            qmp: path.join(dir, 'own'),
+            agent: { socket: path.join(dir, 'agent') },
+            nics: { networks: ['lan'] },
+          },
+        },
+      }),
+      'host.yaml',
+    );
+    const spec = config.vms['one'];
+    if (!spec) throw new Error('no VM in the configuration');
+    mkdirSync(path.join(dir, 'vms/one'), { recursive: true });
+    writeFileSync(path.join(dir, 'vms/one/arena'), '');
+    truncateSync(path.join(dir, 'vms/one/arena'), spec.arenaMib << 20);
+    vm = await RealQemu.start(qemu, [path.join(dir, 'qmp')], qemuArgs('one', spec, dir));
+    qmp = await QmpClient.connect(path.join(dir, 'qmp'));
+    const settings = { networks: config.networks, ports: nicPorts(spec), max: 4, hooks: undefined };
+    const nics = daemon(qmp, { settings: () => settings });
+    await nics.recover();
+    expect(nics.machine).toEqual({ ports: 4, iommu: true });
+    for (const slot of [64, 65, 66, 67]) expect((await nics.add({}, never)).nic.slot).toBe(slot);
+    expect((await nics.list()).free).toBe(0);
+    expect(vm.errors).toBe('');
   });
 
   it('a VM gets no more NICs in a network than that allows', async () => {

@@ -83,7 +83,7 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
     l1 = await h.agent('one', BOOT_A);
     expect(await l1.peer.request('nic.list', {})).toEqual({
       nics: [],
-      networks: [{ name: 'lan', kind: 'tap', mtu: 1500 }],
+      networks: [{ name: 'lan', kind: 'tap', mtu: 1400 }],
       free: 2,
     });
     const { nic, existed } = await l1.peer.request('nic.add', { id: 'web' });

@@ -14,7 +14,7 @@ import { hasIommu, isOccupied, isRefusal, nicOf, pluggedNics, plugNic, portsOf, 
 import type { NicQmp } from './plug.ts';
 import { readNics, writeNics } from './record.ts';
 import type { NicRecord } from './record.ts';
-import { ifindexOf, makeTap, openVhost } from './tap.ts';
+import { ifindexOf, makeTap, mtuOf, openVhost } from './tap.ts';
 
 /** For the guest to let a NIC go. */
 const UNPLUG_MS = 30_000;
@@ -117,7 +117,7 @@ export class VmNics {
       networks: Object.entries(networks).map(([name, n]) => ({
         name,
         kind: 'tap' as const,
-        mtu: n.mtu ?? 1500,
+        mtu: Math.min(n.mtu ?? mtuOf(n.bridge) ?? 1500, MAX_MTU),
       })),
       free,
     };

@@ -88,6 +88,15 @@ export function ifindexOf(ifname: string): number | undefined {
   }
 }
 
+/** MTU of a network device, or undefined when there is none of this name. */
+export function mtuOf(ifname: string): number | undefined {
+  try {
+    return Number(readFileSync(`/sys/class/net/${ifname}/mtu`, 'latin1'));
+  } catch {
+    return undefined;
+  }
+}
+
 const FRAME_COUNTERS = ['bytes', 'packets', 'dropped', 'errors'] as const;
 
 /** Frames as L2 sees them: the tap receives what L2 sends. Empty when there is no such device. */
