@@ -32,7 +32,8 @@ export interface ManagedVmSpec {
   more?: readonly string[];
 }
 
-export function hostConfig(vms: readonly ManagedVmSpec[]): string {
+/** `more`: further lines at the top, such as networks. */
+export function hostConfig(vms: readonly ManagedVmSpec[], more: readonly string[] = []): string {
   return [
     vms.length > 0 ? 'vms:' : 'vms: {}',
     ...vms.flatMap(({ name, seat, arenaMib, more }) => [
@@ -43,6 +44,7 @@ export function hostConfig(vms: readonly ManagedVmSpec[]): string {
       '    bus: arena0',
       ...(more ?? []).map((line) => `    ${line}`),
     ]),
+    ...more,
     `metrics: {port: ${METRICS_PORT}}`,
     'loader: {timeoutMs: 120000}',
     '',
@@ -54,8 +56,11 @@ export class ManagedHost {
   readonly #l0: Level;
   #daemon: Job | undefined;
 
-  constructor(l0: Level) {
+  readonly #more: readonly string[];
+
+  constructor(l0: Level, more: readonly string[] = []) {
     this.#l0 = l0;
+    this.#more = more;
   }
 
   /** With the module, which `undo` unloads. Of the VMs nothing is left then. */
@@ -70,7 +75,7 @@ export class ManagedHost {
 
   /** Returns when it serves. Again after the one before has ended, however it did. */
   async start(vms: readonly ManagedVmSpec[], signal?: AbortSignal): Promise<void> {
-    await this.#l0.writeFile(CONFIG, hostConfig(vms), { signal });
+    await this.#l0.writeFile(CONFIG, hostConfig(vms, this.#more), { signal });
     this.#daemon = await this.#l0.spawn([CLI, 'host', 'daemon', '--config', CONFIG], { signal });
     await jobSays(this.#daemon, /"started"/, 'hyperturtle host daemon', START_MS, signal);
   }

@@ -22,6 +22,16 @@ export const MAX_CHAIN = 16;
 
 /** Of each program in the chain, per CPU: runs, frames dropped. */
 export const COUNT_BYTES = 16;
+/** Behind the counters of all: what an empty slot answers, for the verifier a number that may be anything (see below). */
+const EMPTY_ANSWER = COUNT_BYTES * MAX_CHAIN;
+export const COUNTS_BYTES = EMPTY_ANSWER + 8;
+
+/** The counters as a chain begins with them. */
+export function firstCounts(hook: PacketHook): Uint8Array {
+  const value = new Uint8Array(COUNTS_BYTES);
+  new DataView(value.buffer).setInt32(EMPTY_ANSWER, ANSWERS[hook].pass, true);
+  return value;
+}
 
 interface Answers {
   programType: number;
@@ -65,6 +75,7 @@ const moveRegister = (dst: number, src: number): Slot => [0xbf, dst, src, 0, 0];
 const moveNumber = (dst: number, imm: number): Slot => [0xb7, dst, 0, 0, imm];
 const addNumber = (dst: number, imm: number): Slot => [0x07, dst, 0, 0, imm];
 const storeWord = (dst: number, offset: number, imm: number): Slot => [0x62, dst, 0, offset, imm];
+const loadInt = (dst: number, src: number, offset: number): Slot => [0x61, dst, src, offset, 0];
 const loadLong = (dst: number, src: number, offset: number): Slot => [0x79, dst, src, offset, 0];
 const storeLong = (dst: number, offset: number, src: number): Slot => [0x7b, dst, src, offset, 0];
 const mapAddress = (dst: number, fd: number): Slot[] => [
@@ -102,7 +113,12 @@ export function chainCode(
   code.push(jumpIfZero(R0, 0), moveRegister(R7, R0)); // never: an array has its entry
   const calls: number[] = [];
   for (let i = 0; i < length; i++) {
-    code.push(...increment(R7, COUNT_BYTES * i), moveRegister(R1, R6), moveNumber(R2, i));
+    code.push(
+      ...increment(R7, COUNT_BYTES * i),
+      moveRegister(R1, R6),
+      moveNumber(R2, i),
+      moveRegister(R3, R7),
+    );
     calls.push(code.length);
     code.push([0x85, 0, PSEUDO_CALL, 0, 0]);
     const dropping = [...increment(R7, COUNT_BYTES * i + 8), moveNumber(R0, drop), EXIT];
@@ -118,11 +134,14 @@ export function chainCode(
   code.push(moveNumber(R0, pass), EXIT);
   const run = code.length;
   code.push(
+    moveRegister(R6, R3),
     moveRegister(R3, R2),
     ...mapAddress(R2, fds.programs),
     helper(TAIL_CALL),
-    // only when the slot is empty: the array has been cleared, as its owner has died
-    moveNumber(R0, pass),
+    // Only when the slot is empty: the array has been cleared, as its owner has died. The answer is read from memory, as
+    // verifiers before 6.13 or so take what stands here for all that this function can return, and cut off the rest:
+    // with a constant, no answer of a program counted on 6.1.
+    loadInt(R0, R6, EMPTY_ANSWER),
     EXIT,
   );
   for (const at of toPass) code[at] = jumpTo(code[at], end - at - 1);
@@ -141,9 +160,9 @@ export function chainCode(
 
 const TYPE_OF_MAIN = 5;
 const TYPE_OF_RUN = 6;
-/** `int chain(void *ctx)` and `static int run(void *ctx, int n)`: the kernel wants to know that they return numbers. */
+/** `int chain(void *ctx)` and `static int run(void *ctx, int n, void *counts)`: the kernel wants to know that they return numbers. */
 const BTF = ((): Uint8Array => {
-  const names = '\0int\0ctx\0n\0chain\0run\0';
+  const names = '\0int\0ctx\0n\0counts\0chain\0run\0';
   const name = (text: string): number => names.indexOf(`\0${text}\0`) + 1;
   const [INT, PTR, FUNC, FUNC_PROTO] = [1, 2, 12, 13].map((kind) => kind << 24) as [
     number,
@@ -156,7 +175,7 @@ const BTF = ((): Uint8Array => {
     ...[name('int'), INT, 4, (1 << 24) | 32], // 1
     ...[0, PTR, 0], // 2
     ...[0, FUNC_PROTO | 1, 1, name('ctx'), 2], // 3
-    ...[0, FUNC_PROTO | 2, 1, name('ctx'), 2, name('n'), 1], // 4
+    ...[0, FUNC_PROTO | 3, 1, name('ctx'), 2, name('n'), 1, name('counts'), 2], // 4
     ...[name('chain'), FUNC | GLOBAL, 3], // 5
     ...[name('run'), FUNC | STATIC, 4], // 6
   ];

@@ -20,7 +20,7 @@ import { kernelError, waitForReaders } from '../../bpf/sys.ts';
 import { BPF_MAP_CREATE_OPTS, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PROG_ARRAY } from '../../kernel/bpf.ts';
 import { u32, viewOf } from '../../kernel/struct.ts';
 import type { PacketHook } from '../hooks.ts';
-import { ANSWERS, COUNT_BYTES, MAX_CHAIN, chainCode } from './chain-code.ts';
+import { ANSWERS, COUNTS_BYTES, COUNT_BYTES, MAX_CHAIN, chainCode, firstCounts } from './chain-code.ts';
 
 /** One program in the chain. */
 export interface ChainEntry {
@@ -129,8 +129,9 @@ export class PacketChain {
   #build(entries: readonly ChainEntry[]): { program: OwnedFd; running: Running } {
     const programs = createMap(BPF_MAP_TYPE_PROG_ARRAY, 'ht_chain', 4, entries.length);
     try {
-      const counts = createMap(BPF_MAP_TYPE_PERCPU_ARRAY, 'ht_counts', COUNT_BYTES * MAX_CHAIN, 1);
+      const counts = createMap(BPF_MAP_TYPE_PERCPU_ARRAY, 'ht_counts', COUNTS_BYTES, 1);
       try {
+        new MapAccess(counts).set(new Uint8Array(4), firstCounts(this.#hook));
         const fds = { programs: programs.fd, counts: counts.fd };
         const { code, types } = chainCode(this.#hook, entries.length, fds);
         const program = loadCode(ANSWERS[this.#hook].programType, 'ht_chain', code, types);
