@@ -32,7 +32,7 @@ const SECTIONS = [
   'fmod_ret/security_file_open',
   'lsm/file_open',
   'iter/task',
-  'xdp',
+  'xdp/devmap',
   'tc',
   'cgroup/skb',
   'perf_event',
