@@ -17,6 +17,7 @@ interface UpOptions extends NameOption {
   l1Memory: number;
   fresh?: boolean;
   payload: boolean;
+  images?: string;
   json?: boolean;
 }
 
@@ -82,6 +83,10 @@ $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this m
     .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
     .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
     .option('--fresh', 'boot, and make the snapshot of booted machines anew')
+    .option(
+      '--images <list>',
+      'root file systems for nested guests, in /images of L1: `lab images` names them',
+    )
     .option('--no-payload', 'without our modules and programs: bring your own with `lab cp`')
     .option('--json', 'print what is up as JSON')
     .addHelpText(
@@ -137,6 +142,17 @@ Examples:
     .action(down);
 
   lab
+    .command('images')
+    .description(
+      'root file systems for nested guests, built from Debian packages; without names: which there are',
+    )
+    .argument('[names...]')
+    .option('-k, --kernel <series>', 'whose tools pack them', '6.1')
+    .option('--output <directory>', 'write them there, each with its NAME.json; default: only into the cache')
+    .option('--refresh', 'ask apt for newer packages')
+    .action(images);
+
+  lab
     .command('clean')
     .description('remove what dead labs left, and snapshots; running labs stay')
     .option('-a, --all', 'also all that was fetched and built (the next start fetches again)')
@@ -165,6 +181,7 @@ async function up(o: UpOptions): Promise<void> {
       l1MemoryMib: o.l1Memory,
       fresh: o.fresh ?? false,
       payload: o.payload,
+      ...(o.images === undefined ? {} : { images: o.images.split(',') }),
       lifetime: 'detached',
       progress: createProgress(),
       signal,
@@ -177,6 +194,47 @@ async function up(o: UpOptions): Promise<void> {
         `lab '${lab.name}' is up: Linux ${e.kernelVersion}, L1 with ${e.l1.cpus} CPU and ${e.l1.memMib} MiB.\n` +
           `  hyperturtle lab exec${named} --level 1 -- uname -a\n  hyperturtle lab down${named}\n`,
       );
+    }
+  } finally {
+    dispose();
+  }
+}
+
+async function images(
+  names: string[],
+  o: { kernel: string; output?: string; refresh?: boolean },
+): Promise<void> {
+  const { L2_IMAGES } = await import('../lab/l2-image-specs.ts');
+  if (names.length === 0) {
+    for (const [name, { packages, about }] of Object.entries(L2_IMAGES))
+      process.stdout.write(
+        `${name}: ${packages.join(' ')}; ${about.memMib} MiB; port ${about.service?.port ?? 'none'}\n`,
+      );
+    return;
+  }
+  const [{ prepareArtifacts }, { l2ImageSpec }, { createProgress }, { abortOnSignals }, fs, path] =
+    await Promise.all([
+      import('../lab/prepare.ts'),
+      import('../lab/l2-image.ts'),
+      import('../core/progress.ts'),
+      import('../core/lifecycle.ts'),
+      import('node:fs/promises'),
+      import('node:path'),
+    ]);
+  for (const name of names) l2ImageSpec(name);
+  const { signal, dispose } = abortOnSignals();
+  try {
+    const progress = createProgress();
+    const artifacts = await prepareArtifacts({ kernel: o.kernel, progress, signal });
+    if (o.output !== undefined) await fs.mkdir(o.output, { recursive: true });
+    for (const name of names) {
+      const image = await artifacts.buildImage(name, { progress, signal, refresh: o.refresh ?? false });
+      if (o.output !== undefined) {
+        await fs.copyFile(image.path, path.join(o.output, `${name}.erofs`));
+        await fs.writeFile(path.join(o.output, `${name}.json`), JSON.stringify(image.about));
+      }
+      const where = o.output === undefined ? image.path : path.join(o.output, `${name}.erofs`);
+      process.stdout.write(`${name} ${Math.ceil(image.bytes / (1 << 20))} MiB ${where}\n`);
     }
   } finally {
     dispose();

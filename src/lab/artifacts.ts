@@ -4,6 +4,7 @@
  * process lives.
  */
 import type { Progress } from '../core/progress.ts';
+import type { L2Image } from './l2-image.ts';
 
 /** Kernel series as the user names it: `6.1`, `6.12`, or any other series that apt's lists have. */
 export type KernelSeries = string;
@@ -42,6 +43,9 @@ export interface BuiltPayload {
 /** Size of the disk vdb: zeros when a snapshot is taken, a payload padded with zeros at restore. */
 export const PAYLOAD_DISK_BYTES = 256 << 20;
 
+/** Size of the disk vdc, sparse: zeros when a snapshot is taken, images of nested guests at restore. */
+export const IMAGES_DISK_BYTES = 4 * 1024 ** 3;
+
 /** fw_cfg name of the script that L0's init runs to start L1 (`-fw_cfg name=...,file=...`). */
 export const L1_SCRIPT_FW_CFG = 'opt/org.hyperturtle/l1.sh';
 
@@ -56,6 +60,9 @@ export const IN_GUEST = {
   base: '/dev/vda',
   payloadDisk: '/dev/vdb',
   payload: '/payload',
+  imagesDisk: '/dev/vdc',
+  /** Where L1 mounts it, when the lab was asked for images. */
+  images: '/images',
 } as const;
 
 export interface Artifacts {
@@ -77,6 +84,16 @@ export interface Artifacts {
   key: string;
   /** Compiles modules, programs and the L2 image, and packs them with our JavaScript. Cached by content. */
   buildPayload(options?: { progress?: Progress; signal?: AbortSignal }): Promise<BuiltPayload>;
+  /** One root file system for nested guests. `refresh`: of the newest packages. */
+  buildImage(
+    name: string,
+    options?: { progress?: Progress; signal?: AbortSignal; refresh?: boolean },
+  ): Promise<L2Image>;
+  /** Fetches and builds the root file systems of these names (l2-image-specs.ts); gives a disk image with them. */
+  buildImagesDisk(
+    names: readonly string[],
+    options?: { progress?: Progress; signal?: AbortSignal },
+  ): Promise<string>;
 }
 
 /** Implemented by prepareArtifacts() in prepare.ts. */

@@ -32,6 +32,7 @@ export interface StartOptions {
   /** Run directory: sockets, pipes, logs. */
   dir: string;
   payloadDisk: string;
+  imagesDisk: string;
   ramFile?: NonNullable<MachineSpec['ramFile']>;
   incoming: boolean;
   lifetime: 'owner' | 'detached';
@@ -60,6 +61,7 @@ export function outerSpec(spec: BootSpec, o: StartOptions): MachineSpec {
     kernelArgs: spec.artifacts.kernelArgs(0),
     baseImage: spec.artifacts.baseImage,
     payloadDisk: o.payloadDisk,
+    imagesDisk: o.imagesDisk,
     files: runFiles(o.dir),
     ...(o.ramFile ? { ramFile: o.ramFile } : {}),
     incoming: o.incoming,

@@ -39,24 +39,41 @@ const ASSUMED = [
   ...['sysvinit-utils', 'tar', 'udev', 'usr-is-merged', 'util-linux'],
 ];
 
+/** Where packages are to go: into trees of tools, which lack what ASSUMED names, or into a root file system of its own. */
+export type AptPurpose = 'tools' | 'root';
+
 export class Apt {
   readonly #dir: string;
   readonly debsDir: string;
   readonly #signal: AbortSignal | undefined;
+  readonly #purpose: AptPurpose;
 
   /** Two processes must not use one directory at once: the caller holds a lock. */
-  constructor(cacheRoot: string, signal?: AbortSignal) {
+  constructor(cacheRoot: string, signal?: AbortSignal, purpose: AptPurpose = 'tools') {
     this.#dir = path.join(cacheRoot, 'apt');
     this.debsDir = path.join(cacheRoot, 'debs');
     this.#signal = signal;
+    this.#purpose = purpose;
+  }
+
+  /** Both purposes share lists and archives; only what counts as installed differs. */
+  get #names(): { conf: string; status: string } {
+    return this.#purpose === 'tools'
+      ? { conf: 'apt.conf', status: 'dpkg/status' }
+      : { conf: 'apt-root.conf', status: 'dpkg/status-root' };
+  }
+
+  get #conf(): string {
+    return path.join(this.#dir, this.#names.conf);
   }
 
   async #prepare(): Promise<void> {
     for (const d of ['lists/partial', 'state', 'cache/archives/partial', 'plan/partial', 'dpkg', 'log'])
       await mkdir(path.join(this.#dir, d), { recursive: true });
     await mkdir(this.debsDir, { recursive: true });
-    await writeFile(path.join(this.#dir, 'dpkg/status'), ASSUMED.map(assumedEntry).join(''));
-    await writeFile(path.join(this.#dir, 'apt.conf'), this.#config());
+    const assumed = this.#purpose === 'tools' ? ASSUMED : [];
+    await writeFile(path.join(this.#dir, this.#names.status), assumed.map(assumedEntry).join(''));
+    await writeFile(this.#conf, this.#config());
   }
 
   #config(): string {
@@ -78,7 +95,7 @@ export class Apt {
       'Acquire::https::Timeout "30";',
       `Dir::State "${d}/state";`,
       `Dir::State::lists "${d}/lists";`,
-      `Dir::State::status "${d}/dpkg/status";`,
+      `Dir::State::status "${d}/${this.#names.status}";`,
       `Dir::Cache "${d}/cache";`,
       `Dir::Cache::archives "${d}/cache/archives";`,
       `Dir::Log "${d}/log";`,
@@ -88,7 +105,7 @@ export class Apt {
 
   async #run(tool: 'apt-get' | 'apt-cache', args: string[], timeoutMs: number): Promise<ExecResult> {
     try {
-      return await exec(tool, ['-c', path.join(this.#dir, 'apt.conf'), '-q', ...args], {
+      return await exec(tool, ['-c', this.#conf, '-q', ...args], {
         env: { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' },
         timeoutMs,
         signal: this.#signal,
@@ -131,6 +148,12 @@ export class Apt {
       if (errnoCode(e) === 'ENOENT') return 0;
       throw e;
     }
+  }
+
+  /** Fetches the lists unless they are there. */
+  async haveLists(): Promise<void> {
+    await this.#prepare();
+    if ((await this.#lists()) === 0) await this.update();
   }
 
   /** Names in the lists that begin with `prefix`. */
@@ -199,7 +222,7 @@ export class Apt {
     try {
       const exact = debs.map((d) => `${d.name}=${d.version}`);
       // `download` takes single packages, without what they depend on: the plan has it all
-      await exec('apt-get', ['-c', path.join(this.#dir, 'apt.conf'), '-q', 'download', ...exact], {
+      await exec('apt-get', ['-c', this.#conf, '-q', 'download', ...exact], {
         cwd: archives,
         env: { ...process.env, LC_ALL: 'C' },
         timeoutMs: 3_600_000,

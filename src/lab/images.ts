@@ -90,14 +90,15 @@ export async function makeErofs(
   directory: string,
   image: string,
   signal?: AbortSignal,
+  maxBytes = MAX_IMAGE_BYTES,
 ): Promise<void> {
   const args = ['-x-1', '-T0', '--all-root', '-U', '00000000-0000-0000-0000-000000000000', image, directory];
   await exec(toolPath(tools, 'mkfs.erofs'), args, { env: toolEnv(tools), timeoutMs: 300_000, signal });
   const { size } = await stat(image);
-  if (size > MAX_IMAGE_BYTES)
+  if (size > maxBytes)
     throw new HyperturtleError(
       'HT_BUILD',
-      `${path.basename(image)}: ${Math.ceil(size / (1 << 20))} MiB, more than the ${MAX_IMAGE_BYTES >> 20} MiB an image may have`,
+      `${path.basename(image)}: ${Math.ceil(size / (1 << 20))} MiB, more than the ${Math.floor(maxBytes / (1 << 20))} MiB an image may have`,
     );
 }
 

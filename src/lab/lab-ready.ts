@@ -3,7 +3,7 @@ import { constants } from 'node:fs';
 import { copyFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { BuiltPayload } from './artifacts.ts';
-import { IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
+import { IMAGES_DISK_BYTES, IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
 import type { Machine } from './boot.ts';
 import { runScript } from './levels.ts';
 
@@ -16,18 +16,29 @@ export async function payloadDisk(dir: string, payload: BuiltPayload | undefined
   return disk;
 }
 
-/** Both levels mount the payload. L1 reads it through L0's disk, but not through L0's page cache. */
+/** The same for images of nested guests. An image is used where it lies in the cache: it is never written. */
+export async function imagesDisk(dir: string, images: string | undefined): Promise<string> {
+  if (images !== undefined) return images;
+  const disk = path.join(dir, 'no-images.img');
+  await writeFile(disk, '');
+  await truncate(disk, IMAGES_DISK_BYTES);
+  return disk;
+}
+
+/** Both levels mount the payload, L1 the images. L1 reads it through L0's disk, but not through L0's page cache. */
 export async function makeReady(
   m: Machine,
-  withPayload: boolean,
+  disks: { payload: boolean; images: boolean },
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { payloadDisk: disk, payload } = IN_GUEST;
-  const mount = `blockdev --flushbufs ${disk}; mkdir -p ${payload}; mount -t erofs -o ro ${disk} ${payload}`;
+  const mount = (disk: string, dir: string): string =>
+    `blockdev --flushbufs ${disk}; mkdir -p ${dir}; mount -t erofs -o ro ${disk} ${dir}`;
+  const payload = disks.payload ? mount(IN_GUEST.payloadDisk, IN_GUEST.payload) : ':';
+  const images = disks.images ? mount(IN_GUEST.imagesDisk, IN_GUEST.images) : ':';
   await Promise.all(
     [m.l0, m.l1].map((level) => {
       // the guests' clock stood still while they were a file
-      const script = `set -e; date -s @${Math.round(Date.now() / 1000)} >/dev/null; ${withPayload ? mount : ':'}`;
+      const script = `set -e; date -s @${Math.round(Date.now() / 1000)} >/dev/null; ${payload}; ${level === m.l1 ? images : ':'}`;
       return runScript(level, script, { timeoutMs: 60_000, signal });
     }),
   );

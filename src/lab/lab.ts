@@ -13,7 +13,8 @@ import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
 import { Channel } from './channel.ts';
 import type { BootSpec, Machine, StartOptions } from './boot.ts';
 import { checkKvm, checkShape, hostFacts, needMemory } from './lab-checks.ts';
-import { makeReady, payloadDisk } from './lab-ready.ts';
+import { imagesDisk, makeReady, payloadDisk } from './lab-ready.ts';
+import { l2ImageSpec } from './l2-image.ts';
 import { L2Level } from './levels-l2.ts';
 import type { Level } from './levels.ts';
 import { L2_CHANNELS, l2Numbers, outerMemMib, runFiles } from './machine.ts';
@@ -52,6 +53,8 @@ export interface LabSpec {
   fresh?: boolean;
   /** Build and mount our modules and programs; default true. */
   payload?: boolean;
+  /** Root file systems for nested guests that L1 finds in /images (l2-image-specs.ts); default none. */
+  images?: readonly string[];
   /** Default 'owner': ends with this process, however that ends. */
   lifetime?: 'owner' | 'detached';
   progress?: Progress;
@@ -111,13 +114,28 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
         ? undefined
         : await artifacts.buildPayload({ progress, ...(signal ? { signal } : {}) });
     const disk = await payloadDisk(record.dir, payload);
+    const images = spec.images ?? [];
+    for (const name of images) l2ImageSpec(name);
+    const imagesPath = await imagesDisk(
+      record.dir,
+      images.length === 0
+        ? undefined
+        : await artifacts.buildImagesDisk(images, { progress, ...(signal ? { signal } : {}) }),
+    );
     const boot: BootSpec = { artifacts, accel, l1 };
     if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
-    const { machine, snapshotKey } = await start(boot, record, disk, cache, progress, signal);
+    const { machine, snapshotKey } = await start(
+      boot,
+      record,
+      { disk, images: imagesPath },
+      cache,
+      progress,
+      signal,
+    );
     undo.add('QEMU', () => machine.qemu.end());
     const step = progress.step('levels ready');
     try {
-      await makeReady(machine, payload !== undefined, signal);
+      await makeReady(machine, { payload: payload !== undefined, images: images.length > 0 }, signal);
       step.done();
     } catch (e) {
       step.fail();
@@ -246,13 +264,16 @@ class RunningLab implements Lab {
 async function start(
   boot: BootSpec,
   record: LabRecord,
-  disk: string,
+  disks: { disk: string; images: string },
   cache: string,
   progress: Progress,
   signal: AbortSignal | undefined,
 ): Promise<{ machine: Machine; snapshotKey: string | null }> {
   const onQemu = (id: ProcessId): Promise<void> => saveRecord(Object.assign(record, { qemu: id }));
-  const common = { dir: record.dir, payloadDisk: disk, lifetime: record.lifetime, onQemu, signal };
+  const common = {
+    ...{ dir: record.dir, payloadDisk: disks.disk, imagesDisk: disks.images },
+    ...{ lifetime: record.lifetime, onQemu, signal },
+  };
   // QEMU tells when a vCPU is idle in L0 only under TCG; with hardware, booting takes seconds anyway
   if (boot.accel === 'kvm') return { machine: await bootKvm(boot, common, progress), snapshotKey: null };
   for (let attempt = 1; ; attempt++) {

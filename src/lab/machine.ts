@@ -186,8 +186,12 @@ export function l1Machine(
     kernel: IN_GUEST.vmlinux,
     initrd: IN_GUEST.initramfs,
     cmdline: `console=ttyS0 ${kernelArgs}`,
-    // the payload is replaced below a running L1 when a snapshot is restored
-    disks: [{ path: IN_GUEST.base }, { path: IN_GUEST.payloadDisk, uncached: true }],
+    // payload and images are replaced below a running L1 when a snapshot is restored
+    disks: [
+      { path: IN_GUEST.base },
+      { path: IN_GUEST.payloadDisk, uncached: true },
+      { path: IN_GUEST.imagesDisk, uncached: true },
+    ],
     channels: [
       { name: PORT.agent, kind: 'port', backend: through(ports.agent) },
       ...(ports.console === undefined
@@ -259,6 +263,7 @@ export interface OuterInputs {
   kernelArgs: string;
   baseImage: string;
   payloadDisk: string;
+  imagesDisk: string;
   files: RunFiles;
   ramFile?: MachineSpec['ramFile'];
   incoming: boolean;
@@ -277,7 +282,7 @@ export function outerMachine(o: OuterInputs): MachineSpec {
     kernel: o.kernel,
     initrd: o.initrd,
     cmdline: `console=ttyS0 ${o.kernelArgs}`,
-    disks: [{ path: o.baseImage }, { path: o.payloadDisk }],
+    disks: [{ path: o.baseImage }, { path: o.payloadDisk }, { path: o.imagesDisk }],
     channels: [
       { name: PORT.agent, kind: 'port', backend: pipe(o.files.channel.l0) },
       { name: PORT.l1Agent, kind: 'port', backend: pipe(o.files.channel.l1) },

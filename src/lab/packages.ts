@@ -54,7 +54,7 @@ export async function packageSet(options: PackagesOptions): Promise<PackageSet> 
   checkSeries(options.series);
   const recorded = await readRecord(options);
   if (recorded !== undefined && !options.refresh) return recorded;
-  return locked(options, async () => {
+  return withAptLock(options, async () => {
     // somebody may have resolved it while we waited
     const again = options.refresh ? undefined : await readRecord(options);
     return again ?? (await resolve(options));
@@ -66,18 +66,18 @@ export async function packageSet(options: PackagesOptions): Promise<PackageSet> 
  * mirror no longer has a recorded version.
  */
 export function fetchSet(set: PackageSet, options: PackagesOptions): Promise<PackageSet> {
-  return locked(options, async () => {
+  return withAptLock(options, async () => {
     const apt = new Apt(options.root, options.signal);
     const missing = await apt.missing(set.debs);
     if (missing.length === 0) return set;
     await needSpace(options.root, CACHE_BYTES_NEEDED);
     try {
-      await download(apt, missing, options.progress);
+      await downloadDebs(apt, missing, options.progress);
       return set;
     } catch (e) {
       if (!isHyperturtleError(e, 'HT_PACKAGES')) throw e;
       const newer = await resolve(options); // throws the same when it is the network that fails
-      await download(apt, await apt.missing(newer.debs), options.progress);
+      await downloadDebs(apt, await apt.missing(newer.debs), options.progress);
       return newer;
     }
   });
@@ -148,7 +148,11 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
   }
 }
 
-async function download(apt: Apt, missing: readonly DebRecord[], progress: Progress): Promise<void> {
+export async function downloadDebs(
+  apt: Apt,
+  missing: readonly DebRecord[],
+  progress: Progress,
+): Promise<void> {
   const total = missing.reduce((sum, d) => sum + d.bytes, 0);
   const mib = (bytes: number): number => Math.round(bytes / (1 << 20));
   const step = progress.step(`fetching ${missing.length} packages, ${mib(total)} MiB`);
@@ -161,7 +165,10 @@ async function download(apt: Apt, missing: readonly DebRecord[], progress: Progr
   }
 }
 
-function locked<T>(options: PackagesOptions, body: () => Promise<T>): Promise<T> {
+export function withAptLock<T>(
+  options: Pick<PackagesOptions, 'root' | 'progress' | 'signal'>,
+  body: () => Promise<T>,
+): Promise<T> {
   const onWait = (holder: string): void =>
     options.progress.note(`  waiting for ${holder}, which fetches packages`);
   return withCacheLock(path.join(options.root, 'locks/apt'), { signal: options.signal, onWait }, body);

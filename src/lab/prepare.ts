@@ -4,6 +4,8 @@ import { silentProgress } from '../core/progress.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { bootImages } from './images.ts';
 import type { ImageContext } from './images.ts';
+import { buildImagesDisk, buildL2Image } from './l2-image.ts';
+import type { L2Image } from './l2-image.ts';
 import { kernelArgs } from './init-scripts.ts';
 import { CACHE_BYTES_NEEDED, checkSeries, fetchSet, packageSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
@@ -44,6 +46,19 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
     key: contentKey([images.key, kernelArgs(0), kernelArgs(1)]),
     buildPayload: (o): Promise<BuiltPayload> =>
       buildPayload({ ...context, progress: o?.progress ?? progress, signal: o?.signal ?? signal }),
+    buildImage: (name, o): Promise<L2Image> =>
+      buildL2Image(
+        {
+          ...{ cacheRoot: root, tools, refresh: o?.refresh ?? false },
+          ...{ progress: o?.progress ?? progress, signal: o?.signal ?? signal },
+        },
+        name,
+      ),
+    buildImagesDisk: (names, o): Promise<string> =>
+      buildImagesDisk(
+        { cacheRoot: root, tools, progress: o?.progress ?? progress, signal: o?.signal ?? signal },
+        names,
+      ),
   };
 }
 

@@ -9,7 +9,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
 import { sleep, waitFor } from '../core/wait.ts';
 import type { QmpClient } from '../qmp/client.ts';
-import { PAYLOAD_DISK_BYTES } from './artifacts.ts';
+import { IMAGES_DISK_BYTES, PAYLOAD_DISK_BYTES } from './artifacts.ts';
 import { outerSpec, startMachine, waitBooted } from './boot.ts';
 import type { BootSpec, Machine, StartOptions } from './boot.ts';
 import { runScript } from './levels.ts';
@@ -17,7 +17,7 @@ import { l1Machine, l1Script, outerMemMib, qemuArguments } from './machine.ts';
 import { cacheEntry, contentKey, needSpace } from './xdg.ts';
 
 /** Raise it when what is done before the state is saved changes. */
-const FORMAT = 2;
+const FORMAT = 3;
 const KEEP = 4;
 const STALE_MS = 3600_000;
 const FOLDER = 'snapshots';
@@ -40,6 +40,7 @@ export function snapshotKey(spec: BootSpec): string {
   const o: StartOptions = {
     dir: '/run',
     payloadDisk: '/payload',
+    imagesDisk: '/images',
     ramFile: { path: '/ram', private: true },
     incoming: true,
     lifetime: 'owner',
@@ -108,9 +109,13 @@ async function makeSnapshot(spec: BootSpec, staging: string, o: SnapshotOptions)
   await mkdir(o.dir, { recursive: true, mode: 0o700 });
   await writeFile(blank, '');
   await truncate(blank, PAYLOAD_DISK_BYTES);
+  const noImages = path.join(o.dir, 'no-images');
+  await writeFile(noImages, '');
+  await truncate(noImages, IMAGES_DISK_BYTES);
   const m = await startMachine(spec, {
     dir: o.dir,
     payloadDisk: blank,
+    imagesDisk: noImages,
     ramFile: { path: ram, private: false },
     incoming: false,
     lifetime: 'owner',
@@ -141,14 +146,18 @@ async function makeSnapshot(spec: BootSpec, staging: string, o: SnapshotOptions)
 
 /**
  * Reads once what every lab will need, so that it is in the page caches that are saved, and drops what the
- * payload disk's zeros left there.
+ * zeros of the payload's and images' disks left there.
  */
 async function settle(m: Machine, signal: AbortSignal | undefined): Promise<void> {
   for (const level of [m.l1, m.l0])
-    await runScript(level, `node -e 0; qemu-system-x86_64 -version; blockdev --flushbufs /dev/vdb; sync`, {
-      timeoutMs: 180_000,
-      signal,
-    });
+    await runScript(
+      level,
+      `node -e 0; qemu-system-x86_64 -version; blockdev --flushbufs /dev/vdb; blockdev --flushbufs /dev/vdc; sync`,
+      {
+        timeoutMs: 180_000,
+        signal,
+      },
+    );
 }
 
 /**

@@ -106,7 +106,12 @@ async function unpacked(
   return { dir, key };
 }
 
-async function unpackAll(debs: readonly DebRecord[], to: string, options: UnpackOptions): Promise<void> {
+/** Packages' files below `to`, with `/usr` merged and links that stay inside. No maintainer script runs. */
+export async function unpackAll(
+  debs: readonly DebRecord[],
+  to: string,
+  options: UnpackOptions,
+): Promise<void> {
   await mkdir(to, { recursive: true });
   for (const d of debs) {
     const file = path.join(options.cacheRoot, 'debs', d.file);

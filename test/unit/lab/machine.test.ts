@@ -19,6 +19,7 @@ const outer = (changes: Partial<OuterInputs> = {}): MachineSpec =>
     kernelArgs: 'quiet hyperturtle.level=0',
     baseImage: '/c/base.erofs',
     payloadDisk: '/r/payload.img',
+    imagesDisk: '/r/images.img',
     files: runFiles('/r'),
     ramFile: { path: '/s/ram', private: true },
     incoming: false,
@@ -57,7 +58,7 @@ describe('the outer machine', () => {
 
   it('opens every disk read-only, the base image first', () => {
     const disks = valuesOf(args(), '-blockdev');
-    expect(disks).toHaveLength(2);
+    expect(disks).toHaveLength(3);
     expect(disks[0]).toContain('filename=/c/base.erofs');
     for (const d of disks) expect(d).toContain('read-only=on');
   });
