@@ -313,7 +313,7 @@ describe('backpressure', () => {
     raw.stream.pause();
     raw.request(0, 'hello', HELLO);
     for (let id = 1; id < 5000; id++) raw.request(id, 'ping');
-    await vi.waitFor(() => expect(onClose).toHaveBeenCalledTimes(1));
+    await vi.waitFor(() => expect(onClose).toHaveBeenCalledTimes(1), { timeout: 8000 });
     expect(onClose.mock.calls[0]![0]).toMatchObject({ code: 'HT_WIRE' });
   });
 
