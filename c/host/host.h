@@ -12,14 +12,20 @@
 #include "hyperturtle/arena.h"
 #include "hyperturtle/host.h"
 #include "hyperturtle/npf.h"
+#include "hyperturtle/exit.h"
+#include "hyperturtle/sample.h"
 #include "kmod/compat.h"
 
-/* A linked program with the arena it uses. Immutable; replaced as a whole. */
+struct ht_hook_ops;
+
+/* A linked program with the arena it uses. Immutable but for what priv points to; replaced as a whole. */
 struct ht_linked {
+	const struct ht_hook_ops *ops;
 	struct bpf_prog *prog;
 	struct bpf_map *arena;	/* NULL: none */
 	u64 *words;		/* its memory */
 	u64 bytes;
+	void *priv;		/* the hook's own, from its link() to its unlink() */
 };
 
 /* An attached VM. Owned by its file; the hooks find it by its struct kvm. */
@@ -36,6 +42,18 @@ struct ht_vm {
 /* Counters are per CPU and only ever added to: a racing preemption may lose one, never corrupt. */
 #define ht_count(vm, hook, field, n) this_cpu_add((vm)->stats[hook]->field, n)
 
+/*
+ * What differs between hooks. link() takes the arguments of a LINK: it runs before the program can be seen (with
+ * REPLACE while the old one still runs), may sleep, and refuses what it does not know. unlink() is called when no run
+ * of the program is under way and none will begin. Both under vm->lock but for the closing of the VM.
+ */
+struct ht_hook_ops {
+	u32 ctx_bytes;
+	void (*reset)(void *ctx);	/* outputs as before a run, for HT_VM_RUN */
+	int (*link)(struct ht_vm *vm, struct ht_linked *l, const struct ht_link *req);
+	void (*unlink)(struct ht_vm *vm, struct ht_linked *l);
+};
+
 struct ht_vm *ht_vm_enter(struct kvm *kvm, int *idx);
 void ht_vm_leave(struct ht_vm *vm, int idx);
 int ht_vm_attach(const struct ht_attach_vm *req);
@@ -46,6 +64,7 @@ int ht_arena_init(void);
 void ht_arena_exit(void);
 int ht_arena_create(struct ht_arena_create *req);
 
+extern const struct ht_hook_ops ht_npf_ops;
 int ht_npf_init(void);
 void ht_npf_exit(void);
 

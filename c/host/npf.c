@@ -247,6 +247,30 @@ static int ht_ept_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault)
 	return ret;
 }
 
+static void ht_npf_reset(void *ctx)
+{
+	struct ht_npf_ctx *c = ctx;
+
+	c->action = HT_NPF_PASS;
+	c->reason = 0;
+}
+
+static int ht_npf_link(struct ht_vm *vm, struct ht_linked *l, const struct ht_link *req)
+{
+	return memchr_inv(req->args, 0, sizeof(req->args)) ? -EINVAL : 0;
+}
+
+static void ht_npf_unlink(struct ht_vm *vm, struct ht_linked *l)
+{
+}
+
+const struct ht_hook_ops ht_npf_ops = {
+	.ctx_bytes = sizeof(struct ht_npf_ctx),
+	.reset = ht_npf_reset,
+	.link = ht_npf_link,
+	.unlink = ht_npf_unlink,
+};
+
 int ht_npf_init(void)
 {
 	int ret = ht_hook_arm(&ht_npt_hook);

@@ -13,6 +13,11 @@
 #include <linux/uaccess.h>
 #include "host.h"
 
+/* by enum ht_hook; NULL: there is no such hook */
+static const struct ht_hook_ops *const ht_hooks[HT_HOOKS] = {
+	[HT_HOOK_NPF] = &ht_npf_ops,
+};
+
 static DEFINE_HASHTABLE(ht_vms, 8);
 static DEFINE_MUTEX(ht_vms_lock);
 
@@ -44,6 +49,13 @@ static void ht_linked_free(struct ht_linked *l)
 	if (l->arena)
 		bpf_map_put(l->arena);
 	kfree(l);
+}
+
+/* Of one that was linked: nobody runs it any more. */
+static void ht_linked_end(struct ht_vm *vm, struct ht_linked *l)
+{
+	l->ops->unlink(vm, l);
+	ht_linked_free(l);
 }
 
 static void ht_vm_free(struct ht_vm *vm)
@@ -96,11 +108,14 @@ static long ht_vm_link(struct ht_vm *vm, const struct ht_link *req)
 	struct ht_linked *l, *old;
 	long ret;
 
-	if (req->hook != HT_HOOK_NPF || (req->flags & ~HT_LINK_REPLACE))
+	if (req->hook >= HT_HOOKS || !ht_hooks[req->hook])
+		return -EOPNOTSUPP;
+	if (req->flags & ~HT_LINK_REPLACE)
 		return -EINVAL;
 	l = kzalloc(sizeof(*l), GFP_KERNEL);
 	if (!l)
 		return -ENOMEM;
+	l->ops = ht_hooks[req->hook];
 	l->prog = bpf_prog_get_type_dev(req->prog_fd, BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE, false);
 	if (IS_ERR(l->prog)) {
 		ret = PTR_ERR(l->prog);
@@ -109,7 +124,7 @@ static long ht_vm_link(struct ht_vm *vm, const struct ht_link *req)
 	}
 	/* the verifier knows how far the program reaches into the context, we know how large that is */
 	ret = -E2BIG;
-	if (l->prog->aux->max_tp_access > sizeof(struct ht_npf_ctx))
+	if (l->prog->aux->max_tp_access > l->ops->ctx_bytes)
 		goto free;
 	if (req->arena_fd >= 0) {
 		ret = ht_link_arena(l, req->arena_fd);
@@ -119,18 +134,20 @@ static long ht_vm_link(struct ht_vm *vm, const struct ht_link *req)
 	mutex_lock(&vm->lock);
 	old = rcu_dereference_protected(vm->linked[req->hook], lockdep_is_held(&vm->lock));
 	ret = -EBUSY;
-	if (!old || (req->flags & HT_LINK_REPLACE)) {
-		rcu_assign_pointer(vm->linked[req->hook], l);
-		ret = 0;
+	if (old && !(req->flags & HT_LINK_REPLACE))
+		goto unlock;
+	ret = l->ops->link(vm, l, req);
+	if (ret)
+		goto unlock;
+	rcu_assign_pointer(vm->linked[req->hook], l);
+	if (old) {
+		synchronize_srcu(&vm->srcu);
+		ht_linked_end(vm, old);
 	}
 	mutex_unlock(&vm->lock);
-	if (!ret) {
-		if (old) {
-			synchronize_srcu(&vm->srcu);
-			ht_linked_free(old);
-		}
-		return 0;
-	}
+	return 0;
+unlock:
+	mutex_unlock(&vm->lock);
 free:
 	ht_linked_free(l);
 	return ret;
@@ -144,12 +161,12 @@ static long ht_vm_unlink(struct ht_vm *vm, u32 hook)
 		return -EINVAL;
 	mutex_lock(&vm->lock);
 	l = rcu_replace_pointer(vm->linked[hook], NULL, lockdep_is_held(&vm->lock));
+	if (l) {
+		synchronize_srcu(&vm->srcu);
+		ht_linked_end(vm, l);
+	}
 	mutex_unlock(&vm->lock);
-	if (!l)
-		return -ENOENT;
-	synchronize_srcu(&vm->srcu);
-	ht_linked_free(l);
-	return 0;
+	return l ? 0 : -ENOENT;
 }
 
 long ht_vm_stats(struct ht_vm *vm, struct ht_stats *st)
@@ -196,15 +213,20 @@ long ht_vm_stats_by_pid(struct ht_stats *st)
 /* Test runs: the linked program on a context of the caller's. Programs only touch their context and maps. */
 static long ht_vm_run(struct ht_vm *vm, struct ht_run *run)
 {
-	struct ht_npf_ctx in = run->npf;
+	const struct ht_hook_ops *ops;
 	struct ht_linked *l;
 	long ret = 0;
+	void *in;
 	int idx;
 	u32 i;
 	u64 t;
 
-	if (run->hook != HT_HOOK_NPF || !run->repeat || run->repeat > 1000000)
+	if (run->hook >= HT_HOOKS || !ht_hooks[run->hook] || !run->repeat || run->repeat > 1000000)
 		return -EINVAL;
+	ops = ht_hooks[run->hook];
+	in = kmemdup(run->ctx, ops->ctx_bytes, GFP_KERNEL);
+	if (!in)
+		return -ENOMEM;
 	idx = srcu_read_lock(&vm->srcu);
 	l = srcu_dereference(vm->linked[run->hook], &vm->srcu);
 	if (!l) {
@@ -213,10 +235,9 @@ static long ht_vm_run(struct ht_vm *vm, struct ht_run *run)
 	}
 	t = ktime_get_ns();
 	for (i = 0; i < run->repeat; i++) {
-		run->npf = in;
-		run->npf.action = HT_NPF_PASS;
-		run->npf.reason = 0;
-		ht_prog_run(l->prog, &run->npf);
+		memcpy(run->ctx, in, ops->ctx_bytes);
+		ops->reset(run->ctx);
+		ht_prog_run(l->prog, run->ctx);
 		if (!(i & 0xff)) {
 			cond_resched();
 			if (fatal_signal_pending(current)) {
@@ -228,6 +249,21 @@ static long ht_vm_run(struct ht_vm *vm, struct ht_run *run)
 	run->ns = ktime_get_ns() - t;
 out:
 	srcu_read_unlock(&vm->srcu, idx);
+	kfree(in);
+	return ret;
+}
+
+static long ht_vm_run_user(struct ht_vm *vm, void __user *up)
+{
+	struct ht_run *run = memdup_user(up, sizeof(*run)); /* too large for the stack */
+	long ret;
+
+	if (IS_ERR(run))
+		return PTR_ERR(run);
+	ret = ht_vm_run(vm, run);
+	if (!ret && copy_to_user(up, run, sizeof(*run)))
+		ret = -EFAULT;
+	kfree(run);
 	return ret;
 }
 
@@ -237,11 +273,12 @@ static long ht_vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	void __user *up = (void __user *)arg;
 	union {
 		struct ht_link link;
-		struct ht_run run;
 		struct ht_stats stats;
 	} u;
 	long ret;
 
+	if (cmd == HT_VM_RUN)
+		return ht_vm_run_user(vm, up);
 	if (_IOC_TYPE(cmd) != HT_IOC || _IOC_SIZE(cmd) > sizeof(u))
 		return -ENOTTY;
 	if (copy_from_user(&u, up, _IOC_SIZE(cmd)))
@@ -251,9 +288,6 @@ static long ht_vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return ht_vm_link(vm, &u.link);
 	case HT_VM_UNLINK:
 		return ht_vm_unlink(vm, u.link.hook);
-	case HT_VM_RUN:
-		ret = ht_vm_run(vm, &u.run);
-		break;
 	case HT_GET_STATS:
 		ret = ht_vm_stats(vm, &u.stats);
 		break;
@@ -279,7 +313,7 @@ static int ht_vm_release(struct inode *inode, struct file *file)
 		struct ht_linked *l = rcu_dereference_protected(vm->linked[i], true);
 
 		if (l)
-			ht_linked_free(l);
+			ht_linked_end(vm, l);
 	}
 	ht_vm_free(vm);
 	return 0;

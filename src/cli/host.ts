@@ -1,6 +1,10 @@
 /** `hyperturtle host ...`: commands of L0, the host hypervisor. */
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { AttachSpec, Attachment } from '../host/attach.ts';
+import type { HookName } from '../kernel/host.ts';
+import type { LinkOptions } from '../wire/link-options.ts';
+import { linkOption } from './link-option.ts';
 import { integer, printJson } from './values.ts';
 
 interface TargetOptions {
@@ -9,6 +13,8 @@ interface TargetOptions {
 }
 
 interface AttachOptions extends TargetOptions {
+  hook: HookName;
+  option: LinkOptions | undefined;
   arenaMib: number;
   bus: string;
   plug: boolean;
@@ -34,6 +40,9 @@ const arenaOption = [
   16,
 ] as const;
 
+const hookOption = (): Option =>
+  new Option('--hook <name>', 'the hook').choices(['npf', 'exit', 'sample']).default('npf');
+
 export function register(program: Command): Command {
   const host = program.command('host').description('the host hypervisor (L0): programs for its VMs');
 
@@ -45,6 +54,8 @@ export function register(program: Command): Command {
     .option(...arenaOption)
     .option('--program <file>', 'compiled hyperupcall (.bpf.o)')
     .option('--no-program', 'attach without a program')
+    .addOption(hookOption())
+    .addOption(linkOption())
     .option('--bus <id>', 'root port of the VM that the arena is plugged into', 'arena0')
     .option('--no-plug', 'do not plug the arena into the VM')
     .option(
@@ -64,6 +75,7 @@ export function register(program: Command): Command {
     .description('what the hook of an attached VM did')
     .option(...qmpOption)
     .option(...pidOption)
+    .addOption(hookOption())
     .option('--json', 'one line of JSON')
     .action(stats);
 
@@ -98,6 +110,8 @@ async function attach(options: AttachOptions): Promise<void> {
   try {
     const attachment = await Attachment.open({
       ...baseSpec(options),
+      hook: options.hook,
+      options: options.option,
       bus: options.plug ? options.bus : undefined,
       programPath: options.program === false ? undefined : options.program,
       qmpTimeoutMs: options.qmpTimeoutS * 1000,
@@ -154,14 +168,14 @@ function baseSpec(o: TargetOptions & { arenaMib: number }): AttachSpec {
   };
 }
 
-async function stats(options: TargetOptions & { json?: boolean }): Promise<void> {
+async function stats(options: TargetOptions & { hook: HookName; json?: boolean }): Promise<void> {
   const [{ HostDevice }, { formatStats }] = await Promise.all([
     import('../host/device.ts'),
     import('../host/stats.ts'),
   ]);
   const device = HostDevice.open();
   try {
-    const found = device.stats(await targetPid(options), 'npf');
+    const found = device.stats(await targetPid(options), options.hook);
     if (options.json) printJson(found);
     else process.stdout.write(`${formatStats(found)}\n`);
   } finally {
@@ -194,7 +208,7 @@ async function run(options: RunOptions): Promise<void> {
       const results = cases.map((contexts, i) => {
         arena.write(0, content.subarray(i * size, (i + 1) * size));
         const answers = contexts.map((context) => {
-          const r = attachment.run({ repeat: options.repeat, context });
+          const r = attachment.run({ hook: 'npf', repeat: options.repeat, context });
           return { ...answerOf(r.context), nsPerRun: r.nsPerRun };
         });
         if (options.arenaTo) contents.push(arena.read(0, size));

@@ -5,6 +5,8 @@ import type { HookStats, LinkInfo, MethodName, Params, Result } from '../wire/sc
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
 import type { AgentClient, L1Options } from './l1-client.ts';
 import { bytesText, objectNameOf, parseBytes } from './l1-values.ts';
+import type { LinkOptions as HookOptions } from '../wire/link-options.ts';
+import { linkOption } from './link-option.ts';
 import { integer } from './values.ts';
 
 interface LoadOptions extends L1Options {
@@ -15,6 +17,7 @@ interface LoadOptions extends L1Options {
   hook?: string;
   target?: string;
   order?: number;
+  option?: HookOptions;
   replace?: boolean;
 }
 
@@ -23,6 +26,7 @@ interface LinkOptions extends L1Options {
   program?: string;
   target?: string;
   order?: number;
+  option?: HookOptions;
 }
 
 const collect = (text: string, all: Record<string, string>): Record<string, string> => {
@@ -49,6 +53,7 @@ export function registerObjects(program: Command): void {
     .option('--hook <name>', 'with --link: the hook; default: that of its program')
     .option('--target <nic>', 'with --link: the NIC, for hooks of NICs')
     .addOption(orderOption())
+    .addOption(linkOption())
     .option('--replace', 'when there is another object of that name: swap it')
     .addHelpText(
       'after',
@@ -78,9 +83,10 @@ instruction (exit status 19), or carries the end of the verifier's log (14); not
     .option('--program <name>', 'needed when several programs of the object fit')
     .option('--target <nic>', 'the NIC, for hooks of NICs')
     .addOption(orderOption())
+    .addOption(linkOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  hyperturtle link npf --hook npf\n  hyperturtle link firewall --hook tc-egress --target web --order 10',
+      '\nExamples:\n  hyperturtle link npf --hook npf\n  hyperturtle link firewall --hook tc-egress --target web --order 10\n  hyperturtle link exit-count --hook exit --option exits=cpuid,hlt,other --option after',
     )
     .action(link);
 
@@ -236,13 +242,33 @@ const orderOption = (): Option =>
     'among programs on one hook of a NIC: lower runs earlier; default: 100',
   ).argParser(integer('--order', 0, 65_535));
 
-const place = (o: { target?: string; order?: number }): { target?: string; order?: number } => ({
+interface Place {
+  target?: string;
+  order?: number;
+  options?: HookOptions;
+}
+const place = (o: { target?: string; order?: number; option?: HookOptions }): Place => ({
   ...(o.target === undefined ? {} : { target: o.target }),
   ...(o.order === undefined ? {} : { order: o.order }),
+  ...(o.option === undefined ? {} : { options: o.option }),
 });
 
 const linkPlace = (l: LinkInfo): string =>
-  l.target === null ? l.hook : `${l.hook} of ${l.target}, order ${l.order ?? 0}`;
+  l.target === null
+    ? `${l.hook}${l.options ? ` (${optionsText(l.options)})` : ''}`
+    : `${l.hook} of ${l.target}, order ${l.order ?? 0}`;
+
+/** `exits=cpuid,rdmsr msrs=0x8b after` */
+function optionsText(options: HookOptions): string {
+  const list = (name: string, v: unknown[]): string =>
+    v.map((x) => (name === 'msrs' ? `0x${Number(x).toString(16)}` : String(x))).join(',');
+  return Object.entries(options)
+    .filter(([, v]) => v !== false)
+    .map(([name, v]: [string, unknown]) =>
+      v === true ? name : `${name}=${Array.isArray(v) ? list(name, v) : String(v)}`,
+    )
+    .join(' ');
+}
 
 async function unlink(which: string, options: L1Options): Promise<void> {
   const ended = await withAgent(options, async (c) => {
@@ -301,7 +327,7 @@ function listText(r: Result<'list'>): string {
     ) || 'no maps',
     '',
     columns(
-      ['LINK', 'HOOK', 'OBJECT', 'PROGRAM', 'TARGET', 'ORDER', 'SINCE'],
+      ['LINK', 'HOOK', 'OBJECT', 'PROGRAM', 'TARGET', 'ORDER', 'OPTIONS', 'SINCE'],
       r.links.map((l) => [
         String(l.id),
         l.hook,
@@ -309,6 +335,7 @@ function listText(r: Result<'list'>): string {
         l.program,
         l.target ?? '-',
         l.order === undefined ? '-' : String(l.order),
+        l.options === undefined ? '-' : optionsText(l.options),
         l.since,
       ]),
     ) || 'no links',

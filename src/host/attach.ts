@@ -18,9 +18,10 @@ import { CleanupStack } from '../core/lifecycle.ts';
 import { HT_ARENA_OFFER, arenaSizeProblem } from '../kernel/arena.ts';
 import { BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE } from '../kernel/bpf.ts';
 import type { HookName } from '../kernel/host.ts';
+import type { LinkOptions } from '../wire/link-options.ts';
 import { plugArena, unplugArena } from './arena-plug.ts';
 import { HostDevice } from './device.ts';
-import type { AttachedVm, RunResult, RunSpec } from './device.ts';
+import type { AttachedVm, RunResult, RunSpec, RunnableHook } from './device.ts';
 import { qemuBehind } from './qemu.ts';
 import type { HookStats } from './stats.ts';
 
@@ -35,6 +36,8 @@ export interface AttachSpec {
   /** ELF object to load and link; undefined: none. */
   programPath?: string | undefined;
   hook: HookName;
+  /** What the link asks of the hook. */
+  options?: LinkOptions | undefined;
   qmpTimeoutMs: number;
   unplugTimeoutMs: number;
   signal?: AbortSignal | undefined;
@@ -106,7 +109,10 @@ export class Attachment implements AsyncDisposable {
    */
   link(): void {
     if (!this.#program) throw new HyperturtleError('HT_USAGE', 'there is no program to link: give --program');
-    this.#vm.link(this.#spec.hook, this.#program, this.#map, { replace: this.#linked });
+    this.#vm.link(this.#spec.hook, this.#program, this.#map, {
+      replace: this.#linked,
+      options: this.#spec.options,
+    });
     this.#linked = true;
   }
 
@@ -120,8 +126,8 @@ export class Attachment implements AsyncDisposable {
     return this.#vm.stats(this.#spec.hook);
   }
 
-  run(spec: Omit<RunSpec, 'hook'>): RunResult {
-    return this.#vm.run({ ...spec, hook: this.#spec.hook });
+  run<H extends RunnableHook>(spec: RunSpec<H>): RunResult<H> {
+    return this.#vm.run(spec);
   }
 
   /** The arena's memory; to be closed by the caller. Only for an arena that no VM has. */

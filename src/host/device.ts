@@ -26,14 +26,21 @@ import {
   HT_VM_UNLINK,
 } from '../kernel/host.ts';
 import type { HookName } from '../kernel/host.ts';
+import { HT_EXIT_CTX } from '../kernel/exit.ts';
 import { HT_NPF_CTX } from '../kernel/npf.ts';
-import type { StructValue } from '../kernel/struct.ts';
+import type { Fields, StructCodec, ValueOf } from '../kernel/struct.ts';
 import { u32, viewOf } from '../kernel/struct.ts';
+import { linkArgs } from './link-args.ts';
+import type { KvmLinkOptions } from './link-args.ts';
 import { hookStats } from './stats.ts';
 import type { HookStats } from './stats.ts';
 
+/** The contexts that test runs can be made with. */
+export const CONTEXTS = { npf: HT_NPF_CTX, exit: HT_EXIT_CTX } as const;
+export type RunnableHook = keyof typeof CONTEXTS;
+export type ContextOf<H extends RunnableHook> = ValueOf<(typeof CONTEXTS)[H]>;
 /** Values of struct ht_npf_ctx. */
-export type NpfContext = StructValue<typeof HT_NPF_CTX.fields>;
+export type NpfContext = ContextOf<'npf'>;
 
 export interface ExportedArena {
   /** `/dev/hyperturtle-arena0`: there until `owner` is closed. */
@@ -42,19 +49,19 @@ export interface ExportedArena {
   owner: OwnedFd;
 }
 
-export interface RunSpec {
-  hook: HookName;
+export interface RunSpec<H extends RunnableHook = 'npf'> {
+  hook: H;
   /** 1..1000000 */
   repeat: number;
-  context: Partial<NpfContext>;
+  context: Partial<ContextOf<H>>;
 }
 
-export interface RunResult {
+export interface RunResult<H extends RunnableHook = 'npf'> {
   /** All runs together. */
   ns: number;
   nsPerRun: number;
   /** After the last run. */
-  context: NpfContext;
+  context: ContextOf<H>;
 }
 
 /** A loaded program: one of a BpfObject, or a descriptor of one that another process loaded. */
@@ -66,6 +73,8 @@ export interface LinkableProgram {
 export interface LinkOptions {
   /** Take the place of a linked program at once: each event runs the one or the other, none runs neither. */
   replace?: boolean;
+  /** What the link asks of its hook. Throws HT_USAGE when they are another hook's. */
+  options?: KvmLinkOptions | undefined;
 }
 
 const NOT_ATTACHED: Explain = {
@@ -158,12 +167,17 @@ export class AttachedVm implements Disposable {
       prog_fd: program.fd,
       arena_fd: arena ? arena.file.fd : -1,
       flags: options.replace === true ? HT_LINK_REPLACE : 0,
+      args: linkArgs(hook, options.options),
     });
     ioctl(this.#file, HT_VM_LINK, arg, {
       EBUSY: ['HT_BUSY', `hook ${hook} has a program already: unlink it first`],
       EINVAL: [
         'HT_BPF',
         `program '${program.name}' does not fit hook ${hook}: a SEC("raw_tp.w/hyperturtle_${hook}") program that uses the map 'arena' expected`,
+      ],
+      EOPNOTSUPP: [
+        'HT_UNSUPPORTED',
+        `this host has no hook ${hook}: its KVM module is not loaded, or hyperturtle_host.ko could not hook it (see the kernel's log)`,
       ],
       E2BIG: ['HT_BPF', `program '${program.name}' reaches beyond the context of hook ${hook}`],
     });
@@ -182,19 +196,17 @@ export class AttachedVm implements Disposable {
   }
 
   /** Runs the linked program on a context of the caller's, without the VM. Blocks until all runs are done. */
-  run(spec: RunSpec): RunResult {
-    const zero = HT_NPF_CTX.decode(new Uint8Array(HT_NPF_CTX.size));
-    const arg = HT_RUN.encode({
-      hook: HOOKS[spec.hook],
-      repeat: spec.repeat,
-      npf: { ...zero, ...spec.context },
-    });
+  run<H extends RunnableHook>(spec: RunSpec<H>): RunResult<H> {
+    // what is left out is zero; TypeScript does not relate a generic member of the table to its codec
+    const codec = CONTEXTS[spec.hook] as unknown as StructCodec<Fields>;
+    const ctx = codec.encode(spec.context);
+    const arg = HT_RUN.encode({ hook: HOOKS[spec.hook], repeat: spec.repeat, ctx });
     ioctl(this.#file, HT_VM_RUN, arg, {
       ENOENT: ['HT_NOT_FOUND', `hook ${spec.hook} has no program to run`],
       EINVAL: ['HT_USAGE', 'from 1 to 1000000 runs expected'],
     });
     const out = HT_RUN.decode(arg);
-    return { ns: out.ns, nsPerRun: out.ns / spec.repeat, context: out.npf };
+    return { ns: out.ns, nsPerRun: out.ns / spec.repeat, context: codec.decode(out.ctx) as ContextOf<H> };
   }
 
   close(): void {

@@ -150,6 +150,16 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     instructions: 16_384,
     verifiedInstructions: 250_000,
   },
+  {
+    name: 'exit',
+    purpose: 'an L2 exit of a kind that the link asks for is about to go to L1',
+    section: 'raw_tp.w/hyperturtle_exit',
+    programType: { name: 'raw_tracepoint_writable', number: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE },
+    mapTypes: DATA_MAPS,
+    helpers: DATA_HELPERS,
+    instructions: 16_384,
+    verifiedInstructions: 250_000,
+  },
   packetHook('xdp', 'xdp', 'a frame that L2 sends has arrived at a NIC of this VM', {
     programType: { name: 'xdp', number: BPF_PROG_TYPE_XDP },
     context: XDP_FIELDS,

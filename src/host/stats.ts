@@ -1,6 +1,15 @@
 /** Statistics of one hook of one VM, as users and programs see them. */
 import type { HookName, HtStats } from '../kernel/host.ts';
-import { countsByReason } from '../kernel/npf.ts';
+import { exitCounts, exitReasonName } from '../kernel/exit.ts';
+import type { ExitCounts, ExitKind } from '../kernel/exit.ts';
+import { countsByReason, npfReasonName } from '../kernel/npf.ts';
+
+/** Each hook has reasons of its own. */
+const REASON_NAMES: Readonly<Record<HookName, (reason: number) => string>> = {
+  npf: npfReasonName,
+  exit: exitReasonName,
+  sample: (reason) => `REASON_${reason}`,
+};
 
 export interface HookStats {
   hook: HookName;
@@ -20,6 +29,8 @@ export interface HookStats {
   passed: number;
   /** Why, by name; only what occurred. */
   reasons: Record<string, number>;
+  /** Of the exit hook, by kind. */
+  exits?: Partial<Record<ExitKind, ExitCounts>>;
 }
 
 export function hookStats(hook: HookName, raw: HtStats): HookStats {
@@ -34,7 +45,8 @@ export function hookStats(hook: HookName, raw: HtStats): HookStats {
     entries: s.entries,
     learned: s.learned,
     passed: s.runs - s.handled,
-    reasons: countsByReason(s.reasons),
+    reasons: countsByReason(s.reasons, REASON_NAMES[hook]),
+    ...(hook === 'exit' ? { exits: exitCounts(s.counts) } : {}),
   };
 }
 

@@ -1,14 +1,13 @@
 /** Mirror of c/include/hyperturtle/host.h: /dev/hyperturtle of L0. */
 import { ior, iow, iowr } from './ioctl.ts';
-import { HT_NPF_CTX, HT_NPF_REASONS } from './npf.ts';
-import { array, count, reserved, s32, struct, text, u32 } from './struct.ts';
+import { array, bytes, count, reserved, s32, struct, text, u32 } from './struct.ts';
 import type { ValueOf } from './struct.ts';
 
 export const HOST_DEVICE = '/dev/hyperturtle';
-export const HT_HOST_ABI = 1;
+export const HT_HOST_ABI = 2;
 export const HT_IOC = 0xb7;
 
-export const HOOKS = { npf: 0 } as const;
+export const HOOKS = { npf: 0, exit: 1, sample: 2 } as const;
 export type HookName = keyof typeof HOOKS;
 export const HT_HOOKS = 4;
 
@@ -21,18 +20,29 @@ export const HT_ARENA_CREATE_ARG = struct('struct ht_arena_create', {
 
 export const HT_ATTACH_VM_ARG = struct('struct ht_attach_vm', { vm_fd: s32, flags: u32 });
 
-export const HT_LINK_ARG = struct('struct ht_link', { hook: u32, prog_fd: s32, arena_fd: s32, flags: u32 });
+export const HT_LINK_ARGS_BYTES = 128;
+/** `args`: HT_EXIT_ARGS or HT_SAMPLE_ARGS, by hook. */
+export const HT_LINK_ARG = struct('struct ht_link', {
+  hook: u32,
+  prog_fd: s32,
+  arena_fd: s32,
+  flags: u32,
+  args: bytes(HT_LINK_ARGS_BYTES),
+});
 
 /** Takes the place of a linked program at once. */
 export const HT_LINK_REPLACE = 1;
 
+export const HT_REASONS = 32;
+export const HT_COUNTS = 64;
 export const HT_HOOK_STATS = struct('struct ht_hook_stats', {
   runs: count,
   handled: count,
   entries: count,
   learned: count,
   reserved: reserved(4),
-  reasons: array(count, HT_NPF_REASONS),
+  reasons: array(count, HT_REASONS),
+  counts: array(count, HT_COUNTS),
 });
 
 export const HT_STATS = struct('struct ht_stats', {
@@ -44,7 +54,14 @@ export const HT_STATS = struct('struct ht_stats', {
 });
 export type HtStats = ValueOf<typeof HT_STATS>;
 
-export const HT_RUN = struct('struct ht_run', { hook: u32, repeat: u32, ns: count, npf: HT_NPF_CTX });
+export const HT_CTX_MAX_BYTES = 2048;
+/** `ctx`: the hook's context. */
+export const HT_RUN = struct('struct ht_run', {
+  hook: u32,
+  repeat: u32,
+  ns: count,
+  ctx: bytes(HT_CTX_MAX_BYTES),
+});
 
 export const HT_GET_ABI = ior('HT_GET_ABI', HT_IOC, 0x00, u32);
 export const HT_ARENA_CREATE = iowr('HT_ARENA_CREATE', HT_IOC, 0x01, HT_ARENA_CREATE_ARG);

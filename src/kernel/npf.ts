@@ -47,10 +47,13 @@ export function npfReasonName(reason: number): string {
 }
 
 /** The reasons that were counted at all, by name. */
-export function countsByReason(counts: readonly number[]): Record<string, number> {
+export function countsByReason(
+  counts: readonly number[],
+  nameOf: (reason: number) => string = npfReasonName,
+): Record<string, number> {
   const named: Record<string, number> = {};
   counts.forEach((n, reason) => {
-    if (n > 0) named[npfReasonName(reason)] = n;
+    if (n > 0) named[nameOf(reason)] = n;
   });
   return named;
 }

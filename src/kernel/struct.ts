@@ -83,6 +83,19 @@ export function array<T>(of: Codec<T>, length: number): Codec<T[]> {
   };
 }
 
+/** Memory whose layout depends on something else; a shorter value is filled up with zeros. */
+export function bytes(size: number, align = 8): Codec<Uint8Array> {
+  return {
+    size,
+    align,
+    read: (view, at) => new Uint8Array(view.buffer, view.byteOffset + at, size).slice(),
+    write(view, at, value) {
+      if (value.length > size) throw new RangeError(`${value.length} bytes; at most ${size} fit`);
+      new Uint8Array(view.buffer, view.byteOffset + at, size).set(value);
+    },
+  };
+}
+
 /** The same type at a coarser alignment, as `__attribute__((aligned(n)))`. */
 export function aligned<T>(align: number, of: Codec<T>): Codec<T> {
   return { size: of.size, align, read: of.read.bind(of), write: of.write.bind(of) };

@@ -3,6 +3,8 @@
  * schema is refused. Binary data are base64 strings; sizes are bytes.
  */
 import { z } from 'zod';
+import { EXIT_KINDS } from '../kernel/exit.ts';
+import { LinkOptions } from './link-options.ts';
 
 /** Objects, programs, maps, hooks: a name of the tenant's choice that is safe in a path, a log and a metric. */
 export const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/;
@@ -83,6 +85,7 @@ export const LinkInfo = z.strictObject({
   /** The NIC, for hooks of NICs. */
   target: Text.nullable(),
   order: LinkOrder.optional(),
+  options: LinkOptions.optional(),
   since: z.iso.datetime(),
 });
 
@@ -140,6 +143,21 @@ export const HookStats = z.strictObject({
   passed: Count,
   /** Why it did, by name. */
   reasons: z.record(Name, Count),
+  /** Of the exit hook: by kind. */
+  exits: z
+    .partialRecord(
+      z.enum(EXIT_KINDS),
+      z.strictObject({
+        seen: Count,
+        handled: Count,
+        /** Went to L1 and came back, and how long L1 had them, together. */
+        returned: Count,
+        l1Ns: Count,
+        /** How long the handled ones took in L0, together. */
+        l0Ns: Count,
+      }),
+    )
+    .optional(),
 });
 
 export const ArenaInfo = z.strictObject({

@@ -31,8 +31,10 @@ import {
   Used,
   Uuid,
 } from './fields.ts';
+import { LinkOptions } from './link-options.ts';
 
 export * from './fields.ts';
+export { LinkOptions } from './link-options.ts';
 
 /** Versions of this protocol that this program speaks. */
 export const PROTOCOL = { min: 1, max: 1 } as const;
@@ -100,6 +102,7 @@ export const METHODS = {
       hook: Name,
       target: Text.optional(),
       order: LinkOrder.optional(),
+      options: LinkOptions.optional(),
     }),
     result: z.strictObject({ link: LinkInfo, existed: z.boolean() }),
   },

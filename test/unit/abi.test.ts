@@ -6,10 +6,12 @@ import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import * as arena from '../../src/kernel/arena.ts';
 import * as bpf from '../../src/kernel/bpf.ts';
+import * as exit from '../../src/kernel/exit.ts';
 import * as guest from '../../src/kernel/guest.ts';
 import * as host from '../../src/kernel/host.ts';
 import * as net from '../../src/kernel/net.ts';
 import * as npf from '../../src/kernel/npf.ts';
+import * as sample from '../../src/kernel/sample.ts';
 import type { IoctlRequest } from '../../src/kernel/ioctl.ts';
 import type { Fields, StructCodec } from '../../src/kernel/struct.ts';
 
@@ -22,7 +24,7 @@ const isIoctl = (x: unknown): x is IoctlRequest => typeof x === 'object' && x !=
 /** What TypeScript believes: C expression -> value. */
 function beliefs(): Map<string, bigint> {
   const all = new Map<string, bigint>();
-  for (const module of [arena, bpf, guest, host, net, npf] as Record<string, unknown>[]) {
+  for (const module of [arena, bpf, exit, guest, host, net, npf, sample] as Record<string, unknown>[]) {
     for (const [name, value] of Object.entries(module)) {
       if (isStruct(value)) {
         // libbpf's own header is not needed to build or run anything here
@@ -41,6 +43,9 @@ function beliefs(): Map<string, bigint> {
     }
   }
   for (const [name, value] of Object.entries(npf.NPF_REASON)) all.set(`HT_NPF_R_${name}`, BigInt(value));
+  for (const [name, value] of Object.entries(exit.EXIT_REASON)) all.set(`HT_EXIT_R_${name}`, BigInt(value));
+  for (const [name, value] of Object.entries(exit.EXIT_KIND))
+    all.set(`HT_EXIT_${name.toUpperCase()}`, BigInt(value));
   for (const [name, value] of Object.entries(host.HOOKS))
     all.set(`HT_HOOK_${name.toUpperCase()}`, BigInt(value));
   return all;
@@ -100,6 +105,8 @@ describe('the C ABI', () => {
       host.HT_STATS,
       host.HT_RUN,
       npf.HT_NPF_CTX,
+      exit.HT_EXIT_CTX,
+      exit.HT_EXIT_ARGS,
       guest.HTG_INFO,
       guest.HTG_L2_STATUS_ARG,
     ] as AnyStruct[]) {
@@ -111,13 +118,18 @@ describe('the C ABI', () => {
 
 describe('struct codecs', () => {
   it('give back what was put in, and zero what was left out', () => {
-    const bytes = host.HT_RUN.encode({ hook: 0, repeat: 7, npf: { ...ZERO_NPF, gpa: 1n << 63n, vcpu: 3 } });
+    const bytes = host.HT_RUN.encode({
+      hook: 0,
+      repeat: 7,
+      ctx: npf.HT_NPF_CTX.encode({ gpa: 1n << 63n, vcpu: 3 }),
+    });
     expect(bytes.length).toBe(host.HT_RUN.size);
     const back = host.HT_RUN.decode(bytes);
     expect(back.repeat).toBe(7);
     expect(back.ns).toBe(0);
-    expect(back.npf.gpa).toBe(1n << 63n);
-    expect(back.npf.vcpu).toBe(3);
+    const ctx = npf.HT_NPF_CTX.decode(back.ctx);
+    expect(ctx.gpa).toBe(1n << 63n);
+    expect(ctx.vcpu).toBe(3);
   });
 
   it('read signed fields as signed', () => {
@@ -159,5 +171,3 @@ describe('the size of an arena', () => {
     expect(arena.arenaSizeProblem(mib * (1 << 20))).toMatch(/expected/);
   });
 });
-
-const ZERO_NPF = npf.HT_NPF_CTX.decode(new Uint8Array(npf.HT_NPF_CTX.size));

@@ -9,12 +9,16 @@
 #include <linux/ioctl.h>
 #include "types.h"
 #include "npf.h"
+#include "exit.h"
+#include "sample.h"
 
-#define HT_HOST_ABI 1
+#define HT_HOST_ABI 2
 #define HT_IOC 0xB7
 
 enum ht_hook {
 	HT_HOOK_NPF = 0,
+	HT_HOOK_EXIT = 1,
+	HT_HOOK_SAMPLE = 2,
 	HT_HOOKS = 4,
 };
 
@@ -30,23 +34,33 @@ struct ht_attach_vm {
 	__u32 flags;           /* in: 0 */
 };
 
+#define HT_LINK_ARGS_BYTES 128
+
 struct ht_link {
 	__u32 hook;            /* in: enum ht_hook */
 	__s32 prog_fd;         /* in: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE; LINK only */
 	__s32 arena_fd;        /* in: the arena's map fd, or -1; LINK only */
 	__u32 flags;           /* in: 0 or HT_LINK_REPLACE; LINK only */
+	/* in, LINK only: struct ht_exit_args or ht_sample_args by hook; what the hook does not know must be 0 */
+	__u64 args[HT_LINK_ARGS_BYTES / 8];
 };
+HT_STATIC_ASSERT(sizeof(struct ht_exit_args) <= HT_LINK_ARGS_BYTES, "arguments of the exit hook");
+HT_STATIC_ASSERT(sizeof(struct ht_sample_args) <= HT_LINK_ARGS_BYTES, "arguments of the sample hook");
 
 /* takes the place of a linked program at once: each event runs the one or the other; none of the old when LINK returns */
 #define HT_LINK_REPLACE 1u
 
+#define HT_REASONS 32
+#define HT_COUNTS 64
+
 struct ht_hook_stats {
-	__u64 runs;            /* faults seen by the hook for this VM's L2s */
+	__u64 runs;            /* events seen by the hook for this VM's L2s: faults, exits, samples */
 	__u64 handled;         /* answered without L1 */
-	__u64 entries;         /* entries written into L1's tables */
-	__u64 learned;         /* program runs that asked for a template */
+	__u64 entries;         /* npf: entries written into L1's tables */
+	__u64 learned;         /* npf: program runs that asked for a template */
 	__u64 reserved[4];
-	__u64 reasons[HT_NPF_REASONS]; /* by enum ht_npf_reason: why not */
+	__u64 reasons[HT_REASONS]; /* why not, by the hook's own numbers: enum ht_npf_reason, ht_exit_reason, ... */
+	__u64 counts[HT_COUNTS];   /* what else the hook counts: enum ht_exit_count, ... */
 };
 
 struct ht_stats {
@@ -57,12 +71,16 @@ struct ht_stats {
 	struct ht_hook_stats s; /* out */
 };
 
+#define HT_CTX_MAX_BYTES 2048
+
 struct ht_run {
 	__u32 hook;            /* in: runs the linked program on a context of the caller's, without any VM */
 	__u32 repeat;          /* in: 1..1000000 */
 	__u64 ns;              /* out: all runs together */
-	struct ht_npf_ctx npf; /* in and out: the last run's */
+	__u64 ctx[HT_CTX_MAX_BYTES / 8]; /* in and out: the last run's; as much as the hook's context has */
 };
+HT_STATIC_ASSERT(sizeof(struct ht_npf_ctx) <= HT_CTX_MAX_BYTES, "npf context");
+HT_STATIC_ASSERT(sizeof(struct ht_exit_ctx) <= HT_CTX_MAX_BYTES, "exit context");
 
 #define HT_GET_ABI       _IOR(HT_IOC, 0x00, __u32)
 #define HT_ARENA_CREATE  _IOWR(HT_IOC, 0x01, struct ht_arena_create) /* returns the arena's fd */

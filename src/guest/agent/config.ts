@@ -3,7 +3,7 @@ import path from 'node:path';
 import { z } from 'zod';
 import { isHyperturtleError } from '../../core/errors.ts';
 import { readYaml } from '../../core/yaml.ts';
-import { Constants, Count, Name, LinkOrder } from '../../wire/schema.ts';
+import { Constants, Count, Name, LinkOptions, LinkOrder } from '../../wire/schema.ts';
 import { TURTLEFS_DIR } from '../l2-spec.ts';
 import { DEFAULT_PORT } from './port.ts';
 
@@ -36,6 +36,8 @@ const LinkConfig = z.strictObject({
   /** Id of a NIC, for hooks of NICs. */
   target: z.string().max(4096).optional(),
   order: LinkOrder.optional(),
+  /** What is asked of the hook: exits, msrs, hz, ... */
+  options: LinkOptions.optional(),
 });
 export type LinkConfig = z.infer<typeof LinkConfig>;
 

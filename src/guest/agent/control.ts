@@ -8,6 +8,7 @@ import { Turns } from '../../core/turns.ts';
 import { sleep } from '../../core/wait.ts';
 import { kindOf } from '../../wire/errors.ts';
 import type { Event, Params, Result } from '../../wire/schema.ts';
+import { sameOptions } from '../../wire/link-options.ts';
 import { sameLink } from './desired.ts';
 import type { DesiredState } from './desired.ts';
 import { Reconciler } from './reconcile.ts';
@@ -151,11 +152,12 @@ export class Control {
   link(params: Params<'link'>, host: HostCalls, signal: AbortSignal): Promise<Result<'link'>> {
     return this.#change(signal, async () => {
       const result = await host.request('link', params, { signal });
-      const { object, program, hook, order } = result.link;
-      const made = { object, program, hook, target: result.link.target ?? undefined, order };
+      const { object, program, hook, order, options } = result.link;
+      const made = { object, program, hook, target: result.link.target ?? undefined, order, options };
       const there = this.desired.links().find((l) => sameLink(l, made));
       // asked for without an order, it is the host's to choose
-      if (!there || params.order !== undefined) this.desired.putLink({ ...made, order: params.order });
+      if (!there || params.order !== undefined || !sameOptions(there.options, options))
+        this.desired.putLink({ ...made, order: params.order });
       return result;
     });
   }

@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
 import { Signature } from '../../wire/schema.ts';
+import type { LinkOptions } from '../../wire/schema.ts';
 import type { AgentConfig } from './config.ts';
 import { omit, withoutUndefined } from './omit.ts';
 import { StateFile, emptyState, sha256Of } from './state-file.ts';
@@ -27,6 +28,7 @@ export interface DesiredLink {
   hook: string;
   target?: string;
   order?: number;
+  options?: LinkOptions;
   origin: Origin;
 }
 
@@ -37,6 +39,8 @@ export interface LinkSpec {
   target?: string | undefined;
   /** Among programs on one hook of a NIC. */
   order?: number | undefined;
+  /** What is asked of the hook. */
+  options?: LinkOptions | undefined;
 }
 
 interface ConfigObject extends DesiredObject {
@@ -178,13 +182,14 @@ export class DesiredState {
   }
 
   putLink(link: LinkSpec): void {
-    const { object, program, hook, target, order } = link;
+    const { object, program, hook, target, order, options } = link;
     const stored: StoredLink = {
       object,
       hook,
       ...(program === undefined ? {} : { program }),
       ...(target === undefined ? {} : { target }),
       ...(order === undefined ? {} : { order }),
+      ...(options === undefined ? {} : { options }),
     };
     this.#save({ ...this.#state, links: [...this.#state.links.filter((l) => !sameLink(l, stored)), stored] });
   }

@@ -93,6 +93,7 @@ function desiredOf({ desired }: Control): AgentResult<'agent.desired'> {
       hook: l.hook,
       target: l.target ?? null,
       ...(l.order === undefined ? {} : { order: l.order }),
+      ...(l.options === undefined ? {} : { options: l.options }),
       origin: l.origin,
     })),
     removed: desired.removed(),

@@ -7,6 +7,7 @@ import { kindOf } from '../../wire/errors.ts';
 import type { ErrorKind } from '../../wire/errors.ts';
 import type { LinkInfo, METHODS, ObjectInfo, Params, Result } from '../../wire/schema.ts';
 import type { RequestOptions } from '../../wire/peer.ts';
+import { sameOptions } from '../../wire/link-options.ts';
 import { sameLink } from './desired.ts';
 import type { DesiredLink, DesiredObject, DesiredState } from './desired.ts';
 import { omit } from './omit.ts';
@@ -57,7 +58,12 @@ export function plan(
       return object.constants !== undefined && !confirmed(object) ? [{ do: 'load', object }] : [];
     }),
     ...wanted.links
-      .filter((w) => !observed.links.some((l) => sameLink(w, l) && (w.order ?? l.order) === l.order))
+      .filter(
+        (w) =>
+          !observed.links.some(
+            (l) => sameLink(w, l) && (w.order ?? l.order) === l.order && sameOptions(w.options, l.options),
+          ),
+      )
       .map((link): Step => ({ do: 'link', link })),
   ];
 }

@@ -3,7 +3,7 @@
  * `agent.*`. Same protocol, no hello: the connection is the session.
  */
 import { z } from 'zod';
-import { Constants, Count, KeyId, METHODS, Name, Sha256 } from '../../wire/schema.ts';
+import { Constants, Count, KeyId, LinkOptions, METHODS, Name, Sha256 } from '../../wire/schema.ts';
 import type { MethodTable, ParamsOf, ResultOf } from '../../wire/schema.ts';
 import { omit } from './omit.ts';
 
@@ -114,6 +114,7 @@ export const AGENT_METHODS = {
           hook: Name,
           target: Text.nullable(),
           order: Count.optional(),
+          options: LinkOptions.optional(),
           origin: Origin,
         }),
       ),

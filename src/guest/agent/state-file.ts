@@ -17,7 +17,7 @@ import {
 import path from 'node:path';
 import { z } from 'zod';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
-import { Constants, Name, Sha256, Signature, LinkOrder } from '../../wire/schema.ts';
+import { Constants, Name, Sha256, Signature, LinkOptions, LinkOrder } from '../../wire/schema.ts';
 
 const StoredObject = z.strictObject({
   sha256: Sha256,
@@ -32,6 +32,7 @@ const StoredLink = z.strictObject({
   hook: Name,
   target: z.string().optional(),
   order: LinkOrder.optional(),
+  options: LinkOptions.optional(),
   /** A link of the configuration file that is not wanted any more. */
   removed: z.literal(true).optional(),
 });

@@ -9,6 +9,7 @@ import type { SharedArray } from '../../bpf/map.ts';
 import { whenReadable } from '../../bpf/poll.ts';
 import { pidfdAlive } from '../../bpf/sys.ts';
 import type { HookName } from '../../kernel/host.ts';
+import type { LinkOptions } from '../../wire/link-options.ts';
 import { HostDevice } from '../device.ts';
 import { qemuBehind } from '../qemu.ts';
 import type { HookStats } from '../stats.ts';
@@ -29,7 +30,7 @@ export interface VmHooks {
     hook: HookName,
     program: ProgramFile,
     arena: SharedArray | undefined,
-    options: { replace: boolean },
+    options: { replace: boolean; options?: LinkOptions | undefined },
   ): void;
   /** No run of the program is under way when it returns. */
   unlink(hook: HookName): void;

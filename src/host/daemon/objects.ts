@@ -6,6 +6,8 @@ import type { OwnedFd } from '../../bpf/fds.ts';
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { wireFailure } from '../../wire/errors.ts';
 import type { HookStats, LinkInfo, Params, Result } from '../../wire/schema.ts';
+import { linkOptionsProblem, sameOptions } from '../../wire/link-options.ts';
+import type { LinkOptions } from '../../wire/link-options.ts';
 import type { HookName as KvmHook } from '../../kernel/host.ts';
 import { HOOK_TABLE, isPacketHook } from '../hooks.ts';
 import type { HookName, PacketHook } from '../hooks.ts';
@@ -119,15 +121,20 @@ export class VmObjects {
         `there is no hook '${params.hook}' for this VM; there are: ${allowedHooks(policy).join(', ') || 'none'}`,
       );
     const target = targetOf(params, hook);
+    const { options } = params;
+    const problem = linkOptionsProblem(hook, options);
+    if (problem !== undefined) throw new HyperturtleError('HT_USAGE', problem);
     const program = programOf(loaded.object, hook, params.program);
     const there = this.#sameLink(params.object, program.name, hook, target);
-    if (there) return { link: this.#reordered(there, params.order), existed: true };
+    if (there && !sameOptions(there.info.options, options)) this.#reoptioned(there, loaded, program, options);
+    if (there)
+      return { link: this.#reordered(this.#links.get(there.info.id) ?? there, params.order), existed: true };
     if (this.#links.size >= quotas.links) throw quotaError('links', quotas.links);
     const id = this.#nextLink;
     const order = params.order ?? DEFAULT_ORDER;
     if (isPacketHook(hook))
       this.#options.packets.link(target ?? '', hook, { id, order, program: fileOf(program) });
-    else this.#kernelLink(hook, loaded, program, false);
+    else this.#kernelLink(hook, loaded, program, { replace: false, options });
     this.#nextLink++;
     const info: LinkInfo = {
       id,
@@ -136,6 +143,7 @@ export class VmObjects {
       hook,
       target,
       ...(target === null ? {} : { order }),
+      ...(options === undefined ? {} : { options }),
       since: new Date().toISOString(),
     };
     this.#links.set(info.id, { info, hook });
@@ -202,8 +210,12 @@ export class VmObjects {
   }
 
   #kvmStats(hook: KvmHook): HookStats {
-    const { linked, runs, handled, entries, learned, passed, reasons } = this.#options.hooks.stats(hook);
-    const counts = { hook, linked, runs, handled, entries, learned, passed, reasons };
+    const { linked, runs, handled, entries, learned, passed, reasons, exits } =
+      this.#options.hooks.stats(hook);
+    const counts = {
+      ...{ hook, linked, runs, handled, entries, learned, passed, reasons },
+      ...(exits ? { exits } : {}),
+    };
     const link = Array.from(this.#links.values()).find((l) => l.hook === hook)?.info;
     return { ...counts, ...(link ? { object: link.object, program: link.program } : {}) };
   }
@@ -277,22 +289,35 @@ export class VmObjects {
     return info;
   }
 
+  /** The same program, asked for something else, with no event in between that sees neither. */
+  #reoptioned(
+    link: Linked,
+    of: Pick<Admitted, 'object' | 'info'>,
+    program: LoadedProgram,
+    options: LinkOptions | undefined,
+  ): void {
+    if (isPacketHook(link.hook)) return;
+    this.#kernelLink(link.hook, of, program, { replace: true, options });
+    const info = { ...link.info, ...(options === undefined ? {} : { options }) };
+    this.#links.set(info.id, { ...link, info });
+  }
+
   /** The link's program becomes this one, with no event in between that sees neither. */
   #swap(link: Linked, of: Pick<Admitted, 'object' | 'info'>, program: LoadedProgram): void {
     if (isPacketHook(link.hook)) this.#options.packets.change(link.info.id, { program: fileOf(program) });
-    else this.#kernelLink(link.hook, of, program, true);
+    else this.#kernelLink(link.hook, of, program, { replace: true, options: link.info.options });
   }
 
   #kernelLink(
     hook: KvmHook,
     { object, info }: Pick<Admitted, 'object' | 'info'>,
     program: LoadedProgram,
-    replace: boolean,
+    how: { replace: boolean; options: LinkOptions | undefined },
   ): void {
     const file = fileOf(program);
     const arena = info.maps.some((m) => m.arena) ? this.#options.arena.map : undefined;
     try {
-      this.#options.hooks.link(hook, file, arena, { replace });
+      this.#options.hooks.link(hook, file, arena, how);
     } catch (e) {
       if (isHyperturtleError(e, 'HT_BPF'))
         throw wireFailure('REFUSED', `object '${object.name}': ${e.message}`, {

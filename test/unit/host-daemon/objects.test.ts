@@ -15,7 +15,7 @@ const never = new AbortController().signal;
 const fd = (what: string): OwnedFd => new OwnedFd(openSync('/dev/null', 'r'), what);
 const b64 = (text: string): string => Buffer.from(text).toString('base64');
 
-/** An "ELF" is a word for each thing in it: `p:NAME` a program, `m:NAME:ENTRIES` a map, `arena`, `slow`. */
+/** An "ELF" is a word for each thing in it: `p:NAME` a program for npf, `x:NAME` one for exit, `m:NAME:ENTRIES` a map, `arena`, `slow`. */
 function verdictOf(elf: Uint8Array): Verdict {
   const words = Buffer.from(elf).toString().split(' ');
   return {
@@ -23,8 +23,13 @@ function verdictOf(elf: Uint8Array): Verdict {
     refusals: words.includes('evil') ? [{ rule: 'helper', message: 'no', mend: 'do not' }] : [],
     constants: ['arena_bytes', 'step'],
     programs: words
-      .filter((w) => w.startsWith('p:'))
-      .map((w) => ({ name: w.slice(2), section: 's', hook: 'npf', instructions: 10 })),
+      .filter((w) => w.startsWith('p:') || w.startsWith('x:'))
+      .map((w) => ({
+        name: w.slice(2),
+        section: 's',
+        hook: w.startsWith('p:') ? 'npf' : 'exit',
+        instructions: 10,
+      })),
     maps: words
       .filter((w) => w.startsWith('m:') || w === 'arena')
       .map((w) => ({
@@ -82,10 +87,12 @@ beforeEach(() => {
       return w.loadError ? Promise.reject(w.loadError) : Promise.resolve(loaded(request));
     },
     hooks: {
-      link: (_hook, program, given, { replace }) => {
+      link: (_hook, program, given, { replace, options }) => {
         if (w.unlinkable.has(program.name))
           throw new HyperturtleError('HT_BPF', 'reaches beyond the context');
-        w.calls.push(`${replace ? 'replace by' : 'link'} ${program.name}${given ? ' with arena' : ''}`);
+        w.calls.push(
+          `${replace ? 'replace by' : 'link'} ${program.name}${given ? ' with arena' : ''}${options ? ` for ${JSON.stringify(options)}` : ''}`,
+        );
       },
       unlink: () => w.calls.push('unlink'),
       stats: () => {
@@ -116,7 +123,7 @@ function loaded(request: LoadRequest): LoadedObject {
     programs: verdict.programs.map((p) => ({
       name: p.name,
       section: p.section,
-      hook: 'npf',
+      hook: p.hook === 'exit' ? 'exit' : 'npf',
       file: file(p.name),
       info: { id: 1, type: 24, name: p.name, jitedBytes: 1, verifiedInstructions: w.verified },
     })),
@@ -304,4 +311,37 @@ it('clearing unlinks and unloads all', async () => {
   expect(w.objects.clear().map((l) => l.object)).toEqual(['b']);
   expect(w.objects.used()).toEqual({ objects: 0, programs: 0, links: 0, maps: 0, mapBytes: 0 });
   expect(w.calls.at(-1)).toBe('unlink');
+});
+
+describe('what a link asks of its hook', () => {
+  const cpuid = { exits: ['cpuid' as const] };
+
+  it('reaches the kernel, is listed, and stays when the program is replaced', async () => {
+    await w.objects.load({ name: 'o', elf: b64('x:e') }, never);
+    expect(w.objects.link({ object: 'o', hook: 'exit', options: cpuid }).link.options).toEqual(cpuid);
+    await w.objects.replace({ name: 'o', elf: b64('x:e m:new') }, never);
+    expect(w.calls).toEqual(['link e for {"exits":["cpuid"]}', 'replace by e for {"exits":["cpuid"]}']);
+    expect(w.objects.list().links).toMatchObject([{ options: cpuid }]);
+  });
+
+  it('is taken over at once when the same link asks for something else, and only then', async () => {
+    await w.objects.load({ name: 'o', elf: b64('x:e') }, never);
+    const hlt = { exits: ['hlt' as const], after: true };
+    const { link } = w.objects.link({ object: 'o', hook: 'exit', options: cpuid });
+    w.objects.link({ object: 'o', hook: 'exit', options: cpuid });
+    expect(w.calls).toHaveLength(1);
+    expect(w.objects.link({ object: 'o', hook: 'exit', options: hlt })).toEqual({
+      link: { ...link, options: hlt },
+      existed: true,
+    });
+    expect(w.calls[1]).toBe('replace by e for {"exits":["hlt"],"after":true}');
+  });
+
+  it("is refused where it is missing or is not that hook's", async () => {
+    await w.objects.load({ name: 'o', elf: b64('x:e p:n') }, never);
+    expect(() => w.objects.link({ object: 'o', hook: 'exit' })).toThrow(/wants options \(exits, msrs/);
+    expect(() => w.objects.link({ object: 'o', hook: 'exit', options: { hz: 99 } })).toThrow(/wants options/);
+    expect(() => w.objects.link({ object: 'o', hook: 'npf', options: cpuid })).toThrow(/takes no options/);
+    expect(w.calls).toEqual([]);
+  });
 });

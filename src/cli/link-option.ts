@@ -1,0 +1,35 @@
+/** `--option NAME=VALUE`: what a link asks of its hook, as the wire protocol has it. */
+import { Option } from 'commander';
+import { HyperturtleError } from '../core/errors.ts';
+import { LinkOptions } from '../wire/link-options.ts';
+
+export function linkOption(): Option {
+  return new Option(
+    '--option <name=value>',
+    'what is asked of the hook: exits=cpuid,rdmsr msrs=0x8b after user (exit), hz=99 depth=64 (sample); may be repeated',
+  ).argParser(parseLinkOption);
+}
+
+/** Values are numbers, names or lists of them; a name alone is true. Throws HT_USAGE. */
+export function parseLinkOption(text: string, before: LinkOptions | undefined): LinkOptions {
+  const at = text.indexOf('=');
+  const name = at < 0 ? text : text.slice(0, at);
+  const value = at < 0 ? true : valueOf(name, text.slice(at + 1));
+  const all = { ...before, [name]: value };
+  const parsed = LinkOptions.safeParse(all);
+  if (parsed.success) return parsed.data;
+  // exits and hz are the ones that must be there: they may come later
+  for (const missing of [{ exits: ['other'] }, { hz: 1 }])
+    if (LinkOptions.safeParse({ ...missing, ...all }).success) return all as LinkOptions;
+  throw new HyperturtleError(
+    'HT_USAGE',
+    `--option ${text}: ${parsed.error.issues[0]?.message ?? 'an option of a hook expected'}`,
+  );
+}
+
+const LISTS: readonly string[] = ['exits', 'msrs'];
+
+function valueOf(name: string, text: string): unknown {
+  const one = (t: string): unknown => (/^(0x[0-9a-f]+|\d+)$/i.test(t) ? Number(t) : t);
+  return LISTS.includes(name) ? text.split(',').map(one) : one(text);
+}

@@ -1,0 +1,53 @@
+/**
+ * What a link may ask of its hook, by hook: which exits, how many samples. Kept with the link by both ends: `list` shows
+ * it, a replaced program inherits it.
+ */
+import { z } from 'zod';
+import { EXIT_KINDS, HT_EXIT_MSRS } from '../kernel/exit.ts';
+
+export const ExitOptions = z.strictObject({
+  /** Which exits the program is run for. */
+  exits: z.array(z.enum(EXIT_KINDS)).min(1).max(EXIT_KINDS.length),
+  /** Numbers of the MSRs, for rdmsr and wrmsr. */
+  msrs: z.array(z.int().min(0).max(0xffff_ffff)).max(HT_EXIT_MSRS).optional(),
+  /** Run it also when L1 enters L2 again. */
+  after: z.boolean().optional(),
+  /** Also for hypercalls of L2's user space. */
+  user: z.boolean().optional(),
+});
+
+export const SampleOptions = z.strictObject({
+  /** Samples a second of each vCPU. */
+  hz: z.int().min(1).max(10_000),
+  /** Most return addresses of one stack. */
+  depth: z.int().min(0).max(127).optional(),
+});
+
+/** By hook; a hook that is not here takes no options. */
+export const LINK_OPTIONS = { exit: ExitOptions, sample: SampleOptions } as const;
+
+export const LinkOptions = z.union([ExitOptions, SampleOptions], {
+  error: 'options of a hook are expected: exits, msrs, after, user (exit); hz, depth (sample)',
+});
+
+export type ExitOptions = z.output<typeof ExitOptions>;
+export type SampleOptions = z.output<typeof SampleOptions>;
+export type LinkOptions = z.output<typeof LinkOptions>;
+
+/** What is wrong with the options for a hook, or undefined. */
+export function linkOptionsProblem(hook: string, options: LinkOptions | undefined): string | undefined {
+  const schema = Object.entries(LINK_OPTIONS).find(([name]) => name === hook)?.[1];
+  if (schema === undefined)
+    return options === undefined ? undefined : `hook ${hook} takes no options: leave them out`;
+  const parsed = schema.safeParse(options);
+  if (parsed.success) return undefined;
+  const fields = Object.keys(schema.shape).join(', ');
+  return `hook ${hook} wants options (${fields}): ${z.prettifyError(parsed.error).split('\n')[0] ?? ''}`;
+}
+
+/** Whether two links ask the same of their hook. */
+export const sameOptions = (a: LinkOptions | undefined, b: LinkOptions | undefined): boolean =>
+  canonical(a) === canonical(b);
+
+const canonical = (options: LinkOptions | undefined): string =>
+  JSON.stringify(Object.entries(options ?? {}).sort(([a], [b]) => (a < b ? -1 : 1)));
