@@ -126,7 +126,7 @@ async function ask<M extends 'list' | 'stats' | 'limits'>(
   print(options, result, text);
 }
 
-function call<M extends Exclude<MethodName, 'hello'>>(
+function call<M extends Exclude<MethodName, 'hello' | 'report'>>(
   { peer, signal, timeoutMs }: AgentClient,
   method: M,
   params: Params<M>,

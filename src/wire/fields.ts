@@ -186,6 +186,49 @@ export const NicInfo = z.strictObject({
   since: z.iso.datetime(),
 });
 
+/**
+ * What an L1 says of itself, for people who watch the host. Nothing is decided by it, and it is as true as L1 is:
+ * numbers and text of a stranger.
+ */
+export const L1Report = z.strictObject({
+  /** Null without a guest module or an arena. */
+  pool: z
+    .strictObject({
+      /** Programs may answer faults. */
+      enabled: z.boolean(),
+      /** Frames ready, and between which numbers they are kept. */
+      level: Count,
+      low: Count,
+      high: Count,
+      entries: Count,
+      refills: Count,
+      shrunk: Count,
+      /** Words of the page index, and how many of them stand for L2s. */
+      indexWords: Count,
+      indexUsed: Count,
+    })
+    .nullable(),
+  /** Registered nested guests in all; `l2s` has the first 64 of them. */
+  l2Count: Count,
+  l2s: z
+    .array(
+      z.strictObject({
+        /** Process of its VMM in L1. */
+        pid: Count,
+        name: z.string().max(64),
+        since: z.iso.datetime(),
+        pages: Count,
+        framesTaken: Count,
+        faults: Count,
+        mappedNew: Count,
+        mappedExisting: Count,
+        mappedAhead: Count,
+        passes: Count,
+      }),
+    )
+    .max(64),
+});
+
 /** One entry of a map: `value`, or `perCpu` for per-CPU maps (one value for each possible CPU). */
 export const MapEntry = z.strictObject({
   key: Base64,
@@ -216,6 +259,7 @@ export type Used = z.output<typeof Used>;
 export type HookInfo = z.output<typeof HookInfo>;
 export type HookStats = z.output<typeof HookStats>;
 export type ArenaInfo = z.output<typeof ArenaInfo>;
+export type L1Report = z.output<typeof L1Report>;
 export type NicInfo = z.output<typeof NicInfo>;
 export type MapEntry = z.output<typeof MapEntry>;
 export type MapChange = z.output<typeof MapChange>;

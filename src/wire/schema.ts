@@ -14,6 +14,7 @@ import {
   HookInfo,
   HookStats,
   KeyId,
+  L1Report,
   Limits,
   LinkInfo,
   LinkOrder,
@@ -175,6 +176,8 @@ export const METHODS = {
       free: Count,
     }),
   },
+  /** For whoever watches the host; `nextMs`: when another one is of use. */
+  report: { params: L1Report, result: z.strictObject({ nextMs: Count }) },
   doctor: { params: Nothing, result: z.strictObject({ findings: z.array(Finding) }) },
 } as const satisfies MethodTable;
 

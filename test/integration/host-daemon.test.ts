@@ -106,6 +106,28 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     expect(await refusal(one.peer.request('load', { name: 'npf', elf: counterV1 }))).toBe('EXISTS');
   });
 
+  it('keeps for the operator what an L1 says of itself, and gives it objects, events and maps to read', async () => {
+    const l2 = { pid: 7, name: '<b>web</b>', since: '2026-11-22T10:00:00.000Z', pages: 1, framesTaken: 2 };
+    const counts = { faults: 3, mappedNew: 4, mappedExisting: 5, mappedAhead: 6, passes: 7 };
+    const report = { pool: null, l2Count: 1, l2s: [{ ...l2, ...counts }] };
+    expect(await two.peer.request('report', report)).toEqual({ nextMs: 10_000 });
+    expect((await h.vm('two')).l1).toMatchObject(report);
+    const detail = await h.admin('admin.vm.detail', { name: 'two' });
+    expect([detail.limits.objects, detail.objects]).toEqual([1, []]);
+    // somebody looks
+    expect(await two.peer.request('report', report)).toEqual({ nextMs: 2000 });
+    expect((await h.vm('one')).l1).toBeNull();
+    const { events } = await h.admin('admin.events', { name: 'one', limit: 1 });
+    expect(events).toMatchObject([{ vm: 'one', event: { type: 'object.loaded', object: 'npf' } }]);
+    expect((await h.admin('admin.events', { limit: 100 })).events.map((e) => e.vm)).toContain('two');
+    const { objects } = await h.admin('admin.vm.detail', { name: 'one' });
+    expect(objects.map((o) => o.name)).toEqual(['npf']);
+    // the arena is not for reading here either
+    await expect(h.admin('admin.map.dump', { vm: 'one', object: 'npf', map: 'arena' })).rejects.toThrow(
+      /arena/,
+    );
+  });
+
   it('links the loaded program with the arena of its VM', async () => {
     const { objects } = await one.peer.request('list', {});
     const { link } = await one.peer.request('link', { object: 'npf', hook: 'npf' });

@@ -10,7 +10,15 @@ import type { RpcSession } from '../../src/wire/handlers.ts';
 import { RpcPeer } from '../../src/wire/peer.ts';
 import { wireFailure } from '../../src/wire/errors.ts';
 import { METHODS } from '../../src/wire/schema.ts';
-import type { Event, EventBody, LinkInfo, Limits, NicInfo, ObjectInfo } from '../../src/wire/schema.ts';
+import type {
+  Event,
+  EventBody,
+  L1Report,
+  LinkInfo,
+  Limits,
+  NicInfo,
+  ObjectInfo,
+} from '../../src/wire/schema.ts';
 
 const LIMITS: Limits = {
   objects: 16,
@@ -39,6 +47,7 @@ export class FakeHost {
   /** ELF text -> refused with this rule. */
   readonly refuse = new Map<string, string>();
   readonly nics = new Map<string, NicInfo>();
+  readonly reports: L1Report[] = [];
   /** Answers to `doctor`. */
   findings: { level: 'ok' | 'warn' | 'fail'; what: string; mend?: string }[] = [];
   readonly maps = new Map<string, string>();
@@ -322,6 +331,10 @@ export class FakeHost {
         networks: [{ name: 'lan', kind: 'tap' as const, mtu: 1500 }],
         free: 4 - this.nics.size,
       }),
+      report: (report) => {
+        this.reports.push(report);
+        return { nextMs: 1000 };
+      },
       doctor: () => ({ findings: this.findings }),
     });
   }

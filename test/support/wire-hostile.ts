@@ -36,6 +36,7 @@ export const GOOD_PARAMS: { readonly [M in MethodName]: Readonly<Record<string, 
   'nic.add': { id: 'n1', network: 'lan', mac: '02:00:00:00:00:01' },
   'nic.del': { id: 'n1' },
   'nic.list': {},
+  report: { pool: null, l2Count: 0, l2s: [] },
   doctor: {},
 };
 

@@ -20,6 +20,7 @@ import { agentMethods } from './methods.ts';
 import { openModule } from './module-device.ts';
 import type { GuestModule } from './module-device.ts';
 import type { HostCalls } from './reconcile.ts';
+import { keepReporting, l1Report } from './report.ts';
 import { Registrar } from './registrar.ts';
 import { EventRelay, WatchRelay } from './relay.ts';
 import type { AgentResult, L2Info, ModuleInfo, Problem } from './schema.ts';
@@ -180,9 +181,12 @@ export class Agent implements AsyncDisposable {
   async #session(host: HostCalls, instance: string, signal: AbortSignal): Promise<void> {
     try {
       await this.#events.subscribe(host, instance, signal);
-      await this.#control.keep(host, signal, () =>
-        this.#watches.renew(host, signal, (message) => this.#o.log.warn({}, message)),
-      );
+      await Promise.all([
+        this.#control.keep(host, signal, () =>
+          this.#watches.renew(host, signal, (message) => this.#o.log.warn({}, message)),
+        ),
+        keepReporting(host, () => l1Report(this.status()), signal),
+      ]);
     } finally {
       this.#watches.sessionEnded();
     }

@@ -130,8 +130,8 @@ export const AGENT_METHODS = {
   'agent.release': { params: z.strictObject({ seconds: z.int().min(1).max(3600) }), result: Nothing },
 } as const satisfies MethodTable;
 
-/** Of the methods between L1 and L0, those that the local socket has as well: all but hello. */
-export const PASSED_ON = omit(METHODS, 'hello');
+/** Of the methods between L1 and L0, those that the local socket has as well. */
+export const PASSED_ON = omit(METHODS, 'hello', 'report');
 
 /** All that the local socket serves. */
 export const LOCAL_METHODS = { ...PASSED_ON, ...AGENT_METHODS } as const satisfies MethodTable;

@@ -1,7 +1,22 @@
 /** The methods of the operator's socket (`host.sock`), as data; both ends check against them. */
 import { z } from 'zod';
 import type { MethodTable } from '../../wire/schema.ts';
-import { ArenaInfo, Count, Finding, HookStats, LinkInfo, NicInfo, Text, Used } from '../../wire/schema.ts';
+import {
+  ArenaInfo,
+  Count,
+  Event,
+  Finding,
+  HookStats,
+  L1Report,
+  Limits,
+  LinkInfo,
+  METHODS,
+  NicInfo,
+  ObjectInfo,
+  SignaturePolicy,
+  Text,
+  Used,
+} from '../../wire/schema.ts';
 
 const Nothing = z.strictObject({});
 const VmName = z.string().max(63);
@@ -23,6 +38,8 @@ export const VmStatusSchema = z.strictObject({
   used: Used.nullable(),
   links: z.array(LinkInfo),
   stats: z.array(HookStats),
+  /** What L1 said of itself, and when. */
+  l1: L1Report.extend({ at: z.iso.datetime() }).nullable(),
   /** With the network device in L0. */
   nics: z.array(NicInfo.extend({ ifname: Text })),
   nicMachine: z.strictObject({ ports: Count, iommu: z.boolean() }).nullable(),
@@ -62,6 +79,32 @@ export const ADMIN_METHODS = {
     result: Nothing,
   },
   'admin.vm.remove': { params: z.strictObject({ name: VmName }), result: Nothing },
+  /** What a VM has loaded and may have; asking for it makes its agent report more often for a while. */
+  'admin.vm.detail': {
+    params: z.strictObject({ name: VmName }),
+    result: z.strictObject({
+      objects: z.array(ObjectInfo),
+      limits: Limits,
+      signature: SignaturePolicy,
+      hooks: z.array(z.strictObject({ name: Text, purpose: Text })),
+    }),
+  },
+  /** What happened, of one VM or of all, newest first. */
+  'admin.events': {
+    params: z.strictObject({ name: VmName.optional(), limit: z.int().min(1).max(1000) }),
+    result: z.strictObject({ events: z.array(z.strictObject({ vm: VmName, event: Event })) }),
+  },
+  /** As `map.get` and `map.dump` of the VM itself. */
+  'admin.map.get': {
+    params: METHODS['map.get'].params.extend({ vm: VmName }),
+    result: METHODS['map.get'].result,
+    large: true,
+  },
+  'admin.map.dump': {
+    params: METHODS['map.dump'].params.extend({ vm: VmName }),
+    result: METHODS['map.dump'].result,
+    large: true,
+  },
   'admin.args': {
     params: z.strictObject({ name: VmName }),
     result: z.strictObject({ qemu: z.array(z.string()), libvirt: z.string() }),

@@ -12,6 +12,7 @@ import { Turns } from '../../core/turns.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { Handlers, ServedMethods } from '../../wire/handlers.ts';
 import { RpcPeer } from '../../wire/peer.ts';
+import { HOOK_TABLE } from '../hooks.ts';
 import { Loader } from '../loader/loader.ts';
 import { ADMIN_METHODS } from './admin-schema.ts';
 import type { ReloadResult, VmReport } from './admin-schema.ts';
@@ -282,6 +283,30 @@ export class HostDaemon {
       }),
       'admin.vm.add': ({ name, spec }) => this.#changes.take(() => this.#add(name, checkVm(name, spec))),
       'admin.vm.remove': ({ name }) => this.#changes.take(() => this.#remove(name)),
+      'admin.vm.detail': ({ name }) => {
+        const { vm } = this.#entry(name);
+        const { policy, quotas, signature } = vm.spec;
+        if (vm.attached) vm.service.watch();
+        return {
+          objects: vm.attached ? vm.service.objects() : [],
+          limits: quotas,
+          signature,
+          hooks: HOOK_TABLE.filter((h) => !policy.hooks || policy.hooks.includes(h.name)).map((h) => ({
+            name: h.name,
+            purpose: h.purpose,
+          })),
+        };
+      },
+      'admin.events': ({ name, limit }) => {
+        const vms = name === undefined ? Array.from(this.#vms.values(), (e) => e.vm) : [this.#entry(name).vm];
+        const events = vms
+          .flatMap((vm) => vm.events.last(limit).map((event) => ({ vm: vm.name, event })))
+          .sort((a, b) => (a.event.time < b.event.time ? 1 : a.event.time > b.event.time ? -1 : 0))
+          .slice(0, limit);
+        return { events };
+      },
+      'admin.map.get': ({ vm, ...params }, { signal }) => this.#entry(vm).vm.service.mapGet(params, signal),
+      'admin.map.dump': ({ vm, ...params }, { signal }) => this.#entry(vm).vm.service.mapDump(params, signal),
       'admin.args': ({ name }) => {
         const { spec } = this.#entry(name).vm;
         const { run } = this.#config;

@@ -29,6 +29,11 @@ export class EventRing {
     };
   }
 
+  /** The last `count` of those kept, newest first. */
+  last(count: number): Event[] {
+    return this.#events.slice(-count).reverse();
+  }
+
   /** Calls `follower` with each event from now on, until the returned function is called. */
   follow(follower: (e: Event) => void): () => void {
     this.#followers.add(follower);

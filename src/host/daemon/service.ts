@@ -11,7 +11,7 @@ import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
 import { negotiate } from '../../wire/hello.ts';
 import { METHODS } from '../../wire/schema.ts';
-import type { ArenaInfo, Finding, LinkInfo, Params, Result } from '../../wire/schema.ts';
+import type { ArenaInfo, Finding, L1Report, LinkInfo, Params, Result } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import { EventFeed } from './event-feed.ts';
 import type { EventRing } from './events.ts';
@@ -27,6 +27,10 @@ import { Watches } from './watches.ts';
 
 /** Map entries that one VM may have looked at, for all its requests and watches. */
 const ENTRIES_PER_SECOND = 20_000;
+/** An L1 reports so often while somebody looks at it, and else. */
+const REPORT_MS = { watched: 2000, unwatched: 10_000 } as const;
+/** Somebody looks: an operator asked within that time. */
+const WATCHED_MS = 10_000;
 /** Bytes of objects that are decoded and hashed on the daemon's thread, and checked in that for all VMs. */
 const ELF_BYTES_PER_SECOND = 2 << 20;
 
@@ -72,6 +76,10 @@ export class VmService {
   #boot = new AbortController();
   #closed = false;
   #lastHello: { agent: Params<'hello'>['agent']; at: string } | undefined;
+  #report: (L1Report & { at: string }) | undefined;
+  #watchedAtMs = -Infinity;
+  /** The operator's looks do not use up the VM's. */
+  readonly #operatorEntries = new Budget(ENTRIES_PER_SECOND, 8192);
 
   constructor(options: ServiceOptions) {
     this.#options = options;
@@ -98,6 +106,7 @@ export class VmService {
     used: Result<'limits'>['used'];
     links: LinkInfo[];
     stats: Result<'stats'>['hooks'];
+    l1: (L1Report & { at: string }) | null;
     nics: (Result<'nic.list'>['nics'][number] & { ifname: string })[];
   } {
     const hello = this.#lastHello;
@@ -106,8 +115,26 @@ export class VmService {
       used: this.#used(),
       links: this.#objects.list().links,
       stats: this.#stats(),
+      l1: this.#report ?? null,
       nics: this.nics.devices().map(({ info, ifname }) => ({ ...info, ifname })),
     };
+  }
+
+  /** For the operator, who looks: L1 reports more often for a while. */
+  watch(): void {
+    this.#watchedAtMs = performance.now();
+  }
+
+  objects(): Result<'list'>['objects'] {
+    return this.#objects.list().objects;
+  }
+
+  mapGet(params: Params<'map.get'>, signal: AbortSignal): Promise<Result<'map.get'>> {
+    return mapGet(this.#objects, this.#operatorEntries, params, signal);
+  }
+
+  mapDump(params: Params<'map.dump'>, signal: AbortSignal): Promise<Result<'map.dump'>> {
+    return mapDump(this.#objects, this.#operatorEntries, params, signal);
   }
 
   /** Empty when the kernel does not tell: that must not hide the rest. */
@@ -131,6 +158,7 @@ export class VmService {
    */
   async reset(reason: string, after?: () => Promise<void>): Promise<void> {
     this.#bootId = undefined;
+    this.#report = undefined;
     await this.#clear(reason);
     await this.#turns.take(async () => {
       await after?.();
@@ -260,6 +288,11 @@ export class VmService {
       'nic.add': (params, { signal }) => this.nics.add(params, signal),
       'nic.del': (params) => this.nics.del(params.id),
       'nic.list': () => this.nics.list(),
+      report: (report) => {
+        this.#report = { ...report, at: new Date().toISOString() };
+        const watched = performance.now() - this.#watchedAtMs < WATCHED_MS;
+        return { nextMs: watched ? REPORT_MS.watched : REPORT_MS.unwatched };
+      },
       doctor: () => ({ findings: this.#options.doctor() }),
     };
   }

@@ -58,6 +58,8 @@ export interface VmStatus {
   used: ReturnType<VmService['status']>['used'] | null;
   links: ReturnType<VmService['status']>['links'];
   stats: ReturnType<VmService['status']>['stats'];
+  /** What L1 said last of itself. */
+  l1: ReturnType<VmService['status']>['l1'];
   nics: ReturnType<VmService['status']>['nics'];
   /** Null while that is not known, or when no networks are configured for it. */
   nicMachine: NicMachine | null;
@@ -131,9 +133,20 @@ export class ManagedVm {
       used: service?.used ?? null,
       links: service?.links ?? [],
       stats: service?.stats ?? [],
+      l1: service?.l1 ?? null,
       nics: service?.nics ?? [],
       nicMachine: served?.service.nics.machine ?? null,
     };
+  }
+
+  /** Throws HT_UNAVAILABLE while the VM does not run. */
+  get service(): VmService {
+    if (this.#served) return this.#served.service;
+    throw new HyperturtleError('HT_UNAVAILABLE', `VM '${this.name}' is not attached: it has nothing loaded`);
+  }
+
+  get attached(): boolean {
+    return this.#served !== undefined;
   }
 
   arenaInfo(): ArenaInfo {

@@ -209,6 +209,7 @@ function tenant(): ReturnType<typeof methods> {
     'nic.add': () => ({ nic: NIC, existed: false }),
     'nic.list': () => ({ nics: [], networks: [{ name: 'lan', kind: 'tap', mtu: 1500 }], free: 4 }),
     'nic.del': () => ({ existed: true }),
+    report: () => ({ nextMs: 10_000 }),
     doctor: () => ({
       findings: [
         {
