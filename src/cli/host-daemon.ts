@@ -57,7 +57,7 @@ Then start the VM with what 'hyperturtle host args build1' prints.`,
     .description('read the configuration anew and apply what differs')
     .action(reload);
   adminOptions(host.command('doctor'))
-    .description('what is wrong on this host, and the mend of each')
+    .description('what is wrong on this host, and the mend of each; works without the daemon')
     .action(doctor);
   adminOptions(host.command('args').argument('<vm>'))
     .description('what to start a VM with: its arena, its port and a QMP socket for the daemon')
@@ -163,11 +163,31 @@ async function health(options: AdminOptions): Promise<void> {
 }
 
 async function doctor(options: AdminOptions): Promise<void> {
-  const result = await ask(options, 'admin.doctor', {});
+  const result = await ask(options, 'admin.doctor', {}).catch(doctorWithoutDaemon);
   print(options, result, ({ findings }) =>
     findings.map((f) => `${f.level.padEnd(4)} ${f.what}${f.mend ? `\n     mend: ${f.mend}` : ''}`).join('\n'),
   );
   if (result.findings.some((f) => f.level === 'fail')) process.exitCode = 1;
+}
+
+/** What can be said of the host alone. */
+async function doctorWithoutDaemon(e: unknown): Promise<ResultOf<Methods, 'admin.doctor'>> {
+  const [{ isHyperturtleError, messageOf }, { hostFindings }, { DEFAULT_BPFFS }] = await Promise.all([
+    import('../core/errors.ts'),
+    import('../host/daemon/doctor-host.ts'),
+    import('../host/daemon/config.ts'),
+  ]);
+  if (!isHyperturtleError(e) || e.code === 'HT_INTERRUPTED') throw e;
+  return {
+    findings: [
+      ...hostFindings(DEFAULT_BPFFS),
+      {
+        level: 'fail',
+        what: `the daemon does not answer: ${messageOf(e)}`.slice(0, 4096),
+        mend: `systemctl start hyperturtled; 'hyperturtle host daemon --check' says what is wrong with ${CONFIG}`,
+      },
+    ],
+  };
 }
 
 async function list(options: AdminOptions): Promise<void> {

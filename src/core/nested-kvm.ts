@@ -24,3 +24,11 @@ export function shadowMmuFixed(release: string, version = ''): boolean | undefin
   if (debian === undefined && /^\d+\.\d+\.0-/.test(release)) return undefined;
   return Number(m[2]) >= first;
 }
+
+/** Series of kernels on which both modules and all programs are tried by the tests of the lab. */
+export const TRIED_SERIES = ['6.1', '6.12'] as const;
+
+export function wasTried(release: string): boolean {
+  const series = /^\d+\.\d+/.exec(release)?.[0];
+  return (TRIED_SERIES as readonly (string | undefined)[]).includes(series);
+}

@@ -86,6 +86,12 @@ describe.skipIf(why !== undefined)(`daemon as a service${why ? ` (skipped: ${why
   it('is driven from the command line', async () => {
     h.writeConfig({});
     expect(cli('host', 'status')).toMatchObject({ status: 24 });
+    // what ails a host is asked most when the daemon does not start
+    const doctor = cli('host', 'doctor', '--json');
+    expect([doctor.status, doctor.stderr]).toEqual([1, '']);
+    expect(doctor.stdout).toMatch(
+      /the daemon does not answer: no daemon at .*hyperturtle_host\.ko|hyperturtle_host\.ko.*the daemon does not answer/,
+    );
     await h.startDaemon();
     const { qmp, agent } = h.sockets('box');
     const added = cli('host', 'vm', 'add', 'box', '--qmp', qmp, '--agent', agent.socket, '--arena-mib', '1');

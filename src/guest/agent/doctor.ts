@@ -4,12 +4,19 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
-import { SHADOW_MMU_CVE, SHADOW_MMU_FIXED_IN, shadowMmuFixed } from '../../core/nested-kvm.ts';
+import {
+  SHADOW_MMU_CVE,
+  SHADOW_MMU_FIXED_IN,
+  shadowMmuFixed,
+  TRIED_SERIES,
+  wasTried,
+} from '../../core/nested-kvm.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { Finding } from '../../wire/schema.ts';
 import { findChannel } from './port.ts';
 import type { AgentResult } from './schema.ts';
 import { turtlefsMount, vmName, vmProcesses } from './vms.ts';
+import type { TurtlefsUse } from './vms.ts';
 
 type Status = AgentResult<'agent.status'>;
 
@@ -23,11 +30,13 @@ export interface Facts {
   ept: string | undefined;
   tdpMmu: string | undefined;
   nohzFull: string;
+  /** The word in brackets of /sys/kernel/security/lockdown. */
+  lockdown: string | undefined;
   guestDevice: boolean;
   turtlefs: string | undefined;
   channel: boolean;
   port: string;
-  vms: readonly { pid: number; name: string; turtlefs: boolean }[];
+  vms: readonly { pid: number; name: string; turtlefs: TurtlefsUse }[];
   /** Undefined when no agent answers. */
   agent: Status | undefined;
   agentProblem: string | undefined;
@@ -51,6 +60,7 @@ export function collectFacts(
     ept: read('/sys/module/kvm_intel/parameters/ept'),
     tdpMmu: read('/sys/module/kvm/parameters/tdp_mmu'),
     nohzFull: (read('/sys/devices/system/cpu/nohz_full') ?? '').replace('(null)', ''),
+    lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown') ?? '')?.[1],
     guestDevice: existsSync(GUEST_DEVICE),
     turtlefs: turtlefsMount(),
     channel: findChannel(port) !== undefined,
@@ -69,6 +79,7 @@ const on = (value: string | undefined): boolean => value === 'Y' || value === '1
 export function judge(f: Facts): Finding[] {
   return [
     kernel(f),
+    series(f),
     ...kvm(f),
     ...kvmSettings(f),
     guestModule(f),
@@ -87,6 +98,14 @@ function kernel({ kernel: k }: Facts): Finding {
   return warn(
     what,
     `update the kernel (fixed in ${SHADOW_MMU_FIXED_IN}) before nested guests that virtualize themselves are let in`,
+  );
+}
+
+function series({ kernel: { release } }: Facts): Finding {
+  if (wasTried(release)) return ok(`the modules have been tried on kernels ${TRIED_SERIES.join(' and ')}`);
+  return warn(
+    `the modules have not been tried on kernel ${release}`,
+    `use a kernel ${TRIED_SERIES.join(' or ')}, or try it where nothing depends on it`,
   );
 }
 
@@ -138,9 +157,14 @@ function kvmSettings({ npt, ept, tdpMmu, nohzFull }: Facts): Finding[] {
   return found;
 }
 
-function guestModule({ guestDevice, agent }: Facts): Finding {
+function guestModule({ guestDevice, agent, lockdown }: Facts): Finding {
   if (!guestDevice)
-    return fail('hyperturtle_guest.ko is not loaded', 'modprobe hyperturtle_guest (or insmod it)');
+    return fail(
+      'hyperturtle_guest.ko is not loaded',
+      lockdown === undefined || lockdown === 'none'
+        ? 'modprobe hyperturtle_guest (or insmod it)'
+        : `modprobe hyperturtle_guest; the kernel is locked down (${lockdown}): the module must be signed with a key that it trusts`,
+    );
   if (agent?.module?.state === 'mismatch')
     return fail(
       'hyperturtle_guest.ko speaks another ABI than this program',
@@ -256,7 +280,12 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
   const dir = turtlefs ?? '/run/hyperturtle/ram';
   return vms.map((vm) => {
     const who = `VMM ${vm.name} (process ${vm.pid})`;
-    if (!vm.turtlefs)
+    if (vm.turtlefs === 'private')
+      return warn(
+        `${who}: has its guest's RAM from turtlefs as a private copy, which no program can fill`,
+        'QEMU: share=on at its memory-backend-file; cloud-hypervisor: --memory shared=on',
+      );
+    if (vm.turtlefs === 'none')
       return warn(
         `${who}: its guest's RAM is not on turtlefs, so its faults take the long way`,
         `QEMU: -object memory-backend-file,id=ram,mem-path=${dir}/NAME,size=...,share=on -machine memory-backend=ram`,

@@ -50,7 +50,7 @@ export function openModule(devicePath?: string): GuestModule {
   return {
     info: () => device.info(),
     set: (settings) => device.set(settings),
-    scan: () => vmProcesses().flatMap((v) => (v.turtlefs ? [v.pid] : [])),
+    scan: () => vmProcesses().flatMap((v) => (v.turtlefs === 'none' ? [] : [v.pid])),
     register(pid, spec) {
       const made: Registration[] = [];
       const vms = takeVms(pid);

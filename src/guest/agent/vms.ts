@@ -33,11 +33,14 @@ export function takeVms(pid: number): OwnedFd[] {
   }
 }
 
-/** Processes that run a VM, with whether a file of turtlefs is mapped there. */
-export function vmProcesses(): { pid: number; turtlefs: boolean }[] {
+/** How a process has files of turtlefs: a private mapping is a copy that no program can fill. */
+export type TurtlefsUse = 'none' | 'private' | 'shared';
+
+/** Processes that run a VM, with how they have mapped files of turtlefs. */
+export function vmProcesses(): { pid: number; turtlefs: TurtlefsUse }[] {
   return processes().flatMap((pid) => {
     try {
-      return hasVm(pid) ? [{ pid, turtlefs: mapsTurtlefs(pid) }] : [];
+      return hasVm(pid) ? [{ pid, turtlefs: turtlefsUse(pid) }] : [];
     } catch {
       return [];
     }
@@ -45,10 +48,10 @@ export function vmProcesses(): { pid: number; turtlefs: boolean }[] {
 }
 
 /** Throws when the process has gone. */
-function mapsTurtlefs(pid: number): boolean {
+function turtlefsUse(pid: number): TurtlefsUse {
   // its own mounts: it may live in a mount namespace of its own
   const devices = turtlefsDevices(readFileSync(`/proc/${pid}/mountinfo`, 'utf8'));
-  return devices.size > 0 && mapsDevice(readFileSync(`/proc/${pid}/maps`, 'utf8'), devices);
+  return devices.size === 0 ? 'none' : deviceUse(readFileSync(`/proc/${pid}/maps`, 'utf8'), devices);
 }
 
 /** Device numbers of the mounts of turtlefs, as `0:45`. */
@@ -62,12 +65,17 @@ export function turtlefsDevices(mountinfo: string): Set<string> {
   return found;
 }
 
-/** Whether a line of /proc/PID/maps is of one of these devices. There they are in hexadecimal: `00:2d`. */
-export function mapsDevice(maps: string, devices: ReadonlySet<string>): boolean {
-  return maps.split('\n').some((line) => {
-    const [major, minor] = (line.split(/\s+/)[3] ?? '').split(':');
-    return devices.has(`${parseInt(major ?? '', 16)}:${parseInt(minor ?? '', 16)}`);
-  });
+/** What /proc/PID/maps has of these devices, whose numbers are in hexadecimal there: `00:2d`. Shared if any is. */
+export function deviceUse(maps: string, devices: ReadonlySet<string>): TurtlefsUse {
+  let use: TurtlefsUse = 'none';
+  for (const line of maps.split('\n')) {
+    const [, rights, , device = ''] = line.split(/\s+/);
+    const [major, minor] = device.split(':');
+    if (!devices.has(`${parseInt(major ?? '', 16)}:${parseInt(minor ?? '', 16)}`)) continue;
+    if (rights?.endsWith('s')) return 'shared';
+    use = 'private';
+  }
+  return use;
 }
 
 /** Where turtlefs is mounted for this process, or undefined. */

@@ -5,6 +5,8 @@ import { parseYaml, readYaml } from '../../core/yaml.ts';
 import { arenaSizeProblem } from '../../kernel/arena.ts';
 import { NAME } from '../../wire/fields.ts';
 
+export const DEFAULT_BPFFS = '/sys/fs/bpf';
+
 const absolutePath = z
   .string()
   .regex(/^\/[^\0]*$/, 'an absolute path expected')
@@ -128,7 +130,7 @@ const configSchema = z
       .prefault({}),
     state: absolutePath.default('/var/lib/hyperturtle'),
     run: absolutePath.default('/run/hyperturtle'),
-    bpffs: absolutePath.default('/sys/fs/bpf'),
+    bpffs: absolutePath.default(DEFAULT_BPFFS),
   })
   .superRefine(checkNetworks);
 

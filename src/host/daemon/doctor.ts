@@ -1,18 +1,11 @@
-/** The host's findings for `doctor`: what is well, what is not, and what to do about it. Nothing secret: tenants read them. */
-import { existsSync, readFileSync } from 'node:fs';
-import os from 'node:os';
-import { SHADOW_MMU_CVE, SHADOW_MMU_FIXED_IN, shadowMmuFixed } from '../../core/nested-kvm.ts';
-import { isBpffs } from '../../bpf/pins.ts';
-import { HOST_DEVICE } from '../../kernel/host.ts';
+/** Findings of `doctor` about the VMs and networks of a host: what is well, what is not, and what to do about it. */
+import { existsSync } from 'node:fs';
 import type { Finding } from '../../wire/schema.ts';
 import { TUN_DEVICE, VHOST_DEVICE } from '../nics/tap.ts';
 import type { HostConfig } from './config.ts';
 import type { VmStatus } from './vm.ts';
 
-/** Of the host as a whole. */
-export function hostFindings(bpffs: string): Finding[] {
-  return [kernelFinding(), nestedFinding(), moduleFinding(), bpffsFinding(bpffs), jitFinding()];
-}
+const ok = (what: string): Finding => ({ level: 'ok', what });
 
 /** Of one VM, as that VM may know them. */
 export function vmFindings(vm: VmStatus): Finding[] {
@@ -86,74 +79,4 @@ function nicFindings(vm: VmStatus): Finding[] {
       mend: anew,
     });
   return found;
-}
-
-const ok = (what: string): Finding => ({ level: 'ok', what });
-
-function kernelFinding(): Finding {
-  const release = os.release();
-  const fixed = shadowMmuFixed(release, os.version());
-  if (fixed === true) return ok(`host: kernel ${release} has ${SHADOW_MMU_CVE} mended`);
-  if (fixed === false)
-    return {
-      level: 'fail',
-      what: `host: kernel ${release} has ${SHADOW_MMU_CVE} (use after free in KVM's shadow MMU)`,
-      mend: `update the host: fixed in ${SHADOW_MMU_FIXED_IN}`,
-    };
-  return {
-    level: 'warn',
-    what: `host: of kernel ${release} it is not known whether ${SHADOW_MMU_CVE} is mended`,
-    mend: "see the distribution's advisory",
-  };
-}
-
-function nestedFinding(): Finding {
-  for (const vendor of ['kvm_amd', 'kvm_intel']) {
-    const value = read(`/sys/module/${vendor}/parameters/nested`);
-    if (value === undefined) continue;
-    if (value === '1' || value === 'Y') return ok(`host: nested virtualization is on (${vendor})`);
-    return {
-      level: 'fail',
-      what: `host: nested virtualization is off (${vendor}.nested=${value})`,
-      mend: `load ${vendor} with nested=1`,
-    };
-  }
-  return {
-    level: 'fail',
-    what: 'host: KVM is not loaded',
-    mend: 'load kvm_amd or kvm_intel with nested=1, on hardware that virtualizes',
-  };
-}
-
-function moduleFinding(): Finding {
-  if (existsSync(HOST_DEVICE)) return ok('host: hyperturtle_host.ko is loaded');
-  return {
-    level: 'fail',
-    what: 'host: hyperturtle_host.ko is not loaded',
-    mend: 'modprobe hyperturtle_host',
-  };
-}
-
-function bpffsFinding(dir: string): Finding {
-  if (isBpffs(dir)) return ok('host: arenas are pinned in a bpffs');
-  return { level: 'fail', what: `host: ${dir} is no bpffs`, mend: `mount -t bpf bpf ${dir}` };
-}
-
-function jitFinding(): Finding {
-  const value = read('/proc/sys/net/core/bpf_jit_enable');
-  if (value === '0')
-    return {
-      level: 'warn',
-      what: 'host: eBPF programs are interpreted',
-      mend: 'sysctl net.core.bpf_jit_enable=1',
-    };
-  return ok('host: eBPF programs run as native code');
-}
-
-function read(file: string): string | undefined {
-  try {
-    return readFileSync(file, 'utf8').trim();
-  } catch {
-    return undefined;
-  }
 }

@@ -207,6 +207,7 @@ const facts = (over: Partial<Facts> = {}): Facts => ({
   ept: undefined,
   tdpMmu: 'Y',
   nohzFull: '',
+  lockdown: 'none',
   guestDevice: true,
   turtlefs: '/run/hyperturtle/ram',
   channel: true,
@@ -234,6 +235,8 @@ describe('doctor', () => {
     ['no EPT', { ept: 'N' }, /nested paging is off \(kvm_intel.ept=N\)/],
     ['the old MMU', { tdpMmu: 'N' }, /TDP MMU/],
     ['nohz_full', { nohzFull: '1-3' }, /nohz_full=1-3/],
+    ['another kernel', { kernel: { release: '6.6.150', version: '#1' } }, /not been tried on kernel 6.6.150/],
+    ['a locked kernel', { guestDevice: false, lockdown: 'integrity' }, /hyperturtle_guest.ko is not loaded/],
     ['no module', { guestDevice: false }, /hyperturtle_guest.ko is not loaded/],
     ['another ABI', { agent: status({ module: { ...status().module, state: 'mismatch' } }) }, /another ABI/],
     ['no mount', { turtlefs: undefined }, /turtlefs is not mounted/],
@@ -251,8 +254,9 @@ describe('doctor', () => {
       { agent: status({ desired: { ...status().desired, objects: 0, links: 0 } }) },
       /nothing is loaded/,
     ],
-    ['other RAM', { vms: [{ pid: 7, name: 'web', turtlefs: false }] }, /web \(process 7\).*not on turtlefs/],
-    ['not registered', { vms: [{ pid: 7, name: 'web', turtlefs: true }] }, /not registered/],
+    ['other RAM', { vms: [{ pid: 7, name: 'web', turtlefs: 'none' }] }, /web \(process 7\).*not on turtlefs/],
+    ['private RAM', { vms: [{ pid: 7, name: 'web', turtlefs: 'private' }] }, /as a private copy/],
+    ['not registered', { vms: [{ pid: 7, name: 'web', turtlefs: 'shared' }] }, /not registered/],
   ])('%s is found, with a mend', (_, over, what) => {
     const found = judge(facts(over)).filter((f) => f.level !== 'ok');
     expect(found.map((f) => f.what).join('\n')).toMatch(what);
