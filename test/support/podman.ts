@@ -1,20 +1,9 @@
 /** Debian's podman with its CNI backend, unpacked beside the lab's packages: a container engine that we did not write. */
-import { execFileSync, spawnSync } from 'node:child_process';
-import {
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { cacheRoot } from '../../src/lab/xdg.ts';
+import { debTree } from './deb-tree.ts';
 
 /** What podman needs and a small machine may lack. */
 const PACKAGES = [
@@ -30,27 +19,9 @@ export interface PodmanTree {
 /** The unpacked packages, or why there are none. Fetches them the first time. */
 export function podmanTree(): PodmanTree | string {
   if (process.getuid?.() !== 0) return 'not root: containers cannot be made';
-  const root = path.join(cacheRoot(), 'trees', 'podman');
-  if (!existsSync(root)) {
-    mkdirSync(path.dirname(root), { recursive: true });
-    const staging = mkdtempSync(`${root}.`);
-    try {
-      const got = spawnSync('apt-get', ['-q', 'download', ...PACKAGES], {
-        cwd: staging,
-        encoding: 'utf8',
-        timeout: 120_000,
-      });
-      if (got.status !== 0) return `no podman: ${got.error?.message ?? got.stderr.trim().split('\n').at(-1)}`;
-      for (const deb of readdirSync(staging).filter((n) => n.endsWith('.deb'))) {
-        execFileSync('dpkg-deb', ['-x', path.join(staging, deb), path.join(staging, 'root')]);
-      }
-      renameSync(path.join(staging, 'root'), root);
-    } finally {
-      rmSync(staging, { recursive: true, force: true });
-    }
-  }
-  const libraries = ['usr/lib', 'lib'].map((d) => path.join(root, d, 'x86_64-linux-gnu')).join(':');
-  const env = { ...process.env, LD_LIBRARY_PATH: libraries };
+  const tree = debTree('podman', PACKAGES);
+  if (typeof tree === 'string') return tree;
+  const { root, env } = tree;
   const works = spawnSync(path.join(root, 'usr/bin/podman'), ['--version'], { env, encoding: 'utf8' });
   return works.status === 0 ? { root, env } : `podman does not start: ${works.stderr.trim()}`;
 }

@@ -74,11 +74,9 @@ describe('the host', () => {
   ])('with %s is told so, and nothing else, with the mend', (_, over, level, what, mend) => {
     const found = judgeHost(facts(over)).filter((f) => f.level !== 'ok');
     expect(found).toHaveLength(1);
-    expect(found[0]).toMatchObject({
-      level,
-      what: expect.stringMatching(what),
-      mend: expect.stringMatching(mend),
-    });
+    expect(found[0]?.level).toBe(level);
+    expect(found[0]?.what).toMatch(what);
+    expect(found[0]?.mend).toMatch(mend);
   });
 
   it('is looked at without failing, whatever machine this is', () => {

@@ -1,0 +1,36 @@
+/** Programs of Debian packages that tests need and a small machine may lack: unpacked beside the lab's, not installed. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { cacheRoot } from '../../src/lab/xdg.ts';
+
+export interface DebTree {
+  root: string;
+  /** Finds the libraries of the tree first. */
+  env: NodeJS.ProcessEnv;
+}
+
+/** The unpacked packages, or why there are none. Fetches them the first time. */
+export function debTree(name: string, packages: readonly string[]): DebTree | string {
+  const root = path.join(cacheRoot(), 'trees', name);
+  if (!existsSync(root)) {
+    mkdirSync(path.dirname(root), { recursive: true });
+    const staging = mkdtempSync(`${root}.`);
+    try {
+      const got = spawnSync('apt-get', ['-q', 'download', ...packages], {
+        cwd: staging,
+        encoding: 'utf8',
+        timeout: 120_000,
+      });
+      if (got.status !== 0)
+        return `no ${name}: ${got.error?.message ?? got.stderr.trim().split('\n').at(-1)}`;
+      for (const deb of readdirSync(staging).filter((n) => n.endsWith('.deb')))
+        execFileSync('dpkg-deb', ['-x', path.join(staging, deb), path.join(staging, 'root')]);
+      renameSync(path.join(staging, 'root'), root);
+    } finally {
+      rmSync(staging, { recursive: true, force: true });
+    }
+  }
+  const libraries = ['usr/lib', 'lib'].map((d) => path.join(root, d, 'x86_64-linux-gnu')).join(':');
+  return { root, env: { ...process.env, LD_LIBRARY_PATH: libraries } };
+}
