@@ -13,6 +13,7 @@ const LAYERS = [
   'host',
   'guest',
   'cni',
+  'dashboard',
   'lab',
   'bench',
   'report',

@@ -120,9 +120,28 @@ async function build() {
   say('compiling TypeScript');
   // types are `npm run check`'s work
   const tsc = path.join(ROOT, 'node_modules/typescript/bin/tsc');
-  const status = await run(process.execPath, [tsc, '-p', ROOT, '--noCheck'], { stdio: ['inherit', 2, 2] });
-  if (status !== 0) throw new Refusal(`TypeScript does not compile (status ${status}): see above`);
+  // the dashboard's page is compiled for browsers
+  for (const project of [ROOT, path.join(ROOT, 'src/dashboard/page')]) {
+    const status = await run(process.execPath, [tsc, '-p', project, '--noCheck'], {
+      stdio: ['inherit', 2, 2],
+    });
+    if (status !== 0) throw new Refusal(`TypeScript does not compile (status ${status}): see above`);
+  }
   writeFileSync(stamp, hash);
+}
+
+/** The dashboard is tested in a real browser, where that can be installed; else its tests say what they miss. */
+async function installBrowser() {
+  if (!isMissing('chromium') || process.getuid() !== 0) return;
+  say('installing chromium for the tests of the dashboard (apt)');
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
+  const options = { stdio: ['inherit', 2, 2], env };
+  const install = ['install', '-y', '--no-install-recommends', '-qq', 'chromium', 'fonts-dejavu-core'];
+  // lists that are not there yet or too old are the usual reason for the first to fail
+  if ((await run('apt-get', install, options)) === 0) return;
+  await run('apt-get', ['update', '-qq'], options);
+  if ((await run('apt-get', install, options)) !== 0)
+    say('no chromium: the tests of the dashboard are skipped');
 }
 
 /** Fetches and builds the lab's parts with progress, so that no test waits for a download. */
@@ -174,6 +193,7 @@ async function test(args) {
         await prepareLab();
         prepared = true;
       }
+      if (project === 'integration' && isDebian()) await installBrowser();
       say(`tests: ${project}`);
       const file = path.join(dir, `${project}.json`);
       const vitest = path.join(ROOT, 'node_modules/vitest/vitest.mjs');

@@ -5,6 +5,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { registerAgentBench } from './bench-agent.ts';
 import { registerControl } from './bench-control.ts';
 import { registerNetNative } from './bench-net-native.ts';
+import { registerPaper } from './bench-paper.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -67,6 +68,7 @@ export function register(program: Command, version: string): void {
   registerControl(bench, version);
   registerAgentBench(bench);
   registerNetNative(bench, version);
+  registerPaper(bench);
 }
 
 interface CheckOptions extends LabOptions {

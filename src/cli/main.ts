@@ -13,6 +13,7 @@ import { register as registerGuest } from './guest.ts';
 import { registerL2Commands } from './guest-l2.ts';
 import { register as registerHost } from './host.ts';
 import { registerHostDaemon } from './host-daemon.ts';
+import { registerDashboard } from './host-dashboard.ts';
 import { registerKeys } from './keys.ts';
 import { registerEvents } from './l1-events.ts';
 import { registerFirewall } from './l1-firewall.ts';
@@ -56,7 +57,9 @@ export function createProgram(): Command {
   registerCheck(program);
   registerKeys(program);
   program.commandsGroup('Set up and look after:');
-  registerHostDaemon(registerHost(program), version());
+  const host = registerHost(program);
+  registerHostDaemon(host, version());
+  registerDashboard(host);
   const guest = registerGuest(program);
   registerL2Commands(guest);
   registerAgent(program, guest, version());

@@ -1,0 +1,53 @@
+/** `hyperturtle host dashboard`: a page in the browser that shows what the daemon's VMs and their programs do. */
+import type { Command } from 'commander';
+import { integer } from './values.ts';
+
+interface DashboardOptions {
+  socket: string;
+  port: number;
+}
+
+/** As adminSocketOf in src/host/daemon/config.ts, which is not loaded for a list of options. */
+const ADMIN_SOCKET = '/run/hyperturtle/host.sock';
+
+export function registerDashboard(host: Command): void {
+  host
+    .command('dashboard')
+    .description('a page that shows all VMs, hooks and counters live; read-only; runs until Ctrl-C')
+    .option('--socket <path>', "the daemon's socket", process.env['HYPERTURTLE_HOST_SOCKET'] ?? ADMIN_SOCKET)
+    .option('--port <number>', 'on 127.0.0.1; 0: any that is free', integer('--port', 0, 65_535), 9466)
+    .addHelpText(
+      'after',
+      `
+Prints the address to open, with a token that is new each time. From another machine, through a tunnel:
+  $ ssh -L 9466:127.0.0.1:9466 root@host
+It needs the daemon's socket, thus root; the daemon need not run yet.`,
+    )
+    .action(dashboard);
+}
+
+async function dashboard(options: DashboardOptions): Promise<void> {
+  const [{ pageAssets }, { Collector }, { DashboardServer }, { abortOnSignals }] = await Promise.all([
+    import('../dashboard/assets.ts'),
+    import('../dashboard/collect.ts'),
+    import('../dashboard/server.ts'),
+    import('../core/lifecycle.ts'),
+  ]);
+  const signals = abortOnSignals();
+  const collector = new Collector(options.socket);
+  try {
+    const server = await DashboardServer.listen({ port: options.port, collector, assets: pageAssets() });
+    try {
+      process.stdout.write(`${server.url}\n`);
+      await new Promise<void>((resolve) => {
+        if (signals.signal.aborted) resolve();
+        signals.signal.addEventListener('abort', () => resolve(), { once: true });
+      });
+    } finally {
+      await server.close();
+    }
+  } finally {
+    collector.close();
+    signals.dispose();
+  }
+}

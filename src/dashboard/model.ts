@@ -1,0 +1,52 @@
+/** What the dashboard's server tells its page, as JSON; types only, for both. */
+import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
+import type { ResultOf } from '../wire/schema.ts';
+
+export type Vm = VmReport;
+export type Daemon = ResultOf<typeof ADMIN_METHODS, 'admin.status'>;
+export type Finding = ResultOf<typeof ADMIN_METHODS, 'admin.doctor'>['findings'][number];
+export type VmEvent = ResultOf<typeof ADMIN_METHODS, 'admin.events'>['events'][number];
+export type L2 = NonNullable<Vm['l1']>['l2s'][number];
+export type HookRow = Vm['stats'][number];
+
+/** As tcptop's client reads it; `local` is the nested guest's side. Spelled out here: the page knows nothing of Node. */
+export interface Flow {
+  protocol: 'tcp' | 'udp';
+  local: string;
+  localPort: number;
+  remote: string;
+  remotePort: number;
+  outPackets: number;
+  outBytes: number;
+  inPackets: number;
+  inBytes: number;
+  firstNs: number;
+}
+
+/** What tcptop counted on one NIC. */
+export interface Traffic {
+  nic: string;
+  object: string;
+  /** Busiest first; not all of them when there are many. */
+  flows: Flow[];
+  count: number;
+  /** Why there are none. */
+  problem: string | null;
+}
+
+export type Detail = ResultOf<typeof ADMIN_METHODS, 'admin.vm.detail'> & { name: string; traffic: Traffic[] };
+
+export interface State {
+  /** Server's clock, milliseconds, which only goes on: rates are computed with it. */
+  atMs: number;
+  host: { name: string; kernel: string };
+  /** Null while it cannot be asked; `problem` says why. */
+  daemon: Daemon | null;
+  problem: string | null;
+  findings: Finding[];
+  vms: Vm[];
+  /** Of the VM that was asked for, or of all; newest first. */
+  events: VmEvent[];
+  /** Of the VM that was asked for. */
+  detail: Detail | null;
+}

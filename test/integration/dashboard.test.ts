@@ -1,0 +1,270 @@
+/**
+ * The dashboard as people see it: the command's process, a real daemon behind it, and a real browser in front. Only the kernel module and
+ * QEMU are stand-ins; what L1s say comes from this test, as a hostile L1 would say it.
+ */
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync } from 'node:fs';
+import http from 'node:http';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { chromium } from 'playwright-core';
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
+import { compiledSources } from '../support/compiled.ts';
+import { DaemonHarness } from '../support/daemon-harness.ts';
+import type { L1 } from '../support/daemon-harness.ts';
+
+const clang = findClang();
+const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((f) =>
+  existsSync(f),
+);
+const why = whyNoBpf(clang) ?? (CHROMIUM === undefined ? 'no Chromium: apt install chromium' : undefined);
+/** Pictures are kept for who wants to look. */
+const SHOTS = process.env['HT_SCREENSHOTS'];
+
+const BOOT = '0d9c3a52-6e0b-4f0e-8d0f-4d1f6a2b7c33';
+const EVIL = '<img src=x onerror="document.title=1">\u202egnp.exe';
+
+describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`, () => {
+  let h: DaemonHarness;
+  let one: L1;
+  let browser: Browser;
+  let server: ChildProcess;
+  let url: string;
+  const pages: Page[] = [];
+  let complaints: string[] = [];
+
+  beforeAll(async () => {
+    if (!clang || CHROMIUM === undefined) return;
+    h = new DaemonHarness();
+    h.writeConfig({ build1: {}, idle: {} });
+    await h.startDaemon();
+    await h.startVm('build1');
+    await h.whenVm('build1', (v) => v.phase === 'attached' && v.agent.connected);
+    one = await h.agent('build1', BOOT);
+    const npf = compileBpfFile(clang, path.resolve('c/bpf/npf/npf.bpf.c')).toString('base64');
+    await one.peer.request('load', { name: 'npf', elf: npf });
+    await one.peer.request('link', { object: 'npf', hook: 'npf' });
+    await one.peer.request('load', { name: 'broken', elf: 'AAAA' }).catch(() => {});
+    await report(100);
+    ({ server, url } = await startServer(h.at('run/host.sock')));
+    // the sandbox needs namespaces that containers do not give; the page is our own
+    browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox', '--disable-gpu'] });
+  }, 120_000);
+
+  afterEach(async () => {
+    for (const page of pages.splice(0)) await page.context().close();
+    expect(complaints).toEqual([]);
+    complaints = [];
+  });
+
+  afterAll(async () => {
+    await browser?.close();
+    if (server) await stop(server);
+    await h?.close();
+  });
+
+  const report = (faults: number): Promise<unknown> => {
+    const l2 = (pid: number, name: string) => ({
+      ...{ pid, name, since: '2026-11-22T10:00:00.000Z', pages: 57_344, framesTaken: 9120, faults },
+      ...{ mappedNew: 4000, mappedExisting: 120, mappedAhead: 5120, passes: 4 },
+    });
+    return one.peer.request('report', {
+      pool: {
+        ...{ enabled: true, level: 3900, low: 1024, high: 4096, entries: 4096, refills: 12, shrunk: 0 },
+        ...{ indexWords: 262_144, indexUsed: 57_344 },
+      },
+      l2Count: 2,
+      l2s: [l2(812, 'web'), l2(813, EVIL)],
+    });
+  };
+
+  async function startServer(socket: string): Promise<{ server: ChildProcess; url: string }> {
+    const main = path.join(compiledSources(), 'cli/main.js');
+    const child = spawn(process.execPath, [main, 'host', 'dashboard', '--port', '0', '--socket', socket], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const [line] = (await once(createInterface(child.stdout), 'line')) as [string];
+    return { server: child, url: line };
+  }
+
+  async function stop(child: ChildProcess): Promise<number | null> {
+    const ended = once(child, 'exit');
+    child.kill('SIGTERM');
+    await ended;
+    return child.exitCode;
+  }
+
+  /** Whatever the browser complains about is a failure: a script or style refused, an exception. */
+  async function open(to: string, options: BrowserContextOptions = {}): Promise<Page> {
+    const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+    const page = await context.newPage();
+    page.on('pageerror', (e) => complaints.push(e.message));
+    page.on('console', (m) => {
+      if (m.type() === 'error' && !m.text().includes('401')) complaints.push(m.text());
+    });
+    pages.push(page);
+    await page.goto(to);
+    return page;
+  }
+
+  async function shot(page: Page, name: string): Promise<void> {
+    if (SHOTS === undefined) return;
+    mkdirSync(SHOTS, { recursive: true });
+    await page.screenshot({ path: path.join(SHOTS, `${name}.png`), fullPage: true });
+  }
+
+  const heading = (page: Page): Promise<string> => page.locator('main h1').innerText();
+
+  async function get(at: string, headers: Record<string, string> = {}, method = 'GET'): Promise<number> {
+    const request = http.request(new URL(at, url), { method, headers });
+    request.end();
+    const [response] = (await once(request, 'response')) as [http.IncomingMessage];
+    response.resume();
+    return response.statusCode ?? 0;
+  }
+
+  it('tells nothing without its token, to other names, to other sites, and takes no orders', async () => {
+    const token = /#t=(.+)$/.exec(url)?.[1] ?? '';
+    const bearer = { authorization: `Bearer ${token}` };
+    expect(await get('/api/state', bearer)).toBe(200);
+    expect(await get('/api/state')).toBe(401);
+    expect(await get('/api/state', { authorization: `Bearer ${token.slice(1)}x` })).toBe(401);
+    expect(await get(`/api/state?token=${token}`)).toBe(401);
+    expect(await get('/api/state', { ...bearer, host: 'evil.example' })).toBe(421);
+    expect(await get('/', { host: 'evil.example:9466' })).toBe(421);
+    expect(await get('/api/state', { ...bearer, host: 'localhost:4711' })).toBe(200);
+    expect(await get('/api/state', { ...bearer, 'sec-fetch-site': 'cross-site' })).toBe(403);
+    expect(await get('/api/state', bearer, 'POST')).toBe(405);
+    expect(await get('/page/../assets.js')).toBe(404);
+    expect(await get('/page/%2e%2e/server.js', bearer)).toBe(404);
+  });
+
+  it('asks for the token where the address has none, and says when it is wrong', async () => {
+    const page = await open(new URL('/', url).href);
+    await page.getByLabel('Token').fill('wrong');
+    await shot(page, 'token');
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').waitFor();
+    await page.getByLabel('Token').fill(url);
+    await page.keyboard.press('Enter');
+    await page.getByRole('tree').waitFor();
+    expect(page.url()).not.toContain(url.slice(-20));
+  });
+
+  it('shows the levels, hooks, counters and decisions of all VMs', async () => {
+    const page = await open(url);
+    await page.getByRole('tree').waitFor();
+    expect(page.url()).toMatch(/#\/$/);
+    expect(await page.getByRole('treeitem').allInnerTexts()).toHaveLength(5);
+    await page.getByRole('region', { name: 'Admission log' }).getByText('object refused').waitFor();
+    await shot(page, 'host-light');
+    await page.getByRole('treeitem', { name: 'build1' }).click();
+    await expect.poll(() => heading(page)).toContain('build1');
+    const hooks = page.getByRole('region', { name: 'Hooks of exits' });
+    // what the stand-in of the kernel counts
+    expect(await hooks.getByRole('row', { name: /^npf/ }).innerText()).toMatch(/70%/);
+    await page.getByRole('region', { name: 'Reasons by hook' }).getByText('no_pool').first().waitFor();
+    expect(await page.locator('#quotas').innerText()).toMatch(/Objects\s+1\s+16/);
+    await shot(page, 'vm-light');
+  });
+
+  it('goes on by itself: a new report is there within seconds, and pausing stops that', async () => {
+    const page = await open(`${url}`);
+    await page.getByRole('treeitem', { name: 'web' }).click();
+    await expect.poll(() => heading(page)).toContain('web');
+    await report(5100);
+    await expect.poll(() => page.locator('main').innerText(), { timeout: 10_000 }).toContain('4 of 5,100');
+    await page.getByRole('button', { name: 'Pause' }).click();
+    await report(6100);
+    await new Promise((r) => setTimeout(r, 3000));
+    expect(await page.locator('main').innerText()).toContain('4 of 5,100');
+    await page.getByRole('button', { name: 'Resume' }).click();
+    await expect.poll(() => page.locator('main').innerText(), { timeout: 10_000 }).toContain('4 of 6,100');
+    await shot(page, 'l2-light');
+  });
+
+  it('shows hostile names as text', async () => {
+    const page = await open(url);
+    await page.getByRole('treeitem', { name: 'onerror' }).click();
+    await expect.poll(() => heading(page)).toContain('<img src=x onerror="document.title=1">\\u202egnp.exe');
+    expect(await page.locator('img').count()).toBe(0);
+    expect(await page.title()).toBe('build1 · HyperTurtle');
+  });
+
+  it('is used by keyboard alone', async () => {
+    const page = await open(url);
+    await page.getByRole('tree').waitFor();
+    await page.keyboard.press('Tab');
+    const focused = (): Promise<string> => page.evaluate('document.activeElement.innerText');
+    expect(await focused()).toBe('Skip to content');
+    await page.keyboard.press('Tab');
+    expect(await focused()).toBe('Pause');
+    await page.keyboard.press('Tab');
+    expect(await focused()).toContain('L0');
+    await page.keyboard.press('ArrowRight');
+    expect(await focused()).toContain('build1');
+    await page.keyboard.press('ArrowDown');
+    expect(await focused()).toContain('web');
+    await page.keyboard.press('Enter');
+    await expect.poll(() => heading(page)).toContain('web');
+    // reading goes on at the new heading, one step from the tree; figures change and the focus stays
+    await page.waitForTimeout(2500);
+    expect(await page.evaluate('document.activeElement.tagName')).toBe('H1');
+    await page.keyboard.press('Shift+Tab');
+    expect(await focused()).toContain('web');
+    await page.keyboard.press('End');
+    expect(await focused()).toContain('idle');
+    await page.keyboard.press('ArrowLeft');
+    await page.keyboard.press('Home');
+    await page.keyboard.press('Enter');
+    await expect.poll(() => page.url()).toMatch(/#\/$/);
+  });
+
+  it('follows the system into the dark, and fits a narrow window', async () => {
+    const background = (page: Page): Promise<string> =>
+      page.evaluate('getComputedStyle(document.body).backgroundColor');
+    const light = await open(url, { colorScheme: 'light' });
+    const dark = await open(url, { colorScheme: 'dark' });
+    expect(await background(dark)).not.toBe(await background(light));
+    await dark.getByRole('treeitem', { name: 'build1' }).click();
+    await dark.locator('#quotas').waitFor();
+    await dark.waitForTimeout(4500);
+    await shot(dark, 'vm-dark');
+    const narrow = await open(url, { colorScheme: 'dark', viewport: { width: 390, height: 844 } });
+    await narrow.getByRole('treeitem', { name: 'build1' }).click();
+    await narrow.locator('#quotas').waitFor();
+    expect(await narrow.evaluate('document.documentElement.scrollWidth')).toBeLessThanOrEqual(390);
+    await shot(narrow, 'vm-narrow-dark');
+  });
+
+  it('says that the daemon is away, and goes on when it is back', async () => {
+    const page = await open(url);
+    await page.getByRole('tree').waitFor();
+    await h.endDaemon('SIGKILL');
+    await expect.poll(() => heading(page), { timeout: 15_000 }).toBe('Daemon not reachable');
+    await shot(page, 'no-daemon');
+    await h.startDaemon();
+    await page.getByRole('tree').waitFor({ timeout: 15_000 });
+  });
+
+  it('says what to do where there are no VMs, and when its own process has ended', async () => {
+    const empty = new DaemonHarness();
+    try {
+      empty.writeConfig({});
+      await empty.startDaemon();
+      const second = await startServer(empty.at('run/host.sock'));
+      const page = await open(second.url);
+      await page.getByText('No VMs yet.').waitFor();
+      await shot(page, 'no-vms');
+      expect(await stop(second.server)).toBe(0);
+      await page.getByText('dashboard process not reachable').waitFor({ timeout: 15_000 });
+      complaints = complaints.filter((c) => !c.includes('ERR_CONNECTION_REFUSED'));
+    } finally {
+      await empty.close();
+    }
+  });
+});

@@ -1,0 +1,81 @@
+/** The paper's figures beside ours: the table is whole, its document agrees, and a report says what was not measured. */
+import { readFileSync } from 'node:fs';
+import { Command } from 'commander';
+import { describe, expect, it } from 'vitest';
+import { PAPER_BENCHES, PAPER_FIGURES, gain, paperGain } from '../../src/bench/paper.ts';
+import type { PaperRun } from '../../src/bench/paper.ts';
+import { register } from '../../src/cli/bench.ts';
+import { paperReport, paperRows } from '../../src/report/paper.ts';
+import { exampleResult } from '../support/bench-samples.ts';
+
+const doc = readFileSync('docs/reproduction.md', 'utf8');
+const [all] = PAPER_BENCHES;
+
+const run = (values: PaperRun['values'], problem: string | null = null): PaperRun => ({
+  ...{ bench: 'all', command: 'hyperturtle bench all', seconds: 1, about: 'here', problem, values },
+});
+
+describe('the table', () => {
+  it('has each figure once, and each bench is a command that takes its arguments', () => {
+    expect(new Set(PAPER_FIGURES.map((f) => f.id)).size).toBe(PAPER_FIGURES.length);
+    const program = new Command();
+    register(program, '0');
+    const benches = program.commands.find((c) => c.name() === 'bench')?.commands ?? [];
+    for (const bench of PAPER_BENCHES) {
+      const command = benches.find((c) => c.name() === bench.name);
+      const options = command?.options.map((o) => o.long) ?? [];
+      for (const word of [...bench.args.filter((a) => a.startsWith('--')), '--json'])
+        expect(options).toContain(word);
+      if (bench.report) expect(options).toContain('--report');
+    }
+    for (const f of PAPER_FIGURES)
+      if (f.bench !== undefined) expect(PAPER_BENCHES.map((b) => b.name)).toContain(f.bench);
+  });
+
+  it('is what docs/reproduction.md says, with the paper’s numbers', () => {
+    for (const f of PAPER_FIGURES) {
+      const row = doc.split('\n').find((l) => l.startsWith(`| \`${f.id}\``));
+      expect(row, f.id).toBeDefined();
+      for (const n of Object.values(f.paper ?? {}))
+        expect(row, f.id).toMatch(new RegExp(`\\b${String(n).replace('.', '\\.')}`));
+      if (f.bench !== undefined) expect(row, f.id).toMatch(/`bench |the same/);
+    }
+  });
+
+  it('gives the paper’s own factors', () => {
+    const of = (id: string): number => paperGain(PAPER_FIGURES.find((f) => f.id === id)!) ?? 0;
+    expect(of('fault')).toBeCloseTo(28.39 / 5.39);
+    expect(of('throughput')).toBeCloseTo(17.3 / 12.1);
+    expect(of('snapshot')).toBeCloseTo(1 / 0.45);
+    expect(paperGain(PAPER_FIGURES.find((f) => f.id === 'cpuid')!)).toBeUndefined();
+  });
+});
+
+describe('our figures', () => {
+  it('are read from the result of a bench', () => {
+    const result = exampleResult();
+    const values = all?.figures(JSON.parse(JSON.stringify(result))) ?? {};
+    const fault = PAPER_FIGURES.find((f) => f.id === 'fault')!;
+    expect(gain(fault, values['fault'])).toBeCloseTo(result.summary.firstTouchSpeedup ?? 0);
+    expect(values['switches']?.nested).toBeCloseTo(result.summary.switchesPerPageVanilla ?? 0);
+    expect(() => all?.figures({ schema: 99 })).toThrow();
+  });
+
+  it('stand beside the paper’s in one report, in which nothing is invented', () => {
+    const html = paperReport(
+      [run({ fault: { nested: 100, accelerated: 5, direct: 4 } })],
+      '2026-11-24T00:00:00Z',
+    );
+    expect(html).toContain('1 of ');
+    expect(html).toContain('ours 20×');
+    expect(html).toContain('ours: not measured');
+    expect(html).not.toMatch(/NaN|undefined|https?:/);
+    expect(paperRows([]).every((r) => r.gain === undefined)).toBe(true);
+  });
+
+  it('of a bench that failed are its problem, as text', () => {
+    const html = paperReport([run({}, '<b>no lab</b>')], 'now');
+    expect(html).toContain('&lt;b&gt;no lab&lt;/b&gt;');
+    expect(html).toContain('0 of ');
+  });
+});
