@@ -1,6 +1,7 @@
 /** `hyperturtle lab ...`: the emulated machines. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { HyperturtleError } from '../core/errors.ts';
 import type { Lab } from '../lab/lab.ts';
 import { integer, printJson } from './values.ts';
 
@@ -13,8 +14,9 @@ interface NameOption {
 interface UpOptions extends NameOption {
   kernel: string;
   accel: 'tcg' | 'kvm';
+  cpu: 'amd' | 'intel';
   l1Cpus: number;
-  l1Memory: number;
+  l1Memory?: number;
   fresh?: boolean;
   payload: boolean;
   images?: string;
@@ -80,8 +82,20 @@ $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this m
         .choices(['tcg', 'kvm'])
         .default('tcg'),
     )
+    .addOption(
+      new Option(
+        '--cpu <vendor>',
+        "whose processor is emulated; intel: by Bochs, slower and without a snapshot, VMX and EPT as Intel's have them",
+      )
+        .choices(['amd', 'intel'])
+        .default('amd'),
+    )
     .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
-    .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
+    .option(
+      '--l1-memory <MiB>',
+      'memory of L1 (default 2048, on intel 1024)',
+      integer('--l1-memory', 512, 65_536),
+    )
     .option('--fresh', 'boot, and make the snapshot of booted machines anew')
     .option(
       '--images <list>',
@@ -165,6 +179,13 @@ function collectEnv(text: string, before: Record<string, string>): Record<string
   return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
 }
 
+function emulatedBy(o: Pick<UpOptions, 'accel' | 'cpu'>): 'tcg' | 'kvm' | 'bochs' {
+  if (o.cpu === 'amd') return o.accel;
+  if (o.accel === 'kvm')
+    throw new HyperturtleError('HT_USAGE', "--accel kvm has this machine's processor: leave --cpu out");
+  return 'bochs';
+}
+
 async function up(o: UpOptions): Promise<void> {
   const [{ labUp }, { createProgress }, { abortOnSignals }] = await Promise.all([
     import('../lab/lab.ts'),
@@ -176,9 +197,9 @@ async function up(o: UpOptions): Promise<void> {
     const lab = await labUp({
       name: o.name,
       kernel: o.kernel,
-      accel: o.accel,
+      accel: emulatedBy(o),
       l1Cpus: o.l1Cpus,
-      l1MemoryMib: o.l1Memory,
+      ...(o.l1Memory === undefined ? {} : { l1MemoryMib: o.l1Memory }),
       fresh: o.fresh ?? false,
       payload: o.payload,
       ...(o.images === undefined ? {} : { images: o.images.split(',') }),

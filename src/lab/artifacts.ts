@@ -32,6 +32,21 @@ export interface QemuProgram extends ToolProgram {
   version: string;
 }
 
+/** For labs with an Intel processor. */
+export interface BochsParts {
+  bochs: ToolProgram;
+  /** Where Bochs must be started. */
+  cwd: string;
+  /** socat. */
+  relay: ToolProgram;
+  biosRom: string;
+  vgaRom: string;
+  /** Boots L0's kernel with its arguments. */
+  iso: string;
+  /** Debian's. */
+  version: string;
+}
+
 export interface BuiltPayload {
   /** erofs image for vdb; at most PAYLOAD_DISK_BYTES. */
   path: string;
@@ -82,6 +97,8 @@ export interface Artifacts {
   kernelArgs(level: 0 | 1 | 2): string;
   /** Hash of all that is in a snapshot: kernel, initramfs, base image, QEMU. */
   key: string;
+  /** Fetched and made when asked for. */
+  bochs(): Promise<BochsParts>;
   /** Compiles modules, programs and the L2 image, and packs them with our JavaScript. Cached by content. */
   buildPayload(options?: { progress?: Progress; signal?: AbortSignal }): Promise<BuiltPayload>;
   /** One root file system for nested guests. `refresh`: of the newest packages. */

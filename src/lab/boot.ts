@@ -7,6 +7,7 @@ import { sleep } from '../core/wait.ts';
 import type { Artifacts } from './artifacts.ts';
 import { L1_SCRIPT_FW_CFG } from './artifacts.ts';
 import { Channel } from './channel.ts';
+import type { Emulator } from './emulator.ts';
 import { AgentLevel } from './guest-agent.ts';
 import type { Accelerator, L1Shape, MachineSpec, RunFiles } from './machine.ts';
 import {
@@ -42,10 +43,15 @@ export interface StartOptions {
 }
 
 export interface Machine {
-  qemu: QemuProcess;
+  emulator: Emulator;
   files: RunFiles;
   l0: AgentLevel;
   l1: AgentLevel;
+}
+
+/** One that takes commands of QEMU's. */
+export interface QemuMachine extends Machine {
+  qemu: QemuProcess;
 }
 
 /** How long L0 and then L1 may take to answer. Minutes under emulation on a busy machine; seconds otherwise. */
@@ -70,7 +76,7 @@ export function outerSpec(spec: BootSpec, o: StartOptions): MachineSpec {
 }
 
 /** Starts QEMU with all that it needs in `o.dir`; does not wait for the guests. */
-export async function startMachine(spec: BootSpec, o: StartOptions): Promise<Machine> {
+export async function startMachine(spec: BootSpec, o: StartOptions): Promise<QemuMachine> {
   await mkdir(o.dir, { recursive: true, mode: 0o700 });
   const files = runFiles(o.dir);
   const pipes = channelBases(files).flatMap((b) => [`${b}.in`, `${b}.out`]);
@@ -94,7 +100,7 @@ export async function startMachine(spec: BootSpec, o: StartOptions): Promise<Mac
     await qemu.end();
     throw e;
   }
-  return { qemu, files, ...levelsOf(files) };
+  return { qemu, emulator: qemu, files, ...levelsOf(files) };
 }
 
 export function levelsOf(files: RunFiles): { l0: AgentLevel; l1: AgentLevel } {
@@ -134,7 +140,7 @@ async function waitAnswer(
   const level = n === 0 ? m.l0 : m.l1;
   const end = performance.now() + (n === 0 ? L0_BOOT_MS : L1_BOOT_MS);
   for (;;) {
-    m.qemu.check();
+    m.emulator.check();
     try {
       return await level.ping({ timeoutMs: 2000, signal });
     } catch (e) {

@@ -47,6 +47,8 @@ export interface ImageContext {
 export interface BootImages {
   vmlinux: string;
   initramfs: string;
+  /** The same for a machine with ATA disks and without virtio. */
+  ataInitramfs: () => Promise<string>;
   base: string;
   key: string;
 }
@@ -69,8 +71,12 @@ export async function bootImages(c: ImageContext): Promise<BootImages> {
     writeFile(to, await readVmlinux(c.kernel, c.tools)),
   );
   const initramfs = await entry(`boot-${c.kernel.kernelVersion}`, '.cpio', async (to) =>
-    writeFile(to, await bootInitramfs(c, await openModules())),
+    writeFile(to, await bootInitramfs(c, await openModules(), scripts.BOOT_MODULES)),
   );
+  const ataInitramfs = (): Promise<string> =>
+    entry(`boot-ata-${c.kernel.kernelVersion}`, '.cpio', async (to) =>
+      writeFile(to, await bootInitramfs(c, await openModules(), scripts.ATA_BOOT_MODULES)),
+    );
   const base = await entry(`base-${c.kernel.kernelVersion}`, '.erofs', async (to) => {
     const tree = `${to}.tree`;
     try {
@@ -81,7 +87,7 @@ export async function bootImages(c: ImageContext): Promise<BootImages> {
       await rm(tree, { recursive: true, force: true });
     }
   });
-  return { vmlinux, initramfs, base, key };
+  return { vmlinux, initramfs, ataInitramfs, base, key };
 }
 
 /** Packs a directory. Uncompressed: an emulated CPU unpacks slower than the host's disk reads. */
@@ -106,8 +112,12 @@ export async function busybox(tools: ToolsTree): Promise<Buffer> {
   return readFile(toolPath(tools, 'busybox'));
 }
 
-async function bootInitramfs(c: ImageContext, modules: ModuleTree): Promise<Buffer> {
-  const order = await modules.loadOrder(scripts.BOOT_MODULES, true);
+async function bootInitramfs(
+  c: ImageContext,
+  modules: ModuleTree,
+  wanted: readonly string[],
+): Promise<Buffer> {
+  const order = await modules.loadOrder(wanted, true);
   const applets = ['sh', 'mount', 'insmod', 'mkdir', 'sleep', 'switch_root', 'poweroff', 'echo'];
   const entries: CpioEntry[] = [
     ...['bin', 'dev', 'proc', 'sys', 'modules', 'lower', 'rw', 'root'].map((d) => cpioDir(d)),

@@ -8,6 +8,9 @@ import { IN_GUEST, L1_SCRIPT_FW_CFG } from './artifacts.ts';
 /** Loaded by /init, before any file system of ours: disks, channels, the base image. */
 export const BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'virtio_console', 'erofs', 'overlay'];
 
+/** The same for the machine of an emulator without virtio: its disks are ATA, its channels serial ports. */
+export const ATA_BOOT_MODULES = ['ata_piix', 'sd_mod', 'erofs', 'overlay'];
+
 /** Must be in the base image (or built in). */
 export const BASE_MODULES = [
   'kvm',
@@ -86,13 +89,16 @@ mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 fail() { echo "### boot failed: $1" > /dev/console; poweroff -f; }
+base=${IN_GUEST.base}
+read -r cmdline < /proc/cmdline
+for a in $cmdline; do case $a in hyperturtle.base=*) base=\${a#*=};; esac; done
 while read -r m; do insmod "/modules/$m" || fail "module $m"; done < /modules/order
 n=0
-while [ ! -b ${IN_GUEST.base} ]; do
-  n=$((n + 1)); [ $n -gt 200 ] && fail "no disk ${IN_GUEST.base}"
+while [ ! -b $base ]; do
+  n=$((n + 1)); [ $n -gt 200 ] && fail "no disk $base"
   sleep 0.05
 done
-mount -t erofs -o ro ${IN_GUEST.base} /lower || fail "no erofs image on ${IN_GUEST.base}"
+mount -t erofs -o ro $base /lower || fail "no erofs image on $base"
 mount -t tmpfs -o size=50% rw /rw
 mkdir -p /rw/upper /rw/work
 mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /root || fail "no overlay"
@@ -110,7 +116,14 @@ export const INITTAB = `::sysinit:/usr/sbin/lab-boot
 export const LAB_BOOT = `#!/bin/sh
 export PATH=/usr/sbin:/usr/bin
 level=0
-for a in $(cat /proc/cmdline); do case $a in hyperturtle.level=*) level=\${a#*=};; esac; done
+base=${IN_GUEST.base} payload=${IN_GUEST.payloadDisk} serial_ports= l1_script_disk=
+for a in $(cat /proc/cmdline); do case $a in
+  hyperturtle.level=*) level=\${a#*=};;
+  hyperturtle.base=*) base=\${a#*=};;
+  hyperturtle.payload=*) payload=\${a#*=};;
+  hyperturtle.ports=*) serial_ports=\${a#*=};;
+  hyperturtle.l1=*) l1_script_disk=\${a#*=};;
+esac; done
 mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs tmp /tmp
 mkdir -p /dev/shm /dev/pts
@@ -131,17 +144,29 @@ elif grep -qw vmx /proc/cpuinfo; then
   if [ "$level" = 0 ]; then modprobe kvm_intel nested=1; else modprobe kvm_intel; fi
 fi
 modprobe tun
+# the disks go by one pair of names, whatever they are behind
+[ -e ${IN_GUEST.base} ] || ln -s "$base" ${IN_GUEST.base}
+[ -e ${IN_GUEST.payloadDisk} ] || ln -s "$payload" ${IN_GUEST.payloadDisk}
 # udev's work: ports by name
 mkdir -p /dev/virtio-ports
 for p in /sys/class/virtio-ports/*; do
   [ -r "$p/name" ] && ln -s "/dev/\${p##*/}" "/dev/virtio-ports/$(cat "$p/name")"
 done
+# where the machine has no virtio, serial ports under the same names: ttyS1:NAME,ttyS2:NAME
+for p in $(echo "$serial_ports" | tr , ' '); do
+  stty -F "/dev/\${p%%:*}" 115200 raw -echo
+  ln -s "/dev/\${p%%:*}" "/dev/virtio-ports/\${p#*:}"
+done
 if [ "$level" = 0 ]; then
-  modprobe qemu_fw_cfg
-  script=/sys/firmware/qemu_fw_cfg/by_name/${L1_SCRIPT_FW_CFG}/raw
   mkdir -p /run/l1
-  if [ -r "$script" ]; then
-    cat "$script" > /run/l1/start.sh
+  if [ "$l1_script_disk" ]; then
+    tr -d '\\0' < "$l1_script_disk" > /run/l1/start.sh
+  else
+    modprobe qemu_fw_cfg
+    script=/sys/firmware/qemu_fw_cfg/by_name/${L1_SCRIPT_FW_CFG}/raw
+    [ -r "$script" ] && cat "$script" > /run/l1/start.sh
+  fi
+  if [ -s /run/l1/start.sh ]; then
     setsid sh /run/l1/start.sh > /run/l1/log 2>&1 < /dev/null &
   fi
 fi
@@ -154,7 +179,8 @@ export const LAB_AGENT = `#!/bin/sh
 export PATH=/payload/bin:/usr/sbin:/usr/bin HOME=/root LC_ALL=C
 port=/dev/virtio-ports/org.qemu.guest_agent.0
 [ -e "$port" ] || exec sleep 3600
-exec qemu-ga -m virtio-serial -p "$port" -t /run -l /run/qemu-ga.log
+case $(readlink "$port") in /dev/ttyS*) method=isa-serial;; *) method=virtio-serial;; esac
+exec qemu-ga -m $method -p "$port" -t /run -l /run/qemu-ga.log
 `;
 
 /**

@@ -3,12 +3,13 @@ import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import os from 'node:os';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
-import type { L1Shape } from './machine.ts';
+import { BOCHS_MEM_MIB } from './bochs-config.ts';
+import type { Accelerator, L1Shape } from './machine.ts';
 
 /** What the outer QEMU uses beside its guest's memory: mostly the buffer of translated code. */
 const QEMU_OWN_MIB = 700;
 
-export function checkShape(l1: L1Shape): void {
+export function checkShape(l1: L1Shape, accel: Accelerator = 'tcg', images = 0): void {
   const whole = (what: string, value: number, min: number, max: number): void => {
     if (!Number.isInteger(value) || value < min || value > max)
       throw new HyperturtleError(
@@ -18,6 +19,18 @@ export function checkShape(l1: L1Shape): void {
   };
   whole('L1 CPUs', l1.cpus, 1, 8);
   whole('L1 memory (MiB)', l1.memMib, 512, 65_536);
+  if (accel === 'bochs') {
+    // one emulated processor, 2 GiB at most, no ports for a second L1
+    whole('L1 CPUs of an Intel lab', l1.cpus, 1, 1);
+    whole('L1 memory of an Intel lab (MiB)', l1.memMib, 512, BOCHS_MEM_MIB - 512);
+    if (images > 0)
+      throw new HyperturtleError('HT_UNSUPPORTED', 'an Intel lab has no disk for images of nested guests');
+    if (l1.secondMemMib !== undefined)
+      throw new HyperturtleError(
+        'HT_UNSUPPORTED',
+        'an Intel lab has room for one L1: leave the second one out',
+      );
+  }
   if (l1.secondMemMib !== undefined) whole("second L1's memory (MiB)", l1.secondMemMib, 512, 65_536);
 }
 

@@ -10,6 +10,8 @@ import { silentProgress } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import type { PrepareArtifacts } from './artifacts.ts';
 import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
+import { startBochs } from './bochs-machine.ts';
+import { BOCHS_MEM_MIB } from './bochs-config.ts';
 import { Channel } from './channel.ts';
 import type { BootSpec, Machine, StartOptions } from './boot.ts';
 import { checkKvm, checkShape, hostFacts, needMemory } from './lab-checks.ts';
@@ -45,7 +47,7 @@ export interface LabSpec {
   accel?: Accelerator;
   /** Default 1. */
   l1Cpus?: number;
-  /** Default 2048. */
+  /** Default 2048, with Bochs 1024. */
   l1MemoryMib?: number;
   /** Memory kept for a second L1 (`Lab.bootSecondL1`); default none. */
   secondL1MemoryMib?: number;
@@ -86,6 +88,8 @@ export interface Lab {
 }
 
 export const DEFAULT_KERNEL = '6.1';
+/** Of the 2 GiB that Bochs has at most. */
+const BOCHS_L1_MEM_MIB = 1024;
 let unnamed = 0;
 
 /** Starts a lab. Throws HyperturtleErrors that say what to do; leaves nothing behind then. */
@@ -94,11 +98,11 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   const { signal } = spec;
   const l1: L1Shape = {
     cpus: spec.l1Cpus ?? 1,
-    memMib: spec.l1MemoryMib ?? 2048,
+    memMib: spec.l1MemoryMib ?? (spec.accel === 'bochs' ? BOCHS_L1_MEM_MIB : 2048),
     ...(spec.secondL1MemoryMib ? { secondMemMib: spec.secondL1MemoryMib } : {}),
   };
-  checkShape(l1);
   const accel = spec.accel ?? 'tcg';
+  checkShape(l1, accel, spec.images?.length);
   const kernel = spec.kernel ?? DEFAULT_KERNEL;
   const lifetime = spec.lifetime ?? 'owner';
   await cleanDeadLabs();
@@ -132,7 +136,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
       progress,
       signal,
     );
-    undo.add('QEMU', () => machine.qemu.end());
+    undo.add('emulator', () => machine.emulator.end());
     const step = progress.step('levels ready');
     try {
       await makeReady(machine, { payload: payload !== undefined, images: images.length > 0 }, signal);
@@ -146,7 +150,10 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
       accel,
       kernelVersion: artifacts.kernelVersion,
       qemuVersion: artifacts.qemu.version,
-      l0: { cpus: accel === 'tcg' ? 1 : Math.max(2, l1.cpus), memMib: outerMemMib(l1) },
+      l0: {
+        cpus: accel === 'kvm' ? Math.max(2, l1.cpus) : 1,
+        memMib: accel === 'bochs' ? BOCHS_MEM_MIB : outerMemMib(l1),
+      },
       l1,
       l1KernelArgs: artifacts.kernelArgs(1),
       packageVersions: artifacts.versions,
@@ -186,7 +193,8 @@ export async function endLab(name: string): Promise<void> {
       'HT_BUSY',
       `lab '${name}' is being started by process ${record.owner.pid}: interrupt that one`,
     );
-  if (record.qemu) await endQemu(record.qemu, runFiles(record.dir).qmpSocket);
+  if (record.qemu && record.environment?.accel !== 'bochs')
+    await endQemu(record.qemu, runFiles(record.dir).qmpSocket);
   await removeLab(record);
 }
 
@@ -275,6 +283,8 @@ async function start(
     ...{ lifetime: record.lifetime, onQemu, signal },
   };
   // QEMU tells when a vCPU is idle in L0 only under TCG; with hardware, booting takes seconds anyway
+  if (boot.accel === 'bochs')
+    return { machine: await bootBochs(boot, record, common, progress), snapshotKey: null };
   if (boot.accel === 'kvm') return { machine: await bootKvm(boot, common, progress), snapshotKey: null };
   for (let attempt = 1; ; attempt++) {
     const snapshot = await ensureSnapshot(boot, {
@@ -292,7 +302,7 @@ async function start(
           machine.l1.ping({ timeoutMs: 60_000, signal }),
         ]);
       } catch (e) {
-        await machine.qemu.end();
+        await machine.emulator.end();
         throw e;
       }
       step.done();
@@ -303,6 +313,23 @@ async function start(
       progress.note(`  the snapshot cannot be restored (${messageOf(e)}): booting afresh`);
       await dropSnapshot(snapshot);
     }
+  }
+}
+
+async function bootBochs(
+  boot: BootSpec,
+  record: LabRecord,
+  common: Omit<StartOptions, 'ramFile' | 'incoming'>,
+  progress: Progress,
+): Promise<Machine> {
+  const onRelays = (relays: ProcessId[]): void => void Object.assign(record, { relays });
+  const machine = await startBochs(boot, await boot.artifacts.bochs(), { ...common, onRelays });
+  try {
+    await waitBooted(machine, { progress, signal: common.signal });
+    return machine;
+  } catch (e) {
+    await machine.emulator.end();
+    throw e;
   }
 }
 
@@ -317,7 +344,7 @@ async function bootKvm(
     await waitBooted(machine, { progress, signal: common.signal });
     return machine;
   } catch (e) {
-    await machine.qemu.end();
+    await machine.emulator.end();
     if (!isHyperturtleError(e, 'HT_BOOT_FAILED')) throw e;
     throw new HyperturtleError(
       'HT_UNSUPPORTED',

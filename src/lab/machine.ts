@@ -4,7 +4,8 @@
  */
 import { IN_GUEST } from './artifacts.ts';
 
-export type Accelerator = 'tcg' | 'kvm';
+/** What executes the outer machine. Bochs emulates Intel's processors, TCG AMD's as far as virtualization goes. */
+export type Accelerator = 'tcg' | 'kvm' | 'bochs';
 
 export interface DiskSpec {
   /** File or, inside L0, block device. Always opened read-only. */
@@ -79,6 +80,7 @@ function l1Run(dir: string) {
     agentSocket: `${dir}/agent.sock`,
     pidFile: `${dir}/qemu.pid`,
     log: `${dir}/qemu.log`,
+    console: `${dir}/console`,
     /** Exit status of its QEMU; missing while that runs. */
     ended: `${dir}/ended`,
   };
@@ -89,9 +91,12 @@ export const L1_RUN = l1Run('/run/l1');
 /** What of L0 an L1 has for itself: its directory, and the outer machine's ports. */
 export interface L1Seat {
   run: ReturnType<typeof l1Run>;
-  ports: { agent: string; serial: string; console?: string };
+  /** Without a port for it, the serial console goes to `run.console`. */
+  ports: { agent: string; serial?: string; console?: string };
   /** Numbers of the consoles that its nested guests have. */
   l2: readonly number[];
+  /** Whether it is given the disk with their images; default true. */
+  images?: boolean;
 }
 
 /** The L1 that is in every lab and in the snapshot. */
@@ -100,6 +105,9 @@ export const FIRST_SEAT: L1Seat = {
   ports: { agent: PORT.l1Agent, serial: PORT.l1Serial, console: PORT.l1Console },
   l2: [0, 1, 2, 3],
 };
+
+/** The one behind an outer machine with three disks, and three serial ports to spare: L0's agent has the first. */
+export const SERIAL_SEAT: L1Seat = { run: L1_RUN, ports: { agent: PORT.l1Agent }, l2: [0], images: false };
 
 /** A second one, booted when somebody wants it: for what must hold between tenants. */
 export const SECOND_SEAT: L1Seat = {
@@ -176,7 +184,7 @@ export interface L1Shape {
 export function l1Machine(
   shape: Pick<L1Shape, 'cpus' | 'memMib'>,
   kernelArgs: string,
-  { run, ports, l2 }: L1Seat = FIRST_SEAT,
+  { run, ports, l2, images = true }: L1Seat = FIRST_SEAT,
 ): MachineSpec {
   const through = (name: string): ChannelSpec['backend'] => ({ kind: 'pipe', path: portDevice(name) });
   return {
@@ -190,7 +198,7 @@ export function l1Machine(
     disks: [
       { path: IN_GUEST.base },
       { path: IN_GUEST.payloadDisk, uncached: true },
-      { path: IN_GUEST.imagesDisk, uncached: true },
+      ...(images ? [{ path: IN_GUEST.imagesDisk, uncached: true }] : []),
     ],
     channels: [
       { name: PORT.agent, kind: 'port', backend: through(ports.agent) },
@@ -200,7 +208,7 @@ export function l1Machine(
       ...l2.map((n): ChannelSpec => ({ name: PORT.l2(n), kind: 'port', backend: through(PORT.l2(n)) })),
       { name: PORT.control, kind: 'port', backend: { kind: 'socket', path: run.agentSocket } },
     ],
-    serialPath: portDevice(ports.serial),
+    serialPath: ports.serial === undefined ? run.console : portDevice(ports.serial),
     qmpSockets: [run.qmpSocket, run.daemonQmpSocket],
     pidFile: run.pidFile,
     rootPorts: [

@@ -28,6 +28,19 @@ const ROOTS = [
   ...['libelf1', 'libssl3', 'libdw1', 'pahole'],
 ];
 
+/** An emulator of Intel's processors with VMX, and what its machine is started with: fetched when first asked for. */
+const BOCHS_ROOTS = [
+  'bochs',
+  'bochs-term',
+  'bochsbios',
+  'vgabios',
+  'ncurses-base',
+  'isolinux',
+  'syslinux-common',
+  'xorriso',
+  'socat',
+];
+
 /** For packages, unpacked trees, builds and images together; the first run needs about 2 GiB of it. */
 export const CACHE_BYTES_NEEDED = 3 * 1024 ** 3;
 
@@ -35,11 +48,15 @@ export interface PackageSet {
   schema: 1;
   /** Hash of what was asked for; a set recorded for other roots is not used. */
   rootsKey: string;
+  /** Kernel series, or `bochs`: the name of the recorded set. */
   series: string;
   /** As `uname -r`. */
   kernelVersion: string;
   debs: DebRecord[];
 }
+
+/** The set that is for all kernels alike. */
+export const BOCHS_SET = 'bochs';
 
 export interface PackagesOptions {
   root: string;
@@ -51,7 +68,7 @@ export interface PackagesOptions {
 
 /** The recorded set, or a newly resolved one. Does not download packages: see fetchSet. */
 export async function packageSet(options: PackagesOptions): Promise<PackageSet> {
-  checkSeries(options.series);
+  if (options.series !== BOCHS_SET) checkSeries(options.series);
   const recorded = await readRecord(options);
   if (recorded !== undefined && !options.refresh) return recorded;
   return withAptLock(options, async () => {
@@ -126,12 +143,11 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
   const step = options.progress.step('package lists');
   try {
     await apt.update();
-    const names = [...(await apt.names('linux-image-')), ...(await apt.names('linux-headers-'))];
-    const kernelVersion = pickKernel(names, options.series);
-    const debs = await apt.plan([`linux-image-${kernelVersion}`, `linux-headers-${kernelVersion}`, ...ROOTS]);
+    const { roots, kernelVersion } = await wanted(apt, options.series);
+    const debs = await apt.plan(roots);
     const set: PackageSet = {
       schema: 1,
-      rootsKey: rootsKey(),
+      rootsKey: rootsKey(options.series),
       series: options.series,
       kernelVersion,
       debs,
@@ -140,12 +156,22 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
     await mkdir(path.dirname(file), { recursive: true });
     await writeFile(`${file}.staging`, `${JSON.stringify(set, undefined, 1)}\n`);
     await rename(`${file}.staging`, file);
-    step.done(`Linux ${kernelVersion}, ${debs.length} packages`);
+    step.done(`${kernelVersion === '' ? 'Bochs' : `Linux ${kernelVersion}`}, ${debs.length} packages`);
     return set;
   } catch (e) {
     step.fail();
     throw e;
   }
+}
+
+async function wanted(apt: Apt, series: string): Promise<{ roots: string[]; kernelVersion: string }> {
+  if (series === BOCHS_SET) return { roots: BOCHS_ROOTS, kernelVersion: '' };
+  const names = [...(await apt.names('linux-image-')), ...(await apt.names('linux-headers-'))];
+  const kernelVersion = pickKernel(names, series);
+  return {
+    roots: [`linux-image-${kernelVersion}`, `linux-headers-${kernelVersion}`, ...ROOTS],
+    kernelVersion,
+  };
 }
 
 export async function downloadDebs(
@@ -174,8 +200,8 @@ export function withAptLock<T>(
   return withCacheLock(path.join(options.root, 'locks/apt'), { signal: options.signal, onWait }, body);
 }
 
-function rootsKey(): string {
-  return contentKey(ROOTS);
+function rootsKey(series: string): string {
+  return contentKey(series === BOCHS_SET ? BOCHS_ROOTS : ROOTS);
 }
 
 function recordFile(options: PackagesOptions): string {
@@ -185,7 +211,7 @@ function recordFile(options: PackagesOptions): string {
 async function readRecord(options: PackagesOptions): Promise<PackageSet | undefined> {
   try {
     const set = JSON.parse(await readFile(recordFile(options), 'utf8')) as PackageSet;
-    return set.schema === 1 && set.rootsKey === rootsKey() ? set : undefined;
+    return set.schema === 1 && set.rootsKey === rootsKey(options.series) ? set : undefined;
   } catch (e) {
     if (errnoCode(e) === 'ENOENT' || e instanceof SyntaxError) return undefined;
     throw e;

@@ -20,6 +20,9 @@ import { cacheEntry, contentKey } from './xdg.ts';
 /** Raised when the way of packing changes. */
 const PAYLOAD_VERSION = 1;
 
+/** Programs of c/l2 that run L2s rather than in them: an emulated L2 would unpack them for nothing. */
+const L1_ONLY = ['tiny_vmm', 'touch_guest'];
+
 const WRAPPER = `#!/bin/sh
 exec ${IN_GUEST.node} ${IN_GUEST.payload}/app/dist/src/cli/main.js "$@"
 `;
@@ -95,7 +98,7 @@ async function packTree(
 async function l2Initramfs(c: BuildContext, programs: Built): Promise<Buffer> {
   const modules = await ModuleTree.open(c.kernel, c.tools);
   const order = await modules.loadOrder(L2_MODULES, true);
-  const names = await readdir(programs.dir);
+  const names = (await readdir(programs.dir)).filter((n) => !L1_ONLY.includes(n));
   return cpioArchive([
     ...['bin', 'dev', 'proc', 'sys', 'tmp', 'modules'].map((d) => cpioDir(d)),
     cpioDevice('dev/console', 5, 1),

@@ -2,6 +2,7 @@
 import type { Artifacts, BuiltPayload, PrepareOptions } from './artifacts.ts';
 import { silentProgress } from '../core/progress.ts';
 import { HyperturtleError } from '../core/errors.ts';
+import { bochsParts } from './bochs-parts.ts';
 import { bootImages } from './images.ts';
 import type { ImageContext } from './images.ts';
 import { buildImagesDisk, buildL2Image } from './l2-image.ts';
@@ -43,6 +44,7 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
     bootInitramfs: images.initramfs,
     baseImage: images.base,
     kernelArgs,
+    bochs: () => bochsParts(context, images, packages.refresh),
     key: contentKey([images.key, kernelArgs(0), kernelArgs(1)]),
     buildPayload: (o): Promise<BuiltPayload> =>
       buildPayload({ ...context, progress: o?.progress ?? progress, signal: o?.signal ?? signal }),

@@ -20,7 +20,10 @@ export interface LabRecord {
   state: 'starting' | 'up';
   /** Ends with its owner (benchmarks, tests), or stays until `lab down`. */
   lifetime: 'owner' | 'detached';
+  /** The emulator: QEMU, or Bochs. */
   qemu?: ProcessId;
+  /** Processes beside the emulator that end with it. */
+  relays?: ProcessId[];
   /** ISO 8601. */
   startedAt: string;
   kernelSeries: string;
@@ -177,5 +180,6 @@ export async function cleanDeadLabs(): Promise<string[]> {
 
 export async function removeLab(record: LabRecord): Promise<void> {
   if (record.qemu) await killProcess(record.qemu);
+  for (const r of record.relays ?? []) await killProcess(r);
   await rm(record.dir, { recursive: true, force: true });
 }

@@ -11,7 +11,7 @@ import { sleep, waitFor } from '../core/wait.ts';
 import type { QmpClient } from '../qmp/client.ts';
 import { IMAGES_DISK_BYTES, PAYLOAD_DISK_BYTES } from './artifacts.ts';
 import { outerSpec, startMachine, waitBooted } from './boot.ts';
-import type { BootSpec, Machine, StartOptions } from './boot.ts';
+import type { BootSpec, Machine, QemuMachine, StartOptions } from './boot.ts';
 import { runScript } from './levels.ts';
 import { l1Machine, l1Script, outerMemMib, qemuArguments } from './machine.ts';
 import { cacheEntry, contentKey, needSpace } from './xdg.ts';
@@ -222,7 +222,7 @@ export async function restoreSnapshot(
   spec: BootSpec,
   s: Snapshot,
   o: Omit<StartOptions, 'ramFile' | 'incoming'>,
-): Promise<Machine> {
+): Promise<QemuMachine> {
   // QEMU would make a missing file, of zeros
   for (const f of [s.ram, s.state]) await stat(f);
   const m = await startMachine(spec, { ...o, ramFile: { path: s.ram, private: true }, incoming: true });

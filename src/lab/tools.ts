@@ -69,6 +69,23 @@ export function unpackTools(set: PackageSet, options: UnpackOptions): Promise<To
   }).then(({ dir, key }) => ({ root: path.join(dir, 'root'), libc: path.join(dir, 'libc'), key }));
 }
 
+/** The emulator's packages, in a tree of their own: most labs never need it. */
+export async function unpackBochs(set: PackageSet, options: UnpackOptions): Promise<ToolsTree> {
+  const { dir, key } = await unpacked('bochs', withoutLibc(set.debs), options, async (staging) => {
+    await unpackAll(withoutLibc(set.debs), path.join(staging, 'root'), options);
+  });
+  return { root: path.join(dir, 'root'), libc: path.join(dir, 'root'), key };
+}
+
+/** The host's own, as for all tools. */
+function withoutLibc(debs: readonly DebRecord[]): DebRecord[] {
+  return debs.filter((d) => d.name !== 'libc6');
+}
+
+export async function bochsTreeExists(cacheRoot: string, set: PackageSet): Promise<boolean> {
+  return exists(path.join(cacheRoot, 'trees', `bochs-${treeKey(withoutLibc(set.debs))}`));
+}
+
 export async function unpackKernel(set: PackageSet, options: UnpackOptions): Promise<KernelTree> {
   const [, debs] = split(set.debs);
   const headers = `usr/src/linux-headers-${set.kernelVersion}`;

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The smallest VMM that is of use for testing a hypervisor's memory: one vCPU in 64-bit mode, no devices, no kernel.
+ * Its guest lives for as many instructions as the test needs, so that an emulated machine can run it.
+ *
+ *   tiny_vmm FILE PAGES STEP...
+ *     touch:FIRST:COUNT              writes into each of these pages once, in order
+ *     scattered:FIRST:COUNT          the same in an order without runs; COUNT is a power of two
+ *     cpuid:COUNT                    executes CPUID that often
+ *     share:FIRST:COUNT:ROLE:VISITS  visits random ones of these pages, checks and writes them as `pattern share` does
+ *
+ * FILE is the guest's RAM, or `-` for anonymous memory; page 0 of the steps lies at 4 MiB in it. When the VM is there,
+ * prints {"ready":...}. Each step waits for SIGUSR1, so that the VM can be registered and counters be read, and prints
+ * one JSON line. Exit status 0: every page as it must be; 1: mismatches; 2: usage or system.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/kvm.h>
+
+#define PAGE 4096ull
+#define TEST_GPA (4ull << 20)
+#define MAX_PAGES ((1ull << 30) / PAGE - TEST_GPA / PAGE)
+#define SHARE_MAGIC 0x5ea5000000000000ull
+#define ROLE_SHIFT 40
+
+/* where things lie in the guest's first 64 KiB */
+#define PML4 0x1000
+#define PDPT 0x2000
+#define PD 0x3000
+#define STACK 0x8000
+#define CODE 0x10000
+
+/*
+ * In: rdi first page, rsi number of pages or times, r8 step between pages in pages. `share` also: rdx visits, rcx what
+ * a word of page 0 in our role is, r9 the same without a role, r10 start of the random numbers. Out: r12 mismatches,
+ * r13 pages with a word that was ours.
+ */
+extern const char guest_touch[], guest_cpuid[], guest_share[], guest_end[];
+asm(".pushsection .rodata\n"
+    "guest_touch:\n"
+    "	xorl %eax, %eax\n"		/* number of the page */
+    "	movq %rsi, %rcx\n"
+    "1:	movq %rax, %rbx\n"
+    "	shlq $12, %rbx\n"
+    "	leaq 1(%rax), %rdx\n"
+    "	movq %rdx, (%rdi,%rbx)\n"
+    "	addq %r8, %rax\n"
+    "	cmpq %rsi, %rax\n"
+    "	jb 2f\n"
+    "	subq %rsi, %rax\n"
+    "2:	decq %rcx\n"
+    "	jnz 1b\n"
+    "	hlt\n"
+    "guest_cpuid:\n"
+    "1:	xorl %eax, %eax\n"
+    "	xorl %ecx, %ecx\n"
+    "	cpuid\n"
+    "	decq %rsi\n"
+    "	jnz 1b\n"
+    "	hlt\n"
+    "guest_share:\n"
+    "	movq %rcx, %r14\n"
+    "	movq %rdx, %r15\n"
+    "	xorl %r12d, %r12d\n"
+    "	xorl %r13d, %r13d\n"
+    "1:	movq %r10, %rax\n"		/* xorshift64 */
+    "	shlq $13, %rax\n"
+    "	xorq %rax, %r10\n"
+    "	movq %r10, %rax\n"
+    "	shrq $7, %rax\n"
+    "	xorq %rax, %r10\n"
+    "	movq %r10, %rax\n"
+    "	shlq $17, %rax\n"
+    "	xorq %rax, %r10\n"
+    "	movq %r10, %rax\n"
+    "	xorl %edx, %edx\n"
+    "	divq %rsi\n"			/* rdx: which page */
+    "	movq %rdx, %rbx\n"
+    "	shlq $12, %rbx\n"
+    "	addq %rdi, %rbx\n"
+    "	leaq (%r14,%rdx), %r8\n"	/* our word for it */
+    "	leaq (%r9,%rdx), %r11\n"	/* anybody's, without the role */
+    "	movl $512, %ecx\n"
+    "	xorl %ebp, %ebp\n"		/* bit 0: a wrong word, bit 1: one of ours */
+    "2:	movq (%rbx), %rax\n"
+    "	testq %rax, %rax\n"
+    "	jz 4f\n"
+    "	cmpq %r8, %rax\n"
+    "	jne 3f\n"
+    "	orl $2, %ebp\n"
+    "	jmp 4f\n"
+    "3:	movq $0xf0000000000, %rdx\n"
+    "	notq %rdx\n"
+    "	andq %rdx, %rax\n"
+    "	cmpq %r11, %rax\n"
+    "	je 4f\n"
+    "	orl $1, %ebp\n"
+    "4:	movq %r8, (%rbx)\n"
+    "	addq $8, %rbx\n"
+    "	decl %ecx\n"
+    "	jnz 2b\n"
+    "	movl %ebp, %eax\n"
+    "	andl $1, %eax\n"
+    "	addq %rax, %r12\n"
+    "	shrl $1, %ebp\n"
+    "	addq %rbp, %r13\n"
+    "	decq %r15\n"
+    "	jnz 1b\n"
+    "	hlt\n"
+    "guest_end:\n"
+    ".popsection\n");
+
+static void die(const char *what)
+{
+	fprintf(stderr, "tiny_vmm: %s: %s\n", what, strerror(errno));
+	exit(2);
+}
+
+static void usage(void)
+{
+	fprintf(stderr, "usage: tiny_vmm FILE|- PAGES STEP...\n"
+			"steps: touch:FIRST:COUNT scattered:FIRST:COUNT cpuid:COUNT share:FIRST:COUNT:ROLE:VISITS\n");
+	exit(2);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static char *map_ram(const char *path, uint64_t bytes)
+{
+	int fd = -1, flags = MAP_SHARED;
+	char *ram;
+
+	if (strcmp(path, "-")) {
+		fd = open(path, O_RDWR | O_CREAT, 0600);
+		if (fd < 0 || ftruncate(fd, (off_t)bytes))
+			die(path);
+	} else {
+		flags |= MAP_ANONYMOUS;
+	}
+	ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+	if (ram == MAP_FAILED)
+		die("mmap");
+	if (fd >= 0)
+		close(fd);
+	return ram;
+}
+
+/* Identity mapping of 1 GiB by large pages, and the guest's code. */
+static void fill_low_memory(char *ram)
+{
+	uint64_t *pml4 = (uint64_t *)(ram + PML4), *pdpt = (uint64_t *)(ram + PDPT), *pd = (uint64_t *)(ram + PD);
+	int i;
+
+	pml4[0] = PDPT | 3;
+	pdpt[0] = PD | 3;
+	for (i = 0; i < 512; i++)
+		pd[i] = (uint64_t)i << 21 | 0x83;
+	memcpy(ram + CODE, guest_touch, (size_t)(guest_end - guest_touch));
+}
+
+static void enter_long_mode(int cpu)
+{
+	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .present = 1, .type = 11, .s = 1, .l = 1, .g = 1 };
+	struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .present = 1, .type = 3, .s = 1, .db = 1, .g = 1 };
+	struct kvm_sregs s;
+
+	if (ioctl(cpu, KVM_GET_SREGS, &s))
+		die("KVM_GET_SREGS");
+	s.cs = code;
+	s.ds = s.es = s.fs = s.gs = s.ss = data;
+	s.cr3 = PML4;
+	s.cr4 = 0x20;		/* PAE */
+	s.cr0 = 0x80050033;	/* PG, AM, WP, NE, ET, MP, PE */
+	s.efer = 0x500;		/* LME, LMA */
+	if (ioctl(cpu, KVM_SET_SREGS, &s))
+		die("KVM_SET_SREGS");
+}
+
+/* What the processor offers, as any VMM passes it on: without it CPUID says nothing. */
+static void set_cpuid(int kvm, int cpu)
+{
+	enum { MOST = 256 };
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + MOST * sizeof(c->entries[0]));
+
+	if (!c)
+		die("calloc");
+	c->nent = MOST;
+	if (ioctl(kvm, KVM_GET_SUPPORTED_CPUID, c) || ioctl(cpu, KVM_SET_CPUID2, c))
+		die("CPUID");
+	free(c);
+}
+
+static int run_to_halt(int cpu, const struct kvm_run *run)
+{
+	int exits = 0;
+
+	for (;;) {
+		if (ioctl(cpu, KVM_RUN, 0)) {
+			if (errno == EINTR)
+				continue;
+			die("KVM_RUN");
+		}
+		exits++;
+		if (run->exit_reason == KVM_EXIT_HLT)
+			return exits;
+		fprintf(stderr, "tiny_vmm: exit %u (suberror %u) instead of HLT\n", run->exit_reason,
+			run->internal.suberror);
+		exit(2);
+	}
+}
+
+struct step {
+	enum { TOUCH, SCATTERED, CPUID, SHARE } kind;
+	unsigned long long first, count, role, visits;
+};
+
+static const char *const kinds[] = { "touch", "scattered", "cpuid", "share" };
+
+static struct step parse_step(const char *text, uint64_t pages)
+{
+	struct step s = { .kind = CPUID };
+
+	if (sscanf(text, "touch:%llu:%llu", &s.first, &s.count) == 2)
+		s.kind = TOUCH;
+	else if (sscanf(text, "scattered:%llu:%llu", &s.first, &s.count) == 2 && !(s.count & (s.count - 1)))
+		s.kind = SCATTERED;
+	else if (sscanf(text, "share:%llu:%llu:%llu:%llu", &s.first, &s.count, &s.role, &s.visits) == 4 &&
+		 s.visits && s.role >= 1 && s.role <= 15)
+		s.kind = SHARE;
+	else if (sscanf(text, "cpuid:%llu", &s.count) != 1)
+		usage();
+	if (!s.count || (s.kind != CPUID && (s.first >= pages || s.count > pages - s.first)))
+		usage();
+	return s;
+}
+
+/* Gives the number of pages that were not as they must be. */
+static uint64_t run_step(int cpu, const struct kvm_run *run, char *ram, const struct step *s)
+{
+	static const char *const code[] = { guest_touch, guest_touch, guest_cpuid, guest_share };
+	struct kvm_regs regs = {
+		.rip = CODE + (uint64_t)(code[s->kind] - guest_touch),
+		.rflags = 2,
+		.rsp = STACK,
+		.rdi = TEST_GPA + s->first * PAGE,
+		.rsi = s->count,
+		.rdx = s->visits,
+		.rcx = SHARE_MAGIC | s->role << ROLE_SHIFT,
+		.r8 = s->kind == SCATTERED ? (s->count / 3 | 1) : 1,
+		.r9 = SHARE_MAGIC,
+		.r10 = 0x9e3779b97f4a7c15ull * (s->role + 1),
+	};
+	uint64_t t0, ns, i, bad = 0;
+	int exits;
+
+	if (ioctl(cpu, KVM_SET_REGS, &regs))
+		die("KVM_SET_REGS");
+	t0 = now_ns();
+	exits = run_to_halt(cpu, run);
+	ns = now_ns() - t0;
+	if (ioctl(cpu, KVM_GET_REGS, &regs))
+		die("KVM_GET_REGS");
+	if (s->kind == TOUCH || s->kind == SCATTERED)
+		for (i = 0; i < s->count; i++)
+			bad += *(uint64_t *)(ram + TEST_GPA + (s->first + i) * PAGE) != i + 1;
+	else if (s->kind == SHARE)
+		bad = regs.r12;
+	printf("{\"step\":\"%s\",\"count\":%llu,\"visits\":%llu,\"userExits\":%d,\"ns\":%llu,\"readBackOwn\":%llu,"
+	       "\"mismatches\":%llu}\n",
+	       kinds[s->kind], s->count, s->visits, exits, (unsigned long long)ns,
+	       s->kind == SHARE ? (unsigned long long)regs.r13 : 0ull, (unsigned long long)bad);
+	fflush(stdout);
+	return bad;
+}
+
+int main(int argc, char **argv)
+{
+	struct kvm_userspace_memory_region region = { 0 };
+	int kvm, vm, cpu, i, signal_number;
+	uint64_t pages, bad = 0;
+	struct kvm_run *run;
+	sigset_t wanted;
+	char *ram;
+
+	if (argc < 4)
+		usage();
+	pages = strtoull(argv[2], NULL, 10);
+	if (!pages || pages > MAX_PAGES)
+		usage();
+	for (i = 3; i < argc; i++)
+		parse_step(argv[i], pages);
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &wanted, NULL);
+
+	kvm = open("/dev/kvm", O_RDWR);
+	if (kvm < 0)
+		die("/dev/kvm");
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	if (vm < 0)
+		die("KVM_CREATE_VM");
+	ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000ul); /* for Intel processors without unrestricted guests */
+	region.memory_size = TEST_GPA + pages * PAGE;
+	ram = map_ram(argv[1], region.memory_size);
+	fill_low_memory(ram);
+	region.userspace_addr = (uint64_t)(uintptr_t)ram;
+	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+		die("KVM_SET_USER_MEMORY_REGION");
+	cpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	if (cpu < 0)
+		die("KVM_CREATE_VCPU");
+	set_cpuid(kvm, cpu);
+	run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, cpu, 0);
+	if (run == MAP_FAILED)
+		die("mmap of the vCPU");
+	enter_long_mode(cpu);
+
+	printf("{\"ready\":%d}\n", getpid());
+	fflush(stdout);
+	for (i = 3; i < argc; i++) {
+		struct step s = parse_step(argv[i], pages);
+
+		while (sigwait(&wanted, &signal_number))
+			;
+		bad += run_step(cpu, run, ram, &s);
+	}
+	return bad != 0;
+}

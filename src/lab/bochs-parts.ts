@@ -1,0 +1,76 @@
+/** What an Intel lab needs besides the images of all labs: Bochs and its ROMs, a relay for its ports, a disc to boot from. */
+import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { exec } from '../core/exec.ts';
+import type { BochsParts } from './artifacts.ts';
+import { isolinuxConfig } from './bochs-config.ts';
+import type { BootImages, ImageContext } from './images.ts';
+import { kernelArgs } from './init-scripts.ts';
+import { BOCHS_SET, CACHE_BYTES_NEEDED, fetchSet, packageSet } from './packages.ts';
+import { bochsTreeExists, toolEnv, toolPath, TRIPLET, unpackBochs } from './tools.ts';
+import type { ToolsTree } from './tools.ts';
+import { cacheEntry, contentKey, openCache } from './xdg.ts';
+
+export async function bochsParts(c: ImageContext, images: BootImages, refresh: boolean): Promise<BochsParts> {
+  const packages = { root: c.cacheRoot, series: BOCHS_SET, progress: c.progress, signal: c.signal, refresh };
+  let set = await packageSet(packages);
+  if (!(await bochsTreeExists(c.cacheRoot, set))) {
+    await openCache(CACHE_BYTES_NEEDED, c.cacheRoot);
+    set = await fetchSet(set, packages);
+  }
+  const tree = await unpackBochs(set, { cacheRoot: c.cacheRoot, progress: c.progress, signal: c.signal });
+  const at = (p: string): string => path.join(tree.root, p);
+  const env = {
+    ...toolEnv(tree),
+    // from its directory (`cwd`): it copies the path into a buffer that a long one overflows
+    LTDL_LIBRARY_PATH: `usr/lib/${TRIPLET}/bochs/plugins`,
+    BXSHARE: 'usr/share/bochs',
+    // its screen is drawn for nobody, into a file
+    TERM: 'vt100',
+    TERMINFO: at('usr/lib/terminfo'),
+  };
+  return {
+    cwd: tree.root,
+    bochs: { bin: toolPath(tree, 'bochs-bin'), args: [], env },
+    relay: { bin: toolPath(tree, 'socat'), args: [], env: toolEnv(tree) },
+    biosRom: at('usr/share/bochs/BIOS-bochs-latest'),
+    vgaRom: at('usr/share/vgabios/vgabios.bin'),
+    iso: await bootDisc(c, images, tree),
+    version: set.debs.find((d) => d.name === 'bochs')?.version ?? 'unknown',
+  };
+}
+
+async function bootDisc(c: ImageContext, images: BootImages, tree: ToolsTree): Promise<string> {
+  const config = isolinuxConfig(kernelArgs(0));
+  const key = contentKey([tree.key, images.key, config]);
+  const spec = { folder: 'images', name: `disc-${c.kernel.kernelVersion}`, key, suffix: '.iso', keep: 3 };
+  return cacheEntry(c.cacheRoot, { ...spec, signal: c.signal }, async (staging) => {
+    const files = `${staging}.tree`;
+    const to = (p: string): string => path.join(files, p);
+    try {
+      await rm(files, { recursive: true, force: true });
+      await mkdir(to('isolinux'), { recursive: true });
+      await copyFile(path.join(tree.root, 'usr/lib/ISOLINUX/isolinux.bin'), to('isolinux/isolinux.bin'));
+      await copyFile(
+        path.join(tree.root, 'usr/lib/syslinux/modules/bios/ldlinux.c32'),
+        to('isolinux/ldlinux.c32'),
+      );
+      await writeFile(to('isolinux/isolinux.cfg'), config);
+      await copyFile(path.join(c.kernel.root, 'boot', `vmlinuz-${c.kernel.kernelVersion}`), to('vmlinuz'));
+      await copyFile(await images.ataInitramfs(), to('initrd'));
+      const boot = ['-b', 'isolinux/isolinux.bin', '-c', 'isolinux/boot.cat', '-no-emul-boot'];
+      const table = ['-boot-load-size', '4', '-boot-info-table'];
+      await exec(
+        toolPath(tree, 'xorriso'),
+        ['-as', 'mkisofs', '-quiet', '-o', staging, ...boot, ...table, files],
+        {
+          env: toolEnv(tree),
+          timeoutMs: 120_000,
+          signal: c.signal,
+        },
+      );
+    } finally {
+      await rm(files, { recursive: true, force: true });
+    }
+  });
+}
