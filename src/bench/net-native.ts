@@ -81,7 +81,7 @@ function policy(rules: number): { default: 'deny'; rules: string[] } {
   const filler = Array.from(
     { length: rules - 1 },
     (_, i) =>
-      `deny both ${i % 2 === 0 ? 'tcp' : 'udp'} from 10.${i}.0.0/16 to 198.51.${i}.0/24 port ${i + 1}-${i + 9}`,
+      `deny both ${i % 2 === 0 ? 'tcp' : 'udp'} from 10.${i}.0.0/16,fd00:${i}::/32 to 198.51.${i}.0/24,2001:db8:${i}::/48 port ${i + 1}-${i + 9}`,
   );
   return { default: 'deny', rules: [...filler, 'allow both udp from any to any port 5000'] };
 }

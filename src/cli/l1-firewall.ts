@@ -7,6 +7,7 @@ import type { MapAccess } from '../net/maps.ts';
 import { columns, print, withAgent } from './l1-client.ts';
 import { nicOptions, programMaps, readPolicy } from './l1-net.ts';
 import type { NicOptions } from './l1-net.ts';
+import { networkObject } from '../net/programs.ts';
 import { integer } from './values.ts';
 
 const SYNTAX = `
@@ -74,16 +75,37 @@ function policyText(p: PolicyInput): string {
   ].join('\n');
 }
 
-/** Applies what `change` makes of the policy in force, and prints it. */
+/** Of two commands at once the second makes its change of what the first has made. */
+const TRIES = 8;
+
+/** Applies what `change` makes of the policy that is wanted, and prints what is in force then. */
 async function changed(
   options: NicOptions,
   change: (now: PolicyInput | undefined) => PolicyInput | Promise<PolicyInput>,
 ): Promise<void> {
-  const { applyFirewall, readFirewall } = await import('../net/firewall.ts');
+  const [{ isHyperturtleError }, { readFirewall }] = await Promise.all([
+    import('../core/errors.ts'),
+    import('../net/firewall.ts'),
+  ]);
   const result = await withAgent(options, async (client) => {
+    const { peer, signal, timeoutMs } = client;
     const maps: MapAccess = await programMaps(client, 'firewall', options.nic);
-    await applyFirewall(maps, await change(await readFirewall(maps)));
-    return (await readFirewall(maps)) ?? nothing(options.nic);
+    const object = networkObject('firewall', options.nic);
+    for (let tries = 1; ; tries++)
+      try {
+        const { policy: kept, revision } = await peer.request(
+          'agent.policy',
+          { object },
+          { signal, timeoutMs },
+        );
+        // not what the host has where the two differ: after its restart it may not have been told yet
+        const now = kept && 'firewall' in kept ? kept.firewall : await readFirewall(maps);
+        const policy = { firewall: await change(now) };
+        await peer.request('agent.policy.set', { object, policy, revision }, { signal, timeoutMs });
+        return (await readFirewall(maps)) ?? nothing(options.nic);
+      } catch (e) {
+        if (!isHyperturtleError(e, 'HT_BUSY') || tries === TRIES) throw e;
+      }
   });
   print(options, result, policyText);
 }

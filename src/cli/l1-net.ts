@@ -122,8 +122,11 @@ export async function readPolicy(file: string): Promise<PolicyInput> {
 
 async function enable(name: string, options: EnableOptions): Promise<void> {
   const { file } = await programOf(name);
-  const [{ readObject }, { isHyperturtleError, HyperturtleError }, { applyFirewall, readFirewall }] =
-    await Promise.all([import('./l1-objects.ts'), import('../core/errors.ts'), import('../net/firewall.ts')]);
+  const [{ readObject }, { isHyperturtleError, HyperturtleError }, { readFirewall }] = await Promise.all([
+    import('./l1-objects.ts'),
+    import('../core/errors.ts'),
+    import('../net/firewall.ts'),
+  ]);
   if (options.policy !== undefined && name !== 'firewall')
     throw new HyperturtleError('HT_USAGE', '--policy is for the firewall');
   const policy = options.policy === undefined ? undefined : await readPolicy(options.policy);
@@ -142,8 +145,10 @@ async function enable(name: string, options: EnableOptions): Promise<void> {
     try {
       if (name === 'firewall') {
         const maps = await programMaps(client, name, options.nic);
-        if (policy || (await readFirewall(maps)) === undefined)
-          await applyFirewall(maps, policy ?? { default: 'allow' });
+        const { policy: kept } = await peer.request('agent.policy', { object: called }, to);
+        const firewall =
+          policy ?? (kept ? undefined : ((await readFirewall(maps)) ?? { default: 'allow' as const }));
+        if (firewall) await peer.request('agent.policy.set', { object: called, policy: { firewall } }, to);
       }
       const links = [];
       for (const hook of hooks) {

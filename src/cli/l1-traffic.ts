@@ -5,6 +5,7 @@ import type { LimitInput, RateLimitInput } from '../net/rate-limit.ts';
 import { columns, print, withAgent } from './l1-client.ts';
 import { nicOptions, programMaps } from './l1-net.ts';
 import type { NicOptions } from './l1-net.ts';
+import { networkObject } from '../net/programs.ts';
 import { integer, printJson } from './values.ts';
 
 interface LimitOptions extends NicOptions {
@@ -67,7 +68,7 @@ Example:
 }
 
 async function setLimit(o: LimitOptions): Promise<void> {
-  const [{ applyRateLimit, readRateLimit, RateLimitInput }, { HyperturtleError }] = await Promise.all([
+  const [{ readRateLimit, RateLimitInput }, { HyperturtleError }] = await Promise.all([
     import('../net/rate-limit.ts'),
     import('../core/errors.ts'),
   ]);
@@ -87,7 +88,9 @@ async function setLimit(o: LimitOptions): Promise<void> {
     );
   const result = await withAgent(o, async (c) => {
     const maps = await programMaps(c, 'rate-limiter', o.nic);
-    await applyRateLimit(maps, checked.data);
+    const { peer, signal, timeoutMs } = c;
+    const params = { object: networkObject('rate-limiter', o.nic), policy: { rateLimit: checked.data } };
+    await peer.request('agent.policy.set', params, { signal, timeoutMs });
     return readRateLimit(maps);
   });
   print(o, result, limitsText);

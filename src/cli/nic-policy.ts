@@ -1,12 +1,9 @@
 /** The network policy of one NIC: firewall and limits, loaded, filled and only then linked. */
 import { isHyperturtleError } from '../core/errors.ts';
-import { applyFirewall } from '../net/firewall.ts';
 import type { PolicyInput } from '../net/firewall-rules.ts';
 import { DIRECTIONS } from '../net/firewall-rules.ts';
-import { wireMaps } from '../net/maps.ts';
-import type { MapAccess } from '../net/maps.ts';
+import type { ObjectPolicy } from '../net/policy.ts';
 import { HOOK_OF_DIRECTION, NETWORK_PROGRAMS, networkObject } from '../net/programs.ts';
-import { applyRateLimit } from '../net/rate-limit.ts';
 import type { RateLimitInput } from '../net/rate-limit.ts';
 import type { AgentClient } from './l1-client.ts';
 import { objectFile } from './l1-net.ts';
@@ -24,8 +21,8 @@ export async function setNicPolicy(
 ): Promise<void> {
   const { firewall, rateLimit } = policy;
   try {
-    if (firewall) await enable(client, 'firewall', nic, (maps) => applyFirewall(maps, firewall));
-    if (rateLimit) await enable(client, 'rate-limiter', nic, (maps) => applyRateLimit(maps, rateLimit));
+    if (firewall) await enable(client, 'firewall', nic, { firewall });
+    if (rateLimit) await enable(client, 'rate-limiter', nic, { rateLimit });
   } catch (e) {
     await dropNicPolicy(client, nic).catch(() => undefined); // the first failure is the one to tell
     throw e;
@@ -48,7 +45,7 @@ async function enable(
   { peer, signal, timeoutMs }: AgentClient,
   program: Program,
   nic: string,
-  fill: (maps: MapAccess) => Promise<void>,
+  policy: ObjectPolicy,
 ): Promise<void> {
   const to = { signal, timeoutMs };
   const file = NETWORK_PROGRAMS.find((p) => p.name === program)?.file ?? '';
@@ -58,7 +55,7 @@ async function enable(
     { name: object, ...(await readObject(await objectFile(file), { set: {} })) },
     to,
   );
-  await fill(wireMaps((method, params) => peer.request(method, params as never, to), object));
+  await peer.request('agent.policy.set', { object, policy }, to);
   for (const direction of DIRECTIONS) {
     const hook = HOOK_OF_DIRECTION[direction];
     await peer.request('link', { object, hook, target: nic, order: ORDER[program] }, to);

@@ -45,7 +45,12 @@ export const PACKET_COUNT = struct('struct ht_packet_count', {
 });
 
 export const FW_RULES_SET = struct('struct ht_fw_rules_set', { word: array(u64, HT_FW_WORDS) });
-const FW_ADDRESS = struct('struct ht_fw_address', { high: u64, low: u64 });
+export const FW_ADDRESS = struct('struct ht_fw_address', {
+  high: u64,
+  middle: u64,
+  low: u64,
+  reserved: reserved(1),
+});
 const sets = (n: number): Codec<unknown> => array(FW_RULES_SET, n);
 
 export const FW_TABLE = struct('struct ht_fw_table', {

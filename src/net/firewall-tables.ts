@@ -1,6 +1,7 @@
 /** A policy as the tables that c/bpf/net/firewall.bpf.c searches: for each field, intervals and who matches there. */
 import { HyperturtleError } from '../core/errors.ts';
 import {
+  FW_ADDRESS,
   FW_TABLE,
   HT_FW_ALLOW_DEFAULT,
   HT_FW_ALLOW_NEIGHBOURS,
@@ -68,7 +69,7 @@ export function compileTable(policy: Policy, direction: Direction, slots: readon
     name: string,
     [boundsAt, setsAt]: readonly [number, number],
     width: number,
-    boundBytes: 2 | 4 | 16,
+    boundBytes: number,
     rangesOf: (r: Rule) => Range[] | null,
   ): void => {
     const max = (1n << BigInt(width)) - 1n;
@@ -102,8 +103,9 @@ export function compileTable(policy: Policy, direction: Direction, slots: readon
       if (boundBytes === 2) view.setUint16(at, Number(bound), true);
       else if (boundBytes === 4) view.setUint32(at, Number(bound), true);
       else {
-        view.setBigUint64(at, bound >> 64n, true);
-        view.setBigUint64(at + 8, BigInt.asUintN(64, bound), true);
+        view.setBigUint64(at + FW_ADDRESS.offsets.high, bound >> 80n, true);
+        view.setBigUint64(at + FW_ADDRESS.offsets.middle, BigInt.asUintN(48, bound >> 32n), true);
+        view.setBigUint64(at + FW_ADDRESS.offsets.low, BigInt.asUintN(32, bound), true);
       }
       writeSet(setsAt + SET_BYTES * i, set & all);
     }
@@ -120,8 +122,14 @@ export function compileTable(policy: Policy, direction: Direction, slots: readon
   field('destination port', [o.destination_port, o.destination_port_set], 16, 2, (r) => ports(r.toPorts));
   field('source address', [o.source4, o.source4_set], 32, 4, addresses(4, 'from'));
   field('destination address', [o.destination4, o.destination4_set], 32, 4, addresses(4, 'to'));
-  field('source address', [o.source6, o.source6_set], 128, 16, addresses(6, 'from'));
-  field('destination address', [o.destination6, o.destination6_set], 128, 16, addresses(6, 'to'));
+  field('source address', [o.source6, o.source6_set], 128, FW_ADDRESS.size, addresses(6, 'from'));
+  field(
+    'destination address',
+    [o.destination6, o.destination6_set],
+    128,
+    FW_ADDRESS.size,
+    addresses(6, 'to'),
+  );
   return bytes;
 }
 

@@ -75,9 +75,9 @@ function bucket(
   return { cost, burst: (BigInt(Math.round(units)) * cost) >> BigInt(HT_RATE_COST_SHIFT) };
 }
 
-/** Sets the limits of both directions at once and fills the buckets. Throws HT_USAGE. For one writer at a time. */
-export async function applyRateLimit(maps: MapAccess, input: RateLimitInput): Promise<void> {
-  const values = DIRECTIONS.map((d) => {
+/** As the program takes them, for each direction. Throws HT_USAGE. */
+export function limitsOf(input: RateLimitInput): Uint8Array[] {
+  return DIRECTIONS.map((d) => {
     const l = input[d] ?? {};
     const b = bucket('bytes', l.bytesPerSecond, l.burstBytes, LEAST_BURST.bytes);
     const p = bucket('packets', l.packetsPerSecond, l.burstPackets, LEAST_BURST.packets);
@@ -88,20 +88,36 @@ export async function applyRateLimit(maps: MapAccess, input: RateLimitInput): Pr
       packet_burst: p.burst,
     });
   });
+}
+
+const slotOf = (generation: bigint, direction: number): number =>
+  Number(generation & 1n) * HT_NET_DIRECTIONS + direction;
+
+/** Sets the limits of both directions at once and fills the buckets. Throws HT_USAGE. For one writer at a time. */
+export async function applyRateLimit(maps: MapAccess, input: RateLimitInput): Promise<void> {
+  const values = limitsOf(input);
   const next = GENERATION.decode(await one(maps, 'control', 0)).number + 1n;
   for (const [d, value] of values.entries()) {
-    const at = index(Number(next & 1n) * HT_NET_DIRECTIONS + d);
+    const at = index(slotOf(next, d));
     await maps.set('limits', at, value);
     await maps.set('state', at, new Uint8Array(RATE_STATE.size));
   }
   await maps.set('control', index(0), GENERATION.encode({ number: next }));
 }
 
+/** Whether these very limits are in force. */
+export async function hasRateLimit(maps: MapAccess, input: RateLimitInput): Promise<boolean> {
+  const { number } = GENERATION.decode(await one(maps, 'control', 0));
+  for (const [d, value] of limitsOf(input).entries())
+    if (Buffer.compare(await one(maps, 'limits', slotOf(number, d)), value) !== 0) return false;
+  return true;
+}
+
 /** The limits in force, to within the precision of their encoding. */
 export async function readRateLimit(maps: MapAccess): Promise<RateLimitInput> {
   const { number } = GENERATION.decode(await one(maps, 'control', 0));
   const of = async (d: number): Promise<LimitInput> => {
-    const l = RATE_LIMIT.decode(await one(maps, 'limits', Number(number & 1n) * HT_NET_DIRECTIONS + d));
+    const l = RATE_LIMIT.decode(await one(maps, 'limits', slotOf(number, d)));
     const rate = (cost: bigint): number => Number((SECOND / Number(cost)).toPrecision(6));
     const burst = (time: bigint, cost: bigint): number =>
       Number(((Number(time) * 2 ** HT_RATE_COST_SHIFT) / Number(cost)).toPrecision(6));

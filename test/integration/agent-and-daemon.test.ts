@@ -179,6 +179,44 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     expect(await linked()).toBe('npf; npf');
   });
 
+  const nic = ['--nic', 'web'];
+  const rules = async (): Promise<string[]> =>
+    (JSON.parse(await ok('firewall', 'show', '--json', ...nic)) as { rules: string[] }).rules;
+
+  test('of changes at the same time none is lost', async () => {
+    await ok('load', h.at('firewall.bpf.o'), '--name', 'firewall.web');
+    await Promise.all([1, 2, 3, 4].map((n) => ok('firewall', 'add', `allow in tcp port ${n}`, ...nic)));
+    expect((await rules()).sort()).toEqual([1, 2, 3, 4].map((n) => `allow in tcp from any to any port ${n}`));
+  });
+
+  test('an agent that is killed while a policy is being set leaves the old one or the new one, and its answer holds', async () => {
+    const policies = ['a', 'b'].map((name, n) => {
+      const all = Array.from(
+        { length: 100 },
+        (_, i) => `allow in tcp from 10.${n}.${i}.0/24 to any port ${i}`,
+      );
+      writeFileSync(h.at(`${name}.yaml`), `rules: ${JSON.stringify(all)}\n`);
+      return { file: h.at(`${name}.yaml`), all };
+    });
+    let now = await rules();
+    let killed = 0;
+    for (let round = 0; round < 5; round++) {
+      const { file, all } = policies[round % 2]!;
+      const setting = run('firewall', 'set', file, ...nic);
+      await new Promise((resolve) => setTimeout(resolve, 250 + 90 * round));
+      await killAgent();
+      const answered = (await setting).status === 0;
+      startAgent();
+      await reached();
+      const after = await rules();
+      expect([now, all], `round ${round}`).toContainEqual(after);
+      if (answered) expect(after).toEqual(all);
+      else killed++;
+      now = after;
+    }
+    expect(killed).toBeGreaterThan(0);
+  }, 120_000);
+
   test('replace keeps the map, whose values are read and written from L1', async () => {
     await ok('load', h.at('counter.bpf.o'));
     await ok('map', 'set', 'counter', 'counts', '0', '41');
@@ -187,7 +225,15 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     expect(await ok('map', 'dump', 'counter', 'counts')).toBe('0  41\n');
   });
 
-  test('whatever is killed, L1 has again what it wants, with no manual step', async () => {
+  test('whatever is killed, L1 has again what it wants, rules and limits included, with no manual step', async () => {
+    await ok('load', h.at('rate_limiter.bpf.o'), '--name', 'rate-limiter.web');
+    await ok('rate-limit', 'set', '--out-bytes', '12.5M', '--in-packets', '20k', ...nic);
+    const kept = async (): Promise<unknown> => ({
+      firewall: JSON.parse(await ok('firewall', 'show', '--json', ...nic)) as unknown,
+      limits: (JSON.parse(await ok('rate-limit', 'show', '--json', ...nic)) as { limits: unknown }).limits,
+    });
+    const wanted = await kept();
+    expect(wanted).toMatchObject({ limits: { out: { bytesPerSecond: 12_500_000 } } });
     const instance = async (): Promise<string> => (await reached()).host.daemon?.instance ?? '';
     const newDaemon = async (signal: NodeJS.Signals): Promise<void> => {
       await h.endDaemon(signal);
@@ -225,10 +271,11 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
         async () => {
           const s = await reached();
           if (/daemon/.test(what) && s.host.daemon?.instance === before) return undefined;
-          return (await linked()) === 'counter npf; npf' ? true : undefined;
+          return (await linked()) === 'counter firewall.web npf rate-limiter.web; npf' ? true : undefined;
         },
         { timeoutMs: 40_000, intervalMs: 200 },
       );
+      expect(await kept(), what).toEqual(wanted);
     }
   }, 240_000);
 });

@@ -52,22 +52,6 @@ static __always_inline __u64 below(__u64 a, __u64 b) /* a < b, for values below 
 	return d >> 63;
 }
 
-static __always_inline __u64 below64(__u64 a, __u64 b) /* a < b, for all values */
-{
-	__u64 d = (~a & b) | ((~a | b) & (a - b));
-
-	asm volatile("" : "+r"(d));
-	return d >> 63;
-}
-
-static __always_inline __u64 is_zero(__u64 v)
-{
-	__u64 d = v | -v;
-
-	asm volatile("" : "+r"(d));
-	return 1 - (d >> 63);
-}
-
 /* Index of the interval that has the key: the last bound that is not above it. */
 #define SEARCH(bounds, key)                                                                \
 	({                                                                                 \
@@ -80,36 +64,42 @@ static __always_inline __u64 is_zero(__u64 v)
 		i_;                                                                        \
 	})
 
-static __always_inline __u64 search6(struct ht_fw_address *bounds, __u64 high, __u64 low)
+static __always_inline __u64 search6(struct ht_fw_address *bounds, __u64 first, __u64 second)
 {
+	__s64 high = first >> 16, middle = (first & 0xffff) << 32 | second >> 32;
+	__s64 low = (second & 0xffffffff) + 1; /* the words need not be in range: only the sign of the whole counts */
 	__u64 i = 0;
 
 #pragma unroll
 	for (int s = 8; s >= 0; s--) {
 		struct ht_fw_address *b = &bounds[i + (1 << s)];
-		__u64 same = is_zero(b->high ^ high), above_low = below64(low, b->low);
+		__s64 d = b->low - low;
 
-		__u64 not_above = below64(b->high, high) | (same & (1 - above_low));
-
-		asm volatile("" : "+r"(not_above));
-		i += (not_above & 1) << s;
+		d = b->middle - middle + (d >> 63);
+		d = b->high - high + (d >> 63);
+		asm volatile("" : "+r"(d));
+		i += (__u64)d >> 63 << s;
 		asm volatile("" : "+r"(i));
 	}
 	return i;
 }
 
+/* Of a number with one bit set: halves that have it, by which each digit is found by itself. */
+static __always_inline __u32 digit(__u64 bit, __u64 half, int n)
+{
+	__u64 d = -(bit & half);
+
+	asm volatile("" : "+r"(d));
+	return d >> 63 << n;
+}
+
 static __always_inline __u32 lowest_bit(__u64 v)
 {
-	__u32 n = 0;
+	__u64 bit = v & -v;
 
-#pragma unroll
-	for (int s = 5; s >= 0; s--) {
-		__u64 none = is_zero(v & ((1ull << (1 << s)) - 1));
-
-		v >>= none << s;
-		n |= none << s;
-	}
-	return n;
+	return digit(bit, 0xaaaaaaaaaaaaaaaaull, 0) | digit(bit, 0xccccccccccccccccull, 1) |
+	       digit(bit, 0xf0f0f0f0f0f0f0f0ull, 2) | digit(bit, 0xff00ff00ff00ff00ull, 3) |
+	       digit(bit, 0xffff0000ffff0000ull, 4) | digit(bit, 0xffffffff00000000ull, 5);
 }
 
 /* Whether it may pass; *slot is the counter that it belongs to. */

@@ -84,7 +84,7 @@ struct ipv4_header {
 	__be16 checksum;
 	__be32 source;
 	__be32 destination;
-} __attribute__((packed));
+};
 
 struct ipv6_header {
 	__be32 flow;
@@ -93,15 +93,31 @@ struct ipv6_header {
 	__u8 hop_limit;
 	__u64 source[2];
 	__u64 destination[2];
-} __attribute__((packed));
+};
 
-/* the commonest frame whole, in one load */
+struct ports {
+	__be16 source;
+	__be16 destination;
+};
+
+/* the commonest frames whole, in one load; IP's fields at addresses that are multiples of their sizes */
 struct head {
+	__u8 unused[2];
 	struct ethernet_header ethernet;
-	struct ipv4_header ip;
-	__be16 source_port;
-	__be16 destination_port;
-} __attribute__((packed));
+	union {
+		struct {
+			struct ipv4_header ip;
+			struct ports ports;
+		} v4;
+		struct {
+			struct ipv6_header ip;
+			struct ports ports;
+		} v6;
+	};
+} __attribute__((aligned(8)));
+
+#define HEAD4_BYTES 38 /* to the end of the ports */
+#define HEAD6_BYTES 58
 
 static __always_inline long load(void *ctx, int is_xdp, __u32 offset, void *to, __u32 bytes)
 {
@@ -249,37 +265,58 @@ static __always_inline int parse_ipv6(void *ctx, int is_xdp, struct packet *p, _
 static __always_inline void parse(void *ctx, int is_xdp, struct packet *p)
 {
 	__u32 at = sizeof(struct ethernet_header), type;
-	struct head head;
+	struct head head = {}; /* in short frames not all of it is loaded, nor looked at */
 	int bad;
 
-	if (p->bytes >= sizeof(head)) {
-		if (load(ctx, is_xdp, 0, &head, sizeof(head)))
-			return;
-		type = bpf_ntohs(head.ethernet.type);
-		if (type == P_IPV4 && head.ip.version_ihl == 0x45 && !(head.ip.fragment & bpf_htons(0x3fff)) &&
-		    (head.ip.protocol == PROTO_TCP || head.ip.protocol == PROTO_UDP)) {
-			__u32 total = bpf_ntohs(head.ip.total_length);
+	if (p->bytes >= HEAD6_BYTES ? load(ctx, is_xdp, 0, &head.ethernet, HEAD6_BYTES) :
+	    p->bytes >= HEAD4_BYTES ? load(ctx, is_xdp, 0, &head.ethernet, HEAD4_BYTES) :
+				      load(ctx, is_xdp, 0, &head.ethernet, sizeof(head.ethernet)))
+		return;
+	type = bpf_ntohs(head.ethernet.type);
+	if (p->bytes >= HEAD4_BYTES && type == P_IPV4 && head.v4.ip.version_ihl == 0x45 &&
+	    !(head.v4.ip.fragment & bpf_htons(0x3fff)) &&
+	    (head.v4.ip.protocol == PROTO_TCP || head.v4.ip.protocol == PROTO_UDP)) {
+		__u32 total = bpf_ntohs(head.v4.ip.total_length);
 
-			if (!total && p->bytes > BIG_FRAME)
-				total = p->bytes - at;
-			if (total < sizeof(head.ip) + 4 || at + total > p->bytes)
-				return;
-			p->kind = PACKET_IPV4;
-			p->ether_type = type;
-			p->protocol = head.ip.protocol;
-			p->hop_limit = head.ip.ttl;
-			p->source32[0] = head.ip.source;
-			p->destination32[0] = head.ip.destination;
-			p->source_port = bpf_ntohs(head.source_port);
-			p->destination_port = bpf_ntohs(head.destination_port);
-			p->has_ports = 1;
-			p->payload_offset = at + sizeof(head.ip);
+		if (!total && p->bytes > BIG_FRAME)
+			total = p->bytes - at;
+		if (total < sizeof(head.v4.ip) + sizeof(head.v4.ports) || at + total > p->bytes)
 			return;
-		}
-	} else {
-		if (load(ctx, is_xdp, 0, &head.ethernet, sizeof(head.ethernet)))
+		p->kind = PACKET_IPV4;
+		p->ether_type = type;
+		p->protocol = head.v4.ip.protocol;
+		p->hop_limit = head.v4.ip.ttl;
+		p->source32[0] = head.v4.ip.source;
+		p->destination32[0] = head.v4.ip.destination;
+		p->source_port = bpf_ntohs(head.v4.ports.source);
+		p->destination_port = bpf_ntohs(head.v4.ports.destination);
+		p->has_ports = 1;
+		p->payload_offset = at + sizeof(head.v4.ip);
+		return;
+	}
+	if (p->bytes >= HEAD6_BYTES && type == P_IPV6 && (bpf_ntohl(head.v6.ip.flow) >> 28) == 6 &&
+	    (head.v6.ip.next == PROTO_TCP || head.v6.ip.next == PROTO_UDP)) {
+		__u32 payload = bpf_ntohs(head.v6.ip.payload_length);
+
+		if (!payload && p->bytes > BIG_FRAME)
+			payload = p->bytes - at - sizeof(head.v6.ip);
+		if (payload < sizeof(head.v6.ports) || at + sizeof(head.v6.ip) + payload > p->bytes)
 			return;
-		type = bpf_ntohs(head.ethernet.type);
+		p->kind = PACKET_IPV6;
+		p->ether_type = type;
+		p->protocol = head.v6.ip.next;
+		p->hop_limit = head.v6.ip.hop_limit;
+		p->source64[0] = head.v6.ip.source[0];
+		p->source64[1] = head.v6.ip.source[1];
+		p->destination64[0] = head.v6.ip.destination[0];
+		p->destination64[1] = head.v6.ip.destination[1];
+		p->source_port = bpf_ntohs(head.v6.ports.source);
+		p->destination_port = bpf_ntohs(head.v6.ports.destination);
+		p->has_ports = 1;
+		p->payload_offset = at + sizeof(head.v6.ip);
+		/* else clang loads for both versions in one place, at an address that admission cannot follow */
+		asm volatile("" : : "r"(payload) : "memory");
+		return;
 	}
 	for (int i = 0; i < VLAN_TAGS_MAX && (type == P_8021Q || type == P_8021AD); i++) {
 		__be16 tag[2];
@@ -293,7 +330,8 @@ static __always_inline void parse(void *ctx, int is_xdp, struct packet *p)
 		return;
 	p->ether_type = type;
 	if (type == P_IPV4) {
-		bad = load(ctx, is_xdp, at, &head.ip, sizeof(head.ip)) || parse_ipv4(ctx, is_xdp, p, &head.ip, at);
+		bad = load(ctx, is_xdp, at, &head.v4.ip, sizeof(head.v4.ip)) ||
+		      parse_ipv4(ctx, is_xdp, p, &head.v4.ip, at);
 	} else if (type == P_IPV6) {
 		bad = parse_ipv6(ctx, is_xdp, p, at);
 	} else {

@@ -56,9 +56,15 @@ struct ht_fw_rules_set {
 	__u64 word[HT_FW_WORDS];
 };
 
+/*
+ * An IPv6 address in words that leave room for a sign: a comparison is three subtractions, each of which takes its
+ * sign on to the next.
+ */
 struct ht_fw_address {
-	__u64 high;
-	__u64 low;
+	__u64 high;   /* bits 127-80 */
+	__u64 middle; /* bits 79-32 */
+	__u64 low;    /* bits 31-0 */
+	__u64 reserved;
 };
 
 /*

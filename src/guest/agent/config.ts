@@ -3,6 +3,7 @@ import path from 'node:path';
 import { z } from 'zod';
 import { isHyperturtleError } from '../../core/errors.ts';
 import { readYaml } from '../../core/yaml.ts';
+import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Count, Name, LinkOptions, LinkOrder } from '../../wire/schema.ts';
 import { TURTLEFS_DIR } from '../l2-spec.ts';
 import { DEFAULT_PORT } from './port.ts';
@@ -26,6 +27,8 @@ const ObjectConfig = z.strictObject({
   signature: AbsolutePath.optional(),
   /** Values of its read-only variables: base64, by name. */
   constants: Constants.optional(),
+  /** Of a firewall or rate limiter: in force before it is linked. */
+  policy: ObjectPolicy.optional(),
 });
 
 const LinkConfig = z.strictObject({

@@ -6,6 +6,8 @@ import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/erro
 import { ChildAbort } from '../../core/lifecycle.ts';
 import { Turns } from '../../core/turns.ts';
 import { sleep } from '../../core/wait.ts';
+import { canonical } from '../../net/policy.ts';
+import type { ObjectPolicy } from '../../net/policy.ts';
 import { kindOf } from '../../wire/errors.ts';
 import type { Event, Params, Result } from '../../wire/schema.ts';
 import { sameOptions } from '../../wire/link-options.ts';
@@ -14,6 +16,7 @@ import type { DesiredState } from './desired.ts';
 import { Reconciler } from './reconcile.ts';
 import type { HostCalls, Outcome } from './reconcile.ts';
 import type { Problem } from './schema.ts';
+import { sha256Of } from './state-file.ts';
 
 export interface ControlLog {
   info(fields: object, message: string): void;
@@ -31,6 +34,13 @@ export interface ControlTimes {
 export const CONTROL_TIMES: ControlTimes = { settleMs: 100, retryMinMs: 1000, retryMaxMs: 60_000 };
 
 const LOAD_TIMEOUT_MS = 100_000;
+
+/** `revision`: another one means another policy. Both null: none is kept. */
+export interface PolicyState {
+  policy: ObjectPolicy | null;
+  revision: string | null;
+}
+const NO_POLICY: PolicyState = { policy: null, revision: null };
 
 /** The host's state changed, perhaps not by us. */
 const UNSETTLING: ReadonlySet<Event['type']> = new Set([
@@ -123,6 +133,7 @@ export class Control {
     return this.#change(signal, async () => {
       const result = await host.request('load', params, { timeoutMs: LOAD_TIMEOUT_MS, signal });
       this.#keepObject(params, result.object.sha256);
+      if (!result.existed) await this.#refill(params.name, host, signal);
       return result;
     });
   }
@@ -131,6 +142,7 @@ export class Control {
     return this.#change(signal, async () => {
       const result = await host.request('replace', params, { timeoutMs: LOAD_TIMEOUT_MS, signal });
       this.#keepObject(params, result.object.sha256);
+      if (result.created.length > 0) await this.#refill(params.name, host, signal);
       return result;
     });
   }
@@ -145,8 +157,41 @@ export class Control {
         return {};
       }
       this.desired.removeObject(params.name);
+      this.#reconciler.forgetPolicy(params.name);
       return {};
     });
+  }
+
+  /**
+   * Puts a policy in force and keeps it. `unless`: the revision that it was made from; HT_BUSY when there is another one
+   * meanwhile. Throws HT_NOT_FOUND when the object is not wanted, HT_USAGE.
+   */
+  setPolicy(
+    params: { object: string; policy: ObjectPolicy; revision?: string | null | undefined },
+    host: HostCalls,
+    signal: AbortSignal,
+  ): Promise<PolicyState> {
+    const policy = canonical(params.policy);
+    return this.#change(signal, async () => {
+      const now = this.policy(params.object);
+      if (params.revision !== undefined && params.revision !== now.revision)
+        throw new HyperturtleError(
+          'HT_BUSY',
+          `the policy of '${params.object}' has been changed meanwhile: look, and try again`,
+          { detail: { retryAfterMs: 0 } },
+        );
+      await this.#reconciler.fill(params.object, policy, host, signal);
+      this.desired.putPolicy(params.object, policy);
+      return this.policy(params.object);
+    });
+  }
+
+  /** What is wanted of an object's maps. Throws HT_NOT_FOUND. */
+  policy(object: string): PolicyState {
+    const wanted = this.desired.objects().find((o) => o.name === object);
+    if (!wanted) throw noSuch(`object '${object}' that this machine wants`);
+    const { policy } = wanted;
+    return policy ? { policy, revision: sha256Of(Buffer.from(JSON.stringify(policy))) } : NO_POLICY;
   }
 
   link(params: Params<'link'>, host: HostCalls, signal: AbortSignal): Promise<Result<'link'>> {
@@ -193,6 +238,13 @@ export class Control {
       );
     if (!same) this.desired.putObject({ name, elf: Buffer.from(params.elf, 'base64'), signature, constants });
     this.#reconciler.confirm({ name, sha256, ...(constants ? { constants } : {}) });
+  }
+
+  /** The object has maps that nobody has filled in. */
+  async #refill(name: string, host: HostCalls, signal: AbortSignal): Promise<void> {
+    this.#reconciler.forgetPolicy(name);
+    const { policy } = this.policy(name);
+    if (policy) await this.#reconciler.fill(name, policy, host, signal);
   }
 
   async #change<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {

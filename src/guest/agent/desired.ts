@@ -4,6 +4,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
+import { canonical } from '../../net/policy.ts';
+import type { ObjectPolicy } from '../../net/policy.ts';
 import { Signature } from '../../wire/schema.ts';
 import type { LinkOptions } from '../../wire/schema.ts';
 import type { AgentConfig } from './config.ts';
@@ -19,6 +21,8 @@ export interface DesiredObject {
   signature?: Signature;
   /** Base64, by name of the variable. */
   constants?: Record<string, string>;
+  /** What its maps shall hold. */
+  policy?: ObjectPolicy;
   origin: Origin;
 }
 
@@ -98,6 +102,7 @@ export class DesiredState {
           origin: 'config',
           ...(signature ? { signature } : {}),
           ...(spec.constants ? { constants: spec.constants } : {}),
+          ...(spec.policy ? { policy: canonical(spec.policy) } : {}),
         });
       } catch (e) {
         this.#unreadable.push({ name, message: messageOf(e) });
@@ -119,7 +124,10 @@ export class DesiredState {
     for (const [name, stored] of Object.entries(this.#state.objects))
       if (stored) all.set(name, { name, ...withoutUndefined(stored), origin: 'command' });
       else all.delete(name);
-    return [...all.values()];
+    return [...all.values()].map((o) => {
+      const policy = this.#state.policies[o.name] ?? this.#fromConfig.get(o.name)?.policy;
+      return policy ? { ...o, policy } : o;
+    });
   }
 
   /** Objects that are wanted, but whose file cannot be read now: what the host has of them stays. */
@@ -177,8 +185,18 @@ export class DesiredState {
     if (!this.objects().some((o) => o.name === name) && !(name in this.#config.objects)) return false;
     const others = omit(this.#state.objects, name);
     const objects = name in this.#config.objects ? { ...others, [name]: null } : others;
-    this.#save({ ...this.#state, objects, links: this.#linksWithout((l) => l.object === name) });
+    this.#save({
+      ...this.#state,
+      objects,
+      links: this.#linksWithout((l) => l.object === name),
+      policies: omit(this.#state.policies, name),
+    });
     return true;
+  }
+
+  /** The object's, whichever origin that has. In canonical form. */
+  putPolicy(name: string, policy: ObjectPolicy): void {
+    this.#save({ ...this.#state, policies: { ...this.#state.policies, [name]: policy } });
   }
 
   putLink(link: LinkSpec): void {

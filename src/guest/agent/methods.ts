@@ -65,6 +65,8 @@ export function agentMethods(parts: AgentParts): ServedMethods {
     ...serve(AGENT_METHODS, {
       'agent.status': () => parts.status(),
       'agent.desired': () => desiredOf(control),
+      'agent.policy': ({ object }) => control.policy(object),
+      'agent.policy.set': async (params, c) => control.setPolicy(params, uplink, await connected(c)),
       'agent.forget': async (_, { signal }) => {
         await control.change(() => control.desired.forget(), signal);
         return {};
@@ -85,6 +87,7 @@ function desiredOf({ desired }: Control): AgentResult<'agent.desired'> {
       sha256: o.sha256,
       signedBy: o.signature?.keyId ?? null,
       ...(o.constants ? { constants: o.constants } : {}),
+      ...(o.policy ? { policy: o.policy } : {}),
       origin: o.origin,
     })),
     links: desired.links().map((l) => ({

@@ -3,6 +3,9 @@
  * both; each step is one request. A step that the host refuses is told as a problem and the others go on.
  */
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { wireMaps } from '../../net/maps.ts';
+import { applyPolicy } from '../../net/policy.ts';
+import type { ObjectPolicy } from '../../net/policy.ts';
 import { kindOf } from '../../wire/errors.ts';
 import type { ErrorKind } from '../../wire/errors.ts';
 import type { LinkInfo, METHODS, ObjectInfo, Params, Result } from '../../wire/schema.ts';
@@ -18,6 +21,7 @@ export type Step =
   | { do: 'unload'; name: string }
   | { do: 'load'; object: DesiredObject }
   | { do: 'replace'; object: DesiredObject }
+  | { do: 'policy'; object: DesiredObject; policy: ObjectPolicy }
   | { do: 'link'; link: DesiredLink };
 
 export interface Wanted {
@@ -32,14 +36,22 @@ export interface Observed {
   links: readonly LinkInfo[];
 }
 
+/** What the host's list does not say, as far as it is known. */
+export interface Known {
+  /** The host has this very object, constants included. */
+  object(o: DesiredObject): boolean;
+  /** Its maps hold this policy. */
+  policy(o: DesiredObject): boolean;
+}
+
 /**
- * What is not wanted goes first, as it may hold the hook or the quota of what is. `confirmed` tells whether the host is
- * known to have this very object: its list does not say with which constants.
+ * What is not wanted goes first, as it may hold the hook or the quota of what is. Links come last, so that no program sees
+ * anything before its policy is in force.
  */
 export function plan(
   wanted: Wanted,
   observed: Observed,
-  confirmed: (o: DesiredObject) => boolean = () => true,
+  known: Known = { object: () => true, policy: () => true },
 ): Step[] {
   const left = new Set(wanted.leave);
   const byName = new Map(observed.objects.map((o) => [o.name, o]));
@@ -52,10 +64,13 @@ export function plan(
       .map((o): Step => ({ do: 'unload', name: o.name })),
     ...wanted.objects.flatMap((object): Step[] => {
       const there = byName.get(object.name);
-      if (there === undefined) return [{ do: 'load', object }];
-      if (there.sha256 !== object.sha256) return [{ do: 'replace', object }];
+      const { policy } = object;
+      const fill = policy ? [{ do: 'policy' as const, object, policy }] : [];
+      if (there === undefined) return [{ do: 'load', object }, ...fill];
+      if (there.sha256 !== object.sha256) return [{ do: 'replace', object }, ...fill];
       // loading the same again is answered with success, with other constants by EXISTS
-      return object.constants !== undefined && !confirmed(object) ? [{ do: 'load', object }] : [];
+      if (object.constants !== undefined && !known.object(object)) return [{ do: 'load', object }, ...fill];
+      return known.policy(object) ? [] : fill;
     }),
     ...wanted.links
       .filter(
@@ -77,6 +92,7 @@ export function stepText(step: Step): string {
       return `unload ${step.name}`;
     case 'load':
     case 'replace':
+    case 'policy':
       return `${step.do} ${step.object.name}`;
   }
 }
@@ -107,17 +123,35 @@ const LOAD_TIMEOUT_MS = 90_000;
 export class Reconciler {
   /** Which objects the host has confirmed in this session, constants included. */
   readonly #confirmed = new Map<string, string>();
+  /** Which policy their maps hold, as far as this session has seen to it. */
+  readonly #policies = new Map<string, string>();
   /** When a problem was first seen, by its step and kind. */
   #since = new Map<string, string>();
 
   /** Nothing is known of what the host has. */
   newSession(): void {
     this.#confirmed.clear();
+    this.#policies.clear();
   }
 
   /** Someone else had the host load this. */
   confirm(object: Pick<DesiredObject, 'name' | 'sha256' | 'constants'>): void {
     this.#confirmed.set(object.name, digest(object));
+  }
+
+  /** Whatever was known of the maps of this object is not so any more. */
+  forgetPolicy(object: string): void {
+    this.#policies.delete(object);
+  }
+
+  /** Puts a policy in force, which takes its turn with all else that is asked of the host. */
+  async fill(object: string, policy: ObjectPolicy, host: HostCalls, signal: AbortSignal): Promise<void> {
+    this.#policies.delete(object);
+    await applyPolicy(
+      wireMaps((method, params) => host.request(method, params, { signal }), object),
+      policy,
+    );
+    this.#policies.set(object, JSON.stringify(policy));
   }
 
   /** Throws when the host's list cannot be had, and HT_INTERRUPTED or the signal's reason. */
@@ -127,7 +161,10 @@ export class Reconciler {
     const steps = plan(
       { objects: desired.objects(), links: desired.links(), leave: desired.unreadable() },
       observed,
-      (o) => this.#confirmed.get(o.name) === digest(o),
+      {
+        object: (o) => this.#confirmed.get(o.name) === digest(o),
+        policy: (o) => o.policy === undefined || this.#policies.get(o.name) === JSON.stringify(o.policy),
+      },
     );
     for (const { step, message } of desired.problems())
       outcome.problems.push(this.#problem(step, 'NOT_FOUND', message));
@@ -156,6 +193,10 @@ export class Reconciler {
       case 'unload':
         await host.request('unload', { name: step.name, force: true }, { signal });
         this.#confirmed.delete(step.name);
+        this.forgetPolicy(step.name);
+        return;
+      case 'policy':
+        await this.fill(step.object.name, step.policy, host, signal);
         return;
       case 'load': {
         const params = loadParams(step.object, desired);

@@ -3,6 +3,7 @@
  * `agent.*`. Same protocol, no hello: the connection is the session.
  */
 import { z } from 'zod';
+import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Count, KeyId, LinkOptions, METHODS, Name, Sha256 } from '../../wire/schema.ts';
 import type { MethodTable, ParamsOf, ResultOf } from '../../wire/schema.ts';
 import { omit } from './omit.ts';
@@ -64,6 +65,8 @@ const ModuleInfo = z.strictObject({
 });
 export type ModuleInfo = z.output<typeof ModuleInfo>;
 
+const PolicyState = z.strictObject({ policy: ObjectPolicy.nullable(), revision: Text.nullable() });
+
 export const AGENT_METHODS = {
   'agent.status': {
     params: Nothing,
@@ -104,6 +107,7 @@ export const AGENT_METHODS = {
           sha256: Sha256,
           signedBy: KeyId.nullable(),
           constants: Constants.optional(),
+          policy: ObjectPolicy.optional(),
           origin: Origin,
         }),
       ),
@@ -121,6 +125,13 @@ export const AGENT_METHODS = {
       /** Of the configuration file, taken out by commands. */
       removed: z.array(Text),
     }),
+  },
+  /** What is kept for the maps of an object, and put in force again before it is linked anew. */
+  'agent.policy': { params: z.strictObject({ object: Name }), result: PolicyState },
+  /** Puts a policy in force at once and keeps it; BUSY when `revision` is given and is not the kept one's. */
+  'agent.policy.set': {
+    params: z.strictObject({ object: Name, policy: ObjectPolicy, revision: Text.nullable().optional() }),
+    result: PolicyState,
   },
   /** Forgets what commands changed: the configuration file alone says what is wanted. */
   'agent.forget': { params: Nothing, result: Nothing },

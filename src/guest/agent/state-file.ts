@@ -17,6 +17,7 @@ import {
 import path from 'node:path';
 import { z } from 'zod';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
+import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Name, Sha256, Signature, LinkOptions, LinkOrder } from '../../wire/schema.ts';
 
 const StoredObject = z.strictObject({
@@ -43,10 +44,12 @@ const State = z.strictObject({
   /** Null: an object of the configuration file that is not wanted any more. */
   objects: z.record(Name, StoredObject.nullable()),
   links: z.array(StoredLink),
+  /** What the maps of objects shall hold, of either origin, by name. */
+  policies: z.record(Name, ObjectPolicy).default({}),
 });
 export type State = z.output<typeof State>;
 
-export const emptyState = (): State => ({ version: 1, objects: {}, links: [] });
+export const emptyState = (): State => ({ version: 1, objects: {}, links: [], policies: {} });
 
 export const sha256Of = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 

@@ -49,6 +49,30 @@ describe('desired state', () => {
     expect(again.links()).toHaveLength(1);
   });
 
+  test("a policy is kept with its object, a command's before the configuration's, and goes with it", () => {
+    const file = npf();
+    const objects = { web: { file, policy: { firewall: { rules: ['deny out tcp port 25'] } } } };
+    const text = (d: DesiredState): string => JSON.stringify(d.objects().map((o) => o.policy ?? null));
+    expect(text(new DesiredState(config({ objects })))).toContain('deny out tcp from any to any port 25');
+    const first = new DesiredState(config({ objects }));
+    first.putPolicy('web', { rateLimit: { out: { bytesPerSecond: 5000 } } });
+    expect(text(new DesiredState(config({ objects })))).toBe(
+      '[{"rateLimit":{"out":{"bytesPerSecond":5000}}}]',
+    );
+    first.removeObject('web');
+    first.putObject({ name: 'web', elf: Buffer.from('web 2') });
+    expect(text(new DesiredState(config({ objects })))).toContain('port 25');
+    const bad = { other: { file, policy: { firewall: { rules: ['deny out tpc'] } } } };
+    expect(new DesiredState(config({ objects: bad })).problems()[0]?.message).toContain("protocol 'tpc'");
+  });
+
+  test('a state that was written before there were policies is read', () => {
+    const d = new DesiredState(config());
+    writeFileSync(path.join(dir, 'state/agent.json'), '{"version":1,"objects":{},"links":[]}');
+    expect(new DesiredState(config()).problems()).toEqual([]);
+    expect(d.objects()).toEqual([]);
+  });
+
   test('objects that nothing names any more are removed from disk', () => {
     const d = new DesiredState(config());
     d.putObject({ name: 'a', elf: Buffer.from('one') });
@@ -176,8 +200,31 @@ describe('the plan', () => {
   test('asks again for an object with constants until the host has confirmed them', () => {
     const want = { objects: [{ ...wanted('a', '1'), constants: { x: 'AQ==' } }], links: [], leave: [] };
     const there = { objects: [object('a', '1')], links: [] };
-    expect(plan(want, there, () => false).map(stepText)).toEqual(['load a']);
-    expect(plan(want, there, () => true)).toEqual([]);
+    const known = (object: boolean) => ({ object: () => object, policy: () => true });
+    expect(plan(want, there, known(false)).map(stepText)).toEqual(['load a']);
+    expect(plan(want, there, known(true))).toEqual([]);
+  });
+
+  test('puts policies in force after loading and before linking, and wherever that is not known to be so', () => {
+    const policy = { firewall: { default: 'allow' as const } };
+    const want = {
+      objects: [{ ...wanted('a', '1'), policy }],
+      links: [{ object: 'a', hook: 'tc-egress', target: 'web', origin: 'config' as const }],
+      leave: [],
+    };
+    const there = (content: string) => ({
+      objects: [object('a', content)],
+      links: [{ ...link(1, 'a', 'tc-egress'), target: 'web' }],
+    });
+    expect(plan(want, { objects: [], links: [] }).map(stepText)).toEqual([
+      'load a',
+      'policy a',
+      'link a at tc-egress of web',
+    ]);
+    expect(plan(want, there('2')).map(stepText)).toEqual(['replace a', 'policy a']);
+    expect(plan(want, there('1'))).toEqual([]);
+    const unknown = { object: () => true, policy: () => false };
+    expect(plan(want, there('1'), unknown).map(stepText)).toEqual(['policy a']);
   });
 });
 
