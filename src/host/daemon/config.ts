@@ -44,16 +44,36 @@ const policySchema = z.strictObject({
   forbiddenHelpers: z.array(z.string().min(1).max(64)).default([]),
 });
 
-const networkSchema = z.strictObject({
-  /** Bridge of the host that NICs become ports of; nobody here makes it. */
-  bridge: z.string().regex(/^[^/\s]{1,15}$/, 'the name of a bridge expected, at most 15 characters'),
-  /** Left out: the bridge's. */
+const networkCommon = {
+  /** Left out: the bridge's, or the device's. */
   mtu: z.int().min(68).max(65_521).optional(),
-  /** Move frames in the kernel where it has vhost_net, not in QEMU. */
-  vhost: z.boolean().default(true),
   /** NICs that one VM may have there; left out: as many as its quota allows. */
   maxPerVm: z.int().min(1).max(32).optional(),
-});
+};
+const networkSchema = z.union(
+  [
+    z.strictObject({
+      /** Bridge of the host that NICs become ports of; nobody here makes it. */
+      bridge: z.string().regex(/^[^/\s]{1,15}$/, 'the name of a bridge expected, at most 15 characters'),
+      /** Move frames in the kernel where it has vhost_net, not in QEMU. */
+      vhost: z.boolean().default(true),
+      ...networkCommon,
+    }),
+    z.strictObject({
+      /** NICs are vDPA devices, made on this management device (`vdpa mgmtdev show`). */
+      vdpa: z.strictObject({
+        management: z
+          .string()
+          .regex(/^([^/\s]+\/)?[^/\s-][^/\s]*$/, 'a management device such as pci/0000:65:00.2 expected'),
+      }),
+      ...networkCommon,
+    }),
+  ],
+  {
+    error:
+      'either bridge: NAME or vdpa: {management: DEVICE} expected, with mtu, vhost (of a bridge) and maxPerVm',
+  },
+);
 
 const nicsSchema = z.strictObject({
   /** Networks that this VM may ask for NICs in; the first is the default. */

@@ -1,6 +1,7 @@
 /** Findings of `doctor` about the VMs and networks of a host: what is well, what is not, and what to do about it. */
 import { existsSync } from 'node:fs';
 import type { Finding } from '../../wire/schema.ts';
+import { hasVdpa } from '../nics/vdpa.ts';
 import { TUN_DEVICE, VHOST_DEVICE } from '../nics/tap.ts';
 import type { HostConfig } from './config.ts';
 import type { VmStatus } from './vm.ts';
@@ -39,7 +40,16 @@ export function vmFindings(vm: VmStatus): Finding[] {
 export function networkFindings(networks: HostConfig['networks']): Finding[] {
   const all = Object.entries(networks);
   if (all.length === 0) return [];
-  const found = all.map(([name, { bridge }]): Finding => {
+  const found = all.map(([name, network]): Finding => {
+    if ('vdpa' in network)
+      return hasVdpa()
+        ? ok(`host: network ${name} is of vDPA devices, which this kernel knows`)
+        : {
+            level: 'fail',
+            what: `host: network ${name} is of vDPA devices, which this kernel does not know`,
+            mend: "modprobe vdpa vhost_vdpa and the driver of the NIC ('vdpa mgmtdev show' then lists it)",
+          };
+    const { bridge } = network;
     if (existsSync(`/sys/class/net/${bridge}/bridge`))
       return ok(`host: network ${name} has its bridge ${bridge}`);
     return {
@@ -50,13 +60,14 @@ export function networkFindings(networks: HostConfig['networks']): Finding[] {
       mend: `make it ('ip link add ${bridge} type bridge'), or name another in the configuration`,
     };
   });
-  if (!existsSync(TUN_DEVICE))
+  const taps = all.flatMap(([, n]) => ('bridge' in n ? [n] : []));
+  if (taps.length > 0 && !existsSync(TUN_DEVICE))
     found.push({
       level: 'fail',
       what: `host: there is no ${TUN_DEVICE}: no NIC can be made`,
       mend: 'modprobe tun',
     });
-  if (all.some(([, n]) => n.vhost) && !existsSync(VHOST_DEVICE))
+  if (taps.some((n) => n.vhost) && !existsSync(VHOST_DEVICE))
     found.push({
       level: 'warn',
       what: `host: there is no ${VHOST_DEVICE}: QEMU moves each frame itself`,

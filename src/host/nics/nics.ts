@@ -7,26 +7,37 @@ import { readFileSync } from 'node:fs';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { Turns } from '../../core/turns.ts';
 import type { NicInfo, Params, Result } from '../../wire/schema.ts';
-import { PACKET_HOOKS } from '../hooks.ts';
-import { removeLeftovers } from '../packets/chain.ts';
 import type { HookedNic } from '../packets/packet-links.ts';
-import { hasIommu, isOccupied, isRefusal, nicOf, pluggedNics, plugNic, portsOf, unplugNic } from './plug.ts';
+import {
+  backendThere,
+  cleanBackend,
+  kindOf,
+  makeBackend,
+  networkMtu,
+  removeBackend,
+  removeStrays,
+} from './backend.ts';
+import type { NetworkSpec } from './backend.ts';
+import {
+  hasIommu,
+  isOccupied,
+  isRefusal,
+  nicOf,
+  pluggedNics,
+  plugNic,
+  portsOf,
+  qemuVersion,
+  unplugNic,
+} from './plug.ts';
 import type { NicQmp } from './plug.ts';
 import { readNics, writeNics } from './record.ts';
 import type { NicRecord } from './record.ts';
-import { ifindexOf, makeTap, mtuOf, openVhost } from './tap.ts';
 
 /** For the guest to let a NIC go. */
 const UNPLUG_MS = 30_000;
-const MAX_MTU = 65_521;
+/** Before it a vhost-vdpa device behind an IOMMU is given no mappings (hw/virtio/vhost-vdpa.c, 7.2). */
+const VDPA_IOMMU_QEMU = 8;
 const NEW_BOOT = 'L1 has booted anew';
-
-export interface NetworkSpec {
-  bridge: string;
-  mtu?: number | undefined;
-  vhost: boolean;
-  maxPerVm?: number | undefined;
-}
 
 export interface NicSettings {
   /** Networks of the configuration that this VM may have NICs in, by name; the first is the default. */
@@ -85,7 +96,7 @@ export class VmNics {
   /** For links: those that are there. */
   hooked(): HookedNic[] {
     return this.#nics
-      .filter((n) => n.complete && !this.#leaving.has(n.info.id))
+      .filter((n) => n.complete && n.info.kind === 'tap' && !this.#leaving.has(n.info.id))
       .map(({ info, ifindex }) => ({ id: info.id, ifindex, hooks: info.hooks }));
   }
 
@@ -116,8 +127,8 @@ export class VmNics {
       nics: this.#nics.filter((n) => n.complete).map((n) => n.info),
       networks: Object.entries(networks).map(([name, n]) => ({
         name,
-        kind: 'tap' as const,
-        mtu: Math.min(n.mtu ?? mtuOf(n.bridge) ?? 1500, MAX_MTU),
+        kind: kindOf(n),
+        mtu: networkMtu(n),
       })),
       free,
     };
@@ -135,17 +146,17 @@ export class VmNics {
         this.#bootId ??= record?.bootId ?? null;
         const earlier =
           record?.pid === process.pid && record.startTicks === process.startTicks ? record.nics : [];
-        for (const { ifname, ifindex } of earlier)
-          if (ifindexOf(ifname) === ifindex) removeLeftovers(ifindex);
+        for (const nic of earlier) cleanBackend(nic);
         // all of them at once: whatever goes wrong with one, the record keeps the others
         this.#nics.push(...earlier);
         const plugged = await pluggedNics(qmp());
         for (const nic of [...this.#nics]) {
           const whole = nic.complete && plugged.includes(nic.info.id);
-          if (!whole || ifindexOf(nic.ifname) !== nic.ifindex) await this.#tryRemove(nic, 'it was not whole');
+          if (!whole || !backendThere(nic)) await this.#tryRemove(nic, 'it was not whole');
         }
         for (const id of plugged)
           if (!this.#nics.some((n) => n.info.id === id)) await this.#unplug(id).catch(this.#warn(id));
+        await removeStrays(vm, this.#nics).catch(this.#warn('of nobody'));
         this.#write();
         if (earlier.length > 0) log.info({ nics: this.#nics.map((n) => n.info.id) }, 'NICs found again');
         if (record && record.bootId !== this.#bootId) void this.clear(NEW_BOOT);
@@ -193,9 +204,11 @@ export class VmNics {
   /** The process has ended, and with it the network devices. */
   ended(): void {
     for (const { info } of this.#nics) this.#end(info, 'the VM has ended');
+    const gone = this.#nics;
     this.#nics = [];
     this.#leaving.clear();
     this.#write();
+    for (const nic of gone) void removeBackend(nic).catch(this.#warn(nic.info.id));
   }
 
   async #add(params: Params<'nic.add'>, signal: AbortSignal): Promise<Result<'nic.add'>> {
@@ -232,35 +245,39 @@ export class VmNics {
         `NIC '${twin.info.id}' has MAC ${mac} in network ${name}: choose another`,
       );
     const ports = await this.#freePorts();
-    const tap = makeTap(network);
-    const vhost = network.vhost ? openVhost() : undefined;
+    if (kindOf(network) === 'vdpa') await this.#refuseOldQemu();
+    const behind = await makeBackend(network, { vm, nic: id, mac });
+    let kept = false;
     try {
       for (const port of ports) {
         const info: NicInfo = {
           id,
           mac,
           network: name,
-          kind: 'tap',
+          kind: behind.kind,
           slot: port.slot,
-          mtu: Math.min(tap.mtu, MAX_MTU),
-          hooks: PACKET_HOOKS.filter((h) => !hooks || hooks.includes(h)),
+          mtu: behind.mtu,
+          hooks: behind.hooks.filter((h) => !hooks || hooks.includes(h)),
           since: new Date().toISOString(),
         };
-        const { ifname, ifindex } = tap;
+        const { ifname, ifindex } = behind;
         const nic: NicRecord = { info, port: port.id, ifname, ifindex, complete: false };
         this.#nics.push(nic);
         this.#write();
         try {
-          const spec = { nic: id, mac, port: port.id, mtu: info.mtu, tap: tap.file, vhost };
-          await plugNic(qmp(), spec, signal);
+          await plugNic(qmp(), { nic: id, mac, port: port.id, netdev: behind.netdev }, signal);
         } catch (e) {
           if (isRefusal(e) || e === signal.reason) {
             this.#nics = this.#nics.filter((n) => n !== nic);
             this.#write();
-          } else this.#removeLater(nic);
+          } else {
+            kept = true; // until it is known to be gone
+            this.#removeLater(nic);
+          }
           if (isOccupied(e)) continue;
           throw refused(e);
         }
+        kept = true;
         nic.complete = true;
         this.#write();
         this.#options.onAdded(info);
@@ -271,15 +288,26 @@ export class VmNics {
         'this VM has no spare PCIe root port: it must be started with some (hyperturtle host args prints how)',
       );
     } finally {
-      // QEMU has copies
-      tap.file.close();
-      vhost?.close();
+      behind.close();
+      if (!kept) await behind.discard().catch(this.#warn(id));
     }
+  }
+
+  /** Throws HT_UNAVAILABLE. */
+  async #refuseOldQemu(): Promise<void> {
+    const qmp = this.#options.qmp();
+    const [major, minor] = await qemuVersion(qmp);
+    if (major < VDPA_IOMMU_QEMU && (await hasIommu(qmp)))
+      throw new HyperturtleError(
+        'HT_UNAVAILABLE',
+        `QEMU ${major}.${minor} cannot have a vDPA device beside an IOMMU: ${VDPA_IOMMU_QEMU}.0 or newer expected`,
+      );
   }
 
   async #remove(nic: NicRecord, reason: string): Promise<void> {
     this.#end(nic.info, reason);
     await this.#unplug(nic.info.id);
+    await removeBackend(nic);
     this.#nics = this.#nics.filter((n) => n !== nic);
     this.#leaving.delete(nic.info.id);
     this.#write();

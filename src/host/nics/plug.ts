@@ -1,4 +1,7 @@
-/** NICs of a running QEMU: a stock virtio-net device on a spare root port, behind it a tap that QEMU was handed. */
+/**
+ * NICs of a running QEMU: a stock virtio-net device on a spare root port, behind it a tap or a vDPA device that QEMU was
+ * handed.
+ */
 import { sendWithFds } from '../../bpf/fd-passing.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { isHyperturtleError } from '../../core/errors.ts';
@@ -18,10 +21,14 @@ export interface PlugSpec {
   mac: string;
   /** QEMU's id of the root port. */
   port: string;
-  mtu: number;
-  tap: OwnedFd;
-  vhost: OwnedFd | undefined;
+  netdev: NetdevSpec;
 }
+
+/** `mtu`: left out, the guest learns the device's own. */
+export type NetdevSpec = { file: OwnedFd; mtu: number | undefined } & (
+  | { type: 'tap'; vhost: OwnedFd | undefined }
+  | { type: 'vhost-vdpa' }
+);
 
 /**
  * Throws HT_QMP with QEMU's words when it refused; then nothing of it is left. After any other error (no answer in time, a
@@ -38,12 +45,19 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
     return name;
   };
   try {
-    const fd = await give(`${netdevIdOf(spec.nic)}-fd`, spec.tap);
-    const vhost = spec.vhost
-      ? { vhost: true, vhostfd: await give(`${netdevIdOf(spec.nic)}-vhost`, spec.vhost) }
-      : {};
+    const { netdev } = spec;
+    const file = await give(`${netdevIdOf(spec.nic)}-fd`, netdev.file);
+    const id = netdevIdOf(spec.nic);
+    let backend: Record<string, unknown>;
+    if (netdev.type === 'vhost-vdpa') backend = { type: 'vhost-vdpa', id, vhostfd: file };
+    else {
+      const vhost = netdev.vhost
+        ? { vhost: true, vhostfd: await give(`${netdevIdOf(spec.nic)}-vhost`, netdev.vhost) }
+        : {};
+      backend = { type: 'tap', id, fd: file, ...vhost };
+    }
     signal.throwIfAborted();
-    await qmp.execute('netdev_add', { type: 'tap', id: netdevIdOf(spec.nic), fd, ...vhost }, options);
+    await qmp.execute('netdev_add', backend, options);
     undo.add('netdev', () => unlessGone(qmp.execute('netdev_del', { id: netdevIdOf(spec.nic) }, options)));
     signal.throwIfAborted();
     await qmp.execute(
@@ -56,7 +70,7 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
         bus: spec.port,
         // else QEMU takes another address behind an occupied port, where the guest never looks
         addr: '0x0',
-        host_mtu: spec.mtu,
+        ...(netdev.mtu === undefined ? {} : { host_mtu: netdev.mtu }),
         'disable-legacy': 'on',
         // so that L1 can hand it on through its IOMMU
         iommu_platform: true,
@@ -121,6 +135,14 @@ export async function hasIommu(qmp: NicQmp): Promise<boolean> {
       return true;
   }
   return false;
+}
+
+/** `[7, 2]`. */
+export async function qemuVersion(qmp: NicQmp): Promise<[number, number]> {
+  const answer = (await qmp.execute('query-version', {}, { timeoutMs: COMMAND_MS })) as {
+    qemu?: { major?: unknown; minor?: unknown };
+  } | null;
+  return [Number(answer?.qemu?.major ?? 0), Number(answer?.qemu?.minor ?? 0)];
 }
 
 /** NICs of ours that QEMU has, by their ids. */

@@ -17,8 +17,10 @@ const recordSchema = z.strictObject({
     z.strictObject({
       info: NicInfo,
       port: z.string(),
+      /** The tap, or the vDPA device. */
       ifname: z.string(),
-      ifindex: z.int().positive(),
+      /** 0: no network device. */
+      ifindex: z.int().nonnegative(),
       /** QEMU has said that it is there. */
       complete: z.boolean(),
     }),
