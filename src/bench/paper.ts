@@ -154,6 +154,8 @@ export interface PaperBench {
   name: string;
   /** Its arguments but for --json. */
   args: readonly string[];
+  /** Instead, to see that all of it works: minutes, and figures that mean little. */
+  quickArgs: readonly string[];
   /** Where it writes an HTML report of its own. */
   report?: true;
   /** Our values by figure, from its JSON. Throws when it does not read. */
@@ -167,6 +169,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
   {
     name: 'all',
     args: ['--mib', '32', '--rounds', '3'],
+    quickArgs: ['--mib', '4', '--rounds', '1', '--patterns', 'seq'],
     report: true,
     figures: faultFigures,
     about: (json) => {

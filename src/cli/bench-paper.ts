@@ -7,6 +7,7 @@ interface PaperOptions {
   dir: string;
   only?: string;
   accel?: string;
+  quick?: boolean;
   fromResults?: boolean;
 }
 
@@ -19,6 +20,7 @@ export function registerPaper(bench: Command): void {
     .option('--dir <folder>', 'for results and report', 'results/paper')
     .option('--only <list>', 'benches by name, comma-separated; default: all')
     .option('--accel <kind>', 'tcg or kvm, handed to each')
+    .option('--quick', 'small sizes: to see that all of it works')
     .option('--from-results', 'run nothing: make the report of the results in the folder')
     .addHelpText(
       'after',
@@ -89,7 +91,7 @@ async function runOne(
   ]);
   const json = path.join(dir, `${bench.name}.json`);
   const args = [
-    ...['bench', bench.name, ...bench.args, '--json', json],
+    ...['bench', bench.name, ...(o.quick ? bench.quickArgs : bench.args), '--json', json],
     ...(bench.report ? ['--report', path.join(dir, `${bench.name}.html`)] : []),
     ...(o.accel === undefined ? [] : ['--accel', o.accel]),
   ];

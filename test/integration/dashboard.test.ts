@@ -16,6 +16,7 @@ import { compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { L1 } from '../support/daemon-harness.ts';
+import { writeCounts } from '../support/fake-kernel.ts';
 
 const clang = findClang();
 const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((f) =>
@@ -170,6 +171,38 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
     await page.getByRole('region', { name: 'Reasons by hook' }).getByText('no_pool').first().waitFor();
     expect(await page.locator('#quotas').innerText()).toMatch(/Objects\s+1\s+16/);
     await shot(page, 'vm-light');
+  });
+
+  it('draws what the hooks count while they count, and tells exits apart by cause', async () => {
+    const page = await open(url, { colorScheme: 'light' });
+    await page.getByRole('treeitem', { name: 'build1' }).click();
+    const counted = (n: number): void =>
+      writeCounts(h.at('kernel'), {
+        npf: {
+          ...{ runs: 900 * n, handled: 880 * n, entries: 7000 * n, passed: 20 * n },
+          reasons: { NO_TEMPLATE: 12 * n, POOL_EMPTY: 8 * n },
+        },
+        exit: {
+          ...{ runs: 300 * n, handled: 250 * n, entries: 0, passed: 50 * n, reasons: { MISS: 50 * n } },
+          exits: {
+            cpuid: { seen: 250 * n, handled: 250 * n, returned: 0, l1Ns: 0, l0Ns: 400_000 * n },
+            hlt: { seen: 50 * n, handled: 0, returned: 50 * n, l1Ns: 9_000_000 * n, l0Ns: 0 },
+          },
+        },
+      });
+    for (let n = 1; n <= (SHOTS === undefined ? 4 : 20); n++) {
+      counted(4 * n + (n % 3));
+      await page.waitForTimeout(SHOTS === undefined ? 700 : 2000);
+    }
+    const exits = page.getByRole('region', { name: 'Exits of nested guests by cause' });
+    expect(await exits.getByRole('row', { name: /^cpuid/ }).innerText()).toMatch(/100%\s+1\.6 µs\s+–/);
+    expect(await exits.getByRole('row', { name: /^hlt/ }).innerText()).toMatch(/0%\s+–\s+180\.0 µs/);
+    const chart = page.locator('#rates svg');
+    await expect
+      .poll(() => chart.getAttribute('aria-label'))
+      .toMatch(/Answered in L0: [\d,.]+ a second now, at most [1-9]/);
+    expect(await chart.locator('polygon').count()).toBe(2);
+    await shot(page, 'vm-busy-light');
   });
 
   it('goes on by itself: a new report is there within seconds, and pausing stops that', async () => {

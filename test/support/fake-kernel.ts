@@ -3,7 +3,15 @@
  * remembered, arenas are exported as plain files. Programs and maps are real: what is linked must be a program that
  * the kernel knows. What happens is written line by line to a journal, which another process can read.
  */
-import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { infoOf } from '../../src/bpf/map.ts';
 import { whenReadable } from '../../src/bpf/poll.ts';
@@ -57,7 +65,12 @@ export function fakeKernel(dir: string): HostKernel {
             throw new HyperturtleError('HT_BUSY', `VM of process ${pid} is attached already`);
           attached.add(pid);
           tell({ op: 'attach', pid });
-          return fakeHooks(pid, tell, () => attached.delete(pid));
+          return fakeHooks(
+            pid,
+            tell,
+            () => attached.delete(pid),
+            () => readCounts(dir),
+          );
         },
       };
     },
@@ -76,7 +89,24 @@ export function fakeKernel(dir: string): HostKernel {
   };
 }
 
-function fakeHooks(pid: number, tell: (e: KernelEvent) => void, onClose: () => void): VmHooks {
+/** What hooks counted, by hook, where a test says so: otherwise always the same. */
+export function writeCounts(dir: string, counts: Record<string, object>): void {
+  const file = path.join(dir, 'counts.json');
+  writeFileSync(`${file}.new`, JSON.stringify(counts));
+  renameSync(`${file}.new`, file);
+}
+
+function readCounts(dir: string): Record<string, object> {
+  const file = path.join(dir, 'counts.json');
+  return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Record<string, object>) : {};
+}
+
+function fakeHooks(
+  pid: number,
+  tell: (e: KernelEvent) => void,
+  onClose: () => void,
+  counts: () => Record<string, object>,
+): VmHooks {
   let programId = 0;
   return {
     link(hook, program, arena, { replace }) {
@@ -103,6 +133,7 @@ function fakeHooks(pid: number, tell: (e: KernelEvent) => void, onClose: () => v
       learned: 1,
       passed: 3,
       reasons: { no_pool: 3 },
+      ...counts()[hook],
     }),
     close() {
       tell({ op: 'detach', pid });

@@ -24,7 +24,7 @@ describe('the table', () => {
     for (const bench of PAPER_BENCHES) {
       const command = benches.find((c) => c.name() === bench.name);
       const options = command?.options.map((o) => o.long) ?? [];
-      for (const word of [...bench.args.filter((a) => a.startsWith('--')), '--json'])
+      for (const word of [...bench.args, ...bench.quickArgs, '--json'].filter((a) => a.startsWith('--')))
         expect(options).toContain(word);
       if (bench.report) expect(options).toContain('--report');
     }

@@ -84,7 +84,7 @@ export function bands(all: readonly Band[], intervalS: number): SVGElement {
 
 function roundUp(n: number): number {
   const magnitude = 10 ** Math.floor(Math.log10(n));
-  return ([1, 2, 4, 5, 10].find((m) => m * magnitude >= n) ?? 10) * magnitude;
+  return ([1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((m) => m * magnitude >= n) ?? 10) * magnitude;
 }
 
 /** How much of something there is: decoration beside a number that says it. */

@@ -46,8 +46,9 @@ export function rateSection(vm: Vm, history: History, intervalS: number): HTMLEl
     'Events of nested guests, per second',
     bands(
       [
-        { name: ANSWERED, cls: 'l0', values: history.rates(`${vm.name} handled`) },
+        // at the bottom, where little is seen best
         { name: ENTERED, cls: 'l1', values: history.rates(`${vm.name} passed`) },
+        { name: ANSWERED, cls: 'l0', values: history.rates(`${vm.name} handled`) },
       ],
       intervalS,
     ),
@@ -155,14 +156,15 @@ const MEANING: Readonly<Record<string, string>> = {
   PRESENT: 'L1’s table had the entry: L0 went on alone',
   POOL_EMPTY: 'the pool had no frame: raise it with guest set --pool-high',
   NO_TEMPLATE: 'first faults of a nested guest: flags are not learned yet',
-  NO_L2: 'a nested guest that is not registered',
+  NO_L2: 'no registered nested guest runs on this vCPU',
   L2_OFF: 'a nested guest that is off: slots that KVM logs, or changing ones',
   NO_SLOT: 'not RAM of the nested guest: devices, firmware',
   NO_TABLE: 'L1 has to make a table page first: one fault in 512',
   LARGE_LEAF: 'L1 uses a large page there',
   DISABLED: 'switched off in L1',
   LIMIT: 'the nested guest has as many frames as it may',
-  RACE: 'L1 was quicker',
+  LOST: 'L1 was quicker',
+  RACE: 'others changed the word again and again',
   NO_ARENA: 'no arena is bound',
   CLOSED: 'the nested guest is being unregistered',
   MISS: 'the program has no answer for this one',

@@ -73,10 +73,12 @@ section > .tiles dd { font-size: 1.25rem; }
 table { border-collapse: collapse; font-size: .9rem; min-width: min(100%, 480px); }
 th, td { padding: 6px 26px 6px 0; text-align: left; border-bottom: 1px solid var(--rule); vertical-align: middle; white-space: nowrap; font-weight: 400; }
 th:last-child, td:last-child { padding-right: 0; }
-thead th { color: var(--soft); font-size: .82rem; border-bottom-color: var(--axis); }
+thead th { color: var(--soft); font-size: .82rem; }
+thead th, thead td { border-bottom-color: var(--axis); }
 tbody tr:last-child > * { border-bottom: 0; }
 th.n, td.n { text-align: right; }
 tbody .name { display: inline-block; max-width: 30ch; overflow: hidden; text-overflow: ellipsis; vertical-align: bottom; }
+tbody a .name { text-decoration: underline; }
 td.chart { width: 120px; padding-right: 24px; }
 td.wide { white-space: normal; max-width: 76ch; min-width: 260px; overflow-wrap: anywhere; }
 th.time { color: var(--soft); }
@@ -102,7 +104,7 @@ svg { display: block; }
 .meter .rail { fill: var(--rule); } .meter .fill { fill: var(--l0); } .meter.l1 .fill { fill: var(--l1); }
 .tiles .meter { margin-top: 8px; } .tiles .meter .rail { fill: var(--rule); }
 .bands { width: 100%; max-width: 960px; height: auto; }
-.bands .band { stroke: var(--page); stroke-width: 1; } .bands .l0 { fill: var(--l0); } .bands .l1 { fill: var(--l1); }
+.bands .l0 { fill: var(--l0); } .bands .l1 { fill: var(--l1); }
 .bands .grid { stroke: var(--rule); } .bands .axis { stroke: var(--axis); }
 .bands .tick { font-size: 11px; fill: var(--soft); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 22px; font-size: .88rem; color: var(--soft); margin-top: 4px; }

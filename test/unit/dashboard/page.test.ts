@@ -1,0 +1,62 @@
+/** The parts of the dashboard's page that need no browser: rates, numbers as text, addresses. */
+import { describe, expect, it } from 'vitest';
+import { bytes, duration, rate, share } from '../../../src/dashboard/page/format.ts';
+import { History, KEPT } from '../../../src/dashboard/page/history.ts';
+import { hashOf, routeOf } from '../../../src/dashboard/page/routes.ts';
+
+describe('rates', () => {
+  const looks = (history: History, ...at: [ms: number, value: number][]): number | undefined => {
+    for (const [ms, value] of at) {
+      history.begin();
+      history.add('k', ms, value);
+      history.end();
+    }
+    return history.rate('k');
+  };
+
+  it('are per second between looks, and none after one look alone', () => {
+    expect(looks(new History(), [0, 100])).toBeUndefined();
+    expect(looks(new History(), [0, 100], [2000, 300])).toBe(100);
+    expect(looks(new History(), [0, 100], [2000, 300], [2000, 300])).toBe(100);
+  });
+
+  it('begin anew with a counter that fell, and after the page slept', () => {
+    expect(looks(new History(), [0, 100], [2000, 300], [4000, 5])).toBeUndefined();
+    expect(looks(new History(), [0, 100], [60_000, 300])).toBeUndefined();
+  });
+
+  it('are kept for a while only, and forgotten with what they were of', () => {
+    const history = new History();
+    looks(history, ...Array.from({ length: KEPT + 20 }, (_, i): [number, number] => [i * 2000, i]));
+    expect(history.rates('k')).toHaveLength(KEPT);
+    history.begin();
+    history.end();
+    expect(history.rates('k')).toEqual([]);
+  });
+});
+
+it('numbers say no more than they know', () => {
+  expect([share(999_999, 1_000_000), share(1, 1), share(0, 10), share(1, 0)]).toEqual([
+    '99.9%',
+    '100%',
+    '0%',
+    '–',
+  ]);
+  expect([rate(undefined), rate(0), rate(0.25), rate(1234), rate(1_234_567)]).toEqual([
+    '–',
+    '0',
+    '0.3',
+    '1,234',
+    '1.2M',
+  ]);
+  expect([bytes(512), bytes(1 << 20), bytes(224 << 20)]).toEqual(['512 B', '1.0 MiB', '224 MiB']);
+  expect([duration(900), duration(1600), duration(2.5e6)]).toEqual(['900 ns', '1.6 µs', '2.5 ms']);
+});
+
+it('addresses lead where they say, whatever a VM is called, and bad ones to the host', () => {
+  for (const route of [{ at: 'host' }, { at: 'vm', vm: 'a/b %2f#' }, { at: 'l2', vm: 'x', pid: 7 }] as const)
+    expect(routeOf(hashOf(route))).toEqual(route);
+  for (const bad of ['', '#', '#/vm/', '#/vm/%', '#t=abc', '#/else'])
+    expect(routeOf(bad)).toEqual({ at: 'host' });
+  expect(routeOf('#/vm/x/l2/-1')).toEqual({ at: 'vm', vm: 'x' });
+});
