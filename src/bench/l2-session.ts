@@ -4,7 +4,8 @@
  * nothing here polls.
  */
 import { L2Shell } from '../guest/l2-shell.ts';
-import type { RamKind } from '../guest/l2-spec.ts';
+import { formatNic } from '../guest/l2-spec.ts';
+import type { L2Nic, RamKind } from '../guest/l2-spec.ts';
 import type { Lab } from '../lab/lab.ts';
 import type { Level } from '../lab/levels.ts';
 import { PORT } from '../lab/machine.ts';
@@ -21,6 +22,7 @@ export interface L2SessionSpec {
   /** Console port, 0 to 3. */
   port: number;
   ramFile?: string;
+  nics?: readonly L2Nic[];
 }
 
 export interface L2Session {
@@ -40,6 +42,7 @@ function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {
     ...['--registered-by', spec.registeredBy ?? 'self'],
     ...['--boot-timeout-s', String(BOOT_TIMEOUT_MS / 1000)],
     ...(spec.ramFile === undefined ? [] : ['--ram-file', spec.ramFile]),
+    ...(spec.nics ?? []).flatMap((n) => ['--nic', formatNic(n)]),
     ...console,
   ];
 }
@@ -66,7 +69,7 @@ export async function withL2<T>(
           await jobSays(job, /"event":"up"/, `boot of L2 ${spec.name}`, 2_000, signal);
           throw e;
         });
-        const up = await jobSays(job, /"event":"up","bootMs":([\d.]+)/, 'boot time', 30_000, signal);
+        const up = await jobSays(job, /"event":"up","bootMs":([\d.]+)/, 'boot time', 120_000, signal);
         return await body({ shell, bootMs: Number(up[1]) });
       } finally {
         await job.kill('TERM');

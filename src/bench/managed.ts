@@ -20,8 +20,8 @@ const GUEST_CONFIG = '/run/hyperturtle-guest.yaml';
 const GUEST_METRICS_PORT = 9471;
 export const NPF = '/payload/bpf/npf.bpf.o';
 /** Node, schemas and all start in seconds under emulation, more of them on a busy machine. */
-const START_MS = 120_000;
-const COMMAND_MS = 120_000;
+const START_MS = 300_000;
+const COMMAND_MS = 300_000;
 
 /** One VM of the daemon's configuration. */
 export interface ManagedVmSpec {

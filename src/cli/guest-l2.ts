@@ -20,6 +20,7 @@ interface RunOptions {
   groupMax: number;
   registeredBy: 'self' | 'agent';
   bootTimeoutS: number;
+  nic: string[];
 }
 
 /** Adds `l2` to the `guest` command. */
@@ -50,6 +51,12 @@ export function registerL2Commands(guest: Command): void {
       new Option('--registered-by <who>', 'an L2 on turtlefs: this command, or the agent that runs here')
         .choices(['self', 'agent'])
         .default('self'),
+    )
+    .option(
+      '--nic <what>',
+      'vfio:0000:08:00.0 or tap:NAME:MAC[:vhost]; may be given several times',
+      (text: string, all: string[]) => [...all, text],
+      [] as string[],
     )
     .option('--boot-timeout-s <number>', 'for its userspace', integer('--boot-timeout-s', 1, 3600), 300)
     .action(run);
@@ -92,7 +99,7 @@ async function churnL2(o: {
 
 async function run(o: RunOptions): Promise<void> {
   const [
-    { RAM_KINDS, l2Files },
+    { RAM_KINDS, l2Files, parseNic },
     { L2Machine },
     { HyperturtleError, isHyperturtleError },
     { abortOnSignals },
@@ -125,6 +132,7 @@ async function run(o: RunOptions): Promise<void> {
         : { kind: 'device', path: o.port },
     qemu: o.qemu,
     ramFileName: o.ramFile,
+    nics: o.nic.map(parseNic),
   };
   const signals = abortOnSignals();
   try {
@@ -136,6 +144,7 @@ async function run(o: RunOptions): Promise<void> {
     try {
       printJson({ event: 'running', name: o.name, qemuPid: l2.qemuPid });
       const bootMs = await l2.whenUp({ timeoutMs: o.bootTimeoutS * 1000, signal: signals.signal });
+      await l2.plugNics({ timeoutMs: o.bootTimeoutS * 1000, signal: signals.signal });
       printJson({ event: 'up', bootMs });
       const interrupted = new Promise<'interrupted'>((resolve) => {
         signals.signal.addEventListener('abort', () => resolve('interrupted'), { once: true });

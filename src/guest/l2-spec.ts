@@ -11,6 +11,14 @@ import { HyperturtleError } from '../core/errors.ts';
 export const RAM_KINDS = ['tmpfs', 'tmpfs-prealloc', 'turtlefs', 'anonymous'] as const;
 export type RamKind = (typeof RAM_KINDS)[number];
 
+/**
+ * A NIC of an L2: one of the host's, handed on by VFIO (`hyperturtle nic add` binds it; all of L2's RAM is then pinned),
+ * or a virtio NIC of its VMM on a tap of this machine.
+ */
+export type L2Nic =
+  | { kind: 'vfio'; address: string }
+  | { kind: 'tap'; ifname: string; mac: string; vhost: boolean };
+
 export const TURTLEFS_DIR = '/run/hyperturtle/ram';
 export const L2_RUN_DIR = '/run/hyperturtle/l2';
 
@@ -38,6 +46,8 @@ export interface L2Spec {
   qemu: string;
   /** Keep RAM in a file with this name, so that somebody else can map it too; removed at the end. */
   ramFileName?: string | undefined;
+  /** Those by VFIO are plugged in once it is up: see L2Machine.plugNics(). */
+  nics?: readonly L2Nic[];
   /** A port whose write ends QEMU: how a guest without a kernel tells its result. */
   exitDevice?: boolean;
 }
@@ -110,6 +120,43 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     ...['-kernel', spec.kernel],
     ...(spec.initrd === undefined ? [] : ['-initrd', spec.initrd]),
     ...['-append', spec.append],
+    ...(spec.nics ?? []).flatMap(nicArguments),
     ...(spec.exitDevice ? ['-device', 'isa-debug-exit,iobase=0xf4'] : []),
   ];
+}
+
+/** `romfile`: no firmware boots from it. */
+function nicArguments(nic: L2Nic, n: number): string[] {
+  if (nic.kind === 'vfio') return [];
+  const vhost = nic.vhost ? ',vhost=on' : '';
+  return [
+    ...['-netdev', `tap,id=net${n},ifname=${nic.ifname},script=no,downscript=no${vhost}`],
+    ...['-device', `virtio-net-pci,netdev=net${n},mac=${nic.mac},disable-legacy=on,romfile=`],
+  ];
+}
+
+/** Arguments of device_add. `rombar`: no firmware looks at it any more. */
+export function vfioDevices(spec: Pick<L2Spec, 'nics'>): Record<string, unknown>[] {
+  return (spec.nics ?? []).flatMap((nic, n) =>
+    nic.kind === 'vfio' ? [{ driver: 'vfio-pci', id: `net${n}`, host: nic.address, rombar: 0 }] : [],
+  );
+}
+
+/** `vfio:0000:08:00.0` or `tap:NAME:MAC[:vhost]`. Throws HT_USAGE. */
+export function parseNic(text: string): L2Nic {
+  const vfio = /^vfio:([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$/.exec(text);
+  if (vfio) return { kind: 'vfio', address: vfio[1]! };
+  const tap = /^tap:([^:,\s/]{1,15}):((?:[0-9a-f]{2}:){5}[0-9a-f]{2})(:vhost)?$/.exec(text);
+  if (tap) return { kind: 'tap', ifname: tap[1]!, mac: tap[2]!, vhost: tap[3] !== undefined };
+  throw new HyperturtleError(
+    'HT_USAGE',
+    `NIC of an L2: vfio:0000:08:00.0 or tap:NAME:02:00:00:00:00:01[:vhost] expected, '${text}' found`,
+  );
+}
+
+/** The other way. */
+export function formatNic(nic: L2Nic): string {
+  return nic.kind === 'vfio'
+    ? `vfio:${nic.address}`
+    : `tap:${nic.ifname}:${nic.mac}${nic.vhost ? ':vhost' : ''}`;
 }

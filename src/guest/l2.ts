@@ -13,7 +13,7 @@ import { waitFor, withDeadline } from '../core/wait.ts';
 import { QmpClient } from '../qmp/client.ts';
 import { GuestDevice } from './device.ts';
 import type { L2Status, RegisteredL2 } from './device.ts';
-import { CONSOLE_PORT_ID, l2Arguments, l2Files, ramPath } from './l2-spec.ts';
+import { CONSOLE_PORT_ID, l2Arguments, l2Files, ramPath, vfioDevices } from './l2-spec.ts';
 import type { L2Files, L2Spec } from './l2-spec.ts';
 
 export interface L2StartOptions {
@@ -103,6 +103,15 @@ export class L2Machine implements AsyncDisposable {
       options.timeoutMs,
       options.signal,
     );
+  }
+
+  /**
+   * The NICs by VFIO, once it is up. VFIO then pins all of its RAM: until here it cost nothing, and its pages came when
+   * they were touched. (Given from the start, behind qboot, L2's kernel was gone from its memory when it was entered.)
+   * Throws HT_QMP with QEMU's words.
+   */
+  async plugNics(options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void> {
+    for (const device of vfioDevices(this.spec)) await this.#qmp.execute('device_add', device, options);
   }
 
   /** What the module knows of it; undefined when its RAM is not on turtlefs. */

@@ -191,6 +191,8 @@ export function kernelArgs(level: 0 | 1 | 2): string {
   return [
     ...['quiet', 'panic=-1', 'nokaslr', 'mitigations=off', 'no_timer_check', 'tsc=reliable'],
     ...['random.trust_cpu=on', 'init_on_alloc=0', 'cryptomgr.notests', 'audit=0'],
+    // L1 gives NICs to its guests; its own devices stay untranslated
+    ...(level === 1 ? ['intel_iommu=on', 'iommu=pt'] : []),
     `hyperturtle.level=${level}`,
   ].join(' ');
 }

@@ -19,6 +19,9 @@ export const L2_MODULES: readonly string[] = [
   'virtio_console',
 ];
 
+/** Loaded by l2-net when somebody wants a NIC: an L2 without one is not to boot slower for them. */
+export const L2_NET_MODULES: readonly string[] = ['virtio_net'];
+
 /** Symbolic links to busybox in /bin of the image. */
 export const L2_APPLETS: readonly string[] = [
   'sh',
@@ -37,6 +40,8 @@ export const L2_APPLETS: readonly string[] = [
   'dd',
   'sync',
   'poweroff',
+  'ip',
+  'ping',
 ];
 
 /** The first port of the first virtio-serial device. It must have a name. */
@@ -69,6 +74,30 @@ while :; do
 		echo "### done \${line%% *} $?" >&3
 		;;
 	esac
+done
+`;
+}
+
+/** Text of /bin/l2-net, which gives NICs their addresses. They are told apart by MAC: names follow the PCI slots. */
+export function l2Net(modules: readonly string[]): string {
+  return `#!/bin/sh
+# l2-net MAC ADDRESS/PREFIX ...
+[ -d /sys/module/virtio_net ] || for m in ${modules.join(' ')}; do insmod $m || exit 1; done
+ip link set lo up
+# a NIC that was just plugged in takes a moment
+waited=0
+while [ $# -ge 2 ]; do
+	found=
+	for d in /sys/class/net/*; do
+		[ "$(cat $d/address)" = "$1" ] || continue
+		found=\${d##*/}
+		ip address add $2 dev $found && ip link set $found up || exit 1
+	done
+	if [ ! "$found" ]; then
+		waited=$((waited + 1)); [ $waited -gt 300 ] && { echo "no NIC $1"; exit 1; }
+		usleep 100000; continue
+	fi
+	shift 2
 done
 `;
 }

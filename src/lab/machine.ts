@@ -38,6 +38,8 @@ export interface MachineSpec {
   serialPath: string;
   /** Control sockets; each serves one client at a time. */
   qmpSockets: readonly string[];
+  /** A virtual IOMMU, so that the machine can hand its devices on to its own guests (VFIO). */
+  iommu?: boolean;
   /** Files that the guest reads by fw_cfg: name to path. */
   fwCfg?: Readonly<Record<string, string>>;
   /** Root ports for hot-plug; `pref64Mib` reserves a 64-bit prefetchable window. */
@@ -51,7 +53,8 @@ export interface MachineSpec {
 
 /** Size of L1's window for its arena: a BAR above 4 GiB, which firmware leaves cacheable. */
 export const ARENA_WINDOW_MIB = 1024;
-export const SPARE_PORTS = 4;
+/** Root ports of L1 for NICs that it asks for. */
+export const SPARE_PORTS = 8;
 /** Consoles of nested guests that reach the host: of the first L1's, then of the second's. */
 export const L2_CHANNELS = 5;
 /** How much more memory L0 needs than its L1 has. */
@@ -131,7 +134,9 @@ export function qemuArguments(m: MachineSpec): string[] {
   // intercept for XSETBV, so KVM would not see what L1 sets, and L1's kernel warns and turns it off by itself
   args.push('-cpu', m.accel === 'tcg' ? 'max,la57=off,-xsave' : 'host');
   args.push('-smp', String(m.cpus), '-m', `${m.memMib}M`);
-  args.push('-M', m.ramFile ? 'q35,memory-backend=ram' : 'q35');
+  // interrupt remapping needs QEMU's own IOAPIC
+  const irqchip = m.iommu ? ',kernel-irqchip=split' : '';
+  args.push('-M', `q35${irqchip}${m.ramFile ? ',memory-backend=ram' : ''}`);
   if (m.ramFile)
     args.push(
       '-object',
@@ -139,6 +144,8 @@ export function qemuArguments(m: MachineSpec): string[] {
     );
   args.push('-kernel', m.kernel, '-initrd', m.initrd, '-append', m.cmdline);
   args.push('-chardev', `file,id=serial,path=${q(m.serialPath)},append=on`, '-serial', 'chardev:serial');
+  // before all devices that it shall serve. Intel's works beside an AMD CPU too, and as L1's kernel wants it
+  if (m.iommu) args.push('-device', 'intel-iommu,intremap=on');
   for (const socket of m.qmpSockets) args.push('-qmp', `unix:${q(socket)},server=on,wait=off`);
   m.disks.forEach((d, i) => {
     const cache = d.uncached ? ',cache.direct=on' : '';
@@ -211,6 +218,7 @@ export function l1Machine(
     serialPath: ports.serial === undefined ? run.console : portDevice(ports.serial),
     qmpSockets: [run.qmpSocket, run.daemonQmpSocket],
     pidFile: run.pidFile,
+    iommu: true,
     rootPorts: [
       { id: 'arena0', pref64Mib: ARENA_WINDOW_MIB },
       ...Array.from({ length: SPARE_PORTS }, (_, i) => ({ id: `spare${i}` })),

@@ -13,7 +13,7 @@ import { busybox, makeErofs } from './images.ts';
 import type { ImageContext } from './images.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from './images-cpio.ts';
 import { ModuleTree } from './kernel.ts';
-import { L2_APPLETS, L2_MODULES, l2Init } from './l2-init.ts';
+import { L2_APPLETS, L2_MODULES, L2_NET_MODULES, l2Init, l2Net } from './l2-init.ts';
 import { buildApp, copyDependencies, findProjectRoot } from './payload-app.ts';
 import { cacheEntry, contentKey } from './xdg.ts';
 
@@ -37,7 +37,7 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
   const key = contentKey([
     PAYLOAD_VERSION,
     ...[host, guest, programs, l2, app].map((b) => b.key),
-    ...[c.tools.key, c.kernel.key, WRAPPER, l2Init([]), L2_MODULES, L2_APPLETS],
+    ...[c.tools.key, c.kernel.key, WRAPPER, l2Init([]), l2Net([]), L2_MODULES, L2_NET_MODULES, L2_APPLETS],
     await readFile(path.join(c.projectRoot, 'package-lock.json'), 'utf8').catch(() => ''),
   ]);
   const spec = {
@@ -98,6 +98,9 @@ async function packTree(
 async function l2Initramfs(c: BuildContext, programs: Built): Promise<Buffer> {
   const modules = await ModuleTree.open(c.kernel, c.tools);
   const order = await modules.loadOrder(L2_MODULES, true);
+  const net = (await modules.loadOrder(L2_NET_MODULES, true)).filter(
+    (m) => !order.some((o) => o.name === m.name),
+  );
   const names = (await readdir(programs.dir)).filter((n) => !L1_ONLY.includes(n));
   return cpioArchive([
     ...['bin', 'dev', 'proc', 'sys', 'tmp', 'modules'].map((d) => cpioDir(d)),
@@ -105,7 +108,10 @@ async function l2Initramfs(c: BuildContext, programs: Built): Promise<Buffer> {
     cpioFile('init', l2Init(order.map((m) => `/modules/${m.name}.ko`)), 0o755),
     cpioFile('bin/busybox', await busybox(c.tools), 0o755),
     ...L2_APPLETS.map((a) => cpioLink(`bin/${a}`, 'busybox')),
-    ...(await Promise.all(order.map(async (m) => cpioFile(`modules/${m.name}.ko`, await modules.elf(m))))),
+    cpioFile('bin/l2-net', l2Net(net.map((m) => `/modules/${m.name}.ko`)), 0o755),
+    ...(await Promise.all(
+      [...order, ...net].map(async (m) => cpioFile(`modules/${m.name}.ko`, await modules.elf(m))),
+    )),
     ...(await Promise.all(
       names.map(async (n) => cpioFile(`bin/${n}`, await readFile(path.join(programs.dir, n)), 0o755)),
     )),

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { l2Arguments, l2Files, ramPath } from '../../src/guest/l2-spec.ts';
+import { formatNic, l2Arguments, l2Files, parseNic, ramPath, vfioDevices } from '../../src/guest/l2-spec.ts';
 import type { L2Spec, RamKind } from '../../src/guest/l2-spec.ts';
 
 const spec = (change: Partial<L2Spec> = {}): L2Spec => ({
@@ -46,6 +46,23 @@ describe('arguments of an L2', () => {
   it('name the RAM file only when somebody else shall map it', () => {
     expect(ramPath(spec({ ram: 'turtlefs' }))).toBe('/run/hyperturtle/ram');
     expect(ramPath(spec({ ram: 'turtlefs', ramFileName: 'a.ram' }))).toBe('/run/hyperturtle/ram/a.ram');
+  });
+
+  it('give it NICs of the host by VFIO, and virtio NICs on taps', () => {
+    const nics = ['vfio:0000:08:00.0', 'tap:lt0:02:00:00:00:00:01', 'tap:lt1:02:00:00:00:00:02:vhost'];
+    expect(nics.map((n) => formatNic(parseNic(n)))).toEqual(nics);
+    const text = args({ nics: nics.map(parseNic) });
+    // plugged in when it is up
+    expect(text).not.toContain('vfio');
+    expect(vfioDevices({ nics: nics.map(parseNic) })).toEqual([
+      { driver: 'vfio-pci', id: 'net0', host: '0000:08:00.0', rombar: 0 },
+    ]);
+    expect(text).toMatch(
+      /-netdev tap,id=net1,ifname=lt0,script=no,downscript=no -device virtio-net-pci,netdev=net1,mac=02:00:00:00:00:01/,
+    );
+    expect(text).toMatch(/id=net2,ifname=lt1,script=no,downscript=no,vhost=on /);
+    for (const bad of ['vfio:8:0', 'tap:lt0', 'tap:a,b:02:00:00:00:00:01', 'tap:lt0:02:00', ''])
+      expect(() => parseNic(bad)).toThrow(/NIC of an L2/);
   });
 
   it('refuse names that would leave the directory, and memory that is no size', () => {

@@ -109,4 +109,9 @@ describe('the scripts of L0 and L1', () => {
       expect.arrayContaining(['hyperturtle.level=1', 'nokaslr', 'quiet']),
     );
   });
+
+  test('turn an IOMMU on in L1, where alone there is one', () => {
+    const on = ([0, 1, 2] as const).map((n) => scripts.kernelArgs(n).includes('intel_iommu=on iommu=pt'));
+    expect(on).toEqual([false, true, false]);
+  });
 });

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import {
   channelBases,
+  SPARE_PORTS,
   l1Machine,
   l1Script,
   outerMachine,
@@ -128,11 +129,14 @@ describe('L1', () => {
     expect(ports[0]).toBe('pcie-root-port,id=arena0,chassis=1,slot=1,pref64-reserve=1024M');
     expect(ports.map((p) => /id=(\w+)/.exec(p)?.[1])).toEqual([
       'arena0',
-      'spare0',
-      'spare1',
-      'spare2',
-      'spare3',
+      ...Array.from({ length: SPARE_PORTS }, (_, i) => `spare${i}`),
     ]);
+  });
+
+  it('has an IOMMU in front of all other devices, which the outer machine has not', () => {
+    expect(valuesOf(qemuArguments(l1), '-M')).toEqual(['q35,kernel-irqchip=split']);
+    expect(valuesOf(qemuArguments(l1), '-device')[0]).toBe('intel-iommu,intremap=on');
+    expect(args().join(' ')).not.toMatch(/iommu|irqchip/);
   });
 
   it('is started by a script whose words a shell reads back as they were', () => {
