@@ -59,7 +59,11 @@ function del(id: string): boolean {
   const nic = nics.get(id);
   if (!nic) return false;
   nics.delete(id);
-  ip('-n', namespace, 'link', 'del', `htpeer${nic.n}`);
+  try {
+    ip('-n', namespace, 'link', 'del', `htpeer${nic.n}`);
+  } catch {
+    // a pair goes with the namespace that has one end; a NIC does not, but comes back to L1's own
+  }
   for (const address of [`0000:00:0${nic.n + 1}.0`, `0000:0${nic.n + 1}:00.0`])
     rmSync(path.join(devices, address), { recursive: true });
   return true;

@@ -1,6 +1,15 @@
 /** Programs of Debian packages that tests need and a small machine may lack: unpacked beside the lab's, not installed. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+} from 'node:fs';
 import path from 'node:path';
 import { cacheRoot } from '../../src/lab/xdg.ts';
 
@@ -33,4 +42,12 @@ export function debTree(name: string, packages: readonly string[]): DebTree | st
   }
   const libraries = ['usr/lib', 'lib'].map((d) => path.join(root, d, 'x86_64-linux-gnu')).join(':');
   return { root, env: { ...process.env, LD_LIBRARY_PATH: libraries } };
+}
+
+/** A root file system for containers out of busybox-static of the tree. */
+export function makeRootfs(tree: DebTree, to: string): void {
+  for (const d of ['bin', 'proc', 'sys', 'dev', 'etc', 'tmp'])
+    mkdirSync(path.join(to, d), { recursive: true });
+  copyFileSync(path.join(tree.root, 'bin/busybox'), path.join(to, 'bin/busybox'));
+  for (const name of ['sh', 'ip', 'ping', 'sleep', 'cat']) symlinkSync('busybox', path.join(to, 'bin', name));
 }

@@ -1,9 +1,9 @@
 /** Debian's podman with its CNI backend, unpacked beside the lab's packages: a container engine that we did not write. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { debTree } from './deb-tree.ts';
+import { debTree, makeRootfs } from './deb-tree.ts';
 
 /** What podman needs and a small machine may lack. */
 const PACKAGES = [
@@ -35,19 +35,8 @@ export class Podman {
   constructor(tree: PodmanTree, plugin: string, env: Readonly<Record<string, string>>) {
     this.#tree = tree;
     const at = (...p: string[]): string => path.join(this.dir, ...p);
-    for (const d of [
-      'net.d',
-      'bin',
-      'rootfs/bin',
-      'rootfs/proc',
-      'rootfs/sys',
-      'rootfs/dev',
-      'rootfs/etc',
-      'rootfs/tmp',
-    ])
-      mkdirSync(at(d), { recursive: true });
-    copyFileSync(path.join(tree.root, 'bin/busybox'), at('rootfs/bin/busybox'));
-    for (const name of ['sh', 'ip', 'ping', 'sleep', 'cat']) symlinkSync('busybox', at('rootfs/bin', name));
+    for (const d of ['net.d', 'bin']) mkdirSync(at(d), { recursive: true });
+    makeRootfs(tree, at('rootfs'));
     writeFileSync(
       at('bin/hyperturtle-cni'),
       `#!/bin/sh\nunset LD_LIBRARY_PATH\nexec ${process.execPath} ${plugin}\n`,
