@@ -4,6 +4,7 @@ import type { BenchSpec } from '../bench/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { registerAgentBench } from './bench-agent.ts';
 import { registerControl } from './bench-control.ts';
+import { registerBenchNet } from './bench-net.ts';
 import { registerNetNative } from './bench-net-native.ts';
 import { registerPaper } from './bench-paper.ts';
 import { inLab, labOptions } from './bench-lab.ts';
@@ -67,6 +68,7 @@ export function register(program: Command, version: string): void {
   sized(bench.command('all').description('both')).action((o: RunOptions) => measure('all', o, version));
   registerControl(bench, version);
   registerAgentBench(bench);
+  registerBenchNet(bench, version);
   registerNetNative(bench, version);
   registerPaper(bench);
 }

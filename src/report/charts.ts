@@ -78,7 +78,7 @@ export function legend(r: Result): string {
   return `<ul class="legend">${items.join('')}</ul>`;
 }
 
-interface Bar {
+export interface Bar {
   group: string;
   name: string;
   value: number;
@@ -87,7 +87,7 @@ interface Bar {
 }
 
 /** Horizontal bars with their values at the end; a group's name stands above its bars. */
-function barChart(o: {
+export function barChart(o: {
   id: string;
   title: string;
   unit: string;

@@ -39,34 +39,57 @@ export function htmlReport(r: BenchResult): string {
           `<figure>${boot}</figure>${htmlTable(bootTable(r))}`,
         ),
     section('Against what was asked for', '', htmlTable(barTable(r))),
-    section(
-      'Environment and parameters',
-      '',
-      `<div class="panels">${facts('Environment', r.environment)}${facts('Parameters', r.parameters)}</div>`,
-    ),
+    parametersSection(r),
   ];
-  const note = caveat(r.environment.accelerator);
+  return page({
+    title: `HyperTurtle: ${r.benchmark} of ${r.environment.startedAt}`,
+    lead: headline(r),
+    tiles: tiles(r),
+    details: details(r),
+    notes: [caveat(r.environment.accelerator)].filter((n) => n !== undefined),
+    sections,
+  });
+}
+
+export function parametersSection(r: {
+  environment: Readonly<Record<string, unknown>>;
+  parameters: Readonly<Record<string, unknown>>;
+}): string {
+  return section(
+    'Environment and parameters',
+    '',
+    `<div class="panels">${facts('Environment', r.environment)}${facts('Parameters', r.parameters)}</div>`,
+  );
+}
+
+/** A whole report. `tiles` and `sections` are HTML; the rest is text. */
+export function page(o: {
+  title: string;
+  lead: string;
+  tiles?: string;
+  details?: readonly string[];
+  notes: readonly string[];
+  sections: readonly string[];
+}): string {
   return `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>HyperTurtle: ${escapeXml(r.benchmark)} of ${escapeXml(r.environment.startedAt)}</title>
+<title>${escapeXml(o.title)}</title>
 <style>${STYLE}</style>
 </head>
 <body>
 <main>
 <header>
 <h1>HyperTurtle</h1>
-<p class="lead">${escapeXml(headline(r))}</p>
-${tiles(r)}
-${details(r)
-  .map((d) => `<p>${escapeXml(d)}</p>`)
-  .join('\n')}
-${note === undefined ? '' : `<p class="note">${escapeXml(note)}</p>`}
+<p class="lead">${escapeXml(o.lead)}</p>
+${o.tiles ?? ''}
+${(o.details ?? []).map((d) => `<p>${escapeXml(d)}</p>`).join('\n')}
+${o.notes.map((n) => `<p class="note">${escapeXml(n)}</p>`).join('\n')}
 </header>
-${sections.join('\n')}
+${o.sections.join('\n')}
 </main>
 </body>
 </html>
@@ -89,11 +112,11 @@ function tiles(r: BenchResult): string {
     .join('')}</dl>`;
 }
 
-function section(title: string, intro: string, content: string): string {
+export function section(title: string, intro: string, content: string): string {
   return `<section><h2>${title}</h2>${intro ? `<p>${intro}</p>` : ''}${content}</section>`;
 }
 
-function htmlTable(t: Table): string {
+export function htmlTable(t: Table): string {
   if (t.rows.length === 0) return '';
   const head = t.head.map((h, i) =>
     h === '' && i > 0

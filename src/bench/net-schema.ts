@@ -1,0 +1,119 @@
+/** The shape of the result of `bench net`: every block of packets as it was measured, and figures computed from them. */
+import { z } from 'zod';
+import { RESULT_SCHEMA_VERSION, countersSchema, environmentSchema } from './schema.ts';
+
+/**
+ * How L2's packets reach L0:
+ *   nested        virtio-net of L2's QEMU, a tap and a bridge in L1, L1's own NIC
+ *   nested-vhost  the same with L1's kernel moving the frames (vhost-net)
+ *   direct        a NIC of L0's by VFIO; the rest is that with one of L1's programs on it in L0, both directions
+ */
+export const NET_VARIANTS = [
+  'nested',
+  'nested-vhost',
+  'direct',
+  'pass',
+  'firewall',
+  'rate-limiter',
+  'tcptop',
+] as const;
+export const netVariantSchema = z.enum(NET_VARIANTS);
+export type NetVariant = z.infer<typeof netVariantSchema>;
+
+/** Round trips one by one, round trips with several under way, and one TCP connection each way. */
+export const NET_LOADS = ['round-trip', 'packets', 'tcp-up', 'tcp-down'] as const;
+export const netLoadSchema = z.enum(NET_LOADS);
+export type NetLoad = z.infer<typeof netLoadSchema>;
+
+const count = z.number().int().nonnegative();
+
+/** What c/l2/net_load prints. */
+export const loadLineSchema = z.discriminatedUnion('kind', [
+  z.object({
+    kind: z.literal('rtt'),
+    window: count,
+    count,
+    lost: count,
+    totalNs: count,
+    ns: z.array(count),
+  }),
+  z.object({ kind: z.literal('tcp'), direction: z.enum(['up', 'down']), bytes: count, totalNs: count }),
+]);
+
+/** One block: all of one load over one variant, between two readings of KVM's counters in L0. */
+export const netBlockSchema = z.object({
+  variant: netVariantSchema,
+  load: netLoadSchema,
+  round: count,
+  /** In its round; blocks of the same round and turn follow one another at once. */
+  turn: count,
+  totalNs: count,
+  /** Round trips that were answered, or bytes. */
+  units: count,
+  lost: count,
+  /** Of each round trip; none for TCP. */
+  ns: z.array(count),
+  counters: countersSchema,
+  emulatorCpuSeconds: z.number().nonnegative(),
+});
+export type NetBlock = z.infer<typeof netBlockSchema>;
+
+/** Median of the turns, and the least and the greatest median of a round. */
+export const spreadSchema = z.object({ median: z.number(), least: z.number(), greatest: z.number() });
+export type Spread = z.infer<typeof spreadSchema>;
+
+export const netVariantSummarySchema = z.object({
+  variant: netVariantSchema,
+  roundTripAvgNs: z.number(),
+  roundTripP50Ns: z.number(),
+  roundTripP99Ns: z.number(),
+  roundTrips: count,
+  lost: count,
+  /** Both ways together, with several under way. */
+  packetsPerSecond: z.number(),
+  upBytesPerSecond: z.number(),
+  downBytesPerSecond: z.number(),
+  /** Of a single round trip, so of two packets: exits of L2, those of them that entered L1, all exits of L1's VM. */
+  l2ExitsPerRoundTrip: z.number(),
+  reflectedPerRoundTrip: z.number(),
+  exitsPerRoundTrip: z.number(),
+  emulatorCpuMsPerRoundTrip: z.number(),
+  /** Of round trips with several under way, for each packet. */
+  l2ExitsPerPacket: z.number(),
+  reflectedPerPacket: z.number(),
+  exitsPerPacket: z.number(),
+  /** Exits of L2 and those that entered L1, by cause, over all its single round trips. */
+  l2ExitsByCause: z.record(z.string(), count),
+  reflectedByCause: z.record(z.string(), count),
+});
+export type NetVariantSummary = z.infer<typeof netVariantSummarySchema>;
+
+export const netSummarySchema = z.object({
+  variants: z.array(netVariantSummarySchema),
+  /** Ratios of neighbouring blocks' medians; see NET_BARS. */
+  ratios: z.record(z.string(), spreadSchema),
+});
+export type NetSummary = z.infer<typeof netSummarySchema>;
+
+export const netResultSchema = z.object({
+  schema: z.literal(RESULT_SCHEMA_VERSION),
+  benchmark: z.literal('net'),
+  environment: environmentSchema,
+  parameters: z.object({
+    rounds: count,
+    turns: count,
+    roundTrips: count,
+    packets: count,
+    window: count,
+    tcpBytes: count,
+    rules: count,
+    l2MemoryMib: count,
+    l1MemoryMib: count,
+    l1Cpus: count,
+    mtu: count,
+    l2KernelArguments: z.string(),
+  }),
+  blocks: z.array(netBlockSchema),
+  summary: netSummarySchema,
+});
+export type NetResult = z.infer<typeof netResultSchema>;

@@ -1,0 +1,200 @@
+/** Runs `bench net` in a lab: packets between one L2 and L0 over every way there is, in blocks that take turns. */
+import { HyperturtleError } from '../core/errors.ts';
+import { CleanupStack } from '../core/lifecycle.ts';
+import type { Progress } from '../core/progress.ts';
+import type { L2Shell } from '../guest/l2-shell.ts';
+import { kernelArgs } from '../lab/init-scripts.ts';
+import type { Lab } from '../lab/lab.ts';
+import { runScript } from '../lab/levels.ts';
+import { environmentOf } from './environment.ts';
+import { KvmCounters, countersBetween } from './kvm-counters.ts';
+import { withL2 } from './l2-session.ts';
+import type { L2SessionSpec } from './l2-session.ts';
+import { NET_PORT, setUpNetLab } from './net-lab.ts';
+import type { NetWay } from './net-lab.ts';
+import { NET_LOADS, loadLineSchema } from './net-schema.ts';
+import type { NetBlock, NetLoad, NetResult } from './net-schema.ts';
+import { summarizeNet } from './net-summary.ts';
+import { roundTooLate } from './run.ts';
+import { RESULT_SCHEMA_VERSION } from './schema.ts';
+import type { Counters } from './schema.ts';
+import { L2_TICK_ARGUMENTS } from './touch.ts';
+
+export interface NetSpec {
+  rounds: number;
+  /** In each round every way has its turn so often, beginning with another one each time. */
+  turns: number;
+  /** Of one block. */
+  roundTrips: number;
+  /** Round trips of one block with `window` under way. */
+  packets: number;
+  window: number;
+  tcpBytes: number;
+  /** Of the firewall; the last ones match. */
+  rules: number;
+  l2MemoryMib: number;
+  /** Begin no round after the first that would not be over by then. */
+  budgetMs?: number;
+}
+
+const LINE_TIMEOUT_MS = 300_000;
+/** Round trips before each block that count nowhere. */
+const WARM = 5;
+const MTU = 1500;
+
+/** The lab must be up, and nobody else using it. NICs that its L1 gets here stay until the lab ends. */
+export async function runNet(
+  lab: Lab,
+  spec: NetSpec,
+  options: { version: string; progress: Progress; signal?: AbortSignal | undefined },
+): Promise<NetResult> {
+  const { progress, signal } = options;
+  const startedAt = new Date();
+  const undo = new CleanupStack();
+  const append = `console=ttyS0 ${kernelArgs(2)} ${L2_TICK_ARGUMENTS} ipv6.disable=1`;
+  try {
+    let step = progress.step('daemon in L0, agent in L1, NICs and programs');
+    const net = await setUpNetLab(lab, { rules: spec.rules, undo, signal });
+    step.done();
+    step = progress.step(`an L2 with ${net.nics.length} NICs`);
+    const l2: L2SessionSpec = {
+      ...{ name: 'net', ram: 'tmpfs', memMib: spec.l2MemoryMib, machine: 'pc', port: 0, append },
+      nics: net.nics,
+    };
+    return await withL2(
+      lab,
+      l2,
+      async ({ shell }) => {
+        await runScript(lab.l1, net.l1SetUp, { signal });
+        await shell.runOk(net.l2SetUp, { timeoutMs: LINE_TIMEOUT_MS, signal });
+        step.done();
+        const counters = await KvmCounters.start(lab.l0, signal);
+        try {
+          const { blocks, rounds } = await takeRounds(spec, net.ways, startedAt, progress, {
+            ...{ lab, shell, counters, signal },
+          });
+          const { l1 } = lab.environment();
+          return {
+            schema: RESULT_SCHEMA_VERSION,
+            benchmark: 'net',
+            environment: await environmentOf(lab, options.version, startedAt),
+            parameters: {
+              ...{ rounds, turns: spec.turns, roundTrips: spec.roundTrips, packets: spec.packets },
+              ...{ window: spec.window, tcpBytes: spec.tcpBytes, rules: spec.rules },
+              ...{ l2MemoryMib: spec.l2MemoryMib, l1MemoryMib: l1.memMib, l1Cpus: l1.cpus, mtu: MTU },
+              l2KernelArguments: append,
+            },
+            blocks,
+            summary: summarizeNet(blocks),
+          };
+        } finally {
+          await counters.stop();
+        }
+      },
+      { signal },
+    );
+  } finally {
+    await undo.run();
+  }
+}
+
+interface Meters {
+  lab: Lab;
+  shell: L2Shell;
+  counters: KvmCounters;
+  signal: AbortSignal | undefined;
+}
+
+async function takeRounds(
+  spec: NetSpec,
+  ways: readonly NetWay[],
+  startedAt: Date,
+  progress: Progress,
+  meters: Meters,
+): Promise<{ blocks: NetBlock[]; rounds: number }> {
+  const blocks: NetBlock[] = [];
+  const begun = Date.now();
+  for (let round = 0; round < spec.rounds; round++) {
+    const late = { elapsedMs: Date.now() - begun, budgetMs: spec.budgetMs };
+    if (roundTooLate(late.elapsedMs, round, 1, late.budgetMs)) {
+      progress.note(`  ${round} of ${spec.rounds} rounds: another would take too long here`);
+      return { blocks, rounds: round };
+    }
+    for (let turn = 0; turn < spec.turns; turn++) {
+      const step = progress.step(`round ${round + 1} of ${spec.rounds}, turn ${turn + 1} of ${spec.turns}`);
+      try {
+        const first = (round * spec.turns + turn) % ways.length;
+        const order = [...ways.slice(first), ...ways.slice(0, first)];
+        for (const load of NET_LOADS)
+          for (const way of order)
+            blocks.push({ ...(await takeBlock(load, way, spec, meters)), round, turn });
+        const seconds = Math.round((Date.now() - startedAt.getTime()) / 1000);
+        step.done(`${seconds} s in all`);
+      } catch (e) {
+        step.fail();
+        throw e;
+      }
+    }
+  }
+  return { blocks, rounds: spec.rounds };
+}
+
+function commandOf(load: NetLoad, peer: string, spec: NetSpec): string {
+  const to = `${peer} ${NET_PORT}`;
+  switch (load) {
+    case 'round-trip':
+      return `net_load --gate --warm ${WARM} rtt ${to} ${spec.roundTrips}`;
+    case 'packets':
+      return `net_load --gate --warm ${WARM} rtt ${to} ${spec.packets} ${spec.window}`;
+    case 'tcp-up':
+    case 'tcp-down':
+      return `net_load --gate tcp ${to} ${load.slice('tcp-'.length)} ${spec.tcpBytes}`;
+  }
+}
+
+/** Between the gates L2 does nothing but the load; the counters are read outside of them. */
+async function takeBlock(
+  load: NetLoad,
+  way: NetWay,
+  spec: NetSpec,
+  { lab, shell, counters, signal }: Meters,
+): Promise<Omit<NetBlock, 'round' | 'turn'>> {
+  let before: { counters: Counters; cpuSeconds: number } | undefined;
+  let after: typeof before;
+  let block: Omit<NetBlock, 'round' | 'turn'> | undefined;
+  await shell.runOk(commandOf(load, way.peer, spec), {
+    timeoutMs: LINE_TIMEOUT_MS,
+    signal,
+    onLine: async (line) => {
+      if (line.includes('"gate":"before"')) {
+        const read = await counters.read(signal);
+        before = { counters: read, cpuSeconds: lab.emulatorCpuSeconds() };
+        return 'go';
+      }
+      if (line.includes('"gate":"after"')) {
+        const cpuSeconds = lab.emulatorCpuSeconds();
+        after = { counters: await counters.read(signal), cpuSeconds };
+        return 'go';
+      }
+      if (!line.startsWith('{"kind"') || !before || !after) return undefined;
+      const r = loadLineSchema.parse(JSON.parse(line));
+      block = {
+        variant: way.variant,
+        load,
+        totalNs: r.totalNs,
+        ...(r.kind === 'rtt'
+          ? { units: r.count, lost: r.lost, ns: r.ns }
+          : { units: r.bytes, lost: 0, ns: [] }),
+        counters: countersBetween(before.counters, after.counters),
+        emulatorCpuSeconds: Math.max(0, after.cpuSeconds - before.cpuSeconds),
+      };
+      return undefined;
+    },
+  });
+  if (!block || block.units === 0)
+    throw new HyperturtleError(
+      'HT_COMMAND_FAILED',
+      `${load} over '${way.variant}': nothing came back from ${way.peer} port ${NET_PORT}`,
+    );
+  return block;
+}
