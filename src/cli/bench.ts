@@ -7,6 +7,7 @@ import { registerControl } from './bench-control.ts';
 import { registerBenchNet } from './bench-net.ts';
 import { registerNetNative } from './bench-net-native.ts';
 import { registerPaper } from './bench-paper.ts';
+import { registerStart } from './bench-start.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -71,6 +72,7 @@ export function register(program: Command, version: string): void {
   registerBenchNet(bench, version);
   registerNetNative(bench, version);
   registerPaper(bench);
+  registerStart(bench, version);
 }
 
 interface CheckOptions extends LabOptions {
