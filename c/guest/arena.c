@@ -11,6 +11,7 @@
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <asm/pgtable.h>
+#include <asm/smp.h>
 #include "guest.h"
 
 #define HTG_BAR 2
@@ -64,6 +65,20 @@ static bool htg_mapped_wb(void *va)
 	return pte && !(pte_val(*pte) & (_PAGE_PCD | _PAGE_PWT | (level == PG_LEVEL_4K ? _PAGE_PAT : _PAGE_PAT_LARGE)));
 }
 
+static bool htg_exit_answers;
+module_param_named(exit_answers, htg_exit_answers, bool, 0444);
+MODULE_PARM_DESC(exit_answers, "keep answers to CPUID and RDMSR for programs in L0 (default: off)");
+
+/* One more than the highest APIC id, at most HT_MAX_CPUS. */
+static unsigned int htg_cpus(void)
+{
+	unsigned int cpu, n = 0;
+
+	for_each_present_cpu(cpu)
+		n = max_t(unsigned int, n, cpu_physical_id(cpu) + 1);
+	return min_t(unsigned int, n, HT_MAX_CPUS);
+}
+
 static void htg_layout(struct htg_arena *a)
 {
 	struct ht_arena_header *h = a->h;
@@ -84,6 +99,12 @@ static void htg_layout(struct htg_arena *a)
 	/* an eighth for the pool's ring, the rest for the index */
 	h->pool_entries = rounddown_pow_of_two(a->bytes / 8 / sizeof(u64));
 	off = h->pool_off + h->pool_entries * sizeof(u64);
+	/* for the CPUs that there are, and at most an eighth */
+	a->exit_cpus = !htg_exit_answers ? 0 : min_t(u64, htg_cpus(), a->bytes / 8 / sizeof(struct ht_exit_cpu));
+	h->exit_off = ALIGN(off, PAGE_SIZE);
+	h->exit_cpus = a->exit_cpus;
+	a->exits = a->va + h->exit_off;
+	off = h->exit_off + a->exit_cpus * sizeof(struct ht_exit_cpu);
 	h->index_off = ALIGN(off, PAGE_SIZE);
 	left = a->bytes - h->index_off;
 	h->index_words = rounddown(left / sizeof(u64), HTG_GRANULE);

@@ -22,6 +22,8 @@ struct htg_arena {
 	struct ht_l2 *l2;
 	u64 *pool;
 	u64 *index;
+	struct ht_exit_cpu *exits;
+	u64 exit_cpus;
 	unsigned long *used;	/* bitmap of index granules */
 	unsigned long granules;
 };
@@ -107,6 +109,10 @@ long htg_l2_register(const struct htg_register *req);
 void htg_l2_arena_gone(void);	/* ends all registrations; caller holds htg_lock */
 u64 htg_l2_count(void);
 
+/* exits.c */
+struct kvm_vcpu;
+void htg_exit_entry(struct htg_arena *a, unsigned int apicid, struct kvm_vcpu *vcpu, u64 number);
+void htg_exit_forget(void);	/* a VM has come or gone: what was answered for a vCPU is no other's answer */
 
 /* watch.c */
 struct pid;

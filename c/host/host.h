@@ -68,6 +68,10 @@ extern const struct ht_hook_ops ht_npf_ops;
 int ht_npf_init(void);
 void ht_npf_exit(void);
 
+extern const struct ht_hook_ops ht_exit_ops;
+void ht_exit_hooks_init(void);
+void ht_exit_hooks_exit(void);
+
 /*
  * Runs a program of type RAW_TRACEPOINT_WRITABLE as a tracepoint would: not preemptible, under RCU. The
  * verifier has bounded its accesses to ctx by max_tp_access, which LINK has checked against ctx's size.

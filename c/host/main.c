@@ -70,11 +70,13 @@ static int __init ht_init(void)
 	ret = ht_npf_init();
 	if (ret)
 		goto arena;
+	ht_exit_hooks_init();
 	ret = misc_register(&ht_misc);
 	if (ret)
-		goto npf;
+		goto hooks;
 	return 0;
-npf:
+hooks:
+	ht_exit_hooks_exit();
 	ht_npf_exit();
 arena:
 	ht_arena_exit();
@@ -85,6 +87,7 @@ arena:
 static void __exit ht_exit(void)
 {
 	misc_deregister(&ht_misc);
+	ht_exit_hooks_exit();
 	ht_npf_exit();
 	ht_arena_exit();
 }

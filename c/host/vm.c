@@ -16,6 +16,7 @@
 /* by enum ht_hook; NULL: there is no such hook */
 static const struct ht_hook_ops *const ht_hooks[HT_HOOKS] = {
 	[HT_HOOK_NPF] = &ht_npf_ops,
+	[HT_HOOK_EXIT] = &ht_exit_ops,
 };
 
 static DEFINE_HASHTABLE(ht_vms, 8);

@@ -11,6 +11,8 @@ import type { Job, Level } from '../lab/levels.ts';
 import { L1_RUN } from '../lab/machine.ts';
 import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
 
+/** How often `hyperturtle host attach` unlinks and links at SIGURG (src/cli/host.ts). */
+const CHURN_LINKS = 1000;
 export const CLI = '/payload/bin/hyperturtle';
 
 /** What benchmarks need of either way to accelerate: by hand (below), or by daemon and agent (managed.ts). */
@@ -25,6 +27,12 @@ export interface Accelerated {
 
 export interface AccelerateOptions {
   arenaMib: number;
+  /** Default: npf. */
+  hook?: 'npf' | 'exit' | 'sample';
+  /** In L0; default: the shipped one for faults. */
+  program?: string;
+  /** As `--option` has them. */
+  options?: readonly string[];
   signal?: AbortSignal | undefined;
 }
 
@@ -80,24 +88,28 @@ export class Acceleration implements Accelerated, AsyncDisposable {
     }
   }
 
-  async #on({ arenaMib, signal }: AccelerateOptions): Promise<void> {
+  async #on(options: AccelerateOptions): Promise<void> {
     const { l0, l1 } = this.#lab;
-    await insmod(l0, 'hyperturtle_host', signal);
+    const { signal } = options;
+    const exits = options.hook === 'exit';
+    await insmod(l0, 'hyperturtle_host', signal, exits ? ['exit_hook=1'] : []);
     this.#undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
     this.#undo.add('attachment', () => this.signalAttachment('TERM'));
-    await this.attach(arenaMib, signal);
-    await insmod(l1, 'hyperturtle_guest', signal);
+    await this.attach(options);
+    await insmod(l1, 'hyperturtle_guest', signal, exits ? ['exit_answers=1'] : []);
     this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
     await runScript(l1, `mkdir -p ${TURTLEFS_DIR} && mount -t turtlefs none ${TURTLEFS_DIR}`, { signal });
     this.#undo.add('turtlefs', () => run(l1, ['umount', TURTLEFS_DIR]).then(() => {}));
   }
 
   /** Starts L0's command; again after the one before has ended, however it did. */
-  async attach(arenaMib: number, signal?: AbortSignal): Promise<void> {
+  async attach(o: AccelerateOptions): Promise<void> {
+    const { signal, program = '/payload/bpf/npf.bpf.o', hook = 'npf', options = [] } = o;
     this.#attach = await this.#lab.l0.spawn(
       [
-        ...[CLI, 'host', 'attach', '--qmp', L1_RUN.qmpSocket, '--arena-mib', String(arenaMib)],
-        ...['--program', '/payload/bpf/npf.bpf.o', '--bus', 'arena0'],
+        ...[CLI, 'host', 'attach', '--qmp', L1_RUN.qmpSocket, '--arena-mib', String(o.arenaMib)],
+        ...['--program', program, '--hook', hook, '--bus', 'arena0'],
+        ...options.flatMap((option) => ['--option', option]),
       ],
       { signal },
     );
@@ -128,6 +140,21 @@ export class Acceleration implements Accelerated, AsyncDisposable {
 
   async hookCounts(signal?: AbortSignal): Promise<HookCounts> {
     return (await this.#ask(this.#linked, signal)).stats;
+  }
+
+  /** Unlinks and links the program so many times, as fast as the module does it; ends linked. */
+  async churnLinks(times: number): Promise<void> {
+    for (let done = 0; done < times; done += CHURN_LINKS) {
+      const lines = (await this.#job().output()).split('"event":"churned"').length;
+      await this.#job().kill('URG');
+      await waitFor(
+        `${CHURN_LINKS} links`,
+        async () =>
+          (await this.#job().output()).split('"event":"churned"').length > lines ? true : undefined,
+        { timeoutMs: 120_000 },
+      );
+    }
+    this.#linked = true;
   }
 
   /** The attached process answers a signal with a line, much sooner than a new process would. */
@@ -169,8 +196,13 @@ export async function setGroupMax(l1: Level, pages: number, signal?: AbortSignal
   await run(l1, [CLI, 'guest', 'set', '--group-max', String(pages)], { signal });
 }
 
-export async function insmod(level: Level, module: string, signal: AbortSignal | undefined): Promise<void> {
-  await run(level, ['insmod', `/payload/modules/${module}.ko`], { signal });
+export async function insmod(
+  level: Level,
+  module: string,
+  signal: AbortSignal | undefined,
+  parameters: readonly string[] = [],
+): Promise<void> {
+  await run(level, ['insmod', `/payload/modules/${module}.ko`, ...parameters], { signal });
 }
 
 /** Files of a process that has just ended are closed a moment later: until then the module is in use. */

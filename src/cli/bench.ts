@@ -5,9 +5,9 @@ import { HyperturtleError } from '../core/errors.ts';
 import { registerAgentBench } from './bench-agent.ts';
 import { registerControl } from './bench-control.ts';
 import { registerBenchNet } from './bench-net.ts';
+import { registerExitBench } from './bench-exit.ts';
 import { registerNetNative } from './bench-net-native.ts';
 import { registerPaper } from './bench-paper.ts';
-import { registerStart } from './bench-start.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -71,8 +71,8 @@ export function register(program: Command, version: string): void {
   registerAgentBench(bench);
   registerBenchNet(bench, version);
   registerNetNative(bench, version);
+  registerExitBench(bench, version);
   registerPaper(bench);
-  registerStart(bench, version);
 }
 
 interface CheckOptions extends LabOptions {

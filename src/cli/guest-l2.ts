@@ -60,6 +60,21 @@ export function registerL2Commands(guest: Command): void {
     )
     .option('--boot-timeout-s <number>', 'for its userspace', integer('--boot-timeout-s', 1, 3600), 300)
     .action(run);
+  l2.command('exits')
+    .description('run the guest that does nothing but exit (c/l2/exits_guest.bare.c) and print what it says')
+    .requiredOption('--name <text>', 'names its files')
+    .requiredOption('--steps <text>', 'what it does, such as "cpuid:1:0:1000 dump"; numbers in hexadecimal')
+    .option('--ram <kind>', 'turtlefs (registered), or tmpfs, anonymous', 'turtlefs')
+    .option('--mem-mib <number>', 'memory', integer('--mem-mib', 8, 3000), 32)
+    .option('--kernel <file>', 'the guest', '/payload/l2/programs/exits_guest')
+    .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
+    .addOption(
+      new Option('--registered-by <who>', 'on turtlefs: this command, or the agent that runs here')
+        .choices(['self', 'agent'])
+        .default('self'),
+    )
+    .option('--timeout-s <number>', 'for all its steps', integer('--timeout-s', 1, 3600), 120)
+    .action(exitsL2);
   l2.command('churn')
     .description('create, run and destroy many small L2s on turtlefs; look for what they left')
     .option('--cycles <number>', 'how many', integer('--cycles', 1, 1_000_000), 200)
@@ -68,6 +83,32 @@ export function registerL2Commands(guest: Command): void {
     .option('--kernel <file>', 'the guest', '/payload/l2/programs/touch_guest')
     .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
     .action(churnL2);
+}
+
+interface ExitsOptions {
+  name: string;
+  steps: string;
+  ram: string;
+  memMib: number;
+  kernel: string;
+  qemu: string;
+  registeredBy: 'self' | 'agent';
+  timeoutS: number;
+}
+
+async function exitsL2(o: ExitsOptions): Promise<void> {
+  const [{ runExitsGuest }, { abortOnSignals }] = await Promise.all([
+    import('../guest/l2-exits.ts'),
+    import('../core/lifecycle.ts'),
+  ]);
+  const signals = abortOnSignals();
+  try {
+    printJson({
+      lines: await runExitsGuest({ ...o, timeoutMs: o.timeoutS * 1000, signal: signals.signal }),
+    });
+  } finally {
+    signals.dispose();
+  }
 }
 
 async function churnL2(o: {

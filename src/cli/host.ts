@@ -31,6 +31,9 @@ interface RunOptions extends TargetOptions {
   arenaTo?: string;
 }
 
+/** For tests that race links with what runs. */
+const CHURN_LINKS = 1000;
+
 const pidOption = ['--pid <number>', 'process that runs the VM', integer('--pid', 1, 2 ** 22)] as const;
 const qmpOption = ['--qmp <socket>', 'QMP socket of the VM'] as const;
 const arenaOption = [
@@ -66,7 +69,7 @@ export function register(program: Command): Command {
     )
     .addHelpText(
       'after',
-      '\nSIGUSR1 unlinks the program, SIGUSR2 links it, in place of itself when it is linked; each prints a line of JSON with statistics.',
+      '\nSIGUSR1 unlinks the program, SIGUSR2 links it, in place of itself when it is linked; each prints a line of JSON with statistics.\nSIGURG unlinks and links it 1,000 times, for tests.',
     )
     .action(attach);
 
@@ -78,21 +81,6 @@ export function register(program: Command): Command {
     .addOption(hookOption())
     .option('--json', 'one line of JSON')
     .action(stats);
-
-  host
-    .command('pin')
-    .description("a VM's virtual CPUs on chosen CPUs of this machine, until it ends or they are chosen anew")
-    .requiredOption(...qmpOption)
-    .requiredOption(
-      '--cpus <list>',
-      "for the VM's CPUs in their order: 0,2-3; begins again when there are fewer",
-    )
-    .option('--json', 'one line of JSON')
-    .addHelpText(
-      'after',
-      "\nWith one CPU for each and nothing else on them, an L1 whose guests are pinned too ('hyperturtle run --pin') is measured undisturbed.",
-    )
-    .action(pin);
 
   host
     .command('run')
@@ -157,6 +145,20 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
   };
   const unlink = on('unlinked', () => attachment.unlink());
   const link = on('linked', () => attachment.link());
+  const churn = (): void => {
+    const begin = performance.now();
+    try {
+      for (let i = 0; i < CHURN_LINKS; i++) {
+        attachment.unlink();
+        attachment.link(); // where nothing is linked
+        if (i % 10 === 0) attachment.link(); // in its own place
+      }
+      printJson({ event: 'churned', times: CHURN_LINKS, ms: Math.round(performance.now() - begin) });
+    } catch (e) {
+      printJson({ event: 'error', code: isHyperturtleError(e) ? e.code : null, message: messageOf(e) });
+    }
+  };
+  process.on('SIGURG', churn);
   process.on('SIGUSR1', unlink);
   process.on('SIGUSR2', link);
   try {
@@ -167,6 +169,7 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
     // asked to end: that is how this command ends when all is well
     if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
   } finally {
+    process.off('SIGURG', churn);
     process.off('SIGUSR1', unlink);
     process.off('SIGUSR2', link);
   }
@@ -195,22 +198,6 @@ async function stats(options: TargetOptions & { hook: HookName; json?: boolean }
     else process.stdout.write(`${formatStats(found)}\n`);
   } finally {
     device.close();
-  }
-}
-
-async function pin(options: { qmp: string; cpus: string; json?: boolean }): Promise<void> {
-  const [{ QmpClient }, { parseCpuList, pinVcpus }] = await Promise.all([
-    import('../qmp/client.ts'),
-    import('../qmp/pin.ts'),
-  ]);
-  const cpus = parseCpuList('--cpus', options.cpus);
-  const qmp = await QmpClient.connect(options.qmp);
-  try {
-    const pinned = await pinVcpus(qmp, cpus);
-    if (options.json) printJson({ pinned });
-    else for (const p of pinned) process.stdout.write(`vCPU ${p.vcpu} (thread ${p.thread}): CPU ${p.cpu}\n`);
-  } finally {
-    qmp.close();
   }
 }
 

@@ -12,8 +12,6 @@ export const HT_ARENA_MAX_BYTES = 256 << 20;
 export const HT_WORD_EMPTY = 0n;
 export const HT_WORD_PRESENT = 1n;
 export const HT_WORD_CLOSED = 2n;
-export const HT_WORD_AHEAD = 4n;
-export const HT_PREFETCH_PAGES = 8;
 
 export const HT_MAX_CPUS = 1024;
 export const HT_MAX_L2 = 256;
@@ -45,10 +43,11 @@ export const HT_ARENA_HEADER = struct('struct ht_arena_header', {
   index_words: count,
   group_max: count,
   pool_low: count,
-  exact: count,
+  exit_off: count,
   pool_head: aligned(128, count),
   pool_tail: aligned(128, count),
-  reserved1: reserved(15),
+  exit_cpus: count,
+  reserved1: reserved(14),
 });
 
 export const HT_SLOT = struct('struct ht_slot', {
@@ -59,6 +58,35 @@ export const HT_SLOT = struct('struct ht_slot', {
 });
 
 export const HT_CPU = struct('struct ht_cpu', { l2: count, spare: u64, taken: u64, reserved: u64 });
+
+export const HT_EXIT_CPUIDS = 32;
+export const HT_EXIT_MSR_SLOTS = 32;
+export const HT_EXIT_CPUID = struct('struct ht_exit_cpuid', {
+  leaf: u32,
+  subleaf: u32,
+  eax: u32,
+  ebx: u32,
+  ecx: u32,
+  edx: u32,
+  generation: u32,
+  reserved: u32,
+});
+export const HT_EXIT_MSR = struct('struct ht_exit_msr', { msr: u32, generation: u32, value: u64 });
+/** Answers to CPUID and RDMSR of the L2 vCPU that runs on an L1 CPU. */
+export const HT_EXIT_CPU = struct('struct ht_exit_cpu', {
+  l2: count,
+  root: u64,
+  generation: u32,
+  reserved0: u32,
+  want: u32,
+  want_arg: u32,
+  want_sub: u32,
+  reserved1: u32,
+  reserved2: reserved(3),
+  cpuids: array(HT_EXIT_CPUID, HT_EXIT_CPUIDS),
+  msrs: array(HT_EXIT_MSR, HT_EXIT_MSR_SLOTS),
+  reserved3: reserved(56),
+});
 
 export const HT_STREAMS = 4;
 export const HT_STREAM = struct('struct ht_stream', { start: count, end: count, size: count });

@@ -42,9 +42,9 @@ export function buildModule(c: BuildContext, side: 'host' | 'guest'): Promise<Bu
   });
 }
 
-/** Every `c/bpf/NAME/NAME.bpf.c` to `NAME.bpf.o`, with BTF. */
+/** Every `NAME.bpf.c` of c/bpf and examples to `NAME.bpf.o`, with BTF. */
 export function buildPrograms(c: BuildContext): Promise<Built> {
-  return built(c, 'bpf', ['c/bpf', 'c/include'], [], async (src, out) => {
+  return built(c, 'bpf', ['c/bpf', 'c/include', 'examples'], [], async (src, out) => {
     const include = path.join(c.tools.root, 'usr/include');
     const flags = [
       // v3: 32-bit arithmetic and compare-and-exchange; the kernels in question all have it
@@ -59,7 +59,9 @@ export function buildPrograms(c: BuildContext): Promise<Built> {
       ],
       `-I${path.join(src, 'c/include')}`,
     ];
-    for (const file of await filesBelow(path.join(src, 'c/bpf'), /\.bpf\.c$/)) {
+    const sources = [path.join(src, 'c/bpf'), path.join(src, 'examples')];
+    const files = await Promise.all(sources.map((dir) => filesBelow(dir, /\.bpf\.c$/)));
+    for (const file of files.flat()) {
       const object = path.basename(file).replace(/\.c$/, '.o');
       await compile(c, object, 'clang', [...flags, '-c', file, '-o', path.join(out, object)]);
     }
@@ -72,7 +74,28 @@ const BARE_FLAGS = [
   ...['-Wl,-N,--no-warn-rwx-segments', '-Wl,-Ttext=0x100000', '-Wl,--section-start=.note.pvh=0x100800'],
 ];
 
-/** Every `c/l2/NAME.c` to a static program `NAME`, every `c/l2/NAME.S` to a kernel `NAME`. */
+/** The same, written in C: more than what fits before the note; no library, and no vector registers, which nobody has switched on. */
+const BARE_C_FLAGS = [
+  ...[
+    '-Wl,-Ttext=0x101000',
+    '-std=gnu11',
+    '-O2',
+    '-ffreestanding',
+    '-fno-pic',
+    '-fno-stack-protector',
+    '-fcf-protection=none',
+  ],
+  ...[
+    '-mgeneral-regs-only',
+    '-fno-builtin',
+    '-fno-asynchronous-unwind-tables',
+    '-Wall',
+    '-Wextra',
+    '-Werror',
+  ],
+];
+
+/** Every `c/l2/NAME.c` to a static program `NAME`, every `c/l2/NAME.S` or `NAME.bare.c` to a kernel `NAME`. */
 export function buildL2Programs(c: BuildContext): Promise<Built> {
   return built(c, 'l2-programs', ['c/l2', 'c/include'], [], async (src, out) => {
     const gcc = await compiler(c);
@@ -80,13 +103,14 @@ export function buildL2Programs(c: BuildContext): Promise<Built> {
       ...[`--sysroot=${c.tools.root}`, '-std=gnu11', '-O2', '-static', '-s', '-pthread'],
       ...['-Wall', '-Wextra', '-Werror', `-I${path.join(src, 'c/include')}`],
     ];
-    for (const file of await filesBelow(path.join(src, 'c/l2'), /\.c$/)) {
+    for (const file of await filesBelow(path.join(src, 'c/l2'), /(?<!\.bare)\.c$/)) {
       const program = path.basename(file, '.c');
       await compile(c, program, gcc, [...flags, file, '-o', path.join(out, program)]);
     }
-    for (const file of await filesBelow(path.join(src, 'c/l2'), /\.S$/)) {
-      const kernel = path.basename(file, '.S');
-      await compile(c, kernel, gcc, [...BARE_FLAGS, file, '-o', path.join(out, kernel)]);
+    for (const file of await filesBelow(path.join(src, 'c/l2'), /\.(S|bare\.c)$/)) {
+      const kernel = path.basename(file).replace(/\.(S|bare\.c)$/, '');
+      const flags = file.endsWith('.c') ? [...BARE_FLAGS, ...BARE_C_FLAGS] : BARE_FLAGS;
+      await compile(c, kernel, gcc, [...flags, file, '-o', path.join(out, kernel)]);
     }
   });
 }

@@ -29,7 +29,7 @@ export interface Job {
   /** The exit status, or undefined while it runs. */
   status(): Promise<number | undefined>;
   /** Signals it and all that it started. Default SIGTERM. No error when it is already gone. */
-  kill(signal?: 'TERM' | 'KILL' | 'INT' | 'STOP' | 'CONT' | 'USR1' | 'USR2'): Promise<void>;
+  kill(signal?: 'TERM' | 'KILL' | 'INT' | 'STOP' | 'CONT' | 'USR1' | 'USR2' | 'URG'): Promise<void>;
   /** Its output so far. */
   output(): Promise<string>;
 }

@@ -117,7 +117,7 @@ describe('hyperturtle_host.ko', () => {
       expect(await pattern(l2, 'own 16 --rounds 3')).toMatchObject({ mismatches: 0, zeroed: 0 });
     });
     // the next start is clean, and takes the place of the arena that the dead one left plugged
-    await a.attach(ARENA_MIB);
+    await a.attach({ arenaMib: ARENA_MIB });
     await withAccelerated(async (l2) => {
       expect(await pattern(l2, 'own 32 --rounds 2')).toMatchObject({ mismatches: 0, zeroed: 0 });
     });

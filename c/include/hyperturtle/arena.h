@@ -20,8 +20,6 @@
 #define HT_WORD_EMPTY 0ull     /* nobody has given this page a frame */
 #define HT_WORD_PRESENT 1ull   /* bits 51..12 are the L1 frame address */
 #define HT_WORD_CLOSED 2ull    /* nobody may give this page a frame (beyond the file's end) */
-#define HT_WORD_AHEAD 4ull     /* with PRESENT: given ahead of its fault, and nobody has been seen to use it */
-#define HT_PREFETCH_PAGES 8    /* aligned pages that KVM in L0 maps at once when one of them is used */
 
 /* The pool: a ring of zeroed frames. L1 fills at tail; whoever takes frames moves head, then empties slots. */
 /* A slot holds frame address | HT_WORD_PRESENT, or 0. */
@@ -48,10 +46,11 @@ struct ht_arena_header { /* 384 bytes at offset 0 */
 	__u64 index_words;
 	__u64 group_max;       /* 1..64: most neighbours in one fault */
 	__u64 pool_low;        /* below this many frames programs map no neighbours ahead */
-	__u64 exact;           /* 1: map pages ahead as not accessed, so that each one's first use is seen */
+	__u64 exit_off;        /* struct ht_exit_cpu[exit_cpus], by APIC id; 0: there are none */
 	__u64 pool_head __attribute__((aligned(128))); /* next slot to take; moved by programs and by L1 */
 	__u64 pool_tail __attribute__((aligned(128))); /* next slot to fill; moved by L1 only */
-	__u64 reserved1[15];
+	__u64 exit_cpus;
+	__u64 reserved1[14];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_arena_header) == 384, "arena header");
 
@@ -72,6 +71,52 @@ struct ht_cpu {
 	__u64 taken;           /* scratch of the running program */
 	__u64 reserved;
 };
+
+/*
+ * Answers to CPUID and RDMSR of the L2 vCPU that runs on an L1 CPU, as L1's own KVM gives them. One per L1 CPU. The
+ * program touches it only within an exit of that CPU, L1 only just before it enters an L2 there: never both.
+ */
+struct ht_exit_cpuid {
+	__u32 leaf, subleaf;   /* EAX and ECX that were asked with */
+	__u32 eax, ebx, ecx, edx;
+	__u32 generation;      /* valid while it is the CPU's */
+	__u32 reserved;
+};
+
+struct ht_exit_msr {
+	__u32 msr;
+	__u32 generation;      /* the same */
+	__u64 value;
+};
+
+/* powers of two: the verifier of Linux 6.1 knows the bounds of a mask, and not of a remainder */
+#define HT_EXIT_CPUIDS 32
+#define HT_EXIT_MSR_SLOTS 32
+
+struct ht_exit_cpu { /* 2048 bytes */
+	/* written by L1 */
+	__u64 l2;              /* number of the L2 whose vCPU the answers are of; 0: none may be used */
+	__u64 root;            /* its nested root table, as the hardware gets it, without flags */
+	__u32 generation;      /* another one: no slot is valid any more; never 0 */
+	__u32 reserved0;
+	/* written by the program, cleared by L1: what it had no answer for */
+	__u32 want;            /* 1 + enum ht_exit_kind, or 0 */
+	__u32 want_arg;        /* leaf, MSR */
+	__u32 want_sub;        /* subleaf */
+	__u32 reserved1;
+	__u64 reserved2[3];
+	/* written by L1 */
+	struct ht_exit_cpuid cpuids[HT_EXIT_CPUIDS]; /* each at ht_exit_cpuid_slot() alone */
+	struct ht_exit_msr msrs[HT_EXIT_MSR_SLOTS];  /* at the MSR's low bits */
+	__u64 reserved3[56];
+};
+HT_STATIC_ASSERT(sizeof(struct ht_exit_cpu) == 2048, "exit answers");
+
+static inline __u32 ht_exit_cpuid_slot(__u32 leaf, __u32 subleaf)
+{
+	/* basic leaves, extended ones from 16 on, hypervisors' from 8 on, subleaves spread over the rest */
+	return (leaf ^ (leaf >> 31) << 4 ^ (leaf >> 30 & 1) << 3 ^ subleaf << 2) & (HT_EXIT_CPUIDS - 1);
+}
 
 /* A run of neighbouring first touches, up or down in guest physical memory. */
 struct ht_stream {

@@ -17,6 +17,7 @@ struct ht_ftrace_hook {
 	const char *name;
 	void *replacement;
 	unsigned long addr;	/* the original, to be called by the replacement */
+	unsigned long from, to;	/* only calls out of this code are replaced; to 0: all */
 	struct ftrace_ops ops;
 	bool armed;
 };
@@ -49,8 +50,24 @@ static void notrace ht_ftrace_thunk(unsigned long ip, unsigned long parent_ip, s
 {
 	struct ht_ftrace_hook *hook = container_of(ops, struct ht_ftrace_hook, ops);
 
+	if (hook->to && (parent_ip < hook->from || parent_ip >= hook->to))
+		return;
 	if (!within_module(parent_ip, THIS_MODULE))
 		instruction_pointer_set(ftrace_get_regs(fregs), (unsigned long)hook->replacement);
+}
+
+/* From now on only calls by this function are replaced. Before the hook is armed. */
+static int __maybe_unused ht_hook_only_from(struct ht_ftrace_hook *hook, const char *caller)
+{
+	int (*size_of)(unsigned long addr, unsigned long *size, unsigned long *offset);
+	unsigned long size, offset;
+
+	size_of = (void *)ht_lookup_name("kallsyms_lookup_size_offset");
+	hook->from = ht_lookup_name(caller);
+	if (!size_of || !hook->from || !size_of(hook->from, &size, &offset) || offset)
+		return -ENOENT;
+	hook->to = hook->from + size;
+	return 0;
 }
 
 /* -ENOENT where this kernel has no such function: its module is not loaded, or inlined it */

@@ -7,6 +7,7 @@ import { completionNodes, registerCompletion } from '../../../src/cli/completion
 import { registerDoctor } from '../../../src/cli/doctor.ts';
 import { register as registerGuest } from '../../../src/cli/guest.ts';
 import { registerEvents } from '../../../src/cli/l1-events.ts';
+import { registerExits } from '../../../src/cli/l1-exits.ts';
 import { registerFirewall } from '../../../src/cli/l1-firewall.ts';
 import { registerMaps } from '../../../src/cli/l1-map.ts';
 import { registerNetworkPrograms } from '../../../src/cli/l1-net.ts';
@@ -27,6 +28,7 @@ test('every command of an L1 is described', () => {
   registerMaps(program);
   registerEvents(program);
   registerTop(program);
+  registerExits(program);
   registerNic(program);
   registerNetworkPrograms(program);
   registerFirewall(program);

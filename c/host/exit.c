@@ -1,0 +1,524 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The exit hook: an L2 exit that stock KVM is about to hand to L1. Which exits those are is KVM's own decision, made
+ * from L1's intercepts by its own code: a hook around that code (nested_svm_exit_handled, nested_vmx_reflect_vmexit)
+ * notes that an exit of the hardware is under way, and the hook on what it calls to enter L1 (nested_svm_vmexit,
+ * nested_vmx_vmexit) runs the VM's program first. If that answers, the general registers are set, the instruction is
+ * skipped by KVM's own function (length, interrupt shadow, single-stepping), and L2 goes on: KVM sees "handled".
+ *
+ * Read in Linux 6.1 and 6.12, arch/x86/kvm: svm/svm.c svm_handle_exit, svm_check_intercept, __svm_skip_emulated_
+ * instruction; svm/nested.c nested_svm_exit_handled, nested_svm_vmrun; vmx/vmx.c __vmx_handle_exit; vmx/nested.c
+ * nested_vmx_reflect_vmexit; x86.c kvm_skip_emulated_instruction. Whenever in doubt: PASS, and L1 gets its exit.
+ */
+#include <asm/svm.h>
+#include <asm/vmx.h>
+#include <linux/module.h>
+#include "host.h"
+#include "kmod/ftrace_hook.h"
+
+static bool ht_exit_wanted;
+module_param_named(exit_hook, ht_exit_wanted, bool, 0444);
+MODULE_PARM_DESC(exit_hook, "hook L2 exits to L1 (default: off)");
+
+DEFINE_STATIC_SRCU(ht_exit_srcu);
+
+/* Of one L1 vCPU. Only its own thread touches it. */
+struct ht_exit_vcpu {
+	bool armed;		/* an exit of the hardware is being handled */
+	bool in_l1;		/* L1 has an exit that was asked for: */
+	u32 kind, arg;
+	u64 since_ns;
+};
+
+/* priv of a link */
+struct ht_exit {
+	struct ht_exit_args args;
+	u32 vcpu_count;
+	struct ht_exit_vcpu vcpus[];
+};
+
+struct ht_exit_info {
+	u32 kind, arg, bytes, write;
+	bool string, event;
+	u64 code, info1;
+};
+
+struct ht_exit_vendor {
+	const char *name;
+	struct ht_ftrace_hook around, vmexit, vmentry;
+	const char *caller;	/* the only function from which `around` counts, or NULL: any */
+	const char *info_name, *cpl_name;
+	void (*get_info)(struct kvm_vcpu *vcpu, u32 *reason, u64 *info1, u64 *info2, u32 *intr, u32 *error);
+	int (*get_cpl)(struct kvm_vcpu *vcpu);
+	void (*classify)(struct kvm_vcpu *vcpu, struct ht_exit_info *e);
+	bool armed;
+};
+static struct ht_exit_vendor ht_svm, ht_vmx;
+
+static bool ht_in_l2(const struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch.hflags & HF_GUEST_MASK;
+}
+
+static void ht_svm_classify(struct kvm_vcpu *vcpu, struct ht_exit_info *e)
+{
+	u32 code = 0, event = 0, error;
+	u64 info1 = 0, info2;
+
+	ht_svm.get_info(vcpu, &code, &info1, &info2, &event, &error);
+	*e = (struct ht_exit_info){ .kind = HT_EXIT_OTHER, .code = code, .info1 = info1,
+				    .event = event & SVM_EXITINTINFO_VALID };
+	switch (code) {
+	case SVM_EXIT_CPUID:
+		e->kind = HT_EXIT_CPUID;
+		break;
+	case SVM_EXIT_MSR:
+		e->kind = info1 & 1 ? HT_EXIT_WRMSR : HT_EXIT_RDMSR;
+		break;
+	case SVM_EXIT_IOIO:
+		e->kind = HT_EXIT_IO;
+		e->arg = info1 >> 16 & 0xffff;
+		e->bytes = info1 >> 4 & 7;	/* SZ8, SZ16, SZ32: one of them is set */
+		e->write = !(info1 & SVM_IOIO_TYPE_MASK);
+		e->string = info1 & (SVM_IOIO_STR_MASK | SVM_IOIO_REP_MASK);
+		break;
+	case SVM_EXIT_VMMCALL:
+		e->kind = HT_EXIT_HYPERCALL;
+		break;
+	case SVM_EXIT_HLT:
+		e->kind = HT_EXIT_HLT;
+		break;
+	case SVM_EXIT_PAUSE:
+		e->kind = HT_EXIT_PAUSE;
+		break;
+	}
+}
+
+static void ht_vmx_classify(struct kvm_vcpu *vcpu, struct ht_exit_info *e)
+{
+	u32 code = 0, intr, error;
+	u64 info1 = 0, vectoring = 0;
+
+	ht_vmx.get_info(vcpu, &code, &info1, &vectoring, &intr, &error);
+	*e = (struct ht_exit_info){ .kind = HT_EXIT_OTHER, .code = code, .info1 = info1,
+				    .event = vectoring & VECTORING_INFO_VALID_MASK };
+	switch (code) { /* all of it: a failed entry has its high bit set */
+	case EXIT_REASON_CPUID:
+		e->kind = HT_EXIT_CPUID;
+		break;
+	case EXIT_REASON_MSR_READ:
+		e->kind = HT_EXIT_RDMSR;
+		break;
+	case EXIT_REASON_MSR_WRITE:
+		e->kind = HT_EXIT_WRMSR;
+		break;
+	case EXIT_REASON_IO_INSTRUCTION:
+		e->kind = HT_EXIT_IO;
+		e->arg = info1 >> 16 & 0xffff;
+		e->bytes = (info1 & 7) + 1;
+		e->write = !(info1 & 8);
+		e->string = info1 & (BIT(4) | BIT(5));
+		break;
+	case EXIT_REASON_VMCALL:
+		e->kind = HT_EXIT_HYPERCALL;
+		break;
+	case EXIT_REASON_HLT:
+		e->kind = HT_EXIT_HLT;
+		break;
+	case EXIT_REASON_PAUSE_INSTRUCTION:
+		e->kind = HT_EXIT_PAUSE;
+		break;
+	}
+}
+
+/* MSRs that are not listed are other exits. */
+static void ht_exit_msr(struct kvm_vcpu *vcpu, const struct ht_exit_args *args, struct ht_exit_info *e)
+{
+	u32 i;
+
+	if (e->kind != HT_EXIT_RDMSR && e->kind != HT_EXIT_WRMSR)
+		return;
+	e->arg = vcpu->arch.regs[VCPU_REGS_RCX];
+	for (i = 0; i < args->msr_count; i++)
+		if (args->msrs[i] == e->arg)
+			return;
+	e->kind = HT_EXIT_OTHER;
+}
+
+static u32 ht_exit_bits(struct kvm_vcpu *vcpu)
+{
+	int db = 0, l = 0;
+
+	static_call(kvm_x86_get_cs_db_l_bits)(vcpu, &db, &l);
+	if (l && (vcpu->arch.efer & EFER_LMA))
+		return 64;
+	return db ? 32 : 16;
+}
+
+static void ht_exit_fill(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v, const struct ht_exit_info *e,
+			 u64 now, struct ht_exit_ctx *ctx)
+{
+	struct kvm_mmu *mmu = vcpu->arch.mmu;
+	int i;
+
+	*ctx = (struct ht_exit_ctx){
+		.kind = e->kind, .arg = e->arg, .bytes = e->bytes, .write = e->write, .code = e->code,
+		.info1 = e->info1, .vcpu = vcpu->vcpu_id, .now_ns = now, .cpl = v->get_cpl(vcpu),
+		.bits = ht_exit_bits(vcpu), .rip = kvm_get_linear_rip(vcpu), .action = HT_EXIT_PASS,
+	};
+	/* without nested paging L1's table is an ordinary one: no L2 is known by it */
+	if (mmu == &vcpu->arch.guest_mmu)
+		ctx->root = mmu->get_guest_pgd(vcpu) & HT_PFN_MASK;
+	/* the instruction set's numbers are KVM's; RSP and RIP, which VMX reads late, are no business of programs */
+	for (i = 0; i < HT_EXIT_REGS; i++)
+		ctx->regs[i] = i == HT_RSP ? 0 : vcpu->arch.regs[i];
+}
+
+/* The answer's registers, behind the instruction. 0: L2 goes on; or the reason to pass. */
+static int ht_exit_resume(struct kvm_vcpu *vcpu, const struct ht_exit_ctx *ctx)
+{
+	unsigned long rip = kvm_get_linear_rip(vcpu);
+	int i;
+
+	kvm_skip_emulated_instruction(vcpu);
+	/* where the hardware does not tell the length KVM decodes, and fetching may fault: L2 or L1 has that fault now */
+	if (!ht_in_l2(vcpu))
+		return 0;
+	if (kvm_get_linear_rip(vcpu) == rip)
+		return vcpu->arch.exception.pending || vcpu->arch.exception_vmexit.pending ? 0 :
+											     HT_EXIT_R_NOT_SKIPPED;
+	for (i = 0; i < HT_EXIT_REGS; i++)
+		if (i != HT_RSP)
+			vcpu->arch.regs[i] = ctx->regs[i];
+	return 0;
+}
+
+/* Runs the program; 0 when L2 goes on, or the reason to pass. */
+static int ht_exit_try(struct kvm_vcpu *vcpu, const struct ht_linked *l, const struct ht_exit_vendor *v,
+		       const struct ht_exit_info *e, u64 now)
+{
+	const struct ht_exit *x = l->priv;
+	struct ht_exit_ctx ctx;
+
+	if (e->string)
+		return HT_EXIT_R_STRING_IO;
+	if (e->kind == HT_EXIT_HYPERCALL && !(x->args.flags & HT_EXIT_F_USER) && v->get_cpl(vcpu))
+		return HT_EXIT_R_USER;
+	ht_exit_fill(vcpu, v, e, now, &ctx);
+	ht_prog_run(l->prog, &ctx);
+	if (e->kind == HT_EXIT_OTHER)
+		return HT_EXIT_R_OTHER;
+	if (ctx.action == HT_EXIT_PASS)
+		return ctx.reason >= HT_EXIT_R_PROGRAM && ctx.reason < HT_REASONS ? ctx.reason :
+										    HT_EXIT_R_PROGRAM;
+	if (ctx.action != HT_EXIT_HANDLED)
+		return HT_EXIT_R_BAD_ANSWER;
+	if (e->event)
+		return HT_EXIT_R_EVENT;
+	if (vcpu->guest_debug)	/* stepping ends in L0's user space, which this way cannot reach */
+		return HT_EXIT_R_DEBUG;
+	return ht_exit_resume(vcpu, &ctx);
+}
+
+#define ht_exit_count(vm, kind, what, n) ht_count(vm, HT_HOOK_EXIT, counts[(kind) * HT_EXIT_COUNTS + (what)], n)
+
+/* L1 is about to be entered; true when it need not be. */
+static bool ht_exit_before(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v)
+{
+	struct ht_exit_vcpu *s;
+	struct ht_exit_info e;
+	struct ht_linked *l;
+	bool handled = false;
+	struct ht_exit *x;
+	struct ht_vm *vm;
+	int idx, ret;
+	u64 now;
+
+	vm = ht_vm_enter(vcpu->kvm, &idx);
+	if (!vm)
+		return false;
+	l = srcu_dereference(vm->linked[HT_HOOK_EXIT], &vm->srcu);
+	x = l ? l->priv : NULL;
+	if (!x || vcpu->vcpu_idx >= x->vcpu_count)
+		goto leave;
+	s = &x->vcpus[vcpu->vcpu_idx];
+	s->in_l1 = false;
+	if (!s->armed)
+		goto leave;
+	s->armed = false;
+	v->classify(vcpu, &e);
+	ht_exit_msr(vcpu, &x->args, &e);
+	if (!(x->args.kinds & BIT_ULL(e.kind)))
+		goto leave;
+	now = ktime_get_ns();
+	ret = ht_exit_try(vcpu, l, v, &e, now);
+	handled = !ret;
+	ht_count(vm, HT_HOOK_EXIT, runs, 1);
+	ht_exit_count(vm, e.kind, HT_EXIT_C_SEEN, 1);
+	if (handled) {
+		ht_count(vm, HT_HOOK_EXIT, handled, 1);
+		ht_exit_count(vm, e.kind, HT_EXIT_C_HANDLED, 1);
+		ht_exit_count(vm, e.kind, HT_EXIT_C_L0_NS, ktime_get_ns() - now);
+	} else {
+		ht_count(vm, HT_HOOK_EXIT, reasons[ret], 1);
+		s->in_l1 = true;
+		s->kind = e.kind;
+		s->arg = e.arg;
+		s->since_ns = now;
+	}
+leave:
+	ht_vm_leave(vm, idx);
+	return handled;
+}
+
+/* L1 has entered an L2. */
+static void ht_exit_after(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v)
+{
+	struct ht_exit_vcpu *s;
+	struct ht_linked *l;
+	struct ht_exit *x;
+	struct ht_vm *vm;
+	int idx;
+	u64 now;
+
+	vm = ht_vm_enter(vcpu->kvm, &idx);
+	if (!vm)
+		return;
+	l = srcu_dereference(vm->linked[HT_HOOK_EXIT], &vm->srcu);
+	x = l ? l->priv : NULL;
+	if (!x || vcpu->vcpu_idx >= x->vcpu_count)
+		goto leave;
+	s = &x->vcpus[vcpu->vcpu_idx];
+	if (!s->in_l1)
+		goto leave;
+	s->in_l1 = false;
+	now = ktime_get_ns();
+	ht_exit_count(vm, s->kind, HT_EXIT_C_RETURNED, 1);
+	ht_exit_count(vm, s->kind, HT_EXIT_C_L1_NS, now - s->since_ns);
+	if (x->args.flags & HT_EXIT_F_AFTER) {
+		struct ht_exit_info e = { .kind = s->kind, .arg = s->arg };
+		struct ht_exit_ctx ctx;
+
+		ht_exit_fill(vcpu, v, &e, now, &ctx);
+		ctx.phase = HT_EXIT_AFTER;
+		ctx.l1_ns = now - s->since_ns;
+		ht_prog_run(l->prog, &ctx);
+	}
+leave:
+	ht_vm_leave(vm, idx);
+}
+
+/*
+ * An exit of the hardware from L2: from here to ht_exit_end() the vCPU is armed. The VM is held all the while, so that
+ * what was armed is still there to be disarmed.
+ */
+static struct ht_exit_vcpu *ht_exit_begin(struct kvm_vcpu *vcpu, struct ht_vm **vm, int *idx)
+{
+	struct ht_exit_vcpu *s = NULL;
+	struct ht_linked *l;
+	struct ht_exit *x;
+
+	*vm = ht_vm_enter(vcpu->kvm, idx);
+	if (!*vm)
+		return NULL;
+	l = srcu_dereference((*vm)->linked[HT_HOOK_EXIT], &(*vm)->srcu);
+	x = l ? l->priv : NULL;
+	if (x && vcpu->vcpu_idx < x->vcpu_count) {
+		s = &x->vcpus[vcpu->vcpu_idx];
+		s->armed = true;
+	}
+	return s;
+}
+
+static void ht_exit_end(struct ht_exit_vcpu *s, struct ht_vm *vm, int idx)
+{
+	if (s)
+		s->armed = false;
+	if (vm)
+		ht_vm_leave(vm, idx);
+}
+
+/* struct vcpu_svm begins with its struct kvm_vcpu (svm.h, 6.1 and 6.12: BUILD_BUG_ON in svm_vcpu_create) */
+static int ht_svm_around(struct kvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&ht_exit_srcu), vm_idx, ret;
+	struct ht_vm *vm;
+	struct ht_exit_vcpu *s = ht_exit_begin(vcpu, &vm, &vm_idx);
+
+	ret = ((int (*)(struct kvm_vcpu *))ht_svm.around.addr)(vcpu);
+	ht_exit_end(s, vm, vm_idx);
+	srcu_read_unlock(&ht_exit_srcu, idx);
+	return ret;
+}
+
+static int ht_svm_vmexit(struct kvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&ht_exit_srcu), ret = 0;
+
+	if (!ht_exit_before(vcpu, &ht_svm))
+		ret = ((int (*)(struct kvm_vcpu *))ht_svm.vmexit.addr)(vcpu);
+	srcu_read_unlock(&ht_exit_srcu, idx);
+	return ret;
+}
+
+static int ht_svm_vmentry(struct kvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&ht_exit_srcu), ret;
+
+	ret = ((int (*)(struct kvm_vcpu *))ht_svm.vmentry.addr)(vcpu);
+	if (ht_in_l2(vcpu))
+		ht_exit_after(vcpu, &ht_svm);
+	srcu_read_unlock(&ht_exit_srcu, idx);
+	return ret;
+}
+
+static bool ht_vmx_around(struct kvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&ht_exit_srcu), vm_idx;
+	struct ht_vm *vm;
+	struct ht_exit_vcpu *s = ht_exit_begin(vcpu, &vm, &vm_idx);
+	bool ret;
+
+	ret = ((bool (*)(struct kvm_vcpu *))ht_vmx.around.addr)(vcpu);
+	ht_exit_end(s, vm, vm_idx);
+	srcu_read_unlock(&ht_exit_srcu, idx);
+	return ret;
+}
+
+static void ht_vmx_vmexit(struct kvm_vcpu *vcpu, u32 reason, u32 intr, unsigned long qual)
+{
+	int idx = srcu_read_lock(&ht_exit_srcu);
+
+	if (!ht_exit_before(vcpu, &ht_vmx)) {
+		((void (*)(struct kvm_vcpu *, u32, u32, unsigned long))ht_vmx.vmexit.addr)(vcpu, reason, intr,
+											  qual);
+		barrier();
+	}
+	srcu_read_unlock(&ht_exit_srcu, idx);
+}
+
+static int ht_vmx_vmentry(struct kvm_vcpu *vcpu, bool from_vmentry)
+{
+	int idx = srcu_read_lock(&ht_exit_srcu), ret;
+
+	ret = ((int (*)(struct kvm_vcpu *, bool))ht_vmx.vmentry.addr)(vcpu, from_vmentry);
+	if (from_vmentry && ht_in_l2(vcpu))
+		ht_exit_after(vcpu, &ht_vmx);
+	srcu_read_unlock(&ht_exit_srcu, idx);
+	return ret;
+}
+
+static struct ht_exit_vendor ht_svm = {
+	.name = "kvm-amd",
+	.around = { .name = "nested_svm_exit_handled", .replacement = ht_svm_around },
+	.vmexit = { .name = "nested_svm_vmexit", .replacement = ht_svm_vmexit },
+	.vmentry = { .name = "nested_svm_vmrun", .replacement = ht_svm_vmentry },
+	/* not from svm_check_intercept: there KVM's emulator is at work on the instruction */
+	.caller = "svm_handle_exit",
+	.info_name = "svm_get_exit_info",
+	.cpl_name = "svm_get_cpl",
+	.classify = ht_svm_classify,
+};
+
+static struct ht_exit_vendor ht_vmx = {
+	.name = "kvm-intel",
+	.around = { .name = "nested_vmx_reflect_vmexit", .replacement = ht_vmx_around },
+	.vmexit = { .name = "nested_vmx_vmexit", .replacement = ht_vmx_vmexit },
+	.vmentry = { .name = "nested_vmx_enter_non_root_mode", .replacement = ht_vmx_vmentry },
+	.info_name = "vmx_get_exit_info",
+	.cpl_name = "vmx_get_cpl",
+	.classify = ht_vmx_classify,
+};
+
+static void ht_exit_disarm(struct ht_exit_vendor *v)
+{
+	ht_hook_disarm(&v->around);
+	ht_hook_disarm(&v->vmexit);
+	ht_hook_disarm(&v->vmentry);
+	v->armed = false;
+}
+
+static int ht_exit_arm(struct ht_exit_vendor *v)
+{
+	int ret;
+
+	v->get_info = (void *)ht_lookup_name(v->info_name);
+	v->get_cpl = (void *)ht_lookup_name(v->cpl_name);
+	if (!v->get_info || !v->get_cpl)
+		return -ENOENT;
+	if (v->caller) {
+		ret = ht_hook_only_from(&v->around, v->caller);
+		if (ret)
+			return ret;
+	}
+	ret = ht_hook_arm(&v->around);
+	ret = ret ?: ht_hook_arm(&v->vmexit);
+	ret = ret ?: ht_hook_arm(&v->vmentry);
+	if (ret)
+		ht_exit_disarm(v);
+	v->armed = !ret;
+	return ret;
+}
+
+static void ht_exit_reset(void *ctx)
+{
+	struct ht_exit_ctx *c = ctx;
+
+	c->action = HT_EXIT_PASS;
+	c->reason = 0;
+}
+
+static int ht_exit_link(struct ht_vm *vm, struct ht_linked *l, const struct ht_link *req)
+{
+	const struct ht_exit_args *args = (const struct ht_exit_args *)req->args;
+	struct ht_exit *x;
+
+	if (!ht_svm.armed && !ht_vmx.armed)
+		return -EOPNOTSUPP;
+	if (!args->kinds || args->kinds >> HT_EXIT_KINDS || args->msr_count > HT_EXIT_MSRS ||
+	    (args->flags & ~(HT_EXIT_F_AFTER | HT_EXIT_F_USER)))
+		return -EINVAL;
+	x = kvzalloc(struct_size(x, vcpus, KVM_MAX_VCPUS), GFP_KERNEL_ACCOUNT);
+	if (!x)
+		return -ENOMEM;
+	x->args = *args;
+	x->vcpu_count = KVM_MAX_VCPUS;
+	l->priv = x;
+	return 0;
+}
+
+static void ht_exit_unlink(struct ht_vm *vm, struct ht_linked *l)
+{
+	kvfree(l->priv);
+}
+
+const struct ht_hook_ops ht_exit_ops = {
+	.ctx_bytes = sizeof(struct ht_exit_ctx),
+	.reset = ht_exit_reset,
+	.link = ht_exit_link,
+	.unlink = ht_exit_unlink,
+};
+
+/* A host has one of the two modules; without any the hook is not there, and LINK says so. */
+void ht_exit_hooks_init(void)
+{
+	struct ht_exit_vendor *const vendors[] = { &ht_svm, &ht_vmx };
+	int i, ret;
+
+	if (!ht_exit_wanted)
+		return;
+	for (i = 0; i < ARRAY_SIZE(vendors); i++) {
+		ret = ht_exit_arm(vendors[i]);
+		if (ret && ret != -ENOENT)
+			pr_err("hyperturtle: cannot hook exits of %s (%d)\n", vendors[i]->name, ret);
+	}
+	if (!ht_svm.armed && !ht_vmx.armed)
+		pr_info("hyperturtle: no exit hook: neither kvm-amd nor kvm-intel has the functions it needs\n");
+}
+
+void ht_exit_hooks_exit(void)
+{
+	ht_exit_disarm(&ht_svm);
+	ht_exit_disarm(&ht_vmx);
+	ht_hooks_drain(&ht_exit_srcu);
+}

@@ -1,0 +1,187 @@
+/** `hyperturtle exits ...`: why nested guests exit to this L1, and the programs that count or answer them. */
+import { Option } from 'commander';
+import type { Command } from 'commander';
+import type { HookStats } from '../wire/schema.ts';
+import type { ExitCount } from '../guest/exit-counts.ts';
+import { columns, l1Options, print, withAgent } from './l1-client.ts';
+import type { AgentClient, L1Options } from './l1-client.ts';
+import { objectFile } from './l1-net.ts';
+import { integer, printJson } from './values.ts';
+
+const PROGRAMS = ['exit-cache', 'exit-count'] as const;
+type ExitProgram = (typeof PROGRAMS)[number];
+
+interface OnOptions extends L1Options {
+  program: ExitProgram;
+  object?: string;
+}
+
+interface ShowOptions extends L1Options {
+  intervalS: number;
+  count?: number;
+  rows: number;
+}
+
+export function registerExits(program: Command): void {
+  const exits = program.command('exits').description('exits of nested guests to this L1: who, why, how long');
+  l1Options(exits.command('on'))
+    .description('load and link the program that counts them, or counts and answers CPUID and RDMSR')
+    .addOption(new Option('--program <name>', 'which').choices(PROGRAMS).default('exit-cache'))
+    .option('--object <file>', 'compiled program; default: the installed one')
+    .action(on);
+  l1Options(exits.command('off')).description('unlink and unload them').action(off);
+  l1Options(exits.command('show', { isDefault: true }))
+    .description('live table: exits by nested guest and cause, and how long this L1 had each')
+    .option('--interval-s <number>', 'between looks', integer('--interval-s', 1, 3600), 1)
+    .option('--count <number>', 'end after so many', integer('--count', 1, 2 ** 31))
+    .option('--rows <number>', 'most rows', integer('--rows', 1, 4096), 30)
+    .addHelpText(
+      'after',
+      `
+HANDLED  answered in the host, without this machine
+US       microseconds from the exit to the next entry of a nested guest on that CPU, on average
+Without a terminal, or with --json, one block or line for each look. Ends at Ctrl-C.
+
+Examples:
+  hyperturtle exits on                        count all, answer CPUID and RDMSR
+  hyperturtle exits on --program exit-count   count only
+  hyperturtle exits`,
+    )
+    .action(show);
+}
+
+async function on(options: OnOptions): Promise<void> {
+  const [{ readObject }, { EXIT_LINK_OPTIONS }] = await Promise.all([
+    import('./l1-objects.ts'),
+    import('../guest/exit-counts.ts'),
+  ]);
+  const { program } = options;
+  const object = await readObject(options.object ?? (await objectFile(`${program}.bpf.o`)), { set: {} });
+  const result = await withAgent(options, async ({ peer, signal, timeoutMs }) => {
+    const to = { signal, timeoutMs };
+    const { objects } = await peer.request('list', {}, to);
+    for (const other of PROGRAMS.filter((p) => p !== program))
+      if (objects.some((o) => o.name === other))
+        await peer.request('unload', { name: other, force: true }, to);
+    await peer.request('load', { name: program, ...object }, to);
+    return peer.request('link', { object: program, hook: 'exit', options: EXIT_LINK_OPTIONS }, to);
+  });
+  print(options, result, ({ link }) => `link ${link.id}: ${link.program} of ${link.object} answers exit`);
+}
+
+async function off(options: L1Options): Promise<void> {
+  const unloaded = await withAgent(options, async ({ peer, signal, timeoutMs }) => {
+    const to = { signal, timeoutMs };
+    const { objects } = await peer.request('list', {}, to);
+    const there = objects.map((o) => o.name).filter((name) => PROGRAMS.some((p) => p === name));
+    for (const name of there) await peer.request('unload', { name, force: true }, to);
+    return there;
+  });
+  print(options, { unloaded }, () =>
+    unloaded.length > 0 ? `unloaded ${unloaded.join(', ')}` : 'nothing was on',
+  );
+}
+
+export interface ExitsSample {
+  atMs: number;
+  hook: HookStats | undefined;
+  /** Of the linked program's map; none when it has no such map. */
+  counts: readonly ExitCount[];
+  /** Names of nested guests by number. */
+  names: ReadonlyMap<number, string>;
+}
+
+async function show(options: ShowOptions): Promise<void> {
+  const [{ sleep }, { isHyperturtleError }] = await Promise.all([
+    import('../core/wait.ts'),
+    import('../core/errors.ts'),
+  ]);
+  const screen = process.stdout.isTTY && !options.json;
+  try {
+    await withAgent(options, async (client) => {
+      let before: ExitsSample | undefined;
+      for (let n = 0; n < (options.count ?? Infinity); n++) {
+        if (n > 0) await sleep(options.intervalS * 1000, client.signal);
+        const now = await sample(client);
+        if (options.json)
+          printJson({
+            hook: now.hook ?? null,
+            exits: now.counts.map((c) => ({ ...c, name: nameOf(now, c.l2) })),
+          });
+        else {
+          const lines = exitsText(before, now).slice(0, options.rows + 3);
+          process.stdout.write(`${screen ? '\x1b[H\x1b[2J' : ''}${lines.join('\n')}\n${screen ? '' : '\n'}`);
+        }
+        before = now;
+      }
+    });
+  } catch (e) {
+    if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
+  }
+}
+
+async function sample({ peer, signal, timeoutMs }: AgentClient): Promise<ExitsSample> {
+  const to = { signal, timeoutMs };
+  const [{ hooks }, { l2s }, { parseExitCounts }] = await Promise.all([
+    peer.request('stats', {}, to),
+    peer.request('agent.status', {}, to),
+    import('../guest/exit-counts.ts'),
+  ]);
+  const hook = hooks.find((h) => h.hook === 'exit' && h.linked);
+  const counts: ExitCount[] = [];
+  if (hook?.object !== undefined && PROGRAMS.some((p) => p === hook.object)) {
+    let cursor: string | undefined;
+    do {
+      const part = await peer.request(
+        'map.dump',
+        { object: hook.object, map: 'exits', ...(cursor === undefined ? {} : { cursor }) },
+        to,
+      );
+      counts.push(...parseExitCounts(part.entries));
+      cursor = part.cursor;
+    } while (cursor !== undefined);
+  }
+  return { atMs: performance.now(), hook, counts, names: new Map(l2s.map((l) => [l.number, l.name])) };
+}
+
+const nameOf = (s: ExitsSample, l2: number): string => (l2 === 0 ? '-' : (s.names.get(l2) ?? `#${l2}`));
+
+/** Most frequent first; numbers since the look before, the totals when there was none. */
+export function exitsText(before: ExitsSample | undefined, now: ExitsSample): string[] {
+  if (!now.hook)
+    return ["nothing counts exits: 'hyperturtle exits on' does it, 'hyperturtle link' any other program"];
+  const { hook } = now;
+  const rows = now.counts
+    .map((c) => {
+      const was = before?.counts.find(
+        (b) => b.l2 === c.l2 && b.kind === c.kind && b.code === c.code && b.arg === c.arg && b.seen <= c.seen,
+      );
+      const since = (field: 'seen' | 'handled' | 'returned' | 'l1Ns'): number =>
+        c[field] - (was?.[field] ?? 0);
+      return {
+        c,
+        seen: since('seen'),
+        handled: since('handled'),
+        returned: since('returned'),
+        ns: since('l1Ns'),
+      };
+    })
+    .filter((r) => r.seen > 0)
+    .sort((a, b) => b.seen - a.seen);
+  const table = columns(
+    ['NESTED GUEST', 'CAUSE', 'WHAT', 'EXITS', 'HANDLED', 'US'],
+    rows.map(({ c, seen, handled, returned, ns }) => [
+      nameOf(now, c.l2),
+      c.cause,
+      c.what,
+      String(seen),
+      String(handled),
+      returned > 0 ? (ns / returned / 1000).toFixed(1) : '',
+    ]),
+  );
+  return [
+    `${hook.program ?? '?'} of ${hook.object ?? '?'}: ${hook.runs} exits since it was linked, ${hook.handled} handled`,
+    '',
+    ...(table === '' ? ['no exits'] : table.split('\n')),
+  ];
+}
