@@ -7,6 +7,7 @@ import { registerAgent } from './agent.ts';
 import { register as registerBench } from './bench.ts';
 import { registerCheck } from './check.ts';
 import { registerCompletion } from './completion.ts';
+import { registerConfig } from './config.ts';
 import { register as registerDemo } from './demo.ts';
 import { registerDoctor } from './doctor.ts';
 import { register as registerGuest } from './guest.ts';
@@ -59,6 +60,7 @@ export function createProgram(): Command {
   registerCheck(program);
   registerKeys(program);
   program.commandsGroup('Set up and look after:');
+  registerConfig(program);
   const host = registerHost(program);
   registerHostDaemon(host, version());
   registerDashboard(host);

@@ -1,0 +1,61 @@
+/** `hyperturtle config KIND`: configuration for those who start nested guests, printed. */
+import { Argument } from 'commander';
+import type { Command } from 'commander';
+import { CONSUMERS, CONSUMER_DEFAULTS } from '../guest/consumers.ts';
+import type { Consumer } from '../guest/consumers.ts';
+import { integer } from './values.ts';
+
+interface Options {
+  ramDir: string;
+  memMib: number;
+  cpus: number;
+  name: string;
+  image: string;
+  subnet: string;
+}
+
+/** A name that every consumer takes: a DNS label. */
+const NAME = /^[a-z][a-z0-9-]{0,30}$/;
+const PATH = /^\/[\w./-]+$/;
+const IMAGE = /^[\w.:/@-]+$/;
+const SUBNET = /^[\d./a-f:]+$/;
+
+/** What is put into TOML, YAML, XML and JSON as it stands must mean nothing there. */
+const checked =
+  (option: string, pattern: RegExp, expected: string) =>
+  async (text: string): Promise<void> => {
+    if (pattern.test(text)) return;
+    const { HyperturtleError } = await import('../core/errors.ts');
+    throw new HyperturtleError('HT_USAGE', `${option} '${text}': ${expected} expected`);
+  };
+
+export function registerConfig(program: Command): void {
+  const d = CONSUMER_DEFAULTS;
+  program
+    .command('config')
+    .addArgument(new Argument('<kind>', 'for whom').choices(Object.keys(CONSUMERS)))
+    .description(
+      'print configuration for VMMs and orchestrators: nested guests on turtlefs, NICs of the host',
+    )
+    .option('--ram-dir <path>', 'where turtlefs is mounted', d.ramDir)
+    .option('--mem-mib <number>', 'RAM of a nested guest', integer('--mem-mib', 16, 1 << 24), d.memMib)
+    .option('--cpus <number>', 'its CPUs', integer('--cpus', 1, 4096), d.cpus)
+    .option('--name <name>', 'of runtime, class and network', d.name)
+    .option('--image <name>', 'container image with this package', d.image)
+    .option('--subnet <prefix>', "of the network's addresses", d.subnet)
+    .addHelpText(
+      'after',
+      `\n${Object.entries(CONSUMERS)
+        .map(([kind, { what }]) => `  ${kind.padEnd(17)} ${what}`)
+        .join(
+          '\n',
+        )}\n\nExample:\n  hyperturtle config cni --subnet 10.1.0.0/24 >/etc/cni/net.d/10-direct.conflist`,
+    )
+    .action(async (kind: Consumer, o: Options) => {
+      await checked('--name', NAME, 'lower-case letters, digits and dashes')(o.name);
+      await checked('--ram-dir', PATH, 'an absolute path of plain characters')(o.ramDir);
+      await checked('--image', IMAGE, 'the name of an image')(o.image);
+      await checked('--subnet', SUBNET, 'a prefix such as 10.1.0.0/24')(o.subnet);
+      process.stdout.write(CONSUMERS[kind].text(o));
+    });
+}

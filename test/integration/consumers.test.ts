@@ -1,0 +1,113 @@
+/** What `hyperturtle config` prints, before those who read it: containerd, libvirt's schema, a stock QEMU, CNI clients. */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { parse } from 'yaml';
+import { describe, expect, it, test } from 'vitest';
+import { parseRequest } from '../../src/cni/config.ts';
+import { CONSUMERS, CONSUMER_DEFAULTS } from '../../src/guest/consumers.ts';
+import type { Consumer } from '../../src/guest/consumers.ts';
+import { compiledSources } from '../support/compiled.ts';
+import { containerdTree } from '../support/containerd.ts';
+import { debTree } from '../support/deb-tree.ts';
+
+const of = (kind: Consumer): string => CONSUMERS[kind].text(CONSUMER_DEFAULTS);
+
+const containerd = containerdTree();
+describe.skipIf(typeof containerd === 'string')('for containerd', () => {
+  const dump = (text: string): { status: number | null; out: string } => {
+    if (typeof containerd === 'string') throw new Error(containerd);
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'ht-consumers-'));
+    try {
+      writeFileSync(path.join(dir, 'config.toml'), text);
+      const r = spawnSync(
+        path.join(containerd.root, 'usr/bin/containerd'),
+        ['-c', path.join(dir, 'config.toml'), 'config', 'dump'],
+        { env: containerd.env, encoding: 'utf8', timeout: 60_000 },
+      );
+      return { status: r.status, out: r.stdout + r.stderr };
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  };
+  it('is read by it as the runtime that is meant', () => {
+    const { status, out } = dump(of('containerd'));
+    expect(status).toBe(0);
+    const section = out.slice(out.indexOf('runtimes.hyperturtle]'), out.indexOf('runtimes.runc]'));
+    expect(section).toContain('runtime_type = "io.containerd.kata.v2"');
+    expect(section).toContain('ConfigPath = "/etc/kata-containers/configuration-hyperturtle.toml"');
+    expect(dump(of('containerd').replace('version = 2', 'version = two')).status).not.toBe(0);
+  });
+});
+
+const schemas = debTree('libvirt-schemas', ['libvirt0', 'libxml2-utils', 'libxml2', 'libicu72']);
+describe.skipIf(typeof schemas === 'string')('for libvirt', () => {
+  const valid = (xml: string): boolean => {
+    if (typeof schemas === 'string') throw new Error(schemas);
+    const schema = path.join(schemas.root, 'usr/share/libvirt/schemas/domain.rng');
+    const r = spawnSync(
+      path.join(schemas.root, 'usr/bin/xmllint'),
+      ['--nonet', '--noout', '--relaxng', schema, '-'],
+      { input: xml, env: schemas.env, encoding: 'utf8', timeout: 20_000 },
+    );
+    return r.status === 0;
+  };
+  it("is a domain by libvirt's schema", () => {
+    expect(valid(of('libvirt'))).toBe(true);
+    expect(valid(of('libvirt').replace("type='file'", "type='flie'"))).toBe(false);
+  });
+});
+
+test('the CNI network list is what the plugin takes', () => {
+  const list = JSON.parse(of('cni')) as { cniVersion: string; name: string; plugins: object[] };
+  const given = JSON.stringify({ ...list.plugins[0], cniVersion: list.cniVersion, name: list.name });
+  const env = {
+    CNI_COMMAND: 'DEL',
+    CNI_CONTAINERID: 'c1',
+    CNI_IFNAME: 'eth0',
+    CNI_NETNS: '',
+    CNI_PATH: '/x',
+  };
+  expect(parseRequest(env, given).config).toMatchObject({ mode: 'direct', device: 'netdev' });
+});
+
+test('what Kubernetes gets is YAML whose names meet', () => {
+  const runtime = parse(of('runtime-class')) as { handler: string; scheduling: { nodeSelector: object } };
+  expect(of('containerd')).toContain(`runtimes.${runtime.handler}]`);
+  const set = parse(of('daemon-set')) as {
+    spec: {
+      selector: { matchLabels: object };
+      template: {
+        metadata: { labels: object };
+        spec: {
+          nodeSelector: object;
+          volumes: { name: string }[];
+          containers: { volumeMounts: { name: string }[] }[];
+          initContainers: { volumeMounts: { name: string }[] }[];
+        };
+      };
+    };
+  };
+  const { selector, template } = set.spec;
+  expect(template.metadata.labels).toEqual(selector.matchLabels);
+  expect(template.spec.nodeSelector).toEqual(runtime.scheduling.nodeSelector);
+  const mounted = [...template.spec.containers, ...template.spec.initContainers].flatMap(
+    (c) => c.volumeMounts,
+  );
+  expect(new Set(mounted.map((m) => m.name))).toEqual(new Set(template.spec.volumes.map((v) => v.name)));
+});
+
+test('every kind is printed by the command, and nothing that would mean something else in a file is taken', () => {
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, [path.join(compiledSources(), 'cli/main.js'), 'config', ...args], {
+      encoding: 'utf8',
+    });
+  expect(run('qemu', '--mem-mib', '512', '--ram-dir', '/ram').stdout).toContain(
+    'memory-backend-file,id=ram,size=512M,mem-path=/ram,share=on',
+  );
+  const bad = run('libvirt', '--name', "a'/><x");
+  expect([bad.status, bad.stderr]).toEqual([2, expect.stringContaining('lower-case letters')]);
+  for (const kind of Object.keys(CONSUMERS) as Consumer[])
+    expect(of(kind), kind).not.toMatch(/undefined|\[object/);
+});
