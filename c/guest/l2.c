@@ -32,6 +32,7 @@
 struct htg_range {
 	struct file *file;	/* held: neither file nor words go away while exported */
 	unsigned long start, end; /* in the address space of the VMM */
+	const u64 *words;	/* of its pages */
 };
 
 struct htg_l2 {
@@ -151,6 +152,7 @@ static void htg_l2_export_range(struct htg_l2 *l2, struct vm_area_struct *vma, u
 		spin_lock(&l2->ranges_lock);
 		l2->ranges[l2->nranges++] = (struct htg_range){
 			.file = get_file(vma->vm_file), .start = start, .end = start + (n << PAGE_SHIFT),
+			.words = &f->words[pgoff],
 		};
 		spin_unlock(&l2->ranges_lock);
 	}
@@ -199,6 +201,29 @@ static void htg_l2_export(struct htg_l2 *l2)
 	mmap_read_unlock(l2->mm);
 }
 
+/* Frames of the RAM that is exported now. Caller holds htg_lock. */
+static void htg_l2_pages(const struct htg_l2 *l2, struct htg_l2_status *st)
+{
+	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+	unsigned int i;
+	u64 k;
+
+	st->pages_held = 0;
+	st->pages_unused = 0;
+	for (i = 0; a && i < l2->nranges; i++) {
+		const u64 *words = l2->ranges[i].words;
+		u64 n = (l2->ranges[i].end - l2->ranges[i].start) >> PAGE_SHIFT;
+
+		for (k = 0; k < n; k++) {
+			u64 word = READ_ONCE(words[k]);
+
+			st->pages_held += !!(word & HT_WORD_PRESENT);
+			st->pages_unused += (word & (HT_WORD_PRESENT | HT_WORD_AHEAD)) ==
+					    (HT_WORD_PRESENT | HT_WORD_AHEAD);
+		}
+	}
+}
+
 /* What programs have written about the L2. Caller holds htg_lock. */
 static void htg_l2_counters(const struct htg_l2 *l2, struct htg_l2_status *st)
 {
@@ -220,6 +245,7 @@ static void htg_l2_kill(struct htg_l2 *l2)
 		return;
 	hash_del_rcu(&l2->node);
 	htg_exit_forget();
+	htg_l2_pages(l2, &l2->last);
 	htg_l2_unexport(l2);
 	htg_l2_counters(l2, &l2->last);
 	WRITE_ONCE(l2->rec, NULL); /* the arena may go while our owner still holds the file */
@@ -417,6 +443,7 @@ static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (l2->rec) {
 		st.state = READ_ONCE(l2->rec->state);
 		htg_l2_counters(l2, &st);
+		htg_l2_pages(l2, &st);
 	}
 	mutex_unlock(&htg_lock);
 	return copy_to_user((void __user *)arg, &st, sizeof(st)) ? -EFAULT : 0;

@@ -48,7 +48,8 @@ static int htg_set(const struct htg_set *set)
 	struct htg_arena *a;
 	int ret = 0;
 
-	if (set->mask & ~(HTG_SET_ENABLED | HTG_SET_GROUP_MAX | HTG_SET_POOL) || set->enabled > 1)
+	if (set->mask & ~(HTG_SET_ENABLED | HTG_SET_GROUP_MAX | HTG_SET_POOL | HTG_SET_EXACT | HTG_SET_INEXACT) ||
+	    set->enabled > 1)
 		return -EINVAL;
 	if ((set->mask & HTG_SET_GROUP_MAX) && (!set->group_max || set->group_max > HT_GROUP_MAX))
 		return -EINVAL;
@@ -62,6 +63,8 @@ static int htg_set(const struct htg_set *set)
 		ret = -ENODEV;
 	if (a && (set->mask & HTG_SET_GROUP_MAX))
 		WRITE_ONCE(a->h->group_max, set->group_max);
+	if (a && (set->mask & (HTG_SET_EXACT | HTG_SET_INEXACT)))
+		WRITE_ONCE(a->h->exact, !!(set->mask & HTG_SET_EXACT));
 	if (a && (set->mask & HTG_SET_ENABLED)) {
 		WRITE_ONCE(a->h->enabled, set->enabled);
 		if (!set->enabled)

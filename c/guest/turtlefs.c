@@ -89,6 +89,12 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 			continue;
 		}
 		lock_page(page);
+		if (word & HT_WORD_AHEAD) { /* the VMM uses it */
+			u64 was = cmpxchg64(slot, word, word & ~HT_WORD_AHEAD);
+
+			if (was == word)
+				word &= ~HT_WORD_AHEAD;
+		}
 		if (READ_ONCE(*slot) == word) {
 			atomic64_inc(&htg_count.faults_found);
 			break;

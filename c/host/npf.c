@@ -20,9 +20,11 @@ DEFINE_STATIC_SRCU(ht_npf_srcu);
 struct ht_fmt {
 	u64 present;		/* any of these bits: present */
 	u64 leaf_rw;		/* all of these bits: a leaf that may be read and written */
+	u64 accessed;
 };
-static const struct ht_fmt ht_fmt_npt = { .present = BIT_ULL(0), .leaf_rw = BIT_ULL(0) | BIT_ULL(1) };
-static const struct ht_fmt ht_fmt_ept = { .present = 7, .leaf_rw = 3 };
+static const struct ht_fmt ht_fmt_npt = { .present = BIT_ULL(0), .leaf_rw = BIT_ULL(0) | BIT_ULL(1),
+					   .accessed = BIT_ULL(5) };
+static const struct ht_fmt ht_fmt_ept = { .present = 7, .leaf_rw = 3, .accessed = BIT_ULL(8) };
 
 #define HT_LARGE BIT_ULL(7)
 #define HT_ENTRIES 512
@@ -122,6 +124,8 @@ static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linke
 	for (i = 0; i < count; i++) {
 		u64 __user *entry = &t->hva[(first + i) & (HT_ENTRIES - 1)];
 		u64 word = READ_ONCE(l->words[ctx->words_off / sizeof(u64) + i]);
+		/* KVM prefetches no entry that was not accessed, and sets the bit when the page is: then we are run */
+		u64 bits = (ctx->flags & HT_NPF_MAP_EXACT) && (word & HT_WORD_AHEAD) ? flags & ~fmt->accessed : flags;
 		u64 old;
 		int ret;
 
@@ -131,7 +135,7 @@ static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linke
 			return HT_NPF_R_READ_ERROR;
 		if (!ht_entry_empty(old))
 			continue;
-		ret = ht_entry_cas(entry, old, flags | (word & HT_PFN_MASK));
+		ret = ht_entry_cas(entry, old, bits | (word & HT_PFN_MASK));
 		if (ret < 0) {
 			result = HT_NPF_R_WRITE_ERROR;
 			break;
@@ -171,8 +175,8 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 		return ret;
 	if (get_user(entry, &t.hva[gpa_to_gfn(gpa) & (HT_ENTRIES - 1)]))
 		return HT_NPF_R_READ_ERROR;
-	if (!ht_entry_empty(entry))
-		return entry & fmt->present ? HT_NPF_R_PRESENT : HT_NPF_R_SPECIAL;
+	if (!ht_entry_empty(entry) && !(entry & fmt->present))
+		return HT_NPF_R_SPECIAL;
 
 	in.gpa = gpa;
 	in.error_code = error_code;
@@ -181,6 +185,8 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 	in.action = HT_NPF_PASS;
 	ctx = in;
 	ht_prog_run(l->prog, &ctx);
+	if (entry & fmt->present)	/* told, not asked: a page that was mapped ahead is used now */
+		return HT_NPF_R_PRESENT;
 	if (ctx.action == HT_NPF_LEARN) {
 		ret = ht_learn(vm, l, fmt, &t, &in, &ctx);
 		if (ret)

@@ -158,6 +158,16 @@ export class ManagedGuest {
     return run(this.l1, [CLI, ...args], { timeoutMs: COMMAND_MS, signal });
   }
 
+  /** Of all nested guests together: pages with a frame, and those given ahead and not seen to be used. */
+  async l2Pages(signal?: AbortSignal): Promise<{ held: number; unused: number }> {
+    const text = await metricsOf(this.l1, GUEST_METRICS_PORT, signal);
+    const total = (name: string): number =>
+      Array.from(text.matchAll(new RegExp(`^hyperturtle_l2_${name}\\{.*\\} (\\d+)$`, 'gm')), (m) =>
+        Number(m[1]),
+      ).reduce((a, b) => a + b, 0);
+    return { held: total('pages_held'), unused: total('pages_unused') };
+  }
+
   /** Asks L0 for npf. Returns when it is linked. */
   async load(signal?: AbortSignal): Promise<void> {
     await this.command(['load', NPF, '--name', 'npf', '--link'], signal);

@@ -205,11 +205,13 @@ export function statusText(s: AgentResult<'agent.status'>): string {
     ...[...d.problems, ...s.l2Problems].map((p) => `  ${p.step}: ${p.message} (${p.kind}, since ${p.since})`),
     module,
     columns(
-      ['NESTED GUEST', 'PID', 'PAGES', 'FRAMES', 'FAULTS', 'MAPPED', 'PASSED', 'SINCE'],
+      ['NESTED GUEST', 'PID', 'PAGES', 'HELD', 'UNUSED', 'FRAMES', 'FAULTS', 'MAPPED', 'PASSED', 'SINCE'],
       s.l2s.map((l) => [
         l.name,
         String(l.pid),
         String(l.pages),
+        String(l.pagesHeld),
+        `${l.pagesUnused} (${((100 * l.pagesUnused) / Math.max(1, l.pagesHeld)).toFixed(1)}%)`,
         String(l.framesTaken),
         String(l.faults),
         String(l.mappedNew + l.mappedExisting),

@@ -12,6 +12,7 @@ export interface LabOptions {
   l1Cpus: number;
   secondL1Memory?: number;
   json?: string;
+  images?: readonly string[];
 }
 
 export interface InLab {
@@ -37,6 +38,7 @@ export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): P
       l1Cpus: o.l1Cpus,
       l1MemoryMib: o.l1Memory,
       ...(o.secondL1Memory === undefined ? {} : { secondL1MemoryMib: o.secondL1Memory }),
+      ...(o.images === undefined ? {} : { images: o.images }),
       progress,
       signal,
     });

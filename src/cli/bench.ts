@@ -8,6 +8,7 @@ import { registerBenchNet } from './bench-net.ts';
 import { registerExitBench } from './bench-exit.ts';
 import { registerNetNative } from './bench-net-native.ts';
 import { registerPaper } from './bench-paper.ts';
+import { registerStart } from './bench-start.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -73,6 +74,7 @@ export function register(program: Command, version: string): void {
   registerNetNative(bench, version);
   registerExitBench(bench, version);
   registerPaper(bench);
+  registerStart(bench, version);
 }
 
 interface CheckOptions extends LabOptions {

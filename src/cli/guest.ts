@@ -9,6 +9,7 @@ interface SetOptions {
   groupMax?: number;
   poolLow?: number;
   poolHigh?: number;
+  exact?: boolean;
 }
 
 interface RegisterOptions {
@@ -38,6 +39,8 @@ export function register(program: Command): Command {
     .option('--group-max <pages>', 'most pages mapped by one fault', integer('--group-max', 1, 64))
     .option('--pool-low <frames>', 'refill the pool below this', integer('--pool-low', 0, 2 ** 31))
     .option('--pool-high <frames>', 'refill the pool up to this', integer('--pool-high', 0, 2 ** 31))
+    .option('--exact', 'see the first use of every page that is given ahead (slower): for measuring')
+    .option('--no-exact', 'see it for each eight pages, which costs nothing: the default')
     .action(set);
 
   guest
@@ -103,6 +106,7 @@ async function set(options: SetOptions): Promise<void> {
       ...(options.enable || options.disable ? { enabled: options.enable === true } : {}),
       ...(options.groupMax === undefined ? {} : { groupMax: options.groupMax }),
       ...(pool ? { pool } : {}),
+      ...(options.exact === undefined ? {} : { exact: options.exact }),
     });
     process.stdout.write(`${format(device.info())}\n`);
   } finally {

@@ -83,6 +83,21 @@ export function register(program: Command): Command {
     .action(stats);
 
   host
+    .command('pin')
+    .description("a VM's virtual CPUs on chosen CPUs of this machine, until it ends or they are chosen anew")
+    .requiredOption(...qmpOption)
+    .requiredOption(
+      '--cpus <list>',
+      "for the VM's CPUs in their order: 0,2-3; begins again when there are fewer",
+    )
+    .option('--json', 'one line of JSON')
+    .addHelpText(
+      'after',
+      "\nWith one CPU for each and nothing else on them, an L1 whose guests are pinned too ('hyperturtle run --pin') is measured undisturbed.",
+    )
+    .action(pin);
+
+  host
     .command('run')
     .description('run a program on contexts of your own, with an arena of your own, without the VM')
     .option(...qmpOption)
@@ -198,6 +213,22 @@ async function stats(options: TargetOptions & { hook: HookName; json?: boolean }
     else process.stdout.write(`${formatStats(found)}\n`);
   } finally {
     device.close();
+  }
+}
+
+async function pin(options: { qmp: string; cpus: string; json?: boolean }): Promise<void> {
+  const [{ QmpClient }, { parseCpuList, pinVcpus }] = await Promise.all([
+    import('../qmp/client.ts'),
+    import('../qmp/pin.ts'),
+  ]);
+  const cpus = parseCpuList('--cpus', options.cpus);
+  const qmp = await QmpClient.connect(options.qmp);
+  try {
+    const pinned = await pinVcpus(qmp, cpus);
+    if (options.json) printJson({ pinned });
+    else for (const p of pinned) process.stdout.write(`vCPU ${p.vcpu} (thread ${p.thread}): CPU ${p.cpu}\n`);
+  } finally {
+    qmp.close();
   }
 }
 

@@ -265,7 +265,7 @@ async function images(
 async function status(o: { json?: boolean }): Promise<void> {
   const [{ listRecords, isAlive }, { cpuSeconds }] = await Promise.all([
     import('../lab/registry.ts'),
-    import('../lab/process.ts'),
+    import('../core/process.ts'),
   ]);
   const labs = (await listRecords()).map((r) => ({
     ...r,

@@ -25,6 +25,7 @@ import { registerObjects } from './l1-objects.ts';
 import { registerTraffic } from './l1-traffic.ts';
 import { register as registerLab } from './lab.ts';
 import { registerNic } from './nic.ts';
+import { registerRun } from './run.ts';
 import { registerTop } from './top.ts';
 
 function version(): string {
@@ -56,6 +57,8 @@ export function createProgram(): Command {
   registerNetworkPrograms(program);
   registerFirewall(program);
   registerTraffic(program);
+  program.commandsGroup('Nested guests of this machine:');
+  registerRun(program);
   program.commandsGroup('Objects, anywhere:');
   registerCheck(program);
   registerKeys(program);

@@ -18,7 +18,9 @@ import {
   HTG_SET,
   HTG_SET_ARG,
   HTG_SET_ENABLED,
+  HTG_SET_EXACT,
   HTG_SET_GROUP_MAX,
+  HTG_SET_INEXACT,
   HTG_SET_POOL,
   HTG_WATCH_VMS,
 } from '../kernel/guest.ts';
@@ -31,6 +33,8 @@ export interface GuestSettings {
   groupMax?: number;
   /** Refill below `low` frames, up to `high`; low <= high <= pool_entries. */
   pool?: { low: number; high: number };
+  /** See the first use of every page that is given ahead, at the cost of an exit for each: for measuring. */
+  exact?: boolean;
 }
 
 export interface RegisterSpec {
@@ -86,11 +90,12 @@ export class GuestDevice implements Disposable {
   }
 
   set(settings: GuestSettings): void {
-    const { enabled, groupMax, pool } = settings;
+    const { enabled, groupMax, pool, exact } = settings;
     const mask =
       (enabled === undefined ? 0 : HTG_SET_ENABLED) |
       (groupMax === undefined ? 0 : HTG_SET_GROUP_MAX) |
-      (pool === undefined ? 0 : HTG_SET_POOL);
+      (pool === undefined ? 0 : HTG_SET_POOL) |
+      (exact === undefined ? 0 : exact ? HTG_SET_EXACT : HTG_SET_INEXACT);
     const arg = HTG_SET_ARG.encode({
       mask,
       enabled: enabled === true ? 1 : 0,

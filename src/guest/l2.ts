@@ -27,7 +27,7 @@ export interface L2StartOptions {
 }
 
 /** Waits until the agent of this machine knows of the VM of process `pid`. Throws HT_TIMEOUT, HT_NOT_FOUND without an agent. */
-async function agentHasRegistered(
+export async function agentHasRegistered(
   pid: number,
   timeoutMs: number,
   signal: AbortSignal | undefined,

@@ -72,5 +72,6 @@ export function answerOf(context: NpfContext): Record<string, string | number> {
     words_off: hex(context.words_off),
     first_gfn: hex(context.first_gfn),
     count: context.count,
+    ...(context.flags === 0 ? {} : { flags: context.flags }),
   };
 }

@@ -12,6 +12,8 @@ export const HT_ARENA_MAX_BYTES = 256 << 20;
 export const HT_WORD_EMPTY = 0n;
 export const HT_WORD_PRESENT = 1n;
 export const HT_WORD_CLOSED = 2n;
+export const HT_WORD_AHEAD = 4n;
+export const HT_PREFETCH_PAGES = 8;
 
 export const HT_MAX_CPUS = 1024;
 export const HT_MAX_L2 = 256;
@@ -47,7 +49,8 @@ export const HT_ARENA_HEADER = struct('struct ht_arena_header', {
   pool_head: aligned(128, count),
   pool_tail: aligned(128, count),
   exit_cpus: count,
-  reserved1: reserved(14),
+  exact: count,
+  reserved1: reserved(13),
 });
 
 export const HT_SLOT = struct('struct ht_slot', {

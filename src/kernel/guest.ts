@@ -35,6 +35,8 @@ export type HtgInfo = ValueOf<typeof HTG_INFO>;
 export const HTG_SET_ENABLED = 1;
 export const HTG_SET_GROUP_MAX = 2;
 export const HTG_SET_POOL = 4;
+export const HTG_SET_EXACT = 8;
+export const HTG_SET_INEXACT = 16;
 
 export const HTG_SET_ARG = struct('struct htg_set', {
   mask: u32,
@@ -67,7 +69,9 @@ export const HTG_L2_STATUS_ARG = struct('struct htg_l2_status', {
   mapped_ahead: count,
   passes: count,
   name: text(32),
-  reserved: reserved(4),
+  pages_held: count,
+  pages_unused: count,
+  reserved: reserved(2),
 });
 export type HtgL2Status = ValueOf<typeof HTG_L2_STATUS_ARG>;
 

@@ -5,6 +5,8 @@ export const HT_NPF_PASS = 0;
 export const HT_NPF_MAP = 1;
 export const HT_NPF_LEARN = 2;
 
+export const HT_NPF_MAP_EXACT = 1;
+
 /** error_code: the access was a write. */
 export const HT_NPF_ERR_WRITE = 2n;
 
@@ -74,6 +76,6 @@ export const HT_NPF_CTX = struct('struct ht_npf_ctx', {
   words_off: u64,
   first_gfn: u64,
   count: u32,
-  reserved_out: u32,
+  flags: u32,
   reserved: reserved(3),
 });

@@ -14,8 +14,8 @@ import { levelsOf } from './boot.ts';
 import { startChild } from './emulator.ts';
 import type { Emulator } from './emulator.ts';
 import { l1Machine, l1Script, runFiles, SERIAL_SEAT } from './machine.ts';
-import { killProcess } from './process.ts';
-import type { ProcessId } from './process.ts';
+import { killProcess } from '../core/process.ts';
+import type { ProcessId } from '../core/process.ts';
 import { exists } from './xdg.ts';
 
 export async function startBochs(

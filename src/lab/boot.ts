@@ -19,7 +19,7 @@ import {
   qemuArguments,
   runFiles,
 } from './machine.ts';
-import type { ProcessId } from './process.ts';
+import type { ProcessId } from '../core/process.ts';
 import type { QemuProcess } from './qemu-process.ts';
 import { startQemu } from './qemu-process.ts';
 

@@ -4,8 +4,8 @@ import { closeSync, openSync, readFileSync } from 'node:fs';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import type { ToolProgram } from './artifacts.ts';
-import { identify } from './process.ts';
-import type { ProcessId } from './process.ts';
+import { identify } from '../core/process.ts';
+import type { ProcessId } from '../core/process.ts';
 
 export interface Emulator {
   id: ProcessId;

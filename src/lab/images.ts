@@ -23,8 +23,8 @@ import { exec } from '../core/exec.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
 import { IN_GUEST } from './artifacts.ts';
-import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from './images-cpio.ts';
-import type { CpioEntry } from './images-cpio.ts';
+import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
+import type { CpioEntry } from '../core/cpio.ts';
 import { libraryClosure } from './images-elf.ts';
 import * as scripts from './init-scripts.ts';
 import { moduleDir, ModuleTree, readVmlinux } from './kernel.ts';
@@ -34,7 +34,7 @@ import { cacheEntry, contentKey, exists } from './xdg.ts';
 
 export const MAX_IMAGE_BYTES = 300 << 20;
 /** Raised when the way of building changes. */
-const IMAGE_VERSION = 2;
+const IMAGE_VERSION = 3;
 
 export interface ImageContext {
   cacheRoot: string;
@@ -162,6 +162,7 @@ async function baseTree(
     'sbin/ip',
     'sbin/tc',
     'sbin/bridge',
+    'bin/mkfs.erofs',
   ]) {
     const from = await firstExisting([`usr/${p}`, `usr/${p.replace(/^s?bin/, 'bin')}`], c.tools.root);
     await install(from, at(`usr/${p}`), 0o755);

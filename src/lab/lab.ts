@@ -22,8 +22,8 @@ import type { Level } from './levels.ts';
 import { L2_CHANNELS, l2Numbers, outerMemMib, runFiles } from './machine.ts';
 import type { Accelerator, L1Shape, RunFiles } from './machine.ts';
 import { prepareArtifacts } from './prepare.ts';
-import { cpuSeconds, isRunning } from './process.ts';
-import type { ProcessId } from './process.ts';
+import { cpuSeconds, isRunning } from '../core/process.ts';
+import type { ProcessId } from '../core/process.ts';
 import { endQemu } from './qemu-process.ts';
 import {
   checkLabName,

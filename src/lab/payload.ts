@@ -11,7 +11,7 @@ import { buildL2Programs, buildModule, buildPrograms } from './build.ts';
 import type { Built, BuildContext } from './build.ts';
 import { busybox, makeErofs } from './images.ts';
 import type { ImageContext } from './images.ts';
-import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from './images-cpio.ts';
+import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
 import { ModuleTree } from './kernel.ts';
 import { L2_APPLETS, L2_MODULES, L2_NET_MODULES, l2Init, l2Net } from './l2-init.ts';
 import { buildApp, copyDependencies, findProjectRoot } from './payload-app.ts';

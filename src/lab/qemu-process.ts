@@ -5,8 +5,8 @@ import { QmpClient } from '../qmp/client.ts';
 import type { ToolProgram } from './artifacts.ts';
 import { startChild } from './emulator.ts';
 import type { Emulator } from './emulator.ts';
-import { isRunning, killProcess } from './process.ts';
-import type { ProcessId } from './process.ts';
+import { isRunning, killProcess } from '../core/process.ts';
+import type { ProcessId } from '../core/process.ts';
 
 export interface QemuStart {
   program: ToolProgram;

@@ -9,8 +9,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import type { Accelerator, L1Shape } from './machine.ts';
-import { identify, isRunning, killProcess } from './process.ts';
-import type { ProcessId } from './process.ts';
+import { identify, isRunning, killProcess } from '../core/process.ts';
+import type { ProcessId } from '../core/process.ts';
 
 export interface LabRecord {
   name: string;

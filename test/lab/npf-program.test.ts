@@ -4,7 +4,7 @@
  */
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { HT_WORD_CLOSED, HT_WORD_PRESENT } from '../../src/kernel/arena.ts';
+import { HT_PREFETCH_PAGES, HT_WORD_AHEAD, HT_WORD_CLOSED, HT_WORD_PRESENT } from '../../src/kernel/arena.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { ARENA_BYTES, ArenaImage, FIRST_GFN, INDEX_OFF, PAGES, poolFrame } from '../support/arena.ts';
 import type { ArenaSpec } from '../support/arena.ts';
@@ -19,6 +19,7 @@ interface Fault {
   vcpu?: number;
   sibling?: string;
   sibling_gfn?: number;
+  entry?: string;
 }
 type Answer = Record<string, string | number>;
 interface Outcome {
@@ -162,6 +163,56 @@ describe('a fault on a page that has a frame', () => {
       expect(after.word(2)).toBe(poolFrame(900) | HT_WORD_PRESENT);
       expect(after.word(3)).toBe(HT_WORD_CLOSED);
     },
+  );
+});
+
+describe('pages given ahead', () => {
+  // a run up to a group of 64 pages, 64 to 127
+  const run = [0, 1, 2, 4, 8, 16, 32, 64].map((page) => ({ page }));
+  const used = { entry: '0x8000000000000e67' };
+  const unused = (after: ArenaImage): number[] =>
+    Array.from({ length: 128 }, (_, page) => page).filter(
+      (page) => (after.word(page) & HT_WORD_AHEAD) !== 0n,
+    );
+  const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
+
+  when(
+    'are marked until they are used, but for those that KVM maps together with the fault',
+    {},
+    run,
+    (_, after) => {
+      expect(unused(after).filter((page) => page >= 64)).toEqual(range(64 + HT_PREFETCH_PAGES, 128));
+      for (const page of range(64, 128)) expect(after.word(page) & HT_WORD_PRESENT).toBe(HT_WORD_PRESENT);
+    },
+  );
+
+  when(
+    'lose their mark by eights when L0 tells of a use, which is no fault and takes nothing',
+    {},
+    [...run, { page: 83, ...used }],
+    (answers, after) => {
+      expect(answers.at(-1)).toEqual(pass('NONE'));
+      expect(unused(after).filter((page) => page >= 64)).toEqual([...range(72, 80), ...range(88, 128)]);
+      expect(after.l2).toMatchObject({ faults: run.length, passes: 0 });
+      expect(after.header.pool_head).toBe(after.framesInIndex().length);
+    },
+  );
+
+  when(
+    'are each seen to be used when it is to be exact',
+    { header: { exact: 1 } },
+    [...run, { page: 83, ...used }],
+    (answers, after) => {
+      expect(answers.at(-2)).toMatchObject({ action: 'MAP', flags: 1 });
+      expect(unused(after).filter((page) => page >= 64)).toEqual([...range(65, 83), ...range(84, 128)]);
+    },
+  );
+
+  when(
+    'that L1 has closed or taken away stay so when a use is told',
+    { words: { 64: HT_WORD_CLOSED } },
+    [{ page: 65, ...used }],
+    (_, after) => expect([after.word(64), after.word(65)]).toEqual([HT_WORD_CLOSED, 0n]),
   );
 });
 

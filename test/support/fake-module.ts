@@ -120,7 +120,17 @@ export class FakeModule {
 }
 
 function status(pid: number): L2Status {
-  const zero = { number: pid, state: 1, dead: 0, slots: 1, pages: 1024, slot_changes: 0, frames_taken: 5 };
+  const zero = {
+    number: pid,
+    state: 1,
+    dead: 0,
+    slots: 1,
+    pages: 1024,
+    pages_held: 20,
+    pages_unused: 1,
+    slot_changes: 0,
+    frames_taken: 5,
+  };
   const counts = { faults: 10, mapped_existing: 1, mapped_new: 5, mapped_ahead: 2, passes: 3 };
   return { ...zero, ...counts, name: `l2-${pid}`, template: '0x0' };
 }

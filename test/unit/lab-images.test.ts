@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../../src/lab/images-cpio.ts';
+import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../../src/core/cpio.ts';
 import { elfSection, isElf, libraryClosure, neededLibraries } from '../../src/lab/images-elf.ts';
 import * as scripts from '../../src/lab/init-scripts.ts';
 import { moduleInfo } from '../../src/lab/kernel.ts';

@@ -20,6 +20,8 @@
 #define HT_WORD_EMPTY 0ull     /* nobody has given this page a frame */
 #define HT_WORD_PRESENT 1ull   /* bits 51..12 are the L1 frame address */
 #define HT_WORD_CLOSED 2ull    /* nobody may give this page a frame (beyond the file's end) */
+#define HT_WORD_AHEAD 4ull     /* with PRESENT: given ahead of its fault, and nobody has been seen to use it */
+#define HT_PREFETCH_PAGES 8    /* aligned pages that KVM in L0 maps at once when one of them is used */
 
 /* The pool: a ring of zeroed frames. L1 fills at tail; whoever takes frames moves head, then empties slots. */
 /* A slot holds frame address | HT_WORD_PRESENT, or 0. */
@@ -50,7 +52,8 @@ struct ht_arena_header { /* 384 bytes at offset 0 */
 	__u64 pool_head __attribute__((aligned(128))); /* next slot to take; moved by programs and by L1 */
 	__u64 pool_tail __attribute__((aligned(128))); /* next slot to fill; moved by L1 only */
 	__u64 exit_cpus;
-	__u64 reserved1[14];
+	__u64 exact;           /* 1: map pages ahead as not accessed, so that each one's first use is seen */
+	__u64 reserved1[13];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_arena_header) == 384, "arena header");
 

@@ -38,6 +38,8 @@ struct htg_info {
 #define HTG_SET_ENABLED   1u
 #define HTG_SET_GROUP_MAX 2u
 #define HTG_SET_POOL      4u   /* low and high */
+#define HTG_SET_EXACT     8u   /* from now on, see the first use of each page that is given ahead; slower */
+#define HTG_SET_INEXACT   16u
 struct htg_set {
 	__u32 mask;
 	__u32 enabled;         /* 0 or 1 */
@@ -69,7 +71,9 @@ struct htg_l2_status {
 	__u64 mapped_ahead;
 	__u64 passes;
 	char name[32];
-	__u64 reserved[4];
+	__u64 pages_held;      /* pages that have a frame now */
+	__u64 pages_unused;    /* of these, given ahead of their fault, and not seen to be used */
+	__u64 reserved[2];
 };
 
 enum htg_event_kind {

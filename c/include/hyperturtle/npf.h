@@ -11,6 +11,8 @@ enum ht_npf_action {
 	HT_NPF_LEARN = 2,      /* run again with a present leaf of the same table in sibling */
 };
 
+#define HT_NPF_MAP_EXACT 1u    /* entries of words with HT_WORD_AHEAD are written as not accessed */
+
 #define HT_NPF_ERR_WRITE 2ull  /* error_code: the access was a write (x86 PFERR, for EPT as well) */
 
 /*
@@ -49,7 +51,7 @@ struct ht_npf_ctx { /* 128 bytes; programs may write all of it, the module reads
 	__u64 gpa;             /* L2 physical address of the fault */
 	__u64 error_code;      /* x86 page fault error code bits */
 	__u64 root;            /* L1 physical address of the root table (NCR3, EPTP without its low bits) */
-	__u64 entry;           /* the empty entry as found */
+	__u64 entry;           /* as found: empty, or present (then nothing is asked, only told) */
 	__u64 sibling;         /* with HT_NPF_LEARN: a present leaf of the same table, else 0 */
 	__u64 sibling_gfn;
 	__u32 vcpu;            /* id of the L1 vCPU, which is the APIC id that L1 sees */
@@ -62,7 +64,7 @@ struct ht_npf_ctx { /* 128 bytes; programs may write all of it, the module reads
 	__u64 words_off;       /* with MAP: arena offset of the page index word of first_gfn */
 	__u64 first_gfn;       /* with MAP: first page of the group, in the 2 MiB of gpa */
 	__u32 count;           /* with MAP: pages in the group, 1..64; absent ones are left out */
-	__u32 reserved_out;
+	__u32 flags;           /* with MAP: HT_NPF_MAP_EXACT, or 0 */
 	__u64 reserved[3];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_npf_ctx) == 128, "npf context");

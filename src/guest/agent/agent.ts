@@ -249,6 +249,8 @@ function l2Info({ pid, since, registration }: Registrar['l2s'][number]): L2Info 
     number: s.number,
     since: since.toISOString(),
     pages: s.pages,
+    pagesHeld: s.pages_held,
+    pagesUnused: s.pages_unused,
     framesTaken: s.frames_taken,
     faults: s.faults,
     mappedExisting: s.mapped_existing,

@@ -79,6 +79,12 @@ export function agentRegistry(status: () => Status): Registry {
   perL2('mapped_ahead', 'Of those, ahead of their fault', (l) => l.mappedAhead);
   perL2('passes', 'Faults left to this machine since registration', (l) => l.passes);
   perL2('frames_taken', 'Frames taken from the pool', (l) => l.framesTaken);
+  perL2('pages_held', 'Pages of its RAM that have a frame', (l) => l.pagesHeld);
+  perL2(
+    'pages_unused',
+    'Of those held, given ahead of their fault and not seen to be used',
+    (l) => l.pagesUnused,
+  );
   perL2('pages', 'Pages of its RAM', (l) => l.pages);
   const metrics = registry.metrics.bind(registry);
   registry.metrics = () => {

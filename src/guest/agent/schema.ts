@@ -32,6 +32,10 @@ export const L2Info = z.strictObject({
   number: Count,
   since: Time,
   pages: Count,
+  /** Of these, how many have a frame now. */
+  pagesHeld: Count,
+  /** And of those, how many were given ahead of their fault and have not been seen to be used since. */
+  pagesUnused: Count,
   framesTaken: Count,
   faults: Count,
   mappedExisting: Count,

@@ -120,6 +120,8 @@ const l2 = (faults: number) => ({
   number: 1,
   since: '2026-01-01T00:00:00Z',
   pages: 1024,
+  pagesHeld: 20,
+  pagesUnused: 1,
   framesTaken: 9,
   faults,
   mappedExisting: 1,

@@ -11,6 +11,8 @@ const NOTHING: L1Report = { pool: null, l2Count: 0, l2s: [] };
 const l2 = (n: number) => ({
   ...{ pid: n, name: `\u202e${'x'.repeat(90)}`, number: n, since: '2026-11-22T10:00:00.000Z', pages: 1 },
   ...{
+    pagesHeld: 2,
+    pagesUnused: 1,
     framesTaken: 2,
     faults: 3,
     mappedExisting: 4,

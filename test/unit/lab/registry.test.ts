@@ -5,8 +5,8 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { identify, isRunning, killProcess } from '../../../src/lab/process.ts';
-import type { ProcessId } from '../../../src/lab/process.ts';
+import { identify, isRunning, killProcess } from '../../../src/core/process.ts';
+import type { ProcessId } from '../../../src/core/process.ts';
 import {
   checkLabName,
   claimLab,

@@ -1,7 +1,7 @@
 /** Processes on the host: identity that survives pid reuse, ending them for certain, the CPU time they used. */
 import { readFileSync } from 'node:fs';
-import { errnoCode } from '../core/errors.ts';
-import { waitFor } from '../core/wait.ts';
+import { errnoCode } from './errors.ts';
+import { waitFor } from './wait.ts';
 
 /** One process for ever: a pid alone is given to another one later. */
 export interface ProcessId {

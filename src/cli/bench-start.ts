@@ -1,0 +1,73 @@
+/** `hyperturtle bench start`: how long services of real images take to answer, nested. */
+import type { Command } from 'commander';
+import { inLab, labOptions } from './bench-lab.ts';
+import type { LabOptions } from './bench-lab.ts';
+import { integer } from './values.ts';
+
+interface StartCommandOptions extends Omit<LabOptions, 'images'> {
+  images?: string;
+  rounds: number;
+  budgetMinutes?: number;
+  report?: string;
+  exact: boolean;
+}
+
+/** For the image with the most memory, the page cache with all images, and a pool. */
+const L1_MEMORY_MIB = 4096;
+/** An index word for each page of the largest guest, and a pool. */
+const ARENA_MIB = 16;
+
+export function registerStart(bench: Command, version: string): void {
+  labOptions(
+    bench
+      .command('start')
+      .description('start of real services in nested guests, to the open port and the first answer'),
+  )
+    .option('--images <list>', "only these, comma-separated; default: all of 'hyperturtle lab images'")
+    .option('--rounds <number>', 'rounds; variants take turns in each', integer('--rounds', 1, 100), 3)
+    .option(
+      '--budget-minutes <number>',
+      'begin no further round that would not be over by then',
+      integer('--budget-minutes', 1, 10_000),
+    )
+    .option('--no-exact', 'leave out the starts that count what groups took in vain')
+    .option('--report <file>', 'write the HTML report')
+    .action((o: StartCommandOptions, command: Command) =>
+      measure(
+        command.getOptionValueSource('l1Memory') === 'default' ? { ...o, l1Memory: L1_MEMORY_MIB } : o,
+        version,
+      ),
+    );
+}
+
+async function measure({ images: list, ...o }: StartCommandOptions, version: string): Promise<void> {
+  const [
+    { runStart },
+    { startReport, startTables },
+    { formatTable },
+    { L2_IMAGE_NAMES },
+    { l2ImageSpec },
+    fs,
+  ] = await Promise.all([
+    import('../bench/start.ts'),
+    import('../report/start.ts'),
+    import('../report/table.ts'),
+    import('../lab/l2-image-specs.ts'),
+    import('../lab/l2-image.ts'),
+    import('node:fs/promises'),
+  ]);
+  const images = list?.split(',') ?? L2_IMAGE_NAMES;
+  for (const name of images) l2ImageSpec(name);
+  const result = await inLab({ ...o, images }, ({ lab, ...context }) =>
+    runStart(
+      lab,
+      {
+        ...{ images, rounds: o.rounds, arenaMib: ARENA_MIB, exact: o.exact },
+        budgetMs: o.budgetMinutes === undefined ? undefined : o.budgetMinutes * 60_000,
+      },
+      { version, ...context },
+    ),
+  );
+  if (o.report !== undefined) await fs.writeFile(o.report, startReport(result));
+  process.stdout.write(`\n${startTables(result).map(formatTable).join('\n\n')}\n`);
+}

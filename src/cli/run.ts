@@ -1,0 +1,310 @@
+/** `hyperturtle run IMAGE -- CMD`: a nested guest from an image or directory, in the foreground. */
+import { InvalidArgumentError, Option } from 'commander';
+import type { Command } from 'commander';
+import type { RunEvent } from '../guest/run/run.ts';
+import type { RunNet, RunSpec } from '../guest/run/spec.ts';
+import type { AgentClient } from './l1-client.ts';
+import { HyperturtleError, messageOf } from '../core/errors.ts';
+import { integer } from './values.ts';
+
+interface Options {
+  name?: string;
+  memory?: number;
+  cpus: number;
+  pin?: string;
+  net: string;
+  ip?: string;
+  gateway?: string;
+  env: readonly string[];
+  ram: RunSpec['ram'];
+  kernel?: string;
+  modules?: string;
+  append: string;
+  machine: string;
+  firmware: string;
+  qemu: string;
+  balloon?: boolean;
+  print?: boolean;
+  service?: boolean;
+  events?: string;
+  socket: string;
+  timeoutS: number;
+}
+
+const AGENT_SOCKET = '/run/hyperturtle/agent.sock';
+
+export function registerRun(program: Command): void {
+  program
+    .command('run')
+    .argument('<image>', 'a name in /var/lib/hyperturtle/images, an image file, or a directory')
+    .argument('[command...]', "after --; default: the image's own")
+    .description('start a nested guest from an image, its memory on turtlefs, and run a command in it')
+    .option('--name <text>', 'of this run; default: of the image and this process')
+    .option('--memory <MiB>', "default: the image's, or 256", integer('--memory', 64, 1 << 20))
+    .option('--cpus <number>', 'virtual CPUs', integer('--cpus', 1, 64), 1)
+    .option('--pin <list>', "CPUs of this machine for the guest's, in their order: 0,2-3")
+    .option(
+      '--net <kind>',
+      'none; bridge[=NAME], a tap on a bridge of this machine (br0); direct[=NETWORK], a NIC of the host by VFIO',
+      'none',
+    )
+    .option('--ip <address>', "ADDRESS/LENGTH, dhcp, or 'up': the device without an address; default: up")
+    .option('--gateway <address>', 'default route')
+    .option('-e, --env <NAME=value>', 'a variable of the command; may be repeated', collect, [])
+    .addOption(
+      new Option('--ram <kind>', 'where its memory comes from; programs answer faults on turtlefs only')
+        .choices(['turtlefs', 'tmpfs', 'anonymous'])
+        .default('turtlefs'),
+    )
+    .option('--kernel <file>', "default: this machine's")
+    .option('--modules <directory>', "of that kernel; default: /lib/modules of this machine's")
+    .option('--append <arguments>', "more for the kernel's command line", '')
+    .option('--machine <type>', "QEMU's machine type", 'pc')
+    .option('--firmware <file>', "of QEMU's; 'default': SeaBIOS, slower to start", 'qboot.rom')
+    .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
+    .option('--balloon', 'a balloon, by which the guest also gives back memory that it does not use')
+    .option('--print', "print the VMM's command, and start nothing")
+    .option('--service', "see when the image's service answers (with --events)")
+    .option(
+      '--events <file>',
+      'write a line of JSON for each step there: running, up, open, answered, exited',
+    )
+    .option('--socket <path>', "the agent's", process.env['HYPERTURTLE_SOCKET'] ?? AGENT_SOCKET)
+    .option('--timeout-s <number>', 'for the VMM and the agent', integer('--timeout-s', 1, 3600), 120)
+    .addHelpText(
+      'after',
+      `
+Its root is the image, read-only, with a tmpfs over it. Exit status: the command's. However this command ends, by
+kill -9 too, the guest ends with it and nothing is left. It needs busybox-static, and a kernel with its modules.
+
+Examples:
+  hyperturtle run redis
+  hyperturtle run ./rootfs --memory 512 -- /bin/bash
+  hyperturtle run nginx --net bridge=br0 --ip 10.0.0.5/24
+  hyperturtle run redis --net direct --ip dhcp --cpus 2 --pin 2,3
+  hyperturtle run node --print`,
+    )
+    .action(run);
+}
+
+function collect(text: string, before: readonly string[]): string[] {
+  if (text.indexOf('=') < 1) throw new InvalidArgumentError('NAME=value expected.');
+  return [...before, text];
+}
+
+async function run(image: string, command: string[], o: Options): Promise<void> {
+  const [{ resolveImage }, spec, { runInitramfs }, { parseCpuList }, os, fs, { createHash }] =
+    await Promise.all([
+      import('../guest/run/image.ts'),
+      import('../guest/run/spec.ts'),
+      import('../guest/run/initramfs.ts'),
+      import('../qmp/pin.ts'),
+      import('node:os'),
+      import('node:fs'),
+      import('node:crypto'),
+    ]);
+  const found = resolveImage(image);
+  const argv = command.length > 0 ? command : found.about?.command;
+  if (argv === undefined)
+    throw new HyperturtleError('HT_USAGE', `${image} names no command of its own: give one after --`);
+  if (o.service && found.about?.service === undefined)
+    throw new HyperturtleError('HT_USAGE', `--service: ${image} does not say what service it is`);
+  const id = o.name ?? `${found.name.slice(0, 20)}-${process.pid}`;
+  if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$/.test(id))
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `--name: letters, digits, dots and dashes expected, '${id}' found`,
+    );
+  const pin = o.pin === undefined ? [] : parseCpuList('--pin', o.pin);
+  const wanted = parseNet(o.net);
+  const digest = createHash('sha256').update(id).digest('hex');
+  const terminal = process.stdin.isTTY && process.stdout.isTTY;
+  const release = os.release();
+  const directory = 'directory' in found.root ? found.root.directory : undefined;
+  const root =
+    'directory' in found.root
+      ? { path: spec.runFilesIn(`${spec.RUN_DIR}/${id}`).root, fileSystem: 'erofs' as const }
+      : found.root;
+  const shape: RunSpec = {
+    memMib: o.memory ?? found.about?.memMib ?? 256,
+    ...{ cpus: o.cpus, ram: o.ram, append: o.append, machine: o.machine, qemu: o.qemu },
+    kernel:
+      o.kernel ??
+      firstThere(fs.existsSync, [`/boot/vmlinux-${release}`, `/boot/vmlinuz-${release}`, '/boot/vmlinux']),
+    initrd: '',
+    firmware: o.firmware === 'default' ? undefined : o.firmware,
+    root,
+    net:
+      wanted.kind === 'bridge'
+        ? {
+            ...wanted,
+            tap: `ht-${digest.slice(0, 8)}`,
+            // locally administered
+            mac: `52:54:${digest.slice(8, 16).match(/../g)!.join(':')}`,
+          }
+        : wanted.kind === 'direct'
+          ? { kind: 'direct', address: '' }
+          : wanted,
+    console: terminal ? 'terminal' : 'stream',
+    balloon: o.balloon ?? false,
+  };
+  const initrd = await runInitramfs({ dir: o.modules ?? `/lib/modules/${release}` }, spec.runModules(shape), {
+    rootType: shape.root.fileSystem,
+    ...{
+      hostname: found.name,
+      address: o.ip ?? 'up',
+      gateway: o.gateway,
+      terminal,
+      env: o.env,
+      command: argv,
+    },
+    status: !o.print,
+    service: o.service ? found.about?.service : undefined,
+  });
+  if (o.print) return print(shape, initrd, directory);
+  await prepare(shape, o);
+  const network = wanted.kind === 'direct' ? wanted.network : undefined;
+  await start(shape, { id, initrd, directory, pin, network }, o);
+}
+
+type Wanted =
+  | { kind: 'none' }
+  | { kind: 'bridge'; bridge: string }
+  | { kind: 'direct'; network: string | undefined };
+
+function parseNet(text: string): Wanted {
+  const [, kind, value] = /^(none|bridge|direct)(?:=(.+))?$/.exec(text) ?? [];
+  if (kind === 'none' && value === undefined) return { kind };
+  if (kind === 'bridge') return { kind, bridge: value ?? 'br0' };
+  if (kind === 'direct') return { kind, network: value };
+  throw new HyperturtleError(
+    'HT_USAGE',
+    `--net: none, bridge[=NAME] or direct[=NETWORK] expected, '${text}' found`,
+  );
+}
+
+function firstThere(exists: (file: string) => boolean, files: string[]): string {
+  return files.find((f) => exists(f)) ?? files[0]!;
+}
+
+/** A command to copy: with the guest's memory where programs answer for it, and without what a run adds to watch it. */
+async function print(shape: RunSpec, initrd: Buffer, directory: string | undefined): Promise<void> {
+  const [{ runArguments }, { packDirectory }, fs, { createHash }] = await Promise.all([
+    import('../guest/run/spec.ts'),
+    import('../guest/run/image.ts'),
+    import('node:fs'),
+    import('node:crypto'),
+  ]);
+  const dir = '/var/cache/hyperturtle';
+  const file = `${dir}/run-${createHash('sha256').update(initrd).digest('hex').slice(0, 16)}.cpio`;
+  fs.mkdirSync(dir, { recursive: true });
+  fs.writeFileSync(file, initrd);
+  const root =
+    directory === undefined ? shape.root : await packDirectory(directory, file.replace(/cpio$/, 'erofs'));
+  const net: RunNet = shape.net.kind === 'direct' ? { kind: 'direct', address: 'ADDRESS' } : shape.net;
+  const words = [shape.qemu, ...runArguments({ ...shape, root, net, initrd: file })].map((w) =>
+    /^[\w@%+=:,./-]+$/.test(w) ? w : `'${w.replaceAll("'", "'\\''")}'`,
+  );
+  process.stdout.write(`${words.join(' ')}\n`);
+  if (net.kind === 'bridge') process.stderr.write(`then: ip link set ${net.tap} master ${net.bridge} up\n`);
+  if (net.kind === 'direct')
+    process.stderr.write("ADDRESS: of the device that 'hyperturtle nic add' prints\n");
+}
+
+/** What can be said to be missing before anything is started. */
+async function prepare(shape: RunSpec, o: Options): Promise<void> {
+  const [{ existsSync }, { turtlefsMount }, { TURTLEFS_DIR }] = await Promise.all([
+    import('node:fs'),
+    import('../guest/agent/vms.ts'),
+    import('../guest/l2-spec.ts'),
+  ]);
+  if (!existsSync(shape.kernel))
+    throw new HyperturtleError('HT_NOT_FOUND', `kernel ${shape.kernel}: no such file: give one by --kernel`);
+  if (shape.ram === 'turtlefs' && (turtlefsMount() !== TURTLEFS_DIR || !existsSync(o.socket)))
+    throw new HyperturtleError(
+      'HT_UNAVAILABLE',
+      `no turtlefs at ${TURTLEFS_DIR}, or no agent at ${o.socket}: start it (hyperturtle guest agent), or take --ram tmpfs, without acceleration`,
+    );
+  if (shape.net.kind === 'bridge' && !existsSync(`/sys/class/net/${shape.net.bridge}/bridge`))
+    throw new HyperturtleError(
+      'HT_NOT_FOUND',
+      `bridge ${shape.net.bridge}: this machine has none of that name: ip link add ${shape.net.bridge} type bridge`,
+    );
+}
+
+async function start(
+  shape: RunSpec,
+  r: {
+    id: string;
+    initrd: Buffer;
+    directory: string | undefined;
+    pin: readonly number[];
+    network: string | undefined;
+  },
+  o: Options,
+): Promise<void> {
+  const [{ runGuest }, { abortOnSignals }, fs, { exec }] = await Promise.all([
+    import('../guest/run/run.ts'),
+    import('../core/lifecycle.ts'),
+    import('node:fs'),
+    import('../core/exec.ts'),
+  ]);
+  const events = o.events === undefined ? undefined : fs.openSync(o.events, 'a');
+  const signals = abortOnSignals();
+  const { signal } = signals;
+  try {
+    const direct = shape.net.kind === 'direct' ? await addNic(r.id, r.network, o) : undefined;
+    const terminal =
+      shape.console === 'terminal'
+        ? (await exec('sh', ['-c', 'stty -g </dev/tty'], { signal })).stdout.toString('utf8').trim()
+        : undefined;
+    process.exitCode = await runGuest(direct === undefined ? shape : { ...shape, net: direct.net }, {
+      ...{
+        id: r.id,
+        initrd: r.initrd,
+        directory: r.directory,
+        pin: r.pin,
+        timeoutMs: o.timeoutS * 1000,
+        signal,
+      },
+      leftovers: {
+        ...(direct === undefined ? {} : { nic: direct.left }),
+        ...(terminal === undefined ? {} : { terminal }),
+      },
+      onEvent: (event: RunEvent) => {
+        if (events !== undefined) fs.writeSync(events, `${JSON.stringify({ run: r.id, ...event })}\n`);
+      },
+    });
+  } catch (e) {
+    // for whoever follows the steps and does not see this process
+    if (events !== undefined)
+      fs.writeSync(events, `${JSON.stringify({ run: r.id, event: 'error', message: messageOf(e) })}\n`);
+    throw e;
+  } finally {
+    signals.dispose();
+    if (events !== undefined) fs.closeSync(events);
+  }
+}
+
+/** A NIC of the host's, bound to vfio-pci; given back by whoever undoes the run. */
+async function addNic(
+  id: string,
+  network: string | undefined,
+  o: Options,
+): Promise<{ net: RunNet; left: { id: string; command: string[] } }> {
+  const [nic, { nicHost }, { withAgent }] = await Promise.all([
+    import('../guest/nic/nic.ts'),
+    import('./nic.ts'),
+    import('./l1-client.ts'),
+  ]);
+  const nicId = `run-${id}`.slice(0, 31);
+  const made = await withAgent({ socket: o.socket, timeoutS: o.timeoutS }, (c: AgentClient) =>
+    nic.addNic({ id: nicId, ...(network === undefined ? {} : { network }) }, 'vfio-pci', {
+      host: nicHost(c),
+      signal: c.signal,
+    }),
+  );
+  if (made.address === null) throw new HyperturtleError('HT_KERNEL', `NIC ${nicId}: no PCI address`);
+  const program = process.argv.slice(0, 2);
+  return { net: { kind: 'direct', address: made.address }, left: { id: nicId, command: program } };
+}

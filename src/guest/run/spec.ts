@@ -1,0 +1,138 @@
+/** What `hyperturtle run` starts, as data, and the arguments of the stock QEMU that runs it. Pure. */
+import { HyperturtleError } from '../../core/errors.ts';
+import { TURTLEFS_DIR } from '../l2-spec.ts';
+import type { RamKind } from '../l2-spec.ts';
+
+/** File systems that the guest can mount as its root, read-only. */
+export const ROOT_FILE_SYSTEMS = ['erofs', 'squashfs', 'ext4'] as const;
+export type RootFileSystem = (typeof ROOT_FILE_SYSTEMS)[number];
+
+export interface RunRoot {
+  path: string;
+  fileSystem: RootFileSystem;
+}
+
+export type RunNet =
+  | { kind: 'none' }
+  /** A tap of this machine, made and removed by QEMU, on `bridge`. */
+  | { kind: 'bridge'; bridge: string; tap: string; mac: string }
+  /** A NIC of L0's, by VFIO. */
+  | { kind: 'direct'; address: string };
+
+export interface RunSpec {
+  memMib: number;
+  cpus: number;
+  ram: Exclude<RamKind, 'tmpfs-prealloc'>;
+  kernel: string;
+  initrd: string;
+  /** Added to the kernel's command line. */
+  append: string;
+  machine: string;
+  firmware: string | undefined;
+  root: RunRoot;
+  net: RunNet;
+  /** A terminal, or a plain stream whose input is nothing. */
+  console: 'terminal' | 'stream';
+  /** The guest gives memory back that it does not use. */
+  balloon: boolean;
+  qemu: string;
+}
+
+/** Files of one run, in a directory of its own. */
+export function runFilesIn(dir: string) {
+  return {
+    dir,
+    qmpSocket: `${dir}/qmp`,
+    /** QMP for anybody else, while it runs. */
+    monitorSocket: `${dir}/monitor`,
+    statusSocket: `${dir}/status`,
+    initrd: `${dir}/initrd`,
+    /** Of a directory, packed. */
+    root: `${dir}/root.erofs`,
+    serial: `${dir}/serial.log`,
+    log: `${dir}/qemu.log`,
+    state: `${dir}/state.json`,
+  };
+}
+export type RunFilesOf = ReturnType<typeof runFilesIn>;
+
+export const RUN_DIR = '/run/hyperturtle/run';
+/** Name of the port on which the guest tells what it does, and QEMU's id of it. */
+export const STATUS_PORT = 'org.hyperturtle.run';
+export const STATUS_PORT_ID = 'status0';
+const MIN_MEM_MIB = 64;
+
+/** Commas end a value in QEMU's option syntax: doubled, they don't. */
+const q = (value: string): string => value.replaceAll(',', ',,');
+
+/** What a user of another VMM would copy: without the sockets by which we watch it. */
+export function runArguments(s: RunSpec): string[] {
+  if (!Number.isInteger(s.memMib) || s.memMib < MIN_MEM_MIB)
+    throw new HyperturtleError('HT_USAGE', `--memory: MiB >= ${MIN_MEM_MIB} expected, found ${s.memMib}`);
+  const ram =
+    s.ram === 'anonymous'
+      ? `memory-backend-ram,id=ram,size=${s.memMib}M`
+      : // QEMU unlinks its file at once: nothing can be left behind
+        `memory-backend-file,id=ram,mem-path=${s.ram === 'turtlefs' ? TURTLEFS_DIR : '/dev/shm'},size=${s.memMib}M,share=on`;
+  return [
+    ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
+    ...['-accel', 'kvm', '-cpu', 'host', '-smp', String(s.cpus), '-m', `${s.memMib}M`],
+    ...['-object', ram, '-machine', `${s.machine},memory-backend=ram`],
+    ...(s.firmware === undefined ? [] : ['-bios', s.firmware]),
+    ...['-kernel', s.kernel, '-initrd', s.initrd],
+    ...['-append', `console=ttyS0 quiet panic=-1${s.append === '' ? '' : ` ${s.append}`}`],
+    ...rootArguments(s.root),
+    ...netArguments(s.net),
+    ...(s.balloon ? ['-device', 'virtio-balloon-pci,id=balloon0,free-page-reporting=on'] : []),
+    ...['-device', 'virtio-serial-pci,id=serial0'],
+    // without a terminal its input is /dev/null: the end of it does not close a console
+    ...['-chardev', 'stdio,id=console,signal=off'],
+    ...['-device', 'virtconsole,bus=serial0.0,nr=0,chardev=console'],
+  ];
+}
+
+/** What a run adds for itself: stopped until it is registered, a port for the status, monitors, the kernel's console. */
+export function watchArguments(files: RunFilesOf): string[] {
+  const server = (path: string): string => `unix:${q(path)},server=on,wait=off`;
+  return [
+    ...['-S', '-serial', `file:${q(files.serial)}`],
+    ...['-qmp', server(files.qmpSocket), '-qmp', server(files.monitorSocket)],
+    ...['-chardev', `socket,id=status,path=${q(files.statusSocket)},server=on,wait=off`],
+    // the id makes QEMU tell when the guest opens it
+    ...[
+      '-device',
+      `virtserialport,bus=serial0.0,nr=1,chardev=status,id=${STATUS_PORT_ID},name=${STATUS_PORT}`,
+    ],
+  ];
+}
+
+function rootArguments(root: RunRoot): string[] {
+  return [
+    ...['-blockdev', `driver=file,node-name=root,filename=${q(root.path)},read-only=on`],
+    ...['-device', 'virtio-blk-pci,drive=root'],
+  ];
+}
+
+function netArguments(net: RunNet): string[] {
+  switch (net.kind) {
+    case 'none':
+      return [];
+    case 'bridge':
+      return [
+        ...['-netdev', `tap,id=net0,ifname=${net.tap},script=no,downscript=no`],
+        ...['-device', `virtio-net-pci,netdev=net0,mac=${net.mac},romfile=`],
+      ];
+    case 'direct':
+      return ['-device', `vfio-pci,host=${net.address}`];
+  }
+}
+
+/** Modules that the guest needs before it has a root file system. */
+export function runModules(s: Pick<RunSpec, 'root' | 'net' | 'balloon'>): string[] {
+  return [
+    ...['virtio_pci', 'virtio_console', 'virtio_blk', 'overlay', s.root.fileSystem],
+    // af_packet: for DHCP
+    ...(s.net.kind === 'none' ? [] : ['virtio_net', 'af_packet']),
+    ...(s.balloon ? ['virtio_balloon'] : []),
+  ];
+}
