@@ -36,12 +36,12 @@ test('a command runs in an image, its output and exit status are passed on, its 
     '--',
     'bash',
     '-c',
-    'echo "$BASH_VERSION in $(hostname 2>&1 || cat /etc/hostname)"; exit 7',
+    'read -r name </proc/sys/kernel/hostname; echo "$BASH_VERSION in $name"; exit 7',
   );
   expect([r.status, r.stderr.toString()]).toEqual([7, '']);
-  expect(r.stdout.toString()).toMatch(/^5\..* in .+\n$/);
+  expect(r.stdout.toString()).toMatch(/^5\..* in bash\n$/);
   const after = await acceleration.hookCounts();
-  expect(after.handled - before.handled).toBeGreaterThan(500);
+  expect(after.handled - before.handled).toBeGreaterThan(200);
   expect(await left()).toBe('');
 });
 
@@ -88,19 +88,21 @@ test('memory that a guest with a balloon frees goes back to L1', async () => {
   const job = await lab().l1.spawn([
     ...[CLI, 'run', 'bash', '--balloon', '--memory', '192', '--', 'bash', '-c', script],
   ]);
-  const pages = (what: string, enough: (held: number) => boolean): Promise<number> =>
+  let most = 0;
+  const pages = (what: string, enough: (held: number) => boolean): Promise<true> =>
     waitFor(
       what,
       async () => {
         if ((await job.status()) !== undefined) throw new Error(await job.output());
         const { held } = await acceleration.guest.l2Pages();
-        return enough(held) ? held : undefined;
+        most = Math.max(most, held);
+        return enough(held) ? true : undefined;
       },
       { timeoutMs: TIMEOUT_MS, intervalMs: 1000 },
     );
   try {
-    const full = await pages('the guest to fill its file', (held) => held > 64 * MIB);
-    await pages('most of it to come back', (held) => held < full - 48 * MIB);
+    await pages('the guest to fill its file', (held) => held > 64 * MIB);
+    await pages('most of it to come back', (held) => held < most - 48 * MIB);
   } finally {
     await job.kill('TERM');
     expect(await job.wait({ timeoutMs: 60_000 })).toBe(130);
@@ -108,22 +110,16 @@ test('memory that a guest with a balloon frees goes back to L1', async () => {
   expect(await left()).toBe('');
 });
 
-test('a directory is a root as well', async () => {
+test('a directory is a root as well, and what --print prints is a command that runs by itself', async () => {
   const dir = '/tmp/root';
   await runScript(
     lab().l1,
     `mkdir -p ${dir}/bin && cp /usr/bin/busybox ${dir}/bin/ && echo there > ${dir}/file`,
   );
-  const r = await start(dir, '--memory', '128', '--', '/bin/busybox', 'cat', '/file');
-  expect([r.status, r.stdout.toString(), r.stderr.toString()]).toEqual([0, 'there\n', '']);
-});
-
-test('what --print prints is a command that runs by itself', async () => {
-  const command = (
-    await run(lab().l1, [CLI, 'run', 'bash', '--print', '--', 'bash', '-c', 'echo printed'])
-  ).trim();
+  const args = [dir, '--memory', '128', '--print', '--', '/bin/busybox', 'cat', '/file'];
+  const command = (await run(lab().l1, [CLI, 'run', ...args], { timeoutMs: TIMEOUT_MS })).trim();
   expect(command).toContain('mem-path=/run/hyperturtle/ram');
-  expect(await runScript(lab().l1, command, { timeoutMs: TIMEOUT_MS })).toBe('printed\n');
+  expect(await runScript(lab().l1, command, { timeoutMs: TIMEOUT_MS })).toBe('there\n');
   expect(await left()).toBe('');
 });
 

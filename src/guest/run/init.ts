@@ -135,15 +135,17 @@ if [ -n "$device" ] && [ "$ADDRESS" != none ]; then
 	[ -z "$GATEWAY" ] || ip route add default via "$GATEWAY"
 fi
 [ -z "$SERVICE" ] || /bin/answer_probe $SERVICE </dev/null >&3 3>&- &
+# open to the end: the console forgets its settings when nobody has it open
+exec 4<>/dev/hvc0
 if [ -n "$TTY" ]; then
-	setsid -c sh /hyperturtle/command </dev/hvc0 >/dev/hvc0 2>&1 3>&-
+	setsid -c sh /hyperturtle/command <&4 >&4 2>&1 3>&- 4>&-
 else
-	stty -F /dev/hvc0 -opost -echo
-	sh /hyperturtle/command </dev/null >/dev/hvc0 2>&1 3>&-
+	stty -opost -echo <&4
+	sh /hyperturtle/command </dev/null >&4 2>&1 3>&- 4>&-
 fi
 status=$?
 # returns when all output is out
-stty -F /dev/hvc0 opost
+stty opost <&4
 echo "### exit $status" >&3
 end
 `;
