@@ -147,7 +147,11 @@ static __always_inline int decide(struct ht_fw_table *t, struct packet *p, __u32
 		__u64 all = protocol->word[w] & from->word[w] & to->word[w] & source->word[w] & destination->word[w];
 
 		if (all) {
-			*slot = t->slot[w * 64 + (lowest_bit(all) & 63)];
+			__u32 bit = lowest_bit(all);
+
+			/* clang knows that it is below 64; Linux 6.1's verifier, which forgets bounds at an or, does not */
+			asm volatile("" : "+r"(bit));
+			*slot = t->slot[w * 64 + (bit & 63)];
 			return !!(t->allow.word[w] & all & -all);
 		}
 	}
