@@ -150,6 +150,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     const { hooks } = await one.peer.request('stats', {});
     expect(hooks).toMatchObject([
       { hook: 'npf', linked: true, object: 'npf', handled: 7, reasons: { no_pool: 3 } },
+      { hook: 'exit', linked: false },
     ]);
   });
 

@@ -26,7 +26,7 @@ const SECTIONS = [
   'raw_tp/sys_enter',
   'raw_tp.w/nbd_send_request',
   '?raw_tp.w/hyperturtle_npf',
-  'raw_tp.w/hyperturtle_exit',
+  'raw_tp.w/hyperturtle_nothing',
   'tp/syscalls/sys_enter_open',
   'fentry/do_exit',
   'fmod_ret/security_file_open',

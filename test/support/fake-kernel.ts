@@ -107,26 +107,27 @@ function fakeHooks(
   onClose: () => void,
   counts: () => Record<string, object>,
 ): VmHooks {
-  let programId = 0;
+  const linked = new Map<string, number>();
   return {
     link(hook, program, arena, { replace }) {
       // throws when it is no descriptor of a program
       const { id } = BPF_PROG_INFO.decode(infoOf(program.name, program.fd, BPF_PROG_INFO.size));
-      if (programId !== 0 && !replace)
+      if (linked.has(hook) && !replace)
         throw new HyperturtleError('HT_BUSY', `hook ${hook} has a program already`);
-      programId = id;
+      linked.set(hook, id);
       tell({ op: 'link', pid, programId: id, ...(arena ? { mapId: arena.info().id } : {}), replace });
     },
     unlink(hook) {
-      if (programId === 0) throw new HyperturtleError('HT_NOT_FOUND', `hook ${hook} has no program`);
+      const programId = linked.get(hook);
+      if (programId === undefined) throw new HyperturtleError('HT_NOT_FOUND', `hook ${hook} has no program`);
       tell({ op: 'unlink', pid, programId });
-      programId = 0;
+      linked.delete(hook);
     },
     stats: (hook) => ({
       hook,
       pid,
-      linked: programId !== 0,
-      programId,
+      linked: linked.has(hook),
+      programId: linked.get(hook) ?? 0,
       runs: 10,
       handled: 7,
       entries: 7,
