@@ -65,9 +65,9 @@ static bool htg_mapped_wb(void *va)
 	return pte && !(pte_val(*pte) & (_PAGE_PCD | _PAGE_PWT | (level == PG_LEVEL_4K ? _PAGE_PAT : _PAGE_PAT_LARGE)));
 }
 
-static bool htg_exit_answers;
+static bool htg_exit_answers = true;
 module_param_named(exit_answers, htg_exit_answers, bool, 0444);
-MODULE_PARM_DESC(exit_answers, "keep answers to CPUID and RDMSR for programs in L0 (default: off)");
+MODULE_PARM_DESC(exit_answers, "keep answers to CPUID and RDMSR for programs in L0 (default: on)");
 
 /* One more than the highest APIC id, at most HT_MAX_CPUS. */
 static unsigned int htg_cpus(void)

@@ -6,10 +6,11 @@
  * OP:A:B:..., numbers in hexadecimal:
  *
  *   dump             every leaf and subleaf of CPUID with its answer
- *   cpuid:LEAF:SUB:N loop, then the last answer         rdmsr:MSR:N    the same; "gp" when it faults
+ *   cpuid:LEAF:SUB:N loop, then the last answer; "changed" when one was another
+ *   rdmsr:MSR:N      loop, then the last answer; "gp" when it faults
  *   wrmsr:MSR:LO:HI  once                               in:PORT:N      loop of byte reads
  *   call:AX:BX:CX:DX:N VMMCALL or VMCALL in a loop      hlt:N pause:N  loops
- *   osxsave:0|1      CR4.OSXSAVE, then CPUID 1 and 0xd  xcr0:LO        XSETBV, then CPUID 0xd
+ *   osxsave:0|1      CR4.OSXSAVE, then CPUID 1 and 0xd  xcr0:LO        XSETBV, then CPUID 0xd; where there is XSAVE
  *
  * Output: lines on COM1, in one string instruction each. Ends by the debug exit port with status 33.
  */
@@ -101,10 +102,12 @@ static u32 rdmsr(u32 msr, u32 *lo, u32 *hi)
 	return faulted;
 }
 
+/* Asked twice: whoever remembers answers has to remember this one by then. */
 static void say_cpuid(u32 leaf, u32 sub)
 {
 	u32 r[4];
 
+	cpuid(leaf, sub, r);
 	cpuid(leaf, sub, r);
 	text("leaf");
 	number(leaf);
@@ -187,10 +190,22 @@ static void call_loop(u32 a, u32 b, u32 c, u32 d, u32 n)
 	end();
 }
 
+static u32 have_xsave(void)
+{
+	u32 r[4];
+
+	cpuid(1, 0, r);
+	if (r[2] & 1u << 26)
+		return 1;
+	text("no xsave");
+	end();
+	return 0;
+}
+
 static void step(const char *s)
 {
 	const char *p;
-	u32 a, b = 0, c = 0, d, n, i, r[4];
+	u32 a, b = 0, c = 0, d = 0, n, i, r[4];
 	u64 t;
 
 	if ((p = after(s, "dump"))) {
@@ -199,18 +214,23 @@ static void step(const char *s)
 		dump_range(0x80000000, 2);
 		say_cpuid(0x12345678, 0);
 	} else if ((p = after(s, "cpuid"))) {
+		u32 first[4];
+
 		a = hex(&p), b = hex(&p), n = hex(&p);
+		cpuid(a, b, first);
 		t = tsc();
-		for (i = 0; i < n; i++)
+		for (i = 0; i < n; i++) {
 			cpuid(a, b, r);
-		text("cpuid");
+			d |= (r[0] ^ first[0]) | (r[1] ^ first[1]) | (r[2] ^ first[2]) | (r[3] ^ first[3]);
+		}
+		text(d ? "cpuid changed" : "cpuid");
 		times(t, n);
 		end();
 		say_cpuid(a, b);
 	} else if ((p = after(s, "rdmsr"))) {
 		a = hex(&p), n = hex(&p);
 		t = tsc();
-		for (i = 0, d = 0; i < n; i++)
+		for (i = 0; i < n; i++)
 			d |= rdmsr(a, &b, &c);
 		text("rdmsr");
 		times(t, n);
@@ -258,6 +278,8 @@ static void step(const char *s)
 		end();
 	} else if ((p = after(s, "osxsave"))) {
 		a = hex(&p);
+		if (!have_xsave())
+			return;
 		__asm__ volatile("mov %%cr4, %0" : "=r"(b));
 		b = a ? b | 1u << 18 : b & ~(1u << 18);
 		__asm__ volatile("mov %0, %%cr4" : : "r"(b));
@@ -265,6 +287,8 @@ static void step(const char *s)
 		say_cpuid(0xd, 0);
 	} else if ((p = after(s, "xcr0"))) {
 		a = hex(&p);
+		if (!have_xsave())
+			return;
 		__asm__ volatile("xsetbv" : : "a"(a), "d"(0), "c"(0));
 		say_cpuid(0xd, 0);
 		say_cpuid(0xd, 1);

@@ -91,12 +91,11 @@ export class Acceleration implements Accelerated, AsyncDisposable {
   async #on(options: AccelerateOptions): Promise<void> {
     const { l0, l1 } = this.#lab;
     const { signal } = options;
-    const exits = options.hook === 'exit';
-    await insmod(l0, 'hyperturtle_host', signal, exits ? ['exit_hook=1'] : []);
+    await insmod(l0, 'hyperturtle_host', signal);
     this.#undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
     this.#undo.add('attachment', () => this.signalAttachment('TERM'));
     await this.attach(options);
-    await insmod(l1, 'hyperturtle_guest', signal, exits ? ['exit_answers=1'] : []);
+    await insmod(l1, 'hyperturtle_guest', signal);
     this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
     await runScript(l1, `mkdir -p ${TURTLEFS_DIR} && mount -t turtlefs none ${TURTLEFS_DIR}`, { signal });
     this.#undo.add('turtlefs', () => run(l1, ['umount', TURTLEFS_DIR]).then(() => {}));
@@ -196,13 +195,8 @@ export async function setGroupMax(l1: Level, pages: number, signal?: AbortSignal
   await run(l1, [CLI, 'guest', 'set', '--group-max', String(pages)], { signal });
 }
 
-export async function insmod(
-  level: Level,
-  module: string,
-  signal: AbortSignal | undefined,
-  parameters: readonly string[] = [],
-): Promise<void> {
-  await run(level, ['insmod', `/payload/modules/${module}.ko`, ...parameters], { signal });
+export async function insmod(level: Level, module: string, signal: AbortSignal | undefined): Promise<void> {
+  await run(level, ['insmod', `/payload/modules/${module}.ko`], { signal });
 }
 
 /** Files of a process that has just ended are closed a moment later: until then the module is in use. */

@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import { parseElf } from '../bpf/elf.ts';
 import type { OwnedFd } from '../bpf/fds.ts';
 import { takeVm } from '../bpf/kvm.ts';
 import { SharedArray } from '../bpf/map.ts';
@@ -60,6 +61,7 @@ export class Attachment implements AsyncDisposable {
   #map!: SharedArray;
   #devicePath = '';
   #program: BpfProgram | undefined;
+  #usesArena = false;
   #linked = false;
 
   private constructor(spec: AttachSpec) {
@@ -109,7 +111,7 @@ export class Attachment implements AsyncDisposable {
    */
   link(): void {
     if (!this.#program) throw new HyperturtleError('HT_USAGE', 'there is no program to link: give --program');
-    this.#vm.link(this.#spec.hook, this.#program, this.#map, {
+    this.#vm.link(this.#spec.hook, this.#program, this.#usesArena ? this.#map : undefined, {
       replace: this.#linked,
       options: this.#spec.options,
     });
@@ -200,11 +202,14 @@ export class Attachment implements AsyncDisposable {
 
   #loadProgram(elf: Uint8Array): BpfProgram {
     const { hook, arenaBytes, programPath = 'program' } = this.#spec;
+    const { symbols } = parseElf(elf);
+    const has = (name: string): boolean => symbols.some((s) => s.name === name);
+    this.#usesArena = has('arena');
     const object = BpfObject.load({
       name: path.basename(programPath).replace(/\..*$/, ''),
       elf,
-      reuse: { arena: this.#map.file },
-      constants: { arena_bytes: arenaBytes },
+      ...(this.#usesArena ? { reuse: { arena: this.#map.file } } : {}),
+      ...(has('arena_bytes') ? { constants: { arena_bytes: arenaBytes } } : {}),
     });
     this.#undo.add('program', () => object.close());
     return programFor(object, hook);
