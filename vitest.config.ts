@@ -26,6 +26,18 @@ export default defineConfig({
           sequence: { groupOrder: 1 },
         },
       },
+      {
+        test: {
+          ...common,
+          name: 'intel',
+          // a machine without a snapshot: of these one is for every run
+          include: [process.env['HT_INTEL'] === 'full' ? 'test/intel/*.test.ts' : 'test/intel/npf.test.ts'],
+          testTimeout: 900_000,
+          hookTimeout: 1_800_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 2 },
+        },
+      },
     ],
   },
 });

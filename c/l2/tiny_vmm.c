@@ -6,7 +6,7 @@
  *   tiny_vmm FILE PAGES STEP...
  *     touch:FIRST:COUNT              writes into each of these pages once, in order
  *     scattered:FIRST:COUNT          the same in an order without runs; COUNT is a power of two
- *     cpuid:COUNT                    executes CPUID that often
+ *     cpuid:COUNT                    executes CPUID (leaf 1) that often; its last answer is in `registers`
  *     share:FIRST:COUNT:ROLE:VISITS  visits random ones of these pages, checks and writes them as `pattern share` does
  *
  * FILE is the guest's RAM, or `-` for anonymous memory; page 0 of the steps lies at 4 MiB in it. When the VM is there,
@@ -62,7 +62,7 @@ asm(".pushsection .rodata\n"
     "	jnz 1b\n"
     "	hlt\n"
     "guest_cpuid:\n"
-    "1:	xorl %eax, %eax\n"
+    "1:	movl $1, %eax\n"
     "	xorl %ecx, %ecx\n"
     "	cpuid\n"
     "	decq %rsi\n"
@@ -262,7 +262,7 @@ static uint64_t run_step(int cpu, const struct kvm_run *run, char *ram, const st
 		.rsi = s->count,
 		.rdx = s->visits,
 		.rcx = SHARE_MAGIC | s->role << ROLE_SHIFT,
-		.r8 = s->kind == SCATTERED ? (s->count / 3 | 1) : 1,
+		.r8 = s->kind == SCATTERED ? (s->count * 633 / 1024 | 1) : 1, /* golden ratio: no neighbours soon */
 		.r9 = SHARE_MAGIC,
 		.r10 = 0x9e3779b97f4a7c15ull * (s->role + 1),
 	};
@@ -282,9 +282,10 @@ static uint64_t run_step(int cpu, const struct kvm_run *run, char *ram, const st
 	else if (s->kind == SHARE)
 		bad = regs.r12;
 	printf("{\"step\":\"%s\",\"count\":%llu,\"visits\":%llu,\"userExits\":%d,\"ns\":%llu,\"readBackOwn\":%llu,"
-	       "\"mismatches\":%llu}\n",
+	       "\"registers\":[%llu,%llu,%llu,%llu],\"mismatches\":%llu}\n",
 	       kinds[s->kind], s->count, s->visits, exits, (unsigned long long)ns,
-	       s->kind == SHARE ? (unsigned long long)regs.r13 : 0ull, (unsigned long long)bad);
+	       s->kind == SHARE ? (unsigned long long)regs.r13 : 0ull, regs.rax, regs.rbx, regs.rcx, regs.rdx,
+	       (unsigned long long)bad);
 	fflush(stdout);
 	return bad;
 }

@@ -13,6 +13,9 @@ import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
 
 /** How often `hyperturtle host attach` unlinks and links at SIGURG (src/cli/host.ts). */
 const CHURN_LINKS = 1000;
+/** Node starts in seconds under emulation, in minutes by Bochs on a busy machine. */
+const START_MS = 300_000;
+
 export const CLI = '/payload/bin/hyperturtle';
 
 /** What benchmarks need of either way to accelerate: by hand (below), or by daemon and agent (managed.ts). */
@@ -113,13 +116,13 @@ export class Acceleration implements Accelerated, AsyncDisposable {
       { signal },
     );
     this.#linked = true;
-    await jobSays(this.#job(), /"ready":true/, 'hyperturtle host attach', 90_000, signal);
+    await jobSays(this.#job(), /"ready":true/, 'hyperturtle host attach', START_MS, signal);
   }
 
   /** Ends L0's command (TERM: it undoes all; KILL: the kernel does), and returns when it has ended. */
   async signalAttachment(signal: 'TERM' | 'KILL'): Promise<void> {
     await this.#attach?.kill(signal);
-    await this.#attach?.wait({ timeoutMs: 60_000 });
+    await this.#attach?.wait({ timeoutMs: START_MS });
   }
 
   guestStatus(signal?: AbortSignal): Promise<GuestStatus> {
@@ -164,7 +167,7 @@ export class Acceleration implements Accelerated, AsyncDisposable {
     const answer = await waitFor(
       `hyperturtle host attach to ${linked ? 'link' : 'unlink'}`,
       async () => (await lines())[before],
-      { timeoutMs: 30_000, signal },
+      { timeoutMs: 120_000, signal },
     );
     const event = JSON.parse(answer) as Partial<AttachEvent>;
     if (event.linked !== linked || event.stats === undefined)
@@ -187,7 +190,8 @@ export class Acceleration implements Accelerated, AsyncDisposable {
 }
 
 export async function guestStatus(l1: Level, signal?: AbortSignal): Promise<GuestStatus> {
-  return JSON.parse(await run(l1, [CLI, 'guest', 'status', '--json'], { signal })) as GuestStatus;
+  const options = { timeoutMs: START_MS, signal };
+  return JSON.parse(await run(l1, [CLI, 'guest', 'status', '--json'], options)) as GuestStatus;
 }
 
 /** 1..64: most pages that one fault may map, for all L2s that were not registered with a number of their own. */
@@ -207,7 +211,7 @@ export async function rmmod(level: Level, module: string): Promise<void> {
       const r = await level.exec(['rmmod', module]);
       return r.status === 0 ? true : undefined;
     },
-    { timeoutMs: 20_000, intervalMs: 250 },
+    { timeoutMs: 60_000, intervalMs: 250 },
   );
 }
 

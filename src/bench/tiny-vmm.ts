@@ -18,6 +18,8 @@ const resultSchema = z.object({
   userExits: z.number(),
   ns: z.number(),
   readBackOwn: z.number(),
+  /** RAX, RBX, RCX, RDX at its end. */
+  registers: z.array(z.number()).length(4),
   mismatches: z.number(),
 });
 export type TinyVmmResult = z.infer<typeof resultSchema>;
@@ -75,7 +77,7 @@ export class TinyVmm implements AsyncDisposable {
           throw new HyperturtleError('HT_COMMAND_FAILED', `tiny_vmm: status ${ended}: ${output.trim()}`);
         return undefined;
       },
-      { timeoutMs, intervalMs: 100, signal },
+      { timeoutMs, intervalMs: 300, signal },
     );
   }
 

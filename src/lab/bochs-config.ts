@@ -10,8 +10,11 @@ export const BOCHS_MEM_MIB = 2048;
 export const CYLINDER_BYTES = 16 * 63 * 512;
 /** L1's start script, on a disk of its own: one cylinder. */
 const DISKS = { base: '/dev/sda', payload: '/dev/sdb', l1Script: '/dev/sdc' } as const;
-/** The ports after the console's, in order; the names are what L0 and L1 know them by. */
-const PORTS = [PORT.agent, PORT.l1Agent, PORT.l2(0)] as const;
+/**
+ * The ports after the console's, in order; the names are what L0 and L1 know them by. Not the fourth: it would share its
+ * interrupt with the second, and Bochs lowers the line for both when one is served, so that the other's is lost.
+ */
+const PORTS = [PORT.agent, PORT.l1Agent] as const;
 
 export interface BochsInputs {
   biosRom: string;

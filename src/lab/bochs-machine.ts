@@ -26,13 +26,13 @@ export async function startBochs(
   await mkdir(o.dir, { recursive: true, mode: 0o700 });
   const files = runFiles(o.dir);
   const at = (name: string): string => path.join(o.dir, name);
-  const script = l1Script(l1Machine(spec.l1, spec.artifacts.kernelArgs(1), SERIAL_SEAT), SERIAL_SEAT);
+  const l1 = l1Machine(spec.l1, spec.artifacts.kernelArgs(1), SERIAL_SEAT);
   await copyFile(spec.artifacts.baseImage, at('base.img'), constants.COPYFILE_FICLONE);
-  await writeFile(at('l1.img'), script);
+  await writeFile(at('l1.img'), l1Script(l1, SERIAL_SEAT));
   for (const image of [at('base.img'), o.payloadDisk, at('l1.img')]) await padToCylinders(image);
   for (const log of [files.serial[0], files.serial[1]]) await (await open(log, 'a')).close();
 
-  const channels = [files.channel.l0, files.channel.l1, files.channel.l2(0)];
+  const channels = [files.channel.l0, files.channel.l1];
   const pipes = channels.flatMap((c) => [`${c}.in`, `${c}.out`]);
   await exec('mkfifo', ['-m', '600', ...pipes], { signal: o.signal });
   const relays: ProcessId[] = [];
@@ -67,7 +67,7 @@ export async function startBochs(
       await emulator.end();
       throw e;
     }
-    return { emulator, files, ...levelsOf(files) };
+    return { emulator, files, ...levelsOf(files, 'bochs') };
   } catch (e) {
     await endAll();
     throw e;

@@ -100,25 +100,30 @@ export async function startMachine(spec: BootSpec, o: StartOptions): Promise<Qem
     await qemu.end();
     throw e;
   }
-  return { qemu, emulator: qemu, files, ...levelsOf(files) };
+  return { qemu, emulator: qemu, files, ...levelsOf(files, spec.accel) };
 }
 
-export function levelsOf(files: RunFiles): { l0: AgentLevel; l1: AgentLevel } {
+/** Some KiB a second go through a serial port: an answer may be a large one. */
+const SERIAL_ANSWER_MS = 120_000;
+
+export function levelsOf(files: RunFiles, accel: Accelerator): { l0: AgentLevel; l1: AgentLevel } {
+  const answerMs = accel === 'bochs' ? SERIAL_ANSWER_MS : undefined;
   return {
-    l0: new AgentLevel('L0', new Channel(files.channel.l0, 'L0')),
-    l1: new AgentLevel('L1', new Channel(files.channel.l1, 'L1')),
+    l0: new AgentLevel('L0', new Channel(files.channel.l0, 'L0'), answerMs),
+    l1: new AgentLevel('L1', new Channel(files.channel.l1, 'L1'), answerMs),
   };
 }
 
 /** Waits for L0's agent and then L1's. Throws HT_BOOT_FAILED with the tail of the console that tells why. */
 export async function waitBooted(
   m: Machine,
-  options: { progress: Progress; signal?: AbortSignal | undefined },
+  options: { progress: Progress; signal?: AbortSignal | undefined; patience?: number },
 ): Promise<void> {
   for (const n of [0, 1] as const) {
     const step = options.progress.step(`boot L${n}`);
     try {
-      await waitAnswer(m, n, (line) => step.update(line), options.signal);
+      const timeoutMs = (n === 0 ? L0_BOOT_MS : L1_BOOT_MS) * (options.patience ?? 1);
+      await waitAnswer(m, n, timeoutMs, (line) => step.update(line), options.signal);
       step.done();
     } catch (e) {
       step.fail();
@@ -134,11 +139,12 @@ export async function waitBooted(
 async function waitAnswer(
   m: Machine,
   n: 0 | 1,
+  timeoutMs: number,
   onLine: (line: string) => void,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const level = n === 0 ? m.l0 : m.l1;
-  const end = performance.now() + (n === 0 ? L0_BOOT_MS : L1_BOOT_MS);
+  const end = performance.now() + timeoutMs;
   for (;;) {
     m.emulator.check();
     try {
@@ -146,12 +152,13 @@ async function waitAnswer(
     } catch (e) {
       if (!isHyperturtleError(e, 'HT_TIMEOUT') && !isHyperturtleError(e, 'HT_CHANNEL')) throw e;
       if (performance.now() > end)
-        throw new HyperturtleError(
-          'HT_TIMEOUT',
-          `no answer within ${(n === 0 ? L0_BOOT_MS : L1_BOOT_MS) / 1000} s`,
-        );
+        throw new HyperturtleError('HT_TIMEOUT', `no answer within ${timeoutMs / 1000} s`);
     }
-    if (n === 1) await checkL1Qemu(m.l0, signal);
+    if (n === 1)
+      await checkL1Qemu(m.l0, signal).catch((e: unknown) => {
+        // L0 is busy with it: the deadline decides
+        if (!isHyperturtleError(e, 'HT_TIMEOUT')) throw e;
+      });
     onLine((await tailOf(m.files.serial[n], 1)).slice(0, 60) || 'waiting for its agent');
     await sleep(50, signal);
   }

@@ -20,12 +20,14 @@ type Json = Readonly<Record<string, unknown>>;
 export class AgentLevel implements Level {
   readonly name: string;
   readonly #channel: Channel;
+  readonly #answerMs: number;
   readonly #idPrefix = `${process.pid}-${randomInt(2 ** 31).toString(36)}`;
   #nextId = 0;
 
-  constructor(name: string, channel: Channel) {
+  constructor(name: string, channel: Channel, answerMs = ANSWER_MS) {
     this.name = name;
     this.#channel = channel;
+    this.#answerMs = answerMs;
   }
 
   /** Throws when the agent doesn't answer in time. */
@@ -163,7 +165,7 @@ export class AgentLevel implements Level {
           ? {}
           : { 'input-data': Buffer.from(options.input).toString('base64') }),
       },
-      { timeoutMs: ANSWER_MS, signal: options.signal },
+      { timeoutMs: this.#answerMs, signal: options.signal },
     );
     if (typeof r['pid'] !== 'number')
       throw new HyperturtleError('HT_CHANNEL', `${this.name}: guest-exec: no pid`);
@@ -171,7 +173,7 @@ export class AgentLevel implements Level {
   }
 
   async #status(pid: number, signal: AbortSignal | undefined): Promise<CommandResult | undefined> {
-    const r = await this.#request('guest-exec-status', { pid }, { timeoutMs: ANSWER_MS, signal });
+    const r = await this.#request('guest-exec-status', { pid }, { timeoutMs: this.#answerMs, signal });
     if (r['exited'] !== true) return undefined;
     if (r['out-truncated'] === true || r['err-truncated'] === true)
       throw new HyperturtleError('HT_CHANNEL', `${this.name}: more than 16 MiB of output: send it to a file`);
@@ -196,9 +198,10 @@ export class AgentLevel implements Level {
     body: (handle: unknown, o: ChannelOptions) => Promise<T>,
   ): Promise<T> {
     const end = performance.now() + (options.timeoutMs ?? 120_000);
+    const answerMs = this.#answerMs;
     const o: ChannelOptions = {
       get timeoutMs() {
-        return Math.max(1, Math.min(ANSWER_MS, end - performance.now()));
+        return Math.max(1, Math.min(answerMs, end - performance.now()));
       },
       signal: options.signal,
     };
@@ -206,7 +209,7 @@ export class AgentLevel implements Level {
     try {
       return await body(handle, o);
     } finally {
-      await this.#requestAny('guest-file-close', { handle }, { timeoutMs: ANSWER_MS }).catch(() => {});
+      await this.#requestAny('guest-file-close', { handle }, { timeoutMs: this.#answerMs }).catch(() => {});
     }
   }
 

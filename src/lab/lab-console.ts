@@ -1,6 +1,6 @@
 /**
  * An interactive shell at a level on this terminal. L0 and L1 have a console port of their own for it, on which a
- * shell is started. An L2's port is no terminal: there each line is a command of its own. Ctrl-] leaves.
+ * shell is started. An L2's port is no terminal, and an Intel lab has none to spare: there each line is a command of its own. Ctrl-] leaves.
  */
 import readline from 'node:readline';
 import type { ReadStream, WriteStream } from 'node:tty';
@@ -28,6 +28,8 @@ export async function openConsole(
   const { files } = lab;
   const base = level === 0 ? files.channel.l0Console : files.channel.l1Console;
   const on = level === 0 ? lab.l0 : lab.l1;
+  // no port for it there
+  if (lab.environment().accel === 'bochs') return commandLoop(on, input, output);
   // the shell leads its session, so opening the terminal makes it the controlling one: Ctrl-C works
   const size = `stty rows ${output.rows} cols ${output.columns} </dev/hvc0; `;
   const shell = await on.spawn(['sh', '-c', `${size}cd /root; exec sh -l </dev/hvc0 >/dev/hvc0 2>&1`], {

@@ -212,7 +212,7 @@ class RunningLab implements Lab {
     this.name = record.name;
     this.dir = record.dir;
     this.files = runFiles(record.dir);
-    ({ l0: this.l0, l1: this.l1 } = levelsOf(this.files));
+    ({ l0: this.l0, l1: this.l1 } = levelsOf(this.files, record.environment?.accel ?? 'tcg'));
   }
 
   l2(n: number): Pick<Level, 'name' | 'exec'> {
@@ -220,6 +220,11 @@ class RunningLab implements Lab {
   }
 
   l2Channel(n: number): Channel {
+    if (this.environment().accel === 'bochs')
+      throw new HyperturtleError(
+        'HT_UNSUPPORTED',
+        'an Intel lab has no port for consoles of L2s: work in L1',
+      );
     if (!l2Numbers().includes(n))
       throw new HyperturtleError('HT_USAGE', `L2 ${n}: a number from 0 to ${L2_CHANNELS - 1} expected`);
     return (this.#l2[n] ??= new Channel(this.files.channel.l2(n), `L2.${n}`));
@@ -325,7 +330,8 @@ async function bootBochs(
   const onRelays = (relays: ProcessId[]): void => void Object.assign(record, { relays });
   const machine = await startBochs(boot, await boot.artifacts.bochs(), { ...common, onRelays });
   try {
-    await waitBooted(machine, { progress, signal: common.signal });
+    // one core's worth of emulation, three times what TCG takes, and other work beside it
+    await waitBooted(machine, { progress, signal: common.signal, patience: 3 });
     return machine;
   } catch (e) {
     await machine.emulator.end();

@@ -109,8 +109,8 @@ export const FIRST_SEAT: L1Seat = {
   l2: [0, 1, 2, 3],
 };
 
-/** The one behind an outer machine with three disks, and three serial ports to spare: L0's agent has the first. */
-export const SERIAL_SEAT: L1Seat = { run: L1_RUN, ports: { agent: PORT.l1Agent }, l2: [0], images: false };
+/** The one behind an outer machine with three disks, and two serial ports to spare: L0's agent has the first. */
+export const SERIAL_SEAT: L1Seat = { run: L1_RUN, ports: { agent: PORT.l1Agent }, l2: [], images: false };
 
 /** A second one, booted when somebody wants it: for what must hold between tenants. */
 export const SECOND_SEAT: L1Seat = {

@@ -6,7 +6,7 @@ import { l1Machine, l1Script, qemuArguments, SERIAL_SEAT } from '../../../src/la
 const config = bochsConfig({
   ...{ biosRom: '/r/bios', vgaRom: '/r/vga', iso: '/i/disc.iso' },
   ...{ baseDisk: '/d/base.img', payloadDisk: '/d/payload.img', l1ScriptDisk: '/d/l1.img' },
-  ...{ serialPath: '/d/l0.log', terminals: ['/d/a', '/d/b', '/d/c'], logPath: '/d/bochs.log' },
+  ...{ serialPath: '/d/l0.log', terminals: ['/d/a', '/d/b'], logPath: '/d/bochs.log' },
 });
 
 describe('the configuration of Bochs', () => {
@@ -24,10 +24,9 @@ describe('the configuration of Bochs', () => {
     expect(config.match(/^com\d: .*mode=term.*/gm)).toEqual([
       'com2: enabled=1, mode=term, dev="/d/a"',
       'com3: enabled=1, mode=term, dev="/d/b"',
-      'com4: enabled=1, mode=term, dev="/d/c"',
     ]);
     expect(isolinuxConfig('quiet')).toContain(
-      'hyperturtle.ports=ttyS1:org.qemu.guest_agent.0,ttyS2:org.hyperturtle.lab.l1,ttyS3:org.hyperturtle.lab.l2.0\n',
+      'hyperturtle.ports=ttyS1:org.qemu.guest_agent.0,ttyS2:org.hyperturtle.lab.l1\n',
     );
   });
 
@@ -42,7 +41,6 @@ it('L1 behind it has the ports that are there, and its console in a file of L0',
   const args = qemuArguments(l1Machine({ cpus: 1, memMib: 1024 }, 'quiet', SERIAL_SEAT)).join(' ');
   expect(args.match(/chardev pipe,id=ch\d,path=\S+/g)).toEqual([
     'chardev pipe,id=ch0,path=/dev/virtio-ports/org.hyperturtle.lab.l1',
-    'chardev pipe,id=ch1,path=/dev/virtio-ports/org.hyperturtle.lab.l2.0',
   ]);
   expect(args).toContain('file,id=serial,path=/run/l1/console');
   expect(l1Script(l1Machine({ cpus: 1, memMib: 1024 }, 'quiet', SERIAL_SEAT), SERIAL_SEAT)).toMatch(
