@@ -15,6 +15,7 @@ const LAYERS = [
   'cni',
   'dashboard',
   'lab',
+  'install',
   'bench',
   'report',
   'cli',

@@ -17,6 +17,15 @@ export default defineConfig({
       {
         test: {
           ...common,
+          name: 'packages',
+          include: ['test/packages/**/*.test.ts'],
+          testTimeout: 300_000,
+          hookTimeout: 2_700_000,
+        },
+      },
+      {
+        test: {
+          ...common,
           name: 'lab',
           include: ['test/lab/**/*.test.ts'],
           exclude: ['test/lab/run.test.ts', 'test/lab/l2-images.test.ts', 'test/lab/nested-nic.test.ts'],

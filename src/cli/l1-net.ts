@@ -22,8 +22,11 @@ interface EnableOptions extends NicOptions {
   policy?: string;
 }
 
-/** Where compiled programs are looked for, after $HYPERTURTLE_BPF: as installed, and in the payload of a lab. */
-const FOLDERS = ['/usr/lib/hyperturtle', new URL('../../../../bpf', import.meta.url).pathname];
+/** Where compiled programs are looked for, after $HYPERTURTLE_BPF: as installed, in this package, and in the payload of a lab. */
+const FOLDERS = [
+  '/usr/lib/hyperturtle',
+  ...['../../bpf', '../../../../bpf'].map((d) => new URL(d, import.meta.url).pathname),
+];
 
 export function nicOptions(command: Command): Command {
   return l1Options(command).requiredOption('--nic <id>', "a NIC of this machine ('hyperturtle nic list')");

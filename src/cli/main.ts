@@ -6,13 +6,16 @@ import { HyperturtleError, exitStatus } from '../core/errors.ts';
 import { registerAgent } from './agent.ts';
 import { register as registerBench } from './bench.ts';
 import { registerCheck } from './check.ts';
-import { registerCompletion } from './completion.ts';
+import { completionScript, registerCompletion } from './completion.ts';
 import { registerConfig } from './config.ts';
 import { register as registerDemo } from './demo.ts';
 import { registerDoctor } from './doctor.ts';
 import { register as registerGuest } from './guest.ts';
 import { registerL2Commands } from './guest-l2.ts';
 import { register as registerHost } from './host.ts';
+import { registerInstall } from './install.ts';
+import { manPages } from './man.ts';
+import { registerPackages } from './packages.ts';
 import { registerHostDaemon } from './host-daemon.ts';
 import { registerDashboard } from './host-dashboard.ts';
 import { registerKeys } from './keys.ts';
@@ -72,6 +75,10 @@ export function createProgram(): Command {
   registerAgent(program, guest, version());
   registerDoctor(program);
   registerCompletion(program);
+  const texts = (share: string): ReadonlyMap<string, string> => installedTexts(program, share);
+  registerInstall(host, 'host', version(), texts);
+  registerInstall(guest, 'guest', version(), texts);
+  registerPackages(host, version(), texts);
   program.addHelpText(
     'after',
     `
@@ -83,6 +90,13 @@ Examples:
 Every command has --help; most have --json. Exit statuses: docs/cli.md.`,
   );
   return program;
+}
+
+/** Manual pages and completion, below /usr/share or /usr/local/share. */
+function installedTexts(program: Command, share: string): Map<string, string> {
+  const pages = Array.from(manPages(program), ([name, text]) => [`${share}/man/${name}`, text] as const);
+  const completion = completionScript(program, 'bash');
+  return new Map([...pages, [`${share}/bash-completion/completions/hyperturtle`, completion]]);
 }
 
 /** One line for what was to be expected, a stack for a bug. */

@@ -1,4 +1,6 @@
 /** From a kernel series to everything a machine boots from: packages, trees, images. The lab's one entry to them. */
+import { buildPrograms } from './build.ts';
+import type { Built } from './build.ts';
 import type { Artifacts, BuiltPayload, PrepareOptions } from './artifacts.ts';
 import { silentProgress } from '../core/progress.ts';
 import { HyperturtleError } from '../core/errors.ts';
@@ -11,29 +13,22 @@ import { kernelArgs } from './init-scripts.ts';
 import { CACHE_BYTES_NEEDED, checkSeries, fetchSet, packageSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
 import { buildPayload } from './payload.ts';
+import { findProjectRoot } from './payload-app.ts';
 import { qemuProgram, treesExist, unpackKernel, unpackTools } from './tools.ts';
 import { cacheRoot, contentKey, openCache } from './xdg.ts';
 
+/** The eBPF programs alone, for what is installed: they are the same for every kernel. */
+export async function buildInstalledPrograms(options: PrepareOptions): Promise<Built> {
+  const { context } = await prepareTrees(options);
+  return buildPrograms({ ...context, projectRoot: await findProjectRoot() });
+}
+
 /** Fetches, unpacks and builds what is missing; with a complete cache it takes a fraction of a second and no network. */
 export async function prepareArtifacts(options: PrepareOptions): Promise<Artifacts> {
-  checkHost();
-  checkSeries(options.kernel);
-  const progress = options.progress ?? silentProgress;
-  const { signal } = options;
-  const root = await openCache(0);
-  const packages = { root, series: options.kernel, progress, signal, refresh: options.refresh ?? false };
-
-  let set: PackageSet = await packageSet(packages);
-  if (!(await treesExist(root, set))) {
-    await openCache(CACHE_BYTES_NEEDED, root);
-    set = await fetchSet(set, packages);
-  }
-  const unpack = { cacheRoot: root, progress, signal };
-  const tools = await unpackTools(set, unpack);
-  const kernel = await unpackKernel(set, unpack);
+  const { set, context } = await prepareTrees(options);
+  const { cacheRoot: root, tools, progress, signal } = context;
   const versions = Object.fromEntries(set.debs.map((d) => [d.name, d.version]));
 
-  const context: ImageContext = { cacheRoot: root, tools, kernel, progress, signal };
   const images = await bootImages(context);
   return {
     series: set.series,
@@ -44,7 +39,7 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
     bootInitramfs: images.initramfs,
     baseImage: images.base,
     kernelArgs,
-    bochs: () => bochsParts(context, images, packages.refresh),
+    bochs: () => bochsParts(context, images, options.refresh ?? false),
     key: contentKey([images.key, kernelArgs(0), kernelArgs(1)]),
     buildPayload: (o): Promise<BuiltPayload> =>
       buildPayload({ ...context, progress: o?.progress ?? progress, signal: o?.signal ?? signal }),
@@ -62,6 +57,25 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
         names,
       ),
   };
+}
+
+async function prepareTrees(options: PrepareOptions): Promise<{ set: PackageSet; context: ImageContext }> {
+  checkHost();
+  checkSeries(options.kernel);
+  const progress = options.progress ?? silentProgress;
+  const { signal } = options;
+  const root = await openCache(0);
+  const packages = { root, series: options.kernel, progress, signal, refresh: options.refresh ?? false };
+
+  let set: PackageSet = await packageSet(packages);
+  if (!(await treesExist(root, set))) {
+    await openCache(CACHE_BYTES_NEEDED, root);
+    set = await fetchSet(set, packages);
+  }
+  const unpack = { cacheRoot: root, progress, signal };
+  const tools = await unpackTools(set, unpack);
+  const kernel = await unpackKernel(set, unpack);
+  return { set, context: { cacheRoot: root, tools, kernel, progress, signal } };
 }
 
 /** `~/.cache/hyperturtle`, for messages and clean-up. */

@@ -1,0 +1,39 @@
+/** `hyperturtle host packages`: the Debian packages of this very program, for machines without npm. */
+import type { Command } from 'commander';
+import type { Texts } from './install.ts';
+
+export function registerPackages(host: Command, version: string, texts: Texts): void {
+  host
+    .command('packages')
+    .argument('<dir>', 'where to put them')
+    .description('build the Debian packages hyperturtle and hyperturtle-dkms')
+    .addHelpText(
+      'after',
+      '\nExample:\n  hyperturtle host packages out && apt install ./out/*.deb\n\nThe same sources and SOURCE_DATE_EPOCH give the same packages. DEBFULLNAME and DEBEMAIL: their maintainer.',
+    )
+    .action(async (dir: string) => {
+      const [{ buildDebs }, { abortOnSignals }, { fileURLToPath }, path, { mkdir }] = await Promise.all([
+        import('../install/deb.ts'),
+        import('../core/lifecycle.ts'),
+        import('node:url'),
+        import('node:path'),
+        import('node:fs/promises'),
+      ]);
+      const signals = abortOnSignals();
+      try {
+        await mkdir(dir, { recursive: true });
+        const made = await buildDebs({
+          packageRoot: fileURLToPath(new URL('../../..', import.meta.url)),
+          version,
+          texts: texts('/usr/share'),
+          outDir: path.resolve(dir),
+          maintainer: `${process.env['DEBFULLNAME'] ?? 'HyperTurtle'} <${process.env['DEBEMAIL'] ?? 'root@localhost'}>`,
+          epochS: Number(process.env['SOURCE_DATE_EPOCH'] ?? Math.floor(Date.now() / 1000)),
+          signal: signals.signal,
+        });
+        for (const deb of made) process.stdout.write(`${deb}\n`);
+      } finally {
+        signals.dispose();
+      }
+    });
+}

@@ -1,0 +1,45 @@
+/** What was installed for a role, so that exactly that is removed: kept beside the daemon's state. */
+import { createHash } from 'node:crypto';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { z } from 'zod';
+import { errnoCode, HyperturtleError, messageOf } from '../core/errors.ts';
+import type { Role } from './files.ts';
+
+const recordSchema = z.strictObject({
+  schema: z.literal(1),
+  version: z.string(),
+  files: z.array(z.strictObject({ path: z.string(), sha256: z.string(), config: z.boolean() })),
+});
+export type InstallRecord = z.infer<typeof recordSchema>;
+
+export const sha256 = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
+
+const fileOf = (root: string, role: Role): string =>
+  path.join(root, 'var/lib/hyperturtle', `installed-${role}.json`);
+
+/** Undefined when the role is not installed. Throws HT_INTEGRITY when the record cannot be read. */
+export async function readRecord(root: string, role: Role): Promise<InstallRecord | undefined> {
+  const file = fileOf(root, role);
+  try {
+    return recordSchema.parse(JSON.parse(await readFile(file, 'utf8')));
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT') return undefined;
+    throw new HyperturtleError(
+      'HT_INTEGRITY',
+      `${file}: a record of an installation expected (${messageOf(e).slice(0, 200)}): remove it and install again`,
+      { cause: e },
+    );
+  }
+}
+
+export async function writeRecord(root: string, role: Role, record: InstallRecord): Promise<void> {
+  const file = fileOf(root, role);
+  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
+  await writeFile(`${file}.new`, JSON.stringify(record));
+  await rename(`${file}.new`, file);
+}
+
+export async function removeRecord(root: string, role: Role): Promise<void> {
+  await rm(fileOf(root, role), { force: true });
+}
