@@ -77,29 +77,31 @@ describe('two L1s at once', () => {
   });
 
   it('go on as before when the other writes garbage into its port as fast as it can', async () => {
-    const timeOfTouch = async (): Promise<number> => {
-      const t0 = performance.now();
-      expect(await first.runTouchGuest(L2_MIB)).toBe(RIGHT);
-      return performance.now() - t0;
-    };
     await second.guest.end('TERM');
-    const port = '/dev/virtio-ports/org.hyperturtle.v1';
     const during = async (to: string): Promise<{ ms: number; handled: number }> => {
       const load = await second.l1.spawn(['sh', '-c', `while :; do cat /payload/l2/vmlinux > ${to}; done`]);
       try {
         const before = await handled('first');
-        const ms = Math.min(await timeOfTouch(), await timeOfTouch());
-        return { ms, handled: (await handled('first')) - before };
+        const t0 = performance.now();
+        expect(await first.runTouchGuest(L2_MIB)).toBe(RIGHT);
+        return { ms: performance.now() - t0, handled: (await handled('first')) - before };
       } finally {
         await load.kill('KILL');
         await load.wait({ timeoutMs: 60_000 });
       }
     };
-    // both loads take a share of the one emulated CPU; what is compared is what garbage costs beyond that
-    const busy = await during('/dev/null');
-    const garbage = await during(port);
-    expect(garbage.handled).toBeGreaterThan(100);
-    expect(garbage.ms / busy.ms).toBeLessThan(2.5);
+    // both loads take a share of the one emulated CPU, in turns: what is compared is what garbage costs beyond that
+    const busy: { ms: number; handled: number }[] = [];
+    const garbage: { ms: number; handled: number }[] = [];
+    for (let turn = 0; turn < 3; turn++) {
+      busy.push(await during('/dev/null'));
+      garbage.push(await during('/dev/virtio-ports/org.hyperturtle.v1'));
+    }
+    const median = (runs: { ms: number; handled: number }[], what: 'ms' | 'handled'): number =>
+      runs.map((r) => r[what]).sort((a, b) => a - b)[1]!;
+    // as many faults are answered in L0, and none of them waits for the daemon
+    expect(median(garbage, 'handled')).toBeGreaterThan(0.95 * median(busy, 'handled'));
+    expect(median(garbage, 'ms') / median(busy, 'ms')).toBeLessThan(1.6);
     // and the tenant that has come to its senses is served again
     await second.guest.start();
     await second.guest.whenSettled(0, SETTLED_MS);
