@@ -8,6 +8,7 @@ const LAYERS = [
   'core',
   'wire',
   'net',
+  'profile',
   'bpf',
   'qmp',
   'host',

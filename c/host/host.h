@@ -64,7 +64,7 @@ int ht_arena_init(void);
 void ht_arena_exit(void);
 int ht_arena_create(struct ht_arena_create *req);
 
-extern const struct ht_hook_ops ht_npf_ops;
+extern const struct ht_hook_ops ht_npf_ops, ht_sample_ops;
 int ht_npf_init(void);
 void ht_npf_exit(void);
 

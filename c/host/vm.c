@@ -17,6 +17,7 @@
 static const struct ht_hook_ops *const ht_hooks[HT_HOOKS] = {
 	[HT_HOOK_NPF] = &ht_npf_ops,
 	[HT_HOOK_EXIT] = &ht_exit_ops,
+	[HT_HOOK_SAMPLE] = &ht_sample_ops,
 };
 
 static DEFINE_HASHTABLE(ht_vms, 8);

@@ -9,6 +9,7 @@ import { registerExitBench } from './bench-exit.ts';
 import { registerNetNative } from './bench-net-native.ts';
 import { registerPaper } from './bench-paper.ts';
 import { registerStart } from './bench-start.ts';
+import { registerProfileBench } from './bench-profile.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -75,6 +76,7 @@ export function register(program: Command, version: string): void {
   registerExitBench(bench, version);
   registerPaper(bench);
   registerStart(bench, version);
+  registerProfileBench(bench, version);
 }
 
 interface CheckOptions extends LabOptions {

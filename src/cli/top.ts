@@ -3,12 +3,13 @@ import type { Command } from 'commander';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import type { HookStats } from '../wire/schema.ts';
 import { columns, l1Options, withAgent } from './l1-client.ts';
-import type { AgentClient, L1Options } from './l1-client.ts';
+import type { AgentClient } from './l1-client.ts';
+import { profileTop, symbolOptions } from './l1-profile.ts';
+import type { ProfileTopOptions } from './l1-profile.ts';
 import { integer, printJson } from './values.ts';
 
-interface TopOptions extends L1Options {
-  intervalS: number;
-  count?: number;
+interface TopOptions extends Omit<ProfileTopOptions, 'l2'> {
+  l2?: string;
 }
 
 export interface TopSample {
@@ -18,8 +19,11 @@ export interface TopSample {
 }
 
 export function registerTop(program: Command): void {
-  l1Options(program.command('top'))
+  symbolOptions(l1Options(program.command('top')))
     .description('live table: what the hooks do, why faults are passed on, the pool, each nested guest')
+    .option('--l2 <name>', 'the hottest functions of this nested guest instead, sampled by the host')
+    .option('--hz <number>', 'with --l2: samples a second of each vCPU', integer('--hz', 1, 10_000), 99)
+    .option('--rows <number>', 'with --l2: functions shown', integer('--rows', 1, 10_000), 30)
     .option('--interval-s <number>', 'between looks', integer('--interval-s', 1, 3600), 1)
     .option('--count <number>', 'end after so many', integer('--count', 1, 2 ** 31))
     .addHelpText(
@@ -36,6 +40,7 @@ Without a terminal, or with --json, one block or line for each look. Ends at Ctr
 }
 
 async function top(options: TopOptions): Promise<void> {
+  if (options.l2 !== undefined) return profileTop({ ...options, l2: options.l2 });
   const [{ sleep }, { isHyperturtleError }] = await Promise.all([
     import('../core/wait.ts'),
     import('../core/errors.ts'),

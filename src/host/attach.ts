@@ -9,6 +9,7 @@ import { parseElf } from '../bpf/elf.ts';
 import type { OwnedFd } from '../bpf/fds.ts';
 import { takeVm } from '../bpf/kvm.ts';
 import { SharedArray } from '../bpf/map.ts';
+import { localMaps } from '../bpf/local-maps.ts';
 import { BpfObject } from '../bpf/object.ts';
 import type { BpfProgram } from '../bpf/object.ts';
 import { whenReadable } from '../bpf/poll.ts';
@@ -19,6 +20,7 @@ import { CleanupStack } from '../core/lifecycle.ts';
 import { HT_ARENA_OFFER, arenaSizeProblem } from '../kernel/arena.ts';
 import { BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE } from '../kernel/bpf.ts';
 import type { HookName } from '../kernel/host.ts';
+import type { MapAccess } from '../net/maps.ts';
 import type { LinkOptions } from '../wire/link-options.ts';
 import { plugArena, unplugArena } from './arena-plug.ts';
 import { HostDevice } from './device.ts';
@@ -39,6 +41,8 @@ export interface AttachSpec {
   hook: HookName;
   /** What the link asks of the hook. */
   options?: LinkOptions | undefined;
+  /** Called before the first link, to fill the program's maps. */
+  prepare?: (maps: MapAccess) => Promise<void>;
   qmpTimeoutMs: number;
   unplugTimeoutMs: number;
   signal?: AbortSignal | undefined;
@@ -62,6 +66,7 @@ export class Attachment implements AsyncDisposable {
   #devicePath = '';
   #program: BpfProgram | undefined;
   #usesArena = false;
+  #object: BpfObject | undefined;
   #linked = false;
 
   private constructor(spec: AttachSpec) {
@@ -122,6 +127,12 @@ export class Attachment implements AsyncDisposable {
     if (!this.#linked) return;
     this.#vm.unlink(this.#spec.hook);
     this.#linked = false;
+  }
+
+  /** Of the program's object. Throws HT_USAGE without a program. */
+  maps(): MapAccess {
+    if (!this.#object) throw new HyperturtleError('HT_USAGE', 'there is no program: give --program');
+    return localMaps(this.#object);
   }
 
   stats(): HookStats {
@@ -195,6 +206,7 @@ export class Attachment implements AsyncDisposable {
       });
     }
     if (this.#program) {
+      await spec.prepare?.(this.maps());
       this.link();
       this.#undo.add('link', () => this.unlink());
     }
@@ -211,6 +223,7 @@ export class Attachment implements AsyncDisposable {
       ...(this.#usesArena ? { reuse: { arena: this.#map.file } } : {}),
       ...(has('arena_bytes') ? { constants: { arena_bytes: arenaBytes } } : {}),
     });
+    this.#object = object;
     this.#undo.add('program', () => object.close());
     return programFor(object, hook);
   }

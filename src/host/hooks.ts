@@ -160,6 +160,17 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     instructions: 16_384,
     verifiedInstructions: 250_000,
   },
+  {
+    name: 'sample',
+    purpose: 'a timer or the cycle counter has interrupted a vCPU while it ran an L2',
+    section: 'raw_tp.w/hyperturtle_sample',
+    programType: { name: 'raw_tracepoint_writable', number: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE },
+    mapTypes: DATA_MAPS,
+    helpers: DATA_HELPERS,
+    instructions: 16_384,
+    // with interrupts off: some ten microseconds
+    verifiedInstructions: 32_768,
+  },
   packetHook('xdp', 'xdp', 'a frame that L2 sends has arrived at a NIC of this VM', {
     programType: { name: 'xdp', number: BPF_PROG_TYPE_XDP },
     context: XDP_FIELDS,

@@ -2,7 +2,7 @@
 import { HyperturtleError } from '../core/errors.ts';
 import { EXIT_KIND, HT_EXIT_ARGS, HT_EXIT_F_AFTER, HT_EXIT_F_USER } from '../kernel/exit.ts';
 import type { HookName } from '../kernel/host.ts';
-import { HT_SAMPLE_ARGS } from '../kernel/sample.ts';
+import { HT_SAMPLE_ARGS, HT_SAMPLE_F_CLOCK, HT_SAMPLE_FRAMES } from '../kernel/sample.ts';
 import { ExitOptions, SampleOptions } from '../wire/link-options.ts';
 import type { LinkOptions } from '../wire/link-options.ts';
 
@@ -25,8 +25,8 @@ export function linkArgs(hook: HookName, options: LinkOptions | undefined): Uint
       });
     }
     case 'sample': {
-      const { hz, depth = 0 } = SampleOptions.parse(options);
-      return HT_SAMPLE_ARGS.encode({ hz, depth });
+      const { hz, depth = HT_SAMPLE_FRAMES, clock } = SampleOptions.parse(options);
+      return HT_SAMPLE_ARGS.encode({ hz, depth, flags: clock === true ? HT_SAMPLE_F_CLOCK : 0 });
     }
   }
 }

@@ -3,12 +3,14 @@ import type { HookName, HtStats } from '../kernel/host.ts';
 import { exitCounts, exitReasonName } from '../kernel/exit.ts';
 import type { ExitCounts, ExitKind } from '../kernel/exit.ts';
 import { countsByReason, npfReasonName } from '../kernel/npf.ts';
+import { sampleCounts, sampleReasonName } from '../kernel/sample.ts';
+import type { SampleCounts } from '../kernel/sample.ts';
 
 /** Each hook has reasons of its own. */
 const REASON_NAMES: Readonly<Record<HookName, (reason: number) => string>> = {
   npf: npfReasonName,
   exit: exitReasonName,
-  sample: (reason) => `REASON_${reason}`,
+  sample: sampleReasonName,
 };
 
 export interface HookStats {
@@ -31,6 +33,8 @@ export interface HookStats {
   reasons: Record<string, number>;
   /** Of the exit hook, by kind. */
   exits?: Partial<Record<ExitKind, ExitCounts>>;
+  /** Of the sample hook. */
+  samples?: SampleCounts;
 }
 
 export function hookStats(hook: HookName, raw: HtStats): HookStats {
@@ -47,6 +51,7 @@ export function hookStats(hook: HookName, raw: HtStats): HookStats {
     passed: s.runs - s.handled,
     reasons: countsByReason(s.reasons, REASON_NAMES[hook]),
     ...(hook === 'exit' ? { exits: exitCounts(s.counts) } : {}),
+    ...(hook === 'sample' ? { samples: sampleCounts(s.counts) } : {}),
   };
 }
 

@@ -12,7 +12,7 @@ import { toolEnv, TRIPLET } from './tools.ts';
 import { cacheEntry, contentKey } from './xdg.ts';
 
 /** Raised when the way of compiling changes. */
-const BUILD_VERSION = 2;
+const BUILD_VERSION = 3;
 
 export interface BuildContext extends ImageContext {
   /** The project's directory: has `c/`. */
@@ -95,17 +95,23 @@ const BARE_C_FLAGS = [
   ],
 ];
 
+/** What profilers are measured with keeps its symbols and frame pointers. */
+const PROFILED: ReadonlySet<string> = new Set(['shares']);
+
 /** Every `c/l2/NAME.c` to a static program `NAME`, every `c/l2/NAME.S` or `NAME.bare.c` to a kernel `NAME`. */
 export function buildL2Programs(c: BuildContext): Promise<Built> {
   return built(c, 'l2-programs', ['c/l2', 'c/include'], [], async (src, out) => {
     const gcc = await compiler(c);
     const flags = [
-      ...[`--sysroot=${c.tools.root}`, '-std=gnu11', '-O2', '-static', '-s', '-pthread'],
+      ...[`--sysroot=${c.tools.root}`, '-std=gnu11', '-O2', '-static', '-pthread'],
       ...['-Wall', '-Wextra', '-Werror', `-I${path.join(src, 'c/include')}`],
     ];
     for (const file of await filesBelow(path.join(src, 'c/l2'), /(?<!\.bare)\.c$/)) {
       const program = path.basename(file, '.c');
-      await compile(c, program, gcc, [...flags, file, '-o', path.join(out, program)]);
+      const symbols = PROFILED.has(program)
+        ? ['-fno-omit-frame-pointer', '-mno-omit-leaf-frame-pointer', '-no-pie']
+        : ['-s'];
+      await compile(c, program, gcc, [...flags, ...symbols, file, '-o', path.join(out, program)]);
     }
     for (const file of await filesBelow(path.join(src, 'c/l2'), /\.(S|bare\.c)$/)) {
       const kernel = path.basename(file).replace(/\.(S|bare\.c)$/, '');

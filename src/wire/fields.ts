@@ -102,6 +102,8 @@ export const Limits = z.strictObject({
   watches: Count,
   /** NICs given at run time. */
   nics: Count,
+  /** Samples a second of each vCPU. */
+  sampleHz: Count.optional(),
   requestsPerSecond: Count,
 });
 
@@ -157,6 +159,19 @@ export const HookStats = z.strictObject({
         l0Ns: Count,
       }),
     )
+    .optional(),
+  /** Of the sample hook: by which source, of what, addresses of all stacks, time spent; interrupts that hit no L2. */
+  samples: z
+    .strictObject({
+      cycles: Count,
+      clock: Count,
+      kernel: Count,
+      user: Count,
+      frames: Count,
+      ns: Count,
+      outside: Count,
+      broken: Count,
+    })
     .optional(),
 });
 

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { EXIT_KINDS, HT_EXIT_MSRS } from '../kernel/exit.ts';
+import { HT_SAMPLE_FRAMES, HT_SAMPLE_HZ_MAX } from '../kernel/sample.ts';
 
 export const ExitOptions = z.strictObject({
   /** Which exits the program is run for. */
@@ -18,16 +19,18 @@ export const ExitOptions = z.strictObject({
 
 export const SampleOptions = z.strictObject({
   /** Samples a second of each vCPU. */
-  hz: z.int().min(1).max(10_000),
-  /** Most return addresses of one stack. */
-  depth: z.int().min(0).max(127).optional(),
+  hz: z.int().min(1).max(HT_SAMPLE_HZ_MAX),
+  /** Most addresses of one stack; 1: none is walked. */
+  depth: z.int().min(1).max(HT_SAMPLE_FRAMES).optional(),
+  /** By the CPU clock of the vCPU's thread, also where there is a cycle counter. */
+  clock: z.boolean().optional(),
 });
 
 /** By hook; a hook that is not here takes no options. */
 export const LINK_OPTIONS = { exit: ExitOptions, sample: SampleOptions } as const;
 
 export const LinkOptions = z.union([ExitOptions, SampleOptions], {
-  error: 'options of a hook are expected: exits, msrs, after, user (exit); hz, depth (sample)',
+  error: 'options of a hook are expected: exits, msrs, after, user (exit); hz, depth, clock (sample)',
 });
 
 export type ExitOptions = z.output<typeof ExitOptions>;

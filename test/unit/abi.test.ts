@@ -44,6 +44,12 @@ function beliefs(): Map<string, bigint> {
   }
   for (const [name, value] of Object.entries(npf.NPF_REASON)) all.set(`HT_NPF_R_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(exit.EXIT_REASON)) all.set(`HT_EXIT_R_${name}`, BigInt(value));
+  for (const [name, value] of Object.entries(sample.SAMPLE_REASON))
+    all.set(`HT_SAMPLE_R_${name}`, BigInt(value));
+  for (const [name, value] of Object.entries(sample.SAMPLE_END))
+    all.set(`HT_SAMPLE_END_${name}`, BigInt(value));
+  for (const [name, value] of Object.entries(sample.SAMPLE_COUNT))
+    all.set(`HT_SAMPLE_C_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(exit.EXIT_KIND))
     all.set(`HT_EXIT_${name.toUpperCase()}`, BigInt(value));
   for (const [name, value] of Object.entries(host.HOOKS))

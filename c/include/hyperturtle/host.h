@@ -81,6 +81,7 @@ struct ht_run {
 };
 HT_STATIC_ASSERT(sizeof(struct ht_npf_ctx) <= HT_CTX_MAX_BYTES, "npf context");
 HT_STATIC_ASSERT(sizeof(struct ht_exit_ctx) <= HT_CTX_MAX_BYTES, "exit context");
+HT_STATIC_ASSERT(sizeof(struct ht_sample_ctx) <= HT_CTX_MAX_BYTES, "sample context");
 
 #define HT_GET_ABI       _IOR(HT_IOC, 0x00, __u32)
 #define HT_ARENA_CREATE  _IOWR(HT_IOC, 0x01, struct ht_arena_create) /* returns the arena's fd */

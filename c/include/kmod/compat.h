@@ -87,6 +87,23 @@ static inline bool ht_kvm_private_mem(struct kvm *kvm)
 #endif
 }
 
+/* The thread that last ran a vCPU, referenced; NULL before the first. Its pointer is under a lock since 6.14. */
+static inline struct pid *ht_vcpu_thread(struct kvm_vcpu *vcpu)
+{
+	struct pid *thread;
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+	read_lock(&vcpu->pid_lock);
+	thread = get_pid(vcpu->pid);
+	read_unlock(&vcpu->pid_lock);
+#else
+	rcu_read_lock();
+	thread = get_pid(rcu_dereference(vcpu->pid));
+	rcu_read_unlock();
+#endif
+	return thread;
+}
+
 static inline bool ht_memslot_is_gmem(const struct kvm_memory_slot *slot)
 {
 #ifdef KVM_MEM_GUEST_MEMFD

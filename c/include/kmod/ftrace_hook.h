@@ -9,9 +9,9 @@
 #define HYPERTURTLE_FTRACE_HOOK_H
 
 #include <linux/ftrace.h>
-#include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/rcupdate.h>
+#include "lookup_name.h"
 
 struct ht_ftrace_hook {
 	const char *name;
@@ -21,29 +21,6 @@ struct ht_ftrace_hook {
 	struct ftrace_ops ops;
 	bool armed;
 };
-
-/* kallsyms_lookup_name is not exported; a kprobe finds it, as it finds any function by name. */
-static unsigned long ht_lookup_name(const char *name)
-{
-	static unsigned long (*lookup)(const char *name);
-
-	if (!lookup) {
-		struct kprobe kp = { .symbol_name = "kallsyms_lookup_name" };
-		unsigned long addr;
-
-		if (register_kprobe(&kp))
-			return 0;
-		addr = (unsigned long)kp.addr;
-		unregister_kprobe(&kp);
-#ifdef CONFIG_X86_KERNEL_IBT
-		/* the probe sits behind endbr64; an indirect call must land on it */
-		if (*(u32 *)(addr - 4) == 0xfa1e0ff3)
-			addr -= 4;
-#endif
-		lookup = (void *)addr;
-	}
-	return lookup(name);
-}
 
 static void notrace ht_ftrace_thunk(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *ops,
 				    struct ftrace_regs *fregs)

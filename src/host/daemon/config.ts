@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { HyperturtleError } from '../../core/errors.ts';
 import { parseYaml, readYaml } from '../../core/yaml.ts';
 import { arenaSizeProblem } from '../../kernel/arena.ts';
+import { HT_SAMPLE_HZ_MAX } from '../../kernel/sample.ts';
 import { NAME } from '../../wire/fields.ts';
 
 export const DEFAULT_BPFFS = '/sys/fs/bpf';
@@ -31,6 +32,8 @@ export const quotasSchema = z.strictObject({
   watches: positive(256).default(16),
   /** Given at run time. */
   nics: z.int().min(0).max(32).default(4),
+  /** Of the sample hook, for each vCPU. */
+  sampleHz: positive(HT_SAMPLE_HZ_MAX).default(4000),
   requestsPerSecond: positive(100_000).default(1000),
 });
 export type Quotas = z.infer<typeof quotasSchema>;

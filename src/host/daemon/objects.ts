@@ -124,6 +124,8 @@ export class VmObjects {
     const { options } = params;
     const problem = linkOptionsProblem(hook, options);
     if (problem !== undefined) throw new HyperturtleError('HT_USAGE', problem);
+    if (options !== undefined && 'hz' in options && options.hz > quotas.sampleHz)
+      throw quotaError('sampleHz', quotas.sampleHz, `${options.hz} Hz asked for`);
     const program = programOf(loaded.object, hook, params.program);
     const there = this.#sameLink(params.object, program.name, hook, target);
     if (there && !sameOptions(there.info.options, options)) this.#reoptioned(there, loaded, program, options);
@@ -210,11 +212,12 @@ export class VmObjects {
   }
 
   #kvmStats(hook: KvmHook): HookStats {
-    const { linked, runs, handled, entries, learned, passed, reasons, exits } =
+    const { linked, runs, handled, entries, learned, passed, reasons, exits, samples } =
       this.#options.hooks.stats(hook);
     const counts = {
       ...{ hook, linked, runs, handled, entries, learned, passed, reasons },
       ...(exits ? { exits } : {}),
+      ...(samples ? { samples } : {}),
     };
     const link = Array.from(this.#links.values()).find((l) => l.hook === hook)?.info;
     return { ...counts, ...(link ? { object: link.object, program: link.program } : {}) };

@@ -1,0 +1,132 @@
+/** The sample hook in real kernels: what a profile says is true, and it comes and goes under a running L2. */
+import { describe, expect, it } from 'vitest';
+import { insmod, rmmod } from '../../src/bench/accelerate.ts';
+import { withL2 } from '../../src/bench/l2-session.ts';
+import type { L2Session } from '../../src/bench/l2-session.ts';
+import { L2_TICK_ARGUMENTS } from '../../src/bench/touch.ts';
+import { waitFor } from '../../src/core/wait.ts';
+import { run, runScript } from '../../src/lab/levels.ts';
+import { useLab } from '../support/lab.ts';
+
+const lab = useLab();
+
+const QMP = '/run/l1/qmp.sock';
+const SHARES = '/payload/l2/programs/shares';
+const COMMAND_MS = 240_000;
+
+interface Profile {
+  samples: number;
+  source: string;
+  hottest: { name: string; module: string; samples: number }[];
+  notes: string[];
+}
+
+const withGuest = <T>(body: (l2: L2Session) => Promise<T>): Promise<T> =>
+  withL2(
+    lab(),
+    { name: 'p', ram: 'tmpfs', memMib: 96, append: L2_TICK_ARGUMENTS, machine: 'pc', port: 0 },
+    body,
+  );
+
+/** In the background of an L2, until it ends. */
+const keepBusy = async (l2: L2Session): Promise<void> => {
+  await l2.shell.runOk('(shares 100000000 50 30 20 >/dev/null 2>&1 &) </dev/null >/dev/null', {
+    timeoutMs: COMMAND_MS,
+  });
+};
+
+const profile = async (...args: string[]): Promise<Profile> => {
+  const command = ['hyperturtle', 'host', 'profile', '--qmp', QMP, '--json', '--hz', '499', ...args];
+  const said = await run(lab().l0, command, { timeoutMs: COMMAND_MS });
+  return JSON.parse(said.trim().split('\n').at(-1)!) as Profile;
+};
+
+/** With the host's module, which goes again whatever happens. */
+const withModule = async (body: () => Promise<void>): Promise<void> => {
+  await insmod(lab().l0, 'hyperturtle_host', undefined);
+  try {
+    await body();
+  } finally {
+    await rmmod(lab().l0, 'hyperturtle_host');
+  }
+};
+
+const attach = `hyperturtle host attach --qmp ${QMP} --no-plug --hook sample --program /payload/bpf/profile.bpf.o --option hz=999`;
+const STATS = `hyperturtle host stats --qmp ${QMP} --hook sample --json`;
+
+describe('the sample hook', () => {
+  it('gives the true shares and callers of three functions of an L2, and names its kernel', async () => {
+    await withModule(() =>
+      withGuest(async (l2) => {
+        await keepBusy(l2);
+        const user = await profile('--seconds', '20', '--user', '--binary', SHARES, '-o', '/run/p.folded');
+        expect(user.source).toBe('cpu-clock'); // emulated CPUs count no cycles
+        expect(user.samples).toBeGreaterThan(300);
+        const share = (name: string): number =>
+          (100 * (user.hottest.find((h) => h.name === name)?.samples ?? 0)) / user.samples;
+        // 3 points, and what a thousand samples leave to chance
+        const slack = 3 + 200 / Math.sqrt(user.samples);
+        expect(Math.abs(share('share_hot') - 50)).toBeLessThan(slack);
+        expect(Math.abs(share('share_warm') - 30)).toBeLessThan(slack);
+        expect(Math.abs(share('share_cool') - 20)).toBeLessThan(slack);
+        const folded = await runScript(lab().l0, 'cat /run/p.folded');
+        expect(folded).toMatch(/;main;calls_hot;share_hot \d+$/m);
+        expect(folded).not.toMatch(/calls_hot;share_cool/);
+
+        const kernel = await profile('--seconds', '6', '--no-user', '--kernel', '/boot/vmlinux');
+        expect(kernel.notes).toEqual([]);
+        for (const h of kernel.hottest) expect(h.name).toMatch(/^[a-z_]\w*/i);
+      }),
+    );
+  });
+
+  it('comes and goes 150 times under an L2 that works; a killed owner leaves nothing, and the module unloads and loads', async () => {
+    await withModule(() =>
+      withGuest(async (l2) => {
+        await keepBusy(l2);
+        await lab().l0.writeFile('/run/race.mjs', RACE);
+        const said = await run(lab().l0, ['node', '/run/race.mjs', QMP, '150'], { timeoutMs: COMMAND_MS });
+        const { samples, links } = JSON.parse(said.trim()) as { samples: number; links: number };
+        expect(links).toBe(150);
+        expect(samples).toBeGreaterThan(0);
+
+        const job = await lab().l0.spawn(['sh', '-c', `exec ${attach}`]);
+        await waitFor(
+          'samples',
+          async () =>
+            /"handled":[1-9]/.test((await lab().l0.exec(['sh', '-c', STATS])).stdout.toString())
+              ? true
+              : undefined,
+          { timeoutMs: COMMAND_MS, intervalMs: 500 },
+        );
+        await job.kill('KILL');
+        await rmmod(lab().l0, 'hyperturtle_host'); // waits until nobody holds it
+        await insmod(lab().l0, 'hyperturtle_host', undefined);
+        expect((await profile('--seconds', '3', '--depth', '1')).samples).toBeGreaterThan(0);
+        // and L2 still answers
+        await l2.shell.runOk('true', { timeoutMs: COMMAND_MS });
+      }),
+    );
+  });
+});
+
+/** Links and unlinks, replaces now and then, at rates and depths that change. */
+const RACE = `
+import { Attachment } from '/payload/app/dist/src/host/attach.js';
+const [qmpPath, times] = process.argv.slice(2);
+let samples = 0, links = 0;
+for (let i = 0; i < Number(times) / 15; i++) {
+  const a = await Attachment.open({ qmpPath, arenaBytes: 1 << 20, programPath: '/payload/bpf/profile.bpf.o', hook: 'sample',
+    options: { hz: [99, 999, 3999, 9999][i % 4], depth: [1, 8, 64][i % 3] }, qmpTimeoutMs: 30000, unplugTimeoutMs: 30000 });
+  links++;
+  for (let j = 0; j < 14; j++, links++) {
+    if (j % 3 !== 2) a.unlink();
+    await new Promise((resolve) => setTimeout(resolve, (j % 4) * 7));
+    a.link();
+    if (j % 5 === 0) await new Promise((resolve) => setTimeout(resolve, 30));
+  }
+  samples += a.stats().handled;
+  await a.close();
+}
+console.log(JSON.stringify({ samples, links }));
+`;
