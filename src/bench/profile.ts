@@ -87,6 +87,9 @@ export async function runProfileBench(
       guest,
       async (l2) => {
         await work(l2, spec.workRounds, signal); // the first one brings its pages
+        const first = progress.step('accuracy');
+        accuracy = await accuracyOf(lab, l2, signal);
+        first.done();
         for (let round = 0; round < spec.rounds; round++)
           for (const { profiler, hz } of turns(spec.rates, round)) {
             const step = progress.step(
@@ -95,9 +98,6 @@ export async function runProfileBench(
             samples.push(await measure({ lab, l2, counters, spec, profiler, hz, round, signal }));
             step.done();
           }
-        const step = progress.step('accuracy');
-        accuracy = await accuracyOf(lab, l2, signal);
-        step.done();
       },
       { signal },
     );
@@ -145,20 +145,20 @@ interface Measuring {
 async function measure(m: Measuring): Promise<ProfileSample> {
   const { lab, l2, counters, spec, profiler, hz, round, signal } = m;
   const job = profiler === 'none' ? undefined : await startProfiler(lab, profiler, hz, signal);
+  const look = async (when: 'before' | 'after'): Promise<Seen> =>
+    job && profiler !== 'none' ? seen(job, profiler, when, signal) : { samples: 0, hookNs: null };
   try {
+    const first = await look('before');
     const before = await counters.read(signal);
     const cpu = lab.emulatorCpuSeconds();
     const workNs = await work(l2, spec.workRounds, signal);
     const emulatorCpuSeconds = lab.emulatorCpuSeconds() - cpu;
     const after = await counters.read(signal);
-    const taken = job ? await samplesOf(job, profiler, signal) : { samples: 0, hookNs: null };
+    const last = await look('after');
     return {
-      profiler,
-      hz,
-      round,
-      workNs,
-      emulatorCpuSeconds,
-      ...taken,
+      ...{ profiler, hz, round, workNs, emulatorCpuSeconds },
+      samples: last.samples - first.samples,
+      hookNs: last.hookNs === null ? null : last.hookNs - (first.hookNs ?? 0),
       counters: countersBetween(before, after),
     };
   } finally {
@@ -201,30 +201,27 @@ async function startProfiler(
   return job;
 }
 
-async function samplesOf(
+interface Seen {
+  samples: number;
+  hookNs: number | null;
+}
+
+/** So far. What each profiler prints for its two signals differs, so that the second is not taken for the first. */
+async function seen(
   job: Job,
-  profiler: Profiler,
+  profiler: 'l0' | 'l1',
+  when: 'before' | 'after',
   signal: AbortSignal | undefined,
-): Promise<{ samples: number; hookNs: number | null }> {
+): Promise<Seen> {
+  await job.kill(when === 'before' ? 'USR2' : 'USR1');
   if (profiler === 'l0') {
-    await job.kill('USR1');
-    const said = await jobSays(
-      job,
-      /"event":"unlinked".*"handled":(\d+).*"ns":(\d+)/,
-      'counts of the hook',
-      PHASE_MS,
-      signal,
-    );
+    const event = when === 'before' ? 'linked' : 'unlinked';
+    const line = new RegExp(`"event":"${event}".*"handled":(\\d+).*"ns":(\\d+)`);
+    const said = await jobSays(job, line, 'counts of the hook', PHASE_MS, signal);
     return { samples: Number(said[1]), hookNs: Number(said[2]) };
   }
-  await job.kill('USR1');
-  const said = await jobSays(
-    job,
-    /"guest":(\d+),"others":\d+,"lost":(\d+)/,
-    'counts of perf',
-    PHASE_MS,
-    signal,
-  );
+  const line = new RegExp(`"event":"${when}","guest":(\\d+),"others":\\d+,"lost":(\\d+)`);
+  const said = await jobSays(job, line, 'counts of perf', PHASE_MS, signal);
   return { samples: Number(said[1]) + Number(said[2]), hookNs: null };
 }
 
@@ -233,10 +230,6 @@ async function accuracyOf(
   l2: L2Session,
   signal: AbortSignal | undefined,
 ): Promise<ProfileBenchResult['accuracy']> {
-  const going = l2.shell.runOk('shares 100000000 >/dev/null & sleep 60; kill $!; true', {
-    timeoutMs: PHASE_MS,
-    signal,
-  });
   const command = [
     '/payload/bin/hyperturtle',
     'host',
@@ -248,11 +241,16 @@ async function accuracyOf(
     '--seconds',
     '15',
   ];
+  // in the background of L2's shell, so that whatever fails here fails alone
+  await l2.shell.runOk('(shares 100000000 >/dev/null 2>&1 & echo $! >/tmp/busy) </dev/null', {
+    timeoutMs: PHASE_MS,
+    signal,
+  });
   const said = await run(lab.l0, [...command, '--user', '--binary', SHARES, '--json'], {
     timeoutMs: PHASE_MS,
     signal,
   });
-  await going;
+  await l2.shell.runOk('kill $(cat /tmp/busy)', { timeoutMs: PHASE_MS, signal });
   const { hottest } = JSON.parse(said.trim().split('\n').at(-1) ?? '') as {
     hottest: { name: string; samples: number }[];
   };

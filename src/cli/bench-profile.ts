@@ -29,7 +29,7 @@ export function registerProfileBench(bench: Command, version: string): void {
         [99, 999, 3999],
       )
       .option('--rounds <number>', 'variants take turns in each', integer('--rounds', 1, 100), 3)
-      .option('--work-rounds <number>', 'of the workload', integer('--work-rounds', 1, 1_000_000), 200),
+      .option('--work-rounds <number>', 'of the workload', integer('--work-rounds', 1, 1_000_000), 1500),
   ).action(async (o: ProfileBenchOptions) => {
     const { runProfileBench, profileTable } = await import('../bench/profile.ts');
     const { rates, rounds, workRounds } = o;
@@ -45,7 +45,7 @@ export function registerProfileBench(bench: Command, version: string): void {
     )
     .requiredOption('--pid <number>', 'the process', integer('--pid', 1, 2 ** 22))
     .requiredOption('--hz <number>', 'samples a second of each thread', integer('--hz', 1, 100_000))
-    .addHelpText('after', '\nSIGUSR1 prints the counts.')
+    .addHelpText('after', '\nSIGUSR2 and SIGUSR1 print the counts, before and after what is measured.')
     .action(sampler);
 }
 
@@ -71,7 +71,8 @@ async function sampler(o: SamplerOptions): Promise<void> {
     }
     return sum;
   };
-  process.on('SIGUSR1', () => printJson(drain()));
+  process.on('SIGUSR2', () => printJson({ event: 'before', ...drain() }));
+  process.on('SIGUSR1', () => printJson({ event: 'after', ...drain() }));
   printJson({ event: 'sampling', threads: threads.length });
   try {
     for (;;) {
