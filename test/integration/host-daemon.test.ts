@@ -151,6 +151,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     expect(hooks).toMatchObject([
       { hook: 'npf', linked: true, object: 'npf', handled: 7, reasons: { no_pool: 3 } },
       { hook: 'exit', linked: false },
+      { hook: 'sample', linked: false },
     ]);
   });
 
