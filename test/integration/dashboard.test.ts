@@ -182,6 +182,8 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
           ...{ runs: 900 * n, handled: 880 * n, entries: 7000 * n, passed: 20 * n },
           reasons: { NO_TEMPLATE: 12 * n, POOL_EMPTY: 8 * n },
         },
+        // it only looks: nothing of it is answered or left to L1
+        sample: { runs: 100_000 * n, handled: 0, entries: 0, passed: 100_000 * n, reasons: {} },
         exit: {
           ...{ runs: 300 * n, handled: 250 * n, entries: 0, passed: 50 * n, reasons: { MISS: 50 * n } },
           exits: {
@@ -197,6 +199,7 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
     const exits = page.getByRole('region', { name: 'Exits of nested guests by cause' });
     expect(await exits.getByRole('row', { name: /^cpuid/ }).innerText()).toMatch(/100%\s+1\.6 µs\s+–/);
     expect(await exits.getByRole('row', { name: /^hlt/ }).innerText()).toMatch(/0%\s+–\s+180\.0 µs/);
+    await expect.poll(() => page.locator('.tiles').first().innerText()).toMatch(/94%\s+[\d,]+ of/);
     const chart = page.locator('#rates svg');
     await expect
       .poll(() => chart.getAttribute('aria-label'))

@@ -24,20 +24,24 @@ export function remember(history: History, atMs: number, vms: readonly Vm[]): vo
       for (const [kind, c] of Object.entries(row.exits ?? {}))
         history.add(`${key} exit ${kind}`, atMs, c.seen);
     }
-    const own = ofVcpu(vm);
+    const own = answering(vm);
     history.add(`${vm.name} handled`, atMs, sum(own, 'handled'));
     history.add(`${vm.name} passed`, atMs, sum(own, 'passed'));
   }
 }
 
-/** Hooks of exits: where not answering means entering L1. */
+/** They only look: there is nothing to answer, and nothing is left to L1. */
+const LOOKING: ReadonlySet<string> = new Set(['sample']);
+
 export const ofVcpu = (vm: Vm): HookRow[] => vm.stats.filter((r) => r.target === undefined);
+/** Hooks of exits: where not answering means entering L1. */
+const answering = (vm: Vm): HookRow[] => ofVcpu(vm).filter((r) => !LOOKING.has(r.hook));
 const sum = (rows: readonly HookRow[], field: 'handled' | 'passed' | 'runs'): number =>
   rows.reduce((n, r) => n + r[field], 0);
 
 export const totals = (vm: Vm): { handled: number; passed: number } => ({
-  handled: sum(ofVcpu(vm), 'handled'),
-  passed: sum(ofVcpu(vm), 'passed'),
+  handled: sum(answering(vm), 'handled'),
+  passed: sum(answering(vm), 'passed'),
 });
 
 export function rateSection(vm: Vm, history: History, intervalS: number): HTMLElement {
@@ -88,8 +92,8 @@ export function hooksSection(vm: Vm, purposes: ReadonlyMap<string, string>, hist
                 rate(history.rate(`${key} runs`)),
                 spark(history.rates(`${key} runs`), `Events of ${r.hook}`),
                 count(r.runs),
-                share(r.handled, r.runs),
-                meter(r.handled, r.runs),
+                LOOKING.has(r.hook) ? '–' : share(r.handled, r.runs),
+                LOOKING.has(r.hook) ? null : meter(r.handled, r.runs),
                 count(r.entries),
               ],
             };
