@@ -1,8 +1,10 @@
 /** `hyperturtle host dashboard`: a page in the browser that shows what the daemon's VMs and their programs do. */
 import type { Command } from 'commander';
+import { nameOptions } from './l1-profile.ts';
+import type { SymbolOptions } from './profile-symbols.ts';
 import { integer } from './values.ts';
 
-interface DashboardOptions {
+interface DashboardOptions extends SymbolOptions {
   socket: string;
   port: number;
 }
@@ -11,8 +13,7 @@ interface DashboardOptions {
 const ADMIN_SOCKET = '/run/hyperturtle/host.sock';
 
 export function registerDashboard(host: Command): void {
-  host
-    .command('dashboard')
+  nameOptions(host.command('dashboard'))
     .description('a page that shows all VMs, hooks and counters live; read-only; runs until Ctrl-C')
     .option('--socket <path>', "the daemon's socket", process.env['HYPERTURTLE_HOST_SOCKET'] ?? ADMIN_SOCKET)
     .option('--port <number>', 'on 127.0.0.1; 0: any that is free', integer('--port', 0, 65_535), 9466)
@@ -21,20 +22,22 @@ export function registerDashboard(host: Command): void {
       `
 Prints the address to open, with a token that is new each time. From another machine, through a tunnel:
   $ ssh -L 9466:127.0.0.1:9466 root@host
-It needs the daemon's socket, thus root; the daemon need not run yet.`,
+It needs the daemon's socket, thus root; the daemon need not run yet. Flame graphs of nested guests have names from the files given here.`,
     )
     .action(dashboard);
 }
 
 async function dashboard(options: DashboardOptions): Promise<void> {
-  const [{ pageAssets }, { Collector }, { DashboardServer }, { abortOnSignals }] = await Promise.all([
-    import('../dashboard/assets.ts'),
-    import('../dashboard/collect.ts'),
-    import('../dashboard/server.ts'),
-    import('../core/lifecycle.ts'),
-  ]);
+  const [{ pageAssets }, { Collector }, { DashboardServer }, { abortOnSignals }, { givenSymbols }] =
+    await Promise.all([
+      import('../dashboard/assets.ts'),
+      import('../dashboard/collect.ts'),
+      import('../dashboard/server.ts'),
+      import('../core/lifecycle.ts'),
+      import('./profile-symbols.ts'),
+    ]);
   const signals = abortOnSignals();
-  const collector = new Collector(options.socket);
+  const collector = new Collector(options.socket, await givenSymbols(options));
   try {
     const server = await DashboardServer.listen({ port: options.port, collector, assets: pageAssets() });
     try {

@@ -32,15 +32,20 @@ const address = (text: string): bigint => {
 };
 const collect = (text: string, all: string[]): string[] => [...all, text];
 
-export function symbolOptions(command: Command): Command {
+/** Where names come from. */
+export function nameOptions(command: Command, kernelDefault = ''): Command {
   return command
     .option(
       '--kernel <file>',
-      "L2's kernel: vmlinux, bzImage, System.map or kallsyms; default: as the VMM names it",
+      `L2's kernel: vmlinux, bzImage, System.map or kallsyms${kernelDefault === '' ? '' : `; default: ${kernelDefault}`}`,
     )
     .option('--kernel-offset <address>', 'what KASLR moved it by; default: found out', address)
     .option('--binary <file[@base]>', 'a program of L2; may be repeated', collect, [])
-    .option('--root <dir>', "L2's root file system: its programs and libraries")
+    .option('--root <dir>', "L2's root file system: its programs and libraries");
+}
+
+export function symbolOptions(command: Command): Command {
+  return nameOptions(command, 'as the VMM names it')
     .option('--object <file>', 'compiled object; default: the installed one')
     .option('--force', 'take the place of a profile that is being taken, or was killed');
 }

@@ -133,17 +133,12 @@ export function takenBetween(before: Counts | undefined, now: Counts | undefined
 }
 
 export async function readCounted(maps: MapAccess): Promise<Counted> {
-  const [{ readStacks, readTotals }, { viewOf }] = await Promise.all([
-    import('../profile/stacks.ts'),
-    import('../kernel/struct.ts'),
-  ]);
-  const entries = new Map<number, bigint>();
-  for (const { key, values } of await maps.dump('kernels')) {
-    const value = values[0];
-    const entry = value ? viewOf(value).getBigUint64(0, true) : 0n;
-    if (entry !== 0n) entries.set(viewOf(key).getUint32(0, true), entry);
-  }
-  return { stacks: await readStacks(maps), totals: await readTotals(maps), entries };
+  const { readStacks, readTotals, readEntries } = await import('../profile/stacks.ts');
+  return {
+    stacks: await readStacks(maps),
+    totals: await readTotals(maps),
+    entries: await readEntries(maps),
+  };
 }
 
 /** Also when the command was interrupted: so without its signal. */

@@ -67,6 +67,20 @@ async function kernelFileOf(pid: number): Promise<string | undefined> {
   return path.join(`/proc/${pid}/root`, path.resolve(cwd, kernel));
 }
 
+/** Of files that were given, for whatever is profiled later. Throws when one cannot be read. */
+export async function givenSymbols(options: SymbolOptions): Promise<{
+  kernel?: Symbols['kernel'];
+  kernelOffset?: bigint;
+  binaries: Symbols['binaries'];
+}> {
+  const { kernelSymbols } = await import('../profile/kernel-image.ts');
+  return {
+    binaries: await binaries(options),
+    ...(options.kernel === undefined ? {} : { kernel: await kernelSymbols(options.kernel) }),
+    ...(options.kernelOffset === undefined ? {} : { kernelOffset: options.kernelOffset }),
+  };
+}
+
 async function binaries(options: SymbolOptions): Promise<Symbols['binaries']> {
   if (options.binary.length === 0 && options.root === undefined) return [];
   const [{ readFile, stat }, path, { readElf, isElf }, { HyperturtleError, isHyperturtleError }] =

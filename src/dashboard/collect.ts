@@ -11,7 +11,9 @@ import type { Ask } from '../net/maps.ts';
 import type { RpcPeer } from '../wire/peer.ts';
 import type { Params, Result } from '../wire/schema.ts';
 import type { ADMIN_METHODS } from '../host/daemon/admin-schema.ts';
-import type { Detail, Finding, State, Traffic, Vm } from './model.ts';
+import { profileOf, samplingOf } from './profile.ts';
+import type { ProfileNames } from './profile.ts';
+import type { Detail, Finding, Profile, State, Traffic, Vm } from './model.ts';
 
 type Admin = RpcPeer<typeof ADMIN_METHODS>;
 
@@ -23,7 +25,9 @@ const FINDINGS_MS = 10_000;
 const EVENTS = 100;
 const FLOWS_SHOWN = 50;
 /** Of a map that calls itself tcptop's: it is the tenant's, and may be of any size. */
-const FLOW_PAGES = 8;
+const MAP_PAGES = 8;
+/** A profile is larger than all else, and its shape changes slowly. */
+const PROFILE_MS = 4000;
 
 export class Collector {
   readonly #socket: string;
@@ -31,19 +35,23 @@ export class Collector {
   #peer: Admin | undefined;
   #findings: { atMs: number; list: Finding[] } = { atMs: -Infinity, list: [] };
   readonly #recent = new Map<string, { atMs: number; state: Promise<State> }>();
+  readonly #names: ProfileNames;
+  #profile: { key: string; atMs: number; profile: Profile } | undefined;
 
-  constructor(adminSocket: string) {
+  /** `names`: of what nested guests run, for their flame graphs. */
+  constructor(adminSocket: string, names: ProfileNames = { binaries: [] }) {
     this.#socket = adminSocket;
+    this.#names = names;
   }
 
-  /** With details of this VM. Never rejects: what is wrong stands in the state. */
-  state(vm: string | undefined): Promise<State> {
-    const key = vm ?? '';
+  /** With details of this VM, and of the L2 that this process of it runs. Never rejects: what is wrong stands in the state. */
+  state(vm: string | undefined, pid?: number): Promise<State> {
+    const key = `${pid ?? ''} ${vm ?? ''}`;
     const now = performance.now();
     const recent = this.#recent.get(key);
     if (recent && now - recent.atMs < FRESH_MS) return recent.state;
     for (const [k, r] of this.#recent) if (now - r.atMs >= FRESH_MS) this.#recent.delete(k);
-    const state = this.#collect(vm);
+    const state = this.#collect(vm, pid);
     this.#recent.set(key, { atMs: now, state });
     return state;
   }
@@ -53,7 +61,7 @@ export class Collector {
     this.#peer?.close();
   }
 
-  async #collect(name: string | undefined): Promise<State> {
+  async #collect(name: string | undefined, pid: number | undefined): Promise<State> {
     const empty: State = {
       atMs: performance.now(),
       host: { name: os.hostname(), kernel: os.release() },
@@ -70,7 +78,7 @@ export class Collector {
       const vm = vms.find((v) => v.name === name);
       const [{ events }, detail] = await Promise.all([
         peer.request('admin.events', { limit: EVENTS, ...(vm ? { name: vm.name } : {}) }, options),
-        vm ? this.#detail(peer, vm) : null,
+        vm ? this.#detail(peer, vm, pid) : null,
       ]);
       return { ...empty, atMs: performance.now(), daemon, findings, vms, events, detail };
     } catch (e) {
@@ -97,19 +105,31 @@ export class Collector {
     return this.#findings.list;
   }
 
-  async #detail(peer: Admin, vm: Vm): Promise<Detail> {
+  async #detail(peer: Admin, vm: Vm, pid: number | undefined): Promise<Detail> {
     const detail = await peer.request('admin.vm.detail', { name: vm.name }, { timeoutMs: TIMEOUT_MS });
     const counted = vm.nics.flatMap((nic) => {
       const link = vm.links.find((l) => l.target === nic.id && /^tcptop(\.|$)/.test(l.object));
       return link ? [{ nic: nic.id, object: link.object }] : [];
     });
     const traffic = await Promise.all(counted.map((c) => trafficOf(peer, vm.name, c)));
-    return { ...detail, name: vm.name, traffic };
+    return { ...detail, name: vm.name, traffic, profile: await this.#profileOf(peer, vm, pid) };
+  }
+
+  async #profileOf(peer: Admin, vm: Vm, pid: number | undefined): Promise<Profile | null> {
+    const link = samplingOf(vm);
+    const l2 = vm.l1?.l2s.find((l) => l.pid === pid);
+    if (!link || !l2) return null;
+    const key = [vm.name, l2.pid, l2.since, link.id, link.since].join(' ');
+    const last = this.#profile;
+    if (last?.key === key && performance.now() - last.atMs < PROFILE_MS) return last.profile;
+    const profile = await profileOf(link, l2, wireMaps(askOf(peer, vm.name), link.object), this.#names);
+    this.#profile = { key, atMs: performance.now(), profile };
+    return profile;
   }
 }
 
-/** The object has tcptop's name, and is the tenant's all the same: what does not read as flows is said to be none. */
-async function trafficOf(peer: Admin, vm: string, of: Pick<Traffic, 'nic' | 'object'>): Promise<Traffic> {
+/** Reads maps of a VM; of one without an end so many pages. */
+function askOf(peer: Admin, vm: string): Ask {
   let pages = 0;
   const options = { timeoutMs: TIMEOUT_MS };
   const ask = async (method: string, params: Params<'map.get'> | Params<'map.dump'>): Promise<unknown> => {
@@ -117,10 +137,15 @@ async function trafficOf(peer: Admin, vm: string, of: Pick<Traffic, 'nic' | 'obj
       return peer.request('admin.map.get', { vm, ...(params as Params<'map.get'>) }, options);
     const page: Result<'map.dump'> = await peer.request('admin.map.dump', { vm, ...params }, options);
     pages++;
-    return pages < FLOW_PAGES ? page : { entries: page.entries };
+    return pages < MAP_PAGES ? page : { entries: page.entries };
   };
+  return ask as Ask;
+}
+
+/** The object has tcptop's name, and is the tenant's all the same: what does not read as flows is said to be none. */
+async function trafficOf(peer: Admin, vm: string, of: Pick<Traffic, 'nic' | 'object'>): Promise<Traffic> {
   try {
-    const { flows } = await readFlows(wireMaps(ask as Ask, of.object));
+    const { flows } = await readFlows(wireMaps(askOf(peer, vm), of.object));
     flows.sort((a, b) => b.outBytes + b.inBytes - a.outBytes - a.inBytes);
     return { ...of, flows: flows.slice(0, FLOWS_SHOWN), count: flows.length, problem: null };
   } catch (e) {

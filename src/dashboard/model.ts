@@ -34,7 +34,37 @@ export interface Traffic {
   problem: string | null;
 }
 
-export type Detail = ResultOf<typeof ADMIN_METHODS, 'admin.vm.detail'> & { name: string; traffic: Traffic[] };
+export interface ProfileBox {
+  name: string;
+  /** `kernel`, or the file; empty for all. */
+  module: string;
+  kernel: boolean;
+  samples: number;
+  /** What it called. */
+  children: ProfileBox[];
+}
+
+/** What a program on the hook `sample` has counted of one L2 since it was linked. */
+export interface Profile {
+  object: string;
+  since: string;
+  /** Samples a second of each vCPU, as the link asked for. */
+  hz: number | null;
+  samples: number;
+  /** Null without samples. */
+  root: ProfileBox | null;
+  /** Most samples of their own first. */
+  hottest: { name: string; module: string; samples: number }[];
+  /** Why there is nothing. */
+  problem: string | null;
+}
+
+export type Detail = ResultOf<typeof ADMIN_METHODS, 'admin.vm.detail'> & {
+  name: string;
+  traffic: Traffic[];
+  /** Of the L2 that was asked for; null while nobody samples. */
+  profile: Profile | null;
+};
 
 export interface State {
   /** Server's clock, milliseconds, which only goes on: rates are computed with it. */

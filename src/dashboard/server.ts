@@ -111,7 +111,11 @@ export class DashboardServer {
     if (site !== undefined && site !== 'same-origin') return refuse(403, 'not for other pages');
     if (!this.#hasToken(request))
       return refuse(401, "the token that 'hyperturtle host dashboard' printed is expected");
-    const state = await this.#options.collector.state(url.searchParams.get('vm') ?? undefined);
+    const pid = url.searchParams.get('l2') ?? '';
+    const state = await this.#options.collector.state(
+      url.searchParams.get('vm') ?? undefined,
+      /^\d{1,10}$/.test(pid) ? Number(pid) : undefined,
+    );
     send(200, 'application/json; charset=utf-8', JSON.stringify(state));
   }
 

@@ -2,15 +2,9 @@
  * Flame graphs: one SVG file with all that it needs, which any browser shows. Width is samples; a click on a box makes
  * it as wide as the picture, another one on the lowest box shows all again; without scripts it is still a picture.
  */
+import { boxesOf, childrenOf } from './boxes.ts';
+import type { Box } from './boxes.ts';
 import type { NamedStack } from './symbolize.ts';
-
-interface Box {
-  name: string;
-  module: string;
-  kernel: boolean;
-  samples: number;
-  children: Map<string, Box>;
-}
 
 const WIDTH = 1200;
 const ROW = 18;
@@ -23,29 +17,6 @@ export interface Titles {
   title: string;
   /** Smaller, below. */
   subtitle: string;
-}
-
-function tree(stacks: readonly NamedStack[]): Box {
-  const box = (name: string, module: string, kernel: boolean): Box => ({
-    name,
-    module,
-    kernel,
-    samples: 0,
-    children: new Map(),
-  });
-  const root = box('all', '', false);
-  for (const { frames, samples } of stacks) {
-    let at = root;
-    root.samples += samples;
-    for (const f of frames) {
-      const key = `${f.module} ${f.name}`;
-      let next = at.children.get(key);
-      if (!next) at.children.set(key, (next = box(f.name, f.module, f.kernel)));
-      next.samples += samples;
-      at = next;
-    }
-  }
-  return root;
 }
 
 function depth(box: Box): number {
@@ -67,7 +38,7 @@ function colour(name: string, kernel: boolean): string {
 
 /** Stacks without any frame are left out. */
 export function flameGraph(stacks: readonly NamedStack[], titles: Titles): string {
-  const root = tree(stacks.filter((s) => s.frames.length > 0));
+  const root = boxesOf(stacks.filter((s) => s.frames.length > 0));
   const rows = root.samples > 0 ? depth(root) : 1;
   const height = TOP + rows * ROW + 26;
   const boxes: string[] = [];
@@ -86,7 +57,7 @@ export function flameGraph(stacks: readonly NamedStack[], titles: Titles): strin
         `<text x="${(x + 3).toFixed(2)}" y="${y + 13}">${escape(text)}</text></g>`,
     );
     let at = before;
-    for (const [, child] of [...box.children].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    for (const child of childrenOf(box)) {
       draw(child, level + 1, at);
       at += child.samples;
     }

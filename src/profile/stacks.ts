@@ -53,6 +53,17 @@ export async function readStacks(maps: MapAccess): Promise<Stack[]> {
   });
 }
 
+/** Where the page fault handler of each L2's kernel is, by its number. */
+export async function readEntries(maps: MapAccess): Promise<Map<number, bigint>> {
+  const entries = new Map<number, bigint>();
+  for (const { key, values } of await maps.dump('kernels')) {
+    const value = values[0];
+    const entry = value ? viewOf(value).getBigUint64(0, true) : 0n;
+    if (entry !== 0n) entries.set(viewOf(key).getUint32(0, true), entry);
+  }
+  return entries;
+}
+
 export async function readTotals(maps: MapAccess): Promise<Totals> {
   const total = { samples: 0, other: 0, lost: 0 };
   for (const value of await entry(maps, 'totals', 0)) {

@@ -231,6 +231,8 @@ export const L1Report = z.strictObject({
         /** Process of its VMM in L1. */
         pid: Count,
         name: z.string().max(64),
+        /** By which the arena and programs tell it; an older agent does not say. */
+        number: Count.optional(),
         since: z.iso.datetime(),
         pages: Count,
         framesTaken: Count,

@@ -5,13 +5,14 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { HT_PROFILE_STACK } from '../../src/kernel/sample.ts';
 import { compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
@@ -28,6 +29,15 @@ const SHOTS = process.env['HT_SCREENSHOTS'];
 
 const BOOT = '0d9c3a52-6e0b-4f0e-8d0f-4d1f6a2b7c33';
 const EVIL = '<img src=x onerror="document.title=1">\u202egnp.exe';
+
+const KERNEL = 0xffff_ffff_8100_0000n;
+const MOVED = 0x1d20_0000n;
+const SYSTEM_MAP = [
+  ...['asm_exc_page_fault', 'do_idle', 'cpu_startup_entry', '<b>evil</b>'].map(
+    (name, i) => `${(KERNEL + BigInt(i) * 0x1000n).toString(16)} T ${name}`,
+  ),
+  '',
+].join('\n');
 
 describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`, () => {
   let h: DaemonHarness;
@@ -70,7 +80,15 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
 
   const report = (faults: number): Promise<unknown> => {
     const l2 = (pid: number, name: string) => ({
-      ...{ pid, name, since: '2026-11-22T10:00:00.000Z', pages: 57_344, framesTaken: 9120, faults },
+      ...{
+        pid,
+        name,
+        number: pid - 800,
+        since: '2026-11-22T10:00:00.000Z',
+        pages: 57_344,
+        framesTaken: 9120,
+        faults,
+      },
       ...{ mappedNew: 4000, mappedExisting: 120, mappedAhead: 5120, passes: 4 },
     });
     return one.peer.request('report', {
@@ -85,9 +103,10 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
 
   async function startServer(socket: string): Promise<{ server: ChildProcess; url: string }> {
     const main = path.join(compiledSources(), 'cli/main.js');
-    const child = spawn(process.execPath, [main, 'host', 'dashboard', '--port', '0', '--socket', socket], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
+    const names = h.at('System.map');
+    writeFileSync(names, SYSTEM_MAP);
+    const command = [main, 'host', 'dashboard', '--port', '0', '--socket', socket, '--kernel', names];
+    const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'inherit'] });
     const [line] = (await once(createInterface(child.stdout), 'line')) as [string];
     return { server: child, url: line };
   }
@@ -229,6 +248,84 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
     await expect.poll(() => heading(page)).toContain('<img src=x onerror="document.title=1">\\u202egnp.exe');
     expect(await page.locator('img').count()).toBe(0);
     expect(await page.title()).toBe('build1 · HyperTurtle');
+  });
+
+  it('draws the flame graph of a chosen L2 while somebody profiles it, and keeps it when that has ended', async () => {
+    const page = await open(url);
+    await page.getByRole('treeitem', { name: 'web' }).click();
+    const flame = page.locator('#flame');
+    await flame.getByText('Nobody samples this nested guest').waitFor();
+
+    const profile = compileBpfFile(clang!, path.resolve('c/bpf/profile/profile.bpf.c')).toString('base64');
+    await one.peer.request('load', { name: 'profile', elf: profile });
+    const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64');
+    const number = (n: bigint, bytes: 4 | 8): string => {
+      const b = Buffer.alloc(8);
+      b.writeBigUInt64LE(n);
+      return text(b.subarray(0, bytes));
+    };
+    const set = (map: string, key: string, value: string): Promise<unknown> =>
+      one.peer.request('map.set', { object: 'profile', map, key, value });
+    const counted = (l2: number, cpl: 0 | 3, ips: readonly bigint[], samples: number): Promise<unknown> => {
+      const key = HT_PROFILE_STACK.encode({
+        ...{ l2, vcpu: 0, space: cpl === 3 ? 0x1000n : 0n, cpl, count: ips.length, end: 0n },
+        ips: [...ips, ...new Array<bigint>(63 - ips.length).fill(0n)],
+      });
+      return set('stacks', text(key), number(BigInt(samples), 8));
+    };
+    const kernel = (i: number): bigint => KERNEL + MOVED + BigInt(i) * 0x1000n + 0x10n;
+    await set('kernels', number(12n, 4), number(KERNEL + MOVED, 8));
+    await counted(12, 0, [kernel(1), kernel(2)], 600);
+    await counted(12, 0, [kernel(3), kernel(2)], 100);
+    await counted(12, 3, [0x401234n], 300);
+    await counted(13, 3, [0x405678n], 5000); // another one's
+    const { link } = await one.peer.request('link', {
+      ...{ object: 'profile', hook: 'sample', options: { hz: 99 } },
+    });
+
+    const box = (name: string | RegExp) => flame.getByRole('button', { name });
+    await box('do_idle (kernel): 600 samples, 60%').waitFor({ timeout: 15_000 });
+    await box('all: 1,000 samples, 100%').waitFor();
+    await box('cpu_startup_entry (kernel): 700 samples, 70%').waitFor();
+    await box('[0x401234] (user): 300 samples, 30%').waitFor();
+    await box('<b>evil</b> (kernel): 100 samples, 10%').waitFor();
+    expect(await flame.innerText()).toMatch(/1,000 samples · 99 a second of each vCPU .* still being taken/);
+    expect(await flame.getByRole('row', { name: /^do_idle/ }).innerText()).toMatch(/60%\s+600\s+kernel/);
+    await shot(page, 'flame-light');
+
+    // by keyboard: one stop, up to what is called, down to the caller
+    const focused = (): Promise<string> =>
+      page.evaluate("document.activeElement.getAttribute('aria-label') ?? ''");
+    const width = async (name: RegExp): Promise<number> =>
+      Number(await box(name).locator('rect').getAttribute('width'));
+    await box(/^all/).focus();
+    await page.keyboard.press('ArrowUp');
+    expect(await focused()).toMatch(/^cpu_startup_entry/);
+    await page.keyboard.press('ArrowRight');
+    expect(await focused()).toMatch(/^\[0x401234\]/);
+    await page.keyboard.press('ArrowLeft');
+    await page.keyboard.press('ArrowUp');
+    await page.keyboard.press('ArrowDown');
+    expect(await focused()).toMatch(/^cpu_startup_entry/);
+    const narrow = await width(/^cpu_startup_entry/);
+    await page.keyboard.press('Enter');
+    expect(await width(/^cpu_startup_entry/)).toBeGreaterThan(1.3 * narrow);
+    expect(await box(/^\[0x401234\]/).count()).toBe(0);
+    expect(await focused()).toMatch(/^cpu_startup_entry/);
+    await page.keyboard.press('Escape');
+    expect(await width(/^cpu_startup_entry/)).toBe(narrow);
+    await box(/^do_idle/).click();
+    expect(await width(/^do_idle/)).toBeGreaterThan(narrow);
+    await page.keyboard.press('Escape');
+
+    // it goes on, and stays when it has ended
+    await counted(12, 3, [0x401234n], 1300);
+    await box('all: 2,000 samples, 100%').waitFor({ timeout: 15_000 });
+    await one.peer.request('unlink', { id: link.id });
+    await one.peer.request('unload', { name: 'profile' });
+    await flame.getByText(/until \d\d:\d\d:\d\d/).waitFor({ timeout: 15_000 });
+    expect(await box(/^all/).getAttribute('aria-label')).toBe('all: 2,000 samples, 100%');
+    expect(await page.locator('#flame b').count()).toBe(0);
   });
 
   it('is used by keyboard alone', async () => {

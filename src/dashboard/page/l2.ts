@@ -3,6 +3,7 @@ import type { Vm } from '../model.ts';
 import { bands, meter } from './charts.ts';
 import { h, stranger } from './dom.ts';
 import type { Child } from './dom.ts';
+import { flameSection } from './flame.ts';
 import { bytes, count, rate, share, since } from './format.ts';
 import { empty, note, section, table, tiles } from './parts.ts';
 import { hashOf } from './routes.ts';
@@ -11,7 +12,7 @@ import type { Showing } from './vm.ts';
 
 const PAGE_BYTES = 4096;
 
-export function l2View(vm: Vm, pid: number, { history, intervalS }: Showing): Child {
+export function l2View(vm: Vm, pid: number, { history, intervalS, flames, zoom }: Showing): Child {
   const l2 = vm.l1?.l2s.find((l) => l.pid === pid);
   const back = h('a', { href: hashOf({ at: 'vm', vm: vm.name }) }, stranger(vm.name));
   if (!l2 || !vm.l1)
@@ -57,6 +58,7 @@ export function l2View(vm: Vm, pid: number, { history, intervalS }: Showing): Ch
       'Faults, per second',
       bands([{ name: 'Faults', cls: 'l0', values: history.rates(key) }], intervalS),
     ),
+    flameSection(l2, flames.get(key), zoom),
     section(
       'pages',
       'Pages mapped',

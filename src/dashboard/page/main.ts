@@ -5,6 +5,8 @@
 import type { State } from '../model.ts';
 import { h, plain, renew } from './dom.ts';
 import type { Child } from './dom.ts';
+import { moveInFlame, oneBoxStop } from './flame.ts';
+import type { Flame } from './flame.ts';
 import { History } from './history.ts';
 import { hostView } from './host.ts';
 import { remember } from './hooks.ts';
@@ -32,6 +34,8 @@ let wrongToken = false;
 let timer: ReturnType<typeof setTimeout> | undefined;
 let asking: AbortController | undefined;
 let shownHash = '';
+const flames = new Map<string, Flame>();
+let zoom = '';
 
 function takeToken(): void {
   const given = /^#t=([\w-]+)$/.exec(location.hash)?.[1];
@@ -52,7 +56,10 @@ async function look(): Promise<void> {
   else
     try {
       const here = route();
-      const query = here.at === 'host' ? '' : `?vm=${encodeURIComponent(here.vm)}`;
+      const query =
+        here.at === 'host'
+          ? ''
+          : `?vm=${encodeURIComponent(here.vm)}${here.at === 'l2' ? `&l2=${here.pid}` : ''}`;
       const response = await fetch(`/api/state${query}`, {
         headers: { authorization: `Bearer ${token}` },
         signal: AbortSignal.any([mine.signal, AbortSignal.timeout(TIMEOUT_MS)]),
@@ -63,7 +70,7 @@ async function look(): Promise<void> {
         link = 'token';
       } else {
         if (!response.ok) throw new Error(`status ${response.status}`);
-        take((await response.json()) as State);
+        take((await response.json()) as State, here);
         link = paused ? 'paused' : 'live';
       }
     } catch {
@@ -75,7 +82,7 @@ async function look(): Promise<void> {
   if (link !== 'token' && !paused && !document.hidden) timer = setTimeout(() => void look(), INTERVAL_MS);
 }
 
-function take(fresh: State): void {
+function take(fresh: State, here: Route): void {
   state = fresh;
   if (!fresh.daemon) return;
   history.begin();
@@ -84,6 +91,19 @@ function take(fresh: State): void {
   for (const vm of fresh.vms)
     for (const l2 of vm.l1?.l2s ?? []) history.add(l2Key(vm, l2), Date.parse(vm.l1?.at ?? ''), l2.faults);
   history.end();
+  if (here.at === 'l2') keepFlame(fresh, here);
+}
+
+/** A profile that has ended stays on the page until another one begins, or the nested guest ends. */
+function keepFlame(fresh: State, here: Route & { at: 'l2' }): void {
+  const vm = fresh.vms.find((v) => v.name === here.vm);
+  const l2 = vm?.l1?.l2s.find((l) => l.pid === here.pid);
+  if (!vm || !l2) return flames.clear();
+  const key = l2Key(vm, l2);
+  const profile = fresh.detail?.profile;
+  const was = flames.get(key);
+  if (profile) flames.set(key, { profile, endedAt: null });
+  else if (was?.endedAt === null) flames.set(key, { ...was, endedAt: new Date().toISOString() });
 }
 
 function show(): void {
@@ -92,9 +112,12 @@ function show(): void {
   renew(app, fresh);
   const tree = app.querySelector('[role=tree]');
   if (tree) oneStop(tree);
+  const flame = app.querySelector('.flame');
+  if (flame) oneBoxStop(flame);
   document.title = titleOf(here);
   const hash = hashOf(here);
   if (shownHash !== '' && shownHash !== hash) {
+    zoom = '';
     // another page: its heading is where reading begins
     app.querySelector<HTMLElement>('main h1')?.focus({ preventScroll: true });
     window.scrollTo(0, 0);
@@ -156,7 +179,7 @@ function content(here: Route): Child {
         'This page shows it again as soon as it is there. VMs run on meanwhile: what no program answers, L1 answers itself.',
       ),
     ];
-  const showing: Showing = { state, history, intervalS: INTERVAL_MS / 1000, refusalsOnly };
+  const showing: Showing = { state, history, intervalS: INTERVAL_MS / 1000, refusalsOnly, flames, zoom };
   if (here.at === 'host') return hostView(showing);
   const vm = state.vms.find((v) => v.name === here.vm);
   if (!vm)
@@ -237,8 +260,15 @@ app.addEventListener('click', (event) => {
       link = 'paused';
       show();
     } else void look();
-  }
+  } else if (action === 'zoom') zoomTo(event.target);
 });
+
+function zoomTo(target: EventTarget | null): void {
+  const box = target instanceof Element ? target.closest('.box') : null;
+  zoom = box?.getAttribute('data-key') ?? '';
+  show();
+}
+
 app.addEventListener('change', (event) => {
   if (actionOf(event) !== 'refusals' || !(event.target instanceof HTMLInputElement)) return;
   refusalsOnly = event.target.checked;
@@ -256,6 +286,14 @@ app.addEventListener('submit', (event) => {
 });
 app.addEventListener('keydown', (event) => {
   const from = event.target;
+  const flame = from instanceof Element ? from.closest('.flame') : null;
+  if (flame && from instanceof Element && !event.altKey && !event.ctrlKey && !event.metaKey) {
+    if (event.key === 'Enter' || event.key === ' ' || event.key === 'Escape') {
+      zoomTo(event.key === 'Escape' ? null : from);
+      event.preventDefault();
+    } else if (moveInFlame(flame, event.key, from)) event.preventDefault();
+    return;
+  }
   const tree = from instanceof Element ? from.closest('[role=tree]') : null;
   if (!tree || !(from instanceof Element) || event.altKey || event.ctrlKey || event.metaKey) return;
   if (moveInTree(tree, event.key, from)) event.preventDefault();

@@ -111,6 +111,16 @@ svg { display: block; }
 .swatch { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 7px; vertical-align: -1px; }
 .swatch.l0 { background: var(--l0); } .swatch.l1 { background: var(--l1); }
 
+.flame { overflow-x: auto; }
+.flames { width: 100%; max-width: 960px; height: auto; }
+.flames .box { cursor: pointer; } .flames .above { opacity: .6; }
+.flames text { font: 11px ui-monospace, "Liberation Mono", "DejaVu Sans Mono", monospace; fill: #1b1b1a; pointer-events: none; }
+.flames .root rect { fill: #c9c8c3; }
+.flames .u0 rect { fill: #f2a65a; } .flames .u1 rect { fill: #eeb86d; } .flames .u2 rect { fill: #f0936b; } .flames .u3 rect { fill: #f5c26b; } .flames .u4 rect { fill: #e8a07a; }
+.flames .k0 rect { fill: #7fb8f5; } .flames .k1 rect { fill: #8ccbe0; } .flames .k2 rect { fill: #9db9ee; } .flames .k3 rect { fill: #79c2d8; } .flames .k4 rect { fill: #a8c8f0; }
+.flames .box:hover rect, .flames .box:focus-visible rect { stroke: var(--ink); stroke-width: 1.5; }
+.flames .box:focus-visible { outline: none; }
+
 .token { max-width: 460px; margin: 12vh auto 0; }
 .token h1 { font-size: 1.6rem; margin-bottom: 20px; }
 .token label { display: block; font-weight: 600; margin-bottom: 4px; }
@@ -131,7 +141,7 @@ svg { display: block; }
 }
 @media (forced-colors: active) {
   .tree a[aria-selected=true] { outline: 2px solid; }
-  .badge::before, .dot, .lamp, .swatch, .meter .fill, .bands .band { forced-color-adjust: none; }
+  .badge::before, .dot, .lamp, .swatch, .meter .fill, .bands .band, .flames rect { forced-color-adjust: none; }
 }
 @media print { .bar, .side { display: none; } .body { display: block; } }
 `;

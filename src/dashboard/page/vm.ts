@@ -4,6 +4,7 @@ import { meter, spark } from './charts.ts';
 import { h, stranger } from './dom.ts';
 import type { Child } from './dom.ts';
 import { eventsSection } from './events.ts';
+import type { Flame } from './flame.ts';
 import { bytes, count, plural, rate, share } from './format.ts';
 import type { History } from './history.ts';
 import { exitsSection, hooksSection, keyOf, rateSection, reasonsSection, totals } from './hooks.ts';
@@ -16,6 +17,10 @@ export interface Showing {
   history: History;
   intervalS: number;
   refusalsOnly: boolean;
+  /** By `l2Key`. */
+  flames: ReadonlyMap<string, Flame>;
+  /** Key of the box that is as wide as the picture; empty: all. */
+  zoom: string;
 }
 
 export function vmView(vm: Vm, { state, history, intervalS, refusalsOnly }: Showing): Child {

@@ -26,7 +26,7 @@ export function l1Report({ module, l2s }: Pick<AgentResult<'agent.status'>, 'mod
         : null,
     l2Count: l2s.length,
     l2s: l2s.slice(0, MAX_L2S).map((l) => ({
-      ...{ pid: l.pid, name: l.name.slice(0, MAX_NAME), since: l.since },
+      ...{ pid: l.pid, name: l.name.slice(0, MAX_NAME), number: l.number, since: l.since },
       ...{ pages: l.pages, framesTaken: l.framesTaken, faults: l.faults, mappedNew: l.mappedNew },
       ...{ mappedExisting: l.mappedExisting, mappedAhead: l.mappedAhead, passes: l.passes },
     })),

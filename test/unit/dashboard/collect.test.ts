@@ -8,6 +8,7 @@ import { Collector } from '../../../src/dashboard/collect.ts';
 import { ADMIN_METHODS } from '../../../src/host/daemon/admin-schema.ts';
 import type { VmReport } from '../../../src/host/daemon/admin-schema.ts';
 import { FLOW, FLOW_KEY, PACKET_COUNT } from '../../../src/kernel/net.ts';
+import { HT_PROFILE_STACK } from '../../../src/kernel/sample.ts';
 import { serve } from '../../../src/wire/handlers.ts';
 import type { Handlers } from '../../../src/wire/handlers.ts';
 import { RpcPeer } from '../../../src/wire/peer.ts';
@@ -55,7 +56,10 @@ let server: net.Server | undefined;
 let collector: Collector;
 let dumps: number;
 
-async function daemon(dump: (cursor: string | undefined) => Result<'map.dump'>): Promise<void> {
+async function daemon(
+  dump: (cursor: string | undefined, map: string) => Result<'map.dump'>,
+  vm: VmReport = VM,
+): Promise<void> {
   const handlers: Partial<Handlers<typeof ADMIN_METHODS>> = {
     'admin.status': () => ({
       ...{
@@ -69,14 +73,14 @@ async function daemon(dump: (cursor: string | undefined) => Result<'map.dump'>):
       loader: { busy: 0, waiting: 0, loads: 0, killed: 0, crashed: 0, workers: 1 },
     }),
     'admin.doctor': () => ({ findings: [] }),
-    'admin.vm.list': () => ({ vms: [VM] }),
+    'admin.vm.list': () => ({ vms: [vm] }),
     'admin.events': () => ({ events: [] }),
     'admin.vm.detail': () => ({ objects: [], limits: LIMITS, signature: 'none', hooks: [] }),
     'admin.map.get': () => ({ value: null, perCpu: [b64(new Uint8Array(PACKET_COUNT.size))] }),
-    'admin.map.dump': ({ vm, object, cursor }) => {
-      expect([vm, object]).toEqual(['one', 'tcptop.web']);
+    'admin.map.dump': ({ vm: name, object, map, cursor }) => {
+      expect([name, object]).toEqual(['one', vm.links[0]?.object]);
       dumps++;
-      return dump(cursor);
+      return dump(cursor, map);
     },
   };
   const methods = serve(ADMIN_METHODS, handlers as Handlers<typeof ADMIN_METHODS>);
@@ -122,6 +126,65 @@ it('stops reading a map that never ends', async () => {
   expect(dumps).toBe(8);
   expect(detail?.traffic[0]).toMatchObject({ count: 8192 });
   expect(detail?.traffic[0]?.flows).toHaveLength(50);
+});
+
+const SAMPLED: VmReport = {
+  ...VM,
+  links: [
+    {
+      ...{ id: 1, object: 'profile', program: 'profile', hook: 'sample', target: null },
+      ...{ options: { hz: 99 }, since: SINCE },
+    },
+  ],
+  l1: {
+    ...{ at: SINCE, pool: null, l2Count: 1 },
+    l2s: [
+      {
+        ...{ pid: 9, name: 'web', number: 3, since: SINCE, pages: 1, framesTaken: 0, faults: 0 },
+        ...{ mappedNew: 0, mappedExisting: 0, mappedAhead: 0, passes: 0 },
+      },
+    ],
+  },
+};
+
+function stack(l2: number, ip: bigint, samples: number): { key: string; value: string } {
+  const key = HT_PROFILE_STACK.encode({
+    ...{ l2, vcpu: 0, space: 0x1000n, cpl: 3, count: 1, end: 0n },
+    ips: [ip, ...new Array<bigint>(62).fill(0n)],
+  });
+  const value = Buffer.alloc(8);
+  value.writeBigUInt64LE(BigInt(samples));
+  return { key: b64(key), value: b64(value) };
+}
+
+it('reads stacks of the nested guest that is looked at, and of no other', async () => {
+  const stacks = [stack(3, 0x10n, 30), stack(3, 0x20n, 10), stack(4, 0x10n, 500)];
+  await daemon((_, map) => ({ entries: map === 'stacks' ? stacks : [] }), SAMPLED);
+  expect((await collector.state('one', 9)).detail?.profile).toMatchObject({
+    ...{ object: 'profile', hz: 99, samples: 40, problem: null },
+    root: { samples: 40, children: [{ samples: 30 }, { samples: 10 }] },
+    hottest: [{ name: '[0x10]', samples: 30 }, { samples: 10 }],
+  });
+  expect((await collector.state('one', 10)).detail?.profile).toBeNull();
+  expect((await collector.state('one')).detail?.profile).toBeNull();
+});
+
+it('says that a map which is something else has no stacks, and stops reading one that never ends', async () => {
+  await daemon(() => ({ entries: [{ key: 'AAAA', value: 'AA==' }] }), SAMPLED);
+  const { detail, problem } = await collector.state('one', 9);
+  expect(problem).toBeNull();
+  expect(detail?.profile).toMatchObject({ samples: 0, root: null });
+  expect(detail?.profile?.problem).toMatch(/./);
+  server?.close();
+  collector.close();
+  collector = new Collector(path.join(dir, 's'));
+  dumps = 0;
+  const many = Array.from({ length: 1000 }, (_, i) => stack(3, BigInt(i + 1), i + 1));
+  await daemon(() => ({ entries: many, cursor: 'AAAA' }), SAMPLED);
+  const endless = (await collector.state('one', 9)).detail?.profile;
+  // the stacks, and then the table of kernels
+  expect(dumps).toBeLessThanOrEqual(9);
+  expect(endless?.root?.children.length ?? 0).toBeLessThanOrEqual(2000);
 });
 
 it('says why it knows nothing while no daemon is there, and asks the next one', async () => {
