@@ -3,12 +3,13 @@
  * all decisions are here. ADD writes down what it makes before it makes it, and undoes it in reverse when a step fails.
  */
 import { CleanupStack } from '../core/lifecycle.ts';
-import { isHyperturtleError } from '../core/errors.ts';
+import { isHyperturtleError, messageOf } from '../core/errors.ts';
+import type { HyperturtleError } from '../core/errors.ts';
 import type { PolicyInput } from '../net/firewall-rules.ts';
 import type { RateLimitInput } from '../net/rate-limit.ts';
 import type { CniRequest, Command, NetConfig } from './config.ts';
 import { CNI_VERSIONS } from './config.ts';
-import { CniError } from './errors.ts';
+import { CniError, cniError } from './errors.ts';
 import { formatResult } from './result.ts';
 import type { CniResult, Interface } from './result.ts';
 import { StateDir, attachmentId } from './state.ts';
@@ -110,7 +111,8 @@ class Plugin {
     try {
       return await this.#addDirect();
     } catch (e) {
-      if (this.#config.fallback !== 'veth' || !isOutOfNics(e)) throw e;
+      if (!isOutOfNics(e)) throw e;
+      if (this.#config.fallback !== 'veth') throw new CniError('NO_NIC', messageOf(e), e.code);
       if (this.#config.policy?.required)
         throw new CniError(
           'POLICY',
@@ -130,7 +132,6 @@ class Plugin {
     // what is undone is not given up with the signal
     const late = AbortSignal.timeout(60_000);
     this.#remember('direct', id);
-    undo.add('state', () => this.#state.remove(name, attachment));
     try {
       undo.add('NIC', () => this.#means.delNic(id, late));
       const nic = await this.#means.addNic(
@@ -167,8 +168,14 @@ class Plugin {
         dns: addresses?.dns ?? this.#config.dns ?? {},
       };
     } catch (e) {
-      await undo.run();
-      throw e;
+      // what could not be undone stays in the record, for DEL and GC; the first failure is the one to tell
+      const left = await undo.run().catch((failure: unknown) => failure);
+      if (left === undefined) {
+        this.#state.remove(name, attachment);
+        throw e;
+      }
+      const { code, message, details } = cniError(e);
+      throw new CniError(code, `${message}; ${messageOf(left)}: DEL tries again`, details);
     }
   }
 
@@ -304,7 +311,7 @@ class Plugin {
 }
 
 /** The host has no more: its quota, or its ports. */
-function isOutOfNics(e: unknown): boolean {
+function isOutOfNics(e: unknown): e is HyperturtleError {
   if (isHyperturtleError(e, 'HT_QUOTA')) return true;
   return isHyperturtleError(e, 'HT_UNAVAILABLE') && /no spare PCIe root port/.test(e.message);
 }

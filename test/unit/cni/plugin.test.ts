@@ -206,8 +206,24 @@ describe('ADD', () => {
     },
   );
 
+  it('tells the first failure and keeps a record when a step cannot be undone: the next DEL or GC finds it', async () => {
+    fails['applyPolicy'] = new HyperturtleError('HT_UNAVAILABLE', 'no host');
+    fails['delNic'] = new HyperturtleError('HT_TIMEOUT', 'it does not let go');
+    const failed = await run('ADD', { policy: { firewall: {} } }).catch(cniError);
+    expect(failed).toMatchObject({
+      code: CNI_ERRORS.TRY_AGAIN,
+      message: expect.stringMatching(/^no host; .*it does not let go/) as string,
+    });
+    expect(nics.size).toBe(1);
+    fails = {};
+    await run('GC', { 'cni.dev/valid-attachments': [] });
+    expect([nics.size, readdirSync(dir)]).toEqual([0, []]);
+  });
+
   it('takes a veth pair where no NIC is left and that is allowed, but not with rules that must hold', async () => {
     fails['addNic'] = new HyperturtleError('HT_QUOTA', 'nics: at most 4');
+    expect(await codeOf(run('ADD'))).toBe(CNI_ERRORS.NO_NIC);
+    fails['addNic'] = new HyperturtleError('HT_UNAVAILABLE', 'this VM has no spare PCIe root port: it must');
     expect(await codeOf(run('ADD'))).toBe(CNI_ERRORS.NO_NIC);
     const strict = { fallback: 'veth', policy: { firewall: {} } };
     expect(await codeOf(run('ADD', strict))).toBe(CNI_ERRORS.POLICY);
