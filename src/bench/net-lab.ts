@@ -68,7 +68,7 @@ export async function setUpNetLab(
   await runScript(
     lab.l0,
     [
-      'set -e; modprobe bridge; echo 3600000 > /proc/sys/net/ipv4/neigh/default/base_reachable_time_ms',
+      'set -e; modprobe -a bridge vhost_net; echo 3600000 > /proc/sys/net/ipv4/neigh/default/base_reachable_time_ms',
       ...Array.from({ length: bridges }, (_, n) => [
         `ip link add hb${n} type bridge mcast_snooping 0; echo 1 > /proc/sys/net/ipv6/conf/hb${n}/disable_ipv6`,
         ...addresses(n).map((a) => `ip address add ${a}/24 dev hb${n}`),

@@ -22,7 +22,10 @@ export type NetVariant = z.infer<typeof netVariantSchema>;
 
 /** Round trips one by one, round trips with several under way, and one TCP connection each way. */
 export const NET_LOADS = ['round-trip', 'packets', 'tcp-up', 'tcp-down'] as const;
-export const netLoadSchema = z.enum(NET_LOADS);
+/** Services in L2, asked from L0 by the generators that go with them. */
+export const NET_APPS = ['memcached', 'redis', 'nginx'] as const;
+export type NetApp = (typeof NET_APPS)[number];
+export const netLoadSchema = z.enum([...NET_LOADS, ...NET_APPS]);
 export type NetLoad = z.infer<typeof netLoadSchema>;
 
 const count = z.number().int().nonnegative();
@@ -48,10 +51,10 @@ export const netBlockSchema = z.object({
   /** In its round; blocks of the same round and turn follow one another at once. */
   turn: count,
   totalNs: count,
-  /** Round trips that were answered, or bytes. */
+  /** Round trips that were answered, bytes, or requests. */
   units: count,
   lost: count,
-  /** Of each round trip; none for TCP. */
+  /** Of each round trip; none for TCP and services. */
   ns: z.array(count),
   counters: countersSchema,
   emulatorCpuSeconds: z.number().nonnegative(),
@@ -73,6 +76,8 @@ export const netVariantSummarySchema = z.object({
   packetsPerSecond: z.number(),
   upBytesPerSecond: z.number(),
   downBytesPerSecond: z.number(),
+  /** Requests a second, and all exits of L1's VM for each, of the services that were asked. */
+  apps: z.record(z.string(), z.object({ requestsPerSecond: z.number(), exitsPerRequest: z.number() })),
   /** Of a single round trip, so of two packets: exits of L2, those of them that entered L1, all exits of L1's VM. */
   l2ExitsPerRoundTrip: z.number(),
   reflectedPerRoundTrip: z.number(),
@@ -107,6 +112,9 @@ export const netResultSchema = z.object({
     window: count,
     tcpBytes: count,
     rules: count,
+    /** Of one block of a service; requests under way. */
+    requests: count,
+    clients: count,
     l2MemoryMib: count,
     l1MemoryMib: count,
     l1Cpus: count,

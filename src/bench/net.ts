@@ -10,10 +10,11 @@ import { environmentOf } from './environment.ts';
 import { KvmCounters, countersBetween } from './kvm-counters.ts';
 import { withL2 } from './l2-session.ts';
 import type { L2SessionSpec } from './l2-session.ts';
+import { loadApp, setUpAppsL0, startApps } from './net-apps.ts';
 import { NET_PORT, setUpNetLab } from './net-lab.ts';
 import type { NetWay } from './net-lab.ts';
 import { NET_LOADS, loadLineSchema } from './net-schema.ts';
-import type { NetBlock, NetLoad, NetResult } from './net-schema.ts';
+import type { NetApp, NetBlock, NetResult, NetVariant } from './net-schema.ts';
 import { summarizeNet } from './net-summary.ts';
 import { roundTooLate } from './run.ts';
 import { RESULT_SCHEMA_VERSION } from './schema.ts';
@@ -32,6 +33,10 @@ export interface NetSpec {
   tcpBytes: number;
   /** Of the firewall; the last ones match. */
   rules: number;
+  /** Services of L2 that are asked as well; the lab must have their images, and CLIENTS. */
+  apps: readonly NetApp[];
+  requests: number;
+  clients: number;
   l2MemoryMib: number;
   /** Begin no round after the first that would not be over by then. */
   budgetMs?: number;
@@ -41,6 +46,8 @@ const LINE_TIMEOUT_MS = 300_000;
 /** Round trips before each block that count nowhere. */
 const WARM = 5;
 const MTU = 1500;
+/** Ways over which services are asked. */
+const APP_VARIANTS: readonly NetVariant[] = ['nested', 'nested-vhost', 'direct', 'pass', 'firewall'];
 
 /** The lab must be up, and nobody else using it. NICs that its L1 gets here stay until the lab ends. */
 export async function runNet(
@@ -68,6 +75,13 @@ export async function runNet(
         await runScript(lab.l1, net.l1SetUp, { signal });
         await shell.runOk(net.l2SetUp, { timeoutMs: LINE_TIMEOUT_MS, signal });
         step.done();
+        if (spec.apps.length > 0) {
+          step = progress.step(`services in L2: ${spec.apps.join(', ')}`);
+          await setUpAppsL0(lab.l0, spec.apps, signal);
+          const way = net.ways.find((w) => w.variant === 'direct')!;
+          await startApps(lab.l0, shell, { apps: spec.apps, way, signal });
+          step.done();
+        }
         const counters = await KvmCounters.start(lab.l0, signal);
         try {
           const { blocks, rounds } = await takeRounds(spec, net.ways, startedAt, progress, {
@@ -81,6 +95,7 @@ export async function runNet(
             parameters: {
               ...{ rounds, turns: spec.turns, roundTrips: spec.roundTrips, packets: spec.packets },
               ...{ window: spec.window, tcpBytes: spec.tcpBytes, rules: spec.rules },
+              ...{ requests: spec.requests, clients: spec.clients },
               ...{ l2MemoryMib: spec.l2MemoryMib, l1MemoryMib: l1.memMib, l1Cpus: l1.cpus, mtu: MTU },
               l2KernelArguments: append,
             },
@@ -128,6 +143,9 @@ async function takeRounds(
         for (const load of NET_LOADS)
           for (const way of order)
             blocks.push({ ...(await takeBlock(load, way, spec, meters)), round, turn });
+        for (const app of spec.apps)
+          for (const way of order.filter((w) => APP_VARIANTS.includes(w.variant)))
+            blocks.push({ ...(await askApp(app, way, spec, meters)), round, turn });
         const seconds = Math.round((Date.now() - startedAt.getTime()) / 1000);
         step.done(`${seconds} s in all`);
       } catch (e) {
@@ -139,7 +157,7 @@ async function takeRounds(
   return { blocks, rounds: spec.rounds };
 }
 
-function commandOf(load: NetLoad, peer: string, spec: NetSpec): string {
+function commandOf(load: (typeof NET_LOADS)[number], peer: string, spec: NetSpec): string {
   const to = `${peer} ${NET_PORT}`;
   switch (load) {
     case 'round-trip':
@@ -154,7 +172,7 @@ function commandOf(load: NetLoad, peer: string, spec: NetSpec): string {
 
 /** Between the gates L2 does nothing but the load; the counters are read outside of them. */
 async function takeBlock(
-  load: NetLoad,
+  load: (typeof NET_LOADS)[number],
   way: NetWay,
   spec: NetSpec,
   { lab, shell, counters, signal }: Meters,
@@ -197,4 +215,24 @@ async function takeBlock(
       `${load} over '${way.variant}': nothing came back from ${way.peer} port ${NET_PORT}`,
     );
   return block;
+}
+
+/** The generator runs in L0, and tells the time itself. What it takes to start it is in the counters, a few exits. */
+async function askApp(
+  app: NetApp,
+  way: NetWay,
+  spec: NetSpec,
+  { lab, counters, signal }: Meters,
+): Promise<Omit<NetBlock, 'round' | 'turn'>> {
+  const { requests, clients } = spec;
+  const before = await counters.read(signal);
+  const cpuSeconds = lab.emulatorCpuSeconds();
+  const perSecond = await loadApp(lab.l0, app, { l2: way.here, requests, clients, signal });
+  const emulatorCpuSeconds = Math.max(0, lab.emulatorCpuSeconds() - cpuSeconds);
+  const counted = countersBetween(before, await counters.read(signal));
+  return {
+    ...{ variant: way.variant, load: app, units: requests, lost: 0, ns: [] },
+    totalNs: Math.round((requests / perSecond) * 1e9),
+    ...{ counters: counted, emulatorCpuSeconds },
+  };
 }

@@ -2,9 +2,13 @@
 import type { Command } from 'commander';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
+import { HyperturtleError } from '../core/errors.ts';
 import { integer } from './values.ts';
 
-interface NetOptions extends LabOptions {
+interface NetOptions extends Omit<LabOptions, 'images'> {
+  apps: string;
+  requests: number;
+  clients: number;
   rounds: number;
   turns: number;
   roundTrips: number;
@@ -12,7 +16,7 @@ interface NetOptions extends LabOptions {
   window: number;
   tcpKib: number;
   rules: number;
-  l2Memory: number;
+  l2Memory?: number;
   budgetS?: number;
   report?: string;
 }
@@ -28,7 +32,14 @@ export function registerBenchNet(bench: Command, version: string): void {
     .option('--window <number>', 'how many are under way then', integer('--window', 1, 128), 32)
     .option('--tcp-kib <number>', 'over one connection, each way', integer('--tcp-kib', 1, 1 << 20), 512)
     .option('--rules <number>', 'of the firewall; the last ones match', integer('--rules', 2, 255), 100)
-    .option('--l2-memory <MiB>', 'memory of L2', integer('--l2-memory', 96, 65_536), 96)
+    .option('--apps <list>', 'services in L2 to be asked as well: memcached,redis,nginx', '')
+    .option('--requests <number>', 'to a service in one turn', integer('--requests', 10, 1_000_000), 300)
+    .option('--clients <number>', 'requests under way', integer('--clients', 1, 128), 8)
+    .option(
+      '--l2-memory <MiB>',
+      'memory of L2; default: 96, with services 192',
+      integer('--l2-memory', 96, 65_536),
+    )
     .option(
       '--budget-s <number>',
       'begin no round that would be over later',
@@ -39,18 +50,34 @@ export function registerBenchNet(bench: Command, version: string): void {
 }
 
 async function measure(o: NetOptions, version: string): Promise<void> {
-  const [{ runNet }, { netHtml, netTerminal }, fs, path] = await Promise.all([
-    import('../bench/net.ts'),
-    import('../report/net.ts'),
-    import('node:fs/promises'),
-    import('node:path'),
-  ]);
+  const [{ runNet }, { netHtml, netTerminal }, { APPS, CLIENTS }, { NET_APPS }, fs, path] = await Promise.all(
+    [
+      import('../bench/net.ts'),
+      import('../report/net.ts'),
+      import('../bench/net-apps.ts'),
+      import('../bench/net-schema.ts'),
+      import('node:fs/promises'),
+      import('node:path'),
+    ],
+  );
+  const apps = NET_APPS.filter((a) => o.apps.split(',').includes(a));
+  const unknown = o.apps.split(',').filter((a) => a !== '' && !NET_APPS.some((x) => x === a));
+  if (unknown.length > 0)
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `--apps: ${NET_APPS.join(', ')} expected, '${unknown.join(',')}' found`,
+    );
   const spec = {
     ...{ rounds: o.rounds, turns: o.turns, roundTrips: o.roundTrips, packets: o.packets, window: o.window },
-    ...{ tcpBytes: o.tcpKib * 1024, rules: o.rules, l2MemoryMib: o.l2Memory },
+    ...{ tcpBytes: o.tcpKib * 1024, rules: o.rules },
+    ...{ apps, requests: o.requests, clients: o.clients },
+    l2MemoryMib: o.l2Memory ?? (apps.length > 0 ? 192 : 96),
     ...(o.budgetS === undefined ? {} : { budgetMs: o.budgetS * 1000 }),
   };
-  const result = await inLab(o, ({ lab, ...context }) => runNet(lab, spec, { version, ...context }));
+  const images = apps.length > 0 ? [CLIENTS, ...apps.map((a) => APPS[a].image)] : undefined;
+  const result = await inLab({ ...o, ...(images === undefined ? {} : { images }) }, ({ lab, ...context }) =>
+    runNet(lab, spec, { version, ...context }),
+  );
   const report = o.report === undefined ? undefined : path.resolve(o.report);
   if (report !== undefined) await fs.writeFile(report, netHtml(result));
   process.stdout.write(`\n${netTerminal(result, report)}`);

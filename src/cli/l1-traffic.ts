@@ -12,9 +12,11 @@ interface LimitOptions extends NicOptions {
   outBytes?: number;
   outBurst?: number;
   outPackets?: number;
+  outPacketsBurst?: number;
   inBytes?: number;
   inBurst?: number;
   inPackets?: number;
+  inPacketsBurst?: number;
 }
 
 interface TcptopOptions extends NicOptions {
@@ -39,9 +41,19 @@ export function registerTraffic(program: Command): void {
     .option('--out-bytes <rate>', 'bytes a second that the nested guest may send: 10M', amount('--out-bytes'))
     .option('--out-burst <bytes>', 'at once; default: 50 ms, at least 64 KiB', amount('--out-burst'))
     .option('--out-packets <rate>', 'packets a second', amount('--out-packets'))
+    .option(
+      '--out-packets-burst <number>',
+      'at once; default: 50 ms, at least 64',
+      amount('--out-packets-burst'),
+    )
     .option('--in-bytes <rate>', 'bytes a second that go to it', amount('--in-bytes'))
     .option('--in-burst <bytes>', 'at once; default: 50 ms, at least 64 KiB', amount('--in-burst'))
     .option('--in-packets <rate>', 'packets a second', amount('--in-packets'))
+    .option(
+      '--in-packets-burst <number>',
+      'at once; default: 50 ms, at least 64',
+      amount('--in-packets-burst'),
+    )
     .addHelpText(
       'after',
       `
@@ -72,14 +84,16 @@ async function setLimit(o: LimitOptions): Promise<void> {
     import('../net/rate-limit.ts'),
     import('../core/errors.ts'),
   ]);
-  const limit = (bytes?: number, burst?: number, packets?: number): LimitInput => ({
+  type Given = number | undefined;
+  const limit = (bytes: Given, burst: Given, packets: Given, packetsBurst: Given): LimitInput => ({
     ...(bytes === undefined ? {} : { bytesPerSecond: bytes }),
     ...(burst === undefined ? {} : { burstBytes: burst }),
     ...(packets === undefined ? {} : { packetsPerSecond: packets }),
+    ...(packetsBurst === undefined ? {} : { burstPackets: packetsBurst }),
   });
   const checked = RateLimitInput.safeParse({
-    out: limit(o.outBytes, o.outBurst, o.outPackets),
-    in: limit(o.inBytes, o.inBurst, o.inPackets),
+    out: limit(o.outBytes, o.outBurst, o.outPackets, o.outPacketsBurst),
+    in: limit(o.inBytes, o.inBurst, o.inPackets, o.inPacketsBurst),
   });
   if (!checked.success)
     throw new HyperturtleError(

@@ -145,4 +145,12 @@ export const L2_IMAGES: Readonly<Record<string, L2ImageSpec>> = {
   },
 };
 
+/** No services: what asks them, for a machine that looks on from outside. */
+export const CLIENT_IMAGES: Readonly<Record<string, L2ImageSpec>> = {
+  'load-generators': {
+    packages: ['libmemcached-tools', 'redis-tools', 'apache2-utils'],
+    about: { command: ['redis-benchmark'], memMib: 128 },
+  },
+};
+
 export const L2_IMAGE_NAMES = Object.keys(L2_IMAGES);

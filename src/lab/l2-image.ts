@@ -23,7 +23,7 @@ import { IMAGES_DISK_BYTES } from './artifacts.ts';
 import { Apt } from './debs.ts';
 import type { DebRecord } from './debs.ts';
 import { makeErofs } from './images.ts';
-import { L2_IMAGE_NAMES, L2_IMAGES } from './l2-image-specs.ts';
+import { CLIENT_IMAGES, L2_IMAGE_NAMES, L2_IMAGES } from './l2-image-specs.ts';
 import type { L2ImageSpec } from './l2-image-specs.ts';
 import { downloadDebs, withAptLock } from './packages.ts';
 import { writeRedisSnapshot } from './redis-snapshot.ts';
@@ -53,7 +53,8 @@ const IMAGE_VERSION = 1;
 const MAX_BYTES = 2 * 1024 ** 3;
 
 export function l2ImageSpec(name: string): L2ImageSpec {
-  const spec = Object.hasOwn(L2_IMAGES, name) ? L2_IMAGES[name] : undefined;
+  const images = { ...L2_IMAGES, ...CLIENT_IMAGES };
+  const spec = Object.hasOwn(images, name) ? images[name] : undefined;
   if (spec === undefined)
     throw new HyperturtleError(
       'HT_NOT_FOUND',

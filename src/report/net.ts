@@ -51,6 +51,7 @@ export function netTables(r: NetResult): Table[] {
         number(2 * v.exitsPerPacket),
       ]),
     },
+    ...(r.summary.variants.some((v) => Object.keys(v.apps).length > 0) ? [appTable(r)] : []),
     {
       title: 'Exits of L2 that entered L1, for a round trip, by cause',
       head: ['', 'causes'],
@@ -64,6 +65,22 @@ export function netTables(r: NetResult): Table[] {
     },
     netBarTable(r),
   ];
+}
+
+function appTable(r: NetResult): Table {
+  const asked = r.summary.variants.filter((v) => Object.keys(v.apps).length > 0);
+  const apps = Object.keys(asked[0]?.apps ?? {});
+  return {
+    title: `Services in L2, ${r.parameters.clients} requests under way: requests/s (all exits of L1 and L2 for one)`,
+    head: ['', ...apps],
+    rows: asked.map((v) => [
+      NAMES[v.variant],
+      ...apps.map((a) => {
+        const x = v.apps[a];
+        return x === undefined ? '' : `${number(x.requestsPerSecond)} (${number(x.exitsPerRequest)})`;
+      }),
+    ]),
+  };
 }
 
 export function netBarTable(r: NetResult): Table {
@@ -90,7 +107,10 @@ export function netTerminal(r: NetResult, report: string | undefined): string {
 }
 
 export function netHtml(r: NetResult): string {
-  const [times, trip, packet, causes, bars] = netTables(r).map(htmlTable);
+  const tables = netTables(r).map(htmlTable);
+  const [times, trip, packet] = tables;
+  const [causes, bars] = tables.slice(-2);
+  const apps = tables.slice(3, -2).join('');
   const cls = (v: NetVariantSummary): string =>
     v.variant.startsWith('nested') ? 's-l2-vanilla' : v.variant === 'direct' ? 's-l1' : 's-l2-default';
   const chart = (id: string, title: string, unit: string, of: (v: NetVariantSummary) => number): string =>
@@ -115,6 +135,9 @@ export function netHtml(r: NetResult): string {
         'An exit is two world switches, out and back. Exits of L2 that L0 passes to L1 cost L1’s own exits as well. Counted by KVM in L0, timer ticks included.',
         `${chart('exits', 'All exits of L1 and L2 for a round trip', 'exits', (v) => v.exitsPerRoundTrip)}${trip ?? ''}${packet ?? ''}${causes ?? ''}`,
       ),
+      ...(apps === ''
+        ? []
+        : [section('Services', 'Asked from L0 by the generators that go with them.', apps)]),
       section('Against what was asked for', '', bars ?? ''),
       parametersSection(r),
     ],

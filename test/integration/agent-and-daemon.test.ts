@@ -167,8 +167,13 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     expect((await run('firewall', 'set', h.at('bad.yaml'), ...nic)).err).toContain('bad.yaml:3:1: defalt');
 
     await object('rate-limiter', 'rate_limiter');
-    expect(await ok('rate-limit', 'set', '--out-bytes', '12.5M', '--in-packets', '20k', ...nic)).toBe(
-      'out: 12500000 bytes/s (burst 625000)\nin:  20000 packets/s (burst 1000)\n',
+    expect(
+      await ok(
+        ...['rate-limit', 'set', '--out-bytes', '12.5M', '--out-packets', '10', '--out-packets-burst', '2'],
+        ...['--in-packets', '20k', ...nic],
+      ),
+    ).toBe(
+      'out: 12500000 bytes/s (burst 625000), 10 packets/s (burst 2)\nin:  20000 packets/s (burst 1000)\n',
     );
     expect(await ok('rate-limit', 'show', ...nic)).toMatch(/out +0 +0 +0 +0/);
     await object('tcptop', 'tcptop');

@@ -1,10 +1,18 @@
 import { describe, expect, it } from 'vitest';
 import { benchPolicy } from '../../src/bench/net-lab.ts';
 import { NET_BARS, pairedRatio, summarizeNet } from '../../src/bench/net-summary.ts';
-import { NET_LOADS, NET_VARIANTS, loadLineSchema, netResultSchema } from '../../src/bench/net-schema.ts';
+import {
+  NET_APPS,
+  NET_LOADS,
+  NET_VARIANTS,
+  loadLineSchema,
+  netResultSchema,
+} from '../../src/bench/net-schema.ts';
 import type { NetBlock, NetLoad, NetResult, NetVariant } from '../../src/bench/net-schema.ts';
 import { PolicyInput } from '../../src/net/firewall-rules.ts';
 import { netBarTable, netHtml, netTerminal } from '../../src/report/net.ts';
+
+const byPacket = (load: NetLoad): boolean => load === 'round-trip' || load === 'packets';
 
 const block = (
   variant: NetVariant,
@@ -15,9 +23,9 @@ const block = (
   reflected = 2,
 ): NetBlock => ({
   ...{ variant, load, round, turn, lost: 0, emulatorCpuSeconds: 0.5 },
-  ns: load.startsWith('tcp') ? [] : Array.from({ length: 11 }, (_, i) => (us + i - 5) * 1000),
-  units: load.startsWith('tcp') ? 1000 : 11,
-  totalNs: us * 1000 * (load.startsWith('tcp') ? 1 : 11),
+  ns: byPacket(load) ? Array.from({ length: 11 }, (_, i) => (us + i - 5) * 1000) : [],
+  units: byPacket(load) ? 11 : 1000,
+  totalNs: us * 1000 * (byPacket(load) ? 11 : 1),
   counters: {
     ...{ exits: 110, nestedRuns: 33 },
     l2ExitsByCause: { hlt: 22, npf: 11 },
@@ -28,7 +36,7 @@ const block = (
 /** All ways, a machine that is twice as slow in every other round, and direct ones that take half the time. */
 const blocks: NetBlock[] = [0, 1, 2].flatMap((round) =>
   [0, 1].flatMap((turn) =>
-    NET_LOADS.flatMap((load) =>
+    [...NET_LOADS, ...NET_APPS].flatMap((load) =>
       NET_VARIANTS.map((v) => {
         const slow = round === 1 ? 2 : 1;
         return block(v, load, round, turn, slow * (v.startsWith('nested') ? 1000 : 500));
@@ -99,6 +107,7 @@ describe('its report', () => {
     },
     parameters: {
       ...{ rounds: 3, turns: 2, roundTrips: 11, packets: 11, window: 32, tcpBytes: 1000, rules: 100 },
+      ...{ requests: 300, clients: 8 },
       ...{ l2MemoryMib: 96, l1MemoryMib: 2048, l1Cpus: 1, mtu: 1500, l2KernelArguments: '' },
     },
     blocks,
@@ -120,10 +129,22 @@ describe('its report', () => {
   it('shows every way in text and in one HTML file', () => {
     const text = netTerminal(result, undefined);
     const html = netHtml(result);
-    for (const name of ['nested virtio, vhost in L1', 'direct + tcptop', 'direct + rate limiter']) {
+    for (const name of [
+      'memcached',
+      'nested virtio, vhost in L1',
+      'direct + tcptop',
+      'direct + rate limiter',
+    ]) {
       expect(text).toContain(name);
       expect(html).toContain(name);
     }
     expect(html).not.toMatch(/NaN|undefined/);
+    // services are left out where none was asked
+    const packetsOnly = blocks.filter(
+      (b) => b.load !== 'memcached' && b.load !== 'redis' && b.load !== 'nginx',
+    );
+    const without = { ...result, blocks: packetsOnly, summary: summarizeNet(packetsOnly) };
+    expect(netTerminal(without, undefined)).not.toContain('memcached');
+    expect(netHtml(without)).not.toContain('memcached');
   });
 });
