@@ -272,6 +272,25 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
     expect((await l1.peer.request('limits', {})).used.nics).toBe(0);
   });
 
+  it('have the addresses that the configuration gives the VM, and no others', async () => {
+    const macs = ['02:00:00:00:aa:01', '02:00:00:00:aa:02'];
+    h.writeConfig(
+      { one: { nics: { networks: ['lan', 'more'], macs }, quotas: { nics: 3 } } },
+      { networks: { lan: { bridge }, more: { bridge } } },
+    );
+    h.hangUp();
+    l1 = await h.agent('one', BOOT_A);
+    await waitFor(
+      'the new configuration',
+      async () => (await l1.peer.request('nic.list', {})).networks.length === 2 || undefined,
+      { timeoutMs: 5000 },
+    );
+    expect(await refusal(l1.peer.request('nic.add', { mac: '02:00:00:00:00:07' }))).toBe('INVALID_PARAMS');
+    expect((await l1.peer.request('nic.add', { mac: macs[0] })).nic.mac).toBe(macs[0]);
+    expect((await l1.peer.request('nic.add', {})).nic.mac).toBe(macs[1]);
+    expect(await refusal(l1.peer.request('nic.add', {}))).toBe('QUOTA');
+  });
+
   it('a configuration without the network takes none away, and gives no more', async () => {
     l1 = await h.agent('one', BOOT_A);
     await l1.peer.request('nic.add', { id: 'web' });

@@ -83,6 +83,19 @@ const nicsSchema = z.strictObject({
   networks: z.array(z.string().regex(NAME)).default([]),
   /** Ids of PCIe root ports for NICs, or how many there are of those that `host args` prints. */
   ports: z.union([z.int().min(0).max(32), z.array(z.string().min(1).max(64)).max(32)]).default(4),
+  /** The addresses that its NICs may have, the first free one by default; left out: made up, or as it asks. */
+  macs: z
+    .array(
+      z
+        .string()
+        .regex(
+          /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/,
+          'the MAC address of a NIC expected, as 02:00:00:00:00:01',
+        ),
+    )
+    .min(1)
+    .max(64)
+    .optional(),
 });
 
 const agentSchema = z.union(

@@ -421,5 +421,6 @@ function nicSettings(spec: VmSpec, networks: HostConfig['networks']): NicSetting
     ports: nicPorts(spec),
     max: spec.quotas.nics,
     hooks: spec.policy.hooks,
+    macs: spec.nics.macs,
   };
 }

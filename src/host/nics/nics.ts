@@ -47,6 +47,8 @@ export interface NicSettings {
   max: number;
   /** Hooks that this VM's policy allows. */
   hooks: readonly string[] | undefined;
+  /** The addresses that its NICs may have; undefined: any. */
+  macs?: readonly string[] | undefined;
 }
 
 export interface VmNicsOptions {
@@ -237,7 +239,7 @@ export class VmNics {
         `nics: at most ${maxPerVm} in network ${name} allowed to this VM, all are used`,
         { detail: { quota: 'nics', limit: maxPerVm } },
       );
-    const mac = checkedMac(params.mac ?? macOf(vm, id));
+    const mac = this.#macFor(id, params.mac);
     const twin = this.#nics.find((n) => n.info.mac === mac && n.info.network === name);
     if (twin)
       throw new HyperturtleError(
@@ -350,6 +352,22 @@ export class VmNics {
       this.#options.qmp(),
       ports.filter((p) => !used.has(p)),
     );
+  }
+
+  #macFor(id: string, asked: string | undefined): string {
+    const { macs } = this.#options.settings();
+    if (!macs) return checkedMac(asked ?? macOf(this.#options.vm, id));
+    if (asked !== undefined && !macs.includes(asked))
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `${asked} is none of the ${macs.length} MAC addresses of this VM`,
+      );
+    const mac = asked ?? macs.find((m) => !this.#nics.some((n) => n.info.mac === m));
+    if (mac === undefined)
+      throw new HyperturtleError('HT_QUOTA', `nics: all ${macs.length} MAC addresses of this VM are used`, {
+        detail: { quota: 'nics', limit: macs.length },
+      });
+    return mac;
   }
 
   #freeId(): string {
