@@ -216,6 +216,14 @@ export class ManagedGuest {
   }
 }
 
+export interface ManagedOptions {
+  arenaMib: number;
+  /** More of the daemon's configuration: at its top, and under the VM. */
+  hostLines?: readonly string[];
+  vmLines?: readonly string[];
+  signal?: AbortSignal | undefined;
+}
+
 export class ManagedAcceleration implements Accelerated, AsyncDisposable {
   readonly registeredBy = 'agent';
   readonly host: ManagedHost;
@@ -225,17 +233,14 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
   #linked = false;
   #vms: ManagedVmSpec[] = [];
 
-  private constructor(lab: Lab) {
+  private constructor(lab: Lab, hostLines: readonly string[] = []) {
     this.#lab = lab;
-    this.host = new ManagedHost(lab.l0);
+    this.host = new ManagedHost(lab.l0, hostLines);
     this.guest = new ManagedGuest(lab.l1);
   }
 
-  static async on(
-    lab: Lab,
-    options: { arenaMib: number; signal?: AbortSignal | undefined },
-  ): Promise<ManagedAcceleration> {
-    const a = new ManagedAcceleration(lab);
+  static async on(lab: Lab, options: ManagedOptions): Promise<ManagedAcceleration> {
+    const a = new ManagedAcceleration(lab, options.hostLines);
     try {
       await a.#on(options);
       return a;
@@ -245,9 +250,9 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
     }
   }
 
-  async #on(o: { arenaMib: number; signal?: AbortSignal | undefined }): Promise<void> {
+  async #on(o: ManagedOptions): Promise<void> {
     const { signal } = o;
-    this.#vms = [{ name: 'l1', seat: FIRST_SEAT, arenaMib: o.arenaMib }];
+    this.#vms = [{ name: 'l1', seat: FIRST_SEAT, arenaMib: o.arenaMib, more: o.vmLines ?? [] }];
     await this.host.setUp(this.#undo, this.#vms, signal);
     await this.guest.setUp(this.#undo, signal);
     this.#linked = true;

@@ -1,6 +1,7 @@
 /** What a run of `bench start` comes to. Every number is a pure function of its samples. */
 import { mean, ratio, sum } from './statistics.ts';
-import type { StartSample, StartSummary, StartVariant } from './start-schema.ts';
+import { HyperturtleError } from '../core/errors.ts';
+import type { StartResult, StartSample, StartSummary, StartVariant } from './start-schema.ts';
 import { NESTED_FAULT } from './summary.ts';
 
 export const SNAPSHOT_IMAGE = 'redis-snapshot';
@@ -68,5 +69,45 @@ export function summarizeStarts(
     ...(meanReduction === undefined ? {} : { meanReduction }),
     ...(snapshot === undefined ? {} : { redisSnapshotReduction: snapshot }),
     ...(unusedShare === undefined ? {} : { unusedShare }),
+  };
+}
+
+/** Several runs of different images as one: measured in pieces. Throws HT_USAGE where they do not fit together. */
+export function joinStarts(results: readonly StartResult[]): StartResult {
+  const [first] = results;
+  if (first === undefined) throw new HyperturtleError('HT_USAGE', 'no result of bench start');
+  const samples = results.flatMap((r) => r.samples);
+  const seen = new Set<string>();
+  for (const { environment: e, parameters: p } of results) {
+    const shape = (r: StartResult): string =>
+      JSON.stringify([
+        ...[r.environment.accelerator, r.environment.l0Kernel, r.environment.l1Kernel],
+        ...[r.parameters.l1MemoryMib, r.parameters.l1Cpus, r.parameters.groupDefault],
+      ]);
+    const found = shape({ ...first, environment: e, parameters: p });
+    if (found !== shape(first))
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `results of bench start on one machine expected, found ${shape(first)} and ${found}`,
+      );
+    for (const image of p.images) {
+      if (seen.has(image))
+        throw new HyperturtleError('HT_USAGE', `image ${image}: in two of the results: expected in one`);
+      seen.add(image);
+    }
+  }
+  const exact = results.flatMap((r) => r.exact);
+  return {
+    ...first,
+    environment: {
+      ...first.environment,
+      durationSeconds: sum(results.map((r) => r.environment.durationSeconds)),
+    },
+    parameters: {
+      ...first.parameters,
+      images: [...seen],
+      rounds: Math.min(...results.map((r) => r.parameters.rounds)),
+    },
+    ...{ samples, exact, summary: summarizeStarts(samples, exact) },
   };
 }

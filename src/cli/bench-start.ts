@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
+import type { StartResult } from '../bench/start-schema.ts';
 import { integer } from './values.ts';
 
 interface StartCommandOptions extends Omit<LabOptions, 'images'> {
@@ -10,6 +11,7 @@ interface StartCommandOptions extends Omit<LabOptions, 'images'> {
   budgetMinutes?: number;
   report?: string;
   exact: boolean;
+  from?: string;
 }
 
 /** For the image with the most memory, the page cache with all images, and a pool. */
@@ -32,6 +34,7 @@ export function registerStart(bench: Command, version: string): void {
     )
     .option('--no-exact', 'leave out the starts that count what groups took in vain')
     .option('--report <file>', 'write the HTML report')
+    .option('--from <files>', 'measure nothing: join results (--json) of different images, comma-separated')
     .action((o: StartCommandOptions, command: Command) =>
       measure(
         command.getOptionValueSource('l1Memory') === 'default' ? { ...o, l1Memory: L1_MEMORY_MIB } : o,
@@ -40,9 +43,11 @@ export function registerStart(bench: Command, version: string): void {
     );
 }
 
-async function measure({ images: list, ...o }: StartCommandOptions, version: string): Promise<void> {
+async function measure({ images: list, from, ...o }: StartCommandOptions, version: string): Promise<void> {
   const [
     { runStart },
+    { joinStarts },
+    { startResultSchema },
     { startReport, startTables },
     { formatTable },
     { L2_IMAGE_NAMES },
@@ -50,6 +55,8 @@ async function measure({ images: list, ...o }: StartCommandOptions, version: str
     fs,
   ] = await Promise.all([
     import('../bench/start.ts'),
+    import('../bench/start-summary.ts'),
+    import('../bench/start-schema.ts'),
     import('../report/start.ts'),
     import('../report/table.ts'),
     import('../lab/l2-image-specs.ts'),
@@ -58,16 +65,25 @@ async function measure({ images: list, ...o }: StartCommandOptions, version: str
   ]);
   const images = list?.split(',') ?? L2_IMAGE_NAMES;
   for (const name of images) l2ImageSpec(name);
-  const result = await inLab({ ...o, images }, ({ lab, ...context }) =>
-    runStart(
-      lab,
-      {
-        ...{ images, rounds: o.rounds, arenaMib: ARENA_MIB, exact: o.exact },
-        budgetMs: o.budgetMinutes === undefined ? undefined : o.budgetMinutes * 60_000,
-      },
-      { version, ...context },
-    ),
-  );
+  const joined = async (files: string[]): Promise<StartResult> => {
+    const read = async (f: string) => startResultSchema.parse(JSON.parse(await fs.readFile(f, 'utf8')));
+    const result = joinStarts(await Promise.all(files.map(read)));
+    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
+    return result;
+  };
+  const result =
+    from !== undefined
+      ? await joined(from.split(','))
+      : await inLab({ ...o, images }, ({ lab, ...context }) =>
+          runStart(
+            lab,
+            {
+              ...{ images, rounds: o.rounds, arenaMib: ARENA_MIB, exact: o.exact },
+              budgetMs: o.budgetMinutes === undefined ? undefined : o.budgetMinutes * 60_000,
+            },
+            { version, ...context },
+          ),
+        );
   if (o.report !== undefined) await fs.writeFile(o.report, startReport(result));
   process.stdout.write(`\n${startTables(result).map(formatTable).join('\n\n')}\n`);
 }

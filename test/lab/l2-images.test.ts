@@ -1,32 +1,52 @@
-/** Root file systems of nested guests: how they are built, and how they get into L1. */
+/**
+ * Root file systems of nested guests: how they are built, and that each is a service that answers. A few of them;
+ * HT_TEST_IMAGES=all takes all, HT_TEST_IMAGES=node,java some.
+ */
 import { createHash } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
-import { expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { CLI } from '../../src/bench/accelerate.ts';
+import { ManagedAcceleration } from '../../src/bench/managed.ts';
+import { L2_IMAGE_NAMES } from '../../src/lab/l2-image-specs.ts';
 import { prepareArtifacts } from '../../src/lab/prepare.ts';
-import { runScript } from '../../src/lab/levels.ts';
+import { run, runScript } from '../../src/lab/levels.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
 
-const lab = useLab({ images: ['bash'] });
+const asked = process.env['HT_TEST_IMAGES'] ?? 'nginx,python';
+const IMAGES = asked === 'all' ? L2_IMAGE_NAMES : asked.split(',');
+const ANSWER_MS = 600_000;
 
-test('an image that is built again is the same, byte for byte', async () => {
-  const artifacts = await prepareArtifacts({ kernel: TEST_KERNEL });
-  const hash = (file: string): string => createHash('sha256').update(readFileSync(file)).digest('hex');
-  const first = await artifacts.buildImage('bash');
-  const before = hash(first.path);
-  rmSync(first.path);
-  const second = await artifacts.buildImage('bash');
-  expect([second.key, hash(second.path)]).toEqual([first.key, before]);
+const lab = useLab({ images: IMAGES, ...(asked === 'all' ? { l1MemoryMib: 4096 } : {}) });
+let acceleration: ManagedAcceleration;
+beforeAll(async () => {
+  acceleration = await ManagedAcceleration.on(lab(), { arenaMib: 16 });
 });
+afterAll(() => acceleration.off());
 
-test('L1 finds it, and what it says of itself, in /images', async () => {
-  const about = JSON.parse(await runScript(lab().l1, 'cat /images/bash.json')) as {
-    service: { port: number };
-  };
-  expect(about.service.port).toBe(8080);
-  const root = 'mkdir -p /tmp/root && mount -t erofs -o ro,loop /images/bash.erofs /tmp/root';
-  const said = await runScript(
-    lab().l1,
-    `${root} && chroot /tmp/root bash -c 'echo $BASH_VERSION'; umount /tmp/root`,
-  );
-  expect(said).toMatch(/^5\./);
+describe.each(IMAGES)('%s', (name) => {
+  test('is the same byte for byte when it is built again', async () => {
+    const artifacts = await prepareArtifacts({ kernel: TEST_KERNEL });
+    const hash = (file: string): string => createHash('sha256').update(readFileSync(file)).digest('hex');
+    const first = await artifacts.buildImage(name);
+    const before = hash(first.path);
+    rmSync(first.path);
+    const second = await artifacts.buildImage(name);
+    expect([second.key, hash(second.path)]).toEqual([first.key, before]);
+  });
+
+  test('starts as a nested guest, opens its port and answers', async () => {
+    const { l1 } = lab();
+    const events = `/tmp/${name}.events`;
+    await runScript(l1, `: >${events}`);
+    const job = await l1.spawn([CLI, 'run', name, '--service', '--events', events]);
+    try {
+      // of busybox, which wakes up when it is there
+      const until = `until grep -q answered ${events} || ! kill -0 ${job.pid}; do sleep 0.2; done; cat ${events}`;
+      const said = await run(l1, ['sh', '-c', until], { timeoutMs: ANSWER_MS });
+      expect(said, await job.output()).toMatch(/"up"[^]*"open"[^]*"answered"/);
+    } finally {
+      await job.kill('TERM');
+      expect(await job.wait({ timeoutMs: 60_000 })).toBe(130);
+    }
+  });
 });

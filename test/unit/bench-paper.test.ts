@@ -61,6 +61,34 @@ describe('our figures', () => {
     expect(() => all?.figures({ schema: 99 })).toThrow();
   });
 
+  it('of packets, samples and exits are read from their benches, and what was not measured is left out', () => {
+    const of = (name: string) => PAPER_BENCHES.find((b) => b.name === name)!;
+    const environment = exampleResult().environment;
+    const counters = { exits: 1, nestedRuns: 1, l2ExitsByCause: {}, reflectedByCause: {} };
+    const sampled = (profiler: string, hz: number, workNs: number) => ({
+      ...{ profiler, hz, workNs, round: 0, emulatorCpuSeconds: 1, samples: hz === 0 ? 0 : 10, hookNs: null },
+      counters,
+    });
+    const profile = {
+      ...{ benchmark: 'profile', environment, parameters: { rates: [99, 999], rounds: 1, workRounds: 5 } },
+      samples: [sampled('none', 0, 1e9), sampled('l0', 999, 1.001e9), sampled('l1', 999, 1.01e9)],
+    };
+    expect(of('profile').figures(profile)['sample']).toMatchObject({ nested: 1000, accelerated: 100 });
+    expect(of('profile').about(profile)).toContain('99, 999 Hz');
+
+    const loop = (variant: string, ticks: number) => ({
+      ...{ variant, instruction: 'cpuid', round: 0, exits: 10, ticks },
+    });
+    const exit = {
+      ...{ version: '0', at: 'now', kernel: '6.1', reflected: { vanilla: {}, accelerated: {} } },
+      samples: [loop('vanilla', 50_000), loop('accelerated', 10_000)],
+    };
+    expect(of('exit').figures(exit)['cpuid']).toEqual({ nested: 5, accelerated: 1, direct: undefined });
+    expect(of('exit').figures({ ...exit, samples: exit.samples.slice(0, 1) })).toEqual({});
+    for (const name of ['net', 'start', 'profile', 'exit'])
+      expect(() => of(name).figures({ schema: 99 })).toThrow();
+  });
+
   it('stand beside the paper’s in one report, in which nothing is invented', () => {
     const html = paperReport(
       [run({ fault: { nested: 100, accelerated: 5, direct: 4 } })],

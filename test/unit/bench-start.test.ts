@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { startTurns } from '../../src/bench/start.ts';
 import { startResultSchema } from '../../src/bench/start-schema.ts';
 import type { StartResult, StartSample, StartVariant } from '../../src/bench/start-schema.ts';
-import { faultSwitches, summarizeStarts } from '../../src/bench/start-summary.ts';
+import { faultSwitches, joinStarts, summarizeStarts } from '../../src/bench/start-summary.ts';
 import { startReport, startTables } from '../../src/report/start.ts';
 
 function sample(image: string, variant: StartVariant, answeredMs: number, round = 0): StartSample {
@@ -104,6 +104,23 @@ describe('the report of starts', () => {
         .at(-1)!
         .rows.map((r) => r.at(-1)),
     ).toEqual(['NOT MET', 'met', 'NOT MET']);
+  });
+
+  test('is of several runs of different images as of one', () => {
+    const part = (image: string): StartResult => {
+      const [own, pages] = [samples.filter((s) => s.image === image), exact.filter((e) => e.image === image)];
+      return {
+        ...{ ...result, samples: own, exact: pages, summary: summarizeStarts(own, pages) },
+        parameters: { ...result.parameters, images: [image], rounds: image === 'bash' ? 2 : 1 },
+      };
+    };
+    const parts = ['bash', 'node', 'redis-snapshot'].map(part);
+    const joined = joinStarts(parts);
+    expect(joined.summary).toEqual(result.summary);
+    expect(joined.parameters).toMatchObject({ images: ['bash', 'node', 'redis-snapshot'], rounds: 1 });
+    expect(() => joinStarts([parts[0]!, parts[0]!])).toThrow(/image bash: in two/);
+    const other = { ...parts[1]!, environment: { ...result.environment, l0Kernel: 'other' } };
+    expect(() => joinStarts([parts[0]!, other])).toThrow(/on one machine expected/);
   });
 
   test('is one page without external assets', () => {
