@@ -14,6 +14,7 @@ interface Row {
 
 const OWN_STYLE = `
 .bar.s-paper { fill: var(--l1); }
+.differs { display: block; white-space: normal; width: 260px; color: var(--soft); font-size: 13px; }
 td.long { white-space: normal; min-width: 260px; text-align: left; }
 tr.none td, tr.none th { color: var(--soft); }
 `;
@@ -78,7 +79,11 @@ function gainChart(rows: readonly Row[]): string {
       [17, r.gain, 's-l2-default', 'ours'],
     ] as const) {
       if (value === undefined) {
-        body.push(text(x(1) + 6, y + offset + 12, `${name}: not measured`, { cls: 'tick' }));
+        body.push(
+          text(x(1) + 6, y + offset + 12, name === 'paper' ? 'paper: no figure' : 'ours: not measured', {
+            cls: 'tick',
+          }),
+        );
         continue;
       }
       const [from, to] = [Math.min(x(1), x(value)), Math.max(x(1), x(value))];
@@ -106,7 +111,7 @@ function figureTable(rows: readonly Row[]): string {
   const cell = (v: number | undefined): string => `<td>${v === undefined ? '–' : number(v)}</td>`;
   const body = rows.map(({ figure: f, ours, paper, gain: g }) => {
     const unit = f.unit === '' ? '' : `, ${f.unit}`;
-    return `<tr${g === undefined ? ' class="none"' : ''}><th scope="row">${escapeXml(f.what + unit)}</th>${cell(f.paper?.nested)}${cell(f.paper?.accelerated)}${cell(f.paper?.direct)}${cell(paper)}${cell(ours?.nested)}${cell(ours?.accelerated)}${cell(ours?.direct)}${cell(g)}<td class="long">${escapeXml(f.differs)}</td></tr>`;
+    return `<tr${g === undefined ? ' class="none"' : ''}><th scope="row">${escapeXml(f.what + unit)}<span class="differs">${escapeXml(f.differs)}</span></th>${cell(f.paper?.nested)}${cell(f.paper?.accelerated)}${cell(f.paper?.direct)}${cell(paper)}${cell(ours?.nested)}${cell(ours?.accelerated)}${cell(ours?.direct)}${cell(g)}</tr>`;
   });
   const head = [
     'paper: nested',
@@ -117,9 +122,8 @@ function figureTable(rows: readonly Row[]): string {
     'hyperupcall',
     'direct',
     'factor',
-    '',
   ];
-  return `<div class="scroll"><table><caption>The paper’s figures and ours</caption><thead><tr><th scope="col"><span class="sr">figure</span></th>${head.map((h) => (h === '' ? '<th scope="col" class="text">what differs</th>' : `<th scope="col">${h}</th>`)).join('')}</tr></thead><tbody>${body.join('')}</tbody></table></div>`;
+  return `<div class="scroll"><table><caption>The paper’s figures and ours, and what differs</caption><thead><tr><th scope="col"><span class="sr">figure</span></th>${head.map((h) => `<th scope="col">${h}</th>`).join('')}</tr></thead><tbody>${body.join('')}</tbody></table></div>`;
 }
 
 function runTable(runs: readonly PaperRun[]): string {
