@@ -157,7 +157,7 @@ export const PAPER_FIGURES: readonly PaperFigure[] = [
   {
     id: 'cpuid',
     what: 'CPUID exit from L2',
-    unit: 'µs; ours: thousand ticks of the TSC',
+    unit: 'µs; ours: k ticks',
     paper: { nested: 2.77, direct: 0.78 },
     bench: 'exit',
     differs: 'the paper gives what the exit costs and has no hook for it; ours answers it in L0',

@@ -72,28 +72,28 @@ export function summarizeStarts(
   };
 }
 
-/** Several runs of different images as one: measured in pieces. Throws HT_USAGE where they do not fit together. */
+/** Several runs as one: measured in pieces. Rounds of the same image are counted on. Throws HT_USAGE where they do not fit together. */
 export function joinStarts(results: readonly StartResult[]): StartResult {
   const [first] = results;
   if (first === undefined) throw new HyperturtleError('HT_USAGE', 'no result of bench start');
-  const samples = results.flatMap((r) => r.samples);
-  const seen = new Set<string>();
-  for (const { environment: e, parameters: p } of results) {
-    const shape = (r: StartResult): string =>
-      JSON.stringify([
-        ...[r.environment.accelerator, r.environment.l0Kernel, r.environment.l1Kernel],
-        ...[r.parameters.l1MemoryMib, r.parameters.l1Cpus, r.parameters.groupDefault],
-      ]);
-    const found = shape({ ...first, environment: e, parameters: p });
-    if (found !== shape(first))
+  const shape = ({ environment: e, parameters: p }: StartResult): string =>
+    JSON.stringify([
+      ...[e.accelerator, e.hostCpus, e.hostCpuModel, e.l0Kernel, e.l1Kernel, e.l2Kernel, e.l0Qemu],
+      ...[p.l1MemoryMib, p.l1Cpus, p.groupDefault],
+    ]);
+  const rounds = new Map<string, number>();
+  const samples: StartSample[] = [];
+  for (const r of results) {
+    if (shape(r) !== shape(first))
       throw new HyperturtleError(
         'HT_USAGE',
-        `results of bench start on one machine expected, found ${shape(first)} and ${found}`,
+        `results of bench start on one machine expected, found ${shape(first)} and ${shape(r)}`,
       );
-    for (const image of p.images) {
-      if (seen.has(image))
-        throw new HyperturtleError('HT_USAGE', `image ${image}: in two of the results: expected in one`);
-      seen.add(image);
+    const before = new Map(rounds);
+    for (const s of r.samples) {
+      const round = (before.get(s.image) ?? 0) + s.round;
+      rounds.set(s.image, Math.max(rounds.get(s.image) ?? 0, round + 1));
+      samples.push({ ...s, round });
     }
   }
   const exact = results.flatMap((r) => r.exact);
@@ -103,11 +103,7 @@ export function joinStarts(results: readonly StartResult[]): StartResult {
       ...first.environment,
       durationSeconds: sum(results.map((r) => r.environment.durationSeconds)),
     },
-    parameters: {
-      ...first.parameters,
-      images: [...seen],
-      rounds: Math.min(...results.map((r) => r.parameters.rounds)),
-    },
+    parameters: { ...first.parameters, images: [...rounds.keys()], rounds: Math.min(...rounds.values()) },
     ...{ samples, exact, summary: summarizeStarts(samples, exact) },
   };
 }

@@ -34,7 +34,7 @@ export function registerStart(bench: Command, version: string): void {
     )
     .option('--no-exact', 'leave out the starts that count what groups took in vain')
     .option('--report <file>', 'write the HTML report')
-    .option('--from <files>', 'measure nothing: join results (--json) of different images, comma-separated')
+    .option('--from <files>', 'measure nothing: join results (--json) of several runs, comma-separated')
     .action((o: StartCommandOptions, command: Command) =>
       measure(
         command.getOptionValueSource('l1Memory') === 'default' ? { ...o, l1Memory: L1_MEMORY_MIB } : o,

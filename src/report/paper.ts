@@ -14,7 +14,7 @@ interface Row {
 
 const OWN_STYLE = `
 .bar.s-paper { fill: var(--l1); }
-.differs { display: block; white-space: normal; width: 260px; color: var(--soft); font-size: 13px; }
+.differs { display: block; white-space: normal; width: 290px; color: var(--soft); font-size: 13px; }
 td.long { white-space: normal; min-width: 260px; text-align: left; }
 tr.none td, tr.none th { color: var(--soft); }
 `;

@@ -106,7 +106,7 @@ describe('the report of starts', () => {
     ).toEqual(['NOT MET', 'met', 'NOT MET']);
   });
 
-  test('is of several runs of different images as of one', () => {
+  test('is of several runs as of one', () => {
     const part = (image: string): StartResult => {
       const [own, pages] = [samples.filter((s) => s.image === image), exact.filter((e) => e.image === image)];
       return {
@@ -118,7 +118,9 @@ describe('the report of starts', () => {
     const joined = joinStarts(parts);
     expect(joined.summary).toEqual(result.summary);
     expect(joined.parameters).toMatchObject({ images: ['bash', 'node', 'redis-snapshot'], rounds: 1 });
-    expect(() => joinStarts([parts[0]!, parts[0]!])).toThrow(/image bash: in two/);
+    const again = joinStarts([parts[0]!, parts[1]!, parts[1]!]);
+    expect(again.parameters.rounds).toBe(2);
+    expect(again.samples.filter((s) => s.image === 'node').map((s) => s.round)).toEqual([0, 0, 1, 1]);
     const other = { ...parts[1]!, environment: { ...result.environment, l0Kernel: 'other' } };
     expect(() => joinStarts([parts[0]!, other])).toThrow(/on one machine expected/);
   });
