@@ -23,7 +23,7 @@ import { ManagedAcceleration } from './managed.ts';
 import { subtractCounts } from './statistics.ts';
 import type { StartResult, StartSample, StartVariant } from './start-schema.ts';
 import { START_VARIANTS } from './start-schema.ts';
-import { SNAPSHOT_IMAGE, summarizeStarts } from './start-summary.ts';
+import { SNAPSHOT_IMAGE, imagesOf, summarizeStarts } from './start-summary.ts';
 import { L2_TICK_ARGUMENTS } from './touch.ts';
 
 export interface StartSpec {
@@ -49,7 +49,7 @@ const EVENT_PORT = 0;
 
 const eventSchema = z.object({ run: z.string(), event: z.string(), ms: z.number().optional() });
 
-/** The lab must have these images. It is left as it was found. */
+/** The lab must have these images. It is left as it was found. Interrupted, it gives what it has by then. */
 export async function runStart(lab: Lab, spec: StartSpec, o: StartOptions): Promise<StartResult> {
   const { progress, signal } = o;
   const startedAt = new Date();
@@ -79,17 +79,19 @@ export async function runStart(lab: Lab, spec: StartSpec, o: StartOptions): Prom
           step.done(`answered after ${(s.answeredMs / 1000).toFixed(1)} s`);
         } catch (e) {
           step.fail();
-          throw e;
+          if (!signal?.aborted || samples.length === 0) throw e;
+          progress.note(`  interrupted: what was measured until now is the result`);
+          break;
         }
       }
-      const exact = spec.exact ? await exactStarts(context, spec.images, progress) : [];
+      const exact = spec.exact && !signal?.aborted ? await exactStarts(context, spec.images, progress) : [];
       const { l1 } = lab.environment();
       return {
         schema: 1,
         benchmark: 'start',
         environment: await environmentOf(lab, o.version, startedAt),
         parameters: {
-          ...{ images: [...spec.images], rounds, l1MemoryMib: l1.memMib, l1Cpus: l1.cpus },
+          ...{ images: imagesOf(samples), rounds, l1MemoryMib: l1.memMib, l1Cpus: l1.cpus },
           ...{ groupDefault: guest.group_max, poolHigh: guest.pool_high, l2KernelArguments: append },
         },
         samples,
@@ -120,6 +122,9 @@ async function exactStarts(
       found.push({ image, ...pages });
       step.done(`${pages.unused} of ${pages.held}`);
     }
+    return found;
+  } catch (e) {
+    if (!c.signal?.aborted) throw e;
     return found;
   } finally {
     await run(c.lab.l1, [CLI, 'guest', 'set', '--no-exact']);

@@ -74,16 +74,15 @@ async function measure({ images: list, from, ...o }: StartCommandOptions, versio
   const result =
     from !== undefined
       ? await joined(from.split(','))
-      : await inLab({ ...o, images }, ({ lab, ...context }) =>
-          runStart(
-            lab,
-            {
-              ...{ images, rounds: o.rounds, arenaMib: ARENA_MIB, exact: o.exact },
-              budgetMs: o.budgetMinutes === undefined ? undefined : o.budgetMinutes * 60_000,
-            },
-            { version, ...context },
-          ),
-        );
+      : await inLab({ ...o, images }, async ({ lab, ...context }) => {
+          const spec = {
+            ...{ images, rounds: o.rounds, arenaMib: ARENA_MIB, exact: o.exact },
+            budgetMs: o.budgetMinutes === undefined ? undefined : o.budgetMinutes * 60_000,
+          };
+          const measured = await runStart(lab, spec, { version, ...context });
+          if (context.signal.aborted) process.exitCode = 130;
+          return measured;
+        });
   if (o.report !== undefined) await fs.writeFile(o.report, startReport(result));
   process.stdout.write(`\n${startTables(result).map(formatTable).join('\n\n')}\n`);
 }

@@ -41,20 +41,20 @@ async function left(): Promise<string> {
   return `${said}${await runScript(lab().l0, 'ls /sys/class/net/br0/brif')}`.trim();
 }
 
-/** Until `enough` says so; gives how many pages of nested guests have a frame then. */
-async function pages(job: Job, what: string, enough: (held: number) => boolean): Promise<number> {
-  let held = 0;
+/** Pages of nested guests that have a frame. */
+const held = async (): Promise<number> => (await acceleration.guest.l2Pages()).held;
+
+async function until(job: Job, what: string, there: () => Promise<boolean>): Promise<void> {
   await waitFor(
     what,
     async () => {
       if ((await job.status()) !== undefined) throw new Error(await job.output());
-      ({ held } = await acceleration.guest.l2Pages());
-      return enough(held) ? true : undefined;
+      return (await there()) ? true : undefined;
     },
     { timeoutMs: TIMEOUT_MS, intervalMs: 500 },
   );
-  return held;
 }
+
 /** In pages. */
 const MIB = 256;
 
@@ -85,16 +85,17 @@ async function says(pid: string, file: string, what: RegExp): Promise<void> {
 
 test('a command runs in an image, its faults are answered in L0, memory that it frees goes back to L1, and a signal ends all of it', async () => {
   const before = await acceleration.hookCounts();
-  const script = `read -r name </proc/sys/kernel/hostname; echo "$BASH_VERSION in $name"; busybox dd if=/dev/zero of=/run/x bs=1M count=64 2>/dev/null; busybox sleep 6; busybox rm /run/x; busybox sleep 1000`;
+  const script = `read -r name </proc/sys/kernel/hostname; echo "$BASH_VERSION in $name"; busybox dd if=/dev/zero of=/run/x bs=1M count=64 2>/dev/null; echo full; busybox sleep 8; busybox rm /run/x; busybox sleep 1000`;
   const job = await lab().l1.spawn([
     ...[CLI, 'run', 'bash', '--balloon', '--memory', '160', '--', 'bash', '-c', script],
   ]);
   try {
-    const full = await pages(job, 'the guest to fill its file', (held) => held > 64 * MIB);
-    await pages(job, 'most of it to come back', (held) => held < full - 48 * MIB);
+    await until(job, 'a full file', async () => (await job.output()).includes('full'));
+    const full = await held();
+    await until(job, 'most of it to come back', async () => (await held()) < full - 48 * MIB);
     const after = await acceleration.hookCounts();
     expect(after.handled - before.handled).toBeGreaterThan(200);
-    expect(await job.output()).toMatch(/^5\..* in bash\n$/);
+    expect(await job.output()).toMatch(/^5\..* in bash\nfull\n$/);
   } finally {
     await job.kill('TERM');
     expect(await job.wait({ timeoutMs: 60_000 })).toBe(130);
@@ -139,7 +140,7 @@ test('a directory is a root as well, what --print prints is a command that runs 
     `mkdir -p ${dir}/bin && cp /usr/bin/busybox ${dir}/bin/ && echo there > ${dir}/file`,
   );
   const script =
-    'B=/bin/busybox; $B cat /file; $B dd if=/dev/zero of=/run/x bs=1M count=48 2>/dev/null; $B rm /run/x; $B sleep 1000';
+    'B=/bin/busybox; $B cat /file; $B dd if=/dev/zero of=/run/x bs=1M count=48 2>/dev/null; echo full; $B rm /run/x; $B sleep 1000';
   const args = [
     ...[dir, '--memory', '128', '--balloon', '--print'],
     '--',
@@ -156,15 +157,16 @@ test('a directory is a root as well, what --print prints is a command that runs 
   const monitor = '/tmp/monitor';
   const job = await lab().l1.spawn(['sh', '-c', `exec ${mute} -qmp unix:${monitor},server=on,wait=off`]);
   try {
-    const full = await pages(job, 'the guest to fill its file', (held) => held > 64 * MIB);
+    await until(job, 'a full file', async () => (await job.output()).includes('full'));
+    const full = await held();
     const say = [{ execute: 'qmp_capabilities' }, { execute: 'balloon', arguments: { value: 72 << 20 } }].map(
       (o) => JSON.stringify(o),
     );
     const client = `const s = require('net').connect('${monitor}'); let said = '';
 s.on('data', (d) => (said += d).split('"return"').length > 2 && s.end()); s.write(${JSON.stringify(say.join('\n'))})`;
     await run(lab().l1, ['node', '-e', client], { timeoutMs: 60_000 });
-    await pages(job, 'the balloon to take it', (held) => held < full - 24 * MIB);
-    expect(await job.output()).toBe('there\n');
+    await until(job, 'the balloon to take it', async () => (await held()) < full - 24 * MIB);
+    expect(await job.output()).toBe('there\nfull\n');
   } finally {
     await job.kill('TERM');
     await job.wait({ timeoutMs: 60_000 });
