@@ -154,6 +154,7 @@ async function run(image: string, command: string[], o: Options): Promise<void> 
       hostname: found.name,
       address: o.ip ?? 'up',
       gateway: o.gateway,
+      plugged: wanted.kind === 'direct',
       terminal,
       env: o.env,
       command: argv,
@@ -201,14 +202,16 @@ async function print(shape: RunSpec, initrd: Buffer, directory: string | undefin
   fs.writeFileSync(file, initrd);
   const root =
     directory === undefined ? shape.root : await packDirectory(directory, file.replace(/cpio$/, 'erofs'));
-  const net: RunNet = shape.net.kind === 'direct' ? { kind: 'direct', address: 'ADDRESS' } : shape.net;
-  const words = [shape.qemu, ...runArguments({ ...shape, root, net, initrd: file })].map((w) =>
+  const { net } = shape;
+  const words = [shape.qemu, ...runArguments({ ...shape, root, initrd: file })].map((w) =>
     /^[\w@%+=:,./-]+$/.test(w) ? w : `'${w.replaceAll("'", "'\\''")}'`,
   );
   process.stdout.write(`${words.join(' ')}\n`);
   if (net.kind === 'bridge') process.stderr.write(`then: ip link set ${net.tap} master ${net.bridge} up\n`);
   if (net.kind === 'direct')
-    process.stderr.write("ADDRESS: of the device that 'hyperturtle nic add' prints\n");
+    process.stderr.write(
+      "then, over QMP and not before it runs: device_add, driver vfio-pci, host: of the device that 'hyperturtle nic add' prints\n",
+    );
 }
 
 /** What can be said to be missing before anything is started. */

@@ -18,6 +18,8 @@ export interface GuestSettings {
   /** `none`: leave the device alone; `up`; `dhcp`; or ADDRESS/LENGTH. */
   address: string;
   gateway?: string | undefined;
+  /** The network device comes when the guest is up. */
+  plugged?: boolean;
   terminal: boolean;
   env: readonly string[];
   command: readonly string[];
@@ -54,6 +56,7 @@ export function settingsScript(s: GuestSettings): string {
     HOSTNAME: s.hostname,
     ADDRESS: s.address,
     GATEWAY: s.gateway ?? '',
+    PLUGGED: s.plugged ? '1' : '',
     STATUS: s.status ? '1' : '',
     TTY: s.terminal ? '1' : '',
     SERVICE: s.service === undefined ? '' : `${s.service.port} ${s.service.send} ${s.service.expect}`,
@@ -123,8 +126,15 @@ mount --bind /dev/pts /root/dev/pts
 mount --bind /dev/shm /root/dev/shm
 hostname "$HOSTNAME"
 ifconfig lo 127.0.0.1 up
-device=
-for n in /sys/class/net/*; do [ "\${n##*/}" = lo ] || device=\${n##*/}; done
+n=0
+while
+	device=
+	for d in /sys/class/net/*; do [ "\${d##*/}" = lo ] || device=\${d##*/}; done
+	[ -n "$PLUGGED" ] && [ -z "$device" ]
+do
+	n=$((n + 1)); [ $n -gt 3000 ] && fail 'no network device was plugged in'
+	usleep 20000
+done
 if [ -n "$device" ] && [ "$ADDRESS" != none ]; then
 	ip link set "$device" up
 	case "$ADDRESS" in

@@ -123,8 +123,16 @@ function netArguments(net: RunNet): string[] {
         ...['-device', `virtio-net-pci,netdev=net0,mac=${net.mac},romfile=`],
       ];
     case 'direct':
-      return ['-device', `vfio-pci,host=${net.address}`];
+      return []; // plugged in when the guest is up: plugArguments
   }
+}
+
+/**
+ * Of device_add, when the guest is up: VFIO pins all of its RAM. (There from the start, behind qboot, the kernel that QEMU has
+ * put into RAM was gone when it was entered; on tmpfs as well.) `rombar`: no firmware looks at it any more.
+ */
+export function plugArguments(net: RunNet): Record<string, unknown> | undefined {
+  return net.kind === 'direct' ? { driver: 'vfio-pci', id: 'net0', host: net.address, rombar: 0 } : undefined;
 }
 
 /** Modules that the guest needs before it has a root file system. */

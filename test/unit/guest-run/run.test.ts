@@ -9,7 +9,7 @@ import { resolveImage } from '../../../src/guest/run/image.ts';
 import { RUN_INIT, UDHCPC_SCRIPT, commandScript, settingsScript } from '../../../src/guest/run/init.ts';
 import type { GuestSettings } from '../../../src/guest/run/init.ts';
 import { moduleOrder, needsLoader } from '../../../src/guest/run/initramfs.ts';
-import { runArguments, runModules } from '../../../src/guest/run/spec.ts';
+import { plugArguments, runArguments, runModules } from '../../../src/guest/run/spec.ts';
 import type { RunSpec } from '../../../src/guest/run/spec.ts';
 import { SUPERVISOR, undoScript } from '../../../src/guest/run/supervisor.ts';
 import { parseCpuList } from '../../../src/qmp/pin.ts';
@@ -51,7 +51,10 @@ describe("a run's VMM", () => {
     const net = { kind: 'bridge', bridge: 'br0', tap: 'ht-1', mac: '52:54:00:00:00:01' } as const;
     expect(runArguments({ ...spec, net })).toContain('tap,id=net0,ifname=ht-1,script=no,downscript=no');
     const direct = { kind: 'direct', address: '0000:08:00.0' } as const;
-    expect(runArguments({ ...spec, net: direct })).toContain('vfio-pci,host=0000:08:00.0');
+    // not before the guest is up
+    expect(runArguments({ ...spec, net: direct }).join(' ')).not.toContain('vfio');
+    expect(plugArguments(direct)).toMatchObject({ driver: 'vfio-pci', host: '0000:08:00.0' });
+    expect(plugArguments(net)).toBeUndefined();
     expect(runModules({ ...spec, net: direct })).toContain('virtio_net');
   });
 
