@@ -93,7 +93,7 @@ export function print<T>(options: L1Options, result: T, text: (result: T) => str
 export function columns(head: readonly string[], rows: readonly (readonly string[])[]): string {
   if (rows.length === 0) return '';
   const all = [head, ...rows];
-  const isNumber = head.map((_, i) => rows.every((r) => /^[-\d.,%]*$/.test(r[i] ?? '')));
+  const isNumber = head.map((_, i) => rows.every((r) => /^[-\d.,%]*[kMG]?$/.test(r[i] ?? '')));
   const widths = head.map((_, i) => Math.max(...all.map((r) => (r[i] ?? '').length)));
   return all
     .map((r) =>

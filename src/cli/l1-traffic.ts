@@ -172,32 +172,49 @@ export function flowRates(
     .sort((a, b) => b.outRate + b.inRate - a.outRate - a.inRate || b.lastNs - a.lastNs);
 }
 
-export function flowsText(rates: readonly FlowRate[], perSecond: boolean, rows: number): string {
-  const unit = perSecond ? '/S' : '';
+/** Bytes as a person reads them at a glance: 950, 12.3k, 4.56M. */
+function short(n: number): string {
+  let value = n;
+  for (const unit of ['', 'k', 'M', 'G']) {
+    if (value < 999.5 || unit === 'G')
+      return `${unit === '' ? Math.round(value) : value.toPrecision(3)}${unit}`;
+    value /= 1000;
+  }
+  return '';
+}
+
+/** Numbers first, as addresses may be long: what a narrow screen cuts off is their end. */
+export function flowsText(
+  rates: readonly FlowRate[],
+  o: { perSecond: boolean; rows: number; brief?: boolean },
+): string {
+  const unit = o.perSecond ? '/S' : '';
   const side = (address: string, port: number): string =>
     address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
+  const shown = (n: number): string => (o.brief ? short(n) : String(Math.round(n)));
   return (
     columns(
-      ['PROTO', 'LOCAL', 'REMOTE', `OUT B${unit}`, `IN B${unit}`, 'OUT PKTS', 'IN PKTS'],
+      [`OUT B${unit}`, `IN B${unit}`, 'OUT PKTS', 'IN PKTS', 'PROTO', 'LOCAL', 'REMOTE'],
       rates
-        .slice(0, rows)
+        .slice(0, o.rows)
         .map((f) => [
-          f.protocol,
-          side(f.local, f.localPort),
-          side(f.remote, f.remotePort),
-          ...[f.outRate, f.inRate, f.outPackets, f.inPackets].map((n) => String(Math.round(n))),
+          ...[f.outRate, f.inRate, f.outPackets, f.inPackets].map(shown),
+          ...[f.protocol, side(f.local, f.localPort), side(f.remote, f.remotePort)],
         ]),
     ) || 'no flows'
   );
 }
 
 async function tcptop(o: TcptopOptions): Promise<void> {
-  const [{ readFlows }, { sleep }, { isHyperturtleError }] = await Promise.all([
+  const [{ readFlows }, { sleep }, { isHyperturtleError }, { drawn }] = await Promise.all([
     import('../net/counters.ts'),
     import('../core/wait.ts'),
     import('../core/errors.ts'),
+    import('./top.ts'),
   ]);
   const screen = process.stdout.isTTY && !o.json;
+  // hide the cursor while the table is drawn over and over; the last one stays when we end
+  if (screen) process.stdout.write('\x1b[?25l\x1b[2J');
   try {
     await withAgent(o, async (c) => {
       const maps = await programMaps(c, 'tcptop', o.nic);
@@ -209,15 +226,23 @@ async function tcptop(o: TcptopOptions): Promise<void> {
         const rates = flowRates(before?.flows, flows, before ? (at - before.at) / 1000 : 1);
         if (o.json) printJson({ flows: rates.slice(0, o.rows), others });
         else {
-          const head = `${flows.length} flows of ${o.nic}; without ports: ${others.out.packets} packets out, ${others.in.packets} in`;
-          const text = `${head}\n${flowsText(rates, before !== undefined, screen ? Math.min(o.rows, (process.stdout.rows ?? 24) - 4) : o.rows)}\n`;
-          process.stdout.write(screen ? `\x1b[H\x1b[2J${text}` : `${text}\n`);
+          const perSecond = before !== undefined;
+          const total = (d: 'outRate' | 'inRate'): string => short(rates.reduce((sum, f) => sum + f[d], 0));
+          const head = [
+            `${o.nic}: ${flows.length} flow${flows.length === 1 ? '' : 's'}`,
+            `out ${total('outRate')} B${perSecond ? '/s' : ''}, in ${total('inRate')} B${perSecond ? '/s' : ''}`,
+            `without ports: ${others.out.packets} packets out, ${others.in.packets} in`,
+          ].join('; ');
+          const text = `${head}\n${flowsText(rates, { perSecond, rows: o.rows, brief: screen })}`;
+          process.stdout.write(screen ? drawn(text.split('\n'), process.stdout) : `${text}\n\n`);
         }
         before = { flows, at };
       }
     });
   } catch (e) {
     if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
+  } finally {
+    if (screen) process.stdout.write('\x1b[?25h');
   }
 }
 

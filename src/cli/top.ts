@@ -87,7 +87,7 @@ async function sample({ peer, signal, timeoutMs }: AgentClient): Promise<TopSamp
 }
 
 /** From the upper left corner, clearing what the last one left; cut to the screen. */
-function drawn(lines: readonly string[], to: { rows?: number; columns?: number }): string {
+export function drawn(lines: readonly string[], to: { rows?: number; columns?: number }): string {
   const { rows = 24, columns: width = 80 } = to;
   return `\x1b[H${lines
     .slice(0, rows - 1)
