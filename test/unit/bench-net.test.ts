@@ -9,6 +9,7 @@ import {
   netResultSchema,
 } from '../../src/bench/net-schema.ts';
 import type { NetBlock, NetLoad, NetResult, NetVariant } from '../../src/bench/net-schema.ts';
+import { PAPER_BENCHES } from '../../src/bench/paper.ts';
 import { PolicyInput } from '../../src/net/firewall-rules.ts';
 import { netBarTable, netHtml, netTerminal } from '../../src/report/net.ts';
 
@@ -112,6 +113,16 @@ describe('its report', () => {
     },
     blocks,
     summary: summarizeNet(blocks),
+  });
+
+  it('has the figures that the paper has', () => {
+    const bench = PAPER_BENCHES.find((b) => b.name === 'net')!;
+    const values = bench.figures(JSON.parse(JSON.stringify(result)));
+    // one round of three took twice as long
+    expect(values['udp']?.nested).toBeCloseTo(4000 / 3);
+    expect(values['udp']?.accelerated).toBeCloseTo(2000 / 3);
+    expect(Object.keys(values).sort()).toEqual(['memcached', 'nginx', 'redis', 'throughput', 'udp']);
+    for (const v of Object.values(values)) expect(v!.nested).toBeGreaterThan(0);
   });
 
   it('says of every bar whether it was met', () => {
