@@ -25,7 +25,8 @@ export const NET_LOADS = ['round-trip', 'packets', 'tcp-up', 'tcp-down'] as cons
 /** Services in L2, asked from L0 by the generators that go with them. */
 export const NET_APPS = ['memcached', 'redis', 'nginx'] as const;
 export type NetApp = (typeof NET_APPS)[number];
-export const netLoadSchema = z.enum([...NET_LOADS, ...NET_APPS]);
+/** `idle`: nothing, so that what ticks cost is known. */
+export const netLoadSchema = z.enum([...NET_LOADS, ...NET_APPS, 'idle']);
 export type NetLoad = z.infer<typeof netLoadSchema>;
 
 const count = z.number().int().nonnegative();
@@ -82,6 +83,8 @@ export const netVariantSummarySchema = z.object({
   l2ExitsPerRoundTrip: z.number(),
   reflectedPerRoundTrip: z.number(),
   exitsPerRoundTrip: z.number(),
+  /** The same without those that an idle L2 has in that time: ticks, which a slow machine has many of. */
+  exitsPerRoundTripAlone: z.number(),
   emulatorCpuMsPerRoundTrip: z.number(),
   /** Of round trips with several under way, for each packet. */
   l2ExitsPerPacket: z.number(),
@@ -95,6 +98,8 @@ export type NetVariantSummary = z.infer<typeof netVariantSummarySchema>;
 
 export const netSummarySchema = z.object({
   variants: z.array(netVariantSummarySchema),
+  /** All exits of L1 and L2 while L2 does nothing. */
+  idleExitsPerSecond: z.number(),
   /** Ratios of neighbouring blocks' medians; see NET_BARS. */
   ratios: z.record(z.string(), spreadSchema),
 });

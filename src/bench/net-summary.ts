@@ -115,13 +115,21 @@ export function summarizeNet(blocks: readonly NetBlock[]): NetSummary {
     const r = pairedRatio(blocks, b);
     return r === undefined ? [] : [[b.key, r] as const];
   });
+  const idle = blocks.filter((b) => b.load === 'idle');
+  const idlePerSecond =
+    (sum(idle.map((b) => b.counters.exits)) / Math.max(1, sum(idle.map((b) => b.totalNs)))) * 1e9;
   return {
-    variants: variants.map((v) => summarizeVariant(v, blocks)),
+    variants: variants.map((v) => summarizeVariant(v, blocks, idlePerSecond)),
+    idleExitsPerSecond: idlePerSecond,
     ratios: Object.fromEntries(ratios),
   };
 }
 
-function summarizeVariant(variant: NetVariant, all: readonly NetBlock[]): NetVariantSummary {
+function summarizeVariant(
+  variant: NetVariant,
+  all: readonly NetBlock[],
+  idlePerSecond: number,
+): NetVariantSummary {
   const of = (load: NetLoad): NetBlock[] => all.filter((b) => b.variant === variant && b.load === load);
   const trips = of('round-trip');
   const packets = of('packets');
@@ -151,6 +159,7 @@ function summarizeVariant(variant: NetVariant, all: readonly NetBlock[]): NetVar
     l2ExitsPerRoundTrip: per(trips, l2),
     reflectedPerRoundTrip: per(trips, reflected),
     exitsPerRoundTrip: per(trips, (b) => b.counters.exits),
+    exitsPerRoundTripAlone: per(trips, (b) => b.counters.exits - (idlePerSecond * b.totalNs) / 1e9),
     emulatorCpuMsPerRoundTrip: per(trips, (b) => b.emulatorCpuSeconds * 1000),
     l2ExitsPerPacket: per(packets, l2) / 2,
     reflectedPerPacket: per(packets, reflected) / 2,

@@ -2,6 +2,7 @@
 import { HyperturtleError } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import type { Progress } from '../core/progress.ts';
+import { sleep } from '../core/wait.ts';
 import type { L2Shell } from '../guest/l2-shell.ts';
 import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
@@ -30,6 +31,7 @@ export interface NetSpec {
   /** Round trips of one block with `window` under way. */
   packets: number;
   window: number;
+  /** From L2; to L2 DOWN_TIMES as many. */
   tcpBytes: number;
   /** Of the firewall; the last ones match. */
   rules: number;
@@ -46,6 +48,9 @@ const LINE_TIMEOUT_MS = 300_000;
 /** Round trips before each block that count nowhere. */
 const WARM = 5;
 const MTU = 1500;
+const IDLE_MS = 3000;
+/** To L2 it goes so much faster that as many bytes as from L2 would be over before the window has grown. */
+const DOWN_TIMES = 4;
 /** Ways over which services are asked. */
 const APP_VARIANTS: readonly NetVariant[] = ['nested', 'nested-vhost', 'direct', 'pass', 'firewall'];
 
@@ -140,6 +145,7 @@ async function takeRounds(
       try {
         const first = (round * spec.turns + turn) % ways.length;
         const order = [...ways.slice(first), ...ways.slice(0, first)];
+        blocks.push({ ...(await idle(meters)), round, turn });
         for (const load of NET_LOADS)
           for (const way of order)
             blocks.push({ ...(await takeBlock(load, way, spec, meters)), round, turn });
@@ -166,7 +172,7 @@ function commandOf(load: (typeof NET_LOADS)[number], peer: string, spec: NetSpec
       return `net_load --gate --warm ${WARM} rtt ${to} ${spec.packets} ${spec.window}`;
     case 'tcp-up':
     case 'tcp-down':
-      return `net_load --gate tcp ${to} ${load.slice('tcp-'.length)} ${spec.tcpBytes}`;
+      return `net_load --gate tcp ${to} ${load.slice('tcp-'.length)} ${spec.tcpBytes * (load === 'tcp-down' ? DOWN_TIMES : 1)}`;
   }
 }
 
@@ -215,6 +221,21 @@ async function takeBlock(
       `${load} over '${way.variant}': nothing came back from ${way.peer} port ${NET_PORT}`,
     );
   return block;
+}
+
+/** L2 does nothing. The variant says nothing. */
+async function idle({ counters, signal }: Meters): Promise<Omit<NetBlock, 'round' | 'turn'>> {
+  const before = await counters.read(signal);
+  const begun = performance.now();
+  await sleep(IDLE_MS, signal);
+  // as long as from one reading to the other
+  const after = await counters.read(signal);
+  const ms = performance.now() - begun;
+  return {
+    ...{ variant: 'direct', load: 'idle', units: Math.round(ms), lost: 0, ns: [], emulatorCpuSeconds: 0 },
+    totalNs: Math.round(ms * 1e6),
+    counters: countersBetween(before, after),
+  };
 }
 
 /** The generator runs in L0, and tells the time itself. What it takes to start it is in the counters, a few exits. */

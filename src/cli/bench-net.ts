@@ -30,7 +30,12 @@ export function registerBenchNet(bench: Command, version: string): void {
     .option('--round-trips <number>', 'in one turn', integer('--round-trips', 1, 100_000), 50)
     .option('--packets <number>', 'in one turn, several under way', integer('--packets', 1, 100_000), 200)
     .option('--window <number>', 'how many are under way then', integer('--window', 1, 128), 32)
-    .option('--tcp-kib <number>', 'over one connection, each way', integer('--tcp-kib', 1, 1 << 20), 512)
+    .option(
+      '--tcp-kib <number>',
+      'over one connection from L2; four times as much to L2',
+      integer('--tcp-kib', 1, 1 << 20),
+      512,
+    )
     .option('--rules <number>', 'of the firewall; the last ones match', integer('--rules', 2, 255), 100)
     .option('--apps <list>', 'services in L2 to be asked as well: memcached,redis,nginx', '')
     .option('--requests <number>', 'to a service in one turn', integer('--requests', 10, 1_000_000), 300)

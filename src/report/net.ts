@@ -36,9 +36,10 @@ export function netTables(r: NetResult): Table[] {
     },
     {
       title: "A round trip, counted by L0's KVM",
-      head: ['', 'exits of L2', 'of them to L1', 'all exits of L1 and L2', 'world switches', 'host CPU'],
+      head: ['', 'exits of L2', 'to L1', 'all exits of L1 and L2', 'without ticks', 'switches', 'host CPU'],
       rows: rows((v) => [
         ...[v.l2ExitsPerRoundTrip, v.reflectedPerRoundTrip, v.exitsPerRoundTrip].map(number),
+        number(v.exitsPerRoundTripAlone),
         number(2 * v.exitsPerRoundTrip),
         `${number(v.emulatorCpuMsPerRoundTrip)} ms`,
       ]),

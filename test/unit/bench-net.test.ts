@@ -77,6 +77,16 @@ describe('figures of bench net', () => {
     });
   });
 
+  it('take off what an idle L2 does in that time', () => {
+    // 1000 exits a second; a direct round trip takes 2/3 ms on average and 10 exits
+    const idle = { ...block('direct', 'memcached', 0, 0, 1e6), load: 'idle' as const };
+    const quiet = { ...idle, counters: { ...idle.counters, exits: 1000 } };
+    const s = summarizeNet([...blocks, quiet]);
+    expect(s.idleExitsPerSecond).toBeCloseTo(1000);
+    const direct = s.variants.find((v) => v.variant === 'direct')!;
+    expect(direct.exitsPerRoundTripAlone).toBeCloseTo(10 - 2 / 3);
+  });
+
   it('name each bar once', () => {
     expect(new Set(NET_BARS.map((b) => b.key)).size).toBe(NET_BARS.length);
   });
