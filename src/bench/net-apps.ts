@@ -117,10 +117,10 @@ export async function startApps(
       const command = [app.program, ...app.args].map(shellWord).join(' ');
       await shell.runOk(
         `${[
-          `mkdir -p ${made.join(' ')}`,
+          `busybox mkdir -p ${made.join(' ')}`,
           // until L0 has begun to serve it
           `n=0; until busybox nc ${way.peer} ${FILES_PORT} </dev/null >/tmp/files && [ -s /tmp/files ]; do n=$((n+1)); [ $n -gt 100 ] && exit 1; usleep 200000; done`,
-          `busybox tar -x -C ${here} -f /tmp/files && rm /tmp/files`,
+          `busybox tar -x -C ${here} -f /tmp/files && busybox rm /tmp/files`,
           `mount -t devtmpfs dev ${here}/dev; mount -t proc proc ${here}/proc`,
         ].join('; ')}; busybox chroot ${here} ${command} </dev/null >/tmp/${name}.log 2>&1 &`,
         { timeoutMs: START_MS, signal },
