@@ -107,7 +107,7 @@ export async function startApps(
     const job = await l0.spawn(
       [
         ...['sh', '-c'],
-        `set -e; cd ${root}; for f in ${[app.program, linker, ...app.files].join(' ')} ${libraries}; do echo .$f; done | sort -u >/run/files; tar -c -h -f - $(cat /run/files) | nc -l -p ${FILES_PORT}`,
+        `set -e; cd ${root}; for f in ${[app.program, linker, ...app.files].join(' ')} ${libraries}; do echo .$f; done | sort -u >/run/files; exec nc -l -p ${FILES_PORT} -e tar -c -h -f - $(cat /run/files)`,
       ],
       { signal },
     );
