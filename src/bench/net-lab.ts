@@ -14,7 +14,7 @@ import type { NetVariant } from './net-schema.ts';
 
 export const NET_PORT = 7000;
 export const NET_LOAD = '/payload/l2/programs/net_load';
-const TOUCHED_MIB = 32;
+const TOUCHED_MIB = 16;
 const SETTLED_MS = 180_000;
 const POLICY = '/run/bench-policy.json';
 /** Above all that is possible here: both buckets are looked at, nothing is dropped. */
