@@ -81,7 +81,7 @@ export const PAPER_FIGURES: readonly PaperFigure[] = [
     paper: { nested: 1.5, accelerated: 1.1, direct: 0.7 },
     bench: 'start',
     differs:
-      'a microVM under QEMU, from its first instruction to the first answer of a service, mean of nine images; no container runtime',
+      'a microVM under QEMU, from its first instruction to the first answer of a service, mean over the images; no container runtime',
   },
   {
     id: 'start-huge',

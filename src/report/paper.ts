@@ -14,6 +14,7 @@ interface Row {
 
 const OWN_STYLE = `
 .bar.s-paper { fill: var(--l1); }
+th.command { white-space: normal; overflow-wrap: anywhere; width: 380px; }
 .differs { display: block; white-space: normal; width: 290px; color: var(--soft); font-size: 13px; }
 td.long { white-space: normal; min-width: 260px; text-align: left; }
 tr.none td, tr.none th { color: var(--soft); }
@@ -129,7 +130,7 @@ function figureTable(rows: readonly Row[]): string {
 function runTable(runs: readonly PaperRun[]): string {
   const body = runs.map(
     (r) =>
-      `<tr><th scope="row"><code>${escapeXml(r.command)}</code></th><td>${Math.round(r.seconds)} s</td><td class="${r.problem === null ? 'long' : 'long bad'}">${escapeXml(r.problem ?? r.about ?? '')}</td></tr>`,
+      `<tr><th scope="row" class="command"><code>${escapeXml(r.command)}</code></th><td>${r.seconds < 1 ? '–' : `${Math.round(r.seconds)} s`}</td><td class="${r.problem === null ? 'long' : 'long bad'}">${escapeXml(r.problem ?? r.about ?? '')}</td></tr>`,
   );
   return `<div class="scroll"><table><caption>Commands, in this order</caption><thead><tr><th scope="col">command</th><th scope="col">took</th><th scope="col" class="text">where and how, or what went wrong</th></tr></thead><tbody>${body.join('')}</tbody></table></div>`;
 }

@@ -124,12 +124,14 @@ test('a service answers from a bridge of L1, and kill -9 of the run takes guest,
 test("a NIC of the host's is the guest's alone, and kill -9 of the run gives it back", async () => {
   const args = `bash --memory 96 --net direct=lan --ip ${LAN}.2/24 -- bash -c 'busybox ping -c 3 -W 5 ${LAN}.1; busybox sleep 1000'`;
   const pid = await background(args, '/tmp/direct.log');
-  await says(pid, '/tmp/direct.log', / [1-3] packets received/);
-  expect(await left()).toMatch(/0000:[^]*qemu-system[^\n]*\n\S+$/);
-  // L1 has no network device of it
-  expect((await runScript(lab().l1, 'ls /sys/class/net')).trim()).toBe('lo');
-
-  await runScript(lab().l1, `kill -9 ${pid}`);
+  try {
+    await says(pid, '/tmp/direct.log', / [1-3] packets received/);
+    expect(await left()).toMatch(/0000:[^]*qemu-system[^\n]*\n\S+$/);
+    // L1 has no network device of it
+    expect((await runScript(lab().l1, 'ls /sys/class/net')).trim()).toBe('lo');
+  } finally {
+    await runScript(lab().l1, `kill -9 ${pid}; true`);
+  }
   await gone();
 });
 
