@@ -10,7 +10,6 @@
 import { HyperturtleError } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
 import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
-import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
 import type { Job } from '../lab/levels.ts';
 import { z } from 'zod';
@@ -86,7 +85,7 @@ export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<Integ
         ram: 'turtlefs',
         ramFile: RAM_FILE,
         memMib,
-        append: `console=ttyS0 ${kernelArgs(2)} memmap=${spec.sharedMib}M$${address}`,
+        append: `console=ttyS0 memmap=${spec.sharedMib}M$${address}`,
         machine: 'pc',
         port: 0,
       },

@@ -6,8 +6,11 @@
 import { L2Shell } from '../guest/l2-shell.ts';
 import { formatNic } from '../guest/l2-spec.ts';
 import type { L2Nic, RamKind } from '../guest/l2-spec.ts';
+import { HyperturtleError } from '../core/errors.ts';
+import { sleep } from '../core/wait.ts';
+import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
-import type { Level } from '../lab/levels.ts';
+import type { Job, Level } from '../lab/levels.ts';
 import { PORT } from '../lab/machine.ts';
 import { jobSays } from './accelerate.ts';
 
@@ -15,7 +18,10 @@ export interface L2SessionSpec {
   name: string;
   ram: RamKind;
   memMib: number;
+  /** Of its kernel's arguments what it has beyond `kernelArgs`. */
   append: string;
+  /** Default: those of the lab's levels, without which a boot may take minutes, or end at a timer that was measured too slow. */
+  kernelArgs?: string;
   machine: string;
   /** Default: its launcher. */
   registeredBy?: 'self' | 'agent';
@@ -34,11 +40,20 @@ export interface L2Session {
 const START_TIMEOUT_MS = 120_000;
 const BOOT_TIMEOUT_MS = 240_000;
 const STOP_TIMEOUT_MS = 60_000;
+const SLOW_BOOT_MS = 60_000;
+const WATCH_MS = 5000;
 
 function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {
   return [
     ...['/payload/bin/hyperturtle', 'guest', 'l2', 'run', '--name', spec.name, '--ram', spec.ram],
-    ...['--mem-mib', String(spec.memMib), '--machine', spec.machine, '--append', spec.append],
+    ...[
+      '--mem-mib',
+      String(spec.memMib),
+      '--machine',
+      spec.machine,
+      '--append',
+      `${spec.kernelArgs ?? kernelArgs(2)} ${spec.append}`.trim(),
+    ],
     ...['--registered-by', spec.registeredBy ?? 'self'],
     ...['--boot-timeout-s', String(BOOT_TIMEOUT_MS / 1000)],
     ...(spec.ramFile === undefined ? [] : ['--ram-file', spec.ramFile]),
@@ -64,11 +79,7 @@ export async function withL2<T>(
       });
       try {
         await jobSays(job, /"event":"running"/, `start of L2 ${spec.name}`, START_TIMEOUT_MS, signal);
-        // a failed boot shows in the job's log: ask for it instead of saying only that it took too long
-        await shell.whenUp({ timeoutMs: BOOT_TIMEOUT_MS, signal }).catch(async (e: unknown) => {
-          await jobSays(job, /"event":"up"/, `boot of L2 ${spec.name}`, 2_000, signal);
-          throw e;
-        });
+        await whenUp(shell, job, spec.name, signal);
         const up = await jobSays(job, /"event":"up","bootMs":([\d.]+)/, 'boot time', 120_000, signal);
         return await body({ shell, bootMs: Number(up[1]) });
       } finally {
@@ -78,6 +89,41 @@ export async function withL2<T>(
     },
     { timeoutMs: 10_000, signal },
   );
+}
+
+/**
+ * A failed boot shows in the launcher's log, which is asked for when it takes long: often enough to say soon that the launcher has
+ * ended, and too late to disturb a boot that is measured.
+ */
+async function whenUp(
+  shell: L2Shell,
+  job: Job,
+  name: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const over = new AbortController();
+  const either = signal ? AbortSignal.any([signal, over.signal]) : over.signal;
+  const up = shell.whenUp({ timeoutMs: BOOT_TIMEOUT_MS, signal: either });
+  const ended = (async () => {
+    await sleep(SLOW_BOOT_MS, either);
+    for (;;) {
+      const status = await job.status();
+      if (status !== undefined) return status;
+      await sleep(WATCH_MS, either);
+    }
+  })();
+  ended.catch(() => {}); // aborted: it was up first
+  up.catch(() => {}); // ended: that is what is told
+  try {
+    const status = await Promise.race([up.then(() => undefined), ended]);
+    if (status === undefined) return;
+    throw new HyperturtleError('HT_COMMAND_FAILED', `L2 ${name}: its launcher ended with status ${status}`);
+  } catch (e) {
+    await jobSays(job, /"event":"up"/, `boot of L2 ${name}`, 2_000, signal);
+    throw e;
+  } finally {
+    over.abort();
+  }
 }
 
 /** Boots the same guest on another level (L0: not nested) and gives the boot time; nothing else is done in it. */

@@ -1,6 +1,5 @@
 /** Runs the benchmarks of the fault path in a lab and gives the result file's content. */
 import type { Progress } from '../core/progress.ts';
-import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
 import { guestStatus } from './accelerate.ts';
 import { ManagedAcceleration } from './managed.ts';
@@ -44,7 +43,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
   const { progress, signal } = options;
   const startedAt = new Date();
   const reserved = reservedMemory(spec.l2MemoryMib, spec.touchMib);
-  const append = `console=ttyS0 ${kernelArgs(2)} ${L2_TICK_ARGUMENTS} ${reserved.kernelArguments}`;
+  const append = `console=ttyS0 ${L2_TICK_ARGUMENTS} ${reserved.kernelArguments}`;
 
   const counters = await KvmCounters.start(lab.l0, signal);
   try {

@@ -108,6 +108,8 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
       : `socket,id=console,path=${spec.console.path},server=on,wait=off`;
   const bus = spec.machine === 'microvm' ? 'virtio-serial-device' : 'virtio-serial-pci';
   return [
+    // the agent calls it so
+    ...['-name', spec.name],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-S'],
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', `${spec.memMib}M`],
     ...['-object', ram, '-machine', `${spec.machine},memory-backend=ram`],

@@ -11,6 +11,7 @@ import { ARENA_MIB } from '../../src/cli/bench.ts';
 import { CACHED_MSRS } from '../../src/guest/exit-counts.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { L1_RUN } from '../../src/lab/machine.ts';
+import { compileBpf, findClang } from '../support/bpf.ts';
 import { useLab } from '../support/lab.ts';
 
 const CACHE: AccelerateOptions = {
@@ -30,6 +31,43 @@ interface Stats {
   reasons: Record<string, number>;
   exits: Record<string, { seen: number; handled: number; returned: number }>;
 }
+
+/** Of nobody: L1 answers both with a fault. */
+const MSR = '04b56770';
+const OTHER = '04b56771';
+
+const ANSWERS = `
+#include <hyperturtle/exit.h>
+struct { __uint(type, 2); __uint(max_entries, 1); __type(key, __u32); __type(value, __u64); } written SEC(".maps");
+SEC("raw_tp.w/hyperturtle_exit")
+int answers(struct bpf_raw_tracepoint_args *args)
+{
+	struct ht_exit_ctx *ctx = (void *)args->args[0];
+	__u32 zero = 0;
+	__u64 *w = bpf_map_lookup_elem(&written, &zero);
+
+	ctx->reason = HT_EXIT_R_NOT_OURS;
+	if (!w || ctx->phase != HT_EXIT_BEFORE)
+		return 0;
+	switch (ctx->kind) {
+	case HT_EXIT_IO:
+		if (ctx->arg != 0x77 || ctx->bytes != 1)
+			return 0;
+		if (!ctx->write)
+			ctx->regs[HT_RAX] = (ctx->regs[HT_RAX] & ~0xffull) | 0x5a;
+		break;
+	case HT_EXIT_WRMSR:
+		*w = ctx->regs[HT_RDX] << 32 | (__u32)ctx->regs[HT_RAX];
+		break;
+	case HT_EXIT_RDMSR:
+		ctx->regs[HT_RAX] = (__u32)*w;
+		ctx->regs[HT_RDX] = *w >> 32;
+		break;
+	}
+	ctx->action = HT_EXIT_HANDLED;
+	return 0;
+}
+`;
 
 const lab = useLab();
 let a: Acceleration;
@@ -135,6 +173,36 @@ describe('the example of docs/hooks.md', () => {
     const { exits, reasons } = await stats();
     expect(exits['hypercall']).toMatchObject({ seen: 104, handled: 103, returned: 1 });
     expect(reasons).toEqual({ NOT_OURS: 1 });
+  });
+});
+
+describe('a program', () => {
+  it('answers port I/O, RDMSR and WRMSR of what nobody has, HLT and PAUSE; what it leaves alone L1 answers', async () => {
+    await a.signalAttachment('TERM');
+    const clang = findClang();
+    expect(clang, 'the clang of the lab').toBeDefined();
+    await lab().l0.writeFile('/run/answers.bpf.o', compileBpf(clang!, ANSWERS));
+    await a.attach({
+      ...{ ...CACHE, program: '/run/answers.bpf.o' },
+      options: ['exits=io,rdmsr,wrmsr,hlt,pause', `msrs=0x${MSR}`],
+    });
+    // a port and an MSR of its own, and a port and an MSR that it leaves to L1: no device, and a fault
+    const others = `in:78:1 rdmsr:${OTHER}:1`;
+    const own = `in:77:5 wrmsr:${MSR}:5678:1234 rdmsr:${MSR}:2`;
+    const words = (lines: readonly string[]): string[] => lines.map((l) => l.replace(/ n .*/, ''));
+    // nobody wakes this guest: that it goes on is the answer to HLT
+    expect(words(await l1('answered', `${own} hlt:3 pause:4 ${others}`))).toEqual([
+      ...['in 0000005a', 'wrmsr ok', 'rdmsr', `msr ${MSR} 00001234 00005678`, 'hlt', 'pause'],
+      ...['in 000000ff', 'rdmsr', `msr ${OTHER} gp`],
+    ]);
+    const { exits } = await stats();
+    expect(exits['wrmsr']).toMatchObject({ seen: 1, handled: 1 });
+    expect(exits['rdmsr']).toMatchObject({ seen: 2, handled: 2 });
+    expect(exits['hlt']).toMatchObject({ handled: 3 });
+    expect(exits['io']?.handled).toBe(5);
+    expect(exits['io']?.returned).toBeGreaterThan(0);
+    await a.setLinked(false);
+    expect(words(await l1('unanswered', own))).toEqual(['in 000000ff', 'wrmsr gp', 'rdmsr', `msr ${MSR} gp`]);
   });
 });
 

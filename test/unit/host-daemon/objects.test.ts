@@ -23,11 +23,11 @@ function verdictOf(elf: Uint8Array): Verdict {
     refusals: words.includes('evil') ? [{ rule: 'helper', message: 'no', mend: 'do not' }] : [],
     constants: ['arena_bytes', 'step'],
     programs: words
-      .filter((w) => w.startsWith('p:') || w.startsWith('x:'))
+      .filter((w) => /^[pxs]:/.test(w))
       .map((w) => ({
         name: w.slice(2),
         section: 's',
-        hook: w.startsWith('p:') ? 'npf' : 'exit',
+        hook: HOOK_OF[w.charAt(0)] ?? 'npf',
         instructions: 10,
       })),
     maps: words
@@ -45,6 +45,8 @@ function verdictOf(elf: Uint8Array): Verdict {
       })),
   };
 }
+
+const HOOK_OF: Readonly<Record<string, 'npf' | 'exit' | 'sample'>> = { p: 'npf', x: 'exit', s: 'sample' };
 
 interface World {
   objects: VmObjects;
@@ -123,7 +125,7 @@ function loaded(request: LoadRequest): LoadedObject {
     programs: verdict.programs.map((p) => ({
       name: p.name,
       section: p.section,
-      hook: p.hook === 'exit' ? 'exit' : 'npf',
+      hook: p.hook,
       file: file(p.name),
       info: { id: 1, type: 24, name: p.name, jitedBytes: 1, verifiedInstructions: w.verified },
     })),
@@ -335,6 +337,17 @@ describe('what a link asks of its hook', () => {
       existed: true,
     });
     expect(w.calls[1]).toBe('replace by e for {"exits":["hlt"],"after":true}');
+  });
+
+  it('may be as many samples a second as the quota says, also when a link is changed', async () => {
+    await w.objects.load({ name: 'o', elf: b64('s:e') }, never);
+    const at = (hz: number): unknown => w.objects.link({ object: 'o', hook: 'sample', options: { hz } });
+    expect(() => at(4001)).toThrow(/sampleHz.*4000.*4001 Hz asked for/);
+    at(4000);
+    w.settings.quotas.sampleHz = 99;
+    expect(() => at(100)).toThrow(/sampleHz/);
+    at(99);
+    expect(w.calls).toEqual(['link e for {"hz":4000}', 'replace by e for {"hz":99}']);
   });
 
   it("is refused where it is missing or is not that hook's", async () => {
