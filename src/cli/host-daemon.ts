@@ -16,6 +16,7 @@ interface AddOptions extends AdminOptions {
   agent?: string;
   arenaMib: number;
   bus?: string;
+  owner?: string;
   signature?: string;
   key?: string[];
   quota?: Record<string, number>;
@@ -82,6 +83,7 @@ Example:
     .option('--agent <socket>', "socket of the VM's port org.hyperturtle.v1; default: the port is plugged")
     .option('--arena-mib <number>', 'a power of two', integer('--arena-mib', 1, 256), 16)
     .option('--bus <id>', 'root port to plug the arena into when the VM runs without it')
+    .option('--owner <user>', 'user that its QEMU runs as; default: root')
     .option('--signature <policy>', 'none, optional or required')
     .option('--key <file...>', 'public keys of those whose objects it may load')
     .option('--quota <name=number...>', 'such as objects=4', quota)
@@ -255,6 +257,7 @@ async function add(name: string, options: AddOptions): Promise<void> {
     agent: options.agent === undefined ? { hotplug: true } : { socket: options.agent },
     arenaMib: options.arenaMib,
     ...(options.bus === undefined ? {} : { bus: options.bus }),
+    ...(options.owner === undefined ? {} : { owner: options.owner }),
     ...(options.signature === undefined ? {} : { signature: options.signature }),
     ...(options.key === undefined ? {} : { keys: options.key }),
     ...(options.quota === undefined ? {} : { quotas: options.quota }),

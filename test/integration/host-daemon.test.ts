@@ -2,6 +2,7 @@
  * The whole daemon on this host: a real process, real sockets, real admission, workers, programs, maps and pins; only
  * the kernel module is a fake, which remembers what would be linked.
  */
+import { execFileSync } from 'node:child_process';
 import path from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -69,7 +70,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     endless = compileBpf(clang, ENDLESS).toString('base64');
     h = new DaemonHarness();
     h.writeConfig(
-      { one: {}, two: { quotas: { objects: 1 } } },
+      { one: {}, two: { quotas: { objects: 1 }, owner: 'nobody' } },
       { metrics: { socket: h.at('metrics.sock') } },
     );
     // the daemon first: it makes the arenas that QEMU is then started with
@@ -249,7 +250,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
 
   it('applies differences of its configuration, and none of a wrong one', async () => {
     h.writeConfig(
-      { one: { quotas: { objects: 3 } }, two: { quotas: { objects: 1 } } },
+      { one: { quotas: { objects: 3 } }, two: { quotas: { objects: 1 }, owner: 'nobody' } },
       {
         metrics: { socket: h.at('metrics.sock') },
       },
@@ -265,10 +266,23 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     );
     expect((await one.peer.request('limits', {})).limits.objects).toBe(3);
     h.writeConfig(
-      { one: {}, two: { quotas: { objects: 1 } } },
+      { one: {}, two: { quotas: { objects: 1 }, owner: 'nobody' } },
       { metrics: { socket: h.at('metrics.sock') } },
     );
     await h.admin('admin.reload', {});
+  });
+
+  it('gives an arena to the user that its QEMU runs as, and to nobody else', async () => {
+    const ownerOf = (vm: string): number => statSync(h.at('run/vms', vm, 'arena')).uid;
+    const nobody = Number(execFileSync('id', ['-u', 'nobody']).toString());
+    expect([ownerOf('one'), ownerOf('two')]).toEqual([0, nobody]);
+    await h.admin('admin.vm.add', {
+      name: 'stranger',
+      spec: { ...h.sockets('stranger'), arenaMib: 1, owner: 'not-a-user' },
+    });
+    const vm = await h.whenVm('stranger', (v) => v.problem !== undefined);
+    expect(vm.problem).toMatch(/no user 'not-a-user'.*expected/);
+    await h.admin('admin.vm.remove', { name: 'stranger' });
   });
 
   it('takes the same arena up again after kill -9, with nothing linked', async () => {

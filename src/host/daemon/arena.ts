@@ -3,7 +3,8 @@
  * takes the same memory up again. The device file lives as long as this process; `<run>/vms/NAME/arena` is a
  * symbolic link to it, for QEMU's command line.
  */
-import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { chownSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { z } from 'zod';
@@ -15,6 +16,7 @@ import { HT_ARENA_OFFER } from '../../kernel/arena.ts';
 import type { ArenaDevice, HostKernel } from './kernel.ts';
 import { ticksNow } from './process-record.ts';
 
+const GETENT_MS = 5_000;
 /** Cleared at a time, between which others have their turn. */
 const WIPE_CHUNK_BYTES = 4 << 20;
 
@@ -23,6 +25,8 @@ export interface ArenaSpec {
   bytes: number;
   bpffs: string;
   run: string;
+  /** The user who may open the device; else root alone. */
+  owner?: string | undefined;
 }
 
 /** bpffs keeps names with dots for itself; no VM's name has a comma. */
@@ -62,13 +66,17 @@ export class VmArena {
     this.#undo = parts.undo;
   }
 
-  /** Takes up the pinned map, or makes one and offers it. Throws HT_NOT_FOUND without bpffs or kernel module. */
+  /**
+   * Takes up the pinned map, or makes one and offers it. Throws HT_NOT_FOUND without bpffs, kernel module or the
+   * owner.
+   */
   static async open(spec: ArenaSpec, kernel: HostKernel): Promise<VmArena> {
     if (!isBpffs(spec.bpffs))
       throw new HyperturtleError(
         'HT_NOT_FOUND',
         `${spec.bpffs} is no bpffs: mount one ('mount -t bpf bpf ${spec.bpffs}'), or set bpffs in the configuration`,
       );
+    const uid = spec.owner === undefined ? undefined : uidOf(spec.owner);
     const undo = new CleanupStack();
     try {
       const { map, resumed } = openMap(spec);
@@ -76,6 +84,7 @@ export class VmArena {
       if (!resumed) await wipe(map);
       const device = kernel.exportArena(map);
       undo.add('arena device', () => device.close());
+      if (uid !== undefined) chownSync(device.devicePath, uid, -1);
       const link = arenaLinkOf(spec);
       replaceLink(device.devicePath, link);
       undo.add('link to the arena device', () => rmSync(link, { force: true }));
@@ -103,6 +112,18 @@ export class VmArena {
     }
     await this.#undo.run();
   }
+}
+
+/** Users need not be in /etc/passwd. Throws HT_NOT_FOUND. */
+function uidOf(user: string): number {
+  const r = spawnSync('getent', ['passwd', user], { encoding: 'utf8', timeout: GETENT_MS });
+  const uid = r.status === 0 ? Number(r.stdout.split(':')[2]) : NaN;
+  if (!Number.isInteger(uid))
+    throw new HyperturtleError(
+      'HT_NOT_FOUND',
+      `owner of the arena: there is no user '${user}': the user expected that this VM's QEMU runs as`,
+    );
+  return uid;
 }
 
 function openMap(spec: ArenaSpec): { map: SharedArray; resumed: boolean } {

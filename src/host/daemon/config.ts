@@ -124,6 +124,11 @@ export const vmSchema = z.strictObject({
     }),
   /** Root port into which the arena is plugged when the VM runs without it; left out: it is never plugged. */
   bus: z.string().min(1).max(64).optional(),
+  /** User that its QEMU runs as, who then may open the arena; left out: root alone. */
+  owner: z
+    .string()
+    .regex(/^[a-z_][a-z0-9_.-]{0,31}$/i, 'the name of a user expected')
+    .optional(),
   nics: nicsSchema.prefault({}),
   quotas: quotasSchema.prefault({}),
   /** Public keys of those whose objects this VM may load. */

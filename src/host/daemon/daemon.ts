@@ -368,6 +368,6 @@ export class HostDaemon {
 
 /** Whether what a VM is made of is the same; the rest can change while it runs. */
 function sameMachine(a: VmSpec, b: VmSpec): boolean {
-  const parts = (s: VmSpec): unknown => [s.qmp, s.agent, s.arenaMib, s.bus];
+  const parts = (s: VmSpec): unknown => [s.qmp, s.agent, s.arenaMib, s.bus, s.owner];
   return isDeepStrictEqual(parts(a), parts(b));
 }

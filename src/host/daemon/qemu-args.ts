@@ -5,8 +5,23 @@ import { arenaLinkOf } from './arena.ts';
 import { nicPorts } from './config.ts';
 import type { VmSpec } from './config.ts';
 
-/** The root port's 64-bit window is twice the BAR: QEMU aligns it. */
-const windowMib = (arenaMib: number): number => 2 * Math.max(16, arenaMib);
+/** The root port's 64-bit window is twice the BAR: QEMU aligns it. In bytes. */
+const windowBytes = (arenaMib: number): number => 2 * Math.max(16, arenaMib) * 2 ** 20;
+
+/** A QEMU device and its properties. */
+type Device = { driver: string } & Record<string, string | number>;
+
+/** As users write it, in the order in which it stands among other devices. */
+const asText = ({ driver, ...properties }: Device): string[] => [
+  '-device',
+  [driver, ...Object.entries(properties).map(([k, v]) => `${k}=${q(String(v))}`)].join(','),
+];
+
+/**
+ * As libvirt writes its own. QEMU makes devices written otherwise first, where they take the slots that libvirt gave
+ * to others.
+ */
+const asJson = (d: Device): string[] => ['-device', JSON.stringify(d)];
 
 interface Parts {
   memPath: string;
@@ -29,44 +44,64 @@ const q = (text: string): string => text.replaceAll(',', ',,');
 
 export function qemuArgs(vm: string, spec: VmSpec, run: string): string[] {
   const p = partsOf(vm, spec, run);
-  const port = 'hyperturtle-port';
-  const args = [
-    '-object',
-    `memory-backend-file,id=hyperturtle-memory,mem-path=${q(p.memPath)},size=${p.arenaMib}M,share=on`,
-    '-device',
-    `pcie-root-port,id=${port},chassis=250,pref64-reserve=${windowMib(p.arenaMib)}M`,
-    '-device',
-    `ivshmem-plain,id=hyperturtle-arena,memdev=hyperturtle-memory,bus=${port}`,
+  const iommu = givesNics(spec)
+    ? ['-machine', 'kernel-irqchip=split', ...asText({ driver: 'intel-iommu', intremap: 'on' })]
+    : [];
+  const port =
+    p.agentSocket === undefined
+      ? []
+      : [
+          ...asText({ driver: 'virtio-serial-pci', id: 'hyperturtle-serial' }),
+          '-chardev',
+          `socket,id=hyperturtle-agent,path=${q(p.agentSocket)},server=on,wait=off`,
+          ...asText({
+            driver: 'virtserialport',
+            bus: 'hyperturtle-serial.0',
+            chardev: 'hyperturtle-agent',
+            name: PORT_NAME,
+          }),
+        ];
+  return [
+    ...iommu,
+    ...memoryArgs(p),
+    ...arenaDevices(p).flatMap(asText),
+    ...port,
+    ...qmpArgs(p),
+    ...nicPortDevices(spec).flatMap(asText),
   ];
-  if (p.agentSocket !== undefined)
-    args.push(
-      '-device',
-      'virtio-serial-pci,id=hyperturtle-serial',
-      '-chardev',
-      `socket,id=hyperturtle-agent,path=${q(p.agentSocket)},server=on,wait=off`,
-      '-device',
-      `virtserialport,bus=hyperturtle-serial.0,chardev=hyperturtle-agent,name=${PORT_NAME}`,
-    );
-  args.push('-qmp', `unix:${q(p.qmp)},server=on,wait=off`);
-  return [...iommuArgs(spec), ...args, ...nicPortArgs(spec)];
 }
 
+const memoryArgs = (p: Parts): string[] => [
+  '-object',
+  `memory-backend-file,id=hyperturtle-memory,mem-path=${q(p.memPath)},size=${p.arenaMib}M,share=on`,
+];
+const qmpArgs = (p: Parts): string[] => ['-qmp', `unix:${q(p.qmp)},server=on,wait=off`];
+
+const arenaDevices = (p: Parts): Device[] => [
+  {
+    driver: 'pcie-root-port',
+    id: 'hyperturtle-port',
+    chassis: 250,
+    'pref64-reserve': windowBytes(p.arenaMib),
+  },
+  {
+    driver: 'ivshmem-plain',
+    id: 'hyperturtle-arena',
+    memdev: 'hyperturtle-memory',
+    bus: 'hyperturtle-port',
+  },
+];
+
+/** L1 hands NICs on to its guests through an IOMMU, which stands before all devices. */
 const givesNics = (spec: VmSpec): boolean => spec.nics.networks.length > 0;
 
-/** Before all devices: L1 hands NICs on to its guests through this IOMMU. */
-function iommuArgs(spec: VmSpec): string[] {
-  if (!givesNics(spec)) return [];
-  return ['-machine', 'kernel-irqchip=split', '-device', 'intel-iommu,intremap=on'];
-}
-
 /** Spare root ports. Slot numbers are what L1 knows them by; these are out of the way of others'. */
-function nicPortArgs(spec: VmSpec): string[] {
-  if (!givesNics(spec)) return [];
-  return nicPorts(spec).flatMap((id, n) => [
-    '-device',
-    `pcie-root-port,id=${id},chassis=${FIRST_NIC_CHASSIS + n},slot=${FIRST_NIC_SLOT + n}`,
-  ]);
-}
+const nicPortDevices = (spec: VmSpec): Device[] =>
+  !givesNics(spec)
+    ? []
+    : nicPorts(spec).map((id, n) => ({
+        ...{ driver: 'pcie-root-port', id, chassis: FIRST_NIC_CHASSIS + n, slot: FIRST_NIC_SLOT + n },
+      }));
 
 const FIRST_NIC_CHASSIS = 200;
 const FIRST_NIC_SLOT = 64;
@@ -77,8 +112,13 @@ const x = (text: string): string =>
 /** To be put into <domain>, which needs the QEMU name space for what libvirt has no element for. */
 export function libvirtXml(vm: string, spec: VmSpec, run: string): string {
   const p = partsOf(vm, spec, run);
-  const args = qemuArgs(vm, spec, run);
-  const own = withoutLibvirts(args, p.agentSocket !== undefined);
+  // libvirt makes the agent's port and the IOMMU itself
+  const own = [
+    ...memoryArgs(p),
+    ...arenaDevices(p).flatMap(asJson),
+    ...qmpArgs(p),
+    ...nicPortDevices(spec).flatMap(asJson),
+  ];
   const iommu = givesNics(spec)
     ? [
         '<!-- inside <features> -->',
@@ -107,18 +147,4 @@ export function libvirtXml(vm: string, spec: VmSpec, run: string): string {
     `<!-- QEMU must be allowed to open ${x(path.dirname(p.memPath))} and its device: cgroup_device_acl of qemu.conf -->`,
     '',
   ].join('\n');
-}
-
-/** libvirt makes the agent's port and the IOMMU itself. */
-const LIBVIRTS_OWN =
-  /^(virtio-serial-pci|virtserialport|socket,id=hyperturtle-agent|intel-iommu|kernel-irqchip)/;
-
-function withoutLibvirts(args: readonly string[], agentPort: boolean): string[] {
-  const out: string[] = [];
-  for (let i = 0; i < args.length; i += 2) {
-    const value = args[i + 1] ?? '';
-    const libvirts = agentPort ? LIBVIRTS_OWN.test(value) : /^(intel-iommu|kernel-irqchip)/.test(value);
-    if (!libvirts) out.push(args[i] ?? '', value);
-  }
-  return out;
 }

@@ -226,7 +226,8 @@ export class ManagedVm {
   }
 
   async #openArena(): Promise<VmArena> {
-    const spec = { vm: this.name, bytes: this.#spec.arenaMib << 20, ...this.#deps.paths };
+    const { arenaMib, owner } = this.#spec;
+    const spec = { vm: this.name, bytes: arenaMib << 20, owner, ...this.#deps.paths };
     const arena = await VmArena.open(spec, this.#deps.kernel);
     this.#setArena('offered', arena);
     this.#log.info(

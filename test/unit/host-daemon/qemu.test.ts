@@ -25,7 +25,7 @@ describe('arguments of a VM', () => {
     expect(args).toContain(
       'memory-backend-file,id=hyperturtle-memory,mem-path=/run/hyperturtle/vms/one/arena,size=64M,share=on',
     );
-    expect(args).toContain('pcie-root-port,id=hyperturtle-port,chassis=250,pref64-reserve=128M');
+    expect(args).toContain('pcie-root-port,id=hyperturtle-port,chassis=250,pref64-reserve=134217728');
     expect(args).toContain(
       'ivshmem-plain,id=hyperturtle-arena,memdev=hyperturtle-memory,bus=hyperturtle-port',
     );
@@ -43,7 +43,20 @@ describe('arguments of a VM', () => {
     const xml = libvirtXml('one', spec, RUN);
     expect(xml).toContain("<source mode='bind' path='/run/one/a&amp;&apos;b'/>");
     expect(xml).not.toContain('virtio-serial-pci');
-    expect(xml).toContain('ivshmem-plain');
+    // as JSON: QEMU makes what is written otherwise before libvirt's own devices, in their slots
+    const devices = [...xml.matchAll(/<qemu:arg value='(\{.*\})'\/>/g)].map(
+      (m) => JSON.parse(m[1]!.replaceAll('&quot;', '"')) as Record<string, unknown>,
+    );
+    expect(devices).toEqual([
+      {
+        ...{ driver: 'pcie-root-port', id: 'hyperturtle-port' },
+        ...{ chassis: 250, 'pref64-reserve': 134217728 },
+      },
+      {
+        ...{ driver: 'ivshmem-plain', id: 'hyperturtle-arena' },
+        ...{ memdev: 'hyperturtle-memory', bus: 'hyperturtle-port' },
+      },
+    ]);
   });
 
   it('have spare ports and an IOMMU before all devices when the VM may ask for NICs, and not otherwise', () => {
