@@ -1,5 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
+/** A lab keeps one CPU busy: L0 has one. */
+const emulators = { maxWorkers: 2, sequence: { groupOrder: 1 } } as const;
 const common = { restoreMocks: true, passWithNoTests: false } as const;
 
 export default defineConfig({
@@ -31,8 +33,7 @@ export default defineConfig({
           exclude: ['test/lab/run.test.ts', 'test/lab/nested-nic.test.ts', 'test/lab/seen-from-l1.test.ts'],
           testTimeout: 900_000,
           hookTimeout: 1_200_000,
-          fileParallelism: false,
-          sequence: { groupOrder: 1 },
+          ...emulators,
         },
       },
       {
@@ -43,8 +44,7 @@ export default defineConfig({
           include: [process.env['HT_INTEL'] === 'full' ? 'test/intel/*.test.ts' : 'test/intel/npf.test.ts'],
           testTimeout: 900_000,
           hookTimeout: 1_800_000,
-          fileParallelism: false,
-          sequence: { groupOrder: 2 },
+          ...emulators,
         },
       },
     ],

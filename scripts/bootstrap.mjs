@@ -9,7 +9,8 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
-const PROJECTS = ['unit', 'integration', 'lab'];
+/** Those of one line run side by side. */
+const PROJECTS = [['unit'], ['integration'], ['lab', 'intel']];
 const NODE_AT_LEAST = [20, 19];
 
 class Refusal extends Error {}
@@ -180,29 +181,31 @@ function count(report, status) {
 }
 
 async function test(args) {
-  const projects = PROJECTS.filter((p) => args.includes(p));
-  const rest = args.filter((a) => !PROJECTS.includes(a));
+  const all = PROJECTS.flat();
+  const asked = args.some((a) => all.includes(a));
+  const groups = PROJECTS.map((g) => g.filter((p) => !asked || args.includes(p))).filter((g) => g.length > 0);
+  const rest = args.filter((a) => !all.includes(a));
   const total = { passed: 0, failed: 0, skipped: 0 };
   const dir = mkdtempSync(path.join(tmpdir(), 'hyperturtle-test-'));
   try {
     let prepared = false;
-    for (const project of projects.length > 0 ? projects : PROJECTS) {
+    for (const projects of groups) {
+      const emulated = projects.some((p) => p === 'lab' || p === 'intel');
       // the integration tests compile eBPF with the lab's clang: without it they would be skipped
-      if (!prepared && (project === 'lab' || (project === 'integration' && isDebian()))) {
+      if (!prepared && (emulated || (projects.includes('integration') && isDebian()))) {
         checkDebian();
         await prepareLab();
         prepared = true;
       }
-      if (project === 'integration' && isDebian()) await installBrowser();
-      say(`tests: ${project}`);
-      const file = path.join(dir, `${project}.json`);
+      if (projects.includes('integration') && isDebian()) await installBrowser();
+      say(`tests: ${projects.join(', ')}`);
+      const file = path.join(dir, `${projects[0]}.json`);
       const vitest = path.join(ROOT, 'node_modules/vitest/vitest.mjs');
       const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
       const status = await run(process.execPath, [
         vitest,
         'run',
-        '--project',
-        project,
+        ...projects.flatMap((p) => ['--project', p]),
         ...reporters,
         ...rest,
       ]);

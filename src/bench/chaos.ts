@@ -31,6 +31,15 @@ export interface ChaosSpec {
   signal?: AbortSignal | undefined;
 }
 
+/** Daemon and agents as they run, and two L1s with what they want in L0. */
+export interface Stage {
+  host: ManagedHost;
+  vms: readonly ManagedVmSpec[];
+  first: ManagedGuest;
+  /** It is another one after its QEMU was killed; whoever has the stage ends it. */
+  second: Tenant;
+}
+
 export interface ChaosRound {
   victim: Victim;
   /** After the beginning of the L2's check. */
@@ -64,103 +73,109 @@ const RECOVERY_MS = 240_000;
 /** The lab must have memory for a second L1. It is left as it was found. */
 export async function runChaos(lab: Lab, spec: ChaosSpec): Promise<ChaosReport> {
   const { progress, signal } = spec;
-  const t0 = performance.now();
   const undo = new CleanupStack();
   const host = new ManagedHost(lab.l0);
   const vms: ManagedVmSpec[] = [
     { name: 'first', seat: FIRST_SEAT, arenaMib: spec.arenaMib },
     { name: 'second', seat: SECOND_SEAT, arenaMib: spec.arenaMib },
   ];
-  const rounds: ChaosRound[] = [];
-  const leftAttached: string[] = [];
   try {
     const setUp = progress.step('two L1s, a daemon and two agents');
     await host.setUp(undo, vms, signal);
     const first = new ManagedGuest(lab.l1);
     await first.setUp(undo, signal);
-    let second = await Tenant.start(lab, signal);
-    undo.add('second L1', () => second.end());
+    const stage: Stage = { host, vms, first, second: await Tenant.start(lab, signal) };
+    undo.add('second L1', () => stage.second.end());
     setUp.done();
-
-    const random = generator(spec.seed);
-    const restart = async (victim: Victim): Promise<void> => {
-      if (victim === 'daemon') {
-        await host.end('KILL');
-        leftAttached.push(...(await attachedIn(lab)));
-        await host.start(vms, signal);
-      } else if (victim === 'agent') {
-        await first.end('KILL');
-        await first.start(signal);
-      } else {
-        await second.end();
-        second = await Tenant.start(lab, signal);
-      }
-    };
-
-    await withL2(
-      lab,
-      {
-        ...{ name: 'chaos', ram: 'turtlefs', memMib: L2_MIB, append: '', machine: 'pc', port: 0 },
-        registeredBy: 'agent',
-      },
-      async (l2) => {
-        for (let i = 0; i < spec.rounds; i++) {
-          const victim = VICTIMS[Math.floor(random() * VICTIMS.length)]!;
-          const atMs = Math.round(random() * spec.patternSeconds * 500);
-          const step = progress.step(`[${i + 1}/${spec.rounds}] kill -9 ${victim} after ${atMs} ms`);
-          try {
-            const checking = pattern(l2, spec.patternSeconds);
-            checking.catch(() => {}); // awaited below, after the restart
-            // an L2 of the other tenant as well, which dies with its L1 when that is the victim
-            const over = new AbortController();
-            const beside = second.check(AbortSignal.any([over.signal, ...(signal ? [signal] : [])]));
-            beside.catch(() => {}); // awaited below, unless it dies
-            await sleep(atMs, signal);
-            if (victim === 'qemu') {
-              // killed while its L2 runs; nobody will answer for that any more
-              await second.kill();
-              over.abort();
-              await beside.catch(() => {});
-            }
-            await restart(victim);
-            const others = victim === 'qemu' ? [] : [await beside];
-            const from = performance.now();
-            await first.whenSettled(1, RECOVERY_MS, signal);
-            await second.guest.whenSettled(0, RECOVERY_MS, signal);
-            const recoveredMs = Math.round(performance.now() - from);
-            const checks = [await checking, ...others, await second.check(signal)];
-            const sum = (of: (c: Checked) => number): number => checks.reduce((n, c) => n + of(c), 0);
-            const pagesChecked = sum((c) => c.checked);
-            rounds.push({ victim, atMs, recoveredMs, pagesChecked, mismatches: sum((c) => c.mismatches) });
-            step.done(`${pagesChecked} pages checked`);
-          } catch (e) {
-            step.fail();
-            throw e;
-          }
-        }
-      },
-      { signal },
-    );
-    const handled = async (vm: string): Promise<number> =>
-      (await host.metrics(vm, signal)).get('hook_handled npf') ?? 0;
-    const sum = (of: (r: ChaosRound) => number): number => rounds.reduce((n, r) => n + of(r), 0);
-    const report = {
-      seed: spec.seed,
-      rounds,
-      killed: Object.fromEntries(
-        VICTIMS.map((v) => [v, rounds.filter((r) => r.victim === v).length]),
-      ) as Record<Victim, number>,
-      pagesChecked: sum((r) => r.pagesChecked),
-      mismatches: sum((r) => r.mismatches),
-      handledInL0: (await handled('first')) + (await handled('second')),
-      leftAttached,
-      kernelTroubles: await troubles(lab, signal, [second.l1]),
-      durationSeconds: Math.round((performance.now() - t0) / 1000),
-    };
-    return { ...report, problems: chaosProblems(report) };
+    return await runChaosOn(lab, stage, spec);
   } finally {
     await undo.run();
   }
+}
+
+/** The same where all runs already, and goes on running. */
+export async function runChaosOn(lab: Lab, stage: Stage, spec: ChaosSpec): Promise<ChaosReport> {
+  const { progress, signal } = spec;
+  const { host, first, vms } = stage;
+  const t0 = performance.now();
+  const rounds: ChaosRound[] = [];
+  const leftAttached: string[] = [];
+  const random = generator(spec.seed);
+  const restart = async (victim: Victim): Promise<void> => {
+    if (victim === 'daemon') {
+      await host.end('KILL');
+      leftAttached.push(...(await attachedIn(lab)));
+      await host.start(vms, signal);
+    } else if (victim === 'agent') {
+      await first.end('KILL');
+      await first.start(signal);
+    } else {
+      await stage.second.end();
+      stage.second = await Tenant.start(lab, signal);
+    }
+  };
+
+  await withL2(
+    lab,
+    {
+      ...{ name: 'chaos', ram: 'turtlefs', memMib: L2_MIB, append: '', machine: 'pc', port: 0 },
+      registeredBy: 'agent',
+    },
+    async (l2) => {
+      for (let i = 0; i < spec.rounds; i++) {
+        const victim = VICTIMS[Math.floor(random() * VICTIMS.length)]!;
+        const atMs = Math.round(random() * spec.patternSeconds * 500);
+        const step = progress.step(`[${i + 1}/${spec.rounds}] kill -9 ${victim} after ${atMs} ms`);
+        try {
+          const checking = pattern(l2, spec.patternSeconds);
+          checking.catch(() => {}); // awaited below, after the restart
+          // an L2 of the other tenant as well, which dies with its L1 when that is the victim
+          const over = new AbortController();
+          const beside = stage.second.check(AbortSignal.any([over.signal, ...(signal ? [signal] : [])]));
+          beside.catch(() => {}); // awaited below, unless it dies
+          await sleep(atMs, signal);
+          if (victim === 'qemu') {
+            // killed while its L2 runs; nobody will answer for that any more
+            await stage.second.kill();
+            over.abort();
+            await beside.catch(() => {});
+          }
+          await restart(victim);
+          const others = victim === 'qemu' ? [] : [await beside];
+          const from = performance.now();
+          await first.whenSettled(1, RECOVERY_MS, signal);
+          await stage.second.guest.whenSettled(0, RECOVERY_MS, signal);
+          const recoveredMs = Math.round(performance.now() - from);
+          const checks = [await checking, ...others, await stage.second.check(signal)];
+          const sum = (of: (c: Checked) => number): number => checks.reduce((n, c) => n + of(c), 0);
+          const pagesChecked = sum((c) => c.checked);
+          rounds.push({ victim, atMs, recoveredMs, pagesChecked, mismatches: sum((c) => c.mismatches) });
+          step.done(`${pagesChecked} pages checked`);
+        } catch (e) {
+          step.fail();
+          throw e;
+        }
+      }
+    },
+    { signal },
+  );
+  const handled = async (vm: string): Promise<number> =>
+    (await host.metrics(vm, signal)).get('hook_handled npf') ?? 0;
+  const sum = (of: (r: ChaosRound) => number): number => rounds.reduce((n, r) => n + of(r), 0);
+  const report = {
+    seed: spec.seed,
+    rounds,
+    killed: Object.fromEntries(
+      VICTIMS.map((v) => [v, rounds.filter((r) => r.victim === v).length]),
+    ) as Record<Victim, number>,
+    pagesChecked: sum((r) => r.pagesChecked),
+    mismatches: sum((r) => r.mismatches),
+    handledInL0: (await handled('first')) + (await handled('second')),
+    leftAttached,
+    kernelTroubles: await troubles(lab, signal, [stage.second.l1]),
+    durationSeconds: Math.round((performance.now() - t0) / 1000),
+  };
+  return { ...report, problems: chaosProblems(report) };
 }
 
 /** Everything that should not be, in words. Pure. */

@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CLI } from '../../src/bench/accelerate.ts';
-import { runChaos } from '../../src/bench/chaos.ts';
+import { runChaosOn } from '../../src/bench/chaos.ts';
 import { ManagedGuest, ManagedHost } from '../../src/bench/managed.ts';
 import { Tenant } from '../../src/bench/tenant.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
@@ -19,6 +19,10 @@ const lab = useLab({ l1MemoryMib: 1024, secondL1MemoryMib: 768 });
 const SETTLED_MS = 120_000;
 const L2_MIB = 32;
 const RIGHT = 33;
+const VMS = [
+  { name: 'first', seat: FIRST_SEAT, arenaMib: 8 },
+  { name: 'second', seat: SECOND_SEAT, arenaMib: 8 },
+];
 
 const json = async <T>(guest: ManagedGuest, args: readonly string[]): Promise<T> =>
   JSON.parse(await guest.command([...args, '--json'])) as T;
@@ -36,10 +40,7 @@ describe('two L1s at once', () => {
     const { l0, l1 } = lab();
     host = new ManagedHost(l0);
     first = new ManagedGuest(l1);
-    await host.setUp(undo, [
-      { name: 'first', seat: FIRST_SEAT, arenaMib: 8 },
-      { name: 'second', seat: SECOND_SEAT, arenaMib: 8 },
-    ]);
+    await host.setUp(undo, VMS);
     await first.setUp(undo);
     second = await Tenant.start(lab());
     undo.add('second L1', () => second.end());
@@ -123,12 +124,12 @@ describe('two L1s at once', () => {
     expect((await second.check()).mismatches).toBe(0);
     expect(kernelTroubles(await runScript(second.l1, 'dmesg'))).toEqual([]);
   });
-});
 
-describe('chaos', () => {
   it('three kills of daemon, agent and the QEMU of an L1 change no page of an L2 and leave nothing attached', async () => {
-    const report = await runChaos(lab(), {
-      ...{ rounds: 3, seed: 7, patternSeconds: 5, arenaMib: 8, progress: createProgress() },
+    const stage = { host, vms: VMS, first, second };
+    const spec = { rounds: 3, seed: 7, patternSeconds: 4, arenaMib: 8, progress: createProgress() };
+    const report = await runChaosOn(lab(), stage, spec).finally(() => {
+      second = stage.second;
     });
     expect(report).toMatchObject({ problems: [], mismatches: 0, killed: { daemon: 1, agent: 1, qemu: 1 } });
   });
