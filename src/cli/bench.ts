@@ -68,7 +68,9 @@ export function register(program: Command, version: string): void {
     .option('--rounds <number>', 'kills', integer('--rounds', 1, 10_000), 50)
     .option('--seed <number>', 'the same kills in the same order', integer('--seed', 0, 2 ** 32 - 1), 1)
     .action((o: CheckOptions) => check('chaos', { ...o, l1Memory: 1024, secondL1Memory: 768 }));
-  sized(bench.command('all').description('npf and boot')).action((o: RunOptions) => measure('all', o, version));
+  sized(bench.command('all').description('npf and boot')).action((o: RunOptions) =>
+    measure('all', o, version),
+  );
   registerControl(bench, version);
   registerAgentBench(bench);
   registerBenchNet(bench, version);

@@ -4,7 +4,7 @@
  * process lives.
  */
 import type { Progress } from '../core/progress.ts';
-import type { L2Image } from './l2-image.ts';
+import type { ImageAbout } from '../guest/run/about.ts';
 
 /** Kernel series as the user names it: `6.1`, `6.12`, or any other series that apt's lists have. */
 export type KernelSeries = string;
@@ -53,6 +53,15 @@ export interface BuiltPayload {
   /** Content hash: the same sources give the same key. */
   key: string;
   bytes: number;
+}
+
+/** A root file system for nested guests. */
+export interface L2Image {
+  name: string;
+  path: string;
+  key: string;
+  bytes: number;
+  about: ImageAbout;
 }
 
 /** Size of the disk vdb: zeros when a snapshot is taken, a payload padded with zeros at restore. */

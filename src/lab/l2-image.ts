@@ -20,6 +20,7 @@ import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.
 import type { Progress } from '../core/progress.ts';
 import type { ImageAbout } from '../guest/run/about.ts';
 import { IMAGES_DISK_BYTES } from './artifacts.ts';
+import type { L2Image } from './artifacts.ts';
 import { Apt } from './debs.ts';
 import type { DebRecord } from './debs.ts';
 import { makeErofs } from './images.ts';
@@ -38,14 +39,6 @@ export interface L2ImageContext {
   signal?: AbortSignal | undefined;
   /** Ask apt again which packages there are; otherwise what was chosen once is kept. */
   refresh?: boolean;
-}
-
-export interface L2Image {
-  name: string;
-  path: string;
-  key: string;
-  bytes: number;
-  about: ImageAbout;
 }
 
 /** Raised when the way of building changes. */

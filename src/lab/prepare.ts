@@ -1,14 +1,13 @@
 /** From a kernel series to everything a machine boots from: packages, trees, images. The lab's one entry to them. */
 import { buildPrograms } from './build.ts';
 import type { Built } from './build.ts';
-import type { Artifacts, BuiltPayload, PrepareOptions } from './artifacts.ts';
+import type { Artifacts, BuiltPayload, PrepareOptions, L2Image } from './artifacts.ts';
 import { silentProgress } from '../core/progress.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { bochsParts } from './bochs-parts.ts';
 import { bootImages } from './images.ts';
 import type { ImageContext } from './images.ts';
 import { buildImagesDisk, buildL2Image } from './l2-image.ts';
-import type { L2Image } from './l2-image.ts';
 import { kernelArgs } from './init-scripts.ts';
 import { CACHE_BYTES_NEEDED, checkSeries, fetchSet, packageSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
