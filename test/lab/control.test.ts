@@ -8,7 +8,10 @@ import { pattern } from '../../src/bench/chaos.ts';
 import { withL2 } from '../../src/bench/l2-session.ts';
 import type { L2Session } from '../../src/bench/l2-session.ts';
 import { ManagedAcceleration } from '../../src/bench/managed.ts';
-import { runScript } from '../../src/lab/levels.ts';
+import { CLI } from '../../src/bench/accelerate.ts';
+import { waitFor } from '../../src/core/wait.ts';
+import type { VmReport } from '../../src/host/daemon/admin-schema.ts';
+import { run, runScript } from '../../src/lab/levels.ts';
 import { useLab } from '../support/lab.ts';
 
 const lab = useLab();
@@ -22,6 +25,15 @@ const withRegistered = <T>(body: (l2: L2Session) => Promise<T>): Promise<T> =>
     body,
   );
 
+/** What `host vm list` has of L1, once its nested guest has been accelerated. */
+async function reported(): Promise<VmReport['l1'] | undefined> {
+  const { vms } = JSON.parse(
+    await run(lab().l0, [CLI, 'host', 'vm', 'list', '--json'], { timeoutMs: 60_000 }),
+  ) as { vms: VmReport[] };
+  const l1 = vms[0]?.l1;
+  return (l1?.l2s[0]?.faults ?? 0) > 100 ? l1 : undefined;
+}
+
 describe('an L1 that asks its host for npf over the channel', () => {
   it('has its nested guests registered and their faults answered in L0, whoever restarts, and leaves nothing', async () => {
     const a = await ManagedAcceleration.on(lab(), { arenaMib: ARENA_MIB });
@@ -30,6 +42,10 @@ describe('an L1 that asks its host for npf over the channel', () => {
         expect((await pattern(l2, 3)).mismatches).toBe(0);
         const { handled } = await a.hookCounts();
         expect(handled).toBeGreaterThan(100);
+        // the host's operator is told of L1's nested guest and pool, by L1
+        const told = await waitFor('report of L1', reported, { timeoutMs: 60_000, intervalMs: 3000 });
+        expect(told?.l2s).toHaveLength(1);
+        expect(told?.pool?.high).toBeGreaterThan(0);
 
         // the daemon is killed: L1's program is linked again by nobody's hand, and the L2 never notices
         const checking = pattern(l2, 8);
