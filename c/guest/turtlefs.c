@@ -122,10 +122,10 @@ static int htg_mmap(struct file *file, struct vm_area_struct *vma)
 }
 
 /*
- * Takes the frames of pages [first, last) away and leaves `mark` in their words. In this order: words; grace
+ * Takes the frames of pages [first, last) away and leaves `mark` in their words. In this order: words closed; grace
  * period, so that no program still writes an entry for what it read before; the locks of pages that a fault
  * of L1 is about to map; all mappings, through the MMU notifier also the entries that only L0 has made
- * (so the range is unmapped even when L1 itself has no mapping); frames. Caller holds f->sem for writing.
+ * (so the range is unmapped even when L1 itself has no mapping); words to `mark`; frames. Caller holds f->sem for writing.
  */
 static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last, u64 mark)
 {
@@ -147,7 +147,7 @@ static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last
 
 			if (word == mark)
 				continue;
-			word = xchg(&f->words[i], mark);
+			word = xchg(&f->words[i], HT_WORD_CLOSED);
 			if (word & HT_WORD_PRESENT)
 				pages[n++] = htg_word_page(word);
 		}
@@ -160,6 +160,13 @@ static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last
 			unlock_page(pages[k]);
 		}
 		unmap_mapping_pages(f->inode->i_mapping, from, i - from, false);
+		/*
+		 * Not before: a vCPU of L1 that has looked the old frame up would find a new one in its table, which
+		 * KVM takes for a missing notifier (__handle_changed_spte, BUG). From the notifier on it looks again.
+		 */
+		if (mark != HT_WORD_CLOSED)
+			for (k = from; k < i; k++)
+				cmpxchg64(&f->words[k], HT_WORD_CLOSED, mark);
 		for (k = 0; k < n; k++)
 			htg_put_frame(pages[k]);
 		cond_resched();

@@ -19,7 +19,7 @@
 /* The page index: one word per page of guest RAM. */
 #define HT_WORD_EMPTY 0ull     /* nobody has given this page a frame */
 #define HT_WORD_PRESENT 1ull   /* bits 51..12 are the L1 frame address */
-#define HT_WORD_CLOSED 2ull    /* nobody may give this page a frame (beyond the file's end) */
+#define HT_WORD_CLOSED 2ull    /* nobody may give this page a frame: beyond the file's end, or being taken away */
 #define HT_WORD_AHEAD 4ull     /* with PRESENT: given ahead of its fault, and nobody has been seen to use it */
 #define HT_PREFETCH_PAGES 8    /* aligned pages that KVM in L0 maps at once when one of them is used */
 
