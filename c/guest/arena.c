@@ -65,6 +65,10 @@ static bool htg_mapped_wb(void *va)
 	return pte && !(pte_val(*pte) & (_PAGE_PCD | _PAGE_PWT | (level == PG_LEVEL_4K ? _PAGE_PAT : _PAGE_PAT_LARGE)));
 }
 
+unsigned int htg_large_frames;
+module_param_named(large_frames, htg_large_frames, uint, 0444);
+MODULE_PARM_DESC(large_frames, "2 MiB frames to keep for nested guests, at most 256 (default: 0, all pages are of 4 KiB)");
+
 static bool htg_exit_answers = true;
 module_param_named(exit_answers, htg_exit_answers, bool, 0444);
 MODULE_PARM_DESC(exit_answers, "keep answers to CPUID and RDMSR for programs in L0 (default: on)");
@@ -87,7 +91,7 @@ static void htg_layout(struct htg_arena *a)
 	WRITE_ONCE(h->magic, 0);
 	wmb();
 	memset((u8 *)a->va + 8, 0, a->bytes - 8);
-	h->version = HT_ARENA_VERSION;
+	h->version = htg_large_frames ? HT_ARENA_VERSION_LARGE : HT_ARENA_VERSION;
 	h->header_bytes = sizeof(*h);
 	h->arena_bytes = a->bytes;
 	h->epoch = get_random_u64();
@@ -105,6 +109,15 @@ static void htg_layout(struct htg_arena *a)
 	h->exit_cpus = a->exit_cpus;
 	a->exits = a->va + h->exit_off;
 	off = h->exit_off + a->exit_cpus * sizeof(struct ht_exit_cpu);
+	if (htg_large_frames) {
+		h->large_pool_off = off;
+		h->large_entries = HT_LARGE_ENTRIES;
+		off += HT_LARGE_ENTRIES * sizeof(u64);
+		h->large_off = off;
+		off += (a->bytes - off) / (HTG_GRANULE * sizeof(u64)) * sizeof(u64); /* enough for all that is left */
+		a->large_pool = a->va + h->large_pool_off;
+		a->granule_words = a->va + h->large_off;
+	}
 	h->index_off = ALIGN(off, PAGE_SIZE);
 	left = a->bytes - h->index_off;
 	h->index_words = rounddown(left / sizeof(u64), HTG_GRANULE);

@@ -21,6 +21,8 @@ struct htg_arena {
 	struct ht_cpu *cpus;
 	struct ht_l2 *l2;
 	u64 *pool;
+	u64 *large_pool;	/* NULL: no 2 MiB pages */
+	u64 *granule_words;	/* the same */
 	u64 *index;
 	struct ht_exit_cpu *exits;
 	u64 exit_cpus;
@@ -30,6 +32,7 @@ struct htg_arena {
 
 /* Index words are given out in granules: 2 MiB of guest RAM, 4 KiB of index. */
 #define HTG_GRANULE 512ul
+#define HTG_LARGE_ORDER 9
 
 extern struct htg_arena __rcu *htg_arena;
 extern struct mutex htg_lock;	/* the arena's coming and going, registration */
@@ -68,7 +71,18 @@ static inline void htg_put_frame(struct page *page)
 	atomic64_inc(&htg_count.frames_freed);
 }
 
+/* The 512 frames that a 2 MiB frame is: each is a page of its own, they only lie side by side. */
+static inline void htg_put_large(u64 word)
+{
+	struct page *page = htg_word_page(word);
+	unsigned int i;
+
+	for (i = 0; i < HTG_GRANULE; i++)
+		htg_put_frame(nth_page(page, i));
+}
+
 /* arena.c */
+extern unsigned int htg_large_frames; /* how many 2 MiB frames the pool holds; 0: no 2 MiB pages */
 int htg_arena_init(void);
 void htg_arena_exit(void);
 /* words for n pages from the arena's index: their first, or NULL. Caller holds htg_lock. */
@@ -82,9 +96,12 @@ void htg_pool_exit(void);
 void htg_pool_start(struct htg_arena *a);
 void htg_pool_stop(struct htg_arena *a); /* after all programs were stopped: takes every frame back */
 void htg_pool_poke(struct htg_arena *a); /* queues a refill if the level is low; any context */
+void htg_large_poke(struct htg_arena *a); /* of 2 MiB frames alone */
 u64 htg_pool_level(const struct htg_arena *a);
 u64 htg_pool_low(void);
 u64 htg_pool_high(void);
+u64 htg_large_level(const struct htg_arena *a); /* 2 MiB frames that no file has */
+u64 htg_large_take(struct htg_arena *a); /* one of them, as a word, or 0 */
 int htg_pool_set(u64 low, u64 high);
 
 /* turtlefs.c */
@@ -93,6 +110,7 @@ struct htg_file {
 	u64 *words;			/* n of them; beyond the end of the file all are closed */
 	unsigned long n;
 	bool arena;			/* they are in the arena, else in our own memory */
+	u64 *granules;			/* one for each HTG_GRANULE words, in the arena; NULL: no 2 MiB pages */
 	unsigned int exports;		/* slots of L2s that refer to words; under htg_lock */
 	struct list_head node;		/* files whose words are in the arena; under htg_lock */
 	struct inode *inode;

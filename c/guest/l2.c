@@ -26,6 +26,12 @@
 #include "guest.h"
 #include "kmod/ftrace_hook.h"
 
+/* exported, declared in a header since 6.12 only */
+extern bool itlb_multihit_kvm_mitigation;
+
+/* The largest page that KVM uses here, if the processor has any; NULL: not known */
+static const int *htg_kvm_max_level;
+
 /* Guest frames below 2 MiB have legacy holes: L1 handles them */
 #define HTG_LOW_GFN 512ull
 
@@ -128,9 +134,24 @@ static void htg_l2_unexport(struct htg_l2 *l2)
 	}
 }
 
+/*
+ * Whether KVM allows large pages within all of [gfn, gfn + n): it does not where addresses of guest and VMM do not lie
+ * alike, and where pages are tracked. Of 2 MiB that belong to the range in part nobody asks.
+ */
+static bool htg_slot_large(const struct kvm_memory_slot *ms, u64 gfn, unsigned long n)
+{
+	const struct kvm_lpage_info *info = ms->arch.lpage_info[0];
+	u64 i, first = ms->base_gfn >> HTG_LARGE_ORDER;
+
+	for (i = DIV_ROUND_UP_ULL(gfn, HTG_GRANULE); i < (gfn + n) >> HTG_LARGE_ORDER; i++)
+		if (READ_ONCE(info[i - first].disallow_lpage))
+			return false;
+	return true;
+}
+
 /* One piece of a memory slot that lies in one turtlefs mapping. Caller holds htg_lock and mmap_lock. */
-static void htg_l2_export_range(struct htg_l2 *l2, struct vm_area_struct *vma, u64 gfn, unsigned long start,
-				unsigned long end)
+static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot *ms, struct vm_area_struct *vma,
+				u64 gfn, unsigned long start, unsigned long end)
 {
 	struct htg_file *f = vma->vm_file ? htg_file_of(vma->vm_file) : NULL;
 	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
@@ -148,6 +169,7 @@ static void htg_l2_export_range(struct htg_l2 *l2, struct vm_area_struct *vma, u
 		slot->gfn = gfn;
 		slot->npages = n;
 		slot->word_off = (u64)((void *)&f->words[pgoff] - a->va);
+		slot->small = !htg_slot_large(ms, gfn, n);
 		f->exports++;
 		spin_lock(&l2->ranges_lock);
 		l2->ranges[l2->nranges++] = (struct htg_range){
@@ -188,7 +210,7 @@ static void htg_l2_export(struct htg_l2 *l2)
 		while (addr < stop && (vma = find_vma(l2->mm, addr)) && vma->vm_start < stop) {
 			unsigned long from = max(addr, vma->vm_start), to = min(stop, vma->vm_end);
 
-			htg_l2_export_range(l2, vma, gfn + ((from - addr) >> PAGE_SHIFT), from, to);
+			htg_l2_export_range(l2, ms, vma, gfn + ((from - addr) >> PAGE_SHIFT), from, to);
 			gfn += (to - addr) >> PAGE_SHIFT;
 			addr = to;
 		}
@@ -236,6 +258,8 @@ static void htg_l2_counters(const struct htg_l2 *l2, struct htg_l2_status *st)
 	st->mapped_new = READ_ONCE(rec->mapped_new);
 	st->mapped_ahead = READ_ONCE(rec->mapped_ahead);
 	st->passes = READ_ONCE(rec->passes);
+	st->large_new = READ_ONCE(rec->large_new);
+	st->large_existing = READ_ONCE(rec->large_existing);
 }
 
 /* The VM or its address space goes: off, forgotten by the hooks. Caller holds htg_lock. */
@@ -341,6 +365,19 @@ static struct ht_ftrace_hook htg_destroy_hook = {
 };
 
 /*
+ * Whether KVM, as it is now, would give this VM large entries that may be written and executed: not where processors
+ * have trouble with executable ones (all entries are dropped and every vCPU is kicked when that setting changes), nor
+ * where types of memory may differ between pages (devices that do not snoop caches: kvm_mtrr_check_gfn_range_consistency
+ * in 6.1), nor without large pages in the processor.
+ */
+static bool htg_large_ok(const struct kvm *kvm)
+{
+	return htg_kvm_max_level && READ_ONCE(*htg_kvm_max_level) >= PG_LEVEL_2M &&
+	       (!READ_ONCE(itlb_multihit_kvm_mitigation) || kvm->arch.disable_nx_huge_pages) &&
+	       !atomic_read(&kvm->arch.noncoherent_dma_count);
+}
+
+/*
  * Every entry into a guest: says which registered L2 runs on this CPU from now on. Interrupts are off from
  * here until the guest runs, so that whoever answers a later interrupt has written this first. Nothing is
  * published while the vCPU is in SMM (its entries would go to roots of the other address space, which is
@@ -351,7 +388,7 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 {
 	struct htg_arena *a;
 	struct htg_l2 *l2;
-	u64 number = 0, *cpu;
+	u64 number = 0, published, *cpu;
 	unsigned int apicid = cpu_physical_id(smp_processor_id());
 
 	rcu_read_lock();
@@ -367,8 +404,9 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 		}
 	}
 	cpu = &a->cpus[apicid].l2;
-	if (READ_ONCE(*cpu) != number)
-		WRITE_ONCE(*cpu, number);
+	published = number && a->large_pool && htg_large_ok(vcpu->kvm) ? number | HT_CPU_LARGE : number;
+	if (READ_ONCE(*cpu) != published)
+		WRITE_ONCE(*cpu, published);
 	htg_exit_entry(a, apicid, vcpu, number);
 out:
 	rcu_read_unlock();
@@ -632,6 +670,7 @@ int htg_l2_init(void)
 	struct ht_ftrace_hook *hooks[] = { &htg_prepare_hook, &htg_commit_hook, &htg_destroy_hook };
 	int i, ret;
 
+	htg_kvm_max_level = (const int *)ht_lookup_name("max_huge_page_level");
 	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
 		ret = ht_hook_arm(hooks[i]);
 		if (ret) {

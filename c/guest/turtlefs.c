@@ -35,6 +35,54 @@ static unsigned long htg_pages(loff_t size)
 	return DIV_ROUND_UP(size, PAGE_SIZE);
 }
 
+/* What the word of a page says when it is part of its granule's 2 MiB frame. */
+static u64 htg_word_in_large(u64 large, unsigned long page)
+{
+	return large + ((u64)(page & (HTG_GRANULE - 1)) << HT_PAGE_SHIFT);
+}
+
+/* The word of every page of a 2 MiB frame: programs write the same at the same time. */
+static void htg_fill_large(struct htg_file *f, unsigned long granule, u64 large)
+{
+	unsigned long i;
+
+	for (i = granule * HTG_GRANULE; i < (granule + 1) * HTG_GRANULE; i++)
+		WRITE_ONCE(f->words[i], htg_word_in_large(large, i));
+}
+
+/*
+ * Before an empty page gets a frame of its own: sees to it that its granule is one of small pages. False: look at its
+ * word again. A granule that has no page yet gets a 2 MiB frame if there is one, as a program would give it. Caller
+ * holds f->sem for reading, so no granule is closed.
+ */
+static bool htg_granule_small(struct htg_file *f, unsigned long page)
+{
+	unsigned long granule = page / HTG_GRANULE;
+	u64 word = f->granules ? READ_ONCE(f->granules[granule]) : HT_WORD_SMALL, large = 0;
+	struct htg_arena *a;
+
+	if (word & HT_WORD_PRESENT) {
+		htg_fill_large(f, granule, word);
+		return false;
+	}
+	if (word != HT_WORD_EMPTY)
+		return true;
+	rcu_read_lock();
+	a = rcu_dereference(htg_arena);
+	if (a)
+		large = htg_large_take(a);
+	rcu_read_unlock();
+	word = large ?: HT_WORD_SMALL;
+	if (cmpxchg64(&f->granules[granule], HT_WORD_EMPTY, word) != HT_WORD_EMPTY) {
+		if (large)
+			htg_put_large(large);
+		return false;
+	}
+	if (large)
+		htg_fill_large(f, granule, large);
+	return !large;
+}
+
 static vm_fault_t htg_fault(struct vm_fault *vmf)
 {
 	struct htg_file *f = file_inode(vmf->vma->vm_file)->i_private;
@@ -64,6 +112,8 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 			break;
 		}
 		if (!word) {
+			if (!htg_granule_small(f, vmf->pgoff))
+				continue;
 			if (!fresh) {
 				fresh = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
 				if (!fresh) {
@@ -112,6 +162,41 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 	return ret;
 }
 
+/*
+ * From here to htg_open() no program acts on any page of the granules of pages [first, last): so L1 may empty some,
+ * and a 2 MiB frame is 512 pages of their own from now on. Caller holds f->sem for writing.
+ */
+static void htg_close(struct htg_file *f, unsigned long first, unsigned long last)
+{
+	unsigned long g;
+
+	if (!f->granules || first >= last)
+		return;
+	for (g = first / HTG_GRANULE; g <= (last - 1) / HTG_GRANULE; g++) {
+		u64 word = xchg(&f->granules[g], HT_WORD_CLOSED);
+
+		/* whoever claimed it may not have written all words, and will not any more after the grace period */
+		if (word & HT_WORD_PRESENT)
+			htg_fill_large(f, g, word);
+	}
+	htg_grace();
+}
+
+static void htg_open(struct htg_file *f, unsigned long first, unsigned long last)
+{
+	unsigned long g, i;
+
+	if (!f->granules || first >= last)
+		return;
+	for (g = first / HTG_GRANULE; g <= (last - 1) / HTG_GRANULE; g++) {
+		u64 any = 0;
+
+		for (i = g * HTG_GRANULE; i < (g + 1) * HTG_GRANULE; i++)
+			any |= f->words[i];
+		smp_store_release(&f->granules[g], any ? HT_WORD_SMALL : HT_WORD_EMPTY);
+	}
+}
+
 static const struct vm_operations_struct htg_vm_ops = { .fault = htg_fault };
 
 static int htg_mmap(struct file *file, struct vm_area_struct *vma)
@@ -135,6 +220,7 @@ static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last
 	last = min(last, f->n);
 	if (first >= last)
 		return;
+	htg_close(f, first, last);
 	pages = kvmalloc_array(max, sizeof(*pages), GFP_KERNEL | __GFP_NOWARN);
 	if (!pages) {
 		pages = few;
@@ -151,7 +237,7 @@ static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last
 			if (word & HT_WORD_PRESENT)
 				pages[n++] = htg_word_page(word);
 		}
-		if (f->arena)
+		if (f->arena && !f->granules) /* else there was one, in htg_close() */
 			htg_grace();
 		if (!n)
 			continue;
@@ -173,6 +259,7 @@ static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last
 	}
 	if (pages != few)
 		kvfree(pages);
+	htg_open(f, first, last);
 }
 
 static void htg_mark(u64 *words, unsigned long first, unsigned long last, u64 mark)
@@ -181,6 +268,21 @@ static void htg_mark(u64 *words, unsigned long first, unsigned long last, u64 ma
 
 	for (i = first; i < last; i++)
 		WRITE_ONCE(words[i], mark);
+}
+
+/* The words of the granules of `cap` words, of which `n` have been moved here. */
+static u64 *htg_granules(u64 *words, const u64 *old, unsigned long n, unsigned long cap)
+{
+	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+	unsigned long g;
+	u64 *granules;
+
+	if (!a->granule_words)
+		return NULL;
+	granules = &a->granule_words[(words - a->index) / HTG_GRANULE];
+	for (g = 0; g < cap / HTG_GRANULE; g++)
+		WRITE_ONCE(granules[g], old && g < n / HTG_GRANULE ? old[g] : HT_WORD_SMALL);
+	return granules;
 }
 
 /* Gives f at least n words; those it has are kept. -EBUSY while an L2 uses them: they would move. */
@@ -211,6 +313,7 @@ static int htg_reserve(struct htg_file *f, unsigned long n)
 	} else {
 		vfree(f->words);
 	}
+	f->granules = arena ? htg_granules(words, f->granules, f->n, cap) : NULL;
 	f->words = words;
 	f->n = cap;
 	f->arena = arena;
@@ -231,7 +334,9 @@ static int htg_resize(struct inode *inode, loff_t size)
 		ret = htg_reserve(f, n);
 		if (ret)
 			goto out;
+		htg_close(f, had, n);
 		htg_mark(f->words, had, n, HT_WORD_EMPTY);
+		htg_open(f, had, n);
 	}
 	i_size_write(inode, size);
 	if (n < had)
@@ -475,6 +580,7 @@ void htg_fs_leave_arena(void)
 		memcpy(words, f->words, f->n * sizeof(u64));
 		list_del_init(&f->node);
 		f->words = words;
+		f->granules = NULL;
 		f->arena = false;
 		up_write(&f->sem);
 	}

@@ -37,14 +37,20 @@ static bool ht_entry_empty(u64 entry)
 	return entry == 0 || entry == BIT_ULL(63);
 }
 
-/* The last-level table of gpa in L1's nested page table. */
+/* The last-level table of gpa in L1's nested page table, or the one above it where that has an empty entry for it. */
 struct ht_table {
 	gfn_t gfn;		/* L1 frame that holds it */
 	u64 __user *hva;
+	int level;		/* 1 or 2 */
 };
 
-/* Walks L1's table; 0 and *t, or the reason to pass. */
-static int ht_walk(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt, gpa_t gpa, u64 root, int level,
+static u64 ht_entry_index(gpa_t gpa, int level)
+{
+	return (gpa >> (HT_PAGE_SHIFT + 9 * (level - 1))) & (HT_ENTRIES - 1);
+}
+
+/* Walks L1's table; 0 and *t, or the reason to pass. Without `large` only a last-level table will do. */
+static int ht_walk(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt, gpa_t gpa, u64 root, int level, bool large,
 		   struct ht_table *t)
 {
 	gpa_t table = root & HT_PFN_MASK;
@@ -52,16 +58,19 @@ static int ht_walk(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt, gpa_t gpa, u
 	u64 entry;
 
 	for (; level > 1; level--) {
-		u64 idx = (gpa >> (HT_PAGE_SHIFT + 9 * (level - 1))) & (HT_ENTRIES - 1);
+		u64 idx = ht_entry_index(gpa, level);
 
 		if (kvm_vcpu_read_guest(vcpu, table + idx * sizeof(u64), &entry, sizeof(entry)))
 			return HT_NPF_R_READ_ERROR;
+		if (level == 2 && large && ht_entry_empty(entry))
+			break;
 		if (!(entry & fmt->present))
 			return HT_NPF_R_NO_TABLE;
 		if (entry & HT_LARGE)
 			return HT_NPF_R_LARGE_LEAF;
 		table = entry & HT_PFN_MASK;
 	}
+	t->level = level;
 	t->gfn = gpa_to_gfn(table);
 	hva = kvm_vcpu_gfn_to_hva(vcpu, t->gfn); /* an error for read-only memory */
 	if (kvm_is_error_hva(hva) || !access_ok((void __user *)hva, PAGE_SIZE))
@@ -154,6 +163,55 @@ static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linke
 	return result;
 }
 
+/*
+ * Writes one entry for a 2 MiB frame: the words of all its pages must say that it is one, whatever the program
+ * answered. What is true of the last level (see ht_map) is so of this one: KVM in L1 fills, splits and removes its
+ * entries by compare-and-exchange from what they were, and finds what to zap by walking.
+ */
+static int ht_map_large(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linked *l, const struct ht_fmt *fmt,
+			const struct ht_table *t, gpa_t gpa, const struct ht_npf_ctx *ctx)
+{
+	u64 gfn = gpa_to_gfn(gpa), flags = ctx->template & ~HT_PFN_MASK, old, frame;
+	u64 __user *entry = &t->hva[ht_entry_index(gpa, 2)];
+	const u64 *words;
+	u32 i;
+	int ret;
+
+	if (!l->words)
+		return HT_NPF_R_NO_ARENA;
+	if (ctx->flags != HT_NPF_MAP_LARGE || ctx->count != HT_LARGE_PAGES ||
+	    ctx->first_gfn != (gfn & ~(HT_LARGE_PAGES - 1)) || !(flags & fmt->present) || (flags & HT_LARGE) ||
+	    ctx->words_off % sizeof(u64) || ctx->words_off > l->bytes ||
+	    HT_LARGE_PAGES * sizeof(u64) > l->bytes - ctx->words_off)
+		return HT_NPF_R_BAD_ANSWER;
+	words = &l->words[ctx->words_off / sizeof(u64)];
+	frame = READ_ONCE(words[0]) & HT_PFN_MASK;
+	if (frame & (HT_LARGE_PAGES * HT_PAGE_SIZE - 1))
+		return HT_NPF_R_BAD_ANSWER;
+	for (i = 0; i < HT_LARGE_PAGES; i++)
+		if ((READ_ONCE(words[i]) & (HT_PFN_MASK | HT_WORD_PRESENT)) !=
+		    (frame + i * HT_PAGE_SIZE) + HT_WORD_PRESENT)
+			return HT_NPF_R_BAD_ANSWER;
+	if (get_user(old, entry))
+		return HT_NPF_R_READ_ERROR;
+	if (!ht_entry_empty(old))
+		return HT_NPF_R_LOST;
+	ret = ht_entry_cas(entry, old, flags | HT_LARGE | frame);
+	if (ret)
+		return ret < 0 ? HT_NPF_R_WRITE_ERROR : HT_NPF_R_LOST;
+	kvm_vcpu_mark_page_dirty(vcpu, t->gfn);
+	ht_count(vm, HT_HOOK_NPF, entries, 1);
+	return 0;
+}
+
+/* Whether L1 has a pool of 2 MiB frames: without, nobody is asked for them. */
+static bool ht_large_wanted(const struct ht_linked *l)
+{
+	const struct ht_arena_header *h = (const void *)l->words;
+
+	return h && l->bytes >= sizeof(*h) && READ_ONCE(h->large_off);
+}
+
 /* 0 if L1 need not be entered for this fault, else the reason why it must. */
 static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linked *l,
 		      const struct ht_fmt *fmt, gpa_t gpa, u64 error_code)
@@ -170,23 +228,33 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 	in.root_level = mmu->cpu_role.base.level;
 	if (in.root_level < 4 || in.root_level > 5)
 		return HT_NPF_R_NO_TABLE;
-	ret = ht_walk(vcpu, fmt, gpa, in.root, in.root_level, &t);
+	ret = ht_walk(vcpu, fmt, gpa, in.root, in.root_level, ht_large_wanted(l), &t);
 	if (ret)
 		return ret;
-	if (get_user(entry, &t.hva[gpa_to_gfn(gpa) & (HT_ENTRIES - 1)]))
+	if (get_user(entry, &t.hva[ht_entry_index(gpa, t.level)]))
 		return HT_NPF_R_READ_ERROR;
+	if (t.level == 2 && !ht_entry_empty(entry)) /* not any more */
+		return HT_NPF_R_LOST;
 	if (!ht_entry_empty(entry) && !(entry & fmt->present))
 		return HT_NPF_R_SPECIAL;
 
 	in.gpa = gpa;
 	in.error_code = error_code;
 	in.entry = entry;
+	in.level = t.level;
 	in.vcpu = vcpu->vcpu_id;
 	in.action = HT_NPF_PASS;
 	ctx = in;
 	ht_prog_run(l->prog, &ctx);
 	if (entry & fmt->present)	/* told, not asked: a page that was mapped ahead is used now */
 		return HT_NPF_R_PRESENT;
+	if (t.level == 2) {
+		if (ctx.action == HT_NPF_MAP)
+			return ht_map_large(vcpu, vm, l, fmt, &t, gpa, &ctx);
+		if (ctx.action == HT_NPF_LEARN) /* there are no leaves to learn from */
+			return HT_NPF_R_NO_TABLE;
+		return ctx.reason >= HT_NPF_R_PROGRAM && ctx.reason < HT_NPF_REASONS ? ctx.reason : HT_NPF_R_NO_TABLE;
+	}
 	if (ctx.action == HT_NPF_LEARN) {
 		ret = ht_learn(vm, l, fmt, &t, &in, &ctx);
 		if (ret)

@@ -7,11 +7,12 @@
  *     each page and rewrites it with the next round's words. A page of zeros only is counted as `zeroed`:
  *     legal only with --zero-ok (when a hypervisor was told that it may take pages away).
  *
- *   pattern share FILE OFFSET MIB ROLE (--seconds S | --rounds R) [--punch PAGES]
+ *   pattern share FILE OFFSET MIB ROLE (--seconds S | --rounds R) [--punch PAGES [--mixed]]
  *     Works on MIB of FILE from OFFSET on (hexadecimal allowed) together with others in other roles, 1 to 15:
  *     the same memory seen as /dev/mem in a guest and as the file behind the guest's RAM in its VMM. Reads a
  *     page, checks that each word is 0 or was written for *this page* by one of the roles, and writes its
- *     own. --punch N makes it punch a hole of N pages after every N pages touched. A frame given to two
+ *     own. --punch N makes it punch a hole of N pages after every N pages touched; with --mixed
+ *     every other one of them begins at a multiple of N. A frame given to two
  *     owners, or freed while somebody could still write to it, shows as a word of neither.
  *
  * Both end with one JSON line, also at SIGTERM. Exit status 0: no mismatch; 1: mismatches; 2: usage or system.
@@ -61,7 +62,8 @@ static void die(const char *what)
 static void usage(void)
 {
 	fprintf(stderr, "usage: pattern own MIB (--seconds S | --rounds R) [--zero-ok]\n"
-			"       pattern share FILE OFFSET MIB ROLE (--seconds S | --rounds R) [--punch PAGES]\n");
+			"       pattern share FILE OFFSET MIB ROLE (--seconds S | --rounds R) "
+			"[--punch PAGES [--mixed]]\n");
 	exit(2);
 }
 
@@ -141,9 +143,10 @@ static uint64_t share_word(uint64_t page, unsigned int role)
 	return SHARE_MAGIC | (uint64_t)role << 40 | page;
 }
 
-static void share(const char *path, uint64_t offset, uint64_t bytes, unsigned int role, uint64_t punch)
+static void share(const char *path, uint64_t offset, uint64_t bytes, unsigned int role, uint64_t punch,
+		  int mixed)
 {
-	uint64_t pages = bytes / PAGE, p, i, state = role * 0x9e3779b97f4a7c15ull + 1, since = 0;
+	uint64_t pages = bytes / PAGE, p, i, state = role * 0x9e3779b97f4a7c15ull + 1, since = 0, holes = 0;
 	int fd = open(path, O_RDWR);
 	uint64_t *memory;
 
@@ -186,6 +189,8 @@ static void share(const char *path, uint64_t offset, uint64_t bytes, unsigned in
 				uint64_t first = mix(state) % (pages - punch + 1);
 
 				since = 0;
+				if (mixed && (holes++ & 1))
+					first -= first % punch;
 				if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 					      (off_t)(offset + first * PAGE), (off_t)(punch * PAGE)))
 					die("punch hole");
@@ -201,7 +206,7 @@ int main(int argc, char **argv)
 {
 	struct sigaction sa = { .sa_handler = on_term };
 	uint64_t seconds = 0, punch = 0;
-	int zero_ok = 0, i, positional = 0;
+	int zero_ok = 0, mixed = 0, i, positional = 0;
 	char *args[6] = { 0 };
 
 	for (i = 1; i < argc; i++) {
@@ -213,6 +218,8 @@ int main(int argc, char **argv)
 			punch = strtoull(argv[++i], NULL, 10);
 		else if (!strcmp(argv[i], "--zero-ok"))
 			zero_ok = 1;
+		else if (!strcmp(argv[i], "--mixed"))
+			mixed = 1;
 		else if (!strncmp(argv[i], "--", 2) || positional >= 5)
 			usage();
 		else
@@ -237,7 +244,7 @@ int main(int argc, char **argv)
 
 		if (!bytes || role < 1 || role > 15 || punch > bytes / PAGE)
 			usage();
-		share(args[1], strtoull(args[2], NULL, 0), bytes, (unsigned int)role, punch);
+		share(args[1], strtoull(args[2], NULL, 0), bytes, (unsigned int)role, punch, mixed);
 	} else {
 		usage();
 	}

@@ -28,6 +28,7 @@
 #include <linux/kvm.h>
 
 #define PAGE 4096ull
+#define LARGE (2ull << 20)
 #define TEST_GPA (4ull << 20)
 #define MAX_PAGES ((1ull << 30) / PAGE - TEST_GPA / PAGE)
 #define SHARE_MAGIC 0x5ea5000000000000ull
@@ -141,10 +142,11 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
+/* At a multiple of 2 MiB: KVM uses no large pages for memory that its VMM has at odd addresses. */
 static char *map_ram(const char *path, uint64_t bytes)
 {
-	int fd = -1, flags = MAP_SHARED;
-	char *ram;
+	int fd = -1, flags = MAP_SHARED | MAP_FIXED;
+	char *ram, *room;
 
 	if (strcmp(path, "-")) {
 		fd = open(path, O_RDWR | O_CREAT, 0600);
@@ -153,7 +155,11 @@ static char *map_ram(const char *path, uint64_t bytes)
 	} else {
 		flags |= MAP_ANONYMOUS;
 	}
-	ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+	room = mmap(NULL, bytes + LARGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		die("mmap");
+	room += -(uintptr_t)room & (LARGE - 1);
+	ram = mmap(room, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
 	if (ram == MAP_FAILED)
 		die("mmap");
 	if (fd >= 0)

@@ -8,6 +8,7 @@ import { waitFor } from '../core/wait.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run, runScript } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
+import { HT_LARGE_PAGES } from '../kernel/arena.ts';
 import { L1_RUN } from '../lab/machine.ts';
 import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
 
@@ -36,6 +37,8 @@ export interface AccelerateOptions {
   program?: string;
   /** As `--option` has them. */
   options?: readonly string[];
+  /** 2 MiB frames that L1 keeps; default: none, all pages are of 4 KiB. */
+  largeFrames?: number;
   signal?: AbortSignal | undefined;
 }
 
@@ -48,6 +51,13 @@ export interface GuestStatus {
   l2_count: number;
   frames_allocated: number;
   frames_freed: number;
+  large_level: number;
+  large_frames: number;
+}
+
+/** Frames that are neither free nor in a pool: those of files, and of a CPU that lost a race. */
+export function framesOut(s: GuestStatus): number {
+  return s.frames_allocated - s.frames_freed - s.pool_level - s.large_level * HT_LARGE_PAGES;
 }
 
 /** What `hyperturtle host attach` prints for a signal. */
@@ -98,7 +108,8 @@ export class Acceleration implements Accelerated, AsyncDisposable {
     this.#undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
     this.#undo.add('attachment', () => this.signalAttachment('TERM'));
     await this.attach(options);
-    await insmod(l1, 'hyperturtle_guest', signal);
+    const large = options.largeFrames === undefined ? [] : [`large_frames=${options.largeFrames}`];
+    await insmod(l1, 'hyperturtle_guest', signal, large);
     this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
     await runScript(l1, `mkdir -p ${TURTLEFS_DIR} && mount -t turtlefs none ${TURTLEFS_DIR}`, { signal });
     this.#undo.add('turtlefs', () => run(l1, ['umount', TURTLEFS_DIR]).then(() => {}));
@@ -199,8 +210,13 @@ export async function setGroupMax(l1: Level, pages: number, signal?: AbortSignal
   await run(l1, [CLI, 'guest', 'set', '--group-max', String(pages)], { signal });
 }
 
-export async function insmod(level: Level, module: string, signal: AbortSignal | undefined): Promise<void> {
-  await run(level, ['insmod', `/payload/modules/${module}.ko`], { signal });
+export async function insmod(
+  level: Level,
+  module: string,
+  signal: AbortSignal | undefined,
+  parameters: readonly string[] = [],
+): Promise<void> {
+  await run(level, ['insmod', `/payload/modules/${module}.ko`, ...parameters], { signal });
 }
 
 /** Files of a process that has just ended are closed a moment later: until then the module is in use. */

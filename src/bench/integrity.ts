@@ -13,7 +13,7 @@ import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
 import type { Lab } from '../lab/lab.ts';
 import type { Job } from '../lab/levels.ts';
 import { z } from 'zod';
-import { Acceleration } from './accelerate.ts';
+import { Acceleration, framesOut } from './accelerate.ts';
 import { withL2 } from './l2-session.ts';
 import { troubles } from './leftovers.ts';
 
@@ -29,6 +29,8 @@ export interface IntegritySpec {
   /** One pass; passes are repeated until `pages` is reached. */
   passSeconds: number;
   arenaMib: number;
+  /** 2 MiB frames that L1 keeps; every other hole then begins at a multiple of its size. */
+  largeFrames?: number;
   progress: Progress;
   signal?: AbortSignal | undefined;
 }
@@ -73,7 +75,11 @@ const MAX_PASSES = 60;
 export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<IntegrityReport> {
   const { progress, signal } = spec;
   const t0 = performance.now();
-  const acceleration = await Acceleration.on(lab, { arenaMib: spec.arenaMib, signal });
+  const { largeFrames } = spec;
+  const acceleration = await Acceleration.on(lab, {
+    ...{ arenaMib: spec.arenaMib, signal },
+    ...(largeFrames === undefined ? {} : { largeFrames }),
+  });
   try {
     const memMib = L2_BASE_MIB + spec.ownMib + spec.sharedMib;
     const address = `0x${((memMib - END_MIB - spec.sharedMib) * (1 << 20)).toString(16)}`;
@@ -118,7 +124,7 @@ export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<Integ
       passes: results.shared.length / 2,
       framesAllocated: guest.frames_allocated,
       framesFreed: guest.frames_freed,
-      framesLeft: guest.frames_allocated - guest.frames_freed - guest.pool_level,
+      framesLeft: framesOut(guest),
       kernelTroubles: await troubles(lab, signal),
       durationSeconds: Math.round((performance.now() - t0) / 1000),
     };
@@ -165,7 +171,7 @@ async function racePass(lab: Lab, spec: IntegritySpec, address: string, run: Run
   const puncher = await lab.l1.spawn(
     [
       ...[pattern, 'share', `${TURTLEFS_DIR}/${RAM_FILE}`, address, String(spec.sharedMib), '1'],
-      ...['--punch', String(spec.hole), ...time],
+      ...['--punch', String(spec.hole), ...(spec.largeFrames === undefined ? [] : ['--mixed']), ...time],
     ],
     { signal },
   );

@@ -6,6 +6,7 @@ import { registerAgentBench } from './bench-agent.ts';
 import { registerControl } from './bench-control.ts';
 import { registerBenchNet } from './bench-net.ts';
 import { registerExitBench } from './bench-exit.ts';
+import { registerHugeBench } from './bench-huge.ts';
 import { registerNetNative } from './bench-net-native.ts';
 import { registerPaper } from './bench-paper.ts';
 import { registerStart } from './bench-start.ts';
@@ -76,6 +77,7 @@ export function register(program: Command, version: string): void {
   registerBenchNet(bench, version);
   registerNetNative(bench, version);
   registerExitBench(bench, version);
+  registerHugeBench(bench, version);
   registerPaper(bench);
   registerStart(bench, version);
   registerProfileBench(bench, version);

@@ -83,6 +83,7 @@ function format(i: HtgInfo): string {
     `arena ${i.arena_bytes >> 20} MiB, ${i.enabled ? 'enabled' : 'disabled'}, groups of up to ${i.group_max} pages, ${i.l2_count} nested guests registered`,
     `pool ${i.pool_level} of ${i.pool_entries} frames (refill below ${i.pool_low}, up to ${i.pool_high}); ${i.refills} refills, ${i.shrunk} given back under pressure`,
     `index ${i.index_used} of ${i.index_words} pages in files`,
+    ...(i.large_frames === 0 ? [] : [`2 MiB frames ${i.large_level} of ${i.large_frames}`]),
     `frames ${i.frames_allocated} allocated, ${i.frames_freed} freed`,
     `faults here ${i.faults} (${i.faults_found} found a frame, ${i.faults_lost} lost the race), ${i.grace_periods} grace periods`,
   ].join('\n');

@@ -5,10 +5,12 @@ import { HyperturtleError } from '../core/errors.ts';
  * Where L2's RAM comes from:
  *   tmpfs           a file in /dev/shm, shared, as Kata has it; L1 gives pages when they are touched
  *   tmpfs-prealloc  the same, with every page touched by the VMM before the start
- *   turtlefs        a file of turtlefs: pages may come from L1's program in L0
+ *   turtlefs        a file of turtlefs: pages may come from L1's program in L0; at a multiple of 2 MiB in the VMM, without
+ *                   which KVM uses no large pages
+ *   hugetlbfs       2 MiB pages that L1 has set aside
  *   anonymous       plain memory of the VMM
  */
-export const RAM_KINDS = ['tmpfs', 'tmpfs-prealloc', 'turtlefs', 'anonymous'] as const;
+export const RAM_KINDS = ['tmpfs', 'tmpfs-prealloc', 'turtlefs', 'hugetlbfs', 'anonymous'] as const;
 export type RamKind = (typeof RAM_KINDS)[number];
 
 /**
@@ -20,6 +22,7 @@ export type L2Nic =
   | { kind: 'tap'; ifname: string; mac: string; vhost: boolean };
 
 export const TURTLEFS_DIR = '/run/hyperturtle/ram';
+export const HUGETLBFS_DIR = '/dev/hugepages';
 export const L2_RUN_DIR = '/run/hyperturtle/l2';
 
 /** Size of the small guest that needs no kernel: below this nothing boots. */
@@ -80,10 +83,24 @@ export function l2Files(name: string): L2Files {
   };
 }
 
+const RAM_DIR: Readonly<Record<Exclude<RamKind, 'anonymous'>, string>> = {
+  tmpfs: '/dev/shm',
+  'tmpfs-prealloc': '/dev/shm',
+  turtlefs: TURTLEFS_DIR,
+  hugetlbfs: HUGETLBFS_DIR,
+};
+const RAM_OPTIONS: Readonly<Record<RamKind, string>> = {
+  tmpfs: '',
+  'tmpfs-prealloc': ',prealloc=on',
+  turtlefs: ',align=2M',
+  hugetlbfs: '',
+  anonymous: '',
+};
+
 /** The directory or file for memory-backend-file; undefined for anonymous memory. */
 export function ramPath(spec: Pick<L2Spec, 'ram' | 'ramFileName'>): string | undefined {
   if (spec.ram === 'anonymous') return undefined;
-  const dir = spec.ram === 'turtlefs' ? TURTLEFS_DIR : '/dev/shm';
+  const dir = RAM_DIR[spec.ram];
   // QEMU unlinks its file in a directory at once: nothing can be left behind
   return spec.ramFileName === undefined ? dir : `${dir}/${spec.ramFileName}`;
 }
@@ -101,7 +118,7 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
   const ram =
     file === undefined
       ? `memory-backend-ram,id=ram,size=${spec.memMib}M`
-      : `memory-backend-file,id=ram,mem-path=${file},size=${spec.memMib}M,share=on${spec.ram === 'tmpfs-prealloc' ? ',prealloc=on' : ''}`;
+      : `memory-backend-file,id=ram,mem-path=${file},size=${spec.memMib}M,share=on${RAM_OPTIONS[spec.ram]}`;
   const chardev =
     spec.console.kind === 'device'
       ? `pipe,id=console,path=${spec.console.path}`

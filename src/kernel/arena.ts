@@ -6,6 +6,8 @@ export const HT_ARENA_MAGIC = 0x414e455241544800n;
 /** `\0HTOFFER`: L0 writes it at offset 0 before it gives the device away; L1's module binds no other device. */
 export const HT_ARENA_OFFER = 0x524546464f544800n;
 export const HT_ARENA_VERSION = 1;
+/** With 2 MiB pages. */
+export const HT_ARENA_VERSION_LARGE = 2;
 export const HT_ARENA_MIN_BYTES = 1 << 20;
 export const HT_ARENA_MAX_BYTES = 256 << 20;
 
@@ -13,7 +15,11 @@ export const HT_WORD_EMPTY = 0n;
 export const HT_WORD_PRESENT = 1n;
 export const HT_WORD_CLOSED = 2n;
 export const HT_WORD_AHEAD = 4n;
+/** Of a granule only: its pages have words of their own. */
+export const HT_WORD_SMALL = 8n;
 export const HT_PREFETCH_PAGES = 8;
+export const HT_LARGE_PAGES = 512;
+export const HT_LARGE_ENTRIES = 256;
 
 export const HT_MAX_CPUS = 1024;
 export const HT_MAX_L2 = 256;
@@ -50,17 +56,24 @@ export const HT_ARENA_HEADER = struct('struct ht_arena_header', {
   pool_tail: aligned(128, count),
   exit_cpus: count,
   exact: count,
-  reserved1: reserved(13),
+  large_off: count,
+  large_pool_off: count,
+  large_entries: count,
+  large_head: count,
+  large_tail: count,
+  reserved1: reserved(8),
 });
 
 export const HT_SLOT = struct('struct ht_slot', {
   gfn: count,
   npages: count,
   word_off: count,
-  reserved: reserved(1),
+  small: count,
 });
 
-export const HT_CPU = struct('struct ht_cpu', { l2: count, spare: u64, taken: u64, reserved: u64 });
+export const HT_CPU = struct('struct ht_cpu', { l2: count, spare: u64, taken: u64, spare_large: u64 });
+/** In `l2` of an L1 CPU: L1's KVM may have large entries for it. */
+export const HT_CPU_LARGE = 2 ** 32;
 
 export const HT_EXIT_CPUIDS = 32;
 export const HT_EXIT_MSR_SLOTS = 32;
@@ -110,7 +123,9 @@ export const HT_L2 = struct('struct ht_l2', {
   passes: count,
   streams: array(HT_STREAM, HT_STREAMS),
   stream_hand: count,
-  reserved1: reserved(4),
+  large_new: count,
+  large_existing: count,
+  reserved1: reserved(2),
 });
 
 /** Why `bytes` cannot be an arena's size, or undefined. A PCI BAR, which the arena becomes, is a power of two. */

@@ -28,7 +28,9 @@ export const HTG_INFO = struct('struct htg_info', {
   refills: count,
   shrunk: count,
   grace_periods: count,
-  reserved: reserved(6),
+  large_frames: count,
+  large_level: count,
+  reserved: reserved(4),
 });
 export type HtgInfo = ValueOf<typeof HTG_INFO>;
 
@@ -71,7 +73,8 @@ export const HTG_L2_STATUS_ARG = struct('struct htg_l2_status', {
   name: text(32),
   pages_held: count,
   pages_unused: count,
-  reserved: reserved(2),
+  large_new: count,
+  large_existing: count,
 });
 export type HtgL2Status = ValueOf<typeof HTG_L2_STATUS_ARG>;
 

@@ -6,6 +6,7 @@ export const HT_NPF_MAP = 1;
 export const HT_NPF_LEARN = 2;
 
 export const HT_NPF_MAP_EXACT = 1;
+export const HT_NPF_MAP_LARGE = 2;
 
 /** error_code: the access was a write. */
 export const HT_NPF_ERR_WRITE = 2n;
@@ -37,6 +38,7 @@ export const NPF_REASON = {
   NO_TEMPLATE: 24,
   RACE: 25,
   LAYOUT: 26,
+  SMALL: 27,
 } as const;
 
 export type NpfReason = keyof typeof NPF_REASON;
@@ -69,7 +71,7 @@ export const HT_NPF_CTX = struct('struct ht_npf_ctx', {
   sibling_gfn: u64,
   vcpu: u32,
   root_level: u32,
-  reserved_in: reserved(1),
+  level: u64,
   action: u32,
   reason: u32,
   template: u64,

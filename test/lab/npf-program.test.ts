@@ -4,9 +4,27 @@
  */
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { HT_PREFETCH_PAGES, HT_WORD_AHEAD, HT_WORD_CLOSED, HT_WORD_PRESENT } from '../../src/kernel/arena.ts';
+import {
+  HT_CPU_LARGE,
+  HT_PREFETCH_PAGES,
+  HT_WORD_AHEAD,
+  HT_WORD_CLOSED,
+  HT_WORD_EMPTY,
+  HT_WORD_PRESENT,
+  HT_WORD_SMALL,
+} from '../../src/kernel/arena.ts';
+import { HT_NPF_MAP_LARGE } from '../../src/kernel/npf.ts';
 import { runScript } from '../../src/lab/levels.ts';
-import { ARENA_BYTES, ArenaImage, FIRST_GFN, INDEX_OFF, PAGES, poolFrame } from '../support/arena.ts';
+import {
+  ARENA_BYTES,
+  ArenaImage,
+  FIRST_GFN,
+  INDEX_OFF,
+  PAGES,
+  SLOT,
+  largeFrame,
+  poolFrame,
+} from '../support/arena.ts';
 import type { ArenaSpec } from '../support/arena.ts';
 import { useLab } from '../support/lab.ts';
 
@@ -19,6 +37,7 @@ interface Fault {
   vcpu?: number;
   sibling?: string;
   sibling_gfn?: number;
+  level?: number;
   entry?: string;
 }
 type Answer = Record<string, string | number>;
@@ -216,6 +235,148 @@ describe('pages given ahead', () => {
   );
 });
 
+describe('a fault where there is no last-level table', () => {
+  const ON = 1 + HT_CPU_LARGE;
+  const on = (spec: ArenaSpec = {}): ArenaSpec => ({ largeFrames: 4, runsOnCpu0: ON, ...spec });
+  const at = (page: number): Fault => ({ page, level: 2 });
+  const large = (page: number): Answer => ({ ...mapped(page, 512), flags: HT_NPF_MAP_LARGE });
+  const isLarge = (after: ArenaImage, granule: number, frame: bigint): void => {
+    expect(after.granule(granule)).toBe(frame | HT_WORD_PRESENT);
+    for (let i = 0; i < 512; i++)
+      expect(after.word(granule * 512 + i)).toBe((frame + BigInt(i * 4096)) | HT_WORD_PRESENT);
+  };
+
+  when('gets 2 MiB at once, and every word says so', on(), [at(515)], (answers, after) => {
+    expect(answers).toEqual([large(512)]);
+    isLarge(after, 1, largeFrame(0));
+    expect(after.header).toMatchObject({ large_head: 1, pool_head: 0 });
+    expect(after.l2).toMatchObject({ faults: 1, mapped_new: 1, large_new: 1, frames_taken: 512 });
+    expect(after.framesInIndex().length).toBe(512);
+  });
+
+  when(
+    'gets the same 2 MiB again, also when who claimed them has not written all words',
+    on({
+      granules: { 2: largeFrame(9) | HT_WORD_PRESENT },
+      words: { 1024: largeFrame(9) | HT_WORD_PRESENT },
+    }),
+    [at(1030), at(1500)],
+    (answers, after) => {
+      expect(answers).toEqual([large(1024), large(1024)]);
+      isLarge(after, 2, largeFrame(9));
+      expect(after.header.large_head).toBe(0);
+      expect(after.l2).toMatchObject({ mapped_existing: 2, large_existing: 2, frames_taken: 0 });
+    },
+  );
+
+  when(
+    'of pages that were given one by one goes to L1, which makes the table',
+    on({ granules: { 0: HT_WORD_SMALL }, words: { 7: poolFrame(3) | HT_WORD_PRESENT } }),
+    [at(7), at(8)],
+    (answers, after) => {
+      expect(answers).toEqual([pass('SMALL'), pass('SMALL')]);
+      expect(after.framesInIndex()).toEqual([poolFrame(3)]);
+    },
+  );
+
+  when(
+    'goes to L1 when the pool has no 2 MiB left',
+    on(),
+    [0, 512, 1024, 1536, 2048].map(at),
+    (answers, after) => {
+      expect(answers.at(-2)).toEqual(large(1536));
+      expect(answers.at(-1)).toEqual(pass('POOL_EMPTY'));
+      expect(after.granule(4)).toBe(HT_WORD_EMPTY);
+      expect(new Set(after.framesInIndex()).size).toBe(2048);
+    },
+  );
+
+  const rows: [string, ArenaSpec, Fault, string][] = [
+    ['has none', { largeFrames: undefined as never }, at(0), 'SMALL'],
+    ['may have no large entries for this vCPU', on({ runsOnCpu0: 1 }), at(0), 'SMALL'],
+    ['is to see the first use of each page', on({ header: { exact: 1 } }), at(0), 'SMALL'],
+    ['has learned no flags', on({ l2: { template: 0n } }), at(0), 'NO_TEMPLATE'],
+    ['is taking pages away', on({ granules: { 0: HT_WORD_CLOSED } }), at(0), 'CLOSED'],
+    ['lets the guest have no more', on({ l2: { frames_limit: 511 } }), at(0), 'LIMIT'],
+    ['has a KVM that wants none in the slot', on({ l2: { slots: [{ ...SLOT, small: 1 }] } }), at(0), 'SMALL'],
+    ['has a slot that ends within', on({ l2: { slots: [{ ...SLOT, npages: 1023 }] } }), at(512), 'SMALL'],
+    [
+      'has a slot that begins within',
+      on({ l2: { slots: [{ ...SLOT, gfn: FIRST_GFN + 1 }] } }),
+      at(1),
+      'SMALL',
+    ],
+    [
+      'has a file that lies otherwise than guest memory',
+      on({ l2: { slots: [{ ...SLOT, word_off: INDEX_OFF + 8 }] } }),
+      at(0),
+      'SMALL',
+    ],
+  ];
+  for (const [name, spec, fault, reason] of rows)
+    when(`goes to L1 when that ${name}`, spec, [fault], (answers, after) => {
+      expect(answers).toEqual([pass(reason)]);
+      expect(after.framesInIndex()).toEqual([]);
+      expect(after.header.large_head).toBe(0);
+    });
+
+  when(
+    'and one where there is a table leave no frame in two places, whichever is first',
+    on(),
+    [
+      at(0),
+      { page: 3 },
+      { page: 600 },
+      at(700),
+      { page: 1024, write: false },
+      at(1025),
+      at(1600),
+      { page: 1600 },
+    ],
+    (answers, after) => {
+      expect(answers.map((a) => a['count'] ?? a['reason'])).toEqual([
+        512,
+        64,
+        1,
+        'SMALL',
+        1,
+        'SMALL',
+        512,
+        64,
+      ]);
+      isLarge(after, 0, largeFrame(0));
+      isLarge(after, 3, largeFrame(1));
+      expect([after.granule(1), after.granule(2)]).toEqual([HT_WORD_SMALL, HT_WORD_SMALL]);
+      expect(after.l2.frames_taken).toBe(after.framesInIndex().length);
+      expect(new Set(after.framesInIndex()).size).toBe(1026);
+    },
+  );
+
+  when(
+    'on a page of its own: not while L1 takes pages of the granule away, nor before those of 2 MiB are written',
+    on({
+      granules: { 0: HT_WORD_CLOSED, 1: largeFrame(8) | HT_WORD_PRESENT },
+      words: { 5: poolFrame(5) | HT_WORD_PRESENT },
+    }),
+    [{ page: 4 }, { page: 5 }, { page: 512 }],
+    (answers, after) => {
+      expect(answers).toEqual([pass('CLOSED'), pass('CLOSED'), pass('RACE')]);
+      expect(after.framesInIndex()).toEqual([poolFrame(5)]);
+    },
+  );
+
+  when(
+    'of a file that lies otherwise: a group of two granules is one page',
+    on({ l2: { slots: [{ ...SLOT, word_off: INDEX_OFF + 8 * 32 }] }, granules: { 0: HT_WORD_SMALL } }),
+    [470, 471, 472, 474, 480].map((page) => ({ page: page })),
+    (answers, after) => {
+      for (const a of answers) expect(Number(a['count'])).toBeLessThanOrEqual(32);
+      expect(answers.at(-1)).toMatchObject({ action: 'MAP' });
+      expect(after.granule(1)).toBe(HT_WORD_SMALL);
+    },
+  );
+});
+
 /** The same numbers every time. */
 function* randoms(seed: number): Generator<number, never> {
   for (let x = seed; ; ) {
@@ -312,7 +473,7 @@ describe('on a hostile layout it still answers, with groups of at most 64 pages,
   ];
   for (const at of [ARENA_BYTES - 4, ARENA_BYTES, huge]) {
     specs.push({ header: { cpus_off: at } }, { header: { l2_off: at } }, { header: { pool_off: at } });
-    specs.push({ l2: { slots: [{ gfn: FIRST_GFN, npages: huge, word_off: at }] } });
+    specs.push({ l2: { slots: [{ gfn: FIRST_GFN, npages: huge, word_off: at, small: 0 }] } });
   }
   const random = randoms(99);
   const some = (): number => [1, 7, 8, 4095, ARENA_BYTES - 8, 2 ** 40, huge][random.next().value % 7]!;
@@ -321,7 +482,9 @@ describe('on a hostile layout it still answers, with groups of at most 64 pages,
     const header = Object.fromEntries(
       fields.filter(() => random.next().value % 3 === 0).map((f) => [f, some()]),
     );
-    const slots = [{ gfn: FIRST_GFN - (random.next().value % 2), npages: some(), word_off: some() }];
+    const slots = [
+      { gfn: FIRST_GFN - (random.next().value % 2), npages: some(), word_off: some(), small: 0 },
+    ];
     specs.push({ header: { ...header, pool_tail: some() }, l2: { slots } });
   }
   specs.forEach((spec, i) =>

@@ -3,10 +3,11 @@ import {
   HT_ARENA_HEADER,
   HT_ARENA_MAGIC,
   HT_ARENA_VERSION,
+  HT_ARENA_VERSION_LARGE,
   HT_CPU,
   HT_L2,
   HT_L2_ON,
-  HT_SLOT,
+  HT_LARGE_ENTRIES,
   HT_WORD_PRESENT,
 } from '../../src/kernel/arena.ts';
 import type { StructValue } from '../../src/kernel/struct.ts';
@@ -22,13 +23,21 @@ const L2_OFF = 0x2000;
 const L2S = 4;
 const POOL_OFF = 0x4000;
 const POOL_ENTRIES = 1024;
+const LARGE_POOL_OFF = 0x6000;
+const LARGE_OFF = 0x7000;
 export const INDEX_OFF = 0x10000;
 /** Pages of the one slot. */
 export const PAGES = 1 << 14;
 export const FIRST_GFN = 0x1000;
 
+/** The one slot. */
+export const SLOT = { gfn: FIRST_GFN, npages: PAGES, word_off: INDEX_OFF, small: 0 };
+
 /** L1 frame address of the n-th frame in the pool. */
 export const poolFrame = (n: number): bigint => BigInt(0x100000 + n) << 12n;
+
+/** L1 frame address of the n-th frame in the pool of 2 MiB frames. */
+export const largeFrame = (n: number): bigint => BigInt(0x40000000 + n * 0x200000);
 
 /** What can be changed of the default: L2 number 1 on CPU 0, one slot, `frames` in the pool, template learned. */
 export interface ArenaSpec {
@@ -36,6 +45,10 @@ export interface ArenaSpec {
   header?: Partial<Header>;
   l2?: Partial<L2>;
   runsOnCpu0?: number;
+  /** 2 MiB frames in their pool; undefined: L1 has no 2 MiB pages. */
+  largeFrames?: number;
+  /** Words of granules. */
+  granules?: Record<number, bigint>;
   /** Words of the index by page of the slot. */
   words?: Record<number, bigint>;
 }
@@ -70,18 +83,30 @@ export class ArenaImage {
       group_max: 64,
       pool_low: 64,
       pool_tail: frames,
+      ...(spec.largeFrames === undefined
+        ? {}
+        : {
+            version: HT_ARENA_VERSION_LARGE,
+            large_off: LARGE_OFF,
+            large_pool_off: LARGE_POOL_OFF,
+            large_entries: HT_LARGE_ENTRIES,
+            large_tail: spec.largeFrames,
+          }),
       ...spec.header,
     });
+    for (let i = 0; i < (spec.largeFrames ?? 0); i++)
+      a.#view.setBigUint64(LARGE_POOL_OFF + 8 * i, largeFrame(i) | HT_WORD_PRESENT, true);
+    for (const [granule, word] of Object.entries(spec.granules ?? {}))
+      a.#view.setBigUint64(LARGE_OFF + 8 * Number(granule), word, true);
     for (let i = 0; i < frames; i++)
       a.#view.setBigUint64(POOL_OFF + 8 * i, poolFrame(i) | HT_WORD_PRESENT, true);
     HT_CPU.write(a.#view, CPUS_OFF, { ...a.cpu0, l2: spec.runsOnCpu0 ?? 1 });
-    const slot = { ...HT_SLOT.decode(new Uint8Array(HT_SLOT.size)), gfn: FIRST_GFN, npages: PAGES };
     HT_L2.write(a.#view, L2_OFF + HT_L2.size, {
       ...a.l2,
       state: HT_L2_ON,
       slot_count: 1,
       frames_limit: PAGES,
-      slots: [{ ...slot, word_off: INDEX_OFF }],
+      slots: [SLOT],
       template: 0x8000000000000e67n,
       ...spec.l2,
     });
@@ -105,6 +130,10 @@ export class ArenaImage {
 
   word(page: number): bigint {
     return this.#view.getBigUint64(INDEX_OFF + 8 * page, true);
+  }
+
+  granule(n: number): bigint {
+    return this.#view.getBigUint64(LARGE_OFF + 8 * n, true);
   }
 
   /** Frames that words of the slot hold, in order. */

@@ -128,6 +128,8 @@ function status(pid: number): L2Status {
     pages: 1024,
     pages_held: 20,
     pages_unused: 1,
+    large_new: 0,
+    large_existing: 0,
     slot_changes: 0,
     frames_taken: 5,
   };

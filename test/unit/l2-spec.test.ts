@@ -22,8 +22,9 @@ describe('arguments of an L2', () => {
     expect(memory('tmpfs')).toBe('memory-backend-file,id=ram,mem-path=/dev/shm,size=256M,share=on');
     expect(memory('tmpfs-prealloc')).toMatch(/\/dev\/shm.*share=on,prealloc=on$/);
     expect(memory('turtlefs')).toBe(
-      'memory-backend-file,id=ram,mem-path=/run/hyperturtle/ram,size=256M,share=on',
+      'memory-backend-file,id=ram,mem-path=/run/hyperturtle/ram,size=256M,share=on,align=2M',
     );
+    expect(memory('hugetlbfs')).toBe('memory-backend-file,id=ram,mem-path=/dev/hugepages,size=256M,share=on');
     expect(memory('anonymous')).toBe('memory-backend-ram,id=ram,size=256M');
   });
 

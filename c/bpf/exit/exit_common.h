@@ -77,7 +77,8 @@ static __always_inline struct ht_arena_header *arena_header(void)
 	__u32 zero = 0;
 
 	h = bpf_map_lookup_elem(&arena, &zero);
-	if (!h || READ(h->magic) != HT_ARENA_MAGIC || !READ(h->enabled) || h->version != HT_ARENA_VERSION)
+	if (!h || READ(h->magic) != HT_ARENA_MAGIC || !READ(h->enabled) ||
+	    (h->version != HT_ARENA_VERSION && h->version != HT_ARENA_VERSION_LARGE))
 		return 0;
 	return h;
 }
@@ -90,7 +91,7 @@ static __always_inline __u32 l2_of(struct ht_arena_header *h, __u32 vcpu)
 	if (!h || vcpu >= h->cpus_count)
 		return 0;
 	cpu = at(h, h->cpus_off + (__u64)vcpu * sizeof(*cpu), sizeof(*cpu));
-	return cpu ? READ(cpu->l2) : 0;
+	return cpu ? READ(cpu->l2) & HT_CPU_NUMBER : 0;
 }
 
 static __always_inline struct exit_counts *counts_of(const struct exit_key *key)

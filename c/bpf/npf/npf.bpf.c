@@ -60,21 +60,122 @@ static __always_inline int pass(struct ht_npf_ctx *ctx, struct ht_l2 *l2, __u32 
 	return 0;
 }
 
-/* One zeroed frame from the pool, or 0 when it is empty (or too many others take at the same moment). */
-static __always_inline __u64 take(void *base, struct ht_arena_header *h)
+/* One zeroed frame from a ring, or 0 when it is empty (or too many others take at the same moment). */
+static __always_inline __u64 take_from(void *base, __u64 *ring_head, __u64 *ring_tail, __u64 ring, __u64 entries)
 {
 	for (int i = 0; i < TAKE_TRIES; i++) {
-		__u64 head = READ(h->pool_head), *slot;
+		__u64 head = READ(*ring_head), *slot;
 
-		if (head >= READ(h->pool_tail))
+		if (head >= READ(*ring_tail))
 			return 0;
-		slot = at(base, h->pool_off + (head & (h->pool_entries - 1)) * 8, 8);
+		slot = at(base, ring + (head & (entries - 1)) * 8, 8);
 		if (!slot)
 			return 0;
-		if (__sync_val_compare_and_swap(&h->pool_head, head, head + 1) == head)
+		if (__sync_val_compare_and_swap(ring_head, head, head + 1) == head)
 			return __sync_lock_test_and_set(slot, 0);
 	}
 	return 0;
+}
+
+static __always_inline __u64 take(void *base, struct ht_arena_header *h)
+{
+	return take_from(base, &h->pool_head, &h->pool_tail, h->pool_off, h->pool_entries);
+}
+
+/* The word of the granule that the page word at off belongs to, or NULL. */
+static __always_inline __u64 *granule_at(void *base, struct ht_arena_header *h, __u64 off)
+{
+	return at(base, h->large_off + (off - h->index_off) / (HT_LARGE_PAGES * 8) * 8, 8);
+}
+
+/*
+ * There is no last-level table: the whole 2 MiB range gets a 2 MiB frame with one entry one level up, where L1 allows it
+ * and nobody has given any of its pages a frame; or the one it has. The claim is one compare-and-exchange of the
+ * granule's word; the words of the pages follow from it, and whoever finds one missing writes the same.
+ */
+static __always_inline int large(struct ht_npf_ctx *ctx, void *base, struct ht_arena_header *h, struct ht_l2 *l2,
+				 struct ht_cpu *cpu, const struct ht_slot *slot, __u64 gfn)
+{
+	__u64 first = gfn & ~(HT_LARGE_PAGES - 1), off, frame, *granule, *words, page, won = 0;
+
+	if (!h->large_off || !(READ(cpu->l2) & HT_CPU_LARGE) || slot->small || READ(h->exact) || first < slot->gfn ||
+	    first - slot->gfn + HT_LARGE_PAGES > slot->npages)
+		return pass(ctx, l2, HT_NPF_R_SMALL);
+	if (!l2->template)
+		return pass(ctx, l2, HT_NPF_R_NO_TEMPLATE);
+	off = slot->word_off + (first - slot->gfn) * 8;
+	if (off & (HT_LARGE_PAGES * 8 - 1)) /* the range and the granule do not begin together */
+		return pass(ctx, l2, HT_NPF_R_SMALL);
+	words = at(base, off, HT_LARGE_PAGES * 8);
+	granule = granule_at(base, h, off);
+	if (!words || !granule)
+		return pass(ctx, l2, HT_NPF_R_LAYOUT);
+	__sync_fetch_and_add(&l2->faults, 1);
+
+	frame = READ(*granule);
+	if (frame == HT_WORD_EMPTY) {
+		if (READ(l2->frames_taken) + HT_LARGE_PAGES > l2->frames_limit)
+			return pass(ctx, l2, HT_NPF_R_LIMIT);
+		frame = READ(cpu->spare_large);
+		if (!frame) {
+			frame = take_from(base, &h->large_head, &h->large_tail, h->large_pool_off, h->large_entries);
+			if (!frame)
+				return pass(ctx, l2, HT_NPF_R_POOL_EMPTY);
+			WRITE(cpu->spare_large, frame);
+		}
+		if (__sync_val_compare_and_swap(granule, HT_WORD_EMPTY, frame) == HT_WORD_EMPTY) {
+			WRITE(cpu->spare_large, 0);
+			won = 1;
+		} else {
+			frame = READ(*granule);
+		}
+	}
+	if (!(frame & HT_WORD_PRESENT))
+		return pass(ctx, l2, frame & HT_WORD_CLOSED ? HT_NPF_R_CLOSED : HT_NPF_R_SMALL);
+	if (won) {
+		__sync_fetch_and_add(&l2->frames_taken, HT_LARGE_PAGES);
+		__sync_fetch_and_add(&l2->mapped_ahead, HT_LARGE_PAGES - 1);
+		__sync_fetch_and_add(&l2->mapped_new, 1);
+		__sync_fetch_and_add(&l2->large_new, 1);
+	} else {
+		__sync_fetch_and_add(&l2->mapped_existing, 1);
+		__sync_fetch_and_add(&l2->large_existing, 1);
+	}
+	page = frame;
+	for (int i = 0; i < HT_LARGE_PAGES; i++) {
+		WRITE(words[i], page);
+		page += HT_PAGE_SIZE;
+	}
+
+	ctx->flags = HT_NPF_MAP_LARGE;
+	ctx->template = l2->template;
+	ctx->words_off = off;
+	ctx->first_gfn = first;
+	ctx->count = HT_LARGE_PAGES;
+	ctx->action = HT_NPF_MAP;
+	return 0;
+}
+
+/*
+ * Before a page of the group at off gets a frame of its own: the granule must be one of small pages, or becomes one.
+ * 0, or why not.
+ */
+static __always_inline __u32 small(void *base, struct ht_arena_header *h, __u64 off, __u64 need)
+{
+	__u64 *granule, word;
+
+	if (!h->large_off)
+		return 0;
+	granule = granule_at(base, h, off);
+	if (!granule)
+		return HT_NPF_R_LAYOUT;
+	word = READ(*granule);
+	if (word == HT_WORD_EMPTY && need)
+		word = __sync_val_compare_and_swap(granule, HT_WORD_EMPTY, HT_WORD_SMALL) ? READ(*granule) : HT_WORD_SMALL;
+	if (word & HT_WORD_CLOSED)
+		return HT_NPF_R_CLOSED;
+	/* a 2 MiB frame whose words are being written: L1 will find them */
+	return need && !(word & HT_WORD_SMALL) ? HT_NPF_R_RACE : 0;
 }
 
 /* Group size for a fault on gfn: 1, or twice that of the run it continues. */
@@ -169,12 +270,14 @@ int npf(struct bpf_raw_tracepoint_args *args)
 	struct ht_cpu *cpu;
 	struct ht_l2 *l2;
 	void *base;
+	__u32 why;
 
 	base = bpf_map_lookup_elem(&arena, &zero);
 	if (!base)
 		return pass(ctx, 0, HT_NPF_R_LAYOUT);
 	h = base;
-	if (READ(h->magic) != HT_ARENA_MAGIC || !READ(h->enabled) || h->version != HT_ARENA_VERSION)
+	if (READ(h->magic) != HT_ARENA_MAGIC || !READ(h->enabled) ||
+	    (h->version != HT_ARENA_VERSION && h->version != HT_ARENA_VERSION_LARGE))
 		return pass(ctx, 0, HT_NPF_R_DISABLED);
 
 	/* which L2 */
@@ -183,7 +286,7 @@ int npf(struct bpf_raw_tracepoint_args *args)
 	cpu = at(base, h->cpus_off + (__u64)ctx->vcpu * sizeof(*cpu), sizeof(*cpu));
 	if (!cpu)
 		return pass(ctx, 0, HT_NPF_R_LAYOUT);
-	number = READ(cpu->l2);
+	number = READ(cpu->l2) & HT_CPU_NUMBER;
 	if (!number || number >= h->l2_count)
 		return pass(ctx, 0, HT_NPF_R_NO_L2);
 	l2 = at(base, h->l2_off + number * sizeof(*l2), sizeof(*l2));
@@ -211,6 +314,8 @@ int npf(struct bpf_raw_tracepoint_args *args)
 		note_used(base, slot, gfn, exact);
 		return 0;
 	}
+	if (ctx->level == 2)
+		return large(ctx, base, h, l2, cpu, slot, gfn);
 
 	if (!l2->template) {
 		if (!ctx->sibling) {
@@ -266,6 +371,15 @@ int npf(struct bpf_raw_tracepoint_args *args)
 		first = gfn;
 		want = 1;
 	}
+	if (h->large_off && ((off ^ (off + want * 8 - 8)) & ~(HT_LARGE_PAGES * 8 - 1))) { /* of two granules */
+		group = word;
+		off = slot->word_off + index * 8;
+		first = gfn;
+		want = 1;
+	}
+	why = small(base, h, off, !(READ(*word) & HT_WORD_PRESENT));
+	if (why)
+		return pass(ctx, l2, why);
 	if (!(READ(*word) & HT_WORD_PRESENT)) {
 		/*
 		 * The frame in hand lives in cpu->spare, which is ours while we run: one that loses the race for

@@ -13,6 +13,7 @@
 /* L0 writes this word at offset 0 before it gives the device away: L1's module binds no other ivshmem device */
 #define HT_ARENA_OFFER 0x524546464f544800ull /* "\0HTOFFER" */
 #define HT_ARENA_VERSION 1
+#define HT_ARENA_VERSION_LARGE 2 /* with 2 MiB pages: programs that know nothing of granules must not act on it */
 #define HT_ARENA_MIN_BYTES (1ull << 20)
 #define HT_ARENA_MAX_BYTES (256ull << 20)
 
@@ -21,7 +22,16 @@
 #define HT_WORD_PRESENT 1ull   /* bits 51..12 are the L1 frame address */
 #define HT_WORD_CLOSED 2ull    /* nobody may give this page a frame: beyond the file's end, or being taken away */
 #define HT_WORD_AHEAD 4ull     /* with PRESENT: given ahead of its fault, and nobody has been seen to use it */
+#define HT_WORD_SMALL 8ull     /* of a granule only: its pages have words of their own */
 #define HT_PREFETCH_PAGES 8    /* aligned pages that KVM in L0 maps at once when one of them is used */
+
+/*
+ * 2 MiB pages: one more word per granule (the 512 words of one page of the index), with the values of page words, and
+ * SMALL. EMPTY: all 512 words are empty, and stay so until this word changes. PRESENT: the 512 pages are the 2 MiB frame;
+ * whoever finds a word of them empty fills it in. CLOSED: L1 is taking pages away, nobody acts on any of them.
+ */
+#define HT_LARGE_PAGES 512ull
+#define HT_LARGE_ENTRIES 256   /* of the pool of 2 MiB frames */
 
 /* The pool: a ring of zeroed frames. L1 fills at tail; whoever takes frames moves head, then empties slots. */
 /* A slot holds frame address | HT_WORD_PRESENT, or 0. */
@@ -53,7 +63,12 @@ struct ht_arena_header { /* 384 bytes at offset 0 */
 	__u64 pool_tail __attribute__((aligned(128))); /* next slot to fill; moved by L1 only */
 	__u64 exit_cpus;
 	__u64 exact;           /* 1: map pages ahead as not accessed, so that each one's first use is seen */
-	__u64 reserved1[13];
+	__u64 large_off;       /* u64[index_words / HT_LARGE_PAGES], words of granules; 0: no 2 MiB pages */
+	__u64 large_pool_off;  /* u64[large_entries], as the pool, of 2 MiB frames */
+	__u64 large_entries;   /* a power of two */
+	__u64 large_head;
+	__u64 large_tail;
+	__u64 reserved1[8];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_arena_header) == 384, "arena header");
 
@@ -61,7 +76,7 @@ struct ht_slot {
 	__u64 gfn;             /* first guest frame number */
 	__u64 npages;
 	__u64 word_off;        /* arena offset of the first page's word */
-	__u64 reserved;
+	__u64 small;           /* 1: L1's KVM wants no large entries in it */
 };
 
 /*
@@ -69,11 +84,13 @@ struct ht_slot {
  * frame that lost the race for its word waits there for the next fault.
  */
 struct ht_cpu {
-	__u64 l2;              /* number of the L2 that runs on this CPU now, or 0; written by L1 */
+	__u64 l2;              /* number of the L2 that runs on this CPU now, or 0, and HT_CPU_LARGE; written by L1 */
 	__u64 spare;           /* frame address | HT_WORD_PRESENT, or 0; written by programs */
 	__u64 taken;           /* scratch of the running program */
-	__u64 reserved;
+	__u64 spare_large;     /* as spare, of 2 MiB */
 };
+#define HT_CPU_NUMBER 0xffffffffull
+#define HT_CPU_LARGE (1ull << 32) /* L1's KVM may have large entries for it */
 
 /*
  * Answers to CPUID and RDMSR of the L2 vCPU that runs on an L1 CPU, as L1's own KVM gives them. One per L1 CPU. The
@@ -152,7 +169,9 @@ struct ht_l2 { /* 512 bytes */
 	__u64 passes;
 	struct ht_stream streams[HT_STREAMS];
 	__u64 stream_hand;     /* which stream is replaced next */
-	__u64 reserved1[4];
+	__u64 large_new;       /* faults answered with a new 2 MiB frame; they are in mapped_new too */
+	__u64 large_existing;  /* faults answered with a 2 MiB frame that was already there; the same */
+	__u64 reserved1[2];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_l2) == 512, "l2 record");
 

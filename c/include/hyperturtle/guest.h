@@ -31,7 +31,9 @@ struct htg_info {
 	__u64 refills;
 	__u64 shrunk;          /* frames given back under memory pressure */
 	__u64 grace_periods;
-	__u64 reserved[6];
+	__u64 large_frames;    /* 2 MiB frames to keep in the pool; 0: no 2 MiB pages */
+	__u64 large_level;     /* 2 MiB frames that no file has */
+	__u64 reserved[4];
 };
 
 /* SET: fields whose bit is in mask */
@@ -72,8 +74,9 @@ struct htg_l2_status {
 	__u64 passes;
 	char name[32];
 	__u64 pages_held;      /* pages that have a frame now */
-	__u64 pages_unused;    /* of these, given ahead of their fault, and not seen to be used */
-	__u64 reserved[2];
+	__u64 pages_unused;    /* of these, given ahead of their fault, and not seen to be used; none of a 2 MiB page */
+	__u64 large_new;       /* faults answered with a new 2 MiB frame */
+	__u64 large_existing;  /* with one that was there */
 };
 
 enum htg_event_kind {

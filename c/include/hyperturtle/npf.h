@@ -12,6 +12,7 @@ enum ht_npf_action {
 };
 
 #define HT_NPF_MAP_EXACT 1u    /* entries of words with HT_WORD_AHEAD are written as not accessed */
+#define HT_NPF_MAP_LARGE 2u    /* one entry one level up for the 512 pages of a 2 MiB frame; only and always at level 2 */
 
 #define HT_NPF_ERR_WRITE 2ull  /* error_code: the access was a write (x86 PFERR, for EPT as well) */
 
@@ -43,6 +44,7 @@ enum ht_npf_reason {
 	HT_NPF_R_NO_TEMPLATE = 24,
 	HT_NPF_R_RACE = 25,           /* gave up after bounded retries */
 	HT_NPF_R_LAYOUT = 26,         /* offsets in the arena are out of range */
+	HT_NPF_R_SMALL = 27,          /* no last-level table yet, and no 2 MiB page there: L1 makes the table */
 	HT_NPF_REASONS = 32,
 };
 
@@ -56,15 +58,15 @@ struct ht_npf_ctx { /* 128 bytes; programs may write all of it, the module reads
 	__u64 sibling_gfn;
 	__u32 vcpu;            /* id of the L1 vCPU, which is the APIC id that L1 sees */
 	__u32 root_level;      /* 4 or 5 */
-	__u64 reserved_in;
+	__u64 level;           /* 1: of the empty entry; 2: there is no last-level table, the entry for one is empty */
 	/* out */
 	__u32 action;          /* enum ht_npf_action, set to PASS before the program runs */
 	__u32 reason;          /* enum ht_npf_reason >= 16, with PASS */
 	__u64 template;        /* with MAP: entry bits besides the frame */
 	__u64 words_off;       /* with MAP: arena offset of the page index word of first_gfn */
 	__u64 first_gfn;       /* with MAP: first page of the group, in the 2 MiB of gpa */
-	__u32 count;           /* with MAP: pages in the group, 1..64; absent ones are left out */
-	__u32 flags;           /* with MAP: HT_NPF_MAP_EXACT, or 0 */
+	__u32 count;           /* with MAP: pages in the group, 1..64; absent ones are left out. LARGE: 512 */
+	__u32 flags;           /* with MAP: HT_NPF_MAP_*, or 0 */
 	__u64 reserved[3];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_npf_ctx) == 128, "npf context");

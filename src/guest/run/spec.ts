@@ -73,7 +73,7 @@ export function runArguments(s: RunSpec): string[] {
     s.ram === 'anonymous'
       ? `memory-backend-ram,id=ram,size=${s.memMib}M`
       : // QEMU unlinks its file at once: nothing can be left behind
-        `memory-backend-file,id=ram,mem-path=${s.ram === 'turtlefs' ? TURTLEFS_DIR : '/dev/shm'},size=${s.memMib}M,share=on`;
+        `memory-backend-file,id=ram,mem-path=${s.ram === 'turtlefs' ? TURTLEFS_DIR : '/dev/shm'},size=${s.memMib}M,share=on${s.ram === 'turtlefs' ? ',align=2M' : ''}`;
   return [
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', String(s.cpus), '-m', `${s.memMib}M`],

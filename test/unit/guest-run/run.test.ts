@@ -42,7 +42,9 @@ const settings: GuestSettings = {
 describe("a run's VMM", () => {
   it('has its memory on turtlefs, the image read-only, and no network unless asked', () => {
     const args = runArguments(spec);
-    expect(args).toContain('memory-backend-file,id=ram,mem-path=/run/hyperturtle/ram,size=256M,share=on');
+    expect(args).toContain(
+      'memory-backend-file,id=ram,mem-path=/run/hyperturtle/ram,size=256M,share=on,align=2M',
+    );
     expect(args).toContain('driver=file,node-name=root,filename=/images/a,,b.erofs,read-only=on');
     expect(args.join(' ')).not.toMatch(/netdev|vfio|balloon/);
   });
