@@ -107,8 +107,10 @@ static __always_inline int large(struct ht_npf_ctx *ctx, void *base, struct ht_a
 	if (off & (HT_LARGE_PAGES * 8 - 1)) /* the range and the granule do not begin together */
 		return pass(ctx, l2, HT_NPF_R_SMALL);
 	words = at(base, off, HT_LARGE_PAGES * 8);
+	if (!words) /* at once: admission would follow an empty `words` to where it is written to */
+		return pass(ctx, l2, HT_NPF_R_LAYOUT);
 	granule = granule_at(base, h, off);
-	if (!words || !granule)
+	if (!granule)
 		return pass(ctx, l2, HT_NPF_R_LAYOUT);
 	__sync_fetch_and_add(&l2->faults, 1);
 
