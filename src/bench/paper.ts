@@ -88,7 +88,7 @@ export const PAPER_FIGURES: readonly PaperFigure[] = [
     what: 'the same, 2 MiB pages',
     unit: 's',
     paperRatio: 0.92,
-    differs: 'not measured: programs answer faults of 4 KiB pages',
+    differs: 'not measured: bench huge has not run to its end yet',
   },
   {
     id: 'snapshot',
