@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-/** A lab keeps one CPU busy: L0 has one. */
+/** A lab keeps one CPU busy: L0 has one. So two test files at a time. */
 const emulators = { maxWorkers: 2, sequence: { groupOrder: 1 } } as const;
 const common = { restoreMocks: true, passWithNoTests: false } as const;
 

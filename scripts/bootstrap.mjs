@@ -9,8 +9,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
-/** Those of one line run side by side. */
-const PROJECTS = [['unit'], ['integration'], ['lab', 'intel']];
+const PROJECTS = ['unit', 'integration', 'lab'];
 const NODE_AT_LEAST = [20, 19];
 
 class Refusal extends Error {}
@@ -181,31 +180,29 @@ function count(report, status) {
 }
 
 async function test(args) {
-  const all = PROJECTS.flat();
-  const asked = args.some((a) => all.includes(a));
-  const groups = PROJECTS.map((g) => g.filter((p) => !asked || args.includes(p))).filter((g) => g.length > 0);
-  const rest = args.filter((a) => !all.includes(a));
+  const projects = PROJECTS.filter((p) => args.includes(p));
+  const rest = args.filter((a) => !PROJECTS.includes(a));
   const total = { passed: 0, failed: 0, skipped: 0 };
   const dir = mkdtempSync(path.join(tmpdir(), 'hyperturtle-test-'));
   try {
     let prepared = false;
-    for (const projects of groups) {
-      const emulated = projects.some((p) => p === 'lab' || p === 'intel');
+    for (const project of projects.length > 0 ? projects : PROJECTS) {
       // the integration tests compile eBPF with the lab's clang: without it they would be skipped
-      if (!prepared && (emulated || (projects.includes('integration') && isDebian()))) {
+      if (!prepared && (project === 'lab' || (project === 'integration' && isDebian()))) {
         checkDebian();
         await prepareLab();
         prepared = true;
       }
-      if (projects.includes('integration') && isDebian()) await installBrowser();
-      say(`tests: ${projects.join(', ')}`);
-      const file = path.join(dir, `${projects[0]}.json`);
+      if (project === 'integration' && isDebian()) await installBrowser();
+      say(`tests: ${project}`);
+      const file = path.join(dir, `${project}.json`);
       const vitest = path.join(ROOT, 'node_modules/vitest/vitest.mjs');
       const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
       const status = await run(process.execPath, [
         vitest,
         'run',
-        ...projects.flatMap((p) => ['--project', p]),
+        '--project',
+        project,
         ...reporters,
         ...rest,
       ]);
