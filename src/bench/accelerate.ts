@@ -8,7 +8,6 @@ import { waitFor } from '../core/wait.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run, runScript } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
-import { HT_LARGE_PAGES } from '../kernel/arena.ts';
 import { L1_RUN } from '../lab/machine.ts';
 import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
 
@@ -53,11 +52,6 @@ export interface GuestStatus {
   frames_freed: number;
   large_level: number;
   large_frames: number;
-}
-
-/** Frames that are neither free nor in a pool: those of files, and of a CPU that lost a race. */
-export function framesOut(s: GuestStatus): number {
-  return s.frames_allocated - s.frames_freed - s.pool_level - s.large_level * HT_LARGE_PAGES;
 }
 
 /** What `hyperturtle host attach` prints for a signal. */
@@ -208,6 +202,15 @@ export async function guestStatus(l1: Level, signal?: AbortSignal): Promise<Gues
 /** 1..64: most pages that one fault may map, for all L2s that were not registered with a number of their own. */
 export async function setGroupMax(l1: Level, pages: number, signal?: AbortSignal): Promise<void> {
   await run(l1, [CLI, 'guest', 'set', '--group-max', String(pages)], { signal });
+}
+
+/** With 2 MiB frames that no file has. Throws HT_TIMEOUT. */
+export async function whenLargePoolFull(l1: Level, frames: number, signal?: AbortSignal): Promise<void> {
+  await waitFor(
+    'a full pool of 2 MiB frames',
+    async () => ((await guestStatus(l1, signal)).large_level >= frames ? true : undefined),
+    { timeoutMs: 120_000, intervalMs: 500, signal },
+  );
 }
 
 export async function insmod(

@@ -4,16 +4,15 @@
  */
 import { CleanupStack } from '../core/lifecycle.ts';
 import type { Progress } from '../core/progress.ts';
-import { waitFor } from '../core/wait.ts';
 import { HUGETLBFS_DIR, TURTLEFS_DIR } from '../guest/l2-spec.ts';
 import { HT_LARGE_PAGES } from '../kernel/arena.ts';
-import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
 import { runScript } from '../lab/levels.ts';
 import type { Job } from '../lab/levels.ts';
-import { Acceleration, CLI, guestStatus, jobSays } from './accelerate.ts';
+import { Acceleration, CLI, jobSays, whenLargePoolFull } from './accelerate.ts';
 import { KvmCounters, countersBetween } from './kvm-counters.ts';
 import { withL2 } from './l2-session.ts';
+import { median } from './statistics.ts';
 import { TinyVmm } from './tiny-vmm.ts';
 import { L2_TICK_ARGUMENTS } from './touch.ts';
 
@@ -85,14 +84,6 @@ export async function runHugeBench(lab: Lab, spec: HugeSpec): Promise<HugeReport
   return { samples, pages: (mib << 20) / 4096 - HT_LARGE_PAGES, l2MemoryMib };
 }
 
-async function fullPool(lab: Lab, frames: number, signal: AbortSignal | undefined): Promise<void> {
-  await waitFor(
-    'a full pool of 2 MiB frames',
-    async () => ((await guestStatus(lab.l1, signal)).large_level >= frames ? true : undefined),
-    { timeoutMs: 120_000, intervalMs: 500, signal },
-  );
-}
-
 async function touchOnce(
   lab: Lab,
   counters: KvmCounters,
@@ -102,7 +93,7 @@ async function touchOnce(
   signal: AbortSignal | undefined,
 ): Promise<Pick<HugeSample, 'touchNs' | 'touchFaults' | 'touchFaultsToL1'>> {
   const { l1 } = lab;
-  if (variant === 'accelerated') await fullPool(lab, frames, signal);
+  if (variant === 'accelerated') await whenLargePoolFull(lab.l1, frames, signal);
   const ram = `${variant === 'vanilla' ? HUGETLBFS_DIR : TURTLEFS_DIR}/huge.ram`;
   const steps = [`touch:0:${HT_LARGE_PAGES}`, `touch:${HT_LARGE_PAGES}:${pages - HT_LARGE_PAGES}`];
   const undo = new CleanupStack();
@@ -140,14 +131,14 @@ async function bootOnce(
   frames: number,
   signal: AbortSignal | undefined,
 ): Promise<Pick<HugeSample, 'bootMs' | 'bootFaults' | 'bootFaultsToL1'>> {
-  if (variant === 'accelerated') await fullPool(lab, frames, signal);
+  if (variant === 'accelerated') await whenLargePoolFull(lab.l1, frames, signal);
   const before = await counters.read(signal);
   return withL2(
     lab,
     {
       name: `huge-${variant}`,
       ram: variant === 'vanilla' ? 'hugetlbfs' : 'turtlefs',
-      ...{ memMib, append: `${kernelArgs(2)} ${L2_TICK_ARGUMENTS}`, machine: 'pc', port: 0 },
+      ...{ memMib, append: L2_TICK_ARGUMENTS, machine: 'pc', port: 0 },
     },
     async ({ bootMs }) => {
       const c = countersBetween(before, await counters.read(signal));
@@ -163,10 +154,7 @@ async function bootOnce(
 
 /** Vanilla's median against that of accelerated. */
 export function hugeRatio(r: HugeReport, of: (s: HugeSample) => number): number {
-  const median = (variant: HugeVariant): number => {
-    const sorted = r.samples.filter((s) => s.variant === variant).map(of);
-    sorted.sort((x, y) => x - y);
-    return sorted[sorted.length >> 1] ?? NaN;
-  };
-  return median('vanilla') / median('accelerated');
+  const all = (variant: HugeVariant): number =>
+    median(r.samples.filter((s) => s.variant === variant).map(of));
+  return all('vanilla') / all('accelerated');
 }

@@ -13,7 +13,8 @@ import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
 import type { Lab } from '../lab/lab.ts';
 import type { Job } from '../lab/levels.ts';
 import { z } from 'zod';
-import { Acceleration, framesOut } from './accelerate.ts';
+import { framesOut } from '../kernel/guest.ts';
+import { Acceleration } from './accelerate.ts';
 import { withL2 } from './l2-session.ts';
 import { troubles } from './leftovers.ts';
 

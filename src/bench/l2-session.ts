@@ -43,17 +43,14 @@ const STOP_TIMEOUT_MS = 60_000;
 const SLOW_BOOT_MS = 60_000;
 const WATCH_MS = 5000;
 
+/** All arguments of its kernel, as results tell them. */
+export const l2KernelArguments = (spec: Pick<L2SessionSpec, 'append' | 'kernelArgs'>): string =>
+  `${spec.kernelArgs ?? kernelArgs(2)} ${spec.append}`.trim();
+
 function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {
   return [
     ...['/payload/bin/hyperturtle', 'guest', 'l2', 'run', '--name', spec.name, '--ram', spec.ram],
-    ...[
-      '--mem-mib',
-      String(spec.memMib),
-      '--machine',
-      spec.machine,
-      '--append',
-      `${spec.kernelArgs ?? kernelArgs(2)} ${spec.append}`.trim(),
-    ],
+    ...['--mem-mib', String(spec.memMib), '--machine', spec.machine, '--append', l2KernelArguments(spec)],
     ...['--registered-by', spec.registeredBy ?? 'self'],
     ...['--boot-timeout-s', String(BOOT_TIMEOUT_MS / 1000)],
     ...(spec.ramFile === undefined ? [] : ['--ram-file', spec.ramFile]),

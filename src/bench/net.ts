@@ -4,12 +4,11 @@ import { CleanupStack } from '../core/lifecycle.ts';
 import type { Progress } from '../core/progress.ts';
 import { sleep } from '../core/wait.ts';
 import type { L2Shell } from '../guest/l2-shell.ts';
-import { kernelArgs } from '../lab/init-scripts.ts';
 import type { Lab } from '../lab/lab.ts';
 import { runScript } from '../lab/levels.ts';
 import { environmentOf } from './environment.ts';
 import { KvmCounters, countersBetween } from './kvm-counters.ts';
-import { withL2 } from './l2-session.ts';
+import { l2KernelArguments, withL2 } from './l2-session.ts';
 import type { L2SessionSpec } from './l2-session.ts';
 import { loadApp, setUpAppsL0, startApps } from './net-apps.ts';
 import { NET_PORT, setUpNetLab } from './net-lab.ts';
@@ -63,7 +62,7 @@ export async function runNet(
   const { progress, signal } = options;
   const startedAt = new Date();
   const undo = new CleanupStack();
-  const append = `console=ttyS0 ${kernelArgs(2)} ${L2_TICK_ARGUMENTS} ipv6.disable=1`;
+  const append = `console=ttyS0 ${L2_TICK_ARGUMENTS} ipv6.disable=1`;
   try {
     let step = progress.step('daemon in L0, agent in L1, NICs and programs');
     const net = await setUpNetLab(lab, { rules: spec.rules, undo, signal });
@@ -102,7 +101,7 @@ export async function runNet(
               ...{ window: spec.window, tcpBytes: spec.tcpBytes, rules: spec.rules },
               ...{ requests: spec.requests, clients: spec.clients },
               ...{ l2MemoryMib: spec.l2MemoryMib, l1MemoryMib: l1.memMib, l1Cpus: l1.cpus, mtu: MTU },
-              l2KernelArguments: append,
+              l2KernelArguments: l2KernelArguments({ append }),
             },
             blocks,
             summary: summarizeNet(blocks),

@@ -13,6 +13,7 @@ import { environmentOf } from './environment.ts';
 import { KvmCounters, countersBetween } from './kvm-counters.ts';
 import { withL2 } from './l2-session.ts';
 import type { L2Session } from './l2-session.ts';
+import { median } from './statistics.ts';
 import { RESULT_SCHEMA_VERSION } from './schema.ts';
 import type { Counters, Environment } from './schema.ts';
 import { L2_TICK_ARGUMENTS } from './touch.ts';
@@ -270,15 +271,6 @@ async function accuracyOf(
 
 const mean = (values: readonly number[]): number =>
   values.reduce((a, b) => a + b, 0) / Math.max(values.length, 1);
-const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length === 0
-    ? NaN
-    : sorted.length % 2 === 1
-      ? sorted[middle]!
-      : (sorted[middle - 1]! + sorted[middle]!) / 2;
-};
 const reflected = (c: Counters): number => Object.values(c.reflectedByCause).reduce((a, b) => a + b, 0);
 
 export interface ProfileCost {

@@ -4,6 +4,7 @@ import type { Lab } from '../lab/lab.ts';
 import { guestStatus } from './accelerate.ts';
 import { ManagedAcceleration } from './managed.ts';
 import type { GuestStatus } from './accelerate.ts';
+import { l2KernelArguments } from './l2-session.ts';
 import { environmentOf } from './environment.ts';
 import { KvmCounters } from './kvm-counters.ts';
 import { RESULT_SCHEMA_VERSION } from './schema.ts';
@@ -136,6 +137,6 @@ function parametersOf(
     groupDefault: guest.group_max,
     poolHigh: guest.pool_high,
     l2Machine: spec.machine,
-    l2KernelArguments: append,
+    l2KernelArguments: l2KernelArguments({ append }),
   };
 }

@@ -65,8 +65,9 @@ async function measure(o: NetOptions, version: string): Promise<void> {
       import('node:path'),
     ],
   );
-  const apps = NET_APPS.filter((a) => o.apps.split(',').includes(a));
-  const unknown = o.apps.split(',').filter((a) => a !== '' && !NET_APPS.some((x) => x === a));
+  const asked = o.apps.split(',').filter((a) => a !== '');
+  const apps = NET_APPS.filter((a) => asked.includes(a));
+  const unknown = asked.filter((a) => !NET_APPS.some((x) => x === a));
   if (unknown.length > 0)
     throw new HyperturtleError(
       'HT_USAGE',

@@ -7,6 +7,7 @@ import { readdirSync, readlinkSync } from 'node:fs';
 import { fdsLinkingTo, processes } from '../bpf/kvm.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { sleep, withDeadline } from '../core/wait.ts';
+import { framesOut } from '../kernel/guest.ts';
 import { GuestDevice } from './device.ts';
 import { L2Machine } from './l2.ts';
 import { FAST_FIRMWARE, L2_RUN_DIR, TURTLEFS_DIR } from './l2-spec.ts';
@@ -73,19 +74,19 @@ export async function churn(spec: ChurnSpec): Promise<ChurnResult> {
     const before = device.info();
     // an empty pool leaves nothing between allocated and freed
     device.set({ pool: { low: 0, high: 0 } });
-    const { frames_allocated, frames_freed, pool_level, index_used, l2_count } = await settled(device);
+    const after = await settled(device);
     device.set({ pool: { low: before.pool_low, high: before.pool_high } });
     return {
       cycles: spec.cycles,
       parallel: spec.parallel,
       passed: tally.passed,
       killed: tally.killed,
-      framesAllocated: frames_allocated,
-      framesFreed: frames_freed,
+      framesAllocated: after.frames_allocated,
+      framesFreed: after.frames_freed,
       left: {
-        frames: frames_allocated - frames_freed - pool_level,
-        indexWords: index_used,
-        registrations: l2_count,
+        frames: framesOut(after),
+        indexWords: after.index_used,
+        registrations: after.l2_count,
         // one is the device, open right now
         descriptors: ownDescriptors() - descriptorsBefore - 1,
         processes: processes().filter((pid) => fdsLinkingTo(pid, (t) => t.includes('kvm-vm')).length > 0)

@@ -108,17 +108,20 @@ export function ramPath(spec: Pick<L2Spec, 'ram' | 'ramFileName'>): string | und
 export const FAST_FIRMWARE = 'qboot.rom';
 export const CONSOLE_PORT_ID = 'console0';
 
+/** The object of QEMU that is L2's RAM: `ram`. */
+export function ramObject(spec: Pick<L2Spec, 'ram' | 'ramFileName' | 'memMib'>): string {
+  const file = ramPath(spec);
+  return file === undefined
+    ? `memory-backend-ram,id=ram,size=${spec.memMib}M`
+    : `memory-backend-file,id=ram,mem-path=${file},size=${spec.memMib}M,share=on${RAM_OPTIONS[spec.ram]}`;
+}
+
 export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
   if (!Number.isInteger(spec.memMib) || spec.memMib < MIN_MEM_MIB)
     throw new HyperturtleError(
       'HT_USAGE',
       `memory of an L2: expected MiB >= ${MIN_MEM_MIB}, found ${spec.memMib}`,
     );
-  const file = ramPath(spec);
-  const ram =
-    file === undefined
-      ? `memory-backend-ram,id=ram,size=${spec.memMib}M`
-      : `memory-backend-file,id=ram,mem-path=${file},size=${spec.memMib}M,share=on${RAM_OPTIONS[spec.ram]}`;
   const chardev =
     spec.console.kind === 'device'
       ? `pipe,id=console,path=${spec.console.path}`
@@ -129,7 +132,7 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     ...['-name', spec.name],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-S'],
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', `${spec.memMib}M`],
-    ...['-object', ram, '-machine', `${spec.machine},memory-backend=ram`],
+    ...['-object', ramObject(spec), '-machine', `${spec.machine},memory-backend=ram`],
     ...(spec.firmware === undefined ? [] : ['-bios', spec.firmware]),
     ...['-serial', `file:${files.serial}`, '-qmp', `unix:${files.qmpSocket},server=on,wait=off`],
     ...['-qmp', `unix:${files.monitorSocket},server=on,wait=off`],

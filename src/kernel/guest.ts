@@ -1,4 +1,5 @@
 /** Mirror of c/include/hyperturtle/guest.h: /dev/hyperturtle-guest of L1. */
+import { HT_LARGE_PAGES } from './arena.ts';
 import { io, ior, iow } from './ioctl.ts';
 import { count, reserved, s32, struct, text, u32, u64 } from './struct.ts';
 import type { ValueOf } from './struct.ts';
@@ -33,6 +34,13 @@ export const HTG_INFO = struct('struct htg_info', {
   reserved: reserved(4),
 });
 export type HtgInfo = ValueOf<typeof HTG_INFO>;
+
+/** Frames that are neither free nor in a pool: those of files, and of a CPU that lost a race. */
+export function framesOut(
+  i: Pick<HtgInfo, 'frames_allocated' | 'frames_freed' | 'pool_level' | 'large_level'>,
+): number {
+  return i.frames_allocated - i.frames_freed - i.pool_level - i.large_level * HT_LARGE_PAGES;
+}
 
 export const HTG_SET_ENABLED = 1;
 export const HTG_SET_GROUP_MAX = 2;

@@ -3,7 +3,7 @@
  * whole, L2s are killed, L1 reclaims memory and slots are logged. (Alignment, limits, claims: npf-program.test.ts.)
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration, CLI, framesOut, guestStatus, jobSays } from '../../src/bench/accelerate.ts';
+import { Acceleration, CLI, guestStatus, jobSays, whenLargePoolFull } from '../../src/bench/accelerate.ts';
 import type { HookCounts } from '../../src/bench/accelerate.ts';
 import { runIntegrity } from '../../src/bench/integrity.ts';
 import { KvmCounters, countersBetween } from '../../src/bench/kvm-counters.ts';
@@ -13,6 +13,7 @@ import { ARENA_MIB } from '../../src/cli/bench.ts';
 import { silentProgress } from '../../src/core/progress.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import type { Job } from '../../src/lab/levels.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
@@ -28,12 +29,7 @@ const lab = useLab({ kernel: TEST_KERNEL, l1Cpus: 2 });
 let acceleration: Acceleration;
 let counters: KvmCounters;
 
-const fullPool = (): Promise<boolean> =>
-  waitFor(
-    'a full pool of 2 MiB frames',
-    async () => ((await guestStatus(lab().l1)).large_level >= FRAMES ? true : undefined),
-    { timeoutMs: 120_000, intervalMs: 500 },
-  );
+const fullPool = (): Promise<void> => whenLargePoolFull(lab().l1, FRAMES);
 
 /** A tiny guest on turtlefs that is registered. */
 async function withTiny<T>(pages: number, steps: string[], body: (vmm: TinyVmm) => Promise<T>): Promise<T> {

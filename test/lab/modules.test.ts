@@ -8,6 +8,7 @@ import { Acceleration } from '../../src/bench/accelerate.ts';
 import { withL2 } from '../../src/bench/l2-session.ts';
 import type { L2Session } from '../../src/bench/l2-session.ts';
 import { waitFor } from '../../src/core/wait.ts';
+import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { useLab } from '../support/lab.ts';
 import { MIGRATE } from '../support/migrate.ts';
@@ -20,6 +21,7 @@ const RAM = '/run/hyperturtle/ram';
 
 interface Info {
   pool_level: number;
+  large_level: number;
   frames_allocated: number;
   frames_freed: number;
   index_used: number;
@@ -34,7 +36,7 @@ const info = async (): Promise<Info> =>
 /** Frames that are neither in the pool nor free: those of files. */
 const framesInFiles = async (): Promise<number> => {
   const i = await info();
-  return i.frames_allocated - i.frames_freed - i.pool_level;
+  return framesOut(i);
 };
 
 const withAccelerated = <T>(body: (l2: L2Session) => Promise<T>): Promise<T> =>

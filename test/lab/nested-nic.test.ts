@@ -4,7 +4,6 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { guestStatus, jobSays } from '../../src/bench/accelerate.ts';
-import type { GuestStatus } from '../../src/bench/accelerate.ts';
 import { withL2 } from '../../src/bench/l2-session.ts';
 import type { L2Session, L2SessionSpec } from '../../src/bench/l2-session.ts';
 import { ManagedGuest, ManagedHost } from '../../src/bench/managed.ts';
@@ -12,8 +11,8 @@ import { NET_LOAD } from '../../src/bench/net-lab.ts';
 import { L2_TICK_ARGUMENTS } from '../../src/bench/touch.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
+import { framesOut } from '../../src/kernel/guest.ts';
 import type { LocalNic } from '../../src/guest/nic/nic.ts';
-import { kernelArgs } from '../../src/lab/init-scripts.ts';
 import { kernelTroubles } from '../../src/lab/kernel-log.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { FIRST_SEAT } from '../../src/lab/machine.ts';
@@ -41,8 +40,6 @@ beforeAll(async () => {
 });
 afterAll(() => undo.run());
 
-/** Frames that are neither free nor in the pool. */
-const out = (s: GuestStatus): number => s.frames_allocated - s.frames_freed - s.pool_level;
 const json = async <T>(...args: string[]): Promise<T> =>
   JSON.parse(await guest.command([...args, '--json'])) as T;
 
@@ -61,7 +58,7 @@ describe('an L2 with a NIC of the host', () => {
 
     const session: L2SessionSpec = {
       ...{ name: 'nic', ram: 'turtlefs', memMib: L2_MIB, machine: 'pc', port: 0, registeredBy: 'agent' },
-      append: `console=ttyS0 ${kernelArgs(2)} ${L2_TICK_ARGUMENTS}`,
+      append: `console=ttyS0 ${L2_TICK_ARGUMENTS}`,
       nics: [{ kind: 'vfio', address: made.address! }],
     };
     await withL2(lab(), session, async ({ shell }: L2Session) => {
@@ -74,7 +71,9 @@ describe('an L2 with a NIC of the host', () => {
       expect(await pings()).toBe(2);
       expect(await runScript(l0, 'cat /proc/net/arp')).toMatch(new RegExp(`10\\.9\\.0\\.2 .*${mac}`));
       // VFIO has taken every page of it
-      expect(out(await guestStatus(l1)) - out(before)).toBeGreaterThanOrEqual((L2_MIB << 20) >> 12);
+      expect(framesOut(await guestStatus(l1)) - framesOut(before)).toBeGreaterThanOrEqual(
+        (L2_MIB << 20) >> 12,
+      );
 
       await guest.command(['enable', 'packet-counter', '--nic', 'web', '--order', '10']);
       expect(await pings()).toBe(2);
@@ -125,7 +124,7 @@ describe('an L2 with a NIC of the host', () => {
     // only the pool's frames are left, as before
     await waitFor(
       'frames of the L2',
-      async () => (out(await guestStatus(l1)) <= out(before) ? true : undefined),
+      async () => (framesOut(await guestStatus(l1)) <= framesOut(before) ? true : undefined),
       {
         timeoutMs: 30_000,
         intervalMs: 500,

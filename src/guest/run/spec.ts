@@ -1,6 +1,6 @@
 /** What `hyperturtle run` starts, as data, and the arguments of the stock QEMU that runs it. Pure. */
 import { HyperturtleError } from '../../core/errors.ts';
-import { TURTLEFS_DIR } from '../l2-spec.ts';
+import { ramObject } from '../l2-spec.ts';
 import type { RamKind } from '../l2-spec.ts';
 
 /** File systems that the guest can mount as its root, read-only. */
@@ -69,15 +69,10 @@ const q = (value: string): string => value.replaceAll(',', ',,');
 export function runArguments(s: RunSpec): string[] {
   if (!Number.isInteger(s.memMib) || s.memMib < MIN_MEM_MIB)
     throw new HyperturtleError('HT_USAGE', `--memory: MiB >= ${MIN_MEM_MIB} expected, found ${s.memMib}`);
-  const ram =
-    s.ram === 'anonymous'
-      ? `memory-backend-ram,id=ram,size=${s.memMib}M`
-      : // QEMU unlinks its file at once: nothing can be left behind
-        `memory-backend-file,id=ram,mem-path=${s.ram === 'turtlefs' ? TURTLEFS_DIR : '/dev/shm'},size=${s.memMib}M,share=on${s.ram === 'turtlefs' ? ',align=2M' : ''}`;
   return [
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', String(s.cpus), '-m', `${s.memMib}M`],
-    ...['-object', ram, '-machine', `${s.machine},memory-backend=ram`],
+    ...['-object', ramObject(s), '-machine', `${s.machine},memory-backend=ram`],
     ...(s.firmware === undefined ? [] : ['-bios', s.firmware]),
     ...['-kernel', s.kernel, '-initrd', s.initrd],
     ...['-append', `console=ttyS0 quiet panic=-1${s.append === '' ? '' : ` ${s.append}`}`],
