@@ -27,11 +27,17 @@ static struct kthread_worker *htg_worker;
 #define HTG_PRESSURE_PAUSE (5 * HZ)
 #define HTG_POOL_MAX_PAGES ((512ul << 20) >> PAGE_SHIFT)
 
-u64 htg_pool_level(const struct htg_arena *a)
+/* Frames in a ring. Programs move its head, so it may be anything. */
+static u64 htg_ring_level(const u64 *ring_head, const u64 *ring_tail)
 {
-	u64 head = READ_ONCE(a->h->pool_head), tail = READ_ONCE(a->h->pool_tail);
+	u64 head = READ_ONCE(*ring_head), tail = READ_ONCE(*ring_tail);
 
 	return tail > head ? tail - head : 0;
+}
+
+u64 htg_pool_level(const struct htg_arena *a)
+{
+	return htg_ring_level(&a->h->pool_head, &a->h->pool_tail);
 }
 
 u64 htg_pool_low(void)
@@ -73,9 +79,7 @@ u64 htg_large_take(struct htg_arena *a)
 
 static u64 htg_large_in_pool(const struct htg_arena *a)
 {
-	u64 head = READ_ONCE(a->h->large_head), tail = READ_ONCE(a->h->large_tail);
-
-	return tail > head ? tail - head : 0;
+	return htg_ring_level(&a->h->large_head, &a->h->large_tail);
 }
 
 u64 htg_large_level(const struct htg_arena *a)
