@@ -3,6 +3,7 @@
  * that does nothing else (c/l2/exits_guest.bare.c), vanilla and accelerated by turns on the same lab, and as L1 itself
  * has it: the same guest one level up. Times are the guest's own, in ticks of its TSC; entries of L1 are KVM's counters.
  */
+import { z } from 'zod';
 import { HyperturtleError } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
 import { CACHED_MSRS } from '../guest/exit-counts.ts';
@@ -10,7 +11,10 @@ import type { Lab } from '../lab/lab.ts';
 import { run } from '../lab/levels.ts';
 import type { Level } from '../lab/levels.ts';
 import { Acceleration, CLI } from './accelerate.ts';
+import { environmentOf } from './environment.ts';
 import { KvmCounters, countersBetween } from './kvm-counters.ts';
+import { environmentSchema } from './schema.ts';
+import { median } from './statistics.ts';
 
 export const EXIT_CACHE = '/payload/bpf/exit-cache.bpf.o';
 export const CACHE_OPTIONS = [
@@ -23,6 +27,7 @@ export interface ExitBenchSpec {
   /** Exits of one loop. */
   exits: number;
   arenaMib: number;
+  version: string;
   progress: Progress;
   signal?: AbortSignal | undefined;
 }
@@ -30,20 +35,31 @@ export interface ExitBenchSpec {
 export const EXIT_VARIANTS = ['vanilla', 'accelerated', 'l1'] as const;
 export type ExitVariant = (typeof EXIT_VARIANTS)[number];
 
-export interface ExitSample {
-  variant: ExitVariant;
-  round: number;
-  instruction: 'cpuid' | 'rdmsr';
-  exits: number;
-  /** Of the whole loop. */
-  ticks: number;
-}
+const count = z.number().int().nonnegative();
 
-export interface ExitReport {
-  samples: ExitSample[];
+export const exitResultSchema = z.object({
+  benchmark: z.literal('exit'),
+  environment: environmentSchema,
+  parameters: z.object({
+    rounds: count,
+    /** Of one loop. */
+    exits: count.positive(),
+    l1MemoryMib: count,
+    l1Cpus: count,
+  }),
+  samples: z.array(
+    z.object({
+      variant: z.enum(EXIT_VARIANTS),
+      round: count,
+      instruction: z.enum(['cpuid', 'rdmsr']),
+      /** Of the whole loop. */
+      ticks: count,
+    }),
+  ),
   /** Of all rounds together, what KVM in L0 counted while the guests ran: exits by cause that L1 was entered for. */
-  reflected: Record<'vanilla' | 'accelerated', Record<string, number>>;
-}
+  reflected: z.object({ vanilla: z.record(z.string(), count), accelerated: z.record(z.string(), count) }),
+});
+export type ExitResult = z.infer<typeof exitResultSchema>;
 
 /** Runs the guest at a level to its end. */
 export async function exitsGuest(
@@ -73,7 +89,7 @@ export function ticksOf(lines: readonly string[], what: string): number {
   );
 }
 
-export async function runExitBench(lab: Lab, spec: ExitBenchSpec): Promise<ExitReport> {
+export async function runExitBench(lab: Lab, spec: ExitBenchSpec): Promise<ExitResult> {
   const { signal, rounds } = spec;
   await using a = await Acceleration.on(lab, {
     arenaMib: spec.arenaMib,
@@ -83,7 +99,9 @@ export async function runExitBench(lab: Lab, spec: ExitBenchSpec): Promise<ExitR
     signal,
   });
   const counters = await KvmCounters.start(lab.l0, signal);
-  const report: ExitReport = { samples: [], reflected: { vanilla: {}, accelerated: {} } };
+  const startedAt = new Date();
+  const samples: ExitResult['samples'] = [];
+  const reflected: ExitResult['reflected'] = { vanilla: {}, accelerated: {} };
   const n = spec.exits.toString(16);
   // the first of each has no answer yet: it is not measured
   const steps = `cpuid:1:0:1 rdmsr:8b:1 cpuid:1:0:${n} rdmsr:8b:${n}`;
@@ -99,20 +117,27 @@ export async function runExitBench(lab: Lab, spec: ExitBenchSpec): Promise<ExitR
             ? await exitsGuest(lab.l0, { name, steps, ram: 'anonymous', signal })
             : await exitsGuest(lab.l1, { name, steps, signal });
         const { reflectedByCause } = countersBetween(before, await counters.read(signal));
-        if (variant !== 'l1') add(report.reflected[variant], reflectedByCause);
+        if (variant !== 'l1') add(reflected[variant], reflectedByCause);
         for (const instruction of ['cpuid', 'rdmsr'] as const) {
           const ticks = ticksOf(
             lines.filter((l) => !l.includes(' n 00000001 ')),
             instruction,
           );
-          report.samples.push({ variant, round, instruction, exits: spec.exits, ticks });
+          samples.push({ variant, round, instruction, ticks });
         }
         step.done();
       }
   } finally {
     await counters.stop();
   }
-  return report;
+  const { memMib: l1MemoryMib, cpus: l1Cpus } = lab.environment().l1;
+  return {
+    benchmark: 'exit',
+    environment: await environmentOf(lab, spec.version, startedAt),
+    parameters: { rounds, exits: spec.exits, l1MemoryMib, l1Cpus },
+    samples,
+    reflected,
+  };
 }
 
 function add(to: Record<string, number>, counts: Record<string, number>): void {
@@ -120,8 +145,7 @@ function add(to: Record<string, number>, counts: Record<string, number>): void {
 }
 
 /** Median of the ticks of one exit. */
-export function ticksPerExit(r: ExitReport, variant: ExitVariant, instruction: string): number {
+export function ticksPerExit(r: ExitResult, variant: ExitVariant, instruction: string): number {
   const all = r.samples.filter((s) => s.variant === variant && s.instruction === instruction);
-  const sorted = all.map((s) => s.ticks / s.exits).sort((x, y) => x - y);
-  return sorted[sorted.length >> 1] ?? NaN;
+  return median(all.map((s) => s.ticks / r.parameters.exits));
 }

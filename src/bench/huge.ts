@@ -2,6 +2,7 @@
  * 2 MiB pages in L1, as its users have them today (L2's RAM on hugetlbfs) and by the hyperupcall: first touches of a
  * guest without an operating system, and boots of a Linux, by turns on the same lab.
  */
+import { z } from 'zod';
 import { CleanupStack } from '../core/lifecycle.ts';
 import type { Progress } from '../core/progress.ts';
 import { HUGETLBFS_DIR, TURTLEFS_DIR } from '../guest/l2-spec.ts';
@@ -11,7 +12,9 @@ import { runScript } from '../lab/levels.ts';
 import type { Job } from '../lab/levels.ts';
 import { Acceleration, CLI, jobSays, whenLargePoolFull } from './accelerate.ts';
 import { KvmCounters, countersBetween } from './kvm-counters.ts';
+import { environmentOf } from './environment.ts';
 import { withL2 } from './l2-session.ts';
+import { environmentSchema } from './schema.ts';
 import { median } from './statistics.ts';
 import { TinyVmm } from './tiny-vmm.ts';
 import { L2_TICK_ARGUMENTS } from './touch.ts';
@@ -25,33 +28,51 @@ export interface HugeSpec {
   mib: number;
   l2MemoryMib: number;
   arenaMib: number;
+  version: string;
   progress: Progress;
   signal?: AbortSignal | undefined;
 }
 
-export interface HugeSample {
-  variant: HugeVariant;
-  round: number;
-  /** Of all touches, by L1's clock. */
-  touchNs: number;
-  /** Page faults of L2 that left it, and how many of them L1 was entered for. */
-  touchFaults: number;
-  touchFaultsToL1: number;
-  bootMs: number;
-  bootFaults: number;
-  bootFaultsToL1: number;
-}
+const count = z.number().int().nonnegative();
 
-export interface HugeReport {
-  samples: HugeSample[];
-  pages: number;
-  l2MemoryMib: number;
-}
+const hugeSampleSchema = z.object({
+  variant: z.enum(HUGE_VARIANTS),
+  round: count,
+  /** Of all touches, by L1's clock. */
+  touchNs: z.number().nonnegative(),
+  /** Page faults of L2 that left it, and how many of them L1 was entered for. */
+  touchFaults: count,
+  touchFaultsToL1: count,
+  /** From the VMM's `cont` to the first line of the guest's /init. */
+  bootMs: z.number().nonnegative(),
+  bootFaults: count,
+  bootFaultsToL1: count,
+});
+export type HugeSample = z.infer<typeof hugeSampleSchema>;
+
+export const hugeResultSchema = z.object({
+  benchmark: z.literal('huge'),
+  environment: environmentSchema,
+  parameters: z.object({
+    rounds: count,
+    /** Touched and measured. */
+    pages: count,
+    /** Of 2 MiB, in either variant. */
+    frames: count,
+    l1MemoryMib: count,
+    l1Cpus: count,
+    l2MemoryMib: count,
+    l2KernelArguments: z.string(),
+  }),
+  samples: z.array(hugeSampleSchema),
+});
+export type HugeResult = z.infer<typeof hugeResultSchema>;
 
 const STEP_MS = 300_000;
 
-export async function runHugeBench(lab: Lab, spec: HugeSpec): Promise<HugeReport> {
+export async function runHugeBench(lab: Lab, spec: HugeSpec): Promise<HugeResult> {
   const { l0, l1 } = lab;
+  const startedAt = new Date();
   const { signal, rounds, mib, l2MemoryMib } = spec;
   // the first range is where flags are learned; what lies before the test pages is the guest's code
   const frames = Math.max(mib, l2MemoryMib) / 2 + 8;
@@ -81,7 +102,16 @@ export async function runHugeBench(lab: Lab, spec: HugeSpec): Promise<HugeReport
   } finally {
     await undo.run();
   }
-  return { samples, pages: (mib << 20) / 4096 - HT_LARGE_PAGES, l2MemoryMib };
+  const { memMib: l1MemoryMib, cpus: l1Cpus } = lab.environment().l1;
+  return {
+    benchmark: 'huge',
+    environment: await environmentOf(lab, spec.version, startedAt),
+    parameters: {
+      ...{ rounds, pages: (mib << 20) / 4096 - HT_LARGE_PAGES, frames, l1MemoryMib, l1Cpus, l2MemoryMib },
+      l2KernelArguments: L2_TICK_ARGUMENTS,
+    },
+    samples,
+  };
 }
 
 async function touchOnce(
@@ -153,7 +183,7 @@ async function bootOnce(
 }
 
 /** Vanilla's median against that of accelerated. */
-export function hugeRatio(r: HugeReport, of: (s: HugeSample) => number): number {
+export function hugeRatio(r: HugeResult, of: (s: HugeSample) => number): number {
   const all = (variant: HugeVariant): number =>
     median(r.samples.filter((s) => s.variant === variant).map(of));
   return all('vanilla') / all('accelerated');

@@ -1,7 +1,7 @@
 /** `hyperturtle bench exit`: what an exit costs that L1 answers, and the same answered in L0. */
 import type { Command } from 'commander';
 import { ticksPerExit } from '../bench/exit.ts';
-import type { ExitReport, ExitVariant } from '../bench/exit.ts';
+import type { ExitResult, ExitVariant } from '../bench/exit.ts';
 import { formatTable } from '../report/table.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
@@ -27,17 +27,15 @@ export function registerExitBench(bench: Command, version: string): void {
 
 async function measure(o: ExitOptions, version: string): Promise<void> {
   const { runExitBench } = await import('../bench/exit.ts');
-  const { kernel, rounds, exits } = o;
-  const report = await inLab(o, async ({ lab, progress, signal }) => ({
-    ...{ version, at: new Date().toISOString(), kernel },
-    ...(await runExitBench(lab, { rounds, exits, arenaMib: ARENA_MIB, progress, signal })),
-  }));
+  const { rounds, exits } = o;
+  const report = await inLab(o, ({ lab, progress, signal }) =>
+    runExitBench(lab, { rounds, exits, arenaMib: ARENA_MIB, version, progress, signal }),
+  );
   process.stdout.write(`${exitTable(report)}\n`);
 }
 
-export function exitTable(r: ExitReport): string {
-  const rounds = new Set(r.samples.map((s) => s.round)).size;
-  const exits = r.samples[0]?.exits ?? 0;
+export function exitTable(r: ExitResult): string {
+  const { rounds, exits } = r.parameters;
   return formatTable({
     title: `Exits answered: ticks of the guest's TSC for one, median of ${rounds} rounds of ${exits}`,
     head: ['', 'vanilla', 'accelerated', 'L1 itself', 'faster', 'L1 entered: vanilla', 'accelerated'],

@@ -1,7 +1,7 @@
 /** `hyperturtle bench huge`: 2 MiB pages in L1, vanilla and accelerated. */
 import type { Command } from 'commander';
 import { HUGE_VARIANTS, hugeRatio } from '../bench/huge.ts';
-import type { HugeReport } from '../bench/huge.ts';
+import type { HugeResult } from '../bench/huge.ts';
 import { formatTable } from '../report/table.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
@@ -29,16 +29,15 @@ export function registerHugeBench(bench: Command, version: string): void {
 
 async function measure(o: HugeOptions, version: string): Promise<void> {
   const { runHugeBench } = await import('../bench/huge.ts');
-  const { kernel, rounds, mib, l2Mem: l2MemoryMib } = o;
-  const report = await inLab(o, async ({ lab, progress, signal }) => ({
-    ...{ version, at: new Date().toISOString(), kernel },
-    ...(await runHugeBench(lab, { rounds, mib, l2MemoryMib, arenaMib: ARENA_MIB, progress, signal })),
-  }));
+  const { rounds, mib, l2Mem: l2MemoryMib } = o;
+  const report = await inLab(o, ({ lab, progress, signal }) =>
+    runHugeBench(lab, { rounds, mib, l2MemoryMib, arenaMib: ARENA_MIB, version, progress, signal }),
+  );
   process.stdout.write(`${hugeTable(report)}\n`);
 }
 
-export function hugeTable(r: HugeReport): string {
-  const all = (of: (s: HugeReport['samples'][number]) => string): string[] =>
+export function hugeTable(r: HugeResult): string {
+  const all = (of: (s: HugeResult['samples'][number]) => string): string[] =>
     HUGE_VARIANTS.map((v) =>
       r.samples
         .filter((s) => s.variant === v)
@@ -47,7 +46,7 @@ export function hugeTable(r: HugeReport): string {
     );
   const times = (n: number): string => `${n.toFixed(2)}x`;
   return formatTable({
-    title: `2 MiB pages: ${r.pages} pages touched once each, boots of ${r.l2MemoryMib} MiB; all rounds, ratio of medians`,
+    title: `2 MiB pages: ${r.parameters.pages} pages touched once each, boots of ${r.parameters.l2MemoryMib} MiB; all rounds, ratio of medians`,
     head: ['', ...HUGE_VARIANTS, 'vanilla / accelerated'],
     rows: [
       ['touches, ms', ...all((s) => (s.touchNs / 1e6).toFixed(1)), times(hugeRatio(r, (s) => s.touchNs))],

@@ -77,15 +77,31 @@ describe('our figures', () => {
     expect(of('profile').about(profile)).toContain('99, 999 Hz');
 
     const loop = (variant: string, ticks: number) => ({
-      ...{ variant, instruction: 'cpuid', round: 0, exits: 10, ticks },
+      ...{ variant, instruction: 'cpuid', round: 0, ticks },
     });
     const exit = {
-      ...{ version: '0', at: 'now', kernel: '6.1', reflected: { vanilla: {}, accelerated: {} } },
+      ...{ benchmark: 'exit', environment, reflected: { vanilla: {}, accelerated: {} } },
+      parameters: { rounds: 1, exits: 10, l1MemoryMib: 2048, l1Cpus: 1 },
       samples: [loop('vanilla', 50_000), loop('accelerated', 10_000)],
     };
     expect(of('exit').figures(exit)['cpuid']).toEqual({ nested: 5, accelerated: 1, direct: undefined });
     expect(of('exit').figures({ ...exit, samples: exit.samples.slice(0, 1) })).toEqual({});
-    for (const name of ['net', 'start', 'profile', 'exit'])
+    const boot = (variant: string, bootMs: number) => ({
+      ...{ variant, bootMs, round: 0, touchNs: 1, touchFaults: 1, touchFaultsToL1: 1 },
+      ...{ bootFaults: 1, bootFaultsToL1: 1 },
+    });
+    const huge = {
+      ...{ benchmark: 'huge', environment },
+      parameters: {
+        ...{ rounds: 1, pages: 512, frames: 8, l1MemoryMib: 2048, l1Cpus: 1, l2MemoryMib: 128 },
+        l2KernelArguments: '',
+      },
+      samples: [boot('vanilla', 4000), boot('accelerated', 2000)],
+    };
+    expect(of('huge').figures(huge)).toEqual({
+      'start-huge': { nested: 4, accelerated: 2, direct: undefined },
+    });
+    for (const name of ['net', 'start', 'profile', 'exit', 'huge'])
       expect(() => of(name).figures({ schema: 99 })).toThrow();
   });
 

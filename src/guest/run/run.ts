@@ -79,6 +79,8 @@ class RunningGuest {
   #lifeline: Writable | undefined;
   #qmp: QmpClient | undefined;
   #status: net.Socket | undefined;
+  /** What QEMU says, and the guest's first console: open, as the supervisor removes the files when QEMU has ended. */
+  #said: number[] = [];
 
   constructor(spec: RunSpec, o: RunOptions) {
     this.#spec = spec;
@@ -120,6 +122,7 @@ class RunningGuest {
     this.#status?.destroy();
     this.#qmp?.close();
     this.#lifeline?.end();
+    for (const fd of this.#said.splice(0)) closeSync(fd);
     if (this.#supervisor === undefined) return;
     await withDeadline('end of the guest', this.#ended, END_MS).catch((e: unknown) => {
       this.#supervisor?.kill('SIGKILL');
@@ -156,6 +159,8 @@ class RunningGuest {
     const { files, spec } = { files: this.#files, spec: this.#spec };
     const log = openSync(files.log, 'w');
     try {
+      closeSync(openSync(files.serial, 'w'));
+      for (const file of [files.log, files.serial]) this.#said.push(openSync(file, 'r'));
       const terminal = spec.console === 'terminal';
       const child = spawn(
         'sh',
@@ -280,14 +285,7 @@ class RunningGuest {
   }
 
   #failed(what: string): HyperturtleError {
-    const read = (file: string): string => {
-      try {
-        return readFileSync(file, 'utf8').trim().slice(-1500);
-      } catch {
-        return '';
-      }
-    };
-    const [said, tail] = [read(this.#files.log), read(this.#files.serial)];
+    const [said, tail] = this.#said.map((fd) => readFileSync(fd, 'utf8').trim().slice(-1500));
     return new HyperturtleError('HT_BOOT_FAILED', `${what}${said ? `: ${said}` : ''}`, { detail: { tail } });
   }
 }
