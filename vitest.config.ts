@@ -30,7 +30,7 @@ export default defineConfig({
           ...common,
           name: 'lab',
           include: ['test/lab/**/*.test.ts'],
-          exclude: ['test/lab/run.test.ts', 'test/lab/seen-from-l1.test.ts'],
+          exclude: ['test/lab/seen-from-l1.test.ts'],
           testTimeout: 900_000,
           hookTimeout: 1_200_000,
           ...emulators,

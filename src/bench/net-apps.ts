@@ -85,8 +85,8 @@ export async function setUpAppsL0(l0: Level, apps: readonly NetApp[], signal?: A
         (i) =>
           `mkdir -p ${ROOTS}/${i} && mount -t erofs -o ro,loop ${IN_GUEST.images}/${i}.erofs ${ROOTS}/${i}`,
       ),
-      // generators want random numbers
-      `mount -t devtmpfs dev ${ROOTS}/${CLIENTS}/dev; mount -t proc proc ${ROOTS}/${CLIENTS}/proc`,
+      // generators want random numbers, and a home to write to
+      `mount -t devtmpfs dev ${ROOTS}/${CLIENTS}/dev; mount -t proc proc ${ROOTS}/${CLIENTS}/proc; mount -t tmpfs home ${ROOTS}/${CLIENTS}/root`,
     ].join('\n'),
     { signal, timeoutMs: START_MS },
   );
