@@ -219,8 +219,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
   },
   {
     name: 'net',
-    // with --apps memcached,redis,nginx once that has run
-    args: ['--rounds', '3'],
+    args: ['--rounds', '3', '--apps', 'memcached,redis,nginx'],
     quickArgs: [
       ...['--rounds', '1', '--turns', '1', '--round-trips', '10'],
       ...['--packets', '20', '--window', '8', '--tcp-kib', '32'],
