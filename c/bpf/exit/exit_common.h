@@ -6,26 +6,8 @@
 #ifndef HYPERTURTLE_EXIT_COMMON_H
 #define HYPERTURTLE_EXIT_COMMON_H
 
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-#include "hyperturtle/arena.h"
+#include "../arena_map.h"
 #include "hyperturtle/exit.h"
-
-/* Set before loading: size of the arena. The verifier takes .rodata for constants. */
-const volatile __u64 arena_bytes = HT_ARENA_MIN_BYTES;
-
-struct arena_value {
-	__u8 bytes[HT_ARENA_MIN_BYTES];
-};
-
-/* Replaced by the VM's own arena when loaded. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct arena_value);
-} arena SEC(".maps");
 
 struct exit_key {
 	__u32 l2;              /* number, 0: of none that is registered */
@@ -55,20 +37,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct exit_key);
 } last SEC(".maps");
-
-#define READ(x) (*(volatile typeof(x) *)&(x))
-
-/* n bytes at off in the arena, or NULL; as in npf.bpf.c. */
-static __always_inline void *at(void *base, __u64 off, __u64 n)
-{
-	asm volatile("" : "+r"(off));
-	off &= ~7ull;
-	asm volatile("" : "+r"(off));
-	if (off > arena_bytes - n)
-		return 0;
-	asm volatile("" : "+r"(off)); /* keep the addition behind the check */
-	return base + off;
-}
 
 /* The arena as laid out by L1's module, or NULL: not laid out, or L1's kill switch. */
 static __always_inline struct ht_arena_header *arena_header(void)

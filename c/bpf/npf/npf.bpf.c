@@ -7,49 +7,15 @@
  * All loops are bounded; besides the arena it reads nothing. Every offset that comes from the arena is
  * checked against its size: the verifier insists, and a broken layout only makes it PASS.
  */
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-#include "hyperturtle/arena.h"
+#include "../arena_map.h"
 #include "hyperturtle/npf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Set before loading: size of the arena. The verifier takes .rodata for constants. */
-const volatile __u64 arena_bytes = HT_ARENA_MIN_BYTES;
-
-struct arena_value {
-	__u8 bytes[HT_ARENA_MIN_BYTES];
-};
-
-/* Replaced by the VM's own arena when loaded. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct arena_value);
-} arena SEC(".maps");
-
-#define READ(x) (*(volatile typeof(x) *)&(x))
 #define WRITE(x, v) (*(volatile typeof(x) *)&(x) = (v))
 #define TAKE_TRIES 8
 /* a fault this near to a run's edge continues it: KVM maps up to 8 neighbours by itself */
 #define RUN_GAP 8
-
-/*
- * n bytes at off in the arena, or NULL. The mask shows the verifier that atomics are aligned; the barriers keep
- * clang from proving anything away that the verifier cannot.
- */
-static __always_inline void *at(void *base, __u64 off, __u64 n)
-{
-	asm volatile("" : "+r"(off));
-	off &= ~7ull;
-	asm volatile("" : "+r"(off));
-	if (off > arena_bytes - n)
-		return 0;
-	asm volatile("" : "+r"(off)); /* keep the addition behind the check */
-	return base + off;
-}
 
 static __always_inline int pass(struct ht_npf_ctx *ctx, struct ht_l2 *l2, __u32 reason)
 {

@@ -3,28 +3,10 @@
  * profile: counts samples of L2s by stack. The key of a stack is put together in memory of its own CPU, as it is
  * larger than a program's stack; a sample interrupts L2 and nothing else, so nobody shares that memory meanwhile.
  */
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-#include "hyperturtle/arena.h"
+#include "../arena_map.h"
 #include "hyperturtle/sample.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-/* Set before loading: size of the arena. */
-const volatile __u64 arena_bytes = HT_ARENA_MIN_BYTES;
-
-struct arena_value {
-	__u8 bytes[HT_ARENA_MIN_BYTES];
-};
-
-/* Replaced by the VM's own arena when loaded: it tells which L2 runs on a vCPU. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct arena_value);
-} arena SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -60,18 +42,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct ht_profile_stack);
 } scratch SEC(".maps");
-
-/* n bytes at off in the arena, or NULL; see c/bpf/npf */
-static __always_inline void *at(void *base, __u64 off, __u64 n)
-{
-	asm volatile("" : "+r"(off));
-	off &= ~7ull;
-	asm volatile("" : "+r"(off));
-	if (off > arena_bytes - n)
-		return 0;
-	asm volatile("" : "+r"(off));
-	return base + off;
-}
 
 /* Number of the registered L2 on this vCPU; 0 for another one, or before L1 has laid out its arena. */
 static __always_inline __u32 running_l2(__u32 vcpu)
