@@ -154,10 +154,11 @@ for p in /sys/class/virtio-ports/*; do
 done
 # where the machine has no virtio, serial ports under the same names: ttyS1:NAME,ttyS2:NAME
 for p in $(echo "$serial_ports" | tr , ' '); do
-  # no flow control, and room for 16 bytes: while L1 is entered and left, L0 may be away for longer than eight of them
-  # take at full speed, and a lost byte is a lost request
-  stty -F "/dev/\${p%%:*}" 38400 raw -echo
+  # An interrupt for each byte, and that before the port is opened the first time: with more, Bochs has a timer for what
+  # is left over, and one that is pending when the port is closed holds the interrupt line for ever. No flow control, and
+  # room for 16 bytes
   echo 1 > "/sys/class/tty/\${p%%:*}/rx_trig_bytes"
+  stty -F "/dev/\${p%%:*}" 38400 raw -echo
   ln -s "/dev/\${p%%:*}" "/dev/virtio-ports/\${p#*:}"
 done
 if [ "$level" = 0 ]; then
