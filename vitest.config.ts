@@ -29,7 +29,7 @@ export default defineConfig({
         test: {
           ...common,
           name: 'lab',
-          include: ['test/lab/**/*.test.ts'],
+          include: ['test/lab/**/*.test.ts', 'test/intel/smoke.test.ts'],
           exclude: ['test/lab/seen-from-l1.test.ts'],
           testTimeout: 900_000,
           hookTimeout: 1_200_000,
@@ -40,8 +40,8 @@ export default defineConfig({
         test: {
           ...common,
           name: 'intel',
-          // a machine without a snapshot: of these one is for every run
-          include: [process.env['HT_INTEL'] === 'full' ? 'test/intel/*.test.ts' : 'test/intel/npf.test.ts'],
+          include: ['test/intel/*.test.ts'],
+          exclude: ['test/intel/smoke.test.ts'],
           testTimeout: 900_000,
           hookTimeout: 1_800_000,
           ...emulators,

@@ -159,6 +159,7 @@ async function prepareLab() {
       signal: signals.signal,
     });
     await artifacts.buildPayload();
+    await artifacts.bochs();
   } finally {
     signals.dispose();
   }

@@ -16,11 +16,9 @@
 #include "host.h"
 #include "kmod/ftrace_hook.h"
 
-static bool ht_exit_wanted = true, ht_exit_vmx_wanted;
+static bool ht_exit_wanted = true;
 module_param_named(exit_hook, ht_exit_wanted, bool, 0444);
 MODULE_PARM_DESC(exit_hook, "hook L2 exits to L1 (default: on)");
-module_param_named(exit_hook_intel, ht_exit_vmx_wanted, bool, 0444);
-MODULE_PARM_DESC(exit_hook_intel, "the same for kvm-intel, where it has not been tried (default: off)");
 
 DEFINE_STATIC_SRCU(ht_exit_srcu);
 
@@ -510,8 +508,6 @@ void ht_exit_hooks_init(void)
 	if (!ht_exit_wanted)
 		return;
 	for (i = 0; i < ARRAY_SIZE(vendors); i++) {
-		if (vendors[i] == &ht_vmx && !ht_exit_vmx_wanted)
-			continue;
 		ret = ht_exit_arm(vendors[i]);
 		if (ret && ret != -ENOENT)
 			pr_err("hyperturtle: cannot hook exits of %s (%d)\n", vendors[i]->name, ret);

@@ -6,7 +6,8 @@
  *   tiny_vmm FILE PAGES STEP...
  *     touch:FIRST:COUNT              writes into each of these pages once, in order
  *     scattered:FIRST:COUNT          the same in an order without runs; COUNT is a power of two
- *     cpuid:COUNT                    executes CPUID (leaf 1) that often; its last answer is in `registers`
+ *     cpuid:COUNT                    executes CPUID (leaf 1) that often; its last answer is in `registers`, others than the first are
+ *                                    mismatches
  *     share:FIRST:COUNT:ROLE:VISITS  visits random ones of these pages, checks and writes them as `pattern share` does
  *
  * FILE is the guest's RAM, or `-` for anonymous memory; page 0 of the steps lies at 4 MiB in it. When the VM is there,
@@ -43,8 +44,8 @@
 
 /*
  * In: rdi first page, rsi number of pages or times, r8 step between pages in pages. `share` also: rdx visits, rcx what
- * a word of page 0 in our role is, r9 the same without a role, r10 start of the random numbers. Out: r12 mismatches,
- * r13 pages with a word that was ours.
+ * a word of page 0 in our role is, r9 the same without a role, r10 start of the random numbers. Out: r12 mismatches
+ * (not of `touch`), r13 pages with a word that was ours.
  */
 extern const char guest_touch[], guest_cpuid[], guest_share[], guest_end[];
 asm(".pushsection .rodata\n"
@@ -63,9 +64,26 @@ asm(".pushsection .rodata\n"
     "	jnz 1b\n"
     "	hlt\n"
     "guest_cpuid:\n"
+    "	xorl %r12d, %r12d\n"
+    "	xorl %r9d, %r9d\n"		/* EAX:EBX and ECX:EDX of the first answer: r9, r10 */
     "1:	movl $1, %eax\n"
     "	xorl %ecx, %ecx\n"
     "	cpuid\n"
+    "	movq %rax, %r14\n"
+    "	shlq $32, %r14\n"
+    "	orq %rbx, %r14\n"
+    "	movq %rcx, %r15\n"
+    "	shlq $32, %r15\n"
+    "	orq %rdx, %r15\n"
+    "	testq %r9, %r9\n"
+    "	jnz 2f\n"
+    "	movq %r14, %r9\n"
+    "	movq %r15, %r10\n"
+    "2:	xorq %r9, %r14\n"
+    "	xorq %r10, %r15\n"
+    "	orq %r15, %r14\n"
+    "	cmpq $1, %r14\n"		/* carry: as the first */
+    "	sbbq $-1, %r12\n"
     "	decq %rsi\n"
     "	jnz 1b\n"
     "	hlt\n"
@@ -285,7 +303,7 @@ static uint64_t run_step(int cpu, const struct kvm_run *run, char *ram, const st
 	if (s->kind == TOUCH || s->kind == SCATTERED)
 		for (i = 0; i < s->count; i++)
 			bad += *(uint64_t *)(ram + TEST_GPA + (s->first + i) * PAGE) != i + 1;
-	else if (s->kind == SHARE)
+	else
 		bad = regs.r12;
 	printf("{\"step\":\"%s\",\"count\":%llu,\"visits\":%llu,\"userExits\":%d,\"ns\":%llu,\"readBackOwn\":%llu,"
 	       "\"registers\":[%llu,%llu,%llu,%llu],\"mismatches\":%llu}\n",

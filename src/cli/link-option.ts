@@ -1,7 +1,10 @@
-/** `--option NAME=VALUE`: what a link asks of its hook, as the wire protocol has it. */
+/**
+ * `--option NAME=VALUE`: what a link asks of its hook, as the wire protocol has it.
+ */
 import { Option } from 'commander';
 import { HyperturtleError } from '../core/errors.ts';
-import { LinkOptions } from '../wire/link-options.ts';
+import { fitsHook } from '../host/link-args.ts';
+import type { LinkOptions } from '../wire/link-options.ts';
 
 export function linkOption(): Option {
   return new Option(
@@ -14,16 +17,12 @@ export function linkOption(): Option {
 export function parseLinkOption(text: string, before: LinkOptions | undefined): LinkOptions {
   const at = text.indexOf('=');
   const name = at < 0 ? text : text.slice(0, at);
-  const value = at < 0 ? true : valueOf(name, text.slice(at + 1));
-  const all = { ...before, [name]: value };
-  const parsed = LinkOptions.safeParse(all);
-  if (parsed.success) return parsed.data;
+  const all = { ...before, [name]: at < 0 ? true : valueOf(name, text.slice(at + 1)) };
   // exits and hz are the ones that must be there: they may come later
-  for (const missing of [{ exits: ['other'] }, { hz: 1 }])
-    if (LinkOptions.safeParse({ ...missing, ...all }).success) return all as LinkOptions;
+  if (fitsHook('exit', all) || fitsHook('sample', all)) return all as LinkOptions;
   throw new HyperturtleError(
     'HT_USAGE',
-    `--option ${text}: ${parsed.error.issues[0]?.message ?? 'an option of a hook expected'}`,
+    `--option ${text}: options of a hook are expected: exits, msrs, after, user (exit); hz, depth, clock (sample)`,
   );
 }
 

@@ -177,7 +177,7 @@ export class AttachedVm implements Disposable {
       ],
       EOPNOTSUPP: [
         'HT_UNSUPPORTED',
-        `this host has no hook ${hook}: load hyperturtle_host.ko after KVM's module; exits of kvm-intel need its parameter exit_hook_intel=1 (the kernel's log says more)`,
+        `this host has no hook ${hook}: load hyperturtle_host.ko after KVM's module (the kernel's log says more)`,
       ],
       E2BIG: ['HT_BPF', `program '${program.name}' reaches beyond the context of hook ${hook}`],
     });

@@ -1,12 +1,63 @@
-/** What a link asks of its hook, as hyperturtle_host.ko takes it. */
+/**
+ * What a link asks of its hook, as hyperturtle_host.ko takes it. Checked without the wire protocol's schemas: they take
+ * longer to load than all commands together.
+ */
 import { HyperturtleError } from '../core/errors.ts';
-import { EXIT_KIND, HT_EXIT_ARGS, HT_EXIT_F_AFTER, HT_EXIT_F_USER } from '../kernel/exit.ts';
+import { EXIT_KIND, HT_EXIT_ARGS, HT_EXIT_F_AFTER, HT_EXIT_F_USER, HT_EXIT_MSRS } from '../kernel/exit.ts';
 import type { HookName } from '../kernel/host.ts';
-import { HT_SAMPLE_ARGS, HT_SAMPLE_F_CLOCK, HT_SAMPLE_FRAMES } from '../kernel/sample.ts';
-import { ExitOptions, SampleOptions } from '../wire/link-options.ts';
-import type { LinkOptions } from '../wire/link-options.ts';
+import { HT_SAMPLE_ARGS, HT_SAMPLE_F_CLOCK, HT_SAMPLE_FRAMES, HT_SAMPLE_HZ_MAX } from '../kernel/sample.ts';
+import type { ExitOptions, LinkOptions, SampleOptions } from '../wire/link-options.ts';
 
 export type KvmLinkOptions = LinkOptions;
+
+const isNumber =
+  (low: number, high: number) =>
+  (v: unknown): boolean =>
+    typeof v === 'number' && Number.isSafeInteger(v) && v >= low && v <= high;
+const isFlag = (v: unknown): boolean => typeof v === 'boolean';
+const isListOf =
+  (most: number, is: (v: unknown) => boolean) =>
+  (v: unknown): boolean =>
+    Array.isArray(v) && v.length > 0 && v.length <= most && v.every(is);
+
+/** By hook: what is expected of each, as wire/link-options.ts has it. */
+const EXPECTED: Readonly<Record<'exit' | 'sample', Record<string, (v: unknown) => boolean>>> = {
+  exit: {
+    exits: isListOf(
+      Object.keys(EXIT_KIND).length,
+      (v) => typeof v === 'string' && Object.hasOwn(EXIT_KIND, v),
+    ),
+    msrs: isListOf(HT_EXIT_MSRS, isNumber(0, 0xffff_ffff)),
+    after: isFlag,
+    user: isFlag,
+  },
+  sample: {
+    hz: isNumber(1, HT_SAMPLE_HZ_MAX),
+    depth: isNumber(1, HT_SAMPLE_FRAMES),
+    clock: isFlag,
+  },
+};
+
+/** Whether these are options of the hook; those that must be there may be missing. */
+export function fitsHook(hook: 'exit' | 'sample', options: object): boolean {
+  const expected = EXPECTED[hook];
+  return Object.entries(options).every(
+    ([k, v]) => v === undefined || (Object.hasOwn(expected, k) && expected[k]!(v)),
+  );
+}
+
+function ofHook<T extends LinkOptions>(
+  hook: 'exit' | 'sample',
+  needed: keyof T & string,
+  options: LinkOptions | undefined,
+): T {
+  if (options === undefined || !(needed in options) || !fitsHook(hook, options))
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `hook ${hook} wants options (${Object.keys(EXPECTED[hook]).join(', ')}), at least ${needed}: --option ${needed}=...`,
+    );
+  return options as T;
+}
 
 /** Throws HT_USAGE when the options are not this hook's, or it needs some. */
 export function linkArgs(hook: HookName, options: LinkOptions | undefined): Uint8Array {
@@ -16,7 +67,7 @@ export function linkArgs(hook: HookName, options: LinkOptions | undefined): Uint
         throw new HyperturtleError('HT_USAGE', `hook ${hook} takes no options: leave them out`);
       return new Uint8Array(0);
     case 'exit': {
-      const { exits, msrs = [], after, user } = ExitOptions.parse(options);
+      const { exits, msrs = [], after, user } = ofHook<ExitOptions>(hook, 'exits', options);
       return HT_EXIT_ARGS.encode({
         kinds: exits.reduce((mask, kind) => mask | (1n << BigInt(EXIT_KIND[kind])), 0n),
         flags: (after === true ? HT_EXIT_F_AFTER : 0) | (user === true ? HT_EXIT_F_USER : 0),
@@ -25,7 +76,7 @@ export function linkArgs(hook: HookName, options: LinkOptions | undefined): Uint
       });
     }
     case 'sample': {
-      const { hz, depth = HT_SAMPLE_FRAMES, clock } = SampleOptions.parse(options);
+      const { hz, depth = HT_SAMPLE_FRAMES, clock } = ofHook<SampleOptions>(hook, 'hz', options);
       return HT_SAMPLE_ARGS.encode({ hz, depth, flags: clock === true ? HT_SAMPLE_F_CLOCK : 0 });
     }
   }

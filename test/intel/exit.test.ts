@@ -1,61 +1,113 @@
-/** The exit hook on VMX: CPUID of a nested guest answered in L0 with what L1 answers. */
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Acceleration, CLI, jobSays } from '../../src/bench/accelerate.ts';
+/**
+ * The other hooks on VMX: CPUID of a nested guest answered in L0 with what L1 answers, and where the guest spends its
+ * time, sampled by L0.
+ */
+import { afterAll, expect, it } from 'vitest';
+import { Acceleration, CLI, insmod, rmmod } from '../../src/bench/accelerate.ts';
 import { EXIT_CACHE } from '../../src/bench/exit.ts';
-import { KvmCounters, countersBetween } from '../../src/bench/kvm-counters.ts';
-import type { Counters } from '../../src/bench/schema.ts';
+import { KvmCounters } from '../../src/bench/kvm-counters.ts';
 import { TinyVmm } from '../../src/bench/tiny-vmm.ts';
-import type { TinyVmmResult } from '../../src/bench/tiny-vmm.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
-import { runScript } from '../../src/lab/levels.ts';
+import { run, runScript } from '../../src/lab/levels.ts';
+import { L1_RUN } from '../../src/lab/machine.ts';
+import { measuredStep, registered, STEP_MS } from '../support/intel.ts';
+import type { MeasuredStep } from '../support/intel.ts';
 import { useLab } from '../support/lab.ts';
 
 const VANILLA = 500;
 const CPUIDS = 2000;
+const LINKS = 1000;
+const RACED = 60_000;
 const RAM = `${TURTLEFS_DIR}/tiny.ram`;
-const STEP_MS = 400_000;
+/** Of tiny_vmm: the guest's code. */
+const CODE = [0x10000, 0x11000] as const;
 
 const lab = useLab({ accel: 'bochs' });
 const undo = new CleanupStack();
-let counters: KvmCounters;
-let vmm: TinyVmm;
+afterAll(() => undo.run());
 
-beforeAll(async () => {
+async function measured(vmm: TinyVmm, counters: KvmCounters): Promise<MeasuredStep> {
+  const m = await measuredStep(vmm, counters);
+  process.stdout.write(`  ${m.result.step} ${m.result.count}: ${JSON.stringify(m)}\n`);
+  return m;
+}
+
+it('a loop of CPUID gets the same answers without entering L1', async () => {
   const { l0, l1 } = lab();
   const acceleration = await Acceleration.on(lab(), {
     ...{ arenaMib: 8, hook: 'exit', program: EXIT_CACHE, options: ['exits=cpuid'] },
   });
   undo.add('modules', () => acceleration.off());
-  counters = await KvmCounters.start(l0);
+  const counters = await KvmCounters.start(l0);
   undo.add('counters', () => counters.stop());
-  vmm = await TinyVmm.start(l1, {
-    ...{ ram: RAM, pages: 512, steps: [`cpuid:${VANILLA}`, `cpuid:${CPUIDS}`] },
+  const vmm = await TinyVmm.start(l1, {
+    ...{ ram: RAM, pages: 512, steps: [`cpuid:${VANILLA}`, `cpuid:${CPUIDS}`, `cpuid:${RACED}`] },
   });
-  undo.add('VMM', () => vmm[Symbol.asyncDispose]());
   undo.add('file', () => runScript(l1, `rm -f ${RAM}`).then(() => {}));
-});
-afterAll(() => undo.run());
+  undo.add('VMM', () => vmm[Symbol.asyncDispose]());
 
-async function measured(): Promise<{ result: TinyVmmResult; counters: Counters }> {
-  const before = await counters.read();
-  const result = await vmm.step(STEP_MS);
-  const m = { result, counters: countersBetween(before, await counters.read()) };
-  process.stdout.write(`  ${result.step} ${result.count}: ${JSON.stringify(m)}\n`);
-  return m;
-}
-
-it('a loop of CPUID gets the same answers without entering L1', async () => {
-  const vanilla = await measured();
+  const vanilla = await measured(vmm, counters);
   expect(vanilla.counters.reflectedByCause['cpuid']).toBeGreaterThanOrEqual(VANILLA);
-  const register = await lab().l1.spawn([CLI, 'guest', 'register', '--pid', String(vmm.pid)]);
-  undo.add('registration', async () => {
-    await register.kill('TERM');
-    await register.wait({ timeoutMs: 300_000 });
-  });
-  await jobSays(register, /registered/, 'hyperturtle guest register', 400_000, undefined);
-  const m = await measured();
+  await registered(l1, vmm, undo);
+  const m = await measured(vmm, counters);
   expect(m.counters.l2ExitsByCause['cpuid']).toBeGreaterThanOrEqual(CPUIDS);
   expect(m.counters.reflectedByCause['cpuid'] ?? 0).toBeLessThanOrEqual(CPUIDS / 20);
   expect(m.result.registers).toEqual(vanilla.result.registers);
+  expect(m.result.registers.some((r) => r !== 0)).toBe(true);
+  expect(m.result.mismatches).toBe(0);
+
+  // and while the program comes and goes
+  const begin = performance.now();
+  const handled = (await acceleration.hookCounts()).handled;
+  await vmm.begin();
+  await acceleration.churnLinks(LINKS);
+  const linked = performance.now();
+  const raced = await vmm.result(STEP_MS);
+  process.stdout.write(
+    `  ${LINKS} links in ${Math.round(linked - begin)} ms, the loop in ${Math.round(performance.now() - begin)} ms: ${JSON.stringify(raced)}\n`,
+  );
+  expect(raced.mismatches).toBe(0);
+  expect(raced.registers).toEqual(vanilla.result.registers);
+  expect((await acceleration.hookCounts()).handled).toBeGreaterThan(handled);
+  await undo.run();
+});
+
+it('a sample has the state of the nested guest that it interrupted', async () => {
+  const { l0, l1 } = lab();
+  await insmod(l0, 'hyperturtle_host', undefined);
+  undo.add('module', () => rmmod(l0, 'hyperturtle_host'));
+  const vmm = await TinyVmm.start(l1, {
+    ...{ ram: '-', pages: 64, steps: ['share:0:16:2:100000000'] },
+  });
+  undo.add('VMM', () => vmm[Symbol.asyncDispose]());
+  await vmm.begin();
+  const command = [
+    CLI,
+    'host',
+    'profile',
+    '--qmp',
+    L1_RUN.qmpSocket,
+    '--json',
+    '--hz',
+    '499',
+    '--seconds',
+    '4',
+  ];
+  const said = await run(l0, [...command, '--rows', '1000'], { timeoutMs: STEP_MS });
+  process.stdout.write(`  ${said}`);
+  const profile = JSON.parse(said.trim().split('\n').at(-1)!) as {
+    source: string;
+    samples: number;
+    hottest: { name: string; module: string; samples: number }[];
+  };
+  expect(profile.source).toBe('cpu-clock');
+  expect(profile.samples).toBeGreaterThan(100);
+  // this guest is a kernel, and its only code is a loop of 0x100 bytes
+  for (const h of profile.hottest) {
+    const ip = parseInt(/^\[kernel (0x[0-9a-f]+)\]$/.exec(h.name)?.[1] ?? '', 16);
+    expect(ip, h.name).toBeGreaterThanOrEqual(CODE[0]);
+    expect(ip, h.name).toBeLessThan(CODE[1]);
+  }
+  await undo.run();
 });

@@ -1,36 +1,32 @@
 /**
  * The Intel half, really run: L0 and L1 on an emulated processor with VMX and EPT, a nested guest without an operating
- * system. One VM, vanilla first, then the same with the hyperupcall. Sized for every run; `npm run test:intel` has more.
+ * system. One VM, vanilla first, then the same with the hyperupcall. `npm test` has smoke.test.ts of it.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration, CLI, guestStatus, insmod, jobSays, rmmod } from '../../src/bench/accelerate.ts';
+import { Acceleration, guestStatus, insmod, rmmod } from '../../src/bench/accelerate.ts';
 import type { HookCounts } from '../../src/bench/accelerate.ts';
-import { KvmCounters, countersBetween } from '../../src/bench/kvm-counters.ts';
-import type { Counters } from '../../src/bench/schema.ts';
+import { KvmCounters } from '../../src/bench/kvm-counters.ts';
 import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/bench/tiny-vmm.ts';
-import type { TinyVmmResult } from '../../src/bench/tiny-vmm.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import type { Job } from '../../src/lab/levels.ts';
 import { runScript } from '../../src/lab/levels.ts';
+import { endJob, faultsOf, measuredStep, registered } from '../support/intel.ts';
+import type { MeasuredStep } from '../support/intel.ts';
 import { useLab } from '../support/lab.ts';
 
-const FULL = process.env['HT_INTEL'] === 'full';
 const VANILLA = 512;
-const PAGES = FULL ? 4096 : 2048;
+const PAGES = 4096;
 const SCATTERED = 512;
 /** What both sides race on. */
 const SHARED = 1024;
 const SHARED_AT = 6144;
-const VISITS = FULL ? 40_000 : 6_000;
+const VISITS = 40_000;
 const RAM = `${TURTLEFS_DIR}/tiny.ram`;
-const STEP_MS = 400_000;
 const ARENA_MIB = 8;
 
-interface Measured {
-  result: TinyVmmResult;
-  counters: Counters;
+interface Measured extends MeasuredStep {
   handled: number;
   runs: number;
   reasons: Record<string, number>;
@@ -46,29 +42,17 @@ let register: Job;
 async function measured(accelerated: boolean): Promise<Measured> {
   const none: HookCounts = { handled: 0, runs: 0, entries: 0, reasons: {} };
   const hookBefore = accelerated ? await acceleration.hookCounts() : none;
-  const before = await counters.read();
-  const result = await vmm.step(STEP_MS);
-  const after = await counters.read();
+  const { result, counters: between } = await measuredStep(vmm, counters);
   const hook = accelerated ? await acceleration.hookCounts() : none;
   const reasons = Object.fromEntries(
     Object.entries(hook.reasons).map(([k, n]) => [k, n - (hookBefore.reasons[k] ?? 0)]),
   );
   const m = {
-    ...{ result, counters: countersBetween(before, after), reasons },
+    ...{ result, counters: between, reasons },
     ...{ handled: hook.handled - hookBefore.handled, runs: hook.runs - hookBefore.runs },
   };
   process.stdout.write(`  ${result.step} ${result.count}: ${JSON.stringify(m)}\n`);
   return m;
-}
-
-/** As src/bench/summary.ts counts: a fault that L1 handled comes back once more, for L0 to copy the entry. */
-function faultsOf(m: Measured): { inL0: number; switchesPerPage: number } {
-  const exits = m.counters.l2ExitsByCause['npf'] ?? 0;
-  const reflected = m.counters.reflectedByCause['npf'] ?? 0;
-  return {
-    inL0: 1 - reflected / (exits - reflected),
-    switchesPerPage: (2 * (exits + reflected)) / m.result.count,
-  };
 }
 
 beforeAll(async () => {
@@ -101,12 +85,7 @@ describe('on an Intel processor, an L2 that touches its memory', () => {
   });
 
   it('has at least 9 of 10 faults answered in L0, with at most half a world switch a page', async () => {
-    register = await lab().l1.spawn([CLI, 'guest', 'register', '--pid', String(vmm.pid)]);
-    undo.add('registration', async () => {
-      await register.kill('TERM');
-      await register.wait({ timeoutMs: 300_000 });
-    });
-    await jobSays(register, /registered/, 'hyperturtle guest register', 400_000, undefined);
+    register = await registered(lab().l1, vmm, undo);
     const m = await measured(true);
     const f = faultsOf(m);
     expect(m.result.mismatches).toBe(0);
@@ -135,8 +114,7 @@ describe('on an Intel processor, an L2 that touches its memory', () => {
     try {
       m = await measured(true);
     } finally {
-      await puncher.kill('TERM');
-      await puncher.wait({ timeoutMs: 300_000 });
+      await endJob(puncher);
       said = await puncher.output();
     }
     const other = JSON.parse(said.trim().split('\n').at(-1)!) as { mismatches: number; punched: number };
@@ -148,16 +126,11 @@ describe('on an Intel processor, an L2 that touches its memory', () => {
 
   it('leaves nothing behind: both modules unload, and load again', async () => {
     const { l0, l1 } = lab();
-    await register.kill('TERM');
-    await register.wait({ timeoutMs: 300_000 });
+    await endJob(register);
     await vmm[Symbol.asyncDispose]();
     await runScript(l1, `rm ${RAM}`);
-    if (FULL) {
-      // half a minute there for a program of Node's
-      const s = await guestStatus(l1);
-      // a frame may wait as a spare of the one CPU that lost a race
-      expect(framesOut(s)).toBeLessThanOrEqual(1);
-    }
+    // a frame may wait as a spare of the one CPU that lost a race
+    expect(framesOut(await guestStatus(l1))).toBeLessThanOrEqual(1);
     await undo.run();
     for (const [level, module] of [
       [l0, 'hyperturtle_host'],

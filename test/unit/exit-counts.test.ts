@@ -5,8 +5,9 @@ import { exitsText } from '../../src/cli/l1-exits.ts';
 import type { ExitsSample } from '../../src/cli/l1-exits.ts';
 import { parseLinkOption } from '../../src/cli/link-option.ts';
 import { EXIT_COUNTS, EXIT_KEY, parseExitCounts } from '../../src/guest/exit-counts.ts';
-import { linkArgs } from '../../src/host/link-args.ts';
+import { fitsHook, linkArgs } from '../../src/host/link-args.ts';
 import { HT_EXIT_ARGS, exitCounts } from '../../src/kernel/exit.ts';
+import { LinkOptions } from '../../src/wire/link-options.ts';
 
 const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64');
 const entry = (key: object, counts: object) => ({
@@ -79,6 +80,31 @@ describe('--option', () => {
 
   it.each(['exits=cpu', 'hz=no', 'nonsense=1', 'msrs=x'])('refuses %s', (text) => {
     expect(() => parse(text)).toThrow(`--option ${text}`);
+  });
+
+  it('must have what its hook cannot do without, and nothing of another hook', () => {
+    expect(() => parse('hz=1', 'exits=cpuid')).toThrow('--option exits=cpuid');
+    expect(() => linkArgs('exit', parse('after'))).toThrow(/hook exit wants options .* at least exits/);
+    expect(() => linkArgs('sample', undefined)).toThrow(/hook sample wants options .* at least hz/);
+    expect(() => linkArgs('sample', parse('exits=cpuid'))).toThrow(/hook sample wants/);
+  });
+
+  it('is checked here as by the wire protocol', () => {
+    const all = [
+      { exits: ['cpuid'], msrs: [1], after: true, user: false },
+      { exits: [] },
+      { exits: ['x'] },
+      { exits: ['cpuid'], msrs: [2 ** 32] },
+      { exits: ['cpuid'], hz: 1 },
+      { hz: 99, depth: 64, clock: true },
+      { hz: 0 },
+      { hz: 1.5 },
+      { hz: 1, depth: 65 },
+    ];
+    for (const options of all)
+      expect(fitsHook('exit', options) || fitsHook('sample', options), JSON.stringify(options)).toBe(
+        LinkOptions.safeParse(options).success,
+      );
   });
 });
 
