@@ -100,6 +100,8 @@ export interface L1Seat {
   l2: readonly number[];
   /** Whether it is given the disk with their images; default true. */
   images?: boolean;
+  /** Whether it can get NICs and hand them on: IOMMU and spare ports; default true. */
+  nics?: boolean;
 }
 
 /** The L1 that is in every lab and in the snapshot. */
@@ -109,8 +111,13 @@ export const FIRST_SEAT: L1Seat = {
   l2: [0, 1, 2, 3],
 };
 
-/** The one behind an outer machine with three disks, and two serial ports to spare: L0's agent has the first. */
-export const SERIAL_SEAT: L1Seat = { run: L1_RUN, ports: { agent: PORT.l1Agent }, l2: [], images: false };
+/**
+ * The one behind an outer machine with three disks, and two serial ports to spare: L0's agent has the first. An IOMMU
+ * moves interrupts and timer into its QEMU, which costs too much there.
+ */
+export const SERIAL_SEAT: L1Seat = {
+  ...{ run: L1_RUN, ports: { agent: PORT.l1Agent }, l2: [], images: false, nics: false },
+};
 
 /** A second one, booted when somebody wants it: for what must hold between tenants. */
 export const SECOND_SEAT: L1Seat = {
@@ -191,7 +198,7 @@ export interface L1Shape {
 export function l1Machine(
   shape: Pick<L1Shape, 'cpus' | 'memMib'>,
   kernelArgs: string,
-  { run, ports, l2, images = true }: L1Seat = FIRST_SEAT,
+  { run, ports, l2, images = true, nics = true }: L1Seat = FIRST_SEAT,
 ): MachineSpec {
   const through = (name: string): ChannelSpec['backend'] => ({ kind: 'pipe', path: portDevice(name) });
   return {
@@ -218,10 +225,10 @@ export function l1Machine(
     serialPath: ports.serial === undefined ? run.console : portDevice(ports.serial),
     qmpSockets: [run.qmpSocket, run.daemonQmpSocket],
     pidFile: run.pidFile,
-    iommu: true,
+    iommu: nics,
     rootPorts: [
       { id: 'arena0', pref64Mib: ARENA_WINDOW_MIB },
-      ...Array.from({ length: SPARE_PORTS }, (_, i) => ({ id: `spare${i}` })),
+      ...Array.from({ length: nics ? SPARE_PORTS : 0 }, (_, i) => ({ id: `spare${i}` })),
     ],
   };
 }

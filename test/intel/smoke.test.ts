@@ -40,4 +40,6 @@ it('an L2 on EPT has at least 9 of 10 first touches answered in L0, with at most
   expect(m.result.mismatches).toBe(0);
   expect(faultsOf(m).inL0).toBeGreaterThanOrEqual(0.9);
   expect(faultsOf(m).switchesPerPage).toBeLessThanOrEqual(0.5);
+  await undo.run();
+  process.stdout.write(`  ${Math.round(lab().emulatorCpuSeconds())} s of a core\n`);
 });
