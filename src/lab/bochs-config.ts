@@ -65,11 +65,18 @@ export function bochsConfig(b: BochsInputs): string {
   ].join('\n');
 }
 
+/**
+ * Kernels since 6.9 compare how many cores a package may have (leaf 4: 8) with the processors it has (leaf 1: 1), and warn
+ * of what Bochs tells them. Without the HT flag they do not look.
+ */
+const cpuArgs = (kernelVersion: string): string[] => (/^6\.1\./.test(kernelVersion) ? [] : ['clearcpuid=28']);
+
 /** `kernelArgs`: of Artifacts.kernelArgs(0). */
-export function isolinuxConfig(kernelArgs: string): string {
+export function isolinuxConfig(kernelArgs: string, kernelVersion: string): string {
   const ports = PORTS.map((name, i) => `ttyS${i + 1}:${name}`).join(',');
   const args = [
-    ...[kernelArgs, 'nosmp', 'console=ttyS0,115200', `hyperturtle.base=${DISKS.base}`],
+    ...[kernelArgs, ...cpuArgs(kernelVersion), 'nosmp', 'console=ttyS0,115200'],
+    `hyperturtle.base=${DISKS.base}`,
     ...[`hyperturtle.payload=${DISKS.payload}`, `hyperturtle.l1=${DISKS.l1Script}`],
     `hyperturtle.ports=${ports}`,
   ];

@@ -41,7 +41,7 @@ export async function bochsParts(c: ImageContext, images: BootImages, refresh: b
 }
 
 async function bootDisc(c: ImageContext, images: BootImages, tree: ToolsTree): Promise<string> {
-  const config = isolinuxConfig(kernelArgs(0));
+  const config = isolinuxConfig(kernelArgs(0), c.kernel.kernelVersion);
   const key = contentKey([tree.key, images.key, config]);
   const spec = { folder: 'images', name: `disc-${c.kernel.kernelVersion}`, key, suffix: '.iso', keep: 3 };
   return cacheEntry(c.cacheRoot, { ...spec, signal: c.signal }, async (staging) => {

@@ -25,15 +25,16 @@ describe('the configuration of Bochs', () => {
       'com2: enabled=1, mode=term, dev="/d/a"',
       'com3: enabled=1, mode=term, dev="/d/b"',
     ]);
-    expect(isolinuxConfig('quiet')).toContain(
+    expect(isolinuxConfig('quiet', '6.1.0-56-cloud-amd64')).toContain(
       'hyperturtle.ports=ttyS1:org.qemu.guest_agent.0,ttyS2:org.hyperturtle.lab.l1\n',
     );
   });
 
   it('names the disks as the machine has them', () => {
-    const text = isolinuxConfig('quiet');
+    const text = isolinuxConfig('quiet', '6.1.0-56-cloud-amd64');
     expect(text).toContain('hyperturtle.base=/dev/sda hyperturtle.payload=/dev/sdb hyperturtle.l1=/dev/sdc ');
     expect(text).toContain('APPEND initrd=/initrd quiet nosmp console=ttyS0,115200 ');
+    expect(isolinuxConfig('quiet', '6.12.117+deb12-cloud-amd64')).toContain(' quiet clearcpuid=28 nosmp ');
   });
 });
 
