@@ -12,7 +12,7 @@ import { prepareArtifacts } from '../../src/lab/prepare.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
 
-const asked = process.env['HT_TEST_IMAGES'] ?? 'nginx,python';
+const asked = process.env['HT_TEST_IMAGES'] ?? 'nginx';
 const IMAGES = asked === 'all' ? L2_IMAGE_NAMES : asked.split(',');
 const ANSWER_MS = 600_000;
 

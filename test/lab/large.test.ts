@@ -121,7 +121,7 @@ describe('no page changes under its owner', () => {
     const granules = 24;
     const results = await withTiny(
       granules * LARGE,
-      [`touch:0:1`, `share:${LARGE}:${(granules - 1) * LARGE}:2:40000`],
+      [`touch:0:1`, `share:${LARGE}:${(granules - 1) * LARGE}:2:24000`],
       async (vmm) => {
         await vmm.step(STEP_MS);
         const address = `0x${(TINY_VMM_TEST_OFFSET + LARGE * 4096).toString(16)}`;
@@ -153,7 +153,7 @@ describe('no page changes under its owner', () => {
   });
 
   it('when an L2 is killed in the middle of it, again and again', async () => {
-    for (let i = 0; i < 4; i++) {
+    for (let i = 0; i < 3; i++) {
       await withTiny(24 * LARGE, [`touch:0:1`, `touch:0:${24 * LARGE}`], async (vmm) => {
         await vmm.step(STEP_MS);
         await vmm.begin();
