@@ -10,6 +10,7 @@
  *   rdmsr:MSR:N      loop, then the last answer; "gp" when it faults
  *   wrmsr:MSR:LO:HI  once                               in:PORT:N      loop of byte reads
  *   call:AX:BX:CX:DX:N VMMCALL or VMCALL in a loop      hlt:N pause:N  loops
+ *   work:0|1         never ends, in function work_0 or work_1
  *   osxsave:0|1      CR4.OSXSAVE, then CPUID 1 and 0xd  xcr0:LO        XSETBV, then CPUID 0xd; where there is XSAVE
  *
  * Output: lines on COM1, in one string instruction each. Ends by the debug exit port with status 33.
@@ -202,6 +203,19 @@ static u32 have_xsave(void)
 	return 0;
 }
 
+/* What a profiler is to tell apart: no exits, no calls. */
+__attribute__((noinline)) void work_0(void)
+{
+	for (volatile u32 n = 0;; n++)
+		;
+}
+
+__attribute__((noinline)) void work_1(void)
+{
+	for (volatile u32 n = 0;; n += 3)
+		;
+}
+
 static void step(const char *s)
 {
 	const char *p;
@@ -276,6 +290,11 @@ static void step(const char *s)
 		text("pause");
 		times(t, n);
 		end();
+	} else if ((p = after(s, "work"))) {
+		if (hex(&p))
+			work_1();
+		else
+			work_0();
 	} else if ((p = after(s, "osxsave"))) {
 		a = hex(&p);
 		if (!have_xsave())

@@ -7,10 +7,14 @@ import { CLI } from '../../src/bench/accelerate.ts';
 import { runChaosOn } from '../../src/bench/chaos.ts';
 import { ManagedGuest, ManagedHost } from '../../src/bench/managed.ts';
 import { Tenant } from '../../src/bench/tenant.ts';
+import { FAST_FIRMWARE } from '../../src/guest/l2-spec.ts';
+import { HT_PROFILE_STACK } from '../../src/kernel/sample.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { createProgress } from '../../src/core/progress.ts';
+import { sleep, waitFor } from '../../src/core/wait.ts';
 import { kernelTroubles } from '../../src/lab/kernel-log.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
+import type { Job, Level } from '../../src/lab/levels.ts';
 import { FIRST_SEAT, SECOND_SEAT } from '../../src/lab/machine.ts';
 import type { Result } from '../../src/wire/schema.ts';
 import { useLab } from '../support/lab.ts';
@@ -23,6 +27,30 @@ const VMS = [
   { name: 'first', seat: FIRST_SEAT, arenaMib: 8 },
   { name: 'second', seat: SECOND_SEAT, arenaMib: 8 },
 ];
+
+const WORKING = '/payload/l2/programs/exits_guest';
+const HZ = 499;
+const SAMPLED_S = 10;
+
+/** An L2 that never exits by itself: it works in the function of this number, until the job is ended. */
+const working = (l1: Level, n: 0 | 1): Promise<Job> =>
+  l1.spawn([
+    ...['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
+    ...['-accel', 'kvm', '-cpu', 'host', '-m', `${L2_MIB}M`, '-machine', 'pc', '-bios', FAST_FIRMWARE],
+    ...['-kernel', WORKING, '-append', `work:${n}`],
+  ]);
+
+/** Samples by address, as an L1 reads them from its own program's map. */
+async function sampledAddresses(guest: ManagedGuest): Promise<Map<bigint, number>> {
+  const found = new Map<bigint, number>();
+  const said = await guest.command(['map', 'dump', 'profile', 'stacks', '--json']);
+  for (const line of said.trim().split('\n')) {
+    const e = JSON.parse(line) as { key: string; value: string };
+    const ip = HT_PROFILE_STACK.decode(Buffer.from(e.key, 'base64')).ips[0]!;
+    found.set(ip, (found.get(ip) ?? 0) + Number(Buffer.from(e.value, 'base64').readBigUInt64LE()));
+  }
+  return found;
+}
 
 const json = async <T>(guest: ManagedGuest, args: readonly string[]): Promise<T> =>
   JSON.parse(await guest.command([...args, '--json'])) as T;
@@ -75,6 +103,72 @@ describe('two L1s at once', () => {
     const r = await lab().l1.exec([CLI, 'unload', 'of-second'], { timeoutMs: 60_000 });
     expect([r.status, r.stderr.toString()]).toEqual([3, expect.stringMatching(/of-second/)]);
     await second.guest.command(['unload', 'of-second']);
+  });
+
+  it('sample at once: each has the samples of its own L2 alone, and goes on when the other stops', async () => {
+    const guests = { first, second: second.guest };
+    const names = ['first', 'second'] as const;
+    const samples = async (): Promise<{ first: number; second: number }> => ({
+      first: (await host.metrics('first')).get('hook_handled sample') ?? 0,
+      second: (await host.metrics('second')).get('hook_handled sample') ?? 0,
+    });
+    const during = async (): Promise<{ first: number; second: number; s: number }> => {
+      const [before, t0] = [await samples(), performance.now()];
+      await sleep(SAMPLED_S * 1000);
+      const after = await samples();
+      const s = (performance.now() - t0) / 1000;
+      return { first: after.first - before.first, second: after.second - before.second, s };
+    };
+    // the objects first: a command takes its time beside an L2 that never stops
+    const options = ['--link', '--option', `hz=${HZ}`, '--option', 'depth=1'];
+    for (const name of names)
+      await guests[name].command(['load', '/payload/bpf/profile.bpf.o', '--name', 'profile', ...options]);
+    const jobs = [await working(lab().l1, 0), await working(second.l1, 1)];
+    try {
+      await waitFor(
+        'samples of both',
+        async () => {
+          const n = await samples();
+          return n.first > HZ && n.second > HZ ? true : undefined;
+        },
+        { timeoutMs: SETTLED_MS, intervalMs: 2000 },
+      );
+      const both = await during();
+      process.stdout.write(`sampled at once: ${JSON.stringify(both)}\n`);
+      // they share one CPU, so that neither has all of it, nor next to nothing
+      for (const name of names) expect(both[name]).toBeGreaterThan(0.1 * HZ * both.s);
+      expect(both.first + both.second).toBeLessThan(1.2 * HZ * both.s);
+    } finally {
+      for (const job of jobs) {
+        await job.kill('TERM');
+        await job.wait({ timeoutMs: 60_000 });
+      }
+    }
+    // a loop is a few instructions side by side
+    const sampled = [await sampledAddresses(first), await sampledAddresses(second.guest)] as const;
+    const loops = sampled.map((by) => [...by].reduce((a, b) => (b[1] > a[1] ? b : a))[0]);
+    const near = (by: Map<bigint, number>, loop: bigint): number =>
+      [...by].reduce((sum, [ip, n]) => sum + (ip > loop - 16n && ip < loop + 16n ? n : 0), 0);
+    for (const [i, by] of sampled.entries()) {
+      const all = [...by.values()].reduce((a, b) => a + b, 0);
+      expect(all, names[i]).toBe((await samples())[names[i]!]);
+      expect(near(by, loops[i]!), names[i]).toBeGreaterThan(0.9 * all);
+      expect(near(by, loops[1 - i]!), names[i]).toBe(0);
+    }
+
+    await second.guest.command(['unload', 'profile', '--force']);
+    const again = [await working(lab().l1, 0), await working(second.l1, 1)];
+    try {
+      const { first: goesOn, second: stopped, s } = await during();
+      expect(goesOn).toBeGreaterThan(0.1 * HZ * s);
+      expect(stopped).toBe(0);
+    } finally {
+      for (const job of again) {
+        await job.kill('TERM');
+        await job.wait({ timeoutMs: 60_000 });
+      }
+    }
+    await first.command(['unload', 'profile', '--force']);
   });
 
   it('go on as before when the other writes garbage into its port as fast as it can', async () => {
