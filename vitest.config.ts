@@ -39,6 +39,17 @@ export default defineConfig({
       {
         test: {
           ...common,
+          // too long for every run
+          name: 'slow',
+          include: ['test/lab/seen-from-l1.test.ts'],
+          testTimeout: 900_000,
+          hookTimeout: 1_200_000,
+          ...emulators,
+        },
+      },
+      {
+        test: {
+          ...common,
           name: 'intel',
           include: ['test/intel/*.test.ts'],
           exclude: ['test/intel/smoke.test.ts'],
