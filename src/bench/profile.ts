@@ -1,6 +1,7 @@
 /**
- * What profiling an L2 costs it: a fixed workload unprofiled, sampled by the hyperupcall in L0, and by perf events in L1
- * as `perf record` takes them, at several rates, in turn. And whether what the profile says is true.
+ * What profiling an L2 costs it: a fixed workload unprofiled, sampled by the hyperupcall in L0, by Debian's
+ * `perf record` in L1, and by perf events in L1 with nothing but a count behind them, at several rates, in turn. And
+ * whether what the profile says is true.
  */
 import { HyperturtleError } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
@@ -8,12 +9,13 @@ import type { Progress } from '../core/progress.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run, runScript } from '../lab/levels.ts';
 import type { Job } from '../lab/levels.ts';
-import { insmod, jobSays, rmmod } from './accelerate.ts';
+import { CLI, insmod, jobSays, rmmod } from './accelerate.ts';
 import { environmentOf } from './environment.ts';
 import { KvmCounters, countersBetween } from './kvm-counters.ts';
 import { withL2 } from './l2-session.ts';
 import type { L2Session } from './l2-session.ts';
 import { median } from './statistics.ts';
+import { clockNs, record, recorded, stockPerf } from './stock-perf.ts';
 import { RESULT_SCHEMA_VERSION } from './schema.ts';
 import type { Counters, Environment } from './schema.ts';
 import { L2_TICK_ARGUMENTS } from './touch.ts';
@@ -24,10 +26,12 @@ export interface ProfileBenchSpec {
   rounds: number;
   /** Of the workload, in one measurement. */
   workRounds: number;
+  profilers: readonly (typeof PROFILERS)[number][];
 }
 
-/** `none`; `l0`: the hyperupcall; `l1`: perf events of L1. */
-export type Profiler = 'none' | 'l0' | 'l1';
+/** `none`; `l0`: the hyperupcall; `perf`: the stock tool in L1; `l1`: its events, read by `bench sampler`. */
+export type Profiler = 'none' | 'l0' | 'perf' | 'l1';
+export const PROFILERS = ['l0', 'perf', 'l1'] as const;
 
 export interface ProfileSample {
   profiler: Profiler;
@@ -47,7 +51,7 @@ export interface ProfileBenchResult {
   schema: typeof RESULT_SCHEMA_VERSION;
   benchmark: 'profile';
   environment: Environment;
-  parameters: { rates: readonly number[]; rounds: number; workRounds: number };
+  parameters: ProfileBenchSpec;
   samples: ProfileSample[];
   /** Shares of three functions: as they are, and as the profile at the highest rate has them, in percent. */
   accuracy: { name: string; truth: number; profiled: number }[];
@@ -77,6 +81,7 @@ export async function runProfileBench(
     undo.add('host module', () => rmmod(lab.l0, 'hyperturtle_host'));
     const counters = await KvmCounters.start(lab.l0, signal);
     undo.add('counters', () => counters.stop());
+    if (spec.profilers.includes('perf')) await stockPerf(lab.l1, undo, signal);
     const guest = {
       name: NAME,
       ram: 'tmpfs',
@@ -94,9 +99,9 @@ export async function runProfileBench(
         accuracy = await accuracyOf(lab, l2, signal);
         first.done();
         for (let round = 0; round < spec.rounds; round++)
-          for (const { profiler, hz } of turns(spec.rates, round)) {
+          for (const { profiler, hz } of turns(spec, round)) {
             const step = progress.step(
-              `round ${round + 1}: ${profiler === 'none' ? 'not profiled' : `${hz} Hz from ${profiler}`}`,
+              `round ${round + 1}: ${profiler === 'none' ? 'not profiled' : `${hz} Hz: ${NAMES[profiler]}`}`,
             );
             samples.push(await measure({ lab, l2, counters, spec, profiler, hz, round, signal }));
             step.done();
@@ -117,11 +122,11 @@ export async function runProfileBench(
   }
 }
 
-/** Each rate with both profilers side by side; the order turns round, as does the machine's mood. */
-function turns(rates: readonly number[], round: number): { profiler: Profiler; hz: number }[] {
+/** Each rate with all profilers side by side; the order turns round, as does the machine's mood. */
+function turns({ rates, profilers }: ProfileBenchSpec, round: number): { profiler: Profiler; hz: number }[] {
   const all: { profiler: Profiler; hz: number }[] = [
     { profiler: 'none', hz: 0 },
-    ...rates.flatMap((hz) => (['l0', 'l1'] as const).map((profiler) => ({ profiler, hz }))),
+    ...rates.flatMap((hz) => profilers.map((profiler) => ({ profiler, hz }))),
   ];
   return round % 2 === 0 ? all : all.reverse();
 }
@@ -145,30 +150,33 @@ interface Measuring {
   signal: AbortSignal | undefined;
 }
 
+interface Counting {
+  /** So far; L1's stock tool is asked at its end only. */
+  before(): Promise<void>;
+  after(): Promise<Seen>;
+  end(): Promise<void>;
+}
+
 async function measure(m: Measuring): Promise<ProfileSample> {
   const { lab, l2, counters, spec, profiler, hz, round, signal } = m;
-  const job = profiler === 'none' ? undefined : await startProfiler(lab, profiler, hz, signal);
-  const look = async (when: 'before' | 'after'): Promise<Seen> =>
-    job && profiler !== 'none' ? seen(job, profiler, when, signal) : { samples: 0, hookNs: null };
+  const counting = await startProfiler(lab, profiler, hz, signal);
   try {
     // a process has just started beside L2: what an emulator then translates again is no part of any sample
     await work(l2, Math.ceil(spec.workRounds / WARM), signal);
-    const first = await look('before');
+    await counting.before();
     const before = await counters.read(signal);
     const cpu = lab.emulatorCpuSeconds();
     const workNs = await work(l2, spec.workRounds, signal);
     const emulatorCpuSeconds = lab.emulatorCpuSeconds() - cpu;
     const after = await counters.read(signal);
-    const last = await look('after');
+    const seen = await counting.after();
     return {
       ...{ profiler, hz, round, workNs, emulatorCpuSeconds },
-      samples: last.samples - first.samples,
-      hookNs: last.hookNs === null ? null : last.hookNs - (first.hookNs ?? 0),
+      ...seen,
       counters: countersBetween(before, after),
     };
   } finally {
-    await job?.kill('TERM');
-    await job?.wait({ timeoutMs: 60_000 });
+    await counting.end();
   }
 }
 
@@ -178,32 +186,63 @@ async function startProfiler(
   profiler: Profiler,
   hz: number,
   signal: AbortSignal | undefined,
-): Promise<Job> {
+): Promise<Counting> {
+  if (profiler === 'none')
+    return {
+      before: async () => {},
+      after: () => Promise.resolve({ samples: 0, hookNs: null }),
+      end: async () => {},
+    };
   if (profiler === 'l0') {
-    const command = [
-      '/payload/bin/hyperturtle',
-      'host',
-      'attach',
-      '--qmp',
-      QMP,
-      '--no-plug',
-      '--hook',
-      'sample',
-    ];
+    const command = [CLI, 'host', 'attach', '--qmp', QMP, '--no-plug', '--hook', 'sample'];
     const program = ['--program', '/payload/bpf/profile.bpf.o', '--option', `hz=${hz}`];
     const job = await lab.l0.spawn([...command, ...program], { signal });
     await jobSays(job, /"linked":true/, 'link of the sample hook', PHASE_MS, signal);
-    return job;
+    return ours(job, profiler, signal);
   }
   const pid = (
     await runScript(lab.l1, `ps -o pid,args | awk '/qemu-system.*l2.${NAME}.qm[p]/ { print $1 }'`, { signal })
   ).trim();
-  const job = await lab.l1.spawn(
-    ['/payload/bin/hyperturtle', 'bench', 'sampler', '--pid', pid, '--hz', String(hz)],
-    { signal },
-  );
-  await jobSays(job, /"event":"sampling"/, 'perf events in L1', PHASE_MS, signal);
-  return job;
+  if (profiler === 'l1') {
+    const job = await lab.l1.spawn([CLI, 'bench', 'sampler', '--pid', pid, '--hz', String(hz)], { signal });
+    await jobSays(job, /"event":"sampling"/, 'perf events in L1', PHASE_MS, signal);
+    return ours(job, profiler, signal);
+  }
+  const job = await record(lab.l1, pid, hz, signal);
+  let fromNs = 0;
+  return {
+    before: async () => {
+      fromNs = await clockNs(lab.l1, signal);
+    },
+    after: async () => {
+      const found = await recorded(lab.l1, job, fromNs, await clockNs(lab.l1, signal));
+      return { samples: found.guest + found.lost, hookNs: null };
+    },
+    end: () => ended(job),
+  };
+}
+
+async function ended(job: Job): Promise<void> {
+  await job.kill('TERM');
+  await job.wait({ timeoutMs: 60_000 });
+}
+
+/** A process of ours, which prints its counts when it is signalled. */
+function ours(job: Job, profiler: 'l0' | 'l1', signal: AbortSignal | undefined): Counting {
+  let first: Seen = { samples: 0, hookNs: null };
+  return {
+    before: async () => {
+      first = await seen(job, profiler, 'before', signal);
+    },
+    after: async () => {
+      const last = await seen(job, profiler, 'after', signal);
+      return {
+        samples: last.samples - first.samples,
+        hookNs: last.hookNs === null ? null : last.hookNs - (first.hookNs ?? 0),
+      };
+    },
+    end: () => ended(job),
+  };
 }
 
 interface Seen {
@@ -318,11 +357,18 @@ export function profileCosts(r: Pick<ProfileBenchResult, 'samples'>): ProfileCos
   });
 }
 
+const NAMES: Readonly<Record<Profiler, string>> = {
+  none: 'not profiled',
+  l0: 'hyperupcall',
+  perf: 'perf record in L1',
+  l1: 'events in L1',
+};
+
 /** For people: two tables. */
 export function profileTable(r: ProfileBenchResult): string {
   const rows = profileCosts(r).map((c) =>
     [
-      `${c.profiler === 'l0' ? 'hyperupcall' : 'perf in L1'}`.padEnd(12),
+      NAMES[c.profiler].padEnd(17),
       `${c.hz} Hz`.padStart(8),
       `${c.samples.toFixed(0)}`.padStart(8),
       `${c.slowdownPercent.toFixed(1)}%`.padStart(9),
@@ -335,7 +381,7 @@ export function profileTable(r: ProfileBenchResult): string {
     (a) => `  ${a.name.padEnd(12)} ${String(a.truth).padStart(4)}%  ${a.profiled.toFixed(1)}%`,
   );
   return [
-    '               rate  samples  slowdown  us/sample  L1 entries   exits   (per sample)',
+    '                      rate  samples  slowdown  us/sample   L1 entries    exits   (per sample)',
     ...rows,
     '',
     '  function    truth  profiled',

@@ -1,13 +1,16 @@
 /** `hyperturtle bench profile` and its other side in an L1, `bench sampler`. */
+import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
+import type { PROFILERS } from '../bench/profile.ts';
 import { integer, printJson } from './values.ts';
 
 interface ProfileBenchOptions extends LabOptions {
   rates: number[];
   rounds: number;
   workRounds: number;
+  profilers: (typeof PROFILERS)[number][];
 }
 
 interface SamplerOptions {
@@ -15,12 +18,20 @@ interface SamplerOptions {
   hz: number;
 }
 
+/** As PROFILERS of bench/profile.ts, which is not loaded for a list of options. */
+function profilersOf(text: string): ProfileBenchOptions['profilers'] {
+  return text.split(',').map((name) => {
+    if (name === 'l0' || name === 'perf' || name === 'l1') return name;
+    throw new InvalidArgumentError(`l0, perf or l1 expected, '${name}' found`);
+  });
+}
+
 export function registerProfileBench(bench: Command, version: string): void {
   labOptions(
     bench
       .command('profile')
       .description(
-        'cost of a sample: a fixed workload in L2, profiled by the hyperupcall and by perf events of L1',
+        'cost of a sample: a fixed workload in L2, profiled by the hyperupcall, and by stock perf and its events alone in L1',
       )
       .option(
         '--rates <list>',
@@ -28,13 +39,19 @@ export function registerProfileBench(bench: Command, version: string): void {
         (text) => text.split(',').map(integer('--rates', 1, 10_000)),
         [99, 999, 3999],
       )
+      .addOption(
+        new Option('--profilers <list>', 'comma-separated: l0 (hyperupcall), perf (stock), l1 (events alone)')
+          .argParser(profilersOf)
+          .default(['l0', 'perf', 'l1']),
+      )
       .option('--rounds <number>', 'variants take turns in each', integer('--rounds', 1, 100), 3)
       .option('--work-rounds <number>', 'of the workload', integer('--work-rounds', 1, 1_000_000), 1500),
   ).action(async (o: ProfileBenchOptions) => {
     const { runProfileBench, profileTable } = await import('../bench/profile.ts');
-    const { rates, rounds, workRounds } = o;
-    const result = await inLab(o, ({ lab, progress, signal }) =>
-      runProfileBench(lab, { rates, rounds, workRounds }, { version, progress, signal }),
+    const { rates, rounds, workRounds, profilers } = o;
+    const images = profilers.includes('perf') ? ['perf'] : [];
+    const result = await inLab({ ...o, images }, ({ lab, progress, signal }) =>
+      runProfileBench(lab, { rates, rounds, workRounds, profilers }, { version, progress, signal }),
     );
     process.stdout.write(profileTable(result));
   });

@@ -145,11 +145,16 @@ export const L2_IMAGES: Readonly<Record<string, L2ImageSpec>> = {
   },
 };
 
-/** No services: what asks them, for a machine that looks on from outside. */
+/** No services: what asks them, or looks at them, for a machine that looks on from outside. */
 export const CLIENT_IMAGES: Readonly<Record<string, L2ImageSpec>> = {
   'load-generators': {
     packages: ['libmemcached-tools', 'redis-tools', 'apache2-utils'],
     about: { command: ['redis-benchmark'], memMib: 128 },
+  },
+  // for an L1 that profiles its nested guests by itself
+  perf: {
+    packages: ['linux-perf'],
+    about: { command: ['perf', 'version'], memMib: 128 },
   },
 };
 

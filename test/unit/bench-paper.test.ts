@@ -70,7 +70,11 @@ describe('our figures', () => {
       counters,
     });
     const profile = {
-      ...{ benchmark: 'profile', environment, parameters: { rates: [99, 999], rounds: 1, workRounds: 5 } },
+      ...{
+        benchmark: 'profile',
+        environment,
+        parameters: { rates: [99, 999], rounds: 1, workRounds: 5, profilers: ['l0', 'l1'] },
+      },
       samples: [sampled('none', 0, 1e9), sampled('l0', 999, 1.001e9), sampled('l1', 999, 1.01e9)],
     };
     expect(of('profile').figures(profile)['sample']).toMatchObject({ nested: 1000, accelerated: 100 });
