@@ -5,6 +5,7 @@
 import { HyperturtleError } from '../core/errors.ts';
 import type { CleanupStack } from '../core/lifecycle.ts';
 import { waitFor } from '../core/wait.ts';
+import { IN_GUEST } from '../lab/artifacts.ts';
 import { run, runScript } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
 
@@ -20,7 +21,7 @@ export async function stockPerf(l1: Level, undo: CleanupStack, signal?: AbortSig
   await runScript(
     l1,
     [
-      `mkdir -p ${ROOT} && mount -t erofs -o loop,ro /images/${PERF_IMAGE}.erofs ${ROOT}`,
+      `mkdir -p ${ROOT} && mount -t erofs -o loop,ro ${IN_GUEST.images}/${PERF_IMAGE}.erofs ${ROOT}`,
       `mount --bind /proc ${ROOT}/proc && mount --bind /sys ${ROOT}/sys && mount -t tmpfs none ${ROOT}/tmp`,
     ].join(' && '),
     { signal },

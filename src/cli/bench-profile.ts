@@ -47,9 +47,12 @@ export function registerProfileBench(bench: Command, version: string): void {
       .option('--rounds <number>', 'variants take turns in each', integer('--rounds', 1, 100), 3)
       .option('--work-rounds <number>', 'of the workload', integer('--work-rounds', 1, 1_000_000), 1500),
   ).action(async (o: ProfileBenchOptions) => {
-    const { runProfileBench, profileTable } = await import('../bench/profile.ts');
+    const [{ runProfileBench, profileTable }, { PERF_IMAGE }] = await Promise.all([
+      import('../bench/profile.ts'),
+      import('../bench/stock-perf.ts'),
+    ]);
     const { rates, rounds, workRounds, profilers } = o;
-    const images = profilers.includes('perf') ? ['perf'] : [];
+    const images = profilers.includes('perf') ? [PERF_IMAGE] : [];
     const result = await inLab({ ...o, images }, ({ lab, progress, signal }) =>
       runProfileBench(lab, { rates, rounds, workRounds, profilers }, { version, progress, signal }),
     );

@@ -16,18 +16,19 @@ const isNumber =
     typeof v === 'number' && Number.isSafeInteger(v) && v >= low && v <= high;
 const isFlag = (v: unknown): boolean => typeof v === 'boolean';
 const isListOf =
-  (most: number, is: (v: unknown) => boolean) =>
+  (least: number, most: number, is: (v: unknown) => boolean) =>
   (v: unknown): boolean =>
-    Array.isArray(v) && v.length > 0 && v.length <= most && v.every(is);
+    Array.isArray(v) && v.length >= least && v.length <= most && v.every(is);
 
 /** By hook: what is expected of each, as wire/link-options.ts has it. */
 const EXPECTED: Readonly<Record<'exit' | 'sample', Record<string, (v: unknown) => boolean>>> = {
   exit: {
     exits: isListOf(
+      1,
       Object.keys(EXIT_KIND).length,
       (v) => typeof v === 'string' && Object.hasOwn(EXIT_KIND, v),
     ),
-    msrs: isListOf(HT_EXIT_MSRS, isNumber(0, 0xffff_ffff)),
+    msrs: isListOf(0, HT_EXIT_MSRS, isNumber(0, 0xffff_ffff)),
     after: isFlag,
     user: isFlag,
   },

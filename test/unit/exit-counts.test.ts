@@ -92,6 +92,7 @@ describe('--option', () => {
   it('is checked here as by the wire protocol', () => {
     const all = [
       { exits: ['cpuid'], msrs: [1], after: true, user: false },
+      { exits: ['cpuid'], msrs: [] },
       { exits: [] },
       { exits: ['x'] },
       { exits: ['cpuid'], msrs: [2 ** 32] },
