@@ -1,4 +1,6 @@
 /** What L1's own commands tell of its nested guests with the hooks that look: profiles and exits, over daemon and agent. */
+import { gunzipSync } from 'node:zlib';
+import { Profile } from 'pprof-format';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CLI } from '../../src/bench/accelerate.ts';
 import { withL2 } from '../../src/bench/l2-session.ts';
@@ -10,7 +12,8 @@ import { useLab } from '../support/lab.ts';
 
 const lab = useLab();
 const SHARES = '/payload/l2/programs/shares';
-const PROFILE = ['--object', '/payload/bpf/profile.bpf.o', '--l2', 'web', '--binary', SHARES];
+const PROFILE = ['--object', '/payload/bpf/profile.bpf.o', '--l2', 'web'];
+const NAMED = [...PROFILE, '--binary', SHARES];
 const STEP_MS = 120_000;
 
 interface Hot {
@@ -51,7 +54,7 @@ describe('an L1 whose nested guest works', () => {
         samples: number;
         hottest: Hot[];
         notes: string[];
-      }>(...['profile', ...PROFILE, '--hz', '999', '--seconds', '10', '--rows', '100', '-o', '/run/web.svg']);
+      }>(...['profile', ...NAMED, '--hz', '999', '--seconds', '10', '--rows', '100', '-o', '/run/web.svg']);
       expect(svg).toMatchObject({ l2: 'web', source: 'cpu-clock', notes: [] });
       expect(svg.samples).toBeGreaterThan(200);
       expect(svg.hottest[0]).toMatchObject({ name: 'share_hot', module: 'shares' });
@@ -62,18 +65,24 @@ describe('an L1 whose nested guest works', () => {
       expect(picture).toMatch(/^<\?xml[^]*share_hot[^]*<\/svg>\s*$/);
       expect(picture.replaceAll('http://www.w3.org/2000/svg', '')).not.toMatch(/(https?:)?\/\/[a-z]|href/);
 
+      const inKernel = await json<{ hottest: Hot[]; notes: string[] }>(
+        ...['profile', ...PROFILE, '--hz', '499', '--no-user', '--seconds', '4', '-o', '/run/web.pb.gz'],
+      );
+      expect(inKernel.notes).toEqual([]);
+      const pprof = Profile.decode(gunzipSync((await lab().l1.exec(['cat', '/run/web.pb.gz'])).stdout));
+      for (const f of inKernel.hottest) {
+        expect(f).toMatchObject({ module: 'kernel', name: expect.stringMatching(/^[a-z_]/i) as string });
+        expect(pprof.stringTable.strings).toContain(f.name);
+      }
+
+      // more than the quota is refused, by its name
+      await expect(a.guest.command(['profile', ...PROFILE, '--hz', '9999'])).rejects.toThrow(
+        /sampleHz.*4000/s,
+      );
+
       // until it is interrupted
       const before = (await a.host.metrics('l1')).get('hook_handled sample') ?? 0;
-      const top = await lab().l1.spawn([
-        CLI,
-        'top',
-        ...PROFILE,
-        '--hz',
-        '199',
-        '--interval-s',
-        '5',
-        '--json',
-      ]);
+      const top = await lab().l1.spawn([CLI, 'top', ...NAMED, '--hz', '199', '--interval-s', '5', '--json']);
       // looked at from L0: who asks L1 all the time keeps it from answering
       await waitFor(
         'samples',
