@@ -64,15 +64,22 @@ export type ExitResult = z.infer<typeof exitResultSchema>;
 /** Runs the guest at a level to its end. */
 export async function exitsGuest(
   level: Level,
-  o: { name: string; steps: string; ram?: 'turtlefs' | 'anonymous'; signal?: AbortSignal | undefined },
+  o: {
+    name: string;
+    steps: string;
+    ram?: 'turtlefs' | 'anonymous';
+    timeoutS?: number;
+    signal?: AbortSignal | undefined;
+  },
 ): Promise<string[]> {
+  const { timeoutS = 150 } = o;
   const out = await run(
     level,
     [
       ...[CLI, 'guest', 'l2', 'exits', '--name', o.name, '--steps', o.steps],
-      ...['--ram', o.ram ?? 'turtlefs', '--timeout-s', '150'],
+      ...['--ram', o.ram ?? 'turtlefs', '--timeout-s', String(timeoutS)],
     ],
-    { timeoutMs: 200_000, signal: o.signal },
+    { timeoutMs: (timeoutS + 50) * 1000, signal: o.signal },
   );
   return (JSON.parse(out) as { lines: string[] }).lines;
 }

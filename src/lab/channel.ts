@@ -8,6 +8,7 @@ import { closeSync, constants, openSync } from 'node:fs';
 import net from 'node:net';
 import { HyperturtleError, errnoCode, isHyperturtleError, messageOf } from '../core/errors.ts';
 import { withDeadline } from '../core/wait.ts';
+import { EchoWindow } from './echo.ts';
 import { withCacheLock } from './xdg-lock.ts';
 
 export interface ChannelOptions {
@@ -38,10 +39,13 @@ export class Channel {
   #waiting = 0;
   #lingerTimer: NodeJS.Timeout | undefined;
   #suspect = true;
+  readonly #echoes: boolean;
 
-  constructor(base: string, what: string) {
+  /** `echoes`: it is a serial port whose terminal echoes (echo.ts). */
+  constructor(base: string, what: string, { echoes = false }: { echoes?: boolean } = {}) {
     this.base = base;
     this.what = what;
+    this.#echoes = echoes;
   }
 
   /** Runs `body` while no other request, of this process or another, is on the channel. */
@@ -62,7 +66,7 @@ export class Channel {
       throw e;
     }
     try {
-      const turn = (this.#turn ??= await Turn.take(this.base, this.what, options));
+      const turn = (this.#turn ??= await Turn.take(this.base, this.what, this.#echoes, options));
       turn.suspect = this.#suspect;
       this.#suspect = true;
       const result = await body(turn);
@@ -96,6 +100,7 @@ class Turn implements Connection {
   readonly #in: net.Socket;
   readonly #out: net.Socket;
   readonly #unlock: () => Promise<void>;
+  readonly #echo: EchoWindow | undefined;
   #lines: Buffer[] = [];
   #partial: Buffer[] = [];
   #wake: (() => void) | undefined;
@@ -103,9 +108,10 @@ class Turn implements Connection {
   #raw: ((chunk: Buffer) => void) | undefined;
   #onEnd: ((why: Error) => void) | undefined;
 
-  private constructor(what: string, base: string, unlock: () => Promise<void>) {
+  private constructor(what: string, base: string, echoes: boolean, unlock: () => Promise<void>) {
     this.#what = what;
     this.#unlock = unlock;
+    if (echoes) this.#echo = new EchoWindow((data) => this.#in.write(data));
     const out = openPipe(`${base}.out`, constants.O_RDONLY, what);
     let into: number;
     try {
@@ -123,7 +129,7 @@ class Turn implements Connection {
     this.#in.on('error', (e) => this.#fail(e.message));
   }
 
-  static async take(base: string, what: string, options: ChannelOptions): Promise<Turn> {
+  static async take(base: string, what: string, echoes: boolean, options: ChannelOptions): Promise<Turn> {
     let unlock!: () => void;
     const held = new Promise<void>((resolve) => {
       unlock = resolve;
@@ -145,7 +151,7 @@ class Turn implements Connection {
       await released;
     };
     try {
-      return new Turn(what, base, end);
+      return new Turn(what, base, echoes, end);
     } catch (e) {
       await end();
       throw e;
@@ -153,7 +159,8 @@ class Turn implements Connection {
   }
 
   write(data: string | Buffer): void {
-    this.#in.write(data);
+    if (this.#echo) this.#echo.write(data);
+    else this.#in.write(data);
   }
 
   async readLine(options: ChannelOptions): Promise<Buffer> {
@@ -199,7 +206,8 @@ class Turn implements Connection {
     this.#onEnd?.(this.#dead);
   }
 
-  #receive(chunk: Buffer): void {
+  #receive(received: Buffer): void {
+    const chunk = this.#echo?.receive(received) ?? received;
     if (this.#raw) return this.#raw(chunk);
     let from = 0;
     for (let nl = chunk.indexOf(10); nl >= 0; nl = chunk.indexOf(10, from)) {

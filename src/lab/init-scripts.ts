@@ -155,10 +155,10 @@ done
 # where the machine has no virtio, serial ports under the same names: ttyS1:NAME,ttyS2:NAME
 for p in $(echo "$serial_ports" | tr , ' '); do
   # An interrupt for each byte, and that before the port is opened the first time: with more, Bochs has a timer for what
-  # is left over, and one that is pending when the port is closed holds the interrupt line for ever. No flow control, and
-  # room for 16 bytes
+  # is left over, and one that is pending when the port is closed holds the interrupt line for ever. Room for 16 bytes:
+  # the echo is the flow control
   echo 1 > "/sys/class/tty/\${p%%:*}/rx_trig_bytes"
-  stty -F "/dev/\${p%%:*}" 38400 raw -echo
+  stty -F "/dev/\${p%%:*}" 38400 raw echo -echoctl
   ln -s "/dev/\${p%%:*}" "/dev/virtio-ports/\${p#*:}"
 done
 if [ "$level" = 0 ]; then
@@ -183,7 +183,13 @@ export const LAB_AGENT = `#!/bin/sh
 export PATH=/payload/bin:/usr/sbin:/usr/bin HOME=/root LC_ALL=C
 port=/dev/virtio-ports/org.qemu.guest_agent.0
 [ -e "$port" ] || exec sleep 3600
-case $(readlink "$port") in /dev/ttyS*) method=isa-serial;; *) method=virtio-serial;; esac
+case $(readlink "$port") in
+  /dev/ttyS*)
+    method=isa-serial
+    # the agent turns the echo off when it opens the port
+    for i in 1 2 3 4 5; do sleep 1; stty -F "$port" echo -echoctl; done &;;
+  *) method=virtio-serial;;
+esac
 exec qemu-ga -m $method -p "$port" -t /run -l /run/qemu-ga.log
 `;
 
