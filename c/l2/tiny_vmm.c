@@ -8,6 +8,7 @@
  *     scattered:FIRST:COUNT          the same in an order without runs; COUNT is a power of two
  *     cpuid:COUNT                    executes CPUID (leaf 1) that often; its last answer is in `registers`, others than the first are
  *                                    mismatches
+ *     calls:COUNT                    a loop of that many turns, in the innermost of three functions that keep frame pointers
  *     share:FIRST:COUNT:ROLE:VISITS  visits random ones of these pages, checks and writes them as `pattern share` does
  *
  * FILE is the guest's RAM, or `-` for anonymous memory; page 0 of the steps lies at 4 MiB in it. When the VM is there,
@@ -47,7 +48,7 @@
  * a word of page 0 in our role is, r9 the same without a role, r10 start of the random numbers. Out: r12 mismatches
  * (not of `touch`), r13 pages with a word that was ours.
  */
-extern const char guest_touch[], guest_cpuid[], guest_share[], guest_end[];
+extern const char guest_touch[], guest_cpuid[], guest_calls[], guest_share[], guest_end[];
 asm(".pushsection .rodata\n"
     "guest_touch:\n"
     "	xorl %eax, %eax\n"		/* number of the page */
@@ -87,6 +88,27 @@ asm(".pushsection .rodata\n"
     "	decq %rsi\n"
     "	jnz 1b\n"
     "	hlt\n"
+    "guest_calls:\n"
+    "	xorl %ebp, %ebp\n"		/* the outermost frame */
+    "	call 1f\n"
+    "	xorl %r12d, %r12d\n"
+    "	hlt\n"
+    "1:	pushq %rbp\n"
+    "	movq %rsp, %rbp\n"
+    "	call 2f\n"
+    "	popq %rbp\n"
+    "	ret\n"
+    "2:	pushq %rbp\n"
+    "	movq %rsp, %rbp\n"
+    "	call 3f\n"
+    "	popq %rbp\n"
+    "	ret\n"
+    "3:	pushq %rbp\n"
+    "	movq %rsp, %rbp\n"
+    "4:	decq %rsi\n"
+    "	jnz 4b\n"
+    "	popq %rbp\n"
+    "	ret\n"
     "guest_share:\n"
     "	movq %rcx, %r14\n"
     "	movq %rdx, %r15\n"
@@ -148,7 +170,7 @@ static void die(const char *what)
 static void usage(void)
 {
 	fprintf(stderr, "usage: tiny_vmm FILE|- PAGES STEP...\n"
-			"steps: touch:FIRST:COUNT scattered:FIRST:COUNT cpuid:COUNT share:FIRST:COUNT:ROLE:VISITS\n");
+			"steps: touch:FIRST:COUNT scattered:FIRST:COUNT cpuid:COUNT calls:COUNT share:FIRST:COUNT:ROLE:VISITS\n");
 	exit(2);
 }
 
@@ -250,11 +272,11 @@ static int run_to_halt(int cpu, const struct kvm_run *run)
 }
 
 struct step {
-	enum { TOUCH, SCATTERED, CPUID, SHARE } kind;
+	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE } kind;
 	unsigned long long first, count, role, visits;
 };
 
-static const char *const kinds[] = { "touch", "scattered", "cpuid", "share" };
+static const char *const kinds[] = { "touch", "scattered", "cpuid", "calls", "share" };
 
 static struct step parse_step(const char *text, uint64_t pages)
 {
@@ -267,9 +289,11 @@ static struct step parse_step(const char *text, uint64_t pages)
 	else if (sscanf(text, "share:%llu:%llu:%llu:%llu", &s.first, &s.count, &s.role, &s.visits) == 4 &&
 		 s.visits && s.role >= 1 && s.role <= 15)
 		s.kind = SHARE;
+	else if (sscanf(text, "calls:%llu", &s.count) == 1)
+		s.kind = CALLS;
 	else if (sscanf(text, "cpuid:%llu", &s.count) != 1)
 		usage();
-	if (!s.count || (s.kind != CPUID && (s.first >= pages || s.count > pages - s.first)))
+	if (!s.count || (s.kind != CPUID && s.kind != CALLS && (s.first >= pages || s.count > pages - s.first)))
 		usage();
 	return s;
 }
@@ -277,7 +301,7 @@ static struct step parse_step(const char *text, uint64_t pages)
 /* Gives the number of pages that were not as they must be. */
 static uint64_t run_step(int cpu, const struct kvm_run *run, char *ram, const struct step *s)
 {
-	static const char *const code[] = { guest_touch, guest_touch, guest_cpuid, guest_share };
+	static const char *const code[] = { guest_touch, guest_touch, guest_cpuid, guest_calls, guest_share };
 	struct kvm_regs regs = {
 		.rip = CODE + (uint64_t)(code[s->kind] - guest_touch),
 		.rflags = 2,

@@ -73,41 +73,61 @@ it('a loop of CPUID gets the same answers without entering L1', async () => {
   await undo.run();
 });
 
-it('a sample has the state of the nested guest that it interrupted', async () => {
+interface Profile {
+  source: string;
+  samples: number;
+  hottest: { name: string; samples: number }[];
+}
+
+/** Of four seconds of a guest that works at this step all the time. */
+async function profiled(step: string, output: readonly string[] = []): Promise<Profile> {
   const { l0, l1 } = lab();
   await insmod(l0, 'hyperturtle_host', undefined);
   undo.add('module', () => rmmod(l0, 'hyperturtle_host'));
-  const vmm = await TinyVmm.start(l1, {
-    ...{ ram: '-', pages: 64, steps: ['share:0:16:2:100000000'] },
-  });
+  const vmm = await TinyVmm.start(l1, { ram: '-', pages: 64, steps: [step] });
   undo.add('VMM', () => vmm[Symbol.asyncDispose]());
   await vmm.begin();
-  const command = [
-    CLI,
-    'host',
-    'profile',
-    '--qmp',
-    L1_RUN.qmpSocket,
-    '--json',
-    '--hz',
-    '499',
-    '--seconds',
-    '4',
-  ];
-  const said = await run(l0, [...command, '--rows', '1000'], { timeoutMs: STEP_MS });
+  const command = [CLI, 'host', 'profile', '--qmp', L1_RUN.qmpSocket, '--json', '--rows', '1000'];
+  const said = await run(l0, [...command, '--hz', '499', '--seconds', '4', ...output], {
+    timeoutMs: STEP_MS,
+  });
   process.stdout.write(`  ${said}`);
-  const profile = JSON.parse(said.trim().split('\n').at(-1)!) as {
-    source: string;
-    samples: number;
-    hottest: { name: string; module: string; samples: number }[];
-  };
+  await undo.run();
+  return JSON.parse(said.trim().split('\n').at(-1)!) as Profile;
+}
+
+function expectInCode(name: string): number {
+  const address = parseInt(/^\[kernel (0x[0-9a-f]+)\]/.exec(name)?.[1] ?? '', 16);
+  expect(address, name).toBeGreaterThanOrEqual(CODE[0]);
+  expect(address, name).toBeLessThan(CODE[1]);
+  return address;
+}
+
+it('a sample has the state of the nested guest that it interrupted', async () => {
+  const profile = await profiled('share:0:16:2:100000000');
   expect(profile.source).toBe('cpu-clock');
   expect(profile.samples).toBeGreaterThan(100);
   // this guest is a kernel, and its only code is a loop of 0x100 bytes
-  for (const h of profile.hottest) {
-    const ip = parseInt(/^\[kernel (0x[0-9a-f]+)\]$/.exec(h.name)?.[1] ?? '', 16);
-    expect(ip, h.name).toBeGreaterThanOrEqual(CODE[0]);
-    expect(ip, h.name).toBeLessThan(CODE[1]);
+  for (const h of profile.hottest) expectInCode(h.name);
+});
+
+it('a sample has who called whom, by the frame pointers of the nested guest through both page tables', async () => {
+  const file = '/run/calls.folded';
+  const profile = await profiled('calls:100000000000', ['-o', file]);
+  expect(profile.samples).toBeGreaterThan(100);
+  const lines = (await runScript(lab().l0, `cat ${file}; rm ${file}`)).trim().split('\n');
+  process.stdout.write(`  ${lines.join('\n  ')}\n`);
+  const callers = new Map<string, number>();
+  for (const line of lines) {
+    const [stack, samples] = line.split(/ (?=\d+$)/) as [string, string];
+    const frames = stack.split(';').map(expectInCode);
+    // the loop is the innermost of three functions, called by code that ends in none
+    const key = frames.length === 4 ? frames.slice(0, 3).join(' ') : 'other';
+    callers.set(key, (callers.get(key) ?? 0) + Number(samples));
   }
-  await undo.run();
+  const [[key, most]] = [...callers].sort((a, b) => b[1] - a[1]) as [[string, number]];
+  expect(most / profile.samples).toBeGreaterThan(0.95);
+  const [outer, middle, inner] = key.split(' ').map(Number) as [number, number, number];
+  expect(outer).toBeLessThan(middle);
+  expect(middle).toBeLessThan(inner);
 });
