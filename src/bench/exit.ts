@@ -27,6 +27,8 @@ export interface ExitBenchSpec {
   /** Exits of one loop. */
   exits: number;
   arenaMib: number;
+  /** For one guest; default 150. */
+  timeoutS?: number;
   version: string;
   progress: Progress;
   signal?: AbortSignal | undefined;
@@ -116,13 +118,14 @@ export async function runExitBench(lab: Lab, spec: ExitBenchSpec): Promise<ExitR
     for (let round = 0; round < rounds; round++)
       for (const variant of EXIT_VARIANTS) {
         const step = spec.progress.step(`round ${round + 1} of ${rounds}: ${variant}`);
-        const name = `exit-${variant}-${round}`;
         if (variant !== 'l1') await a.setLinked(variant === 'accelerated', signal);
+        const { timeoutS = 150 } = spec;
+        const guest = { name: `exit-${variant}-${round}`, steps, timeoutS, signal };
         const before = await counters.read(signal);
         const lines =
           variant === 'l1'
-            ? await exitsGuest(lab.l0, { name, steps, ram: 'anonymous', signal })
-            : await exitsGuest(lab.l1, { name, steps, signal });
+            ? await exitsGuest(lab.l0, { ...guest, ram: 'anonymous' })
+            : await exitsGuest(lab.l1, guest);
         const { reflectedByCause } = countersBetween(before, await counters.read(signal));
         if (variant !== 'l1') add(reflected[variant], reflectedByCause);
         for (const instruction of ['cpuid', 'rdmsr'] as const) {

@@ -7,7 +7,7 @@ import { integer } from './values.ts';
 
 export interface LabOptions {
   kernel: string;
-  accel: 'tcg' | 'kvm';
+  accel: 'tcg' | 'kvm' | 'bochs';
   l1Memory: number;
   l1Cpus: number;
   secondL1Memory?: number;

@@ -1,8 +1,8 @@
 /** `hyperturtle lab ...`: the emulated machines. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
-import { HyperturtleError } from '../core/errors.ts';
 import type { Lab } from '../lab/lab.ts';
+import { cpuOption, emulatedBy } from './emulated-cpu.ts';
 import { integer, printJson } from './values.ts';
 
 const DEFAULT_NAME = 'default';
@@ -82,14 +82,7 @@ $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this m
         .choices(['tcg', 'kvm'])
         .default('tcg'),
     )
-    .addOption(
-      new Option(
-        '--cpu <vendor>',
-        "whose processor is emulated; intel: by Bochs, slower and without a snapshot, VMX and EPT as Intel's have them",
-      )
-        .choices(['amd', 'intel'])
-        .default('amd'),
-    )
+    .addOption(cpuOption())
     .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
     .option(
       '--l1-memory <MiB>',
@@ -177,13 +170,6 @@ function collectEnv(text: string, before: Record<string, string>): Record<string
   const at = text.indexOf('=');
   if (at < 1) throw new InvalidArgumentError('NAME=value expected.');
   return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
-}
-
-function emulatedBy(o: Pick<UpOptions, 'accel' | 'cpu'>): 'tcg' | 'kvm' | 'bochs' {
-  if (o.cpu === 'amd') return o.accel;
-  if (o.accel === 'kvm')
-    throw new HyperturtleError('HT_USAGE', "--accel kvm has this machine's processor: leave --cpu out");
-  return 'bochs';
 }
 
 async function up(o: UpOptions): Promise<void> {
