@@ -103,15 +103,11 @@ export async function startMachine(spec: BootSpec, o: StartOptions): Promise<Qem
   return { qemu, emulator: qemu, files, ...levelsOf(files, spec.accel) };
 }
 
-/** Some KiB a second go through a serial port: an answer may be a large one. */
-const SERIAL_ANSWER_MS = 120_000;
-
 export function levelsOf(files: RunFiles, accel: Accelerator): { l0: AgentLevel; l1: AgentLevel } {
   const echoes = accel === 'bochs';
-  const answerMs = echoes ? SERIAL_ANSWER_MS : undefined;
   return {
-    l0: new AgentLevel('L0', new Channel(files.channel.l0, 'L0', { echoes }), answerMs),
-    l1: new AgentLevel('L1', new Channel(files.channel.l1, 'L1', { echoes }), answerMs),
+    l0: new AgentLevel('L0', new Channel(files.channel.l0, 'L0', { echoes })),
+    l1: new AgentLevel('L1', new Channel(files.channel.l1, 'L1', { echoes })),
   };
 }
 

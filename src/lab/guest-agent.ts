@@ -8,7 +8,10 @@ import { sleep } from '../core/wait.ts';
 import type { Channel, ChannelOptions, Connection } from './channel.ts';
 import type { CommandOptions, CommandResult, Job, Level, RunOptions } from './levels.ts';
 
-/** How long the agent may take for one answer: an emulated L1 on a busy machine has needed more than 30 s. */
+/**
+ * How long the agent may take for one answer: some KiB a second go through a serial port, and an emulated L1 on a busy
+ * machine gave none for 30 s once (why is not known).
+ */
 const ANSWER_MS = 120_000;
 /** Bytes of a file in one request. */
 const CHUNK_BYTES = 192 << 10;
@@ -20,14 +23,12 @@ type Json = Readonly<Record<string, unknown>>;
 export class AgentLevel implements Level {
   readonly name: string;
   readonly #channel: Channel;
-  readonly #answerMs: number;
   readonly #idPrefix = `${process.pid}-${randomInt(2 ** 31).toString(36)}`;
   #nextId = 0;
 
-  constructor(name: string, channel: Channel, answerMs = ANSWER_MS) {
+  constructor(name: string, channel: Channel) {
     this.name = name;
     this.#channel = channel;
-    this.#answerMs = answerMs;
   }
 
   /** Throws when the agent doesn't answer in time. */
@@ -165,7 +166,7 @@ export class AgentLevel implements Level {
           ? {}
           : { 'input-data': Buffer.from(options.input).toString('base64') }),
       },
-      { timeoutMs: this.#answerMs, signal: options.signal },
+      { timeoutMs: ANSWER_MS, signal: options.signal },
     );
     if (typeof r['pid'] !== 'number')
       throw new HyperturtleError('HT_CHANNEL', `${this.name}: guest-exec: no pid`);
@@ -173,7 +174,7 @@ export class AgentLevel implements Level {
   }
 
   async #status(pid: number, signal: AbortSignal | undefined): Promise<CommandResult | undefined> {
-    const r = await this.#request('guest-exec-status', { pid }, { timeoutMs: this.#answerMs, signal });
+    const r = await this.#request('guest-exec-status', { pid }, { timeoutMs: ANSWER_MS, signal });
     if (r['exited'] !== true) return undefined;
     if (r['out-truncated'] === true || r['err-truncated'] === true)
       throw new HyperturtleError('HT_CHANNEL', `${this.name}: more than 16 MiB of output: send it to a file`);
@@ -198,10 +199,9 @@ export class AgentLevel implements Level {
     body: (handle: unknown, o: ChannelOptions) => Promise<T>,
   ): Promise<T> {
     const end = performance.now() + (options.timeoutMs ?? 120_000);
-    const answerMs = this.#answerMs;
     const o: ChannelOptions = {
       get timeoutMs() {
-        return Math.max(1, Math.min(answerMs, end - performance.now()));
+        return Math.max(1, Math.min(ANSWER_MS, end - performance.now()));
       },
       signal: options.signal,
     };
@@ -209,7 +209,7 @@ export class AgentLevel implements Level {
     try {
       return await body(handle, o);
     } finally {
-      await this.#requestAny('guest-file-close', { handle }, { timeoutMs: this.#answerMs }).catch(() => {});
+      await this.#requestAny('guest-file-close', { handle }, { timeoutMs: ANSWER_MS }).catch(() => {});
     }
   }
 
