@@ -2,6 +2,9 @@
 
 export const INSN_BYTES = 8;
 
+/** r0 to r10; the four bits of an instruction can name five more, which do not exist. */
+export const LAST_REGISTER = 10;
+
 /** One slot of 8 bytes; a 64-bit constant takes two. */
 export interface Insn {
   op: number;

@@ -5,6 +5,7 @@ import { explain } from '../../src/host/admission/explain.ts';
 import { DEFAULT_OBJECT_LIMITS, refusalError } from '../../src/host/admission/verdict.ts';
 import type { Verdict } from '../../src/host/admission/verdict.ts';
 import { HOOK_TABLE } from '../../src/host/hooks.ts';
+import { OP_LD_IMM64, PLAIN_OPCODES } from '../../src/kernel/bpf-insn.ts';
 import {
   EXIT,
   HOOK_SECTION,
@@ -92,6 +93,28 @@ describe('admission', () => {
     ['an unknown atomic', insn(0xdb, 1, 0, 0, 0x33), 'opcode'],
   ])('refuses %s', (_, code, rule) => {
     expect(rules(withCode(code))).toContain(rule);
+  });
+
+  it('refuses registers that do not exist, anywhere in any instruction', () => {
+    for (const op of PLAIN_OPCODES)
+      for (let register = 11; register <= 15; register++)
+        for (const registers of [
+          [register, 0],
+          [0, register],
+          [register, register],
+        ] as const) {
+          const first = insn(op, ...registers);
+          const found = rules(withCode(op === OP_LD_IMM64 ? concat([first, insn(0)]) : first));
+          expect([op, registers, found.includes('opcode') || found.includes('raw-reference')]).toEqual([
+            op,
+            registers,
+            true,
+          ]);
+        }
+    const behindHelper = withCode(call(8), insn(0x15, 0, 0, 1), insn(0x05, 0, 0, 1), insn(0xb7, 12, 0, 0, 7));
+    expect(check(behindHelper).refusals).toMatchObject([
+      { rule: 'opcode', instruction: 3, message: 'register 12 does not exist: at most 10 expected' },
+    ]);
   });
 
   it('admits what compilers make of ordinary code', () => {

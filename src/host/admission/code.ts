@@ -10,6 +10,7 @@ import {
   CALL_HELPER,
   CALL_KFUNC,
   INSN_BYTES,
+  LAST_REGISTER,
   OP_ATOMIC32,
   OP_ATOMIC64,
   OP_CALL,
@@ -70,7 +71,7 @@ function checkSection(
   const relocations = readRelocations(code, c);
   const instructions = readInstructions(sectionBytes(c.bytes, code.section), relocations);
   for (let n = 0; n < instructions.length; n++) {
-    const { op: opcode, src: source, imm, relocation } = instructions[n]!;
+    const { op: opcode, dst, src: source, imm, relocation } = instructions[n]!;
     relocations.delete(n * INSN_BYTES);
     const where = (): { program?: string; instruction: number } => {
       const fn = functionAt(code, n * INSN_BYTES);
@@ -78,7 +79,15 @@ function checkSection(
     };
     const refuse: Refuse = (rule, message, mend) => f.refuse(rule, message, mend, where());
 
-    if (!PLAIN_OPCODES.has(opcode)) {
+    if (dst > LAST_REGISTER || (source > LAST_REGISTER && opcode !== OP_LD_IMM64)) {
+      refuse(
+        'opcode',
+        `register ${Math.max(dst, source)} does not exist: at most ${LAST_REGISTER} expected`,
+        REBUILD,
+      );
+      // of two slots whatever its registers are: its second half is no instruction
+      if (opcode === OP_LD_IMM64) n++;
+    } else if (!PLAIN_OPCODES.has(opcode)) {
       refuse(
         'opcode',
         `opcode 0x${opcode.toString(16)} has no place in a hyperupcall`,
