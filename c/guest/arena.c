@@ -7,6 +7,7 @@
 #include <linux/io.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/pm.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
@@ -239,6 +240,18 @@ static void htg_shutdown(struct pci_dev *pdev)
 	htg_grace();
 }
 
+/*
+ * Hibernation would bring back kernel and frames, but not the arena, which is memory of the host's: all RAM of L2s
+ * would read as empty. Sleep that keeps memory is fine.
+ */
+static int htg_freeze(struct device *dev)
+{
+	dev_err(dev, "hyperturtle: no hibernation while an arena is bound, since it is not in the image: end the nested guests, then unload hyperturtle_guest\n");
+	return -EBUSY;
+}
+
+static const struct dev_pm_ops htg_pm_ops = { .freeze = htg_freeze };
+
 static const struct pci_device_id htg_ids[] = {
 	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1110) },	/* ivshmem */
 	{}
@@ -251,6 +264,7 @@ static struct pci_driver htg_driver = {
 	.probe = htg_probe,
 	.remove = htg_remove,
 	.shutdown = htg_shutdown,
+	.driver.pm = pm_sleep_ptr(&htg_pm_ops),
 };
 
 int htg_arena_init(void)

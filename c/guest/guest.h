@@ -125,6 +125,8 @@ int htg_l2_init(void);
 void htg_l2_exit(void);
 long htg_l2_register(const struct htg_register *req);
 void htg_l2_arena_gone(void);	/* ends all registrations; caller holds htg_lock */
+void htg_l2_mapped(struct mm_struct *mm); /* a turtlefs file has been mapped there; under mmap_lock */
+void htg_l2_protecting(struct mm_struct *mm); /* protections of such a mapping are about to change; the same */
 u64 htg_l2_count(void);
 
 /* exits.c */

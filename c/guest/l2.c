@@ -2,13 +2,17 @@
 /*
  * Registered L2s: which RAM each has (KVM's memory slots that turtlefs files back), and which of them runs
  * on which CPU now. Programs in L0 see both in the arena. We follow KVM by hooking, by name, its functions
- * that change slots and destroy VMs, and the kvm_entry tracepoint; the address space by an MMU notifier.
+ * that change slots and destroy VMs, and the kvm_entry tracepoint; the address space by an MMU notifier and
+ * by turtlefs' mmap and mprotect.
  *
  * Turning an L2 off: state OFF, then a grace period; from then on no program acts for it. That comes before
- * any change of what programs have been told, and needs no lock.
+ * any change of what programs have been told, and needs no lock. Who turns it off for a while queues `again`,
+ * which waits for kvm->slots_lock, so for the end of a slot change whether that succeeds or fails, and for
+ * mmap_lock, so for the end of mprotect() and the like, and then exports what KVM and the address space say.
+ * Exports happen under kvm->slots_lock only: none comes between two steps of one slot change.
  *
- * Lock order: kvm->slots_lock, htg_lock, mmap_lock, htg_file.sem. MMU notifier callbacks under mmap_lock take
- * only htg_l2.ranges_lock.
+ * Lock order: kvm->slots_lock, kvm->slots_arch_lock, htg_lock, mmap_lock, htg_file.sem. What is called under
+ * mmap_lock (MMU notifier, mmap, mprotect) takes only htg_l2.ranges_lock.
  */
 #include <linux/anon_inodes.h>
 #include <linux/cc_platform.h>
@@ -22,6 +26,7 @@
 #include <linux/tick.h>
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 #include <asm/smp.h>
 #include "guest.h"
 #include "kmod/ftrace_hook.h"
@@ -31,6 +36,8 @@ extern bool itlb_multihit_kvm_mitigation;
 
 /* The largest page that KVM uses here, if the processor has any; NULL: not known */
 static const int *htg_kvm_max_level;
+/* kernel.ftrace_enabled, if its name is known */
+static const int *htg_ftrace_enabled;
 
 /* Guest frames below 2 MiB have legacy holes: L1 handles them */
 #define HTG_LOW_GFN 512ull
@@ -51,6 +58,8 @@ struct htg_l2 {
 	char name[32];
 	struct ht_l2 *rec;	/* in the arena; NULL when dead; written under htg_lock */
 	bool dead;		/* its VM, its address space or the arena is gone */
+	bool stale;		/* what is exported is to be looked at again; set by anybody, cleared by an export */
+	struct work_struct again;
 	u64 slot_changes;
 	struct htg_l2_status last; /* what programs did, once dead */
 	spinlock_t ranges_lock;
@@ -99,18 +108,57 @@ static struct htg_l2 *htg_l2_lock(struct kvm *kvm)
 	return l2;
 }
 
-/* After this no program acts for the L2. Lock-free; interrupts on. */
+/*
+ * After this no program acts for the L2. Lock-free; interrupts on. One that is off already waits too: whoever
+ * turned it off may not have seen the end of its grace period yet.
+ */
 static void htg_l2_off(struct htg_l2 *l2)
 {
 	struct ht_l2 *rec;
-	bool was_on;
 
 	rcu_read_lock();	/* the arena is unmapped a grace period after rec is cleared */
 	rec = READ_ONCE(l2->rec);
-	was_on = rec && xchg(&rec->state, HT_L2_OFF) != HT_L2_OFF;
+	if (rec)
+		xchg(&rec->state, HT_L2_OFF);
 	rcu_read_unlock();
-	if (was_on)
+	if (rec)
 		htg_grace();
+}
+
+/* Off, until what happens now is over. The L2 is hashed, or its MMU notifier registered. Lock-free as htg_l2_off(). */
+static void htg_l2_pause(struct htg_l2 *l2)
+{
+	htg_l2_off(l2);
+	WRITE_ONCE(l2->stale, true);
+	schedule_work(&l2->again);
+}
+
+/* A turtlefs mapping of this address space has come. Lock-free. */
+void htg_l2_mapped(struct mm_struct *mm)
+{
+	struct htg_l2 *l2;
+	int bkt;
+
+	rcu_read_lock();
+	hash_for_each_rcu(htg_l2s, bkt, l2, node)
+		if (l2->mm == mm) {
+			WRITE_ONCE(l2->stale, true);
+			schedule_work(&l2->again);
+		}
+	rcu_read_unlock();
+}
+
+/* A turtlefs mapping of this address space is about to get other protections. Caller holds mmap_lock for writing. */
+void htg_l2_protecting(struct mm_struct *mm)
+{
+	struct htg_l2 *l2;
+	int bkt;
+
+	rcu_read_lock();
+	hash_for_each_rcu(htg_l2s, bkt, l2, node)
+		if (l2->mm == mm)
+			htg_l2_pause(l2);
+	rcu_read_unlock();
 }
 
 /* Off, and nothing of it exported any more. Caller holds htg_lock. */
@@ -149,9 +197,32 @@ static bool htg_slot_large(const struct kvm_memory_slot *ms, u64 gfn, unsigned l
 	return true;
 }
 
-/* One piece of a memory slot that lies in one turtlefs mapping. Caller holds htg_lock and mmap_lock. */
+/*
+ * Whether L2 may write into this mapping unseen. Not where somebody asks which pages are written (clear_refs takes
+ * VM_SOFTDIRTY from mappings, after which only faults of the VMM and of L1's KVM count): such a mapping gets the flag
+ * back, and pagemap then says of all its pages that they may have been written. That needs mmap_lock for writing.
+ */
+static bool htg_vma_writable(struct htg_l2 *l2, struct vm_area_struct *vma, bool exclusive)
+{
+	if ((vma->vm_flags & (VM_SHARED | VM_WRITE)) != (VM_SHARED | VM_WRITE))
+		return false;
+	if ((vma->vm_flags & VM_SOFTDIRTY) == VM_SOFTDIRTY) /* 0 where kernels do not have that */
+		return true;
+	if (exclusive) {
+		ht_vm_flags_set(vma, VM_SOFTDIRTY);
+		return true;
+	}
+	WRITE_ONCE(l2->stale, true);
+	schedule_work(&l2->again);
+	return false;
+}
+
+/*
+ * One piece of a memory slot that lies in one turtlefs mapping. Caller holds htg_lock and mmap_lock, the latter for
+ * writing if exclusive.
+ */
 static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot *ms, struct vm_area_struct *vma,
-				u64 gfn, unsigned long start, unsigned long end)
+				u64 gfn, unsigned long start, unsigned long end, bool exclusive)
 {
 	struct htg_file *f = vma->vm_file ? htg_file_of(vma->vm_file) : NULL;
 	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
@@ -159,8 +230,7 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 	unsigned long n = (end - start) >> PAGE_SHIFT;
 	struct ht_slot *slot;
 
-	if (!f || (vma->vm_flags & (VM_SHARED | VM_WRITE)) != (VM_SHARED | VM_WRITE) ||
-	    l2->nranges == HT_MAX_SLOTS)
+	if (!f || l2->nranges == HT_MAX_SLOTS || !htg_vma_writable(l2, vma, exclusive))
 		return;
 	down_read(&f->sem);
 	if (f->arena && pgoff < f->n) {
@@ -182,35 +252,40 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 }
 
 /*
- * Tells programs the L2's RAM as KVM has it now. Slots that must fault are left out: read-only, dirty-logged,
- * without memory of the VMM's. Caller holds kvm->slots_lock and htg_lock; the L2 is off.
+ * Tells programs the L2's RAM as KVM has it now. Slots that must fault are left out: read-only, dirty-logged, about
+ * to go, without memory of the VMM's. Caller holds kvm->slots_lock and htg_lock.
  */
-static void htg_l2_export(struct htg_l2 *l2)
+static void htg_l2_export(struct htg_l2 *l2, bool exclusive)
 {
 	struct kvm_memory_slot *ms;
 	int bkt, idx;
 
+	lockdep_assert_held(&l2->kvm->slots_lock);
 	if (l2->dead || !l2->rec)
 		return;
+	WRITE_ONCE(l2->stale, false); /* before we look: what changes from now on sets it again */
 	htg_l2_unexport(l2);
 	l2->rec->template = 0;	/* learned anew: what L1's KVM puts in a leaf may have changed with the slots */
 	/* no mapping changes from here until programs may act on what we read */
-	mmap_read_lock(l2->mm);
+	if (exclusive)
+		mmap_write_lock(l2->mm);
+	else
+		mmap_read_lock(l2->mm);
 	idx = srcu_read_lock(&l2->kvm->srcu);
 	kvm_for_each_memslot(ms, bkt, __kvm_memslots(l2->kvm, 0)) {
 		u64 gfn = max_t(u64, ms->base_gfn, HTG_LOW_GFN), end = ms->base_gfn + ms->npages;
 		unsigned long addr, stop;
 		struct vm_area_struct *vma;
 
-		if (gfn >= end || (ms->flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES)) ||
-		    ht_memslot_is_gmem(ms))
+		if (gfn >= end || ht_memslot_is_gmem(ms) ||
+		    (ms->flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES | KVM_MEMSLOT_INVALID)))
 			continue;
 		addr = ms->userspace_addr + ((gfn - ms->base_gfn) << PAGE_SHIFT);
 		stop = ms->userspace_addr + (ms->npages << PAGE_SHIFT);
 		while (addr < stop && (vma = find_vma(l2->mm, addr)) && vma->vm_start < stop) {
 			unsigned long from = max(addr, vma->vm_start), to = min(stop, vma->vm_end);
 
-			htg_l2_export_range(l2, ms, vma, gfn + ((from - addr) >> PAGE_SHIFT), from, to);
+			htg_l2_export_range(l2, ms, vma, gfn + ((from - addr) >> PAGE_SHIFT), from, to, exclusive);
 			gfn += (to - addr) >> PAGE_SHIFT;
 			addr = to;
 		}
@@ -220,7 +295,37 @@ static void htg_l2_export(struct htg_l2 *l2)
 		WRITE_ONCE(l2->rec->slot_count, l2->nranges);
 		smp_store_release(&l2->rec->state, HT_L2_ON);
 	}
-	mmap_read_unlock(l2->mm);
+	if (exclusive)
+		mmap_write_unlock(l2->mm);
+	else
+		mmap_read_unlock(l2->mm);
+}
+
+/*
+ * What turned the L2 off for a while may be over: see. The VM is kept, as slots_lock is in it; if we are its last
+ * user it ends here, as it does in KVM's own works.
+ */
+static void htg_l2_again(struct work_struct *work)
+{
+	struct htg_l2 *l2 = container_of(work, struct htg_l2, again);
+	struct kvm *kvm = NULL;
+
+	mutex_lock(&htg_lock);
+	if (!l2->dead && kvm_get_kvm_safe(l2->kvm)) /* it is memory until htg_destroy_vm() has made us dead */
+		kvm = l2->kvm;
+	mutex_unlock(&htg_lock);
+	if (!kvm)
+		return;
+	if (mmget_not_zero(l2->mm)) {
+		mutex_lock(&kvm->slots_lock);
+		mutex_lock(&htg_lock);
+		if (READ_ONCE(l2->stale))
+			htg_l2_export(l2, true);
+		mutex_unlock(&htg_lock);
+		mutex_unlock(&kvm->slots_lock);
+		mmput(l2->mm);
+	}
+	kvm_put_kvm(kvm);
 }
 
 /* Frames of the RAM that is exported now. Caller holds htg_lock. */
@@ -279,8 +384,28 @@ static void htg_l2_kill(struct htg_l2 *l2)
 
 /* --- what KVM does --- */
 
-static struct ht_ftrace_hook htg_prepare_hook, htg_commit_hook, htg_destroy_hook;
+static struct ht_ftrace_hook htg_flush_hook, htg_prepare_hook, htg_commit_hook, htg_destroy_hook;
 
+/*
+ * A slot is about to be zapped, because it goes or moves: the first that KVM does with it besides marking it invalid
+ * (kvm_invalidate_memslot). Until the commit, or the failure, programs do not act: KVM's own faults on that slot are
+ * retried, and what a program wrote after the zap nothing would ever zap again.
+ */
+static void htg_flush_shadow_memslot(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	void (*orig)(struct kvm *kvm, struct kvm_memory_slot *slot) = (void *)htg_flush_hook.addr;
+	int idx = srcu_read_lock(&htg_hook_srcu);
+	struct htg_l2 *l2 = htg_l2_lock(kvm);
+
+	if (l2) {
+		htg_l2_pause(l2);
+		mutex_unlock(&htg_lock);
+	}
+	orig(kvm, slot);
+	srcu_read_unlock(&htg_hook_srcu, idx);
+}
+
+/* Before slots come or change flags; those that go or move are off already. */
 static int htg_prepare_memory_region(struct kvm *kvm, const struct kvm_memory_slot *old,
 				     struct kvm_memory_slot *new, enum kvm_mr_change change)
 {
@@ -290,18 +415,11 @@ static int htg_prepare_memory_region(struct kvm *kvm, const struct kvm_memory_sl
 	struct htg_l2 *l2 = htg_l2_lock(kvm);
 
 	if (l2) {
-		htg_l2_off(l2);
+		htg_l2_pause(l2);
 		l2->slot_changes++;
 		mutex_unlock(&htg_lock);
 	}
 	ret = orig(kvm, old, new, change);
-	if (ret && l2) {	/* nothing will be committed */
-		l2 = htg_l2_lock(kvm);
-		if (l2) {
-			htg_l2_export(l2);
-			mutex_unlock(&htg_lock);
-		}
-	}
 	srcu_read_unlock(&htg_hook_srcu, idx);
 	return ret;
 }
@@ -332,7 +450,7 @@ static void htg_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *ol
 	orig(kvm, old, new, change);
 	l2 = htg_l2_lock(kvm);
 	if (l2) {
-		htg_l2_export(l2);
+		htg_l2_export(l2, false);
 		mutex_unlock(&htg_lock);
 	} else if (change == KVM_MR_CREATE && htg_slot_is_ours(kvm, new)) {
 		htg_watch_note(HTG_EVENT_VM, task_tgid(current));
@@ -354,14 +472,18 @@ static void htg_destroy_vm(struct kvm *kvm)
 	srcu_read_unlock(&htg_hook_srcu, idx);
 }
 
+/* Memory safety rests on each of them: none can be switched off while L2s may be registered. */
+static struct ht_ftrace_hook htg_flush_hook = {
+	.name = "kvm_arch_flush_shadow_memslot", .replacement = htg_flush_shadow_memslot, .permanent = true,
+};
 static struct ht_ftrace_hook htg_prepare_hook = {
-	.name = "kvm_arch_prepare_memory_region", .replacement = htg_prepare_memory_region,
+	.name = "kvm_arch_prepare_memory_region", .replacement = htg_prepare_memory_region, .permanent = true,
 };
 static struct ht_ftrace_hook htg_commit_hook = {
-	.name = "kvm_arch_commit_memory_region", .replacement = htg_commit_memory_region,
+	.name = "kvm_arch_commit_memory_region", .replacement = htg_commit_memory_region, .permanent = true,
 };
 static struct ht_ftrace_hook htg_destroy_hook = {
-	.name = "kvm_arch_destroy_vm", .replacement = htg_destroy_vm,
+	.name = "kvm_arch_destroy_vm", .replacement = htg_destroy_vm, .permanent = true,
 };
 
 /*
@@ -426,9 +548,14 @@ static void htg_mn_release(struct mmu_notifier *mn, struct mm_struct *mm)
 }
 
 /*
- * A mapping of exported RAM is taken away or protected: off before KVM drops its entries (we were registered
- * after KVM, so are called before it). On again when slots next change. Other events keep the mapping's
- * meaning: our own unmapping of punched pages is MMU_NOTIFY_CLEAR.
+ * A mapping of exported RAM is taken away, or somebody starts to watch for writes into it: off before KVM drops its
+ * entries (we were registered after KVM, so are called before it), on again with what is left when that is over.
+ *
+ * Other events keep the mapping's meaning. Our own unmapping of punched pages is MMU_NOTIFY_CLEAR. Protections
+ * (MMU_NOTIFY_PROTECTION_VMA) are either those of mprotect(), for which htg_mprotect() has turned us off already, and
+ * also where this notifier is not called because the VMM has touched nothing; or the hints of automatic NUMA
+ * balancing, which takes and gives back permission for a page to see who uses it. A frame of turtlefs is on no LRU
+ * list and so never migrated for that: what the word says stays so, and L2 may go on.
  */
 static int htg_mn_invalidate(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
@@ -436,21 +563,14 @@ static int htg_mn_invalidate(struct mmu_notifier *mn, const struct mmu_notifier_
 	bool hit = false;
 	unsigned int i;
 
-	switch (range->event) {
-	case MMU_NOTIFY_UNMAP:
-	case MMU_NOTIFY_PROTECTION_VMA:
-	case MMU_NOTIFY_PROTECTION_PAGE:
-	case MMU_NOTIFY_SOFT_DIRTY:
-		break;
-	default:
+	if (range->event != MMU_NOTIFY_UNMAP && range->event != MMU_NOTIFY_SOFT_DIRTY)
 		return 0;
-	}
 	spin_lock(&l2->ranges_lock);
 	for (i = 0; i < l2->nranges; i++)
 		hit |= range->start < l2->ranges[i].end && l2->ranges[i].start < range->end;
 	spin_unlock(&l2->ranges_lock);
 	if (hit)
-		htg_l2_off(l2);
+		htg_l2_pause(l2);
 	return 0;
 }
 
@@ -501,8 +621,9 @@ static void htg_l2_unregister(struct htg_l2 *l2)
 	htg_l2_kill(l2);
 	mutex_unlock(&htg_lock);
 	mmu_notifier_unregister(&l2->mn, l2->mm);
-	mmdrop(l2->mm);
 	synchronize_rcu();	/* kvm_entry and the hooks look at hashed L2s */
+	cancel_work_sync(&l2->again); /* nobody is left who would queue it */
+	mmdrop(l2->mm);
 	/* only now may another L2 have the number: no CPU publishes it any more */
 	ida_free(&htg_l2_ida, l2->number);
 	atomic_dec(&htg_l2_n);
@@ -535,6 +656,10 @@ static int htg_l2_check(struct kvm *kvm)
 #else
 	tdp_mmu = kvm->arch.tdp_mmu_enabled;
 #endif
+	if (htg_ftrace_enabled && !READ_ONCE(*htg_ftrace_enabled)) { /* it ends itself when it finds a mistake of its own */
+		pr_err_once("hyperturtle: ftrace is off, so slot changes of KVM are not seen\n");
+		return -EOPNOTSUPP;
+	}
 	if (!tdp_mmu) {
 		pr_err_once("hyperturtle: KVM must use its TDP MMU (kvm.tdp_mmu=Y, nested paging on)\n");
 		return -EOPNOTSUPP;
@@ -588,6 +713,7 @@ long htg_l2_register(const struct htg_register *req)
 	strscpy(l2->name, req->name, sizeof(l2->name));
 	spin_lock_init(&l2->ranges_lock);
 	init_waitqueue_head(&l2->wait);
+	INIT_WORK(&l2->again, htg_l2_again);
 	l2->mn.ops = &htg_mn_ops;
 	ret = l2->number = ida_alloc_range(&htg_l2_ida, 1, HT_MAX_L2 - 1, GFP_KERNEL);
 	if (ret < 0)
@@ -614,7 +740,7 @@ long htg_l2_register(const struct htg_register *req)
 			atomic_inc(&htg_l2_n);
 			htg_exit_forget();
 			hash_add_rcu(htg_l2s, &l2->node, (unsigned long)kvm);
-			htg_l2_export(l2);
+			htg_l2_export(l2, false);
 			htg_pool_poke(a);
 			ret = 0;
 		}
@@ -625,6 +751,7 @@ long htg_l2_register(const struct htg_register *req)
 	if (ret) {
 		l2->dead = true;
 		mmu_notifier_unregister(&l2->mn, l2->mm);
+		cancel_work_sync(&l2->again);
 		mmdrop(l2->mm);
 		goto number;
 	}
@@ -665,17 +792,33 @@ void htg_l2_arena_gone(void)
 		htg_l2_kill(l2);
 }
 
+static struct ht_ftrace_hook *const htg_hooks[] = {
+	&htg_flush_hook, &htg_prepare_hook, &htg_commit_hook, &htg_destroy_hook,
+};
+
+static void htg_l2_cannot_hook(const char *name, int ret)
+{
+	const char *why = "see this number";
+
+	if (ret == -ENOENT)
+		why = "is kvm loaded?";
+	else if (htg_ftrace_enabled && !READ_ONCE(*htg_ftrace_enabled))
+		why = "ftrace is off: sysctl kernel.ftrace_enabled=1, and load again";
+	else if (ret == -EBUSY)
+		why = "a live patch has it (/sys/kernel/livepatch), or ftrace is off";
+	pr_err("hyperturtle: cannot hook %s (%d): %s\n", name, ret, why);
+}
+
 int htg_l2_init(void)
 {
-	struct ht_ftrace_hook *hooks[] = { &htg_prepare_hook, &htg_commit_hook, &htg_destroy_hook };
 	int i, ret;
 
 	htg_kvm_max_level = (const int *)ht_lookup_name("max_huge_page_level");
-	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
-		ret = ht_hook_arm(hooks[i]);
+	htg_ftrace_enabled = (const int *)ht_lookup_name("ftrace_enabled");
+	for (i = 0; i < ARRAY_SIZE(htg_hooks); i++) {
+		ret = ht_hook_arm(htg_hooks[i]);
 		if (ret) {
-			pr_err("hyperturtle: cannot hook %s (%d): is kvm loaded and ftrace on?\n",
-			       hooks[i]->name, ret);
+			htg_l2_cannot_hook(htg_hooks[i]->name, ret);
 			goto disarm;
 		}
 	}
@@ -684,18 +827,19 @@ int htg_l2_init(void)
 		return 0;
 disarm:
 	while (i--)
-		ht_hook_disarm(hooks[i]);
+		ht_hook_disarm(htg_hooks[i]);
 	ht_hooks_drain(&htg_hook_srcu);
 	return ret;
 }
 
 void htg_l2_exit(void)
 {
+	int i;
+
 	tracepoint_probe_unregister(&__tracepoint_kvm_entry, htg_kvm_entry, NULL);
 	tracepoint_synchronize_unregister();
-	ht_hook_disarm(&htg_destroy_hook);
-	ht_hook_disarm(&htg_commit_hook);
-	ht_hook_disarm(&htg_prepare_hook);
+	for (i = ARRAY_SIZE(htg_hooks); i--; )
+		ht_hook_disarm(htg_hooks[i]);
 	ht_hooks_drain(&htg_hook_srcu);
 	ida_destroy(&htg_l2_ida);
 }

@@ -197,12 +197,31 @@ static void htg_open(struct htg_file *f, unsigned long first, unsigned long last
 	}
 }
 
-static const struct vm_operations_struct htg_vm_ops = { .fault = htg_fault };
+/*
+ * mprotect() of [start, end), before it happens and under mmap_lock for writing. The kernel tells MMU notifiers, so
+ * KVM and us, only where the VMM has page tables; entries that only L0 has made it does not know. So the L2 is off
+ * first, and all mappings go, by a notifier call in any case, also those of other processes: they come back by faults.
+ * From here on KVM asks for pages by mmap_lock, so after the change; and what may be exported then is looked at then.
+ */
+static int htg_mprotect(struct vm_area_struct *vma, unsigned long start, unsigned long end, unsigned long newflags)
+{
+	if (!((vma->vm_flags ^ newflags) & (VM_READ | VM_WRITE)))
+		return 0;
+	htg_l2_protecting(vma->vm_mm);
+	unmap_mapping_pages(vma->vm_file->f_mapping, linear_page_index(vma, start), (end - start) >> PAGE_SHIFT, false);
+	return 0;
+}
+
+static const struct vm_operations_struct htg_vm_ops = {
+	.fault = htg_fault,
+	.mprotect = htg_mprotect,
+};
 
 static int htg_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	file_accessed(file);
 	vma->vm_ops = &htg_vm_ops;
+	htg_l2_mapped(vma->vm_mm); /* a slot may point here already */
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <linux/device.h>
 #include <linux/fs.h>
 #include <linux/kvm_host.h>
+#include <linux/mm.h>
 #include <linux/shrinker.h>
 #include <linux/version.h>
 
@@ -62,6 +63,16 @@ static inline void ht_inode_touch(struct inode *inode)
 #else
 #define ht_generic_fillattr(idmap, mask, inode, stat) generic_fillattr(idmap, inode, stat)
 #endif
+
+/* 6.3 locks a mapping on its own before its flags change. Caller holds mmap_lock for writing. */
+static inline void ht_vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	vm_flags_set(vma, flags);
+#else
+	vma->vm_flags |= flags;
+#endif
+}
 
 /* 6.7 made shrinkers dynamic */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)

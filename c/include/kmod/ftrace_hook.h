@@ -18,6 +18,7 @@ struct ht_ftrace_hook {
 	void *replacement;
 	unsigned long addr;	/* the original, to be called by the replacement */
 	unsigned long from, to;	/* only calls out of this code are replaced; to 0: all */
+	bool permanent;		/* while it is armed kernel.ftrace_enabled=0 is refused; arming is -EBUSY while it is 0 */
 	struct ftrace_ops ops;
 	bool armed;
 };
@@ -57,6 +58,8 @@ static int ht_hook_arm(struct ht_ftrace_hook *hook)
 		return -ENOENT;
 	hook->ops.func = ht_ftrace_thunk;
 	hook->ops.flags = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_RECURSION | FTRACE_OPS_FL_IPMODIFY;
+	if (hook->permanent)
+		hook->ops.flags |= FTRACE_OPS_FL_PERMANENT;
 	ret = ftrace_set_filter_ip(&hook->ops, hook->addr, 0, 0);
 	if (ret)
 		return ret;
