@@ -504,13 +504,16 @@ static bool htg_large_ok(const struct kvm *kvm)
  * here until the guest runs, so that whoever answers a later interrupt has written this first. Nothing is
  * published while the vCPU is in SMM (its entries would go to roots of the other address space, which is
  * not the one whose slots we exported), runs a guest of its own, or has had tables shadowed (pages then are
- * write-protected one by one).
+ * write-protected one by one). The root goes with the number: a hypervisor beside KVM enters guests without telling us,
+ * and programs then find another root than the one that this CPU's last entry of KVM's was with. Both words are read in
+ * L0 within an exit of this CPU, while it stands still, so they are always those of one entry.
  */
 static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 {
 	struct htg_arena *a;
 	struct htg_l2 *l2;
-	u64 number = 0, published, *cpu;
+	struct ht_cpu *cpu;
+	u64 number = 0, published;
 	unsigned int apicid = cpu_physical_id(smp_processor_id());
 
 	rcu_read_lock();
@@ -525,10 +528,17 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 			htg_pool_poke(a);
 		}
 	}
-	cpu = &a->cpus[apicid].l2;
+	cpu = &a->cpus[apicid];
 	published = number && a->large_pool && htg_large_ok(vcpu->kvm) ? number | HT_CPU_LARGE : number;
-	if (READ_ONCE(*cpu) != published)
-		WRITE_ONCE(*cpu, published);
+	/*
+	 * What the hardware is given from here on, without flags: kvm_mmu_reload() has seen to a valid root, and a root is
+	 * loaded (svm_load_mmu_pgd, vmx_load_mmu_pgd) before interrupts go off; one that another CPU invalidates now makes
+	 * a request that is seen at the next entry, and this vCPU runs with the old one until then.
+	 */
+	if (number)
+		WRITE_ONCE(cpu->root, vcpu->arch.mmu->root.hpa & HT_PFN_MASK);
+	if (READ_ONCE(cpu->l2) != published)
+		WRITE_ONCE(cpu->l2, published);
 	htg_exit_entry(a, apicid, vcpu, number);
 out:
 	rcu_read_unlock();

@@ -5,9 +5,9 @@ import { aligned, array, count, reserved, struct, u32, u64 } from './struct.ts';
 export const HT_ARENA_MAGIC = 0x414e455241544800n;
 /** `\0HTOFFER`: L0 writes it at offset 0 before it gives the device away; L1's module binds no other device. */
 export const HT_ARENA_OFFER = 0x524546464f544800n;
-export const HT_ARENA_VERSION = 1;
+export const HT_ARENA_VERSION = 3;
 /** With 2 MiB pages. */
-export const HT_ARENA_VERSION_LARGE = 2;
+export const HT_ARENA_VERSION_LARGE = 4;
 export const HT_ARENA_MIN_BYTES = 1 << 20;
 export const HT_ARENA_MAX_BYTES = 256 << 20;
 
@@ -71,7 +71,15 @@ export const HT_SLOT = struct('struct ht_slot', {
   small: count,
 });
 
-export const HT_CPU = struct('struct ht_cpu', { l2: count, spare: u64, taken: u64, spare_large: u64 });
+export const HT_CPU = struct('struct ht_cpu', {
+  l2: count,
+  spare: u64,
+  taken: u64,
+  spare_large: u64,
+  root: u64,
+  pool: count,
+  reserved: reserved(2),
+});
 /** In `l2` of an L1 CPU: L1's KVM may have large entries for it. */
 export const HT_CPU_LARGE = 2 ** 32;
 

@@ -39,6 +39,7 @@ export const NPF_REASON = {
   RACE: 25,
   LAYOUT: 26,
   SMALL: 27,
+  OTHER_ROOT: 28,
 } as const;
 
 export type NpfReason = keyof typeof NPF_REASON;

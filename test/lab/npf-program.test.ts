@@ -39,6 +39,7 @@ interface Fault {
   sibling_gfn?: number;
   level?: number;
   entry?: string;
+  root?: string;
 }
 type Answer = Record<string, string | number>;
 interface Outcome {
@@ -445,9 +446,16 @@ describe('the program passes', () => {
     ['when L1 has switched it off', { header: { enabled: 0 } }, {}, 'DISABLED'],
     ['when there is no layout', { header: { magic: 0n } }, {}, 'DISABLED'],
     ['for a layout of another version', { header: { version: 99 } }, {}, 'DISABLED'],
+    ['for a layout with smaller CPU records', { header: { version: 1 } }, {}, 'DISABLED'],
     ['when no L2 runs on the vCPU', { runsOnCpu0: 0 }, {}, 'NO_L2'],
     ['for a vCPU beyond the table', {}, { vcpu: 8 }, 'NO_L2'],
     ['for an L2 beyond the table', { runsOnCpu0: 200 }, {}, 'NO_L2'],
+    [
+      "when another hypervisor runs a guest there: its root is not that of KVM's last entry",
+      { root: 0x12345000n },
+      { root: '0x54321000' },
+      'OTHER_ROOT',
+    ],
     ['while the L2 is off', { l2: { state: 0 } }, {}, 'L2_OFF'],
     ['beyond the slot', {}, { page: PAGES }, 'NO_SLOT'],
     ['before the slot', {}, { gpa: '0x200000' }, 'NO_SLOT'],

@@ -45,6 +45,8 @@ export interface ArenaSpec {
   header?: Partial<Header>;
   l2?: Partial<L2>;
   runsOnCpu0?: number;
+  /** Root that L1's KVM runs it with; faults of these tests have root 0. */
+  root?: bigint;
   /** 2 MiB frames in their pool; undefined: L1 has no 2 MiB pages. */
   largeFrames?: number;
   /** Words of granules. */
@@ -100,7 +102,7 @@ export class ArenaImage {
       a.#view.setBigUint64(LARGE_OFF + 8 * Number(granule), word, true);
     for (let i = 0; i < frames; i++)
       a.#view.setBigUint64(POOL_OFF + 8 * i, poolFrame(i) | HT_WORD_PRESENT, true);
-    HT_CPU.write(a.#view, CPUS_OFF, { ...a.cpu0, l2: spec.runsOnCpu0 ?? 1 });
+    HT_CPU.write(a.#view, CPUS_OFF, { ...a.cpu0, l2: spec.runsOnCpu0 ?? 1, root: spec.root ?? 0n });
     HT_L2.write(a.#view, L2_OFF + HT_L2.size, {
       ...a.l2,
       state: HT_L2_ON,

@@ -257,6 +257,12 @@ int npf(struct bpf_raw_tracepoint_args *args)
 	number = READ(cpu->l2) & HT_CPU_NUMBER;
 	if (!number || number >= h->l2_count)
 		return pass(ctx, 0, HT_NPF_R_NO_L2);
+	/*
+	 * A hypervisor beside KVM in L1 publishes nothing: the number is then that of KVM's last L2 here. Both words are
+	 * of one kvm_entry, as L1's CPU stands still until we are done.
+	 */
+	if (READ(cpu->root) != ctx->root)
+		return pass(ctx, 0, HT_NPF_R_OTHER_ROOT);
 	l2 = at(base, h->l2_off + number * sizeof(*l2), sizeof(*l2));
 	if (!l2)
 		return pass(ctx, 0, HT_NPF_R_LAYOUT);

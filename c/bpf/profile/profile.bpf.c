@@ -54,7 +54,8 @@ static __always_inline __u32 running_l2(__u32 vcpu)
 	if (!base)
 		return 0;
 	h = at(base, 0, sizeof(*h));
-	if (!h || h->magic != HT_ARENA_MAGIC || vcpu >= h->cpus_count)
+	if (!h || h->magic != HT_ARENA_MAGIC || vcpu >= h->cpus_count ||
+	    (h->version != HT_ARENA_VERSION && h->version != HT_ARENA_VERSION_LARGE))
 		return 0;
 	cpu = at(base, h->cpus_off + vcpu * sizeof(*cpu), sizeof(*cpu));
 	return cpu ? (__u32)cpu->l2 : 0;

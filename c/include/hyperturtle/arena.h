@@ -12,8 +12,12 @@
 #define HT_ARENA_MAGIC 0x414e455241544800ull /* "\0HTARENA" */
 /* L0 writes this word at offset 0 before it gives the device away: L1's module binds no other ivshmem device */
 #define HT_ARENA_OFFER 0x524546464f544800ull /* "\0HTOFFER" */
-#define HT_ARENA_VERSION 1
-#define HT_ARENA_VERSION_LARGE 2 /* with 2 MiB pages: programs that know nothing of granules must not act on it */
+/*
+ * 3 and 4: struct ht_cpu is 64 bytes and names a root (1 and 2: 32 bytes, without). A program acts only on versions it
+ * knows, so neither an old program under a new module nor a new program under an old module does anything.
+ */
+#define HT_ARENA_VERSION 3
+#define HT_ARENA_VERSION_LARGE 4 /* with 2 MiB pages: programs that know nothing of granules must not act on it */
 #define HT_ARENA_MIN_BYTES (1ull << 20)
 #define HT_ARENA_MAX_BYTES (256ull << 20)
 
@@ -80,15 +84,20 @@ struct ht_slot {
 };
 
 /*
- * One per L1 CPU. Only the program that runs in an exit of this CPU touches spare, so it needs no lock: a
- * frame that lost the race for its word waits there for the next fault.
+ * One per L1 CPU, a cache line of its own: a program writes it several times a page. Only the program that runs in an
+ * exit of this CPU touches spare, so it needs no lock: a frame that lost the race for its word waits there for the next
+ * fault.
  */
-struct ht_cpu {
+struct ht_cpu { /* 64 bytes */
 	__u64 l2;              /* number of the L2 that runs on this CPU now, or 0, and HT_CPU_LARGE; written by L1 */
 	__u64 spare;           /* frame address | HT_WORD_PRESENT, or 0; written by programs */
 	__u64 taken;           /* scratch of the running program */
 	__u64 spare_large;     /* as spare, of 2 MiB */
+	__u64 root;            /* nested root table that KVM enters that L2 with, without flags; means nothing while l2 is 0; written by L1 */
+	__u64 pool;            /* number of the pool that programs on this CPU take from: always 0, there is one */
+	__u64 reserved[2];
 };
+HT_STATIC_ASSERT(sizeof(struct ht_cpu) == 64, "L1 CPU");
 #define HT_CPU_NUMBER 0xffffffffull
 #define HT_CPU_LARGE (1ull << 32) /* L1's KVM may have large entries for it */
 

@@ -45,6 +45,7 @@ enum ht_npf_reason {
 	HT_NPF_R_RACE = 25,           /* gave up after bounded retries */
 	HT_NPF_R_LAYOUT = 26,         /* offsets in the arena are out of range */
 	HT_NPF_R_SMALL = 27,          /* no last-level table yet, and no 2 MiB page there: L1 makes the table */
+	HT_NPF_R_OTHER_ROOT = 28,     /* not the table that KVM in L1 runs its L2 with: of another hypervisor there */
 	HT_NPF_REASONS = 32,
 };
 

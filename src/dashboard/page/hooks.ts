@@ -164,6 +164,7 @@ const MEANING: Readonly<Record<string, string>> = {
   L2_OFF: 'a nested guest that is off: slots that KVM logs, or changing ones',
   NO_SLOT: 'not RAM of the nested guest: devices, firmware',
   NO_TABLE: 'L1 has to make a table page first: one fault in 512',
+  OTHER_ROOT: 'a guest of another hypervisor in L1 than KVM',
   SMALL: 'no 2 MiB page there: L1 has to make a table page first',
   LARGE_LEAF: 'L1 uses a large page there',
   DISABLED: 'switched off in L1',
