@@ -1,5 +1,6 @@
 /** Names for programs and maps that outlive this process: pins in bpffs, and the kernel's ids. */
-import { mkdirSync, rmSync, statfsSync } from 'node:fs';
+import { rmSync, statfsSync } from 'node:fs';
+import { makeDirectory } from '../core/files.ts';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import { OwnedFd } from './fds.ts';
 import { failureOf, libbpf, takePrinted } from './libbpf.ts';
@@ -47,7 +48,7 @@ export function isBpffs(dir: string): boolean {
 /** Mounts a bpffs at `dir` (made when missing) unless one is there. True when it mounted. Needs CAP_SYS_ADMIN. */
 export function ensureBpffs(dir: string): boolean {
   if (isBpffs(dir)) return false;
-  mkdirSync(dir, { recursive: true });
+  makeDirectory(dir);
   mount('bpf', dir, 'bpf');
   if (!isBpffs(dir))
     throw new HyperturtleError('HT_KERNEL', `${dir}: a bpffs was mounted and is not there: see 'findmnt'`);

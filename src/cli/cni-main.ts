@@ -1,13 +1,14 @@
 #!/usr/bin/env node
 /** The `hyperturtle-cni` plugin: what a container runtime executes. Starts with as little as it can. */
-import { readFileSync } from 'node:fs';
-import { cniError } from '../cni/errors.ts';
+import { text } from 'node:stream/consumers';
+import { CniError, cniError } from '../cni/errors.ts';
 import { parseRequest } from '../cni/config.ts';
 import type { CniRequest } from '../cni/config.ts';
 import { delegate } from '../cni/delegate.ts';
 import { configure, inspect, moveIn } from '../cni/netns.ts';
 import { runCommand } from '../cni/plugin.ts';
 import type { Means } from '../cni/plugin.ts';
+import { messageOf } from '../core/errors.ts';
 import { abortOnSignals } from '../core/lifecycle.ts';
 import { withAgent } from './l1-client.ts';
 import type { AgentClient } from './l1-client.ts';
@@ -15,6 +16,7 @@ import { nicHost } from './nic.ts';
 import { dropNicPolicy, setNicPolicy } from './nic-policy.ts';
 
 const TIMEOUT_S = 90;
+const INPUT_MS = 30_000;
 
 function means(request: CniRequest): Means {
   const agent = <T>(use: (c: AgentClient) => Promise<T>): Promise<T> =>
@@ -50,11 +52,27 @@ function means(request: CniRequest): Means {
   };
 }
 
+/** Waits for what is not there yet, also where the descriptor is a non-blocking one. */
+async function standardInput(signal: AbortSignal): Promise<string> {
+  const input = process.stdin;
+  const late = AbortSignal.any([signal, AbortSignal.timeout(INPUT_MS)]);
+  const give = (): unknown => input.destroy(new Error(`no end within ${INPUT_MS / 1000} s`));
+  late.addEventListener('abort', give, { once: true });
+  try {
+    return await text(input);
+  } catch (e) {
+    throw new CniError('IO_FAILURE', 'standard input: a network configuration expected', messageOf(e));
+  } finally {
+    late.removeEventListener('abort', give);
+    input.destroy(); // or an open pipe would keep us running
+  }
+}
+
 async function main(): Promise<void> {
   const signals = abortOnSignals();
   let version = '1.0.0';
   try {
-    const request = parseRequest(process.env, readFileSync(0, 'utf8'));
+    const request = parseRequest(process.env, await standardInput(signals.signal));
     version = request.version;
     const answer = await runCommand(request, means(request), signals.signal);
     if (answer) process.stdout.write(`${JSON.stringify(answer)}\n`);

@@ -1,4 +1,5 @@
 /** `hyperturtle completion SHELL`: completion scripts, made of the commands as they are declared. */
+import { Argument } from 'commander';
 import type { Command } from 'commander';
 
 export const SHELLS = ['bash', 'zsh', 'fish'] as const;
@@ -7,7 +8,7 @@ export type Shell = (typeof SHELLS)[number];
 export function registerCompletion(program: Command): void {
   program
     .command('completion')
-    .argument('<shell>', SHELLS.join(', '))
+    .addArgument(new Argument('<shell>', 'of which shell').choices([...SHELLS]))
     .description('print a completion script')
     .addHelpText(
       'after',
@@ -18,22 +19,26 @@ Examples:
   hyperturtle completion zsh > "\${fpath[1]}/_hyperturtle"
   hyperturtle completion fish > ~/.config/fish/completions/hyperturtle.fish`,
     )
-    .action(async (shell: string) => {
-      if (!isShell(shell)) {
-        const { HyperturtleError } = await import('../core/errors.ts');
-        throw new HyperturtleError('HT_USAGE', `shell '${shell}': one of ${SHELLS.join(', ')} expected`);
-      }
+    .action((shell: Shell) => {
       process.stdout.write(completionScript(program, shell));
     });
 }
 
-const isShell = (s: string): s is Shell => (SHELLS as readonly string[]).includes(s);
+interface CompletedOption {
+  flag: string;
+  takesValue: boolean;
+  /** What its value may be; empty: anything. */
+  choices: readonly string[];
+  description: string;
+}
 
 interface Node {
   /** `guest l2`, or empty for the program itself. */
   path: string;
   subcommands: { name: string; description: string }[];
-  options: { flag: string; takesValue: boolean; description: string }[];
+  options: CompletedOption[];
+  /** What its first argument may be; empty: anything. */
+  choices: readonly string[];
   /** The first argument is a file. */
   takesFiles: boolean;
 }
@@ -50,11 +55,19 @@ export function completionNodes(program: Command): Node[] {
           [o.short, o.long].flatMap((flag) =>
             flag == null
               ? []
-              : [{ flag, takesValue: o.required || o.optional, description: firstClause(o.description) }],
+              : [
+                  {
+                    flag,
+                    takesValue: o.required || o.optional,
+                    choices: o.argChoices ?? [],
+                    description: firstClause(o.description),
+                  },
+                ],
           ),
         ),
-        { flag: '--help', takesValue: false, description: 'what it does' },
+        { flag: '--help', takesValue: false, choices: [], description: 'what it does' },
       ],
+      choices: command.registeredArguments[0]?.argChoices ?? [],
       takesFiles: command.registeredArguments.some((a) => /file|path/.test(a.name())),
     });
     for (const c of command.commands) visit(c, path === '' ? c.name() : `${path} ${c.name()}`);
@@ -79,12 +92,18 @@ export function completionScript(program: Command, shell: Shell): string {
 function bash(nodes: readonly Node[]): string {
   const cases = nodes
     .map((n) => {
-      const words = [...n.subcommands.map((s) => s.name), ...n.options.map((o) => o.flag)].join(' ');
+      const words = [...n.subcommands.map((s) => s.name), ...n.choices, ...n.options.map((o) => o.flag)].join(
+        ' ',
+      );
       return `    '${n.path}') words='${words}'; files=${n.takesFiles ? 1 : 0} ;;`;
     })
     .join('\n');
   const commands = nodes.flatMap((n) => n.subcommands.map((s) => `${n.path} ${s.name}`.trim()));
   const valued = [...new Set(nodes.flatMap((n) => n.options.filter((o) => o.takesValue).map((o) => o.flag)))];
+  const chosen = nodes
+    .flatMap((n) => n.options.filter((o) => o.choices.length > 0).map((o) => ({ ...o, path: n.path })))
+    .map((o) => `    '${`${o.path} ${o.flag}`.trim()}') words='${o.choices.join(' ')}'; files=0 ;;`)
+    .join('\n');
   return `# completion of hyperturtle for bash; made by: hyperturtle completion bash
 _hyperturtle() {
   local current previous path word words files i
@@ -103,6 +122,9 @@ ${cases}
   esac
   case "$previous" in
     ${valued.join('|')}) words=; files=1 ;;
+  esac
+  case "\${path:+$path }$previous" in
+${chosen}
   esac
   COMPREPLY=($(compgen -W "$words" -- "$current"))
   if [ "$files" = 1 ]; then
@@ -127,9 +149,10 @@ function fish(nodes: readonly Node[]): string {
         (s) =>
           `complete -c hyperturtle -n ${condition} ${n.takesFiles ? '' : '-f '}-a ${s.name} -d ${quote(s.description)}`,
       ),
+      ...n.choices.map((c) => `complete -c hyperturtle -n ${condition} -f -a ${quote(c)}`),
       ...n.options.map((o) => {
         const flag = o.flag.startsWith('--') ? `-l ${o.flag.slice(2)}` : `-s ${o.flag.slice(1)}`;
-        return `complete -c hyperturtle -n ${condition} ${flag}${o.takesValue ? ' -r' : ''} -d ${quote(o.description)}`;
+        return `complete -c hyperturtle -n ${condition} ${flag}${o.choices.length > 0 ? ` -x -a ${quote(o.choices.join(' '))}` : o.takesValue ? ' -r' : ''} -d ${quote(o.description)}`;
       }),
     ];
   });

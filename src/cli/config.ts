@@ -14,11 +14,10 @@ interface Options {
   subnet: string;
 }
 
-/** A name that every consumer takes: a DNS label. */
-const NAME = /^[a-z][a-z0-9-]{0,30}$/;
+/** A name that every consumer takes: a DNS label (RFC 1035), as Kubernetes wants names of services. */
+const NAME = /^[a-z]([a-z0-9-]{0,29}[a-z0-9])?$/;
 const PATH = /^\/[\w./-]+$/;
 const IMAGE = /^[\w.:/@-]+$/;
-const SUBNET = /^[\d./a-f:]+$/;
 
 /** What is put into TOML, YAML, XML and JSON as it stands must mean nothing there. */
 const checked =
@@ -28,6 +27,26 @@ const checked =
     const { HyperturtleError } = await import('../core/errors.ts');
     throw new HyperturtleError('HT_USAGE', `${option} '${text}': ${expected} expected`);
   };
+
+/** Room for a gateway and a guest, as host-local wants it. */
+const MOST_BITS = { 4: 30, 6: 126 } as const;
+
+async function checkSubnet(text: string): Promise<void> {
+  const { parsePrefix } = await import('../net/address.ts');
+  const prefix = text.includes('/')
+    ? parsePrefix(text)
+    : 'a prefix such as 10.1.0.0/24 or fd00:1::/64 expected';
+  const most = typeof prefix === 'string' ? 0 : MOST_BITS[prefix.version];
+  const wrong =
+    typeof prefix === 'string'
+      ? prefix
+      : prefix.bits > most
+        ? `a prefix of at most ${most} bits expected, or no address is left to give`
+        : undefined;
+  if (wrong === undefined) return;
+  const { HyperturtleError } = await import('../core/errors.ts');
+  throw new HyperturtleError('HT_USAGE', `--subnet '${text}': ${wrong}`);
+}
 
 export function registerConfig(program: Command): void {
   const d = CONSUMER_DEFAULTS;
@@ -52,10 +71,14 @@ export function registerConfig(program: Command): void {
         )}\n\nExample:\n  hyperturtle config cni --subnet 10.1.0.0/24 >/etc/cni/net.d/10-direct.conflist`,
     )
     .action(async (kind: Consumer, o: Options) => {
-      await checked('--name', NAME, 'lower-case letters, digits and dashes')(o.name);
+      await checked(
+        '--name',
+        NAME,
+        'lower-case letters, digits and dashes, a letter first and no dash last',
+      )(o.name);
       await checked('--ram-dir', PATH, 'an absolute path of plain characters')(o.ramDir);
       await checked('--image', IMAGE, 'the name of an image')(o.image);
-      await checked('--subnet', SUBNET, 'a prefix such as 10.1.0.0/24')(o.subnet);
+      await checkSubnet(o.subnet);
       process.stdout.write(CONSUMERS[kind].text(o));
     });
 }

@@ -1,6 +1,7 @@
 /** `hyperturtle run IMAGE -- CMD`: a nested guest from an image or directory, in the foreground. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { makeDirectory } from '../core/files.ts';
 import type { RunEvent } from '../guest/run/run.ts';
 import type { RunNet, RunSpec } from '../guest/run/spec.ts';
 import type { AgentClient } from './l1-client.ts';
@@ -198,7 +199,7 @@ async function print(shape: RunSpec, initrd: Buffer, directory: string | undefin
   ]);
   const dir = '/var/cache/hyperturtle';
   const file = `${dir}/run-${createHash('sha256').update(initrd).digest('hex').slice(0, 16)}.cpio`;
-  fs.mkdirSync(dir, { recursive: true });
+  makeDirectory(dir);
   fs.writeFileSync(file, initrd);
   const root =
     directory === undefined ? shape.root : await packDirectory(directory, file.replace(/cpio$/, 'erofs'));

@@ -6,10 +6,12 @@ import path from 'node:path';
 import { z } from 'zod';
 import { PolicyInput } from '../net/firewall-rules.ts';
 import { RateLimitInput } from '../net/rate-limit.ts';
+import { ConventionArgs, ipsWanted, macWanted, parseCniArgs } from './args.ts';
 import { CniError } from './errors.ts';
+import { CniResult } from './result.ts';
+import { CNI_VERSIONS } from './versions.ts';
+import type { CniVersion } from './versions.ts';
 
-export const CNI_VERSIONS = ['0.4.0', '1.0.0', '1.1.0'] as const;
-export type CniVersion = (typeof CNI_VERSIONS)[number];
 export const COMMANDS = ['ADD', 'DEL', 'CHECK', 'STATUS', 'GC', 'VERSION'] as const;
 export type Command = (typeof COMMANDS)[number];
 
@@ -46,8 +48,9 @@ export const NetConfig = z.looseObject({
   runtimeConfig: z
     .looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() })
     .optional(),
+  args: ConventionArgs.optional(),
   dns: z.looseObject({}).optional(),
-  prevResult: z.looseObject({}).optional(),
+  prevResult: CniResult.optional(),
   'cni.dev/valid-attachments': z
     .array(z.looseObject({ containerID: z.string(), ifname: z.string() }))
     .optional(),
@@ -69,13 +72,15 @@ export interface CniRequest {
   pluginPath: string[];
   config: NetConfig;
   version: CniVersion;
+  /** Wanted for this attachment; undefined: any. */
+  mac: string | undefined;
   /** As it came, for delegates. */
   raw: Readonly<Record<string, unknown>>;
 }
 
 const CONTAINER_ID = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,255}$/;
 
-/** Throws CniError with the specification's numbers. VERSION needs no configuration but its version. */
+/** Throws CniError with the specification's numbers. VERSION is answered whatever the configuration is, as stock plugins do. */
 export function parseRequest(env: Readonly<Record<string, string | undefined>>, input: string): CniRequest {
   const command = COMMANDS.find((c) => c === env['CNI_COMMAND']);
   if (!command)
@@ -83,6 +88,7 @@ export function parseRequest(env: Readonly<Record<string, string | undefined>>, 
       'INVALID_ENVIRONMENT',
       `CNI_COMMAND: one of ${COMMANDS.join(', ')} expected, '${env['CNI_COMMAND'] ?? ''}' found`,
     );
+  if (command === 'VERSION') return versionRequest(input);
   const raw = parseJson(input);
   const version = versionOf(raw);
   const perContainer = command === 'ADD' || command === 'DEL' || command === 'CHECK';
@@ -96,21 +102,46 @@ export function parseRequest(env: Readonly<Record<string, string | undefined>>, 
     if (!isIfname(attachment.ifname))
       throw new CniError(
         'INVALID_ENVIRONMENT',
-        `CNI_IFNAME: the name of a network device of at most 15 characters expected, '${attachment.ifname}' found`,
+        `CNI_IFNAME: the name of a network device of at most 15 bytes expected, '${attachment.ifname}' found`,
       );
   }
   const netns = env['CNI_NETNS'] === '' ? undefined : env['CNI_NETNS'];
   if ((command === 'ADD' || command === 'CHECK') && netns === undefined)
     throw new CniError('INVALID_ENVIRONMENT', 'CNI_NETNS: the path of a network namespace expected');
   const pluginPath = (env['CNI_PATH'] ?? '').split(':').filter((p) => path.isAbsolute(p));
-  const config = command === 'VERSION' ? NetConfig.parse(VERSION_CONFIG) : parseConfig(raw);
-  return { command, attachment, netns, pluginPath, config, version, raw };
+  const config = parseConfig(raw);
+  // of ADD alone: what it refuses must not stand in the way of the DEL that follows
+  const asked = command === 'ADD';
+  const args = parseCniArgs(asked ? (env['CNI_ARGS'] ?? '') : '');
+  const mac = asked ? macWanted(args, config) : undefined;
+  if (asked && ipsWanted(args, config).length > 0 && !(config.ipam && 'type' in config.ipam))
+    throw new CniError(
+      'INVALID_CONFIG',
+      `ipam: ${ipsWanted(args, config).join(', ')} is asked for, and without an IPAM plugin nobody gives addresses`,
+    );
+  return { command, attachment, netns, pluginPath, config, version, mac, raw };
 }
 
-const VERSION_CONFIG = { cniVersion: '1.1.0', name: 'version', type: 'hyperturtle-cni' };
+const VERSION_CONFIG = { name: 'version', type: 'hyperturtle-cni' };
 
+/** Answered in the version of the configuration where there is one that we speak, else in the newest. */
+function versionRequest(input: string): CniRequest {
+  let version: CniVersion = CNI_VERSIONS[CNI_VERSIONS.length - 1] ?? '1.1.0';
+  try {
+    version = versionOf(parseJson(input));
+  } catch {
+    // the answer says what would be understood
+  }
+  const raw = { ...VERSION_CONFIG, cniVersion: version };
+  return {
+    ...{ command: 'VERSION', attachment: { containerId: '', ifname: '' }, netns: undefined, pluginPath: [] },
+    ...{ config: NetConfig.parse(raw), version, mac: undefined, raw },
+  };
+}
+
+/** As the kernel's dev_valid_name() has it, which counts bytes; and no %, which stands for a number there. */
 function isIfname(text: string): boolean {
-  return /^[^\s/:]{1,15}$/.test(text) && text !== '.' && text !== '..';
+  return /^[^\s/:%]+$/.test(text) && Buffer.byteLength(text) <= 15 && text !== '.' && text !== '..';
 }
 
 function parseJson(input: string): Record<string, unknown> {

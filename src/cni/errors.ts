@@ -45,6 +45,7 @@ const OF: Partial<Record<ErrorCode, CniErrorName>> = {
   HT_TIMEOUT: 'TRY_AGAIN',
   HT_INTERRUPTED: 'TRY_AGAIN',
   HT_QUOTA: 'NO_NIC',
+  HT_NO_SPACE: 'IO_FAILURE',
 };
 
 /** Any failure as a CNI error. */

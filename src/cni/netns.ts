@@ -1,5 +1,6 @@
 /** A network device in a container's network namespace, by iproute2's ip and util-linux's nsenter. */
 import { exec } from '../core/exec.ts';
+import type { DeviceFound } from './plugin.ts';
 import type { CniResult } from './result.ts';
 
 const IP_MS = 20_000;
@@ -40,23 +41,43 @@ export async function configure(
   }
 }
 
-/** What is there: MAC address and addresses with prefix lengths; undefined without the device. */
+/** The device as it is now; undefined without it. */
 export async function inspect(
   netns: string,
   ifname: string,
   signal: AbortSignal,
-): Promise<{ mac: string; addresses: string[] } | undefined> {
+): Promise<DeviceFound | undefined> {
   const text = await ipIn(netns, ['-j', 'address', 'show', 'dev', ifname], signal, [0, 1]);
   if (text.trim() === '') return undefined;
   const [link] = JSON.parse(text) as {
     address?: string;
+    flags?: string[];
     addr_info?: { local: string; prefixlen: number }[];
   }[];
   if (!link) return undefined;
+  const routes = await Promise.all(['-4', '-6'].map((family) => routesOf(netns, ifname, family, signal)));
   return {
     mac: link.address ?? '',
+    up: link.flags?.includes('UP') ?? false,
     addresses: (link.addr_info ?? []).map((a) => `${a.local}/${a.prefixlen}`),
+    routes: routes.flat(),
   };
+}
+
+/** Destinations with prefix lengths: ip writes `default`, and single addresses without. */
+async function routesOf(
+  netns: string,
+  ifname: string,
+  family: string,
+  signal: AbortSignal,
+): Promise<string[]> {
+  const text = await ipIn(netns, ['-j', family, 'route', 'show', 'dev', ifname], signal);
+  const routes = text.trim() === '' ? [] : (JSON.parse(text) as { dst: string }[]);
+  const v6 = family === '-6';
+  return routes.map(({ dst }) => {
+    if (dst === 'default') return v6 ? '::/0' : '0.0.0.0/0';
+    return dst.includes('/') ? dst : `${dst}/${v6 ? 128 : 32}`;
+  });
 }
 
 function gatewayFor(dst: string, result: CniResult): string | undefined {

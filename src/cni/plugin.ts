@@ -2,13 +2,14 @@
  * The commands of the CNI plugin. What only the host, the kernel or stock plugins can do comes through `Means`, so that
  * all decisions are here. ADD writes down what it makes before it makes it, and undoes it in reverse when a step fails.
  */
+import { isIPv6 } from 'node:net';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { isHyperturtleError, messageOf } from '../core/errors.ts';
 import type { HyperturtleError } from '../core/errors.ts';
 import type { PolicyInput } from '../net/firewall-rules.ts';
 import type { RateLimitInput } from '../net/rate-limit.ts';
 import type { CniRequest, Command, NetConfig } from './config.ts';
-import { CNI_VERSIONS } from './config.ts';
+import { CNI_VERSIONS } from './versions.ts';
 import { CniError, cniError } from './errors.ts';
 import { formatResult } from './result.ts';
 import type { CniResult, Interface } from './result.ts';
@@ -50,11 +51,17 @@ export interface Means {
     signal: AbortSignal,
   ): Promise<void>;
   configure(netns: string, ifname: string, result: CniResult, signal: AbortSignal): Promise<void>;
-  inspect(
-    netns: string,
-    ifname: string,
-    signal: AbortSignal,
-  ): Promise<{ mac: string; addresses: string[] } | undefined>;
+  inspect(netns: string, ifname: string, signal: AbortSignal): Promise<DeviceFound | undefined>;
+}
+
+/** A network device in a container. */
+export interface DeviceFound {
+  mac: string;
+  up: boolean;
+  /** With prefix lengths. */
+  addresses: string[];
+  /** Destinations of routes through it, with prefix lengths. */
+  routes: string[];
 }
 
 /** What goes to standard output; undefined: nothing. Throws CniError and HyperturtleError. */
@@ -124,8 +131,8 @@ class Plugin {
   }
 
   async #addDirect(): Promise<CniResult> {
-    const { name, device, network, policy, runtimeConfig } = this.#config;
-    const { attachment, netns } = this.#request;
+    const { name, device, network, policy } = this.#config;
+    const { attachment, netns, mac } = this.#request;
     const signal = this.#signal;
     const id = attachmentId(name, attachment);
     const undo = new CleanupStack();
@@ -139,7 +146,7 @@ class Plugin {
           id,
           device,
           ...(network === undefined ? {} : { network }),
-          ...(runtimeConfig?.mac === undefined ? {} : { mac: runtimeConfig.mac.toLowerCase() }),
+          ...(mac === undefined ? {} : { mac }),
         },
         signal,
       );
@@ -149,7 +156,11 @@ class Plugin {
         await this.#means.applyPolicy(id, policy, signal);
       }
       const addresses = await this.#ipam('ADD');
-      if (addresses) undo.add('addresses', async () => void (await this.#ipam('DEL', late)));
+      if (addresses) {
+        undo.add('addresses', async () => void (await this.#ipam('DEL', late)));
+        if (!addresses.ips?.length)
+          throw new CniError('FAILED', `IPAM plugin '${this.#ipamType()}' returned missing IP config`);
+      }
       const mtu = Math.min(this.#config.mtu ?? nic.mtu, nic.mtu);
       const made: Interface = { name: attachment.ifname, mac: nic.mac, mtu, pciID: nic.pciAddress };
       if (netns !== undefined) made.sandbox = netns;
@@ -226,18 +237,25 @@ class Plugin {
       throw new CniError('CHANGED', `the host does not have NIC ${state.nic} any more`);
     await this.#ipam('CHECK');
     if (this.#config.device === 'vfio') return;
-    const there = await this.#means.inspect(netns, attachment.ifname, this.#signal);
-    if (!there) throw new CniError('CHANGED', `there is no ${attachment.ifname} in ${netns}`);
-    const previous = this.#config.prevResult as CniResult | undefined;
-    const mac = previous?.interfaces?.find((i) => i.name === attachment.ifname)?.mac;
-    if (mac !== undefined && mac !== there.mac)
-      throw new CniError('CHANGED', `${attachment.ifname}: MAC ${mac} expected, ${there.mac} found`);
+    this.#compare(await this.#means.inspect(netns, attachment.ifname, this.#signal));
+  }
+
+  /** What is in the container against what ADD gave. Throws CniError CHANGED. */
+  #compare(there: DeviceFound | undefined): void {
+    const { ifname } = this.#request.attachment;
+    const previous = this.#config.prevResult;
+    const changed = (what: string): CniError => new CniError('CHANGED', `${ifname}: ${what}`);
+    if (!there) throw new CniError('CHANGED', `there is no ${ifname} in ${this.#request.netns ?? ''}`);
+    const mac = previous?.interfaces?.find((i) => i.name === ifname)?.mac;
+    if (mac !== undefined && mac.toLowerCase() !== there.mac.toLowerCase())
+      throw changed(`MAC ${mac} expected, ${there.mac} found`);
+    if (!there.up) throw changed('expected to be up, it is down');
     for (const { address } of previous?.ips ?? [])
-      if (!there.addresses.includes(address))
-        throw new CniError(
-          'CHANGED',
-          `${attachment.ifname}: address ${address} expected, ${there.addresses.join(', ') || 'none'} found`,
-        );
+      if (!there.addresses.some((a) => sameAddress(a, address)))
+        throw changed(`address ${address} expected, ${there.addresses.join(', ') || 'none'} found`);
+    for (const { dst } of previous?.routes ?? [])
+      if (!there.routes.some((r) => sameAddress(r, dst)))
+        throw changed(`route to ${dst} expected, ${there.routes.join(', ') || 'none'} found`);
   }
 
   async status(): Promise<void> {
@@ -279,15 +297,19 @@ class Plugin {
     this.#state.write({ network: this.#config.name, ...attachment, mode, nic, config: { ...raw } });
   }
 
-  /** Undefined without IPAM. Stock plugins of Debian 12 know neither STATUS nor GC: nothing to do for them there. */
+  #ipamType(): string | undefined {
+    const { ipam } = this.#config;
+    return ipam && 'type' in ipam ? String(ipam.type) : undefined;
+  }
+
+  /** Undefined without IPAM, and where the plugin does not know the command (STATUS and GC are of CNI 1.1.0). */
   async #ipam(
     command: Command,
     signal = this.#signal,
     request = this.#request,
   ): Promise<CniResult | undefined> {
-    const { ipam } = this.#config;
-    if (!ipam || !('type' in ipam) || command === 'STATUS' || command === 'GC') return undefined;
-    const plugin = String(ipam.type);
+    const plugin = this.#ipamType();
+    if (plugin === undefined) return undefined;
     return this.#means.delegate(request, { plugin, command, config: request.raw, signal });
   }
 
@@ -296,8 +318,8 @@ class Plugin {
     raw: Readonly<Record<string, unknown>>,
     request = this.#request,
   ): Promise<CniResult | undefined> {
-    const { cniVersion, name, ipam, dns, runtimeConfig, prevResult } = raw;
-    const own = { cniVersion, name, ipam, dns, runtimeConfig, prevResult };
+    const { cniVersion, name, ipam, dns, args, runtimeConfig, prevResult } = raw;
+    const own = { cniVersion, name, ipam, dns, args, runtimeConfig, prevResult };
     const config = {
       ...Object.fromEntries(Object.entries(own).filter(([, v]) => v !== undefined)),
       bridge: 'hyperturtle0',
@@ -308,6 +330,17 @@ class Plugin {
     };
     return this.#means.delegate(request, { plugin: 'bridge', command, config, signal: this.#signal });
   }
+}
+
+/** Of addresses and prefixes as text: IPv6 is written in more than one way, and `0.0.0.0/0` is `default`. */
+function sameAddress(a: string, b: string): boolean {
+  return canonical(a) === canonical(b);
+}
+
+function canonical(text: string): string {
+  const [ip = '', length] = text.split('/');
+  const whole = ip.includes(':') && isIPv6(ip) ? new URL(`http://[${ip}]`).hostname : ip;
+  return length === undefined ? whole : `${whole}/${length}`;
 }
 
 /** The host has no more: its quota, or its ports. */

@@ -1,7 +1,7 @@
 /** Results of CNI plugins: shaped as 1.x, written as the client's version has them. */
 import { z } from 'zod';
 import { CniError } from './errors.ts';
-import type { CniVersion } from './config.ts';
+import type { CniVersion } from './versions.ts';
 
 export const CniResult = z.looseObject({
   interfaces: z
@@ -36,21 +36,30 @@ export function parseResult(text: string, what: string): CniResult {
   }
 }
 
-/** 0.4.0 has the version in each address; mtu and pciID came with 1.1.0. */
+/** Attributes that came with 1.1.0. */
+const NEW_IN_1_1 = {
+  interface: ['mtu', 'pciID', 'socketPath'],
+  route: ['mtu', 'advmss', 'priority', 'table', 'scope'],
+};
+
+function without<T extends object>(value: T, keys: readonly string[]): T {
+  return Object.fromEntries(Object.entries(value).filter(([k]) => !keys.includes(k))) as T;
+}
+
+/** A result as `version` has it: 0.4.0 has the family in each address; some attributes came with 1.1.0. */
 export function formatResult(result: CniResult, version: CniVersion): Record<string, unknown> {
-  const interfaces = result.interfaces?.map((i) => {
-    const { mtu, pciID, ...rest } = i;
-    return version === '1.1.0' ? { ...rest, ...(mtu ? { mtu } : {}), ...(pciID ? { pciID } : {}) } : rest;
-  });
+  const newest = version === '1.1.0';
+  const interfaces = result.interfaces?.map((i) => (newest ? i : without(i, NEW_IN_1_1.interface)));
+  const routes = result.routes?.map((r) => (newest ? r : without(r, NEW_IN_1_1.route)));
   const ips = result.ips?.map((ip) => {
-    const plain = Object.fromEntries(Object.entries(ip).filter(([key]) => key !== 'version'));
+    const plain = without(ip, ['version']);
     return version === '0.4.0' ? { version: ip.address.includes(':') ? '6' : '4', ...plain } : plain;
   });
   return {
     cniVersion: version,
     ...(interfaces ? { interfaces } : {}),
     ...(ips ? { ips } : {}),
-    ...(result.routes ? { routes: result.routes } : {}),
+    ...(routes ? { routes } : {}),
     dns: result.dns ?? {},
   };
 }

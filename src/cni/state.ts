@@ -3,11 +3,13 @@
  * an attachment.
  */
 import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
-import { errnoCode } from '../core/errors.ts';
+import { errnoCode, messageOf } from '../core/errors.ts';
+import { fileError, replaceFile } from '../core/files.ts';
 import type { Attachment } from './config.ts';
+import { CniError } from './errors.ts';
 
 const AttachmentState = z.strictObject({
   network: z.string(),
@@ -26,6 +28,12 @@ export function attachmentId(network: string, a: Attachment): string {
   return `cni-${createHash('sha256').update(`${network}\0${a.containerId}\0${a.ifname}`).digest('hex').slice(0, 16)}`;
 }
 
+/** CniError IO_FAILURE that names the path and the reason. */
+function failure(e: unknown, what: string, file: string): CniError {
+  return new CniError('IO_FAILURE', `stateDir: ${messageOf(fileError(e, what, file))}`);
+}
+
+/** All methods throw CniError IO_FAILURE where the file system fails. */
 export class StateDir {
   readonly #dir: string;
 
@@ -34,19 +42,26 @@ export class StateDir {
   }
 
   write(state: AttachmentState): void {
-    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     const file = this.#file(attachmentId(state.network, state));
-    writeFileSync(`${file}.new`, JSON.stringify(state), { mode: 0o600 });
-    renameSync(`${file}.new`, file);
+    try {
+      replaceFile(file, JSON.stringify(state), { mode: 0o600, directoryMode: 0o700 });
+    } catch (e) {
+      throw new CniError('IO_FAILURE', `stateDir: ${messageOf(e)}`);
+    }
   }
 
-  /** Undefined when there is none, or it is not whole. */
+  /** Undefined when there is none, or its content is none of ours. */
   read(network: string, a: Attachment): AttachmentState | undefined {
     return this.#parse(this.#file(attachmentId(network, a)));
   }
 
   remove(network: string, a: Attachment): void {
-    rmSync(this.#file(attachmentId(network, a)), { force: true });
+    const file = this.#file(attachmentId(network, a));
+    try {
+      rmSync(file, { force: true });
+    } catch (e) {
+      throw failure(e, 'the record cannot be removed', file);
+    }
   }
 
   /** Of one network. */
@@ -62,13 +77,20 @@ export class StateDir {
       return readdirSync(this.#dir).filter((n) => n.endsWith('.json'));
     } catch (e) {
       if (errnoCode(e) === 'ENOENT') return [];
-      throw e;
+      throw failure(e, 'cannot be read', this.#dir);
     }
   }
 
   #parse(file: string): AttachmentState | undefined {
+    let text: string;
     try {
-      return AttachmentState.parse(JSON.parse(readFileSync(file, 'utf8')));
+      text = readFileSync(file, 'utf8');
+    } catch (e) {
+      if (errnoCode(e) === 'ENOENT') return undefined;
+      throw failure(e, 'the record cannot be read', file);
+    }
+    try {
+      return AttachmentState.parse(JSON.parse(text));
     } catch {
       return undefined;
     }

@@ -13,7 +13,7 @@ export interface ConsumerSpec {
   name: string;
   /** A container image with this package, for the DaemonSet. */
   image: string;
-  /** First three numbers of the network's addresses. */
+  /** The network's addresses as a prefix, IPv4 or IPv6. */
   subnet: string;
 }
 
@@ -43,7 +43,7 @@ const cni = (s: ConsumerSpec): string =>
           ipam: {
             type: 'host-local',
             ranges: [[{ subnet: s.subnet }]],
-            routes: [{ dst: '0.0.0.0/0' }],
+            routes: [{ dst: s.subnet.includes(':') ? '::/0' : '0.0.0.0/0' }],
           },
         },
       ],
@@ -66,10 +66,12 @@ const containerd = (s: ConsumerSpec): string => `version = 2
   conf_dir = "/etc/cni/net.d"
 `;
 
-const kataQemu = (s: ConsumerSpec): string => `# To be set in a copy of Kata's configuration-qemu.toml.
+const kataQemu = (s: ConsumerSpec): string => `# To be set in a copy of Kata's configuration-qemu.toml. For Kata up to 3.31: later ones have no file_mem_backend, ignore
+# it without a word, and keep RAM in /dev/shm: pods then run as before, and first touches stay with L1. 'hyperturtle
+# status' lists a pod's guest when its RAM is on turtlefs.
 [hypervisor.qemu]
 machine_type = "q35"
-# RAM is a shared file there; a hypervisor may only use what the second line lists
+# RAM is a shared file there; annotations of pods may only name what the second line lists
 file_mem_backend = "${s.ramDir}"
 valid_file_mem_backends = ["${s.ramDir}"]
 default_memory = ${s.memMib}
@@ -77,7 +79,8 @@ default_vcpus = ${s.cpus}
 # preallocated or huge pages would all be touched before L0 could give them
 enable_mem_prealloc = false
 enable_hugepages = false
-# for NICs by VFIO (hyperturtle nic add)
+# for NICs by VFIO (hyperturtle nic add); Kata before 3.2 has hotplug_vfio_on_root_bus = true instead of the first line
+hot_plug_vfio = "root-port"
 pcie_root_port = 2
 `;
 
@@ -89,13 +92,16 @@ const kataClh =
 enable_hugepages = false
 `;
 
-const cloudHypervisor = (s: ConsumerSpec): string =>
-  [
-    'cloud-hypervisor',
-    `--cpus boot=${s.cpus}`,
-    `--memory size=0 --memory-zone id=ram,size=${s.memMib}M,file=${s.ramDir},shared=on`,
-    '--kernel vmlinux --cmdline "console=hvc0 root=/dev/vda rw" --disk path=root.img',
-  ].join(' \\\n  ') + '\n';
+/** It takes a file that is there and as large as the memory, and leaves it there. */
+const cloudHypervisor = (s: ConsumerSpec): string => `#!/bin/sh -e
+ram=${s.ramDir}/${s.name}
+trap 'rm -f "$ram"' EXIT
+truncate -s ${s.memMib}M "$ram"
+cloud-hypervisor \\
+  --cpus boot=${s.cpus} \\
+  --memory size=0 --memory-zone id=ram,size=${s.memMib}M,file="$ram",shared=on \\
+  --kernel vmlinux --cmdline "console=hvc0 root=/dev/vda rw" --disk path=root.img
+`;
 
 const firecracker =
   (): string => `# Firecracker maps its guest's RAM as private anonymous memory (or a memfd, with vhost-user) and takes no file for a
@@ -206,7 +212,7 @@ spec:
 export const CONSUMERS = {
   qemu: { what: "QEMU's arguments for RAM on turtlefs", text: qemu },
   libvirt: { what: 'domain XML of a nested guest', text: libvirt },
-  'cloud-hypervisor': { what: "cloud-hypervisor's arguments", text: cloudHypervisor },
+  'cloud-hypervisor': { what: 'script that starts cloud-hypervisor', text: cloudHypervisor },
   firecracker: { what: 'why there is nothing to configure', text: firecracker },
   'kata-qemu': { what: "part of Kata's configuration-qemu.toml", text: kataQemu },
   'kata-clh': { what: "part of Kata's configuration-clh.toml, and what it cannot do", text: kataClh },

@@ -6,6 +6,7 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { makeDirectory } from '../core/files.ts';
 import { takeVm } from '../bpf/kvm.ts';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
@@ -136,7 +137,7 @@ export class L2Machine implements AsyncDisposable {
     const { spec, files } = this;
     const timeoutMs = options.timeoutMs ?? QMP_TIMEOUT_MS;
     const { signal } = options;
-    mkdirSync(files.dir.slice(0, files.dir.lastIndexOf('/')), { recursive: true });
+    makeDirectory(files.dir.slice(0, files.dir.lastIndexOf('/')));
     try {
       mkdirSync(files.dir);
     } catch (e) {

@@ -1,6 +1,6 @@
 /** What `hyperturtle config` prints, before those who read it: containerd, libvirt's schema, a stock QEMU, CNI clients. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parse } from 'yaml';
@@ -98,6 +98,32 @@ test('what Kubernetes gets is YAML whose names meet', () => {
   expect(new Set(mounted.map((m) => m.name))).toEqual(new Set(template.spec.volumes.map((v) => v.name)));
 });
 
+test('the script for cloud-hypervisor makes the RAM file before it starts and removes it afterwards', () => {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'ht-consumers-'));
+  try {
+    // says how large the file is that it was given, and fails
+    writeFileSync(
+      path.join(dir, 'cloud-hypervisor'),
+      `#!/bin/sh\nfor a; do case $a in id=ram,*) f=\${a#*file=}; f=\${f%%,*};; esac; done\nstat -c '%s %n' "$f"; exit 7\n`,
+      { mode: 0o755 },
+    );
+    const script = CONSUMERS['cloud-hypervisor'].text({ ...CONSUMER_DEFAULTS, ramDir: dir, name: 'vm1' });
+    const r = spawnSync('sh', ['-e'], {
+      input: script,
+      encoding: 'utf8',
+      env: { ...process.env, PATH: `${dir}:${process.env['PATH'] ?? ''}` },
+    });
+    expect([r.status, r.stdout, r.stderr]).toEqual([7, `2147483648 ${dir}/vm1\n`, '']);
+    expect(existsSync(path.join(dir, 'vm1'))).toBe(false);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+test('a network of IPv6 has a default route of IPv6', () => {
+  expect(CONSUMERS.cni.text({ ...CONSUMER_DEFAULTS, subnet: '2001:db8::/64' })).toContain('"::/0"');
+});
+
 test('every kind is printed by the command, and nothing that would mean something else in a file is taken', () => {
   const run = (...args: string[]) =>
     spawnSync(process.execPath, [path.join(compiledSources(), 'cli/main.js'), 'config', ...args], {
@@ -108,6 +134,20 @@ test('every kind is printed by the command, and nothing that would mean somethin
   );
   const bad = run('libvirt', '--name', "a'/><x");
   expect([bad.status, bad.stderr]).toEqual([2, expect.stringContaining('lower-case letters')]);
+  for (const [option, value] of [
+    ...['10.1.0.5/24', '10.1.0.0', 'abc', '10.1.0.0/33', '10.1.0.0/31', '2001:db8::/127'].map((s) => [
+      '--subnet',
+      s,
+    ]),
+    ...['a-', '-a', '1a'].map((s) => ['--name', s]),
+  ] as [string, string][]) {
+    const r = run('cni', `${option}=${value}`);
+    expect([r.status, r.stdout, r.stderr], value).toEqual([
+      2,
+      '',
+      expect.stringContaining(`${option} '${value}'`),
+    ]);
+  }
   for (const kind of Object.keys(CONSUMERS) as Consumer[])
     expect(of(kind), kind).not.toMatch(/undefined|\[object/);
 });

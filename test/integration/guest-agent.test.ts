@@ -203,6 +203,8 @@ describe('commands', () => {
     expect(await complete('hyperturtle', 'map', 'd')).toEqual(['delete', 'dump']);
     expect(await complete('hyperturtle', 'link', '--h')).toEqual(['--hook', '--help']);
     expect(await complete('hyperturtle', 'load', file('por'))).toEqual([file('port')]);
+    expect(await complete('hyperturtle', 'config', 'kata-')).toEqual(['kata-qemu', 'kata-clh']);
+    expect(await complete('hyperturtle', 'lab', 'up', '--accel', '')).toEqual(['tcg', 'kvm']);
   });
 });
 

@@ -2,9 +2,10 @@
  * The agent's socket for this machine's command line: a unix socket that only root may open, one RpcPeer for each
  * connection. Owns the socket file; an abandoned one is replaced, one with a living agent behind it is not.
  */
-import { chmodSync, mkdirSync, rmSync } from 'node:fs';
+import { chmodSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
+import { makeDirectory } from '../../core/files.ts';
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import type { ServedMethods } from '../../wire/handlers.ts';
 import { RpcPeer } from '../../wire/peer.ts';
@@ -63,7 +64,7 @@ export class LocalServer implements AsyncDisposable {
 
 /** Makes the directory, and removes a socket that nobody listens at. */
 export async function makeWayFor(socketPath: string, signal: AbortSignal): Promise<void> {
-  mkdirSync(path.dirname(socketPath), { recursive: true, mode: 0o755 });
+  makeDirectory(path.dirname(socketPath));
   try {
     (await connectSocket(socketPath, signal)).destroy();
   } catch (e) {

@@ -3,19 +3,10 @@
  * by their hash. A crash at any moment leaves the old state or the new one.
  */
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { readFileSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
+import { makeDirectory, replaceFile } from '../../core/files.ts';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
 import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Name, Sha256, Signature, LinkOptions, LinkOrder } from '../../wire/schema.ts';
@@ -53,6 +44,8 @@ export const emptyState = (): State => ({ version: 1, objects: {}, links: [], po
 
 export const sha256Of = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
+const RECORD = { mode: 0o600, sync: true, what: 'the state cannot be written' } as const;
+
 export class StateFile {
   readonly file: string;
   readonly #objects: string;
@@ -61,7 +54,7 @@ export class StateFile {
   constructor(dir: string) {
     this.file = path.join(dir, 'agent.json');
     this.#objects = path.join(dir, 'objects');
-    mkdirSync(this.#objects, { recursive: true, mode: 0o700 });
+    makeDirectory(this.#objects, 0o700);
   }
 
   /** A file that cannot be read is put aside, and said to be so: the agent goes on with its configuration alone. */
@@ -88,7 +81,7 @@ export class StateFile {
 
   /** Durable when it returns. Objects that the state does not name are removed. */
   write(state: State): void {
-    replaceFile(this.file, `${JSON.stringify(state, null, 2)}\n`);
+    replaceFile(this.file, `${JSON.stringify(state, null, 2)}\n`, RECORD);
     const used = new Set(Object.values(state.objects).flatMap((o) => (o ? [o.sha256] : [])));
     for (const name of readdirSync(this.#objects))
       if (!used.has(name.replace(/\.bpf\.o$/, ''))) rmSync(path.join(this.#objects, name), { force: true });
@@ -96,7 +89,7 @@ export class StateFile {
 
   putObject(elf: Uint8Array): string {
     const sha256 = sha256Of(elf);
-    replaceFile(this.#objectFile(sha256), elf);
+    replaceFile(this.#objectFile(sha256), elf, RECORD);
     return sha256;
   }
 
@@ -116,24 +109,5 @@ export class StateFile {
 
   #objectFile(sha256: string): string {
     return path.join(this.#objects, `${sha256}.bpf.o`);
-  }
-}
-
-/** Old content or new, never half of it, also after a power failure. */
-function replaceFile(file: string, content: string | Uint8Array): void {
-  const fresh = `${file}.new`;
-  const fd = openSync(fresh, 'w', 0o600);
-  try {
-    writeFileSync(fd, content);
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-  renameSync(fresh, file);
-  const dir = openSync(path.dirname(file), 'r');
-  try {
-    fsyncSync(dir);
-  } finally {
-    closeSync(dir);
   }
 }

@@ -1,5 +1,5 @@
 /** Mounting turtlefs, the file system of guest RAM, when the module is there and nobody has mounted it. */
-import { mkdirSync } from 'node:fs';
+import { makeDirectory } from '../../core/files.ts';
 import { exec } from '../../core/exec.ts';
 import { turtlefsMount } from './vms.ts';
 
@@ -8,7 +8,7 @@ const MOUNT_TIMEOUT_MS = 10_000;
 /** True when this call mounted it. Throws HT_COMMAND_FAILED with mount's words. */
 export async function mountTurtlefs(dir: string, signal: AbortSignal): Promise<boolean> {
   if (turtlefsMount() !== undefined) return false;
-  mkdirSync(dir, { recursive: true, mode: 0o755 });
+  makeDirectory(dir);
   await exec('mount', ['-t', 'turtlefs', 'none', dir], { timeoutMs: MOUNT_TIMEOUT_MS, signal });
   return true;
 }

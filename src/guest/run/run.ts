@@ -11,6 +11,7 @@ import net from 'node:net';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Writable } from 'node:stream';
+import { makeDirectory } from '../../core/files.ts';
 import { HyperturtleError, errnoCode } from '../../core/errors.ts';
 import { exec } from '../../core/exec.ts';
 import { identify, isRunning, killProcess } from '../../core/process.ts';
@@ -133,7 +134,7 @@ class RunningGuest {
   }
 
   #makeDirectory(): void {
-    mkdirSync(RUN_DIR, { recursive: true, mode: 0o755 });
+    makeDirectory(RUN_DIR);
     try {
       mkdirSync(this.#files.dir, { mode: 0o700 });
     } catch (e) {

@@ -4,10 +4,11 @@
  * symbolic link to it, for QEMU's command line.
  */
 import { spawnSync } from 'node:child_process';
-import { chownSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chownSync, readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { z } from 'zod';
+import { makeDirectory, replaceFile } from '../../core/files.ts';
 import { SharedArray } from '../../bpf/map.ts';
 import { isBpffs, openPinned, pin, unpin } from '../../bpf/pins.ts';
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
@@ -138,7 +139,7 @@ function openMap(spec: ArenaSpec): { map: SharedArray; resumed: boolean } {
   } catch (e) {
     if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
   }
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  makeDirectory(directory, 0o700);
   const map = SharedArray.create('arena', spec.bytes);
   try {
     pin(map.file, file);
@@ -169,8 +170,7 @@ async function wipe(map: SharedArray): Promise<void> {
 function madeAt(file: string, mapId: number, resumed: boolean): number {
   if (!resumed) {
     const ticks = ticksNow();
-    writeFileSync(`${file}.new`, JSON.stringify({ mapId, ticks }), { mode: 0o600 });
-    renameSync(`${file}.new`, file);
+    replaceFile(file, JSON.stringify({ mapId, ticks }), { mode: 0o600 });
     return ticks;
   }
   try {
@@ -185,7 +185,7 @@ const madeSchema = z.strictObject({ mapId: z.int(), ticks: z.number() });
 
 /** There is always one of the two links, never none. */
 function replaceLink(target: string, link: string): void {
-  mkdirSync(path.dirname(link), { recursive: true, mode: 0o755 });
+  makeDirectory(path.dirname(link));
   rmSync(`${link}.new`, { force: true });
   symlinkSync(target, `${link}.new`);
   renameSync(`${link}.new`, link);

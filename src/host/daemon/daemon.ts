@@ -3,9 +3,9 @@
  * socket and the measurements. Everything that a VM can break is inside its ManagedVm.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
 import net from 'node:net';
 import { isDeepStrictEqual } from 'node:util';
+import { makeDirectory } from '../../core/files.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { Turns } from '../../core/turns.ts';
@@ -111,8 +111,8 @@ export class HostDaemon {
   async #start(): Promise<void> {
     const { run, state, metrics, loader } = this.#config;
     const { log } = this.#log;
-    mkdirSync(run, { recursive: true, mode: 0o755 });
-    mkdirSync(state, { recursive: true, mode: 0o700 });
+    makeDirectory(run);
+    makeDirectory(state, 0o700);
     // before anything is touched: its socket says that there is no other daemon
     await this.#serveAdmin();
     this.#runtime = new RuntimeVms(state);

@@ -2,7 +2,8 @@
  * Which process had a VM's arena last, kept in the run directory: after a crash the next daemon knows by it whether
  * QEMU's arena is the pinned one, and whether the process that used it has ended.
  */
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { replaceFile } from '../../core/files.ts';
+import { readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
@@ -47,9 +48,7 @@ export function readRecord(run: string, vm: string): ProcessRecord | undefined {
 
 export function writeRecord(run: string, vm: string, record: ProcessRecord): void {
   const file = fileOf(run, vm);
-  mkdirSync(path.dirname(file), { recursive: true });
-  writeFileSync(`${file}.new`, JSON.stringify(record), { mode: 0o600 });
-  renameSync(`${file}.new`, file);
+  replaceFile(file, JSON.stringify(record), { mode: 0o600 });
 }
 
 export function removeRecord(run: string, vm: string): void {

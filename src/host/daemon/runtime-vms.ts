@@ -1,6 +1,7 @@
 /** VMs that were added by command: kept in the state directory, so that they are there after a restart. */
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import { replaceFile } from '../../core/files.ts';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
 import { checkVm } from './config.ts';
 import type { VmSpec } from './config.ts';
@@ -29,10 +30,8 @@ export class RuntimeVms {
   }
 
   #write(): void {
-    mkdirSync(path.dirname(this.#file), { recursive: true, mode: 0o700 });
     const text = JSON.stringify(Object.fromEntries(this.#vms), null, 2);
-    writeFileSync(`${this.#file}.new`, `${text}\n`, { mode: 0o600, flush: true });
-    renameSync(`${this.#file}.new`, this.#file);
+    replaceFile(this.#file, `${text}\n`, { mode: 0o600, directoryMode: 0o700, sync: true });
   }
 }
 

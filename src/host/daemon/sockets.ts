@@ -1,13 +1,14 @@
 /** Unix sockets: listening at one of the daemon's own, where an old one may be left of a daemon that died; connecting. */
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, rmSync } from 'node:fs';
+import { chmodSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
+import { makeDirectory } from '../../core/files.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 
 /** Removes a socket that nobody listens at. Throws HT_BUSY when somebody does: another daemon. */
 export async function makeWayFor(socketPath: string): Promise<void> {
-  mkdirSync(path.dirname(socketPath), { recursive: true, mode: 0o755 });
+  makeDirectory(path.dirname(socketPath));
   const inUse = await new Promise<boolean>((resolve) => {
     const probe = net.connect(socketPath);
     const done = (used: boolean): void => {

@@ -2,9 +2,10 @@
  * Which NICs a VM was given, kept in the run directory: written before QEMU is asked, so that a daemon that starts after
  * a crash knows what to take up and what to take away.
  */
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
+import { replaceFile } from '../../core/files.ts';
 import { NicInfo } from '../../wire/fields.ts';
 
 const recordSchema = z.strictObject({
@@ -44,7 +45,5 @@ export function readNics(run: string, vm: string): NicsRecord | undefined {
 export function writeNics(run: string, vm: string, record: NicsRecord): void {
   const file = fileOf(run, vm);
   if (record.nics.length === 0) return rmSync(file, { force: true });
-  mkdirSync(path.dirname(file), { recursive: true });
-  writeFileSync(`${file}.new`, JSON.stringify(record), { mode: 0o600 });
-  renameSync(`${file}.new`, file);
+  replaceFile(file, JSON.stringify(record), { mode: 0o600 });
 }

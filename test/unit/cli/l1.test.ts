@@ -295,6 +295,14 @@ describe('completion', () => {
     );
   });
 
+  test('knows what an argument and the value of an option may be', () => {
+    const nodes = completionNodes(program());
+    expect(nodes.find((n) => n.path === 'completion')?.choices).toEqual(['bash', 'zsh', 'fish']);
+    const watch = nodes.find((n) => n.path === 'map watch' || n.path === 'map dump');
+    expect(watch?.options.find((o) => o.choices.length > 0)?.choices).toEqual(['auto', 'hex', 'text']);
+    expect(completionScript(program(), 'fish')).toContain(" -f -a 'zsh'");
+  });
+
   test('the bash script has no syntax error', async () => {
     await exec('bash', ['-n'], { input: completionScript(program(), 'bash') });
     expect(completionScript(program(), 'fish')).toContain("-n '__fish_seen_subcommand_from map; and not");

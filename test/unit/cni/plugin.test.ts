@@ -1,5 +1,5 @@
 /** The CNI plugin's commands, with a host, a kernel and stock plugins that only write down what they are asked. */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import fc from 'fast-check';
@@ -8,7 +8,8 @@ import { CniError, CNI_ERRORS, cniError } from '../../../src/cni/errors.ts';
 import { COMMANDS, parseRequest } from '../../../src/cni/config.ts';
 import type { Command } from '../../../src/cni/config.ts';
 import { runCommand } from '../../../src/cni/plugin.ts';
-import type { Means } from '../../../src/cni/plugin.ts';
+import type { DeviceFound, Means } from '../../../src/cni/plugin.ts';
+import type { CniResult } from '../../../src/cni/result.ts';
 import { HyperturtleError } from '../../../src/core/errors.ts';
 
 let dir: string;
@@ -16,12 +17,24 @@ let did: string[];
 let fails: Partial<Record<string, Error>>;
 let nics: Set<string>;
 let free: number;
+let macAsked: (string | undefined)[];
+/** What the IPAM plugin answers, and what is found in the container. */
+let given: CniResult;
+let found: DeviceFound | undefined;
 beforeEach(() => {
   dir = mkdtempSync(path.join(os.tmpdir(), 'ht-cni-'));
   did = [];
   fails = {};
   nics = new Set();
   free = 2;
+  macAsked = [];
+  given = { ips: [{ address: '192.0.2.9/24', gateway: '192.0.2.1' }], routes: [{ dst: '0.0.0.0/0' }] };
+  found = {
+    mac: '02:00:00:00:00:05',
+    up: true,
+    addresses: ['192.0.2.9/24', '2001:db8::9/64'],
+    routes: ['0.0.0.0/0', '192.0.2.0/24'],
+  };
 });
 afterEach(() => {
   rmSync(dir, { recursive: true });
@@ -33,7 +46,8 @@ const note = (what: string): Promise<void> => {
   return e ? Promise.reject(e) : Promise.resolve();
 };
 const means: Means = {
-  addNic: async ({ id, device }) => {
+  addNic: async ({ id, device, mac }) => {
+    macAsked.push(mac);
     await note(`addNic ${device}`);
     nics.add(id);
     return {
@@ -55,14 +69,13 @@ const means: Means = {
   dropPolicy: () => note('dropPolicy'),
   delegate: async (_, { plugin, command }) => {
     await note(`${plugin} ${command}`);
-    if (command !== 'ADD') return undefined;
-    return { ips: [{ address: '192.0.2.9/24', gateway: '192.0.2.1' }], routes: [{ dst: '0.0.0.0/0' }] };
+    return command === 'ADD' ? given : undefined;
   },
   moveIn: ({ device, ifname, mtu }) => note(`moveIn ${device} ${ifname} ${mtu}`),
   configure: () => note('configure'),
   inspect: async () => {
     await note('inspect');
-    return { mac: '02:00:00:00:00:05', addresses: ['192.0.2.9/24'] };
+    return found;
   },
 };
 
@@ -110,6 +123,28 @@ describe('a request', () => {
     ['an unknown command', { ...ENV, CNI_COMMAND: 'FOO' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
     ['no container', { ...ENV, CNI_CONTAINERID: '' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
     ['a device name that is none', { ...ENV, CNI_IFNAME: 'a/b' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
+    [
+      'a name of 15 wide letters',
+      { ...ENV, CNI_IFNAME: 'ü'.repeat(15) },
+      CONFIG,
+      CNI_ERRORS.INVALID_ENVIRONMENT,
+    ],
+    ['a name with %', { ...ENV, CNI_IFNAME: 'eth%d' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
+    ['arguments that are no pairs', { ...ENV, CNI_ARGS: 'MAC' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
+    ['unknown arguments', { ...ENV, CNI_ARGS: 'MAK=1' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
+    ['a MAC that is none', { ...ENV, CNI_ARGS: 'MAC=02:00:00:00:00' }, CONFIG, CNI_ERRORS.INVALID_CONFIG],
+    [
+      "a group's MAC",
+      ENV,
+      CONFIG.replace('}', ',"args":{"cni":{"mac":"01:00:5e:00:00:01"}}}'),
+      CNI_ERRORS.INVALID_CONFIG,
+    ],
+    [
+      'an address for nobody to give',
+      { ...ENV, CNI_ARGS: 'IP=192.0.2.7' },
+      CONFIG,
+      CNI_ERRORS.INVALID_CONFIG,
+    ],
     ['no namespace', { ...ENV, CNI_NETNS: '' }, CONFIG, CNI_ERRORS.INVALID_ENVIRONMENT],
     ['no JSON', ENV, '{', CNI_ERRORS.UNDECODABLE],
     ['a version of long ago', ENV, CONFIG.replace('1.0.0', '0.2.0'), CNI_ERRORS.INCOMPATIBLE_VERSION],
@@ -242,6 +277,61 @@ describe('ADD', () => {
   });
 });
 
+describe('what a runtime asks of one attachment', () => {
+  const MAC = { env: '02:00:00:00:00:0a', args: '02:00:00:00:00:0b', runtime: '02:00:00:00:00:0C' };
+  const env = { CNI_ARGS: `IgnoreUnknown=1;K8S_POD_NAME=x;MAC=${MAC.env}` };
+  const args = { args: { cni: { mac: MAC.args } } };
+  it.each([
+    ['CNI_ARGS', {}, env, MAC.env],
+    ['args.cni, before CNI_ARGS', args, env, MAC.args],
+    [
+      'runtimeConfig, before both',
+      { ...args, runtimeConfig: { mac: MAC.runtime } },
+      env,
+      MAC.runtime.toLowerCase(),
+    ],
+    ['nobody', {}, {}, undefined],
+  ])('a MAC is asked for by %s', async (_, more, environment, mac) => {
+    await run('ADD', more, environment);
+    expect(macAsked).toEqual([mac]);
+  });
+
+  it('wrong arguments do not stand in the way of DEL', async () => {
+    await run('ADD');
+    expect(await codeOf(run('DEL', {}, { CNI_ARGS: 'MAC=nonsense' }))).toBe(0);
+    expect(nics.size).toBe(0);
+  });
+});
+
+describe('an IPAM plugin', () => {
+  it('that answers without an address fails ADD, and what was made is undone', async () => {
+    given = { ips: [] };
+    const failed = await run('ADD').catch(cniError);
+    expect(failed).toMatchObject({
+      message: expect.stringContaining('missing IP config') as string,
+    });
+    expect(did.slice(-2)).toEqual(['host-local DEL', 'delNic']);
+    expect([nics.size, readdirSync(dir)]).toEqual([0, []]);
+  });
+});
+
+describe('state that cannot be written', () => {
+  it.each([
+    ['is a file', () => path.join(dir, 'file')],
+    ['is below a file', () => path.join(dir, 'file/below')],
+    ['is below /proc', () => '/proc/nothing/below'],
+  ])('because the directory %s is error 5 with the path and the reason', async (_, at) => {
+    writeFileSync(path.join(dir, 'file'), '');
+    const stateDir = at();
+    const failed = await run('ADD', { stateDir }).catch(cniError);
+    expect(failed).toMatchObject({ code: CNI_ERRORS.IO_FAILURE });
+    const { message } = cniError(failed);
+    expect(message).toContain(stateDir);
+    expect(message).toMatch(/choose another path|not a directory/);
+    expect(did).toEqual([]);
+  });
+});
+
 describe('DEL', () => {
   it('gives all back, also twice, and when the namespace has gone', async () => {
     await run('ADD');
@@ -278,6 +368,30 @@ describe('CHECK, STATUS, GC and VERSION', () => {
     expect(await codeOf(run('CHECK', { prevResult }))).toBe(CNI_ERRORS.CHANGED);
   });
 
+  it.each<[string, (d: DeviceFound) => void]>([
+    ['the device is down', (d) => (d.up = false)],
+    ['a route is gone', (d) => (d.routes = ['192.0.2.0/24'])],
+    ['an address is gone', (d) => (d.addresses = ['192.0.2.9/24'])],
+    ['the MAC is another', (d) => (d.mac = '02:00:00:00:00:06')],
+  ])('CHECK fails when %s', async (_, change) => {
+    await run('ADD');
+    const previous = {
+      ...prevResult,
+      // the same address and route as they are found, written otherwise
+      ips: [{ address: '192.0.2.9/24' }, { address: '2001:DB8:0::9/64' }],
+      routes: [{ dst: '0.0.0.0/0' }],
+    };
+    expect(await codeOf(run('CHECK', { prevResult: previous }))).toBe(0);
+    if (found) change(found);
+    expect(await codeOf(run('CHECK', { prevResult: previous }))).toBe(CNI_ERRORS.CHANGED);
+  });
+
+  it('CHECK fails when the device is gone', async () => {
+    await run('ADD');
+    found = undefined;
+    expect(await codeOf(run('CHECK', { prevResult }))).toBe(CNI_ERRORS.CHANGED);
+  });
+
   it('STATUS says whether another container could be connected', async () => {
     expect(await codeOf(run('STATUS'))).toBe(0);
     free = 0;
@@ -297,9 +411,17 @@ describe('CHECK, STATUS, GC and VERSION', () => {
     expect(await codeOf(run('CHECK', { prevResult }))).toBe(0);
   });
 
-  it('VERSION names what is spoken', async () => {
-    expect(await run('VERSION')).toEqual({
-      cniVersion: '1.1.0',
+  it.each([
+    ['no configuration', '', '1.1.0'],
+    ['an empty one', '{}', '1.1.0'],
+    ['one of an older version', '{"cniVersion":"0.4.0"}', '0.4.0'],
+    ['one of a version before ours', '{"cniVersion":"0.1.0"}', '1.1.0'],
+    ['one of a later version', '{"cniVersion":"9.0.0"}', '1.1.0'],
+    ['one that is no JSON', '{', '1.1.0'],
+  ])('VERSION names what is spoken, with %s', async (_, input, cniVersion) => {
+    const request = parseRequest({ CNI_COMMAND: 'VERSION' }, input);
+    expect(await runCommand(request, means, new AbortController().signal)).toEqual({
+      cniVersion,
       supportedVersions: ['0.4.0', '1.0.0', '1.1.0'],
     });
   });

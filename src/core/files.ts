@@ -1,0 +1,120 @@
+/**
+ * Directories and small files of records. Errors are one line with the path, the reason and what to do: a full or
+ * read-only file system is no bug.
+ */
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import path from 'node:path';
+import { HyperturtleError, errnoCode, messageOf } from './errors.ts';
+
+const ADVICE: Readonly<Record<string, string>> = {
+  ENOSPC: 'no space is left on the file system: make room',
+  EDQUOT: 'the quota of the file system is used up: make room',
+  EROFS: 'the file system is read-only: mount it writable, or choose another path',
+  EACCES: 'permission denied: run as the user it belongs to, or choose another path',
+  EPERM: 'permission denied: run as the user it belongs to, or choose another path',
+  ENOTDIR: 'a part of the path is not a directory: remove it, or choose another path',
+  EEXIST: 'a file stands where a directory is expected: remove it, or choose another path',
+  ENOENT: 'no such directory, and none can be made there: choose another path',
+  ELOOP: 'symbolic links lead in a circle: choose another path',
+  EIO: 'the device has failed',
+};
+
+/**
+ * A failure of the file system as an expected error: HT_NO_SPACE where room is missing, else HT_KERNEL. `what` begins
+ * the sentence, e.g. "state cannot be written".
+ */
+export function fileError(e: unknown, what: string, file: string): HyperturtleError {
+  const code = errnoCode(e);
+  const reason = (code === undefined ? undefined : ADVICE[code]) ?? messageOf(e);
+  return new HyperturtleError(
+    code === 'ENOSPC' || code === 'EDQUOT' ? 'HT_NO_SPACE' : 'HT_KERNEL',
+    `${file}: ${what}: ${reason}`,
+    { cause: e, detail: { path: file, ...(code === undefined ? {} : { errno: code }) } },
+  );
+}
+
+/**
+ * Makes a directory and its parents. (Node's own `recursive: true` runs in an endless loop where a parent says ENOENT,
+ * as /proc does: seen with Node 20.) Throws HT_NO_SPACE and HT_KERNEL.
+ */
+export function makeDirectory(dir: string, mode = 0o755): void {
+  try {
+    makeWithParents(dir, mode);
+  } catch (e) {
+    throw fileError(e, 'the directory cannot be made', dir);
+  }
+}
+
+function makeWithParents(dir: string, mode: number): void {
+  if (isDirectory(dir)) return;
+  try {
+    mkdirSync(dir, mode);
+  } catch (e) {
+    const parent = path.dirname(dir);
+    if (errnoCode(e) === 'EEXIST' && isDirectory(dir)) return; // another process was faster
+    // a parent that is there already has no room for children: asking again would not end
+    if (errnoCode(e) !== 'ENOENT' || parent === dir || isDirectory(parent)) throw e;
+    makeWithParents(parent, mode);
+    makeWithParents(dir, mode);
+  }
+}
+
+function isDirectory(dir: string): boolean {
+  return statSync(dir, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
+
+export interface ReplaceOptions {
+  /** Permission bits of the new file. */
+  mode?: number;
+  /** Permission bits of the directories that are made for it. */
+  directoryMode?: number;
+  /** Waits until the content is on the disk: for what must survive a loss of power. */
+  sync?: boolean;
+  /** What cannot be done, for the error. */
+  what?: string;
+}
+
+/**
+ * Writes a file as a whole: whoever reads sees the old content or the new, also when this process is killed. Makes its
+ * directory. When it fails the old file is as it was and nothing is left beside it. Throws HT_NO_SPACE and HT_KERNEL.
+ */
+export function replaceFile(file: string, content: string | Uint8Array, o: ReplaceOptions = {}): void {
+  const fresh = `${file}.new`;
+  try {
+    makeDirectory(path.dirname(file), o.directoryMode ?? 0o755);
+    const fd = openSync(fresh, 'w', o.mode ?? 0o644);
+    try {
+      writeFileSync(fd, content);
+      if (o.sync) fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(fresh, file);
+    if (o.sync) syncDirectory(path.dirname(file));
+  } catch (e) {
+    try {
+      rmSync(fresh, { force: true });
+    } catch {
+      // the first failure is the one to tell
+    }
+    throw e instanceof HyperturtleError ? e : fileError(e, o.what ?? 'cannot be written', file);
+  }
+}
+
+function syncDirectory(dir: string): void {
+  const fd = openSync(dir, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
