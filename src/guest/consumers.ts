@@ -66,7 +66,9 @@ const containerd = (s: ConsumerSpec): string => `version = 2
   conf_dir = "/etc/cni/net.d"
 `;
 
-const kataQemu = (s: ConsumerSpec): string => `# To be set in a copy of Kata's configuration-qemu.toml. For Kata up to 3.31: later ones have no file_mem_backend, ignore
+const kataQemu = (
+  s: ConsumerSpec,
+): string => `# To be set in a copy of Kata's configuration-qemu.toml. For Kata up to 3.31: later ones have no file_mem_backend, ignore
 # it without a word, and keep RAM in /dev/shm: pods then run as before, and first touches stay with L1. 'hyperturtle
 # status' lists a pod's guest when its RAM is on turtlefs.
 [hypervisor.qemu]

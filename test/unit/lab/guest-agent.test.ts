@@ -170,8 +170,7 @@ describe('Channel', () => {
     const { l0, agent } = level(commands({ exitcode: 0 }));
     await l0.exec(['x']);
     expect(existsSync(`${agent.base}.lock`)).toBe(true);
-    await sleep(60);
-    expect(existsSync(`${agent.base}.lock`)).toBe(false);
+    await expect.poll(() => existsSync(`${agent.base}.lock`), { timeout: 5000, interval: 10 }).toBe(false);
   });
 
   it('serves requests of one process in the order they were made', async () => {
