@@ -51,7 +51,11 @@ export async function plugArenaOver(qmp: QmpExecutor, spec: ArenaDeviceSpec): Pr
     await addBackend(qmp, spec);
   }
   try {
-    const device = { driver: 'ivshmem-plain', id: DEVICE_ID, memdev: BACKEND_ID, bus: spec.bus };
+    // no master: QEMU then refuses to migrate or save the VM, whose state would lack what L0's programs write there
+    const device = {
+      ...{ driver: 'ivshmem-plain', id: DEVICE_ID, memdev: BACKEND_ID, bus: spec.bus },
+      master: 'off',
+    };
     await qmp.execute('device_add', device, { timeoutMs, signal });
   } catch (e) {
     // without the abort signal: this is clean-up

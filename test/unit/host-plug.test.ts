@@ -59,6 +59,7 @@ describe('plugging an arena', () => {
           id: 'hyperturtle-arena',
           memdev: 'hyperturtle-arena-memory',
           bus: 'arena0',
+          master: 'off',
         },
       },
     ]);

@@ -30,6 +30,14 @@ export interface Facts {
   ept: string | undefined;
   tdpMmu: string | undefined;
   nohzFull: string;
+  /** /proc/sys/kernel/ftrace_enabled; undefined: a kernel without ftrace. */
+  ftrace: string | undefined;
+  /** NUMA nodes that have memory, and /proc/sys/kernel/numa_balancing. */
+  numa: { nodes: number; balancing: string | undefined };
+  /** /sys/power/state: what the machine can be put to sleep by. */
+  sleep: string;
+  /** Loaded modules of hypervisors other than KVM. */
+  otherHypervisors: readonly string[];
   /** The word in brackets of /sys/kernel/security/lockdown. */
   lockdown: string | undefined;
   guestDevice: boolean;
@@ -60,6 +68,13 @@ export function collectFacts(
     ept: read('/sys/module/kvm_intel/parameters/ept'),
     tdpMmu: read('/sys/module/kvm/parameters/tdp_mmu'),
     nohzFull: (read('/sys/devices/system/cpu/nohz_full') ?? '').replace('(null)', ''),
+    ftrace: read('/proc/sys/kernel/ftrace_enabled'),
+    numa: {
+      nodes: numaNodes(read('/sys/devices/system/node/has_memory') ?? ''),
+      balancing: read('/proc/sys/kernel/numa_balancing'),
+    },
+    sleep: read('/sys/power/state') ?? '',
+    otherHypervisors: OTHER_HYPERVISORS.filter((m) => existsSync(`/sys/module/${m}`)),
     lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown') ?? '')?.[1],
     guestDevice: existsSync(GUEST_DEVICE),
     turtlefs: turtlefsMount(),
@@ -69,6 +84,19 @@ export function collectFacts(
     agent,
     agentProblem,
   };
+}
+
+const OTHER_HYPERVISORS = ['vboxdrv', 'vmmon'];
+
+/** Of a list such as `0-1,3`. */
+export function numaNodes(list: string): number {
+  return list
+    .split(',')
+    .filter((part) => part !== '')
+    .reduce((n, part) => {
+      const [first = 0, last = first] = part.split('-').map(Number);
+      return n + last - first + 1;
+    }, 0);
 }
 
 const ok = (what: string): Finding => ({ level: 'ok', what });
@@ -82,6 +110,7 @@ export function judge(f: Facts): Finding[] {
     series(f),
     ...kvm(f),
     ...kvmSettings(f),
+    ...kernelSettings(f),
     guestModule(f),
     ...(f.guestDevice ? arena(f) : []),
     ...channel(f),
@@ -152,6 +181,42 @@ function kvmSettings({ npt, ept, tdpMmu, nohzFull }: Facts): Finding[] {
       fail(
         `CPUs without timer tick (nohz_full=${nohzFull})`,
         'boot without nohz_full: nested guests are not registered with it',
+      ),
+    );
+  return found;
+}
+
+/** What of the kernel's settings the guest module depends on, refuses, or lives with. */
+function kernelSettings({ ftrace, numa, sleep, otherHypervisors }: Facts): Finding[] {
+  const found: Finding[] = [];
+  if (ftrace === undefined)
+    found.push(
+      fail(
+        'the kernel has no ftrace',
+        'use a kernel with CONFIG_DYNAMIC_FTRACE: hyperturtle_guest follows KVM by it',
+      ),
+    );
+  else if (ftrace !== '1')
+    found.push(
+      fail(
+        'ftrace is off: hyperturtle_guest does not load, as it would not see slot changes of KVM',
+        'sysctl kernel.ftrace_enabled=1',
+      ),
+    );
+  else found.push(ok('ftrace is on'));
+  if (numa.nodes > 1 && numa.balancing !== undefined && numa.balancing !== '0')
+    found.push(
+      ok(
+        `automatic NUMA balancing is on (${numa.nodes} nodes): RAM on turtlefs is not moved by it, and stays accelerated`,
+      ),
+    );
+  if (sleep.split(' ').includes('disk'))
+    found.push(ok('hibernation is refused while an arena is bound: it is in no image of this machine'));
+  for (const name of otherHypervisors)
+    found.push(
+      warn(
+        `another hypervisor is loaded beside KVM (${name})`,
+        `unload ${name} while nested guests are registered: HyperTurtle does not see when it runs a guest`,
       ),
     );
   return found;

@@ -89,6 +89,8 @@ const arenaDevices = (p: Parts): Device[] => [
     id: 'hyperturtle-arena',
     memdev: 'hyperturtle-memory',
     bus: 'hyperturtle-port',
+    // as arena-plug.ts has it
+    master: 'off',
   },
 ];
 

@@ -27,7 +27,7 @@ describe('arguments of a VM', () => {
     );
     expect(args).toContain('pcie-root-port,id=hyperturtle-port,chassis=250,pref64-reserve=134217728');
     expect(args).toContain(
-      'ivshmem-plain,id=hyperturtle-arena,memdev=hyperturtle-memory,bus=hyperturtle-port',
+      'ivshmem-plain,id=hyperturtle-arena,memdev=hyperturtle-memory,bus=hyperturtle-port,master=off',
     );
     expect(args).toContain(
       'virtserialport,bus=hyperturtle-serial.0,chardev=hyperturtle-agent,name=org.hyperturtle.v1',
@@ -54,7 +54,7 @@ describe('arguments of a VM', () => {
       },
       {
         ...{ driver: 'ivshmem-plain', id: 'hyperturtle-arena' },
-        ...{ memdev: 'hyperturtle-memory', bus: 'hyperturtle-port' },
+        ...{ memdev: 'hyperturtle-memory', bus: 'hyperturtle-port', master: 'off' },
       },
     ]);
   });
