@@ -1,7 +1,10 @@
 import { defineConfig } from 'vitest/config';
+import { patienceFor } from './src/lab/kernel-name.ts';
 
 /** A lab keeps one CPU busy: L0 has one. So two test files at a time. */
 const emulators = { maxWorkers: 2, sequence: { groupOrder: 1 } } as const;
+/** Kernels with sanitizers are several times slower. */
+const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 const common = { restoreMocks: true, passWithNoTests: false } as const;
 
 export default defineConfig({
@@ -31,8 +34,8 @@ export default defineConfig({
           name: 'lab',
           include: ['test/lab/**/*.test.ts', 'test/intel/smoke.test.ts'],
           exclude: ['test/lab/seen-from-l1.test.ts'],
-          testTimeout: 900_000,
-          hookTimeout: 1_200_000,
+          testTimeout: 900_000 * patience,
+          hookTimeout: 1_200_000 * patience,
           ...emulators,
         },
       },

@@ -74,7 +74,7 @@ $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this m
     .addOption(nameOption())
     .option(
       '-k, --kernel <series>',
-      "kernel of all levels: a series that Debian's lists have, such as 6.1 or 6.12",
+      "kernel of all levels: a series that Debian's lists have, such as 6.1 or 6.12; of L0 and L1 with sanitizers: 6.1-debug, 6.1-kcsan",
       '6.1',
     )
     .addOption(

@@ -1,6 +1,7 @@
 /** Runs one program to its end, with a deadline and a bounded copy of its output. */
 import { spawn } from 'node:child_process';
 import { HyperturtleError } from './errors.ts';
+import { patient } from './patience.ts';
 
 export interface ExecOptions {
   cwd?: string;
@@ -24,7 +25,7 @@ export interface ExecResult {
 
 /** Throws HT_COMMAND_FAILED (with the output's tail), HT_TIMEOUT, HT_NOT_FOUND, or the signal's reason. */
 export function exec(file: string, args: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
-  const timeoutMs = options.timeoutMs ?? 120_000;
+  const timeoutMs = patient(options.timeoutMs ?? 120_000);
   const maxBytes = options.maxBytes ?? 16 << 20;
   return new Promise((resolve, reject) => {
     options.signal?.throwIfAborted();

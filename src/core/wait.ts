@@ -1,5 +1,6 @@
 /** Waiting with a deadline. Every wait in this project ends: by result, by deadline, or by an AbortSignal. */
 import { HyperturtleError } from './errors.ts';
+import { patient } from './patience.ts';
 
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -23,12 +24,13 @@ export async function waitFor<T>(
   probe: () => T | undefined | Promise<T | undefined>,
   options: { timeoutMs: number; intervalMs?: number; signal?: AbortSignal | undefined },
 ): Promise<T> {
-  const end = performance.now() + options.timeoutMs;
+  const timeoutMs = patient(options.timeoutMs);
+  const end = performance.now() + timeoutMs;
   for (;;) {
     const r = await probe();
     if (r !== undefined) return r;
     if (performance.now() >= end)
-      throw new HyperturtleError('HT_TIMEOUT', `${what}: not within ${options.timeoutMs / 1000} s`);
+      throw new HyperturtleError('HT_TIMEOUT', `${what}: not within ${timeoutMs / 1000} s`);
     await sleep(options.intervalMs ?? 50, options.signal);
   }
 }
@@ -37,9 +39,10 @@ export async function waitFor<T>(
 export async function withDeadline<T>(
   what: string,
   promise: Promise<T>,
-  timeoutMs: number,
+  deadlineMs: number,
   signal?: AbortSignal,
 ): Promise<T> {
+  const timeoutMs = patient(deadlineMs);
   let timer: NodeJS.Timeout | undefined;
   let stop: (() => void) | undefined;
   try {

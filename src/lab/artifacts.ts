@@ -6,7 +6,7 @@
 import type { Progress } from '../core/progress.ts';
 import type { ImageAbout } from '../guest/run/about.ts';
 
-/** Kernel series as the user names it: `6.1`, `6.12`, or any other series that apt's lists have. */
+/** Kernel as the user names it: `6.1`, `6.12`, any other series that apt's lists have, or `6.1-debug` (kernel-name.ts). */
 export type KernelSeries = string;
 
 export interface PrepareOptions {
@@ -76,6 +76,8 @@ export const L1_SCRIPT_FW_CFG = 'opt/org.hyperturtle/l1.sh';
 /** Paths inside L0 and L1: both run from the same base image. */
 export const IN_GUEST = {
   vmlinux: '/boot/vmlinux',
+  /** The stock kernel, for L2s; only where L0 and L1 run another one. */
+  l2Vmlinux: '/boot/vmlinux-l2',
   /** The same file as Artifacts.bootInitramfs; boots any level. */
   initramfs: '/boot/initramfs.cpio',
   /** Finds its firmware by itself: it lies where the package puts it. */

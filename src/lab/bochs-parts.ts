@@ -1,24 +1,26 @@
 /** What an Intel lab needs besides the images of all labs: Bochs and its ROMs, a relay for its ports, a disc to boot from. */
 import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { HyperturtleError } from '../core/errors.ts';
 import { exec } from '../core/exec.ts';
+import { apartSet, apartTree } from './apart.ts';
 import type { BochsParts } from './artifacts.ts';
 import { isolinuxConfig } from './bochs-config.ts';
 import type { BootImages, ImageContext } from './images.ts';
 import { kernelArgs } from './init-scripts.ts';
-import { BOCHS_SET, CACHE_BYTES_NEEDED, fetchSet, packageSet } from './packages.ts';
-import { bochsTreeExists, toolEnv, toolPath, TRIPLET, unpackBochs } from './tools.ts';
+import { BOCHS_SET } from './packages.ts';
+import { toolEnv, toolPath, TRIPLET } from './tools.ts';
 import type { ToolsTree } from './tools.ts';
-import { cacheEntry, contentKey, openCache } from './xdg.ts';
+import { cacheEntry, contentKey } from './xdg.ts';
 
 export async function bochsParts(c: ImageContext, images: BootImages, refresh: boolean): Promise<BochsParts> {
-  const packages = { root: c.cacheRoot, series: BOCHS_SET, progress: c.progress, signal: c.signal, refresh };
-  let set = await packageSet(packages);
-  if (!(await bochsTreeExists(c.cacheRoot, set))) {
-    await openCache(CACHE_BYTES_NEEDED, c.cacheRoot);
-    set = await fetchSet(set, packages);
-  }
-  const tree = await unpackBochs(set, { cacheRoot: c.cacheRoot, progress: c.progress, signal: c.signal });
+  if (c.kernel !== c.l2Kernel)
+    throw new HyperturtleError(
+      'HT_UNSUPPORTED',
+      'an Intel lab runs stock kernels: with sanitizers a boot takes more than half an hour there',
+    );
+  const apart = { cacheRoot: c.cacheRoot, progress: c.progress, signal: c.signal, refresh };
+  const { set, tree } = await apartTree(apart, await apartSet(apart, BOCHS_SET));
   const at = (p: string): string => path.join(tree.root, p);
   const env = {
     ...toolEnv(tree),

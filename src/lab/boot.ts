@@ -2,6 +2,7 @@
 import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { exec } from '../core/exec.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
+import { patient } from '../core/patience.ts';
 import type { Progress } from '../core/progress.ts';
 import { sleep } from '../core/wait.ts';
 import type { Artifacts } from './artifacts.ts';
@@ -119,7 +120,7 @@ export async function waitBooted(
   for (const n of [0, 1] as const) {
     const step = options.progress.step(`boot L${n}`);
     try {
-      const timeoutMs = (n === 0 ? L0_BOOT_MS : L1_BOOT_MS) * (options.patience ?? 1);
+      const timeoutMs = patient((n === 0 ? L0_BOOT_MS : L1_BOOT_MS) * (options.patience ?? 1));
       await waitAnswer(m, n, timeoutMs, (line) => step.update(line), options.signal);
       step.done();
     } catch (e) {

@@ -32,6 +32,7 @@ export function buildModule(c: BuildContext, side: 'host' | 'guest'): Promise<Bu
     const dir = path.join(src, 'c', side);
     const output = await compile(c, `hyperturtle_${side}.ko`, 'make', [
       ...['-C', c.kernel.headers, `M=${dir}`, '-j2', 'KCFLAGS=-Werror', 'modules'],
+      ...(c.kernel.cc === undefined ? [] : [`CC=${c.kernel.cc}`]),
     ]);
     // modpost and objtool warn without failing
     const warnings = output.split('\n').filter((l) => /\bwarning:/i.test(l));

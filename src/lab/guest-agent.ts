@@ -4,6 +4,7 @@
  */
 import { randomInt } from 'node:crypto';
 import { HyperturtleError } from '../core/errors.ts';
+import { patient } from '../core/patience.ts';
 import { sleep } from '../core/wait.ts';
 import type { Channel, ChannelOptions, Connection } from './channel.ts';
 import type { CommandOptions, CommandResult, Job, Level, RunOptions } from './levels.ts';
@@ -37,7 +38,7 @@ export class AgentLevel implements Level {
   }
 
   async exec(argv: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    const timeoutMs = options.timeoutMs ?? 60_000;
+    const timeoutMs = patient(options.timeoutMs ?? 60_000);
     const t0 = performance.now();
     const pid = await this.#start(argv, options, true);
     try {
@@ -80,7 +81,7 @@ export class AgentLevel implements Level {
       logPath,
       status,
       wait: async (o: RunOptions = {}) => {
-        const timeoutMs = o.timeoutMs ?? 60_000;
+        const timeoutMs = patient(o.timeoutMs ?? 60_000);
         const t0 = performance.now();
         for (;;) {
           const s = await status();
@@ -198,7 +199,7 @@ export class AgentLevel implements Level {
     options: RunOptions,
     body: (handle: unknown, o: ChannelOptions) => Promise<T>,
   ): Promise<T> {
-    const end = performance.now() + (options.timeoutMs ?? 120_000);
+    const end = performance.now() + patient(options.timeoutMs ?? 120_000);
     const o: ChannelOptions = {
       get timeoutMs() {
         return Math.max(1, Math.min(ANSWER_MS, end - performance.now()));

@@ -39,7 +39,12 @@ const IMAGE_VERSION = 3;
 export interface ImageContext {
   cacheRoot: string;
   tools: ToolsTree;
+  /** Of L0 and L1. */
   kernel: KernelTree;
+  /** Of L2s: the same, or the stock kernel of the series. */
+  l2Kernel: KernelTree;
+  /** How much slower it is than with stock kernels (patienceFor). */
+  patience: number;
   progress: Progress;
   signal?: AbortSignal | undefined;
 }
@@ -58,6 +63,7 @@ export async function bootImages(c: ImageContext): Promise<BootImages> {
     IMAGE_VERSION,
     c.tools.key,
     c.kernel.key,
+    ...(c.l2Kernel === c.kernel ? [] : [c.l2Kernel.key]),
     { ...scripts, kernelArgs: undefined },
     await fileHash(process.execPath),
   ]);
@@ -152,6 +158,8 @@ async function baseTree(
 
   await copyFile(vmlinux, at(IN_GUEST.vmlinux));
   await copyFile(initramfs, at(IN_GUEST.initramfs));
+  if (c.l2Kernel !== c.kernel)
+    await writeFile(at(IN_GUEST.l2Vmlinux), await readVmlinux(c.l2Kernel, c.tools));
 
   const programs: string[] = [];
   for (const p of [

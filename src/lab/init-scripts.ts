@@ -4,6 +4,7 @@
  * apart. Nothing here polls for ever: a level at rest halts, or no snapshot of it could be taken.
  */
 import { IN_GUEST, L1_SCRIPT_FW_CFG } from './artifacts.ts';
+import type { KernelFlavor } from './kernel-name.ts';
 
 /** Loaded by /init, before any file system of ours: disks, channels, the base image. */
 export const BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'virtio_console', 'erofs', 'overlay'];
@@ -197,12 +198,14 @@ exec qemu-ga -m $method -p "$port" -t /run -l /run/qemu-ga.log
  * Kernel arguments that make a level boot fast under emulation: nothing measured at boot, no random start addresses,
  * no mitigations for hardware that is not there. `panic=-1` with QEMU's -no-reboot ends the machine.
  */
-export function kernelArgs(level: 0 | 1 | 2): string {
+export function kernelArgs(level: 0 | 1 | 2, flavor?: KernelFlavor): string {
   return [
     ...['quiet', 'panic=-1', 'nokaslr', 'mitigations=off', 'no_timer_check', 'tsc=reliable'],
     ...['random.trust_cpu=on', 'init_on_alloc=0', 'cryptomgr.notests', 'audit=0'],
     // L1 gives NICs to its guests; its own devices stay untranslated
     ...(level === 1 ? ['intel_iommu=on', 'iommu=pt'] : []),
+    // every report, not only the first
+    ...(flavor === 'debug' ? ['kasan_multi_shot'] : []),
     `hyperturtle.level=${level}`,
   ].join(' ');
 }

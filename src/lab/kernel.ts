@@ -11,6 +11,7 @@ import { elfSection } from './images-elf.ts';
 import { lz4LegacyDecompress } from './kernel-lz4.ts';
 import { toolEnv, toolPath } from './tools.ts';
 import type { KernelTree, ToolsTree } from './tools.ts';
+import { exists } from './xdg.ts';
 
 /** How a payload begins, by compressor; offsets of a bzImage per Documentation/arch/x86/boot.rst. */
 const MAGIC = [
@@ -59,6 +60,9 @@ async function filter(program: 'xz' | 'zstd', input: Buffer, tools: ToolsTree): 
 }
 
 export async function readVmlinux(kernel: KernelTree, tools: ToolsTree): Promise<Buffer> {
+  // of a kernel that the lab built
+  const plain = path.join(kernel.root, 'boot', `vmlinux-${kernel.kernelVersion}`);
+  if (await exists(plain)) return readFile(plain);
   return extractVmlinux(
     await readFile(path.join(kernel.root, 'boot', `vmlinuz-${kernel.kernelVersion}`)),
     tools,

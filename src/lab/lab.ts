@@ -6,9 +6,11 @@ import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
+import { bePatient } from '../core/patience.ts';
 import { silentProgress } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import type { PrepareArtifacts } from './artifacts.ts';
+import { patienceFor } from './kernel-name.ts';
 import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
 import { startBochs } from './bochs-machine.ts';
 import { BOCHS_MEM_MIB } from './bochs-config.ts';
@@ -42,7 +44,7 @@ import { openCache } from './xdg.ts';
 export interface LabSpec {
   /** Default: one that no other lab has. */
   name?: string;
-  /** Kernel series of all levels; default `6.1`. */
+  /** Kernel of all levels; default `6.1`. With sanitizers (`6.1-debug`) of L0 and L1, while L2s run the stock one. */
   kernel?: string;
   accel?: Accelerator;
   /** Default 1. */
@@ -104,6 +106,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   const accel = spec.accel ?? 'tcg';
   checkShape(l1, accel, spec.images?.length);
   const kernel = spec.kernel ?? DEFAULT_KERNEL;
+  bePatient(patienceFor(kernel));
   const lifetime = spec.lifetime ?? 'owner';
   await cleanDeadLabs();
   const record = await claimLab(spec.name ?? `run-${process.pid}-${unnamed++}`, lifetime, kernel);
@@ -180,6 +183,7 @@ export async function labAttach(name: string): Promise<Lab> {
     );
   if (record.state !== 'up')
     throw new HyperturtleError('HT_BUSY', `lab '${name}' is still starting: try again when it is up`);
+  bePatient(patienceFor(record.kernelSeries));
   return new RunningLab(record);
 }
 

@@ -41,6 +41,9 @@ const BOCHS_ROOTS = [
   'socat',
 ];
 
+/** Besides the source: what a kernel's build runs that the tools have not. */
+const SOURCE_ROOTS = ['flex', 'bison', 'bc'];
+
 /** For packages, unpacked trees, builds and images together; the first run needs about 2 GiB of it. */
 export const CACHE_BYTES_NEEDED = 3 * 1024 ** 3;
 
@@ -48,7 +51,7 @@ export interface PackageSet {
   schema: 1;
   /** Hash of what was asked for; a set recorded for other roots is not used. */
   rootsKey: string;
-  /** Kernel series, or `bochs`: the name of the recorded set. */
+  /** Kernel series, or `bochs`, or `6.1-source`: the name of the recorded set. */
   series: string;
   /** As `uname -r`. */
   kernelVersion: string;
@@ -57,6 +60,16 @@ export interface PackageSet {
 
 /** The set that is for all kernels alike. */
 export const BOCHS_SET = 'bochs';
+
+/** The set with the source of a series' kernel. */
+export const sourceSet = (series: string): string => `${series}-source`;
+
+/** What a set is made of, where that is known without apt's lists: all but a stock kernel's. */
+function fixedRoots(set: string): string[] | undefined {
+  if (set === BOCHS_SET) return BOCHS_ROOTS;
+  const series = /^(\d+\.\d+)-source$/.exec(set)?.[1];
+  return series === undefined ? undefined : [`linux-source-${series}`, ...SOURCE_ROOTS];
+}
 
 export interface PackagesOptions {
   root: string;
@@ -68,7 +81,7 @@ export interface PackagesOptions {
 
 /** The recorded set, or a newly resolved one. Does not download packages: see fetchSet. */
 export async function packageSet(options: PackagesOptions): Promise<PackageSet> {
-  if (options.series !== BOCHS_SET) checkSeries(options.series);
+  if (fixedRoots(options.series) === undefined) checkSeries(options.series);
   const recorded = await readRecord(options);
   if (recorded !== undefined && !options.refresh) return recorded;
   return withAptLock(options, async () => {
@@ -156,7 +169,7 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
     await mkdir(path.dirname(file), { recursive: true });
     await writeFile(`${file}.staging`, `${JSON.stringify(set, undefined, 1)}\n`);
     await rename(`${file}.staging`, file);
-    step.done(`${kernelVersion === '' ? 'Bochs' : `Linux ${kernelVersion}`}, ${debs.length} packages`);
+    step.done(`${kernelVersion === '' ? options.series : `Linux ${kernelVersion}`}, ${debs.length} packages`);
     return set;
   } catch (e) {
     step.fail();
@@ -165,7 +178,8 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
 }
 
 async function wanted(apt: Apt, series: string): Promise<{ roots: string[]; kernelVersion: string }> {
-  if (series === BOCHS_SET) return { roots: BOCHS_ROOTS, kernelVersion: '' };
+  const fixed = fixedRoots(series);
+  if (fixed !== undefined) return { roots: fixed, kernelVersion: '' };
   const names = [...(await apt.names('linux-image-')), ...(await apt.names('linux-headers-'))];
   const kernelVersion = pickKernel(names, series);
   return {
@@ -201,7 +215,7 @@ export function withAptLock<T>(
 }
 
 function rootsKey(series: string): string {
-  return contentKey(series === BOCHS_SET ? BOCHS_ROOTS : ROOTS);
+  return contentKey(fixedRoots(series) ?? ROOTS);
 }
 
 function recordFile(options: PackagesOptions): string {

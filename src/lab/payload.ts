@@ -23,8 +23,9 @@ const PAYLOAD_VERSION = 1;
 /** Programs of c/l2 that run L2s rather than in them: an emulated L2 would unpack them for nothing. */
 const L1_ONLY = ['tiny_vmm', 'touch_guest'];
 
-const WRAPPER = `#!/bin/sh
-exec ${IN_GUEST.node} ${IN_GUEST.payload}/app/dist/src/cli/main.js "$@"
+/** Deadlines in the guests are as long as ours. */
+const wrapper = (patience: number): string => `#!/bin/sh
+${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}exec ${IN_GUEST.node} ${IN_GUEST.payload}/app/dist/src/cli/main.js "$@"
 `;
 
 export async function buildPayload(context: ImageContext): Promise<BuiltPayload> {
@@ -37,7 +38,17 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
   const key = contentKey([
     PAYLOAD_VERSION,
     ...[host, guest, programs, l2, app].map((b) => b.key),
-    ...[c.tools.key, c.kernel.key, WRAPPER, l2Init([]), l2Net([]), L2_MODULES, L2_NET_MODULES, L2_APPLETS],
+    ...[
+      c.tools.key,
+      c.kernel.key,
+      c.l2Kernel.key,
+      wrapper(c.patience),
+      l2Init([]),
+      l2Net([]),
+      L2_MODULES,
+      L2_NET_MODULES,
+      L2_APPLETS,
+    ],
     await readFile(path.join(c.projectRoot, 'package-lock.json'), 'utf8').catch(() => ''),
   ]);
   const spec = {
@@ -85,18 +96,18 @@ async function packTree(
   await copy(parts.app.dir, 'app/dist/src');
   await copyDependencies(c.projectRoot, at('app/node_modules'));
   await cp(path.join(c.projectRoot, 'package.json'), at('app/package.json'));
-  await writeFile(at('bin/hyperturtle'), WRAPPER);
+  await writeFile(at('bin/hyperturtle'), wrapper(c.patience));
   await chmod(at('bin/hyperturtle'), 0o755);
   await mkdir(at('l2'));
-  // the same kernel as L0's and L1's, which the base image has
-  await symlink(IN_GUEST.vmlinux, at('l2/vmlinux'));
+  // the base image has it
+  await symlink(c.l2Kernel === c.kernel ? IN_GUEST.vmlinux : IN_GUEST.l2Vmlinux, at('l2/vmlinux'));
   await copy(parts.l2.dir, 'l2/programs');
   await writeFile(at('l2/initramfs.cpio'), await l2Initramfs(c, parts.l2));
 }
 
 /** Busybox, the few modules L2 needs, and its programs in /bin. */
 async function l2Initramfs(c: BuildContext, programs: Built): Promise<Buffer> {
-  const modules = await ModuleTree.open(c.kernel, c.tools);
+  const modules = await ModuleTree.open(c.l2Kernel, c.tools);
   const order = await modules.loadOrder(L2_MODULES, true);
   const net = (await modules.loadOrder(L2_NET_MODULES, true)).filter(
     (m) => !order.some((o) => o.name === m.name),

@@ -5,11 +5,13 @@ import type { Artifacts, BuiltPayload, PrepareOptions, L2Image } from './artifac
 import { silentProgress } from '../core/progress.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { bochsParts } from './bochs-parts.ts';
+import { debugKernel } from './debug-kernel.ts';
 import { bootImages } from './images.ts';
 import type { ImageContext } from './images.ts';
 import { buildImagesDisk, buildL2Image } from './l2-image.ts';
 import { kernelArgs } from './init-scripts.ts';
-import { CACHE_BYTES_NEEDED, checkSeries, fetchSet, packageSet } from './packages.ts';
+import { parseKernelName, patienceFor } from './kernel-name.ts';
+import { CACHE_BYTES_NEEDED, fetchSet, packageSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
 import { buildPayload } from './payload.ts';
 import { findProjectRoot } from './payload-app.ts';
@@ -29,17 +31,19 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
   const versions = Object.fromEntries(set.debs.map((d) => [d.name, d.version]));
 
   const images = await bootImages(context);
+  const { flavor } = parseKernelName(options.kernel);
+  const args = (level: 0 | 1 | 2): string => kernelArgs(level, level === 2 ? undefined : flavor);
   return {
-    series: set.series,
-    kernelVersion: set.kernelVersion,
+    series: options.kernel,
+    kernelVersion: context.kernel.kernelVersion,
     versions,
     qemu: qemuProgram(tools, versions),
     vmlinux: images.vmlinux,
     bootInitramfs: images.initramfs,
     baseImage: images.base,
-    kernelArgs,
+    kernelArgs: args,
     bochs: () => bochsParts(context, images, options.refresh ?? false),
-    key: contentKey([images.key, kernelArgs(0), kernelArgs(1)]),
+    key: contentKey([images.key, args(0), args(1)]),
     buildPayload: (o): Promise<BuiltPayload> =>
       buildPayload({ ...context, progress: o?.progress ?? progress, signal: o?.signal ?? signal }),
     buildImage: (name, o): Promise<L2Image> =>
@@ -60,11 +64,11 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
 
 async function prepareTrees(options: PrepareOptions): Promise<{ set: PackageSet; context: ImageContext }> {
   checkHost();
-  checkSeries(options.kernel);
+  const { series, flavor } = parseKernelName(options.kernel);
   const progress = options.progress ?? silentProgress;
   const { signal } = options;
   const root = await openCache(0);
-  const packages = { root, series: options.kernel, progress, signal, refresh: options.refresh ?? false };
+  const packages = { root, series, progress, signal, refresh: options.refresh ?? false };
 
   let set: PackageSet = await packageSet(packages);
   if (!(await treesExist(root, set))) {
@@ -73,8 +77,13 @@ async function prepareTrees(options: PrepareOptions): Promise<{ set: PackageSet;
   }
   const unpack = { cacheRoot: root, progress, signal };
   const tools = await unpackTools(set, unpack);
-  const kernel = await unpackKernel(set, unpack);
-  return { set, context: { cacheRoot: root, tools, kernel, progress, signal } };
+  const stock = await unpackKernel(set, unpack);
+  const kernel =
+    flavor === undefined
+      ? stock
+      : await debugKernel({ ...unpack, refresh: packages.refresh, tools, stock: set, flavor });
+  const patience = patienceFor(options.kernel);
+  return { set, context: { cacheRoot: root, tools, kernel, l2Kernel: stock, patience, progress, signal } };
 }
 
 /** `~/.cache/hyperturtle`, for messages and clean-up. */

@@ -27,6 +27,8 @@ export interface KernelTree {
   kernelVersion: string;
   /** Where `make -C` builds modules. */
   headers: string;
+  /** The compiler's name, where the headers don't say it themselves. */
+  cc?: string;
   key: string;
 }
 
@@ -69,9 +71,9 @@ export function unpackTools(set: PackageSet, options: UnpackOptions): Promise<To
   }).then(({ dir, key }) => ({ root: path.join(dir, 'root'), libc: path.join(dir, 'libc'), key }));
 }
 
-/** The emulator's packages, in a tree of their own: most labs never need it. */
-export async function unpackBochs(set: PackageSet, options: UnpackOptions): Promise<ToolsTree> {
-  const { dir, key } = await unpacked('bochs', withoutLibc(set.debs), options, async (staging) => {
+/** Packages of a set that only some labs need, in a tree of their own. */
+export async function unpackApart(set: PackageSet, options: UnpackOptions): Promise<ToolsTree> {
+  const { dir, key } = await unpacked(set.series, withoutLibc(set.debs), options, async (staging) => {
     await unpackAll(withoutLibc(set.debs), path.join(staging, 'root'), options);
   });
   return { root: path.join(dir, 'root'), libc: path.join(dir, 'root'), key };
@@ -82,8 +84,8 @@ function withoutLibc(debs: readonly DebRecord[]): DebRecord[] {
   return debs.filter((d) => d.name !== 'libc6');
 }
 
-export async function bochsTreeExists(cacheRoot: string, set: PackageSet): Promise<boolean> {
-  return exists(path.join(cacheRoot, 'trees', `bochs-${treeKey(withoutLibc(set.debs))}`));
+export async function apartTreeExists(cacheRoot: string, set: PackageSet): Promise<boolean> {
+  return exists(path.join(cacheRoot, 'trees', `${set.series}-${treeKey(withoutLibc(set.debs))}`));
 }
 
 export async function unpackKernel(set: PackageSet, options: UnpackOptions): Promise<KernelTree> {

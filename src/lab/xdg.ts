@@ -91,6 +91,8 @@ export interface CacheEntrySpec {
   keep?: number;
   signal?: AbortSignal | undefined;
   onWait?: (holder: string) => void;
+  /** How long to wait for another process that makes the same; default 30 minutes. */
+  waitMs?: number;
 }
 
 /**
@@ -108,7 +110,9 @@ export async function cacheEntry(
   if (await touch(final)) return final;
   await mkdir(folder, { recursive: true });
   const lock = path.join(root, 'locks', `${spec.folder}-${spec.name}-${spec.key}`);
-  await withCacheLock(lock, { signal: spec.signal, onWait: spec.onWait }, async () => {
+  const { signal, onWait, waitMs } = spec;
+  const options = { signal, onWait, ...(waitMs === undefined ? {} : { timeoutMs: waitMs }) };
+  await withCacheLock(lock, options, async () => {
     if (await touch(final)) return;
     const staging = path.join(folder, `.${spec.name}-${spec.key}${suffix}.staging`);
     // whoever left it there is gone: the lock is ours

@@ -1,6 +1,7 @@
 /** Own requests that have no answer yet: each ends by its answer, its deadline, its signal, or the connection. */
 import { randomBytes } from 'node:crypto';
 import { HyperturtleError } from '../core/errors.ts';
+import { patient } from '../core/patience.ts';
 import { abortReason } from '../core/wait.ts';
 import type { Incoming, RpcId } from './message.ts';
 
@@ -33,7 +34,8 @@ export class Outstanding {
     cancel: (id: RpcId) => void,
   ): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      const { signal, timeoutMs } = options;
+      const { signal } = options;
+      const timeoutMs = patient(options.timeoutMs);
       signal?.throwIfAborted();
       const id = `${this.#prefix}-${++this.#last}`;
       send(id);

@@ -1,5 +1,6 @@
 /** Requests of the other side that are being worked on, each with its deadline, and the sessions they belong to. */
 import { HyperturtleError } from '../core/errors.ts';
+import { patient } from '../core/patience.ts';
 import { toWireError, wireError, wireFailure } from './errors.ts';
 import type { WireError } from './errors.ts';
 import type { RpcSession, ServedMethod } from './handlers.ts';
@@ -72,8 +73,9 @@ export class Running {
    * Calls the handler. `answer` is called at most once: by the handler's end or by the deadline, and not at all when
    * the session has ended. `done` is called when the handler has ended, however late.
    */
-  start(job: Job, timeoutMs: number, answer: (a: Answer) => void, done: () => void): void {
+  start(job: Job, deadlineMs: number, answer: (a: Answer) => void, done: () => void): void {
     const { served, session } = job;
+    const timeoutMs = patient(deadlineMs);
     const running: RunningJob = { job, abort: new AbortController(), cancelled: false };
     const large = served.spec.large === true ? 1 : 0;
     this.#jobs.add(running);

@@ -77,7 +77,7 @@ describe('the sample hook', () => {
         expect(folded).toMatch(/;main;calls_hot;share_hot \d+$/m);
         expect(folded).not.toMatch(/calls_hot;share_cool/);
 
-        const kernel = await profile('--seconds', '6', '--no-user', '--kernel', '/boot/vmlinux');
+        const kernel = await profile('--seconds', '6', '--no-user', '--kernel', '/payload/l2/vmlinux');
         expect(kernel.notes).toEqual([]);
         for (const h of kernel.hottest) expect(h.name).toMatch(/^[a-z_]\w*/i);
       }),

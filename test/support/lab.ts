@@ -11,6 +11,7 @@ import { exec } from '../../src/core/exec.ts';
 import { createProgress } from '../../src/core/progress.ts';
 import { labUp } from '../../src/lab/lab.ts';
 import type { Lab, LabSpec } from '../../src/lab/lab.ts';
+import { runScript } from '../../src/lab/levels.ts';
 import { kernelTroubles } from '../../src/lab/kernel-log.ts';
 
 export const ROOT = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
@@ -28,6 +29,7 @@ export function useLab(spec: LabSpec = {}): () => Lab {
     if (!lab) return;
     try {
       await expectCleanKernelLogs(lab);
+      await expectNoLeaks(lab);
     } finally {
       await lab.down();
     }
@@ -47,6 +49,24 @@ export async function expectCleanKernelLogs(lab: Lab): Promise<void> {
     const log = gunzipSync(packed.stdout).toString('utf8');
     expect(log, `kernel log of ${level.name}`).not.toBe('');
     expect(kernelTroubles(log), `kernel log of ${level.name}`).toEqual([]);
+  }
+}
+
+/**
+ * Unloads our modules and lets kmemleak look, where the kernel has it: twice, since what is younger than five seconds, or
+ * has changed since the last scan, counts as in use.
+ */
+async function expectNoLeaks(lab: Lab): Promise<void> {
+  if (!/-debug$/.test(lab.environment().kernelVersion)) return;
+  const scan = 'echo scan > /sys/kernel/debug/kmemleak';
+  for (const [level, module] of [
+    [lab.l1, 'hyperturtle_guest'],
+    [lab.l0, 'hyperturtle_host'],
+  ] as const) {
+    await level.exec(['rmmod', module]); // one that was never loaded is not there
+    await runScript(level, `sleep 6; ${scan}; sleep 6; ${scan}`, { timeoutMs: 300_000 });
+    const leaks = await runScript(level, 'cat /sys/kernel/debug/kmemleak', { timeoutMs: 60_000 });
+    expect(leaks, `memory that ${level.name} lost`).toBe('');
   }
 }
 
