@@ -9,6 +9,7 @@ import { configure, inspect, moveIn } from '../cni/netns.ts';
 import { runCommand } from '../cni/plugin.ts';
 import type { Means } from '../cni/plugin.ts';
 import { messageOf } from '../core/errors.ts';
+import { guardOutput } from '../core/output.ts';
 import { abortOnSignals } from '../core/lifecycle.ts';
 import { withAgent } from './l1-client.ts';
 import type { AgentClient } from './l1-client.ts';
@@ -69,6 +70,7 @@ async function standardInput(signal: AbortSignal): Promise<string> {
 }
 
 async function main(): Promise<void> {
+  guardOutput('hyperturtle-cni');
   const signals = abortOnSignals();
   let version = '1.0.0';
   try {

@@ -3,6 +3,8 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { HyperturtleError, exitStatus } from '../core/errors.ts';
+import { asFileError } from '../core/files.ts';
+import { guardOutput } from '../core/output.ts';
 import { registerAgent } from './agent.ts';
 import { register as registerBench } from './bench.ts';
 import { registerCheck } from './check.ts';
@@ -47,6 +49,7 @@ export function createProgram(): Command {
     .version(version())
     .exitOverride()
     .showSuggestionAfterError()
+    .showHelpAfterError('(--help lists what there is)')
     .configureHelp({ showGlobalOptions: false });
   program.commandsGroup('Try and measure it:');
   registerDemo(program, version());
@@ -118,11 +121,7 @@ export function report(e: unknown): void {
 }
 
 async function main(): Promise<void> {
-  // a reader that has seen enough (`| head`) is not an error
-  process.stdout.on('error', (e: NodeJS.ErrnoException) => {
-    if (e.code !== 'EPIPE') throw e;
-    process.exit();
-  });
+  guardOutput('hyperturtle');
   try {
     await createProgram().parseAsync();
   } catch (e) {
@@ -131,8 +130,9 @@ async function main(): Promise<void> {
       process.exitCode = e.exitCode === 0 ? 0 : 2;
       return;
     }
-    report(e);
-    process.exitCode = exitStatus(e);
+    const expected = asFileError(e) ?? e;
+    report(expected);
+    process.exitCode = exitStatus(expected);
   }
 }
 

@@ -15,7 +15,7 @@ import {
 import path from 'node:path';
 import { HyperturtleError, errnoCode, messageOf } from './errors.ts';
 
-const ADVICE: Readonly<Record<string, string>> = {
+const ADVICE: Readonly<Partial<Record<string, string>>> = {
   ENOSPC: 'no space is left on the file system: make room',
   EDQUOT: 'the quota of the file system is used up: make room',
   EROFS: 'the file system is read-only: mount it writable, or choose another path',
@@ -40,6 +40,14 @@ export function fileError(e: unknown, what: string, file: string): HyperturtleEr
     `${file}: ${what}: ${reason}`,
     { cause: e, detail: { path: file, ...(code === undefined ? {} : { errno: code }) } },
   );
+}
+
+/** A failure of the file system that reached the top as it was, as an expected error; undefined for anything else. */
+export function asFileError(e: unknown): HyperturtleError | undefined {
+  const code = errnoCode(e);
+  if (code === undefined || !(code in ADVICE) || !(e instanceof Error)) return undefined;
+  const { path: file, syscall } = e as NodeJS.ErrnoException;
+  return fileError(e, `${syscall ?? 'access'} failed`, file ?? 'a file');
 }
 
 /**

@@ -191,6 +191,41 @@ describe('commands', () => {
     expect(await ok('status')).toContain('1 objects, 1 links: the host has them');
   });
 
+  test('an output that is full is one line and status 5, for results, help and errors alike', async () => {
+    for (const args of [
+      'config cni',
+      '--help',
+      'lab --help',
+      'completion bash',
+      '--version',
+      `check ${elf('a.o')}`,
+    ]) {
+      const r = await exec(
+        'bash',
+        ['-c', `"$0" "$@" >/dev/full`, process.execPath, main, ...args.split(' ')],
+        {
+          okStatus: [5],
+        },
+      );
+      const lines = r.stderr.toString().trim().split('\n');
+      expect(lines.at(-1), args).toMatch(/^hyperturtle: standard output: cannot be written: no space/);
+    }
+    // nobody is left to tell
+    const quiet = await exec('bash', ['-c', '"$0" "$@" 2>/dev/full', process.execPath, main, 'zzz'], {
+      okStatus: [2],
+    });
+    expect(quiet.stdout.toString()).toBe('');
+  });
+
+  test('an unknown command is told, with the nearest one and how to see all', async () => {
+    const near = await exec(process.execPath, [main, 'lsit'], { okStatus: [2] });
+    expect(near.stderr.toString()).toMatch(/unknown command 'lsit'[^]*Did you mean list\?[^]*--help/);
+    for (const args of [['zzz'], ['lab', 'zzz'], ['lab', 'up', '--zzz']])
+      expect((await exec(process.execPath, [main, ...args], { okStatus: [2] })).stderr.toString()).toContain(
+        '--help',
+      );
+  });
+
   test('help of every command shows, and completion scripts are valid', async () => {
     const help = await exec(process.execPath, [main, 'load', '--help']);
     expect(help.stdout.toString()).toContain('hyperturtle load npf.bpf.o --link');

@@ -460,7 +460,8 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     const { request } = await import('node:http');
     const get = (url: string): Promise<{ status: number | undefined; text: string }> =>
       new Promise((resolve, reject) => {
-        request({ socketPath: h.at('metrics.sock'), path: url }, (response) => {
+        const headers = { accept: 'application/openmetrics-text' };
+        request({ socketPath: h.at('metrics.sock'), path: url, headers }, (response) => {
           let text = '';
           response.setEncoding('utf8').on('data', (c: string) => (text += c));
           response.on('end', () => resolve({ status: response.statusCode, text }));

@@ -2,6 +2,7 @@
 import { chmodSync } from 'node:fs';
 import http from 'node:http';
 import { Counter, Gauge, Registry } from 'prom-client';
+import { metricsPage, servePages } from '../../core/metrics-http.ts';
 import type { AgentConfig } from './config.ts';
 import { listen, makeWayFor } from './local.ts';
 import type { AgentResult } from './schema.ts';
@@ -108,16 +109,8 @@ export class MetricsServer {
     signal: AbortSignal,
   ): Promise<MetricsServer> {
     const registry = agentRegistry(status);
-    const server = http.createServer((request, response) => {
-      if (request.method !== 'GET' || request.url !== '/metrics') {
-        response.writeHead(404).end('GET /metrics\n');
-        return;
-      }
-      registry.metrics().then(
-        (text) => response.writeHead(200, { 'content-type': registry.contentType }).end(text),
-        () => response.writeHead(500).end(),
-      );
-    });
+    const pages = [metricsPage(() => registry.metrics())];
+    const server = http.createServer((request, response) => void servePages(pages, request, response));
     server.requestTimeout = 10_000;
     server.maxConnections = 16;
     if ('socket' in at) {

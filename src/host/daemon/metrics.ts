@@ -4,7 +4,8 @@
  */
 import http from 'node:http';
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client';
-import { messageOf } from '../../core/errors.ts';
+import { metricsPage, servePages } from '../../core/metrics-http.ts';
+import type { Page } from '../../core/metrics-http.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
 import type { HostConfig } from './config.ts';
 import { framesOf } from '../nics/tap.ts';
@@ -30,6 +31,9 @@ export class Metrics {
     this.#registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE as never);
     const registers = [this.#registry];
     collectDefaultMetrics({ register: this.#registry, prefix: 'hyperturtle_host_' });
+    // gauges with a counter's suffix: the same by kind is there without it
+    for (const what of ['handles', 'requests', 'resources'])
+      this.#registry.removeSingleMetric(`hyperturtle_host_nodejs_active_${what}_total`);
     const calls = this.#calls;
     new Counter({
       name: 'hyperturtle_host_requests',
@@ -104,7 +108,8 @@ export class Metrics {
 
   /** Serves `/metrics` and `/health`. */
   async listen(at: NonNullable<HostConfig['metrics']>): Promise<void> {
-    const server = http.createServer((request, response) => void this.#answer(request, response));
+    const pages = this.#pages();
+    const server = http.createServer((request, response) => void servePages(pages, request, response));
     server.maxConnections = 16;
     server.requestTimeout = 10_000;
     if ('socket' in at) await listenAt(server, at.socket);
@@ -121,24 +126,13 @@ export class Metrics {
     await new Promise((resolve) => server.close(resolve));
   }
 
-  async #answer(request: http.IncomingMessage, response: http.ServerResponse): Promise<void> {
-    try {
-      if (request.url === '/metrics') {
-        response.setHeader('content-type', this.#registry.contentType);
-        response.end(await this.text());
-      } else if (request.url === '/health') {
-        const problems = this.#source.problems();
-        response.statusCode = problems.length === 0 ? 200 : 503;
-        response.setHeader('content-type', 'application/json');
-        response.end(`${JSON.stringify({ healthy: problems.length === 0, problems })}\n`);
-      } else {
-        response.statusCode = 404;
-        response.end('there are /metrics and /health\n');
-      }
-    } catch (e) {
-      response.statusCode = 500;
-      response.end(`${messageOf(e)}\n`);
-    }
+  #pages(): Page[] {
+    const health = (): { type: string; body: string; status: number } => {
+      const problems = this.#source.problems();
+      const body = `${JSON.stringify({ healthy: problems.length === 0, problems })}\n`;
+      return { type: 'application/json', body, status: problems.length === 0 ? 200 : 503 };
+    };
+    return [metricsPage(() => this.text()), { path: '/health', answer: () => Promise.resolve(health()) }];
   }
 
   #perVm(name: string, help: string, samples: (vm: VmStatus) => Sample[]): void {

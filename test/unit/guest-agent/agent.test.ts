@@ -278,11 +278,14 @@ test('a second agent at the same socket is refused, an abandoned socket is not',
 function scrape(socketPath: string): Promise<string> {
   return new Promise((resolve, reject) => {
     http
-      .get({ socketPath, path: '/metrics' }, (response) => {
-        let text = '';
-        response.on('data', (part: Buffer) => (text += part.toString()));
-        response.on('end', () => resolve(text));
-      })
+      .get(
+        { socketPath, path: '/metrics', headers: { accept: 'application/openmetrics-text' } },
+        (response) => {
+          let text = '';
+          response.on('data', (part: Buffer) => (text += part.toString()));
+          response.on('end', () => resolve(text));
+        },
+      )
       .on('error', reject);
   });
 }

@@ -1,0 +1,68 @@
+/**
+ * Measurements over HTTP: OpenMetrics for who asks for it, Prometheus's text format for everybody else. Counters have names
+ * that end in `_total` in both.
+ */
+import type http from 'node:http';
+import { messageOf } from './errors.ts';
+
+const OPENMETRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8';
+const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
+
+/** What `text()` gives is OpenMetrics, as prom-client writes it. */
+export interface Page {
+  path: string;
+  /** Content for this request; `status` is 200 where left out. */
+  answer: (request: http.IncomingMessage) => Promise<{ type: string; body: string; status?: number }>;
+}
+
+/** The page of a registry that writes OpenMetrics. */
+export function metricsPage(text: () => Promise<string>): Page {
+  return {
+    path: '/metrics',
+    answer: async (request) => {
+      const openMetrics = /application\/openmetrics-text/.test(request.headers.accept ?? '');
+      const body = await text();
+      return openMetrics ? { type: OPENMETRICS, body } : { type: PROMETHEUS, body: prometheusText(body) };
+    },
+  };
+}
+
+/**
+ * The same samples in the older text format: it has no line `# EOF` and no units, and a counter's HELP and TYPE carry the
+ * name of its samples.
+ */
+export function prometheusText(openMetrics: string): string {
+  const counters = new Set([...openMetrics.matchAll(/^# TYPE (\S+) counter$/gm)].map((m) => m[1] ?? ''));
+  return openMetrics
+    .split('\n')
+    .filter((line) => line !== '# EOF' && !line.startsWith('# UNIT '))
+    .map((line) => {
+      const [, kind = '', name = '', rest = ''] = /^# (HELP|TYPE) (\S+)( .*)?$/.exec(line) ?? [];
+      return counters.has(name) && !name.endsWith('_total') ? `# ${kind} ${name}_total${rest}` : line;
+    })
+    .join('\n');
+}
+
+/** Answers GET and HEAD of the pages; other methods are 405, other paths 404, queries are ignored. */
+export async function servePages(
+  pages: readonly Page[],
+  request: http.IncomingMessage,
+  response: http.ServerResponse,
+): Promise<void> {
+  const path = (request.url ?? '').split('?')[0];
+  const page = pages.find((p) => p.path === path);
+  try {
+    if (!page) {
+      response.writeHead(404).end(`there are ${pages.map((p) => p.path).join(' and ')}\n`);
+    } else if (request.method !== 'GET' && request.method !== 'HEAD') {
+      response.writeHead(405, { allow: 'GET, HEAD' }).end('GET expected\n');
+    } else {
+      const { type, body, status = 200 } = await page.answer(request);
+      response.writeHead(status, { 'content-type': type });
+      response.end(request.method === 'HEAD' ? undefined : body);
+    }
+  } catch (e) {
+    if (!response.headersSent) response.writeHead(500);
+    response.end(`${messageOf(e)}\n`);
+  }
+}

@@ -1,0 +1,112 @@
+/** Measurements of daemon and agent, before Prometheus's own checker. */
+import { spawnSync } from 'node:child_process';
+import http from 'node:http';
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { MetricsServer } from '../../src/guest/agent/metrics.ts';
+import type { AgentResult } from '../../src/guest/agent/schema.ts';
+import { Metrics } from '../../src/host/daemon/metrics.ts';
+import type { VmStatus } from '../../src/host/daemon/vm.ts';
+import { debTree } from '../support/deb-tree.ts';
+
+const tree = debTree('prometheus', ['prometheus']);
+const why = typeof tree === 'string' ? tree : undefined;
+
+const VM = {
+  name: 'vm1',
+  phase: 'attached',
+  agent: { connected: true },
+  used: { objects: 1 },
+  arena: { state: 'plugged', bytes: 1 << 24 },
+  nics: [],
+  stats: [{ hook: 'npf', runs: 9, handled: 5, entries: 6, learned: 1, passed: 4, reasons: { NO_TABLE: 4 } }],
+} as unknown as VmStatus;
+const L2 = {
+  ...{ name: 'l2 "quoted"\n', pid: 7, faults: 3, mappedNew: 2, mappedExisting: 1, mappedAhead: 0, passes: 0 },
+  ...{ framesTaken: 2, pagesHeld: 3, pagesUnused: 0, pages: 512 },
+};
+const STATUS = {
+  host: { state: 'connected', sessions: 2 },
+  desired: { reached: true, objects: 1, links: 1, problems: [] },
+  l2Problems: [],
+  l2s: [L2],
+} as unknown as AgentResult<'agent.status'>;
+
+let dir: string;
+let close: () => Promise<void>;
+beforeEach(() => {
+  dir = mkdtempSync(path.join(os.tmpdir(), 'ht-prom-'));
+});
+afterEach(async () => {
+  await close();
+  rmSync(dir, { recursive: true });
+});
+
+const socket = (): string => path.join(dir, 'metrics.sock');
+const servers: Record<string, () => Promise<void>> = {
+  daemon: async () => {
+    const loader = { pids: [1], busy: 0, waiting: 0, loads: 1, killed: 0, crashed: 0 };
+    const metrics = new Metrics({ vms: () => [VM], loader: () => loader as never, problems: () => [] });
+    metrics.count('vm1', 'ping', 'ok');
+    await metrics.listen({ socket: socket() });
+    close = () => metrics.close();
+  },
+  agent: async () => {
+    const server = await MetricsServer.listen({ socket: socket() }, () => STATUS, AbortSignal.timeout(5000));
+    close = () => server.close();
+  },
+};
+
+function ask(
+  url: string,
+  o: { method?: string; accept?: string } = {},
+): Promise<http.IncomingMessage & { body: string }> {
+  return new Promise((resolve, reject) => {
+    const headers = o.accept === undefined ? {} : { accept: o.accept };
+    http
+      .request({ socketPath: socket(), path: url, method: o.method ?? 'GET', headers }, (response) => {
+        let body = '';
+        response.setEncoding('utf8').on('data', (c: string) => (body += c));
+        response.on('end', () => resolve(Object.assign(response, { body })));
+      })
+      .on('error', reject)
+      .end();
+  });
+}
+
+describe.each(Object.keys(servers))('the metrics of the %s', (name) => {
+  it.skipIf(why !== undefined)(`pass promtool's check${why ? ` (skipped: ${why})` : ''}`, async () => {
+    if (typeof tree === 'string') throw new Error(tree);
+    await servers[name]?.();
+    const { body, headers } = await ask('/metrics');
+    expect(headers['content-type']).toContain('text/plain; version=0.0.4');
+    const promtool = path.join(tree.root, 'usr/bin/promtool');
+    const r = spawnSync(promtool, ['check', 'metrics'], { input: body, env: tree.env, encoding: 'utf8' });
+    expect([r.status, r.stdout + r.stderr]).toEqual([0, '']);
+  });
+
+  it('are OpenMetrics for who asks for it', async () => {
+    await servers[name]?.();
+    const { body, headers } = await ask('/metrics', { accept: 'application/openmetrics-text;version=1.0.0' });
+    expect(headers['content-type']).toContain('application/openmetrics-text');
+    expect(body.endsWith('# EOF\n')).toBe(true);
+    // a counter's name is that of its samples without _total
+    const counters = [...body.matchAll(/^# TYPE (\S+) counter$/gm)].map((m) => m[1] ?? '');
+    expect(counters.length).toBeGreaterThan(0);
+    for (const c of counters) {
+      expect(c).not.toMatch(/_total$/);
+      expect(body).toMatch(new RegExp(`^${c}_total[ {]`, 'm'));
+    }
+  });
+
+  it('are answered with a query, by HEAD, and by nothing that writes', async () => {
+    await servers[name]?.();
+    expect((await ask('/metrics?x=1')).statusCode).toBe(200);
+    expect(await ask('/metrics', { method: 'HEAD' })).toMatchObject({ statusCode: 200, body: '' });
+    const post = await ask('/metrics', { method: 'POST' });
+    expect([post.statusCode, post.headers.allow]).toEqual([405, 'GET, HEAD']);
+    expect((await ask('/other')).statusCode).toBe(404);
+  });
+});
