@@ -8,6 +8,7 @@
 #include <linux/module.h>
 #include <linux/uaccess.h>
 #include "guest.h"
+#include "kmod/no_ibt.h"
 
 struct htg_counters htg_count;
 
@@ -116,8 +117,9 @@ static struct miscdevice htg_misc = {
 
 static int __init htg_init(void)
 {
-	int ret = htg_pool_init();
+	int ret = ht_refuse_ibt();
 
+	ret = ret ?: htg_pool_init();
 	if (ret)
 		return ret;
 	ret = htg_l2_init();

@@ -18,7 +18,9 @@
 #define HT_ARENAS 1024
 
 struct ht_arena {
+	struct list_head node;	/* from CREATE until the device is released */
 	struct device dev;
+	atomic_t opens;		/* open or mapped files of the device */
 	struct cdev cdev;
 	struct bpf_map *map;
 	u64 bytes;
@@ -28,14 +30,32 @@ struct ht_arena {
 static dev_t ht_arena_devt;
 static struct class *ht_arena_class;
 static DEFINE_IDA(ht_arena_ida);
+static LIST_HEAD(ht_arenas);
+static DEFINE_MUTEX(ht_arenas_lock);	/* ht_arenas. Taken last */
 
 static void ht_arena_dev_release(struct device *dev)
 {
 	struct ht_arena *arena = container_of(dev, struct ht_arena, dev);
 
+	mutex_lock(&ht_arenas_lock);
+	list_del(&arena->node);
+	mutex_unlock(&ht_arenas_lock);
 	bpf_map_put(arena->map);
 	ida_free(&ht_arena_ida, arena->minor);
 	kfree(arena);
+}
+
+/* Whether anybody has the map as a device, as the QEMU of a VM does that it is plugged into. */
+bool ht_arena_in_use(const struct bpf_map *map)
+{
+	struct ht_arena *arena;
+	bool used = false;
+
+	mutex_lock(&ht_arenas_lock);
+	list_for_each_entry(arena, &ht_arenas, node)
+		used |= arena->map == map && atomic_read(&arena->opens);
+	mutex_unlock(&ht_arenas_lock);
+	return used;
 }
 
 static int ht_arena_open(struct inode *inode, struct file *file)
@@ -43,6 +63,7 @@ static int ht_arena_open(struct inode *inode, struct file *file)
 	struct ht_arena *arena = container_of(inode->i_cdev, struct ht_arena, cdev);
 
 	get_device(&arena->dev);
+	atomic_inc(&arena->opens);
 	file->private_data = arena;
 	return 0;
 }
@@ -51,6 +72,7 @@ static int ht_arena_close(struct inode *inode, struct file *file)
 {
 	struct ht_arena *arena = file->private_data;
 
+	atomic_dec(&arena->opens);
 	put_device(&arena->dev);
 	return 0;
 }
@@ -130,6 +152,9 @@ int ht_arena_create(struct ht_arena_create *req)
 	if (ret < 0)
 		goto put_map;
 
+	mutex_lock(&ht_arenas_lock);
+	list_add(&arena->node, &ht_arenas);
+	mutex_unlock(&ht_arenas_lock);
 	device_initialize(&arena->dev);	/* from here ht_arena_dev_release frees all */
 	arena->dev.class = ht_arena_class;
 	arena->dev.devt = MKDEV(MAJOR(ht_arena_devt), arena->minor);

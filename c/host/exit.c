@@ -13,7 +13,7 @@
 #include <asm/svm.h>
 #include <asm/vmx.h>
 #include <linux/module.h>
-#include "host.h"
+#include "run.h"
 #include "kmod/ftrace_hook.h"
 
 static bool ht_exit_wanted = true;
@@ -51,6 +51,7 @@ struct ht_exit_vendor {
 	void (*get_info)(struct kvm_vcpu *vcpu, u32 *reason, u64 *info1, u64 *info2, u32 *intr, u32 *error);
 	int (*get_cpl)(struct kvm_vcpu *vcpu);
 	void (*classify)(struct kvm_vcpu *vcpu, struct ht_exit_info *e);
+	struct module *owner;	/* held while armed; NULL: built in */
 	bool armed;
 };
 static struct ht_exit_vendor ht_svm, ht_vmx;
@@ -205,7 +206,7 @@ static int ht_exit_try(struct kvm_vcpu *vcpu, const struct ht_linked *l, const s
 	if (e->kind == HT_EXIT_HYPERCALL && !(x->args.flags & HT_EXIT_F_USER) && v->get_cpl(vcpu))
 		return HT_EXIT_R_USER;
 	ht_exit_fill(vcpu, v, e, now, &ctx);
-	ht_prog_run(l->prog, &ctx);
+	ht_run(l, &ctx);
 	if (e->kind == HT_EXIT_OTHER)
 		return HT_EXIT_R_OTHER;
 	if (ctx.action == HT_EXIT_PASS)
@@ -302,7 +303,7 @@ static void ht_exit_after(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v)
 		ht_exit_fill(vcpu, v, &e, now, &ctx);
 		ctx.phase = HT_EXIT_AFTER;
 		ctx.l1_ns = now - s->since_ns;
-		ht_prog_run(l->prog, &ctx);
+		ht_run(l, &ctx);
 	}
 leave:
 	ht_vm_leave(vm, idx);
@@ -438,24 +439,45 @@ static void ht_exit_disarm(struct ht_exit_vendor *v)
 	v->armed = false;
 }
 
+/*
+ * Holds kvm-amd or kvm-intel, whose functions are hooked and called by address: it cannot be reloaded under a hook
+ * that would then hang in the air. kvm.ko is held by the symbols that we use. -ENOENT: it is not there, or going.
+ */
+static int ht_exit_hold(struct ht_exit_vendor *v)
+{
+	struct module *(*module_at)(unsigned long addr) = (void *)ht_lookup_name("__module_address");
+	unsigned long addr = ht_lookup_name(v->info_name);
+	int ret = 0;
+
+	if (!module_at || !addr)
+		return -ENOENT;
+	preempt_disable();	/* no module is freed meanwhile */
+	v->owner = module_at(addr);
+	if (v->owner && !try_module_get(v->owner))
+		ret = -ENOENT;
+	preempt_enable();
+	return ret;
+}
+
 static int ht_exit_arm(struct ht_exit_vendor *v)
 {
-	int ret;
+	int ret = ht_exit_hold(v);
 
+	if (ret)
+		return ret;
 	v->get_info = (void *)ht_lookup_name(v->info_name);
 	v->get_cpl = (void *)ht_lookup_name(v->cpl_name);
 	if (!v->get_info || !v->get_cpl)
-		return -ENOENT;
-	if (v->caller) {
+		ret = -ENOENT;
+	if (!ret && v->caller)
 		ret = ht_hook_only_from(&v->around, v->caller);
-		if (ret)
-			return ret;
-	}
-	ret = ht_hook_arm(&v->around);
+	ret = ret ?: ht_hook_arm(&v->around);
 	ret = ret ?: ht_hook_arm(&v->vmexit);
 	ret = ret ?: ht_hook_arm(&v->vmentry);
-	if (ret)
+	if (ret) {
 		ht_exit_disarm(v);
+		module_put(v->owner);
+	}
 	v->armed = !ret;
 	return ret;
 }
@@ -518,7 +540,14 @@ void ht_exit_hooks_init(void)
 
 void ht_exit_hooks_exit(void)
 {
+	bool svm = ht_svm.armed, vmx = ht_vmx.armed;
+
 	ht_exit_disarm(&ht_svm);
 	ht_exit_disarm(&ht_vmx);
 	ht_hooks_drain(&ht_exit_srcu);
+	/* calls that were in the replacements, and return into these modules, are over */
+	if (svm)
+		module_put(ht_svm.owner);
+	if (vmx)
+		module_put(ht_vmx.owner);
 }

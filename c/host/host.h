@@ -9,6 +9,8 @@
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
 #include <linux/srcu.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
 #include "hyperturtle/arena.h"
 #include "hyperturtle/host.h"
 #include "hyperturtle/npf.h"
@@ -17,15 +19,34 @@
 #include "kmod/compat.h"
 
 struct ht_hook_ops;
+struct ht_run_cpu;
 
-/* A linked program with the arena it uses. Immutable but for what priv points to; replaced as a whole. */
+enum ht_run_state {
+	HT_RUN_FREE,
+	HT_RUN_WATCHED,		/* a run was long, and interrupts came in it: soft interrupts wait for the next ones */
+	HT_RUN_ENDED,		/* runs took too long: it runs no more, and vm->end_work will take it off */
+};
+
+/* A linked program with the arena it uses. Immutable but for its state and what pointers point to; replaced as a whole. */
 struct ht_linked {
 	const struct ht_hook_ops *ops;
+	struct ht_vm *vm;
+	u32 hook;
+	u32 state;		/* enum ht_run_state; from ENDED there is no way back */
+	u64 watched_until;	/* ktime, while WATCHED */
+	struct ht_run_cpu __percpu *cpu;
 	struct bpf_prog *prog;
 	struct bpf_map *arena;	/* NULL: none */
 	u64 *words;		/* its memory */
 	u64 bytes;
 	void *priv;		/* the hook's own, from its link() to its unlink() */
+};
+
+/* Runs of a hook that took too long: the third within a minute ends the link. */
+struct ht_overruns {
+	u64 at[2];		/* of the last two before */
+	u32 next;		/* the older of them */
+	u64 took;		/* the last one, in ns */
 };
 
 /* An attached VM. Owned by its file; the hooks find it by its struct kvm. */
@@ -36,6 +57,14 @@ struct ht_vm {
 	struct mutex lock;	/* linked[] */
 	struct ht_linked __rcu *linked[HT_HOOKS];
 	struct ht_hook_stats __percpu *stats[HT_HOOKS];
+	u64 longest_ns[HT_HOOKS]; /* run of the program that was linked last. Under lock */
+	raw_spinlock_t overruns_lock; /* overruns. Taken in hard interrupts, holds nothing else */
+	struct ht_overruns overruns[HT_HOOKS];
+	struct work_struct end_work; /* takes off what has `ended`; may sleep, takes lock */
+	spinlock_t ends_lock;	/* ends, fresh. In threads only */
+	struct ht_link_ended ends[HT_HOOKS];
+	unsigned long fresh;	/* bit of each of ends[] that nobody has read yet */
+	wait_queue_head_t wait;	/* for fresh */
 	pid_t pid;		/* of the process that made the VM, in the initial pid namespace */
 };
 
@@ -63,6 +92,7 @@ long ht_vm_stats_by_pid(struct ht_stats *st);
 int ht_arena_init(void);
 void ht_arena_exit(void);
 int ht_arena_create(struct ht_arena_create *req);
+bool ht_arena_in_use(const struct bpf_map *map);
 
 extern const struct ht_hook_ops ht_npf_ops, ht_sample_ops;
 int ht_npf_init(void);
@@ -71,21 +101,5 @@ void ht_npf_exit(void);
 extern const struct ht_hook_ops ht_exit_ops;
 void ht_exit_hooks_init(void);
 void ht_exit_hooks_exit(void);
-
-/*
- * Runs a program of type RAW_TRACEPOINT_WRITABLE as a tracepoint would: not preemptible, under RCU. The
- * verifier has bounded its accesses to ctx by max_tp_access, which LINK has checked against ctx's size.
- */
-static inline void ht_prog_run(const struct bpf_prog *prog, void *ctx)
-{
-	/* the verifier lets a program read as many as a tracepoint may have: none may be what is on our stack */
-	u64 args[MAX_BPF_FUNC_ARGS] = { (u64)(unsigned long)ctx };
-
-	rcu_read_lock();
-	preempt_disable();
-	(void)bpf_prog_run(prog, args);
-	preempt_enable();
-	rcu_read_unlock();
-}
 
 #endif

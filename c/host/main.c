@@ -7,7 +7,8 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/uaccess.h>
-#include "host.h"
+#include "kmod/no_ibt.h"
+#include "run.h"
 
 static long ht_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
@@ -63,8 +64,10 @@ static struct miscdevice ht_misc = {
 
 static int __init ht_init(void)
 {
-	int ret = ht_arena_init();
+	int ret = ht_refuse_ibt();
 
+	ret = ret ?: ht_run_init();
+	ret = ret ?: ht_arena_init();
 	if (ret)
 		return ret;
 	ret = ht_npf_init();

@@ -11,7 +11,7 @@
  */
 #include <linux/module.h>
 #include <linux/uaccess.h>
-#include "host.h"
+#include "run.h"
 #include "kmod/ftrace_hook.h"
 
 DEFINE_STATIC_SRCU(ht_npf_srcu);
@@ -102,7 +102,7 @@ static int ht_learn(struct ht_vm *vm, const struct ht_linked *l, const struct ht
 		*ctx = *in;
 		ctx->sibling = entry;
 		ctx->sibling_gfn = base + i;
-		ht_prog_run(l->prog, ctx);
+		ht_run(l, ctx);
 		ht_count(vm, HT_HOOK_NPF, learned, 1);
 		if (ctx->action != HT_NPF_LEARN)
 			return 0;
@@ -140,8 +140,10 @@ static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linke
 
 		if (!(word & HT_WORD_PRESENT))
 			continue;
-		if (get_user(old, entry))
-			return HT_NPF_R_READ_ERROR;
+		if (get_user(old, entry)) {
+			result = HT_NPF_R_READ_ERROR;	/* what is written already is L1's to know */
+			break;
+		}
 		if (!ht_entry_empty(old))
 			continue;
 		ret = ht_entry_cas(entry, old, bits | (word & HT_PFN_MASK));
@@ -245,7 +247,7 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 	in.vcpu = vcpu->vcpu_id;
 	in.action = HT_NPF_PASS;
 	ctx = in;
-	ht_prog_run(l->prog, &ctx);
+	ht_run(l, &ctx);
 	if (entry & fmt->present)	/* told, not asked: a page that was mapped ahead is used now */
 		return HT_NPF_R_PRESENT;
 	if (t.level == 2) {

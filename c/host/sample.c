@@ -22,6 +22,7 @@
 #include <linux/sched/clock.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
+#include "run.h"
 #include "sample_state.h"
 
 /* vCPUs that are added, and threads that take one over, are found by looking: it is rare and nobody tells. */
@@ -90,7 +91,7 @@ static u32 ht_take(struct ht_sampled *v, const struct ht_linked *l, u64 now)
 	ht_count(s->vm, HT_HOOK_SAMPLE, counts[HT_SAMPLE_C_FRAMES], ctx->count);
 	if (ctx->end == HT_SAMPLE_END_MEMORY || ctx->end == HT_SAMPLE_END_BUDGET)
 		ht_count(s->vm, HT_HOOK_SAMPLE, counts[HT_SAMPLE_C_BROKEN], 1);
-	ht_prog_run(l->prog, ctx);
+	ht_run_in_interrupt(l, ctx);
 	return ctx->reason >= HT_REASONS || (ctx->reason && ctx->reason < 16) ? HT_SAMPLE_R_OTHER_L2 : ctx->reason;
 }
 

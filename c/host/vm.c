@@ -9,9 +9,10 @@
 #include <linux/fs.h>
 #include <linux/hashtable.h>
 #include <linux/pid.h>
+#include <linux/poll.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include "host.h"
+#include "run.h"
 
 /* by enum ht_hook; NULL: there is no such hook */
 static const struct ht_hook_ops *const ht_hooks[HT_HOOKS] = {
@@ -50,14 +51,58 @@ static void ht_linked_free(struct ht_linked *l)
 	bpf_prog_put(l->prog);
 	if (l->arena)
 		bpf_map_put(l->arena);
+	ht_run_free(l);
 	kfree(l);
 }
 
-/* Of one that was linked: nobody runs it any more. */
+/* Leaves word for the owner of the VM's file that the module has ended a link, and why. */
+static void ht_vm_tell_end(struct ht_vm *vm, const struct ht_linked *l)
+{
+	struct ht_link_ended e = { .hook = l->hook, .prog_id = l->prog->aux->id,
+				   .ns = READ_ONCE(vm->overruns[l->hook].took), .limit_ns = ht_run_limit_ns(l->hook) };
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		e.overruns += READ_ONCE(per_cpu_ptr(vm->stats[l->hook], cpu)->overruns);
+	spin_lock(&vm->ends_lock);
+	e.ends = vm->ends[l->hook].ends + 1;
+	vm->ends[l->hook] = e;
+	__set_bit(l->hook, &vm->fresh);
+	spin_unlock(&vm->ends_lock);
+	wake_up_interruptible(&vm->wait);
+	/* a tenant chooses how often */
+	pr_warn_ratelimited("hyperturtle: ended the link of program %u to hook %u of the VM of process %d: runs too long, the last %llu us of at most %llu\n",
+			    e.prog_id, e.hook, vm->pid, e.ns / NSEC_PER_USEC, e.limit_ns / NSEC_PER_USEC);
+}
+
+/* Of one that was linked: nobody runs it any more. Under vm->lock. */
 static void ht_linked_end(struct ht_vm *vm, struct ht_linked *l)
 {
 	l->ops->unlink(vm, l);
+	vm->longest_ns[l->hook] = ht_run_longest_ns(l);
+	if (READ_ONCE(l->state) == HT_RUN_ENDED)
+		ht_vm_tell_end(vm, l);
 	ht_linked_free(l);
+}
+
+/* Takes off what runs too long: ht_overrun() has seen to it that it does not run again until then. */
+static void ht_vm_end_links(struct work_struct *work)
+{
+	struct ht_vm *vm = container_of(work, struct ht_vm, end_work);
+	int i;
+
+	mutex_lock(&vm->lock);
+	for (i = 0; i < HT_HOOKS; i++) {
+		struct ht_linked *l = rcu_dereference_protected(vm->linked[i], lockdep_is_held(&vm->lock));
+
+		/* replaced or unlinked in between: then that one's end was told there */
+		if (!l || READ_ONCE(l->state) != HT_RUN_ENDED)
+			continue;
+		rcu_assign_pointer(vm->linked[i], NULL);
+		synchronize_srcu(&vm->srcu);
+		ht_linked_end(vm, l);
+	}
+	mutex_unlock(&vm->lock);
 }
 
 static void ht_vm_free(struct ht_vm *vm)
@@ -118,12 +163,17 @@ static long ht_vm_link(struct ht_vm *vm, const struct ht_link *req)
 	if (!l)
 		return -ENOMEM;
 	l->ops = ht_hooks[req->hook];
+	l->vm = vm;
+	l->hook = req->hook;
 	l->prog = bpf_prog_get_type_dev(req->prog_fd, BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE, false);
 	if (IS_ERR(l->prog)) {
 		ret = PTR_ERR(l->prog);
 		kfree(l);
 		return ret;
 	}
+	ret = ht_run_alloc(l);
+	if (ret)
+		goto free;
 	/* the verifier knows how far the program reaches into the context, we know how large that is */
 	ret = -E2BIG;
 	if (l->prog->aux->max_tp_access > l->ops->ctx_bytes)
@@ -136,7 +186,8 @@ static long ht_vm_link(struct ht_vm *vm, const struct ht_link *req)
 	mutex_lock(&vm->lock);
 	old = rcu_dereference_protected(vm->linked[req->hook], lockdep_is_held(&vm->lock));
 	ret = -EBUSY;
-	if (old && !(req->flags & HT_LINK_REPLACE))
+	/* one that was ended and is still to be taken off is none */
+	if (old && READ_ONCE(old->state) != HT_RUN_ENDED && !(req->flags & HT_LINK_REPLACE))
 		goto unlock;
 	ret = l->ops->link(vm, l, req);
 	if (ret)
@@ -189,8 +240,10 @@ long ht_vm_stats(struct ht_vm *vm, struct ht_stats *st)
 	st->pid = vm->pid;
 	mutex_lock(&vm->lock);
 	l = rcu_dereference_protected(vm->linked[st->hook], lockdep_is_held(&vm->lock));
-	st->linked = !!l;
+	st->linked = l && READ_ONCE(l->state) != HT_RUN_ENDED;
 	st->prog_id = l ? l->prog->aux->id : 0;
+	st->s.max_ns = l ? ht_run_longest_ns(l) : vm->longest_ns[st->hook];
+	st->s.limit_ns = ht_run_limit_ns(st->hook);
 	mutex_unlock(&vm->lock);
 	return 0;
 }
@@ -212,45 +265,60 @@ long ht_vm_stats_by_pid(struct ht_stats *st)
 	return ret;
 }
 
-/* Test runs: the linked program on a context of the caller's. Programs only touch their context and maps. */
-static long ht_vm_run(struct ht_vm *vm, struct ht_run *run)
+/* The linked program on a context of the caller's, again and again. */
+static long ht_vm_run_linked(struct ht_vm *vm, const struct ht_linked *l, const void *in, struct ht_run *run)
 {
-	const struct ht_hook_ops *ops;
-	struct ht_linked *l;
-	long ret = 0;
-	void *in;
-	int idx;
+	u64 t = ktime_get_ns();
 	u32 i;
-	u64 t;
 
-	if (run->hook >= HT_HOOKS || !ht_hooks[run->hook] || !run->repeat || run->repeat > 1000000)
-		return -EINVAL;
-	ops = ht_hooks[run->hook];
-	in = kmemdup(run->ctx, ops->ctx_bytes, GFP_KERNEL);
-	if (!in)
-		return -ENOMEM;
-	idx = srcu_read_lock(&vm->srcu);
-	l = srcu_dereference(vm->linked[run->hook], &vm->srcu);
-	if (!l) {
-		ret = -ENOENT;
-		goto out;
-	}
-	t = ktime_get_ns();
+	if (l->arena && ht_arena_in_use(l->arena))
+		return -EBUSY;
 	for (i = 0; i < run->repeat; i++) {
-		memcpy(run->ctx, in, ops->ctx_bytes);
-		ops->reset(run->ctx);
-		ht_prog_run(l->prog, run->ctx);
+		if (READ_ONCE(l->state) == HT_RUN_ENDED)
+			return -ENOENT;
+		memcpy(run->ctx, in, l->ops->ctx_bytes);
+		l->ops->reset(run->ctx);
+		ht_run(l, run->ctx);
 		if (!(i & 0xff)) {
 			cond_resched();
-			if (fatal_signal_pending(current)) {
-				ret = -EINTR;
-				break;
-			}
+			if (fatal_signal_pending(current))
+				return -EINTR;
 		}
 	}
 	run->ns = ktime_get_ns() - t;
-out:
-	srcu_read_unlock(&vm->srcu, idx);
+	return 0;
+}
+
+/*
+ * Test runs. Programs only touch their context and maps; but what L1 keeps in an arena rests on programs running in exits of
+ * its vCPUs only, one at a time on each: one grace period of L1's ends them, and each vCPU has words of its own. So
+ * not for a VM that has vCPUs (it gets none meanwhile: KVM makes them under kvm->lock), nor with an arena that
+ * another VM may have. kvm->lock is the first to be taken.
+ */
+static long ht_vm_run(struct ht_vm *vm, struct ht_run *run)
+{
+	struct ht_linked *l;
+	long ret;
+	void *in;
+	int idx;
+
+	if (run->hook >= HT_HOOKS || !ht_hooks[run->hook] || !run->repeat || run->repeat > 1000000)
+		return -EINVAL;
+	in = kmemdup(run->ctx, ht_hooks[run->hook]->ctx_bytes, GFP_KERNEL);
+	if (!in)
+		return -ENOMEM;
+	ret = mutex_lock_killable(&vm->kvm->lock);
+	if (ret)
+		goto free;
+	ret = -EBUSY;
+	if (!vm->kvm->created_vcpus) {
+		idx = srcu_read_lock(&vm->srcu);
+		l = srcu_dereference(vm->linked[run->hook], &vm->srcu);
+		ret = l ? ht_vm_run_linked(vm, l, in, run) : -ENOENT;
+		srcu_read_unlock(&vm->srcu, idx);
+	}
+	mutex_unlock(&vm->kvm->lock);
+free:
 	kfree(in);
 	return ret;
 }
@@ -301,6 +369,52 @@ static long ht_vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return ret;
 }
 
+static bool ht_vm_next_end(struct ht_vm *vm, struct ht_link_ended *e)
+{
+	unsigned long hook;
+
+	spin_lock(&vm->ends_lock);
+	hook = find_first_bit(&vm->fresh, HT_HOOKS);
+	if (hook < HT_HOOKS) {
+		__clear_bit(hook, &vm->fresh);
+		*e = vm->ends[hook];
+	}
+	spin_unlock(&vm->ends_lock);
+	return hook < HT_HOOKS;
+}
+
+static ssize_t ht_vm_read(struct file *file, char __user *to, size_t bytes, loff_t *pos)
+{
+	struct ht_vm *vm = file->private_data;
+	struct ht_link_ended e;
+	size_t done = 0;
+	int ret;
+
+	if (bytes < sizeof(e))
+		return -EINVAL;
+	while (!READ_ONCE(vm->fresh)) {
+		if (file->f_flags & O_NONBLOCK)
+			return -EAGAIN;
+		ret = wait_event_interruptible(vm->wait, READ_ONCE(vm->fresh));
+		if (ret)
+			return ret;
+	}
+	while (bytes - done >= sizeof(e) && ht_vm_next_end(vm, &e)) {
+		if (copy_to_user(to + done, &e, sizeof(e)))
+			return -EFAULT;
+		done += sizeof(e);
+	}
+	return done ?: -EAGAIN;	/* another reader has it */
+}
+
+static __poll_t ht_vm_poll(struct file *file, struct poll_table_struct *wait)
+{
+	struct ht_vm *vm = file->private_data;
+
+	poll_wait(file, &vm->wait, wait);
+	return READ_ONCE(vm->fresh) ? EPOLLIN | EPOLLRDNORM : 0;
+}
+
 static int ht_vm_release(struct inode *inode, struct file *file)
 {
 	struct ht_vm *vm = file->private_data;
@@ -310,13 +424,17 @@ static int ht_vm_release(struct inode *inode, struct file *file)
 	hash_del_rcu(&vm->node);
 	mutex_unlock(&ht_vms_lock);
 	synchronize_rcu();	/* nobody finds it any more */
-	synchronize_srcu(&vm->srcu); /* nobody who found it uses it any more */
+	mutex_lock(&vm->lock);	/* end_work may be at it */
 	for (i = 0; i < HT_HOOKS; i++) {
-		struct ht_linked *l = rcu_dereference_protected(vm->linked[i], true);
+		/* samplers have the VM without finding it: to them no program is linked */
+		struct ht_linked *l = rcu_replace_pointer(vm->linked[i], NULL, lockdep_is_held(&vm->lock));
 
+		synchronize_srcu(&vm->srcu); /* nobody who found it uses it any more */
 		if (l)
 			ht_linked_end(vm, l);
 	}
+	mutex_unlock(&vm->lock);
+	cancel_work_sync(&vm->end_work); /* no program runs any more that could queue it */
 	ht_vm_free(vm);
 	return 0;
 }
@@ -324,6 +442,8 @@ static int ht_vm_release(struct inode *inode, struct file *file)
 static const struct file_operations ht_vm_fops = {
 	.owner = THIS_MODULE,
 	.release = ht_vm_release,
+	.read = ht_vm_read,
+	.poll = ht_vm_poll,
 	.unlocked_ioctl = ht_vm_ioctl,
 	.llseek = noop_llseek,
 };
@@ -341,6 +461,10 @@ int ht_vm_attach(const struct ht_attach_vm *req)
 	if (!vm)
 		return -ENOMEM;
 	mutex_init(&vm->lock);
+	raw_spin_lock_init(&vm->overruns_lock);
+	INIT_WORK(&vm->end_work, ht_vm_end_links);
+	spin_lock_init(&vm->ends_lock);
+	init_waitqueue_head(&vm->wait);
 	kvm_file = fget(req->vm_fd);
 	if (!kvm_file || !file_is_kvm(kvm_file)) {
 		if (kvm_file)

@@ -29,9 +29,13 @@ export function kernelWithoutModule(directory: string): HostKernel {
             handled: 0,
             entries: 0,
             learned: 0,
+            overruns: 0,
+            maxNs: 0,
+            limitNs: 0,
             passed: 0,
             reasons: {},
           }),
+          endedLinks: (signal) => new Promise((_, reject) => whenAborted(signal, reject)),
           close: () => {},
         };
       },

@@ -4,8 +4,9 @@
  */
 import { readdirSync, readlinkSync } from 'node:fs';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
-import type { OwnedFd } from './fds.ts';
-import { pidfdGetfd, pidfdOpen } from './sys.ts';
+import { ioctlWithout, openDevice, pidfdGetfd, pidfdOpen } from './sys.ts';
+import { OwnedFd } from './fds.ts';
+import { KVM_CREATE_VM } from '../kernel/kvm.ts';
 
 const VM_LINK = 'anon_inode:kvm-vm';
 
@@ -42,6 +43,16 @@ export function processes(): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number);
+}
+
+/** Makes a VM of this process, with no CPU and no memory: for programs that are run by hand. */
+export function emptyVm(): OwnedFd {
+  const kvm = openDevice('/dev/kvm', 'load kvm_amd or kvm_intel');
+  try {
+    return new OwnedFd(ioctlWithout(kvm, KVM_CREATE_VM), 'VM without CPUs');
+  } finally {
+    kvm.close();
+  }
 }
 
 export interface TakenVm {

@@ -63,6 +63,15 @@ export function ioctl(file: OwnedFd, request: IoctlRequest, arg: Uint8Array, exp
   return r;
 }
 
+/** An ioctl whose argument is a number, which is 0. */
+export function ioctlWithout(file: OwnedFd, request: IoctlRequest): number {
+  if (request.size !== 0) throw new RangeError(`${request.name}: takes an argument`);
+  // SAFETY: the kernel takes the argument as a number and reads no memory.
+  const r = cIoctl(file.fd, request.code, null);
+  if (r < 0) throw kernelError(`${request.name} on ${file.what}`, koffi.errno());
+  return r;
+}
+
 /** An ioctl that makes something: the descriptor that owns it. */
 export function ioctlFd(
   file: OwnedFd,

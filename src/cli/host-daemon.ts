@@ -248,7 +248,10 @@ function vmTable(vms: readonly VmReport[]): string {
   const problems = vms.flatMap((v) =>
     [v.problem, v.qmp.problem].filter((p) => p !== null).map((p) => `${v.name}: ${p}`),
   );
-  return [table, ...problems].join('\n');
+  const ended = vms.flatMap((v) =>
+    v.ended.map(({ link, reason }) => `${v.name}: ${link.object} at ${link.hook}: ${reason}`),
+  );
+  return [table, ...problems, ...ended].join('\n');
 }
 
 async function add(name: string, options: AddOptions): Promise<void> {

@@ -22,7 +22,7 @@ interface AttachOptions extends TargetOptions {
   qmpTimeoutS: number;
 }
 
-interface RunOptions extends TargetOptions {
+interface RunOptions {
   arenaMib: number;
   program: string;
   repeat: number;
@@ -99,19 +99,14 @@ export function register(program: Command): Command {
 
   host
     .command('run')
-    .description('run a program on contexts of your own, with an arena of your own, without the VM')
-    .option(...qmpOption)
-    .option(...pidOption)
+    .description('run a program on contexts of your own, with an arena of your own, in a VM without CPUs')
     .option(...arenaOption)
     .requiredOption('--program <file>', 'compiled hyperupcall (.bpf.o)')
     .option('--repeat <number>', 'runs of each context', integer('--repeat', 1, 1_000_000), 1)
     .option('--contexts <file>', 'JSON: an array of cases, each an array of contexts; default: one of zeros')
     .option('--arena-from <file>', "the arena's content before the runs, one after the other for each case")
     .option('--arena-to <file>', 'writes its content after each case there')
-    .addHelpText(
-      'after',
-      '\nAttaches the VM for the time of the runs, so that nobody else may have attached it. Prints one line of JSON.',
-    )
+    .addHelpText('after', '\nMakes that VM itself. Prints one line of JSON.')
     .action(run);
   return host;
 }
@@ -173,6 +168,14 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
       printJson({ event: 'error', code: isHyperturtleError(e) ? e.code : null, message: messageOf(e) });
     }
   };
+  const watching = new AbortController();
+  const ends = (async (): Promise<void> => {
+    for (;;)
+      for (const ended of await attachment.whenLinkEnds(watching.signal))
+        printJson({ event: 'ended', linked: false, ...ended });
+  })().catch((e: unknown) => {
+    if (!watching.signal.aborted) printJson({ event: 'error', code: null, message: messageOf(e) });
+  });
   process.on('SIGURG', churn);
   process.on('SIGUSR1', unlink);
   process.on('SIGUSR2', link);
@@ -187,6 +190,8 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
     process.off('SIGURG', churn);
     process.off('SIGUSR1', unlink);
     process.off('SIGUSR2', link);
+    watching.abort(new Error('the command ends'));
+    await ends;
   }
 }
 
@@ -247,7 +252,7 @@ async function run(options: RunOptions): Promise<void> {
   ]);
   const cases = options.contexts ? parseCases(readFileSync(options.contexts, 'utf8')) : [[{}]];
   const content = options.arenaFrom ? readFileSync(options.arenaFrom) : new Uint8Array();
-  const spec = { ...baseSpec(options), pid: await targetPid(options), programPath: options.program };
+  const spec = { ...baseSpec(options), ownVm: true, programPath: options.program };
   const size = spec.arenaBytes;
   const attachment = await Attachment.open(spec);
   try {

@@ -339,6 +339,7 @@ function listText(r: Result<'list'>): string {
         l.since,
       ]),
     ) || 'no links',
+    ...(r.ended ?? []).map(({ link, reason }) => `\n${link.object} at ${link.hook} is not linked: ${reason}`),
   ].join('\n');
 }
 

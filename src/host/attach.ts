@@ -7,15 +7,15 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseElf } from '../bpf/elf.ts';
 import type { OwnedFd } from '../bpf/fds.ts';
-import { takeVm } from '../bpf/kvm.ts';
+import { emptyVm, takeVm } from '../bpf/kvm.ts';
 import { SharedArray } from '../bpf/map.ts';
 import { localMaps } from '../bpf/local-maps.ts';
 import { BpfObject } from '../bpf/object.ts';
 import type { BpfProgram } from '../bpf/object.ts';
 import { whenReadable } from '../bpf/poll.ts';
-import { pidfdAlive } from '../bpf/sys.ts';
+import { pidfdAlive, pidfdOpen } from '../bpf/sys.ts';
 import type { SharedMemory } from '../bpf/sys.ts';
-import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import { HyperturtleError, errnoCode, isHyperturtleError } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { HT_ARENA_OFFER, arenaSizeProblem } from '../kernel/arena.ts';
 import { BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE } from '../kernel/bpf.ts';
@@ -24,7 +24,7 @@ import type { MapAccess } from '../net/maps.ts';
 import type { LinkOptions } from '../wire/link-options.ts';
 import { plugArena, unplugArena } from './arena-plug.ts';
 import { HostDevice } from './device.ts';
-import type { AttachedVm, RunResult, RunSpec, RunnableHook } from './device.ts';
+import type { AttachedVm, EndedLink, RunResult, RunSpec, RunnableHook } from './device.ts';
 import { qemuBehind } from './qemu.ts';
 import type { HookStats } from './stats.ts';
 
@@ -33,6 +33,8 @@ export interface AttachSpec {
   qmpPath?: string | undefined;
   /** Process that runs the VM. */
   pid?: number | undefined;
+  /** Neither of the two: a VM of this process that has no CPU, for `run`. */
+  ownVm?: boolean | undefined;
   arenaBytes: number;
   /** Where to plug the arena; undefined: do not plug it. */
   bus?: string | undefined;
@@ -125,7 +127,12 @@ export class Attachment implements AsyncDisposable {
 
   unlink(): void {
     if (!this.#linked) return;
-    this.#vm.unlink(this.#spec.hook);
+    try {
+      this.#vm.unlink(this.#spec.hook);
+    } catch (e) {
+      // the module has just ended it
+      if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
+    }
     this.#linked = false;
   }
 
@@ -150,6 +157,13 @@ export class Attachment implements AsyncDisposable {
     return this.#map.map();
   }
 
+  /** Waits for the module to end the link, as runs of its program took too long. Throws the signal's reason. */
+  async whenLinkEnds(signal: AbortSignal): Promise<EndedLink[]> {
+    const ended = await this.#vm.endedLinks(signal);
+    this.#linked = false;
+    return ended;
+  }
+
   /** Resolves when the VM's process has ended. Throws the signal's reason when that comes first. */
   whenVmEnds(signal: AbortSignal): Promise<void> {
     return whenReadable(this.#process, signal);
@@ -166,7 +180,8 @@ export class Attachment implements AsyncDisposable {
 
   async #build(elf: Uint8Array | undefined): Promise<void> {
     const spec = this.#spec;
-    const pid = (this.#pid = spec.pid ?? qemuBehind(required(spec.qmpPath)));
+    const own = spec.ownVm === true;
+    const pid = (this.#pid = own ? process.pid : (spec.pid ?? qemuBehind(required(spec.qmpPath))));
 
     const device = HostDevice.open();
     try {
@@ -178,7 +193,7 @@ export class Attachment implements AsyncDisposable {
       this.#undo.add('arena device', () => arena.owner.close());
       this.#devicePath = arena.devicePath;
 
-      const taken = takeVm(pid);
+      const taken = own ? { vm: emptyVm(), process: pidfdOpen(pid) } : takeVm(pid);
       this.#process = taken.process;
       this.#undo.add('process descriptor', () => taken.process.close());
       try {

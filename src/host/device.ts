@@ -2,13 +2,17 @@
  * Client of /dev/hyperturtle. Each object owns the descriptor that the module gave for it: closing it, also by the
  * death of this process, undoes it in the kernel.
  */
+import { readSync } from 'node:fs';
 import type { OwnedFd } from '../bpf/fds.ts';
 import type { SharedArray } from '../bpf/map.ts';
+import { whenReadable } from '../bpf/poll.ts';
 import { ioctl, ioctlFd, openDevice } from '../bpf/sys.ts';
 import type { Explain } from '../bpf/sys.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import {
   HOOKS,
+  HT_HOOKS,
+  HT_LINK_ENDED,
   HOST_DEVICE,
   HT_ARENA_CREATE,
   HT_ARENA_CREATE_ARG,
@@ -148,6 +152,16 @@ export class HostDevice implements Disposable {
   }
 }
 
+/** A link that the module has ended, as runs of its program took too long. */
+export interface EndedLink {
+  hook: HookName;
+  /** BPF id. */
+  programId: number;
+  /** How long the last of these runs took, and how long none should. */
+  ns: number;
+  limitNs: number;
+}
+
 /** Closing it unlinks all and detaches the VM. */
 export class AttachedVm implements Disposable {
   readonly #file: OwnedFd;
@@ -195,7 +209,25 @@ export class AttachedVm implements Disposable {
     return hookStats(hook, HT_STATS.decode(arg));
   }
 
-  /** Runs the linked program on a context of the caller's, without the VM. Blocks until all runs are done. */
+  /** Waits for links that the module has ended and gives them. Not to be closed meanwhile. Throws the signal's reason. */
+  async endedLinks(signal: AbortSignal): Promise<EndedLink[]> {
+    await whenReadable(this.#file, signal);
+    const buffer = new Uint8Array(HT_LINK_ENDED.size * HT_HOOKS);
+    // readable, and we alone read it: this does not wait
+    const bytes = readSync(this.#file.fd, buffer, 0, buffer.length, null);
+    const ended: EndedLink[] = [];
+    for (let at = 0; at + HT_LINK_ENDED.size <= bytes; at += HT_LINK_ENDED.size) {
+      const e = HT_LINK_ENDED.decode(buffer.subarray(at, at + HT_LINK_ENDED.size));
+      const hook = (Object.keys(HOOKS) as HookName[]).find((name) => HOOKS[name] === e.hook);
+      if (hook) ended.push({ hook, programId: e.prog_id, ns: e.ns, limitNs: e.limit_ns });
+    }
+    return ended;
+  }
+
+  /**
+   * Runs the linked program on a context of the caller's. Blocks until all runs are done. Throws HT_BUSY for a VM that has
+   * CPUs, or with an arena that a VM has.
+   */
   run<H extends RunnableHook>(spec: RunSpec<H>): RunResult<H> {
     // what is left out is zero; TypeScript does not relate a generic member of the table to its codec
     const codec = CONTEXTS[spec.hook] as unknown as StructCodec<Fields>;
@@ -204,6 +236,10 @@ export class AttachedVm implements Disposable {
     ioctl(this.#file, HT_VM_RUN, arg, {
       ENOENT: ['HT_NOT_FOUND', `hook ${spec.hook} has no program to run`],
       EINVAL: ['HT_USAGE', 'from 1 to 1000000 runs expected'],
+      EBUSY: [
+        'HT_BUSY',
+        'programs are not run beside the guest: a VM without CPUs and an arena of its own expected',
+      ],
     });
     const out = HT_RUN.decode(arg);
     return { ns: out.ns, nsPerRun: out.ns / spec.repeat, context: codec.decode(out.ctx) as ContextOf<H> };

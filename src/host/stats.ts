@@ -27,6 +27,12 @@ export interface HookStats {
   /** Entries written into L1's tables; more than `handled` when neighbours are mapped ahead. */
   entries: number;
   learned: number;
+  /** Runs of programs that took longer than `limitNs`. */
+  overruns: number;
+  /** Longest run of the program that is or was last linked, without the interrupts that came in it. */
+  maxNs: number;
+  /** At the third longer run within a minute the module ends a link. */
+  limitNs: number;
   /** Events that L1 had to handle. */
   passed: number;
   /** Why, by name; only what occurred. */
@@ -48,6 +54,9 @@ export function hookStats(hook: HookName, raw: HtStats): HookStats {
     handled: s.handled,
     entries: s.entries,
     learned: s.learned,
+    overruns: s.overruns,
+    maxNs: s.max_ns,
+    limitNs: s.limit_ns,
     passed: s.runs - s.handled,
     reasons: countsByReason(s.reasons, REASON_NAMES[hook]),
     ...(hook === 'exit' ? { exits: exitCounts(s.counts) } : {}),
@@ -62,6 +71,7 @@ export function formatStats(stats: HookStats): string {
   const lines = [
     `${stats.hook} of process ${stats.pid}: ${program}`,
     `  ${stats.runs} events, ${stats.handled} handled${share}, ${stats.entries} entries written, ${stats.learned} learned`,
+    `  longest run ${(stats.maxNs / 1000).toFixed(1)} us, ${stats.overruns} above the limit of ${stats.limitNs / 1000} us`,
   ];
   const reasons = Object.entries(stats.reasons).sort((a, b) => b[1] - a[1]);
   for (const [name, n] of reasons) lines.push(`  ${String(n).padStart(10)} ${name}`);

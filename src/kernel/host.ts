@@ -4,7 +4,7 @@ import { array, bytes, count, reserved, s32, struct, text, u32 } from './struct.
 import type { ValueOf } from './struct.ts';
 
 export const HOST_DEVICE = '/dev/hyperturtle';
-export const HT_HOST_ABI = 2;
+export const HT_HOST_ABI = 3;
 export const HT_IOC = 0xb7;
 
 export const HOOKS = { npf: 0, exit: 1, sample: 2 } as const;
@@ -40,7 +40,10 @@ export const HT_HOOK_STATS = struct('struct ht_hook_stats', {
   handled: count,
   entries: count,
   learned: count,
-  reserved: reserved(4),
+  overruns: count,
+  max_ns: count,
+  limit_ns: count,
+  reserved: reserved(1),
   reasons: array(count, HT_REASONS),
   counts: array(count, HT_COUNTS),
 });
@@ -53,6 +56,17 @@ export const HT_STATS = struct('struct ht_stats', {
   s: HT_HOOK_STATS,
 });
 export type HtStats = ValueOf<typeof HT_STATS>;
+
+/** Read from a VM file: the module has ended a link. */
+export const HT_LINK_ENDED = struct('struct ht_link_ended', {
+  hook: u32,
+  prog_id: u32,
+  ends: u32,
+  reserved: u32,
+  overruns: count,
+  ns: count,
+  limit_ns: count,
+});
 
 export const HT_CTX_MAX_BYTES = 2048;
 /** `ctx`: the hook's context. */

@@ -17,6 +17,8 @@ const DISKS = { base: '/dev/sda', payload: '/dev/sdb', l1Script: '/dev/sdc' } as
 const PORTS = [PORT.agent, PORT.l1Agent] as const;
 
 export interface BochsInputs {
+  /** Of `bochs --help cpu`. */
+  model: string;
   biosRom: string;
   vgaRom: string;
   iso: string;
@@ -28,6 +30,9 @@ export interface BochsInputs {
   terminals: readonly string[];
   logPath: string;
 }
+
+/** EPT with accessed and dirty bits, VPID, unrestricted guests, shadow VMCS. */
+export const BOCHS_MODEL = 'broadwell_ult';
 
 /**
  * Time is counted in instructions, some four times slower than a clock: an emulated second has so many of them that
@@ -43,8 +48,7 @@ export function bochsConfig(b: BochsInputs): string {
     `memory: guest=${BOCHS_MEM_MIB}, host=${BOCHS_MEM_MIB}`,
     `romimage: file="${b.biosRom}"`,
     `vgaromimage: file="${b.vgaRom}"`,
-    // EPT with accessed and dirty bits, VPID, unrestricted guests, shadow VMCS. Newer models of Bochs' do not boot here
-    `cpu: model=broadwell_ult, count=1, ips=${INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1`,
+    `cpu: model=${b.model}, count=1, ips=${INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1`,
     'clock: sync=none, time0=local, rtc_sync=0',
     'ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14',
     'ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15',

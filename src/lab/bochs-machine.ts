@@ -8,7 +8,7 @@ import path from 'node:path';
 import { exec } from '../core/exec.ts';
 import { waitFor } from '../core/wait.ts';
 import type { BochsParts } from './artifacts.ts';
-import { bochsConfig, CYLINDER_BYTES } from './bochs-config.ts';
+import { BOCHS_MODEL, bochsConfig, CYLINDER_BYTES } from './bochs-config.ts';
 import type { BootSpec, Machine, StartOptions } from './boot.ts';
 import { levelsOf } from './boot.ts';
 import { startChild } from './emulator.ts';
@@ -45,6 +45,7 @@ export async function startBochs(
     await writeFile(
       at('bochsrc'),
       bochsConfig({
+        model: spec.bochsModel ?? BOCHS_MODEL,
         ...{ biosRom: parts.biosRom, vgaRom: parts.vgaRom, iso: parts.iso },
         ...{ baseDisk: at('base.img'), payloadDisk: o.payloadDisk, l1ScriptDisk: at('l1.img') },
         serialPath: files.serial[0],

@@ -28,6 +28,8 @@ export interface BootSpec {
   artifacts: Artifacts;
   accel: Accelerator;
   l1: L1Shape;
+  /** Bochs' model of the processor. */
+  bochsModel?: string | undefined;
 }
 
 export interface StartOptions {

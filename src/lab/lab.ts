@@ -47,6 +47,8 @@ export interface LabSpec {
   /** Kernel of all levels; default `6.1`. With sanitizers (`6.1-debug`) of L0 and L1, while L2s run the stock one. */
   kernel?: string;
   accel?: Accelerator;
+  /** Bochs' model of the processor; default one that all tests run on. */
+  bochsModel?: string;
   /** Default 1. */
   l1Cpus?: number;
   /** Default 2048, with Bochs 1024. */
@@ -129,7 +131,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
         ? undefined
         : await artifacts.buildImagesDisk(images, { progress, ...(signal ? { signal } : {}) }),
     );
-    const boot: BootSpec = { artifacts, accel, l1 };
+    const boot: BootSpec = { artifacts, accel, l1, bochsModel: spec.bochsModel };
     if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
     const { machine, snapshotKey } = await start(
       boot,

@@ -89,6 +89,9 @@ export const LinkInfo = z.strictObject({
   since: z.iso.datetime(),
 });
 
+/** A link that the host has ended because runs of its program took too long, until something else takes its place. */
+export const EndedLink = z.strictObject({ link: LinkInfo, reason: Text, at: z.iso.datetime() });
+
 /** What a VM may have; also what `hello` tells. */
 export const Limits = z.strictObject({
   objects: Count,
@@ -145,6 +148,9 @@ export const HookStats = z.strictObject({
   passed: Count,
   /** Why it did, by name. */
   reasons: z.record(Name, Count),
+  /** Of hooks of exits: runs that took longer than allowed, the longest run of the program linked last. */
+  overruns: Count.optional(),
+  maxNs: Count.optional(),
   /** Of the exit hook: by kind. */
   exits: z
     .partialRecord(
@@ -271,6 +277,7 @@ export { Sha256, Text, Uuid };
 
 export type ObjectInfo = z.output<typeof ObjectInfo>;
 export type LinkInfo = z.output<typeof LinkInfo>;
+export type EndedLink = z.output<typeof EndedLink>;
 export type Limits = z.output<typeof Limits>;
 export type Used = z.output<typeof Used>;
 export type HookInfo = z.output<typeof HookInfo>;

@@ -10,6 +10,7 @@ import {
   Base64,
   Constants,
   Count,
+  EndedLink,
   Finding,
   HookInfo,
   HookStats,
@@ -115,6 +116,8 @@ export const METHODS = {
       arena: ArenaInfo,
       objects: z.array(ObjectInfo),
       links: z.array(LinkInfo),
+      /** Left out when there is none. */
+      ended: z.array(EndedLink).optional(),
     }),
     large: true,
   },

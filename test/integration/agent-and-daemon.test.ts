@@ -16,6 +16,7 @@ import { counterSource } from '../support/bpf-sources.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { FakeVm } from '../support/daemon-harness.ts';
+import { endLinks } from '../support/fake-kernel.ts';
 
 const clang = findClang();
 const why = whyNoBpf(clang);
@@ -283,4 +284,37 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
       expect(await kept(), what).toEqual(wanted);
     }
   }, 240_000);
+
+  test('a link whose runs take too long is ended, everybody is told, and the agent leaves it off', async () => {
+    const links = (): number => h.journal.filter((e) => e.op === 'link').length;
+    const before = links();
+    endLinks(h.at('kernel'), 'npf');
+    const reason = 'the host ended it: a run took 900 us, the third within a minute above 200 us';
+    const event = await waitFor(
+      'the event',
+      async () => {
+        const said = await ok('events');
+        return said.includes(reason) ? said : undefined;
+      },
+      { timeoutMs: 20_000, intervalMs: 100 },
+    );
+    expect(event).toMatch(/link\.ended +\d+: npf at npf: the host ended it/);
+    const off = await waitFor(
+      'the problem',
+      async () => {
+        const { problems } = (JSON.parse(await ok('status', '--json')) as AgentResult<'agent.status'>)
+          .desired;
+        return problems.find((p) => p.kind === 'ENDED');
+      },
+      { timeoutMs: 20_000, intervalMs: 100 },
+    );
+    expect(off).toMatchObject({ step: 'link npf at npf', message: reason });
+    expect(await ok('list')).toContain(`npf at npf is not linked: ${reason}`);
+    expect((await run('doctor')).out).toMatch(/npf at npf: the host ended it[^]*load a faster program/);
+    expect((await h.vm('one')).ended).toMatchObject([{ link: { object: 'npf' }, reason }]);
+    expect(h.log).toMatch(/"hook":"npf","programId":\d+,"ns":900000.*link ended/);
+    // nobody links it again, and by hand not for a minute
+    expect((await run('link', 'npf', '--hook', 'npf')).err).toMatch(/takes no program for \d+ s/);
+    expect(links()).toBe(before);
+  }, 120_000);
 });

@@ -73,7 +73,7 @@ beforeAll(async () => {
   const out = await runScript(
     l0,
     `gunzip /run/in.gz &&
-    hyperturtle host run --qmp /run/l1/qmp.sock --arena-mib 1 --program /payload/bpf/npf.bpf.o \
+    hyperturtle host run --arena-mib 1 --program /payload/bpf/npf.bpf.o \
       --contexts /run/cases --arena-from /run/in --arena-to /run/out && gzip /run/out`,
   );
   const after = gunzipSync(await l0.readFile('/run/out.gz'));

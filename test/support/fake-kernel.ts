@@ -19,6 +19,8 @@ import { pidfdAlive, pidfdOpen } from '../../src/bpf/sys.ts';
 import { HyperturtleError, errnoCode } from '../../src/core/errors.ts';
 import type { HostKernel, VmHooks } from '../../src/host/daemon/kernel.ts';
 import { listenersOf } from '../../src/host/qemu.ts';
+import type { HookName } from '../../src/kernel/host.ts';
+import { sleep } from '../../src/core/wait.ts';
 import { BPF_PROG_INFO } from '../../src/kernel/bpf.ts';
 
 export interface KernelEvent {
@@ -70,6 +72,7 @@ export function fakeKernel(dir: string): HostKernel {
             tell,
             () => attached.delete(pid),
             () => readCounts(dir),
+            () => takeEnd(dir),
           );
         },
       };
@@ -96,6 +99,19 @@ export function writeCounts(dir: string, counts: Record<string, object>): void {
   renameSync(`${file}.new`, file);
 }
 
+/** The program of this hook has run too long. */
+export function endLinks(dir: string, hook: HookName): void {
+  writeFileSync(path.join(dir, 'ended'), hook);
+}
+
+function takeEnd(dir: string): HookName | undefined {
+  const file = path.join(dir, 'ended');
+  if (!existsSync(file)) return undefined;
+  const hook = readFileSync(file, 'utf8');
+  rmSync(file);
+  return hook as HookName;
+}
+
 function readCounts(dir: string): Record<string, object> {
   const file = path.join(dir, 'counts.json');
   return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Record<string, object>) : {};
@@ -106,6 +122,7 @@ function fakeHooks(
   tell: (e: KernelEvent) => void,
   onClose: () => void,
   counts: () => Record<string, object>,
+  ended: () => HookName | undefined,
 ): VmHooks {
   const linked = new Map<string, number>();
   return {
@@ -132,10 +149,23 @@ function fakeHooks(
       handled: 7,
       entries: 7,
       learned: 1,
+      overruns: 0,
+      maxNs: 900,
+      limitNs: 200_000,
       passed: 3,
       reasons: { no_pool: 3 },
       ...counts()[hook],
     }),
+    async endedLinks(signal) {
+      for (;;) {
+        await sleep(50, signal);
+        const hook = ended();
+        const programId = hook && linked.get(hook);
+        if (hook === undefined || programId === undefined) continue;
+        linked.delete(hook);
+        return [{ hook, programId, ns: 900_000, limitNs: 200_000 }];
+      }
+    },
     close() {
       tell({ op: 'detach', pid });
       onClose();

@@ -12,7 +12,7 @@
 #include "exit.h"
 #include "sample.h"
 
-#define HT_HOST_ABI 2
+#define HT_HOST_ABI 3
 #define HT_IOC 0xB7
 
 enum ht_hook {
@@ -58,7 +58,10 @@ struct ht_hook_stats {
 	__u64 handled;         /* answered without L1 */
 	__u64 entries;         /* npf: entries written into L1's tables */
 	__u64 learned;         /* npf: program runs that asked for a template */
-	__u64 reserved[4];
+	__u64 overruns;        /* runs of programs that took longer than limit_ns */
+	__u64 max_ns;          /* longest run of the program that is or was last linked; interrupts taken off */
+	__u64 limit_ns;        /* run_limit_us of the module: at the third longer run within a minute a link is ended */
+	__u64 reserved;
 	__u64 reasons[HT_REASONS]; /* why not, by the hook's own numbers: enum ht_npf_reason, ht_exit_reason, ... */
 	__u64 counts[HT_COUNTS];   /* what else the hook counts: enum ht_exit_count, ... */
 };
@@ -71,10 +74,25 @@ struct ht_stats {
 	struct ht_hook_stats s; /* out */
 };
 
+/*
+ * read() from a VM file, whole ones, when it is readable: the module has ended a link, as its runs took too long. A later
+ * end of the same hook takes the place of one that was not read; `ends` tells.
+ */
+struct ht_link_ended {
+	__u32 hook;
+	__u32 prog_id;         /* BPF id of the program */
+	__u32 ends;            /* links of this hook that were ended since the VM was attached */
+	__u32 reserved;
+	__u64 overruns;        /* runs of this hook over the limit since then */
+	__u64 ns;              /* the last one's */
+	__u64 limit_ns;
+};
+
 #define HT_CTX_MAX_BYTES 2048
 
 struct ht_run {
-	__u32 hook;            /* in: runs the linked program on a context of the caller's, without any VM */
+	/* in: runs the linked program on a context of the caller's. EBUSY when the VM has vCPUs or the arena is in use */
+	__u32 hook;
 	__u32 repeat;          /* in: 1..1000000 */
 	__u64 ns;              /* out: all runs together */
 	__u64 ctx[HT_CTX_MAX_BYTES / 8]; /* in and out: the last run's; as much as the hook's context has */

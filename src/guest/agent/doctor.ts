@@ -41,6 +41,8 @@ export interface Facts {
   /** The word in brackets of /sys/kernel/security/lockdown. */
   lockdown: string | undefined;
   guestDevice: boolean;
+  /** The kernel enforces Indirect Branch Tracking. */
+  ibt: boolean;
   turtlefs: string | undefined;
   channel: boolean;
   port: string;
@@ -77,6 +79,8 @@ export function collectFacts(
     otherHypervisors: OTHER_HYPERVISORS.filter((m) => existsSync(`/sys/module/${m}`)),
     lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown') ?? '')?.[1],
     guestDevice: existsSync(GUEST_DEVICE),
+    // without CONFIG_X86_KERNEL_IBT the kernel shows the processor's flag as well
+    ibt: flags.includes('ibt') && / ibt_save$/m.test(read('/proc/kallsyms') ?? ''),
     turtlefs: turtlefsMount(),
     channel: findChannel(port) !== undefined,
     port,
@@ -222,7 +226,12 @@ function kernelSettings({ ftrace, numa, sleep, otherHypervisors }: Facts): Findi
   return found;
 }
 
-function guestModule({ guestDevice, agent, lockdown }: Facts): Finding {
+function guestModule({ guestDevice, agent, lockdown, ibt }: Facts): Finding {
+  if (ibt)
+    return fail(
+      'the kernel enforces Indirect Branch Tracking (IBT), under which hyperturtle_guest.ko does not load',
+      'boot with ibt=off',
+    );
   if (!guestDevice)
     return fail(
       'hyperturtle_guest.ko is not loaded',
@@ -332,6 +341,8 @@ function mendOf(kind: string): string {
       return 'sign the object with a key that the host knows (hyperturtle sign)';
     case 'QUOTA':
       return "hyperturtle limits shows what is used; unload something, or ask the host's operator";
+    case 'ENDED':
+      return 'load a faster program (hyperturtle load --replace); hyperturtle link tries this one again';
     case 'HOOK_BUSY':
       return 'unlink what is there (hyperturtle list, hyperturtle unlink)';
     case 'HT_NO_SPACE':

@@ -8,7 +8,7 @@ import { applyPolicy } from '../../net/policy.ts';
 import type { ObjectPolicy } from '../../net/policy.ts';
 import { kindOf } from '../../wire/errors.ts';
 import type { ErrorKind } from '../../wire/errors.ts';
-import type { LinkInfo, METHODS, ObjectInfo, Params, Result } from '../../wire/schema.ts';
+import type { EndedLink, LinkInfo, METHODS, ObjectInfo, Params, Result } from '../../wire/schema.ts';
 import type { RequestOptions } from '../../wire/peer.ts';
 import { sameOptions } from '../../wire/link-options.ts';
 import { sameLink } from './desired.ts';
@@ -34,6 +34,8 @@ export interface Wanted {
 export interface Observed {
   objects: readonly ObjectInfo[];
   links: readonly LinkInfo[];
+  /** By the host, as runs took too long. */
+  ended?: readonly EndedLink[] | undefined;
 }
 
 /** What the host's list does not say, as far as it is known. */
@@ -55,6 +57,7 @@ export function plan(
 ): Step[] {
   const left = new Set(wanted.leave);
   const byName = new Map(observed.objects.map((o) => [o.name, o]));
+  const off = new Set(endedOf(wanted, observed).map((e) => e.link));
   return [
     ...observed.links
       .filter((l) => !left.has(l.object) && !wanted.links.some((w) => sameLink(w, l)))
@@ -75,12 +78,25 @@ export function plan(
     ...wanted.links
       .filter(
         (w) =>
+          !off.has(w) &&
           !observed.links.some(
             (l) => sameLink(w, l) && (w.order ?? l.order) === l.order && sameOptions(w.options, l.options),
           ),
       )
       .map((link): Step => ({ do: 'link', link })),
   ];
+}
+
+/** Wanted links that are left off: the host has ended the link of this very object. Linking it again is for people. */
+export function endedOf(wanted: Wanted, observed: Observed): { link: DesiredLink; reason: string }[] {
+  const { ended = [] } = observed;
+  const same = (name: string): boolean =>
+    wanted.objects.find((o) => o.name === name)?.sha256 ===
+    observed.objects.find((o) => o.name === name)?.sha256;
+  return wanted.links.flatMap((link) => {
+    const end = ended.find((e) => sameLink(link, e.link));
+    return end && same(link.object) ? [{ link, reason: end.reason }] : [];
+  });
 }
 
 export function stepText(step: Step): string {
@@ -158,14 +174,13 @@ export class Reconciler {
   async run(desired: DesiredState, host: HostCalls, signal: AbortSignal): Promise<Outcome> {
     const outcome: Outcome = { done: [], problems: [], retry: false };
     const observed = await host.request('list', {}, { signal });
-    const steps = plan(
-      { objects: desired.objects(), links: desired.links(), leave: desired.unreadable() },
-      observed,
-      {
-        object: (o) => this.#confirmed.get(o.name) === digest(o),
-        policy: (o) => o.policy === undefined || this.#policies.get(o.name) === JSON.stringify(o.policy),
-      },
-    );
+    const wanted = { objects: desired.objects(), links: desired.links(), leave: desired.unreadable() };
+    const steps = plan(wanted, observed, {
+      object: (o) => this.#confirmed.get(o.name) === digest(o),
+      policy: (o) => o.policy === undefined || this.#policies.get(o.name) === JSON.stringify(o.policy),
+    });
+    for (const { link, reason } of endedOf(wanted, observed))
+      outcome.problems.push(this.#problem(stepText({ do: 'link', link }), 'ENDED', reason));
     for (const { step, message } of desired.problems())
       outcome.problems.push(this.#problem(step, 'NOT_FOUND', message));
     for (const step of steps) {

@@ -4,6 +4,7 @@ import type { MethodTable } from '../../wire/schema.ts';
 import {
   ArenaInfo,
   Count,
+  EndedLink,
   Event,
   Finding,
   HookStats,
@@ -37,6 +38,8 @@ export const VmStatusSchema = z.strictObject({
   }),
   used: Used.nullable(),
   links: z.array(LinkInfo),
+  /** By the host, as runs took too long. */
+  ended: z.array(EndedLink),
   stats: z.array(HookStats),
   /** What L1 said of itself, and when. */
   l1: L1Report.extend({ at: z.iso.datetime() }).nullable(),

@@ -29,7 +29,18 @@ export interface HostFacts {
   lockdown: string | undefined;
   bpffs: { dir: string; mounted: boolean };
   jit: string | undefined;
+  /** The kernel enforces Indirect Branch Tracking. */
+  ibt: boolean;
+  /** Lines of tracefs' enabled_functions; undefined: they cannot be read. */
+  traced: readonly string[] | undefined;
 }
+
+/** What hyperturtle_host.ko replaces. */
+const HOOKED = [
+  ...['paging64_page_fault', 'ept_page_fault'],
+  ...['nested_svm_exit_handled', 'nested_svm_vmexit', 'nested_svm_vmrun'],
+  ...['nested_vmx_reflect_vmexit', 'nested_vmx_vmexit', 'nested_vmx_enter_non_root_mode'],
+];
 
 type Vendor = 'kvm_amd' | 'kvm_intel';
 const VENDORS = ['kvm_amd', 'kvm_intel'] as const;
@@ -53,7 +64,15 @@ export function collectHostFacts(bpffs: string): HostFacts {
     lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown') ?? '')?.[1],
     bpffs: { dir: bpffs, mounted: isBpffs(bpffs) },
     jit: read('/proc/sys/net/core/bpf_jit_enable'),
+    ibt: flags.includes('ibt') && kernelHasIbt(),
+    traced: read('/sys/kernel/tracing/enabled_functions')?.split('\n'),
   };
+}
+
+let hasIbt: boolean | undefined;
+/** A kernel built without CONFIG_X86_KERNEL_IBT shows the processor's flag as well. Looked up once: the list is long. */
+function kernelHasIbt(): boolean {
+  return (hasIbt ??= / ibt_save$/m.test(read('/proc/kallsyms') ?? ''));
 }
 
 export function hostFindings(bpffs: string): Finding[] {
@@ -61,7 +80,7 @@ export function hostFindings(bpffs: string): Finding[] {
 }
 
 export function judgeHost(f: HostFacts): Finding[] {
-  return [known(f), series(f), ...kvm(f), ...hooks(f), pins(f), native(f)];
+  return [known(f), series(f), ...kvm(f), ...hooks(f), ...others(f), pins(f), native(f)];
 }
 
 const ok = (what: string): Finding => ({ level: 'ok', what: `host: ${what}` });
@@ -116,8 +135,15 @@ function kvm({ cpu, nested, paging }: HostFacts): Finding[] {
 }
 
 /** The module that calls programs, and what it stands on. */
-function hooks({ hostDevice, ftrace, lockdown }: HostFacts): Finding[] {
+function hooks({ hostDevice, ftrace, lockdown, ibt }: HostFacts): Finding[] {
   const found: Finding[] = [];
+  if (ibt)
+    found.push(
+      fail(
+        'the kernel enforces Indirect Branch Tracking (IBT), under which hyperturtle_host.ko does not load',
+        'boot with ibt=off',
+      ),
+    );
   if (ftrace === undefined)
     found.push(
       fail('the kernel has no ftrace', 'use a kernel with CONFIG_DYNAMIC_FTRACE: hooks in KVM need it'),
@@ -142,6 +168,21 @@ function hooks({ hostDevice, ftrace, lockdown }: HostFacts): Finding[] {
       ),
     );
   return found;
+}
+
+/** Whoever else replaces functions of KVM, as live patches do (flag I): the kernel lets one at a time. */
+function others({ traced = [] }: HostFacts): Finding[] {
+  const taken = traced.flatMap((line) => {
+    const [, name = '', rest = ''] = /^(\S+)(?: \[\S+\])? \(\d+\)(.*)$/.exec(line) ?? [];
+    return HOOKED.includes(name) && / I/.test(rest) && !rest.includes('[hyperturtle_host]') ? [name] : [];
+  });
+  if (taken.length === 0) return [];
+  return [
+    fail(
+      `${taken.join(', ')}: replaced by something else, such as a live patch: hooks there are not called`,
+      'boot a kernel that has the fix, without the live patch (grep NAME /sys/kernel/tracing/enabled_functions shows what it is)',
+    ),
+  ];
 }
 
 function pins({ bpffs: { dir, mounted } }: HostFacts): Finding {

@@ -32,6 +32,12 @@ export function vmFindings(vm: VmStatus): Finding[] {
       what: 'host: no QMP connection to the VM: a reset of it would not be noticed at once',
       mend: 'give the VM a QMP socket that only the daemon uses',
     });
+  for (const { link, reason } of vm.ended)
+    found.push({
+      level: 'warn',
+      what: `host: link of '${link.object}' to ${link.hook}: ${reason}`.slice(0, 4096),
+      mend: "load a faster program ('hyperturtle check' says how long a run may take), or link it again",
+    });
   found.push(...nicFindings(vm));
   return found;
 }

@@ -11,6 +11,7 @@ import { pidfdAlive } from '../../bpf/sys.ts';
 import type { HookName } from '../../kernel/host.ts';
 import type { LinkOptions } from '../../wire/link-options.ts';
 import { HostDevice } from '../device.ts';
+import type { EndedLink } from '../device.ts';
 import { qemuBehind } from '../qemu.ts';
 import type { HookStats } from '../stats.ts';
 
@@ -35,6 +36,8 @@ export interface VmHooks {
   /** No run of the program is under way when it returns. */
   unlink(hook: HookName): void;
   stats(hook: HookName): HookStats;
+  /** Waits for links that the kernel has ended by itself. Not to be closed meanwhile. Throws the signal's reason. */
+  endedLinks(signal: AbortSignal): Promise<EndedLink[]>;
   close(): void;
 }
 
@@ -92,6 +95,7 @@ function vmProcess(pid: number, pidfd: OwnedFd, vm: OwnedFd): VmProcess {
           link: (hook, program, arena, options) => attached.link(hook, program, arena, options),
           unlink: (hook) => attached.unlink(hook),
           stats: (hook) => attached.stats(hook),
+          endedLinks: (signal) => attached.endedLinks(signal),
           close: () => attached.close(),
         };
       } finally {

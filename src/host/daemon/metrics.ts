@@ -67,6 +67,15 @@ export class Metrics {
       this.#perVm(`hook_${what}`, `Events of a hook since the VM was attached: ${what}`, (vm) =>
         vm.stats.map((s) => [{ hook: s.hook }, s[what]]),
       );
+    this.#perVm('hook_overruns', 'Runs of programs that took longer than allowed', (vm) =>
+      vm.stats.flatMap((s) => (s.overruns === undefined ? [] : [[{ hook: s.hook }, s.overruns]])),
+    );
+    this.#perVm('hook_longest_run_ns', 'Longest run of the program that was linked last', (vm) =>
+      vm.stats.flatMap((s) => (s.maxNs === undefined ? [] : [[{ hook: s.hook }, s.maxNs]])),
+    );
+    this.#perVm('hook_link_ended', 'Links that were ended as runs took too long, and not made again', (vm) =>
+      vm.ended.map(({ link }) => [{ hook: link.hook }, 1]),
+    );
     this.#perVm('hook_reasons', 'Why events were left to L1', (vm) =>
       vm.stats.flatMap((s) =>
         Object.entries(s.reasons).map(([reason, n]): Sample => [{ hook: s.hook, reason }, n]),

@@ -5,10 +5,11 @@
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { wireFailure } from '../../wire/errors.ts';
-import type { HookStats, LinkInfo, Params, Result } from '../../wire/schema.ts';
+import type { EndedLink, HookStats, LinkInfo, Params, Result } from '../../wire/schema.ts';
 import { linkOptionsProblem, sameOptions } from '../../wire/link-options.ts';
 import type { LinkOptions } from '../../wire/link-options.ts';
 import type { HookName as KvmHook } from '../../kernel/host.ts';
+import type { EndedLink as KernelEnd } from '../device.ts';
 import { HOOK_TABLE, isPacketHook } from '../hooks.ts';
 import type { HookName, PacketHook } from '../hooks.ts';
 import type { LoadedObject, LoadedProgram } from '../loader/loader.ts';
@@ -31,10 +32,17 @@ interface Linked {
 /** Of programs on one hook of a NIC, when L1 does not say. */
 const DEFAULT_ORDER = 100;
 
+/** Nothing is linked to a hook so soon after the kernel has ended a link of it: overruns are counted for a minute. */
+const AFTER_END_MS = 60_000;
+
 export class VmObjects {
   readonly #options: ObjectsOptions;
   readonly #objects = new Map<string, Admitted>();
   readonly #links = new Map<number, Linked>();
+  /** By hook; until another link or version takes its place. */
+  readonly #ended = new Map<HookName, EndedLink>();
+  /** By hook, on the clock of performance.now(). */
+  readonly #closedUntil = new Map<HookName, number>();
   #nextLink = 1;
 
   constructor(options: ObjectsOptions) {
@@ -68,6 +76,7 @@ export class VmObjects {
         `object '${name}' is linked (${links.map((l) => `link ${l.info.id} on ${l.info.hook}`).join(', ')}): unlink it first, or force`,
       );
     for (const link of links) this.unlink(link.info.id);
+    this.#forgetEnds(name);
     this.#objects.delete(name);
     loaded.object.close();
     return links.map((l) => l.info);
@@ -100,6 +109,7 @@ export class VmObjects {
       const { name } = successor(loaded.object, link);
       this.#links.set(link.info.id, { ...link, info: { ...link.info, program: name } });
     }
+    this.#forgetEnds(params.name);
     this.#objects.set(params.name, loaded);
     old.object.close();
     const kept = loaded.object.maps.filter((m) => m.reused).map((m) => m.name);
@@ -132,6 +142,7 @@ export class VmObjects {
     if (there)
       return { link: this.#reordered(this.#links.get(there.info.id) ?? there, params.order), existed: true };
     if (this.#links.size >= quotas.links) throw quotaError('links', quotas.links);
+    this.#assertNotJustEnded(hook);
     const id = this.#nextLink;
     const order = params.order ?? DEFAULT_ORDER;
     if (isPacketHook(hook))
@@ -149,6 +160,7 @@ export class VmObjects {
       since: new Date().toISOString(),
     };
     this.#links.set(info.id, { info, hook });
+    this.#ended.delete(hook);
     return { link: info, existed: false };
   }
 
@@ -169,8 +181,22 @@ export class VmObjects {
         `there is no link ${id}; there are: ${[...this.#links.keys()].join(', ') || 'none'}`,
       );
     if (isPacketHook(link.hook)) this.#options.packets.unlink(id);
-    else this.#options.hooks.unlink(link.hook);
+    else this.#kernelUnlink(link.hook);
     this.#links.delete(id);
+    return link.info;
+  }
+
+  /** The kernel has ended a link. It is returned, or undefined when something else has taken its place. */
+  overran(end: KernelEnd, reason: string): LinkInfo | undefined {
+    this.#closedUntil.set(end.hook, performance.now() + AFTER_END_MS);
+    const link = Array.from(this.#links.values()).find((l) => l.hook === end.hook);
+    if (!link) return undefined;
+    const { info } = this.#object(link.info.object);
+    const program = info.programs.find((p) => p.name === link.info.program);
+    // the same program may have been linked again in between
+    if (program?.id !== end.programId || this.#options.hooks.stats(end.hook).linked) return undefined;
+    this.#links.delete(link.info.id);
+    this.#ended.set(link.hook, { link: link.info, reason, at: new Date().toISOString() });
     return link.info;
   }
 
@@ -187,14 +213,16 @@ export class VmObjects {
     };
     for (const id of [...this.#links.keys()]) attempt(() => ended.push(this.unlink(id)));
     this.#links.clear();
+    this.#ended.clear();
     for (const { object } of this.#objects.values()) attempt(() => object.close());
     this.#objects.clear();
     if (failures.length > 0) throw new AggregateError(failures, 'not all could be unlinked and unloaded');
     return ended;
   }
 
-  list(): Pick<Result<'list'>, 'objects' | 'links'> {
+  list(): Pick<Result<'list'>, 'objects' | 'links' | 'ended'> {
     return {
+      ...(this.#ended.size > 0 ? { ended: [...this.#ended.values()] } : {}),
       objects: Array.from(this.#objects.values(), (o) => o.info),
       links: Array.from(this.#links.values(), (l) => l.info),
     };
@@ -212,10 +240,10 @@ export class VmObjects {
   }
 
   #kvmStats(hook: KvmHook): HookStats {
-    const { linked, runs, handled, entries, learned, passed, reasons, exits, samples } =
+    const { linked, runs, handled, entries, learned, passed, reasons, overruns, maxNs, exits, samples } =
       this.#options.hooks.stats(hook);
     const counts = {
-      ...{ hook, linked, runs, handled, entries, learned, passed, reasons },
+      ...{ hook, linked, runs, handled, entries, learned, passed, reasons, overruns, maxNs },
       ...(exits ? { exits } : {}),
       ...(samples ? { samples } : {}),
     };
@@ -254,6 +282,30 @@ export class VmObjects {
         `object '${objectName}' has no map '${mapName}'; it has: ${object.maps.map((m) => m.name).join(', ') || 'none'}`,
       );
     return { file: map.file, arena: info.maps.some((m) => m.name === mapName && m.arena) };
+  }
+
+  /** Throws HT_BUSY: L1 could otherwise have as many overruns as it makes links. */
+  #assertNotJustEnded(hook: HookName): void {
+    const leftMs = (this.#closedUntil.get(hook) ?? 0) - performance.now();
+    if (leftMs <= 0) return;
+    throw new HyperturtleError(
+      'HT_BUSY',
+      `hook ${hook} takes no program for ${Math.ceil(leftMs / 1000)} s: runs of the last one took too long`,
+      { detail: { retryAfterMs: Math.ceil(leftMs) } },
+    );
+  }
+
+  #forgetEnds(object: string): void {
+    for (const [hook, { link }] of this.#ended) if (link.object === object) this.#ended.delete(hook);
+  }
+
+  #kernelUnlink(hook: KvmHook): void {
+    try {
+      this.#options.hooks.unlink(hook);
+    } catch (e) {
+      // the kernel has just ended it
+      if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
+    }
   }
 
   #object(name: string): Admitted {

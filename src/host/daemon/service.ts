@@ -11,10 +11,11 @@ import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
 import { negotiate } from '../../wire/hello.ts';
 import { METHODS } from '../../wire/schema.ts';
-import type { ArenaInfo, Finding, L1Report, LinkInfo, Params, Result } from '../../wire/schema.ts';
+import type { ArenaInfo, EndedLink, Finding, L1Report, LinkInfo, Params, Result } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import { EventFeed } from './event-feed.ts';
 import type { EventRing } from './events.ts';
+import type { EndedLink as KernelEnd } from '../device.ts';
 import type { Log } from './log.ts';
 import { mapDelete, mapDump, mapGet, mapSet } from './map-methods.ts';
 import { PacketLinks } from '../packets/packet-links.ts';
@@ -105,15 +106,18 @@ export class VmService {
     agent: { version: string; kernel: string; at: string } | null;
     used: Result<'limits'>['used'];
     links: LinkInfo[];
+    ended: EndedLink[];
     stats: Result<'stats'>['hooks'];
     l1: (L1Report & { at: string }) | null;
     nics: (Result<'nic.list'>['nics'][number] & { ifname: string })[];
   } {
     const hello = this.#lastHello;
+    const { links, ended = [] } = this.#objects.list();
     return {
+      links,
+      ended,
       agent: hello ? { ...hello.agent, at: hello.at } : null,
       used: this.#used(),
-      links: this.#objects.list().links,
       stats: this.#stats(),
       l1: this.#report ?? null,
       nics: this.nics.devices().map(({ info, ifname }) => ({ ...info, ifname })),
@@ -123,6 +127,19 @@ export class VmService {
   /** For the operator, who looks: L1 reports more often for a while. */
   watch(): void {
     this.#watchedAtMs = performance.now();
+  }
+
+  /** For each link that the kernel ends, as runs of its program take too long. Throws the signal's reason. */
+  async watchEnds(signal: AbortSignal): Promise<never> {
+    for (;;) for (const end of await this.#options.hooks.endedLinks(signal)) await this.#overran(end);
+  }
+
+  async #overran(end: KernelEnd): Promise<void> {
+    const us = (ns: number): number => Math.round(ns / 1000);
+    const reason = `the host ended it: a run took ${us(end.ns)} us, the third within a minute above ${us(end.limitNs)} us`;
+    const link = await this.#turns.take(() => this.#objects.overran(end, reason));
+    this.#options.audit.warn({ ...end, ...(link ? { object: link.object, id: link.id } : {}) }, 'link ended');
+    if (link) this.#options.events.add({ type: 'link.ended', link, reason });
   }
 
   objects(): Result<'list'>['objects'] {

@@ -57,6 +57,7 @@ export interface VmStatus {
   agent: { socket: string; connected: boolean; hello: ReturnType<VmService['status']>['agent'] };
   used: ReturnType<VmService['status']>['used'] | null;
   links: ReturnType<VmService['status']>['links'];
+  ended: ReturnType<VmService['status']>['ended'];
   stats: ReturnType<VmService['status']>['stats'];
   /** What L1 said last of itself. */
   l1: ReturnType<VmService['status']>['l1'];
@@ -132,6 +133,7 @@ export class ManagedVm {
       },
       used: service?.used ?? null,
       links: service?.links ?? [],
+      ended: service?.ended ?? [],
       stats: service?.stats ?? [],
       l1: service?.l1 ?? null,
       nics: service?.nics ?? [],
@@ -309,7 +311,10 @@ export class ManagedVm {
         log: this.#log,
       });
       this.#served = { process, startTicks, service, monitor, channel };
-      const tasks = [monitor.run(scope.signal), channel.run(scope.signal)];
+      const watching = service.watchEnds(scope.signal).catch((e: unknown) => {
+        if (!scope.signal.aborted) this.#log.error({ err: e }, 'ends of links are not noticed any more');
+      });
+      const tasks = [monitor.run(scope.signal), channel.run(scope.signal), watching];
       undo.add('connections', async () => {
         scope.abort();
         await Promise.all(tasks);

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { AgentConfig } from '../../../src/guest/agent/config.ts';
 import { parseYaml } from '../../../src/core/yaml.ts';
 import { DesiredState } from '../../../src/guest/agent/desired.ts';
-import { plan, stepText } from '../../../src/guest/agent/reconcile.ts';
+import { endedOf, plan, stepText } from '../../../src/guest/agent/reconcile.ts';
 import { sha256Of } from '../../../src/guest/agent/state-file.ts';
 import type { LinkInfo, ObjectInfo } from '../../../src/wire/schema.ts';
 
@@ -171,6 +171,24 @@ describe('the plan', () => {
       leave: [],
     };
     expect(plan(want, { objects: [object('a', '1')], links: [link(1, 'a')] })).toEqual([]);
+  });
+
+  test('leaves a link off that the host has ended, until the object is another one', () => {
+    const want = (content: string): Parameters<typeof plan>[0] => ({
+      objects: [wanted('a', content)],
+      links: [{ object: 'a', hook: 'npf', origin: 'config' }],
+      leave: [],
+    });
+    const at = '2026-11-22T10:00:00.000Z';
+    const there = {
+      objects: [object('a', '1')],
+      links: [],
+      ended: [{ link: link(1, 'a'), reason: 'slow', at }],
+    };
+    expect(plan(want('1'), there)).toEqual([]);
+    expect(endedOf(want('1'), there)).toMatchObject([{ link: { object: 'a', hook: 'npf' }, reason: 'slow' }]);
+    expect(plan(want('2'), there).map(stepText)).toEqual(['replace a', 'link a at npf']);
+    expect(endedOf(want('2'), there)).toEqual([]);
   });
 
   test('asks for a link of a NIC in the order that is wanted, and leaves the order alone when none is', () => {

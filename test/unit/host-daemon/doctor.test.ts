@@ -13,6 +13,13 @@ const facts = (over: Partial<HostFacts> = {}): HostFacts => ({
   lockdown: 'none',
   bpffs: { dir: '/sys/fs/bpf', mounted: true },
   jit: '1',
+  ibt: false,
+  traced: [
+    'nested_svm_vmexit [kvm_amd] (1) R I\ttramp: 0xffffffffc0a3c000 (ht_ftrace_thunk [hyperturtle_host]) ->ftrace_ops_assist_func+0x0/0x100',
+    'nested_vmx_vmexit [kvm_intel] (1) R  \ttramp: 0xffffffffc0a3e000 (kprobe_ftrace_handler+0x0/0x1a0)',
+    'schedule (1) R I\ttramp: 0xffffffffc0a3f000 (klp_ftrace_handler+0x0/0x1a0)',
+    '',
+  ],
   ...over,
 });
 const none = { kvm_amd: undefined, kvm_intel: undefined };
@@ -48,6 +55,17 @@ describe('the host', () => {
       'no virtualization',
       { nested: none, paging: none, cpu: { svm: false, vmx: false } },
       ...(['fail', /no virtualization extension/, /firmware/] as const),
+    ],
+    ['a kernel that enforces IBT', { ibt: true }, 'fail', /\(IBT\).*does not load/, /ibt=off/],
+    [
+      'a live patch of what is hooked',
+      {
+        traced: [
+          'paging64_page_fault [kvm] (1) R I\ttramp: 0xffffffffc0a3c000 (klp_ftrace_handler+0x0/0x1a0)',
+          'nested_svm_vmrun [kvm_amd] (2) R I\ttramp: 0xffffffffc0a3d000 (klp_ftrace_handler+0x0/0x1a0)',
+        ],
+      },
+      ...(['fail', /paging64_page_fault, nested_svm_vmrun: replaced by/, /live patch/] as const),
     ],
     ['no KVM', { nested: none, paging: none }, 'fail', /KVM is not loaded/, /modprobe kvm_amd nested=1/],
     [

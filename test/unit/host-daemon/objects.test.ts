@@ -1,6 +1,6 @@
 /** Objects and links of one VM: what is granted, what is refused, and what is left when something fails. */
 import { openSync } from 'node:fs';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { OwnedFd, openFds } from '../../../src/bpf/fds.ts';
 import { HyperturtleError, isHyperturtleError } from '../../../src/core/errors.ts';
 import type { Verdict } from '../../../src/host/admission/verdict.ts';
@@ -57,6 +57,8 @@ interface World {
   /** Makes the kernel refuse to link a program of this name. */
   unlinkable: Set<string>;
   verified: number;
+  /** What the kernel says of the hook. */
+  linked: boolean;
   loadError: Error | undefined;
 }
 
@@ -75,6 +77,7 @@ beforeEach(() => {
     calls: [],
     unlinkable: new Set(),
     verified: 100,
+    linked: true,
     loadError: undefined,
     objects: undefined as unknown as VmObjects,
   };
@@ -97,9 +100,8 @@ beforeEach(() => {
         );
       },
       unlink: () => w.calls.push('unlink'),
-      stats: () => {
-        throw new Error('not in this test');
-      },
+      stats: () => ({ linked: w.linked }) as never,
+      endedLinks: () => Promise.reject(new Error('not in this test')),
       close: () => {},
     },
     packets: new PacketLinks({ nics: () => [] }),
@@ -356,5 +358,46 @@ describe('what a link asks of its hook', () => {
     expect(() => w.objects.link({ object: 'o', hook: 'exit', options: { hz: 99 } })).toThrow(/wants options/);
     expect(() => w.objects.link({ object: 'o', hook: 'npf', options: cpuid })).toThrow(/takes no options/);
     expect(w.calls).toEqual([]);
+  });
+});
+
+describe('a link that the kernel ends', () => {
+  const end = { hook: 'npf', programId: 1, ns: 900_000, limitNs: 200_000 } as const;
+  const ended = (): unknown => w.objects.list().ended;
+  afterEach(() => vi.useRealTimers());
+
+  it('is no link any more; list says why until its object is replaced, and nothing is linked for a minute', async () => {
+    vi.useFakeTimers({ toFake: ['performance'] });
+    await load('one', 'p:x');
+    const { link } = w.objects.link({ object: 'one', hook: 'npf' });
+    w.linked = false;
+    expect(w.objects.overran(end, 'slow')).toEqual(link);
+    expect(w.objects.list()).toMatchObject({ links: [], ended: [{ link, reason: 'slow' }] });
+    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).toBe('BUSY');
+    await w.objects.replace({ name: 'one', elf: b64('p:x p:y') }, never);
+    expect(ended()).toBeUndefined();
+    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf', program: 'y' }))).toBe('BUSY');
+    vi.advanceTimersByTime(60_000);
+    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf', program: 'y' }))).toBe('granted');
+  });
+
+  it('is forgotten when it is made again by hand', async () => {
+    vi.useFakeTimers({ toFake: ['performance'] });
+    await load('one', 'p:x');
+    w.objects.link({ object: 'one', hook: 'npf' });
+    w.linked = false;
+    w.objects.overran(end, 'slow');
+    vi.advanceTimersByTime(60_000);
+    expect(ended()).toHaveLength(1);
+    w.objects.link({ object: 'one', hook: 'npf' });
+    expect(ended()).toBeUndefined();
+  });
+
+  it('stays when another program, or the same one linked again, has taken its place by then', async () => {
+    await load('one', 'p:x');
+    const { link } = w.objects.link({ object: 'one', hook: 'npf' });
+    expect(w.objects.overran({ ...end, programId: 77 }, 'slow')).toBeUndefined();
+    expect(w.objects.overran(end, 'slow')).toBeUndefined();
+    expect(w.objects.list().links).toEqual([link]);
   });
 });

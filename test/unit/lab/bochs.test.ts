@@ -4,6 +4,7 @@ import { checkShape } from '../../../src/lab/lab-checks.ts';
 import { l1Machine, l1Script, qemuArguments, SERIAL_SEAT } from '../../../src/lab/machine.ts';
 
 const config = bochsConfig({
+  model: 'broadwell_ult',
   ...{ biosRom: '/r/bios', vgaRom: '/r/vga', iso: '/i/disc.iso' },
   ...{ baseDisk: '/d/base.img', payloadDisk: '/d/payload.img', l1ScriptDisk: '/d/l1.img' },
   ...{ serialPath: '/d/l0.log', terminals: ['/d/a', '/d/b'], logPath: '/d/bochs.log' },
