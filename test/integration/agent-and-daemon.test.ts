@@ -302,8 +302,9 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     const off = await waitFor(
       'the problem',
       async () => {
-        const { problems } = (JSON.parse(await ok('status', '--json')) as AgentResult<'agent.status'>)
-          .desired;
+        // what is wanted is not reached, which the status of the command says
+        const { out } = await run('status', '--json');
+        const { problems } = (JSON.parse(out) as AgentResult<'agent.status'>).desired;
         return problems.find((p) => p.kind === 'ENDED');
       },
       { timeoutMs: 20_000, intervalMs: 100 },
