@@ -18,6 +18,7 @@ const LAYERS = [
   'lab',
   'install',
   'bench',
+  'fuzz',
   'report',
   'cli',
 ];

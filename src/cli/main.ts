@@ -18,6 +18,7 @@ import { register as registerHost } from './host.ts';
 import { registerInstall } from './install.ts';
 import { manPages } from './man.ts';
 import { registerPackages } from './packages.ts';
+import { registerFuzz } from './fuzz.ts';
 import { registerHostDaemon } from './host-daemon.ts';
 import { registerDashboard } from './host-dashboard.ts';
 import { registerHostProfile } from './host-profile.ts';
@@ -55,6 +56,7 @@ export function createProgram(): Command {
   registerDemo(program, version());
   registerBench(program, version());
   registerLab(program);
+  registerFuzz(program);
   program.commandsGroup('Programs of this guest hypervisor (L1) in its host:');
   registerObjects(program);
   registerMaps(program);

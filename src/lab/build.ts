@@ -25,8 +25,8 @@ export interface Built {
   key: string;
 }
 
-/** `hyperturtle_host.ko` or `hyperturtle_guest.ko`, for the kernel of the context. */
-export function buildModule(c: BuildContext, side: 'host' | 'guest'): Promise<Built> {
+/** `hyperturtle_host.ko`, `hyperturtle_guest.ko`, or `hyperturtle_fuzz.ko` for tests, for the kernel of the context. */
+export function buildModule(c: BuildContext, side: 'host' | 'guest' | 'fuzz'): Promise<Built> {
   const name = `module-${side}-${c.kernel.kernelVersion}`;
   return built(c, name, [`c/${side}`, 'c/include'], [c.kernel.key], async (src, out) => {
     const dir = path.join(src, 'c', side);
@@ -45,7 +45,21 @@ export function buildModule(c: BuildContext, side: 'host' | 'guest'): Promise<Bu
 
 /** Every `NAME.bpf.c` of c/bpf and examples to `NAME.bpf.o`, with BTF. */
 export function buildPrograms(c: BuildContext): Promise<Built> {
-  return built(c, 'bpf', ['c/bpf', 'c/include', 'examples'], [], async (src, out) => {
+  return compilePrograms(c, 'bpf', ['c/bpf', 'examples'], ['c/include']);
+}
+
+/** The same for the hostile ones of c/fuzz, which are for tests and in no package. */
+export function buildFuzzPrograms(c: BuildContext): Promise<Built> {
+  return compilePrograms(c, 'bpf-fuzz', ['c/fuzz'], ['c/bpf', 'c/include']);
+}
+
+function compilePrograms(
+  c: BuildContext,
+  name: string,
+  folders: readonly string[],
+  headers: readonly string[],
+): Promise<Built> {
+  return built(c, name, [...folders, ...headers], [], async (src, out) => {
     const include = path.join(c.tools.root, 'usr/include');
     const flags = [
       // v3: 32-bit arithmetic and compare-and-exchange; the kernels in question all have it
@@ -60,8 +74,7 @@ export function buildPrograms(c: BuildContext): Promise<Built> {
       ],
       `-I${path.join(src, 'c/include')}`,
     ];
-    const sources = [path.join(src, 'c/bpf'), path.join(src, 'examples')];
-    const files = await Promise.all(sources.map((dir) => filesBelow(dir, /\.bpf\.c$/)));
+    const files = await Promise.all(folders.map((f) => filesBelow(path.join(src, f), /\.bpf\.c$/)));
     for (const file of files.flat()) {
       const object = path.basename(file).replace(/\.c$/, '.o');
       await compile(c, object, 'clang', [...flags, '-c', file, '-o', path.join(out, object)]);

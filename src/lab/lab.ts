@@ -78,8 +78,8 @@ export interface Lab {
   l2(n: number): Pick<Level, 'name' | 'exec'>;
   /** The console port itself, for sessions longer than one command. */
   l2Channel(n: number): Channel;
-  /** Boots another tenant beside L1, for labs with memory for it. The caller ends it. */
-  bootSecondL1(signal?: AbortSignal): Promise<SecondL1>;
+  /** Boots another tenant beside L1, for labs with memory for it. The caller ends it. `cpus`: default 1. */
+  bootSecondL1(signal?: AbortSignal, cpus?: number): Promise<SecondL1>;
   environment(): LabEnvironment;
   /** User and system CPU time of the outer QEMU so far, in seconds: what the emulation cost. */
   emulatorCpuSeconds(): number;
@@ -236,14 +236,16 @@ class RunningLab implements Lab {
     return (this.#l2[n] ??= new Channel(this.files.channel.l2(n), `L2.${n}`));
   }
 
-  bootSecondL1(signal?: AbortSignal): Promise<SecondL1> {
+  bootSecondL1(signal?: AbortSignal, cpus = 1): Promise<SecondL1> {
     const { l1, l1KernelArgs } = this.environment();
     if (l1.secondMemMib === undefined)
       throw new HyperturtleError(
         'HT_USAGE',
         `lab '${this.name}' has no memory for a second L1: start it with secondL1MemoryMib`,
       );
-    return SecondL1.boot(this.l0, this.files, { memMib: l1.secondMemMib, kernelArgs: l1KernelArgs, signal });
+    return SecondL1.boot(this.l0, this.files, {
+      ...{ memMib: l1.secondMemMib, cpus, kernelArgs: l1KernelArgs, signal },
+    });
   }
 
   environment(): LabEnvironment {

@@ -7,7 +7,7 @@ import path from 'node:path';
 import { HyperturtleError } from '../core/errors.ts';
 import { IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
 import type { BuiltPayload } from './artifacts.ts';
-import { buildL2Programs, buildModule, buildPrograms } from './build.ts';
+import { buildFuzzPrograms, buildL2Programs, buildModule, buildPrograms } from './build.ts';
 import type { Built, BuildContext } from './build.ts';
 import { busybox, makeErofs } from './images.ts';
 import type { ImageContext } from './images.ts';
@@ -21,7 +21,7 @@ import { cacheEntry, contentKey } from './xdg.ts';
 const PAYLOAD_VERSION = 1;
 
 /** Programs of c/l2 that run L2s rather than in them: an emulated L2 would unpack them for nothing. */
-const L1_ONLY = ['tiny_vmm', 'touch_guest'];
+const L1_ONLY = ['tiny_vmm', 'touch_guest', 'fuzz_vmm'];
 
 /** Deadlines in the guests are as long as ours. */
 const wrapper = (patience: number): string => `#!/bin/sh
@@ -32,12 +32,14 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
   const c: BuildContext = { ...context, projectRoot: await findProjectRoot() };
   const host = await buildModule(c, 'host');
   const guest = await buildModule(c, 'guest');
+  const fuzz = await buildModule(c, 'fuzz');
   const programs = await buildPrograms(c);
+  const fuzzPrograms = await buildFuzzPrograms(c);
   const l2 = await buildL2Programs(c);
   const app = await buildApp(c);
   const key = contentKey([
     PAYLOAD_VERSION,
-    ...[host, guest, programs, l2, app].map((b) => b.key),
+    ...[host, guest, fuzz, programs, fuzzPrograms, l2, app].map((b) => b.key),
     ...[
       c.tools.key,
       c.kernel.key,
@@ -63,7 +65,7 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
     const tree = `${staging}.tree`;
     try {
       await rm(tree, { recursive: true, force: true });
-      await packTree(c, tree, { host, guest, programs, l2, app });
+      await packTree(c, tree, { host, guest, fuzz, programs, fuzzPrograms, l2, app });
       await makeErofs(c.tools, tree, staging, c.signal);
       step.done();
     } catch (e) {
@@ -85,14 +87,16 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
 async function packTree(
   c: BuildContext,
   tree: string,
-  parts: Record<'host' | 'guest' | 'programs' | 'l2' | 'app', Built>,
+  parts: Record<'host' | 'guest' | 'fuzz' | 'programs' | 'fuzzPrograms' | 'l2' | 'app', Built>,
 ): Promise<void> {
   const at = (p: string): string => path.join(tree, p);
   const copy = (from: string, to: string): Promise<void> => cp(from, at(to), { recursive: true });
   await mkdir(at('bin'), { recursive: true });
   await copy(parts.host.dir, 'modules');
   await copy(parts.guest.dir, 'modules');
+  await copy(parts.fuzz.dir, 'modules');
   await copy(parts.programs.dir, 'bpf');
+  await copy(parts.fuzzPrograms.dir, 'fuzz');
   await copy(parts.app.dir, 'app/dist/src');
   await copyDependencies(c.projectRoot, at('app/node_modules'));
   await cp(path.join(c.projectRoot, 'package.json'), at('app/package.json'));

@@ -1,0 +1,225 @@
+/**
+ * `hyperturtle fuzz`: a hostile L1 does what it can to L0, in turns with quiet ones, while another L1 of the same L0
+ * checks its pages and times its faults. What counts is L0: its kernel log stays clean, it answers, and the other L1
+ * notices nothing. The hostile L1 may break, and is started again.
+ */
+import { ManagedHost } from '../bench/managed.ts';
+import type { ManagedVmSpec } from '../bench/managed.ts';
+import { isHyperturtleError, messageOf } from '../core/errors.ts';
+import { CleanupStack } from '../core/lifecycle.ts';
+import type { Progress } from '../core/progress.ts';
+import { sleep } from '../core/wait.ts';
+import type { Lab } from '../lab/lab.ts';
+import { runScript } from '../lab/levels.ts';
+import { FIRST_SEAT, SECOND_SEAT } from '../lab/machine.ts';
+import { Attacker } from './attacker.ts';
+import { fuzzProblems, judgeLog, newLines, sumOperations } from './report.ts';
+import type { FuzzReport, HookTotals } from './report.ts';
+import { Watched, faultTimes } from './watched.ts';
+import type { Slice } from './watched.ts';
+
+export interface FuzzSpec {
+  /** Of turns, without setting up. */
+  minutes: number;
+  seed: number;
+  kernel: string;
+  /** Operations at each entry of the hostile L1's nested guest. */
+  batch: number;
+  /** Fewer are a problem; the run ends when there are so many, if `untilReached`. */
+  atLeast: number;
+  /** Of one turn. */
+  quietSeconds: number;
+  attackSeconds: number;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+const VMS: ManagedVmSpec[] = [
+  { name: 'watched', seat: FIRST_SEAT, arenaMib: 8 },
+  { name: 'hostile', seat: SECOND_SEAT, arenaMib: 1 },
+];
+const LINES = 60;
+const LOOK_SECONDS = 5;
+
+/** The lab must have memory for a second L1. It is left as it was found. */
+export async function runFuzz(lab: Lab, spec: FuzzSpec): Promise<FuzzReport> {
+  const undo = new CleanupStack();
+  try {
+    const { progress, signal } = spec;
+    const step = progress.step('two L1s, one of them hostile');
+    const host = new ManagedHost(lab.l0);
+    await host.setUp(undo, VMS, signal);
+    const watched = await Watched.start(lab.l1, undo, signal);
+    const attacker = new Attacker(lab, spec.seed, spec.batch);
+    undo.add('hostile L1', () => attacker.end());
+    await attacker.start(signal);
+    step.done();
+    return await new Fuzz(lab, spec, host, watched, attacker).run();
+  } finally {
+    await undo.run();
+  }
+}
+
+type Phase = 'quiet' | 'attack';
+
+class Fuzz {
+  readonly #lab: Lab;
+  readonly #spec: FuzzSpec;
+  readonly #host: ManagedHost;
+  readonly #watched: Watched;
+  readonly #attacker: Attacker;
+  readonly #slices: Record<Phase, Slice[]> = { quiet: [], attack: [] };
+  readonly #handled: Record<Phase, number> = { quiet: 0, attack: 0 };
+  readonly #hooks: Record<'npf' | 'exit', HookTotals> = {
+    npf: { runs: 0, handled: 0, hostileRuns: 0 },
+    exit: { runs: 0, handled: 0, hostileRuns: 0 },
+  };
+  readonly #reasons: Record<string, number> = {};
+  #hostileMetrics = new Map<string, number>();
+  #log = '';
+  readonly #reports: string[] = [];
+  readonly #complaints: Record<string, number> = {};
+
+  constructor(lab: Lab, spec: FuzzSpec, host: ManagedHost, watched: Watched, attacker: Attacker) {
+    this.#lab = lab;
+    this.#spec = spec;
+    this.#host = host;
+    this.#watched = watched;
+    this.#attacker = attacker;
+  }
+
+  async run(): Promise<FuzzReport> {
+    const { minutes, progress, quietSeconds, attackSeconds } = this.#spec;
+    const t0 = performance.now();
+    const step = progress.step(`fuzzing, seed ${this.#spec.seed}`);
+    this.#log = await this.#dmesg();
+    try {
+      do {
+        await this.#turn('quiet', quietSeconds);
+        await this.#turn('attack', attackSeconds);
+        const n = sumOperations(this.#attacker.counts, this.#hooks);
+        step.update(`${n} operations, ${this.#attacker.restarts.length} restarts`);
+      } while (this.#reports.length === 0 && performance.now() - t0 < minutes * 60_000);
+      step.done();
+    } catch (e) {
+      // L0 that does not answer is what is looked for
+      step.fail();
+      if (!isHyperturtleError(e) || isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
+      const tail = await this.#lab.serialTail(0, 60);
+      const { reports } = judgeLog(tail);
+      this.#reports.push(...(reports.length > 0 ? reports : [`the run ended: ${messageOf(e)}`]));
+    }
+    return this.#report(Math.round((performance.now() - t0) / 1000));
+  }
+
+  /** One turn; the hostile L1 is started again when it breaks in it. */
+  async #turn(phase: Phase, seconds: number): Promise<void> {
+    const { signal } = this.#spec;
+    const attacker = this.#attacker;
+    const begin = await this.#guarded(async () => {
+      if (phase === 'attack') await attacker.attack(signal);
+      else await attacker.beQuiet(signal);
+    });
+    await this.#watched.slice(signal); // what was between the turns is nobody's
+    const handled = await this.#watchedHandled();
+    await this.#count(false);
+    const end = performance.now() + seconds * 1000;
+    let fine = begin;
+    while (performance.now() < end && fine) {
+      fine = await this.#guarded(async () => {
+        if (phase === 'attack') await attacker.write(LINES, signal);
+        await sleep(Math.min(LOOK_SECONDS * 1000, Math.max(0, end - performance.now())), signal);
+        await attacker.look(signal);
+      });
+      await this.#readLog();
+      if (this.#reports.length > 0) break;
+    }
+    await this.#count(phase === 'attack');
+    const slice = await this.#watched.slice(signal);
+    this.#handled[phase] += (await this.#watchedHandled()) - handled;
+    this.#slices[phase].push(slice);
+    if (phase === 'attack' && fine) await this.#guarded(() => attacker.settle(signal));
+  }
+
+  /** False when the hostile L1 broke, and has been started again. L0's trouble is an error. */
+  async #guarded(what: () => Promise<void>): Promise<boolean> {
+    try {
+      await what();
+      return true;
+    } catch (e) {
+      if (!isHyperturtleError(e) || isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
+      await this.#readLog();
+      if (this.#reports.length > 0) return false;
+      await this.#count(true);
+      this.#spec.progress.note(`  the hostile L1 broke: ${messageOf(e).slice(0, 160)}`);
+      await this.#attacker.restart(e, this.#spec.signal);
+      return false;
+    }
+  }
+
+  #dmesg(): Promise<string> {
+    return runScript(this.#lab.l0, 'dmesg', { timeoutMs: 60_000, signal: this.#spec.signal });
+  }
+
+  async #readLog(): Promise<void> {
+    const now = await this.#dmesg();
+    const { reports, complaints } = judgeLog(newLines(this.#log, now));
+    this.#log = now;
+    this.#reports.push(...reports);
+    for (const [k, n] of Object.entries(complaints)) this.#complaints[k] = (this.#complaints[k] ?? 0) + n;
+  }
+
+  async #watchedHandled(): Promise<number> {
+    return (await this.#host.metrics('watched', this.#spec.signal)).get('hook_handled npf') ?? 0;
+  }
+
+  /** Adds what the hooks of the hostile L1 did since the last time. */
+  async #count(attack: boolean): Promise<void> {
+    const now = await this.#host.metrics('hostile', this.#spec.signal);
+    const since = (key: string): number => {
+      const [a, b] = [this.#hostileMetrics.get(key) ?? 0, now.get(key) ?? 0];
+      return b >= a ? b - a : b; // attached again
+    };
+    for (const hook of ['npf', 'exit'] as const) {
+      const runs = since(`hook_runs ${hook}`);
+      this.#hooks[hook].runs += runs;
+      this.#hooks[hook].handled += since(`hook_handled ${hook}`);
+      if (attack && this.#attacker.linked(hook)?.startsWith('fuzz')) this.#hooks[hook].hostileRuns += runs;
+    }
+    for (const key of now.keys())
+      if (key.startsWith('hook_reasons ')) {
+        const name = key.slice('hook_reasons '.length);
+        this.#reasons[name] = (this.#reasons[name] ?? 0) + since(key);
+      }
+    this.#hostileMetrics = now;
+  }
+
+  #report(seconds: number): FuzzReport {
+    const { seed, kernel, batch, atLeast } = this.#spec;
+    const all = [...this.#slices.quiet, ...this.#slices.attack];
+    const [quiet, attack] = [faultTimes(this.#slices.quiet), faultTimes(this.#slices.attack)];
+    const share = (phase: Phase): number => {
+      const faults = this.#slices[phase].reduce((n, s) => n + s.faults, 0);
+      return faults === 0 ? 0 : Math.round((this.#handled[phase] / faults) * 1000) / 1000;
+    };
+    const report = {
+      ...{ seed, kernel, batch, seconds, attack: this.#attacker.counts, hooks: this.#hooks },
+      operations: sumOperations(this.#attacker.counts, this.#hooks),
+      reasons: Object.fromEntries(Object.entries(this.#reasons).filter(([, n]) => n > 0)),
+      restarts: this.#attacker.restarts,
+      watched: {
+        checked: all.reduce((n, s) => n + s.checked, 0),
+        mismatches: all.reduce((n, s) => n + s.mismatches, 0),
+        ...{
+          quiet,
+          attack,
+          p99Ratio: quiet.p99Us > 0 ? Math.round((attack.p99Us / quiet.p99Us) * 100) / 100 : 0,
+        },
+        handledShare: { quiet: share('quiet'), attack: share('attack') },
+      },
+      reports: this.#reports,
+      complaints: this.#complaints,
+    };
+    return { ...report, problems: fuzzProblems(report, atLeast) };
+  }
+}
