@@ -24,7 +24,10 @@ export async function findSymbols(
     import('../core/errors.ts'),
   ]);
   const notes: string[] = [];
-  const symbols: Symbols = { kernelOffset: options.kernelOffset ?? 0n, binaries: await binaries(options) };
+  const symbols: Symbols = {
+    kernelOffset: options.kernelOffset ?? 0n,
+    binaries: await binaries(options, notes),
+  };
   const file = options.kernel ?? (l2 ? await kernelFileOf(l2.pid) : undefined);
   if (file === undefined) {
     notes.push(
@@ -75,13 +78,13 @@ export async function givenSymbols(options: SymbolOptions): Promise<{
 }> {
   const { kernelSymbols } = await import('../profile/kernel-image.ts');
   return {
-    binaries: await binaries(options),
+    binaries: await binaries(options, []),
     ...(options.kernel === undefined ? {} : { kernel: await kernelSymbols(options.kernel) }),
     ...(options.kernelOffset === undefined ? {} : { kernelOffset: options.kernelOffset }),
   };
 }
 
-async function binaries(options: SymbolOptions): Promise<Symbols['binaries']> {
+async function binaries(options: SymbolOptions, notes: string[]): Promise<Symbols['binaries']> {
   if (options.binary.length === 0 && options.root === undefined) return [];
   const [{ readFile, stat }, path, { readElf, isElf }, { HyperturtleError, isHyperturtleError }] =
     await Promise.all([
@@ -101,8 +104,11 @@ async function binaries(options: SymbolOptions): Promise<Symbols['binaries']> {
     );
     found.push({ name: path.basename(file), elf, ...(hex === undefined ? {} : { base: BigInt(hex) }) });
   }
-  for (const file of options.root === undefined ? [] : await filesBelow(options.root)) {
-    if ((await stat(file)).size > FILE_BYTES_MAX) continue;
+  for (const file of options.root === undefined ? [] : await filesBelow(options.root, notes)) {
+    if ((await stat(file)).size > FILE_BYTES_MAX) {
+      notes.push(`no names of ${file}: it has more than ${FILE_BYTES_MAX >> 20} MiB`);
+      continue;
+    }
     const bytes = await readFile(file).catch(() => Buffer.alloc(0));
     if (!isElf(bytes)) continue;
     try {
@@ -112,11 +118,17 @@ async function binaries(options: SymbolOptions): Promise<Symbols['binaries']> {
       if (!isHyperturtleError(e, 'HT_UNSUPPORTED')) throw e; // of another machine
     }
   }
-  return found;
+  const { demangled } = await import('../profile/demangle.ts');
+  const { names, problem } = await demangled(found.map((b) => b.elf.symbols));
+  if (problem !== undefined)
+    notes.push(`names of C++ and Rust are as the files have them: c++filt (package binutils): ${problem}`);
+  return names.size === 0
+    ? found
+    : found.map((b) => ({ ...b, elf: { ...b.elf, symbols: b.elf.symbols.renamed(names) } }));
 }
 
 /** Executables and libraries: files that may be run, and `*.so*`. Links are not followed. */
-async function filesBelow(root: string): Promise<string[]> {
+async function filesBelow(root: string, notes: string[]): Promise<string[]> {
   const [{ readdir, stat }, path, { HyperturtleError }] = await Promise.all([
     import('node:fs/promises'),
     import('node:path'),
@@ -130,8 +142,13 @@ async function filesBelow(root: string): Promise<string[]> {
     if (!entry.isFile()) continue;
     const file = path.join(entry.parentPath, entry.name);
     if (!/\.so(\.|$)/.test(entry.name) && ((await stat(file)).mode & 0o111) === 0) continue;
+    if (files.length === FILES_MAX) {
+      notes.push(
+        `--root ${root}: the first ${FILES_MAX} executables and libraries were read, not all: name others by --binary`,
+      );
+      break;
+    }
     files.push(file);
-    if (files.length === FILES_MAX) break;
   }
   return files;
 }

@@ -9,18 +9,33 @@ export interface SymbolInfo {
 
 export class SymbolTable {
   readonly #symbols: readonly SymbolInfo[];
+  /** Of each symbol, the index of the one around it that goes on behind it; -1: none. */
+  readonly #around: readonly number[];
 
-  /** Of several at one address the first stays. */
+  /** Of several at one address one stays: one with a size rather than one without, then the first. */
   constructor(symbols: readonly SymbolInfo[]) {
-    const sorted = [...symbols].sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0));
+    const sorted = [...symbols].sort((a, b) =>
+      a.address !== b.address ? (a.address < b.address ? -1 : 1) : Number(b.size > 0n) - Number(a.size > 0n),
+    );
     this.#symbols = sorted.filter((s, i) => i === 0 || sorted[i - 1]!.address !== s.address);
+    this.#around = enclosing(this.#symbols);
   }
 
   get size(): number {
     return this.#symbols.length;
   }
 
-  /** Of an address in some function, or undefined where none is. */
+  /** All names, each as often as it is there. */
+  names(): string[] {
+    return this.#symbols.map((s) => s.name);
+  }
+
+  /** The same symbols under other names: those that the map has. */
+  renamed(names: ReadonlyMap<string, string>): SymbolTable {
+    return new SymbolTable(this.#symbols.map((s) => ({ ...s, name: names.get(s.name) ?? s.name })));
+  }
+
+  /** Of an address in some function, or undefined where none is. Of functions within functions the inner one. */
   find(address: bigint): SymbolInfo | undefined {
     let low = 0;
     let high = this.#symbols.length;
@@ -29,12 +44,25 @@ export class SymbolTable {
       if (this.#symbols[middle]!.address <= address) low = middle + 1;
       else high = middle;
     }
-    const found = this.#symbols[low - 1];
-    if (!found || (found.size > 0n && address >= found.address + found.size)) return undefined;
-    return found;
+    for (let i = low - 1; i >= 0; i = this.#around[i]!) {
+      const found = this.#symbols[i]!;
+      if (found.size === 0n || address < found.address + found.size) return found;
+    }
+    return undefined;
   }
 
   named(name: string): SymbolInfo | undefined {
     return this.#symbols.find((s) => s.name === name);
   }
+}
+
+function enclosing(symbols: readonly SymbolInfo[]): number[] {
+  const open: number[] = [];
+  return symbols.map(({ address, size }, i) => {
+    const endOf = (at: number): bigint => symbols[at]!.address + symbols[at]!.size;
+    while (open.length > 0 && endOf(open.at(-1)!) <= address) open.pop();
+    const around = open.at(-1) ?? -1;
+    if (size > 0n) open.push(i);
+    return around;
+  });
 }

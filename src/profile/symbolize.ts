@@ -1,5 +1,6 @@
 /** From addresses to names. What has no name keeps its address, so that nothing is lost or invented. */
 import { loadBase } from './load-base.ts';
+import { followsCall, hasCode } from './elf-file.ts';
 import type { ElfFile } from './elf-file.ts';
 import type { Stack } from './stacks.ts';
 import type { SymbolTable } from './symbol-table.ts';
@@ -48,24 +49,54 @@ export function kernelOffsetOf(table: SymbolTable, faultEntry: bigint): bigint |
   return undefined;
 }
 
+interface Place {
+  binary: Binary;
+  base: bigint;
+}
+
 /** Which binary is where, by user space; each looked for among the return addresses of that space. */
-function placed(
-  stacks: readonly Stack[],
-  binaries: readonly Binary[],
-): Map<bigint, { binary: Binary; base: bigint }[]> {
-  const returns = new Map<bigint, bigint[]>();
-  for (const s of stacks)
-    if (!s.kernel) returns.set(s.space, [...(returns.get(s.space) ?? []), ...s.ips.slice(1)]);
-  const places = new Map<bigint, { binary: Binary; base: bigint }[]>();
-  for (const [space, addresses] of returns)
-    places.set(
-      space,
-      binaries.flatMap((binary) => {
-        const base = binary.base ?? (binary.elf.fixed ? 0n : loadBase(binary.elf, addresses));
-        return base === undefined ? [] : [{ binary, base }];
-      }),
-    );
+function placed(stacks: readonly Stack[], binaries: readonly Binary[]): Map<bigint, Place[]> {
+  const returns = new Map<bigint, Set<bigint>>();
+  for (const s of stacks) {
+    if (s.kernel) continue;
+    const seen = returns.get(s.space) ?? new Set();
+    for (const ip of s.ips.slice(1)) seen.add(ip);
+    returns.set(s.space, seen);
+  }
+  const places = new Map<bigint, Place[]>();
+  for (const [space, seen] of returns) {
+    const addresses = [...seen];
+    const free = binaries.flatMap((binary): Place[] => {
+      const base = binary.base ?? (binary.elf.fixed ? undefined : loadBase(binary.elf, addresses));
+      return base === undefined ? [] : [{ binary, base }];
+    });
+    const fixed = binaries.filter((b) => b.base === undefined && b.elf.fixed);
+    places.set(space, [...fixedIn(fixed, addresses), ...free]);
+  }
   return places;
+}
+
+/** Of return addresses in a file's code, how many lie behind a call. */
+const FITS = 0.9;
+
+/**
+ * The program with addresses of its own that runs in a space: there is one at most, and any other such program would have
+ * names for its addresses too. It is the one whose code has calls where the return addresses say so, and none where two do
+ * so equally well. Stacks without callers show nothing: then a program that was named alone is believed to be it.
+ */
+function fixedIn(binaries: readonly Binary[], addresses: readonly bigint[]): Place[] {
+  if (addresses.length === 0)
+    return binaries.length === 1 ? binaries.map((binary) => ({ binary, base: 0n })) : [];
+  const fitting = binaries
+    .map((binary) => {
+      const within = addresses.filter((a) => hasCode(binary.elf, a - 1n));
+      const hits = within.filter((a) => followsCall(binary.elf, a)).length;
+      return { binary, hits, fits: hits > 0 && hits >= FITS * within.length };
+    })
+    .filter((f) => f.fits)
+    .sort((a, b) => b.hits - a.hits);
+  const [best, second] = fitting;
+  return best && best.hits !== second?.hits ? [{ binary: best.binary, base: 0n }] : [];
 }
 
 export function symbolize(stacks: readonly Stack[], symbols: Symbols): NamedStack[] {
@@ -84,7 +115,8 @@ export function symbolize(stacks: readonly Stack[], symbols: Symbols): NamedStac
     }
     for (const { binary, base } of places.get(stack.space) ?? []) {
       const found = binary.elf.symbols.find(address - base);
-      if (!found || found.size === 0n) continue;
+      // without a size it goes on to the next one, but not beyond the code
+      if (!found || (found.size === 0n && !hasCode(binary.elf, address - base))) continue;
       return { name: found.name, module: binary.name, kernel: false, address: ip };
     }
     return { name: `[${hex}]`, module: 'user', kernel: false, address: ip };

@@ -46,6 +46,50 @@ const KERNEL = table({
   idle: 0xffffffff81a01000n,
 });
 
+describe('names of programs with addresses of their own', () => {
+  const other = (): ElfFile => {
+    const elf = binary(['alpha_main', 'alpha_work'], true);
+    for (const c of elf.code) c.bytes.fill(0x90).writeUInt8(0xe8, 0x40);
+    return elf;
+  };
+  const named = (binaries: ElfFile[], ips: bigint[]): string[] | undefined =>
+    symbolize([stack({ ips })], {
+      kernelOffset: 0n,
+      binaries: binaries.map((elf, i) => ({ name: `b${i}`, elf })),
+    })[0]?.frames.map((f) => f.name);
+  const beta = (): ElfFile => binary(['beta_main', 'beta_work'], true);
+  const ips = [0x401110n, 0x401000n + behindCall(1), 0x401000n + behindCall(0)];
+
+  it('are those of the one whose calls fit, whatever comes first', () => {
+    const right = ['beta_main', 'beta_work', 'beta_work'];
+    expect(named([other(), beta()], ips)).toEqual(right);
+    expect(named([beta(), other()], ips)).toEqual(right);
+  });
+
+  it('are left out where none fits, two fit alike, or nothing shows which one runs', () => {
+    const hex = ips.map((ip) => `[0x${ip.toString(16)}]`).reverse();
+    expect(named([other()], ips)).toEqual(hex);
+    expect(named([beta(), beta()], ips)).toEqual(hex);
+    expect(named([other(), beta()], ips.slice(0, 1))).toEqual(['[0x401110]']);
+    expect(named([beta()], ips.slice(0, 1))).toEqual(['beta_work']);
+  });
+});
+
+describe('a table of symbols', () => {
+  const of = (...symbols: [string, bigint, bigint][]): SymbolTable =>
+    new SymbolTable(symbols.map(([name, address, size]) => ({ name, address, size })));
+  it.each<[string, SymbolTable, bigint, string | undefined]>([
+    ['a symbol with a size before one without', of(['alias', 0n, 0n], ['hot', 0n, 64n]), 9n, 'hot'],
+    ['the inner one of nested ones', of(['outer', 0n, 512n], ['inner', 64n, 16n]), 70n, 'inner'],
+    ['the outer one behind the inner', of(['outer', 0n, 512n], ['inner', 64n, 16n]), 100n, 'outer'],
+    ['the outer one behind two', of(['o', 0n, 512n], ['i', 64n, 64n], ['j', 80n, 8n]), 200n, 'o'],
+    ['nothing behind all', of(['outer', 0n, 512n], ['inner', 64n, 16n]), 512n, undefined],
+    ['one without a size up to the next', of(['a', 0n, 0n], ['b', 64n, 8n]), 63n, 'a'],
+  ])('finds %s', (_, symbols, address, name) => {
+    expect(symbols.find(address)?.name).toBe(name);
+  });
+});
+
 describe('names', () => {
   it('of a kernel that was moved are found by where its page fault handler is', () => {
     expect(kernelOffsetOf(KERNEL, 0xffffffff9f000000n)).toBe(0x1d200000n);
@@ -75,6 +119,7 @@ describe('names', () => {
 
   it('of callers are those before the return address, also when that begins the next function', () => {
     const elf = binary(['main', 'work', 'next'], true);
+    elf.code[0]?.bytes.writeUInt8(0xe8, 0xfb); // the last instruction of main
     const [s] = symbolize([stack({ ips: [0x401105n, 0x401100n] })], {
       kernelOffset: 0n,
       binaries: [{ name: 'prog', elf }],
