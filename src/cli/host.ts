@@ -172,7 +172,7 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
   const ends = (async (): Promise<void> => {
     for (;;)
       for (const ended of await attachment.whenLinkEnds(watching.signal))
-        printJson({ event: 'ended', linked: false, ...ended });
+        printJson({ event: 'ended', linked: attachment.status().linked, ...ended });
   })().catch((e: unknown) => {
     if (!watching.signal.aborted) printJson({ event: 'error', code: null, message: messageOf(e) });
   });

@@ -160,7 +160,8 @@ export class Attachment implements AsyncDisposable {
   /** Waits for the module to end the link, as runs of its program took too long. Throws the signal's reason. */
   async whenLinkEnds(signal: AbortSignal): Promise<EndedLink[]> {
     const ended = await this.#vm.endedLinks(signal);
-    this.#linked = false;
+    // it may have been linked again before this was told
+    this.#linked = this.#vm.stats(this.#spec.hook).linked;
     return ended;
   }
 

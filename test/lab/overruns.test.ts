@@ -24,7 +24,7 @@ const RACES = Number(process.env['HT_RACES'] ?? 200);
 const LIMIT_MS = 200;
 
 const GUEST: L2SessionSpec = {
-  ...{ name: 'o', ram: 'tmpfs', memMib: 96, machine: 'pc', port: 0 },
+  ...{ name: 'o', ram: 'tmpfs', memMib: 160, machine: 'pc', port: 0 },
   append: L2_TICK_ARGUMENTS,
 };
 
@@ -108,18 +108,21 @@ describe('a program that runs too long', () => {
 
       // an innocent one under the same limit stays
       const npf = await l0.spawn(attachCommand('npf', '/payload/bpf/npf.bpf.o'));
-      await jobSays(npf, /"ready":true/, 'host attach', COMMAND_MS, undefined);
-      await waitFor(
-        'runs of it',
-        async () => {
-          await touchMemory(l2, 52);
-          return (await stats('npf')).runs > 100 ? true : undefined;
-        },
-        { timeoutMs: COMMAND_MS, intervalMs: 100 },
-      );
-      expect(await stats('npf')).toMatchObject({ linked: true });
-      await npf.kill('TERM');
-      await npf.wait({ timeoutMs: COMMAND_MS });
+      try {
+        await jobSays(npf, /"ready":true/, 'host attach', COMMAND_MS, undefined);
+        await waitFor(
+          'runs of it',
+          async () => {
+            await touchMemory(l2, 52);
+            return (await stats('npf')).runs > 100 ? true : undefined;
+          },
+          { timeoutMs: COMMAND_MS, intervalMs: 100 },
+        );
+        expect(await stats('npf')).toMatchObject({ linked: true });
+      } finally {
+        await npf.kill('TERM');
+        await npf.wait({ timeoutMs: COMMAND_MS });
+      }
 
       await l0.writeFile('/run/race.mjs', RACE);
       const raced = await run(l0, ['node', '/run/race.mjs', QMP, String(RACES)], {
