@@ -50,7 +50,16 @@ export function createProgram(): Command {
     .version(version())
     .exitOverride()
     .showSuggestionAfterError()
-    .showHelpAfterError('(--help lists what there is)')
+    .configureOutput({
+      // one line, as all errors are
+      outputError: (text, write) =>
+        write(
+          `${text
+            .trim()
+            .replace(/^error/, 'hyperturtle')
+            .replace(/\s*\n\s*/g, ' ')}; --help lists what there is\n`,
+        ),
+    })
     .configureHelp({ showGlobalOptions: false });
   program.commandsGroup('Try and measure it:');
   registerDemo(program, version());
