@@ -41,8 +41,10 @@ export interface HookSpec {
   helpers: readonly HelperSpec[];
   /** Most instructions of one program as compiled. */
   instructions: number;
-  /** Most instructions that the verifier may walk (bpf_prog_info.verified_insns): what one run can cost at most. */
+  /** Most instructions that the verifier may walk (bpf_prog_info.verified_insns). */
   verifiedInstructions: number;
+  /** Most time that one run may take on a slow core, in ns, as admission/cost reckons it. */
+  runNs: number;
 }
 
 export interface MapTypeSpec {
@@ -64,6 +66,8 @@ export interface HelperSpec {
   arguments: readonly HelperArgument[];
   /** It returns the address of memory, or NULL; else a number or nothing. */
   givesMemory: boolean;
+  /** It writes to memory that an argument leads to. */
+  writesMemory: boolean;
   /** The kernel gives it to GPL-compatible programs only. */
   gpl: boolean;
 }
@@ -72,8 +76,16 @@ const helper = (
   name: string,
   number: number,
   args: readonly HelperArgument[],
-  more: { givesMemory?: boolean; gpl?: boolean } = {},
-): HelperSpec => ({ name, number, arguments: args, givesMemory: false, gpl: false, ...more });
+  more: { givesMemory?: boolean; writesMemory?: boolean; gpl?: boolean } = {},
+): HelperSpec => ({
+  name,
+  number,
+  arguments: args,
+  givesMemory: false,
+  writesMemory: false,
+  gpl: false,
+  ...more,
+});
 const BPF_F_RDONLY_PROG = 1 << 7;
 const BPF_F_WRONLY_PROG = 1 << 8;
 const BPF_F_MMAPABLE = 1 << 10;
@@ -91,6 +103,7 @@ const DATA_MAPS: readonly MapTypeSpec[] = [
 ];
 
 const MEMORY = { givesMemory: true } as const;
+const WRITES = { writesMemory: true } as const;
 const DATA_HELPERS: readonly HelperSpec[] = [
   helper('map_lookup_elem', 1, ['map', 'key'], MEMORY),
   helper('map_update_elem', 2, ['map', 'key', 'value', 'number']),
@@ -110,14 +123,14 @@ const DATA_HELPERS: readonly HelperSpec[] = [
 ];
 
 /** Copies from a frame whose head is not in one piece. */
-const SKB_LOAD_BYTES = helper('skb_load_bytes', 26, ['context', 'number', 'out', 'number']);
+const SKB_LOAD_BYTES = helper('skb_load_bytes', 26, ['context', 'number', 'out', 'number'], WRITES);
 
 /**
  * The same for XDP, and how long the frame is (Linux 5.18). When it fails it leaves the memory as it was
  * (net/core/filter.c, 6.1 and 6.12), so that must have been written before.
  */
 const XDP_GET_BUFF_LEN = helper('xdp_get_buff_len', 188, ['context']);
-const XDP_LOAD_BYTES = helper('xdp_load_bytes', 189, ['context', 'number', 'data', 'number']);
+const XDP_LOAD_BYTES = helper('xdp_load_bytes', 189, ['context', 'number', 'data', 'number'], WRITES);
 
 const packetHook = (
   name: PacketHook,
@@ -132,6 +145,7 @@ const packetHook = (
   mapTypes: DATA_MAPS,
   instructions: 16_384,
   verifiedInstructions: 250_000,
+  runNs: 25_000,
 });
 const SCHED_CLS = {
   programType: { name: 'sched_cls', number: BPF_PROG_TYPE_SCHED_CLS },
@@ -149,6 +163,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     helpers: DATA_HELPERS,
     instructions: 16_384,
     verifiedInstructions: 250_000,
+    runNs: 100_000,
   },
   {
     name: 'exit',
@@ -159,6 +174,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     helpers: DATA_HELPERS,
     instructions: 16_384,
     verifiedInstructions: 250_000,
+    runNs: 100_000,
   },
   {
     name: 'sample',
@@ -168,8 +184,9 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     mapTypes: DATA_MAPS,
     helpers: DATA_HELPERS,
     instructions: 16_384,
-    // with interrupts off: some ten microseconds
     verifiedInstructions: 32_768,
+    // with interrupts off
+    runNs: 10_000,
   },
   packetHook('xdp', 'xdp', 'a frame that L2 sends has arrived at a NIC of this VM', {
     programType: { name: 'xdp', number: BPF_PROG_TYPE_XDP },

@@ -28,7 +28,15 @@ describe('admission', () => {
   it('admits a program of a hook and says what is in it', () => {
     expect(check(buildObject())).toEqual({
       ok: true,
-      programs: [{ name: 'prog', section: HOOK_SECTION, hook: 'npf', instructions: 2 }],
+      programs: [
+        {
+          name: 'prog',
+          section: HOOK_SECTION,
+          hook: 'npf',
+          instructions: 2,
+          run: { ns: 4, nsPerInstruction: 0, dearest: expect.any(Object) as object },
+        },
+      ],
       maps: [],
       constants: [],
       refusals: [],

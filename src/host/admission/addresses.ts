@@ -26,6 +26,7 @@ import {
 } from '../../kernel/bpf-insn.ts';
 import type { HelperSpec } from '../hooks.ts';
 import type { CodeContext, Instruction, Instructions } from './code.ts';
+import { Facts } from './cost/facts.ts';
 import { functionAt } from './layout.ts';
 import type { CodeSection, FunctionRange } from './layout.ts';
 import { arithmetic, atomic, jump, load, sizeOf, store } from './transfer.ts';
@@ -56,18 +57,20 @@ class Leak extends Error {
   }
 }
 
-/** Call it only when no other rule was broken: it relies on them. */
+/** Call it only when no other rule was broken: it relies on them. Returns what was seen on the way. */
 export function checkAddresses(
   c: CodeContext,
   instructions: Instructions,
   maps: readonly CheckedMap[],
-): void {
+): ReadonlyMap<CodeSection, Facts> {
   const analysis = new Analysis(c, instructions, maps);
   for (const code of c.layout.code)
     if (code.hook) for (const program of code.functions) analysis.check(code, program);
+  return analysis.facts;
 }
 
 class Analysis {
+  readonly facts = new Map<CodeSection, Facts>();
   readonly #c: CodeContext;
   readonly #maps: readonly CheckedMap[];
   readonly #code = new Map<CodeSection, { insns: readonly Instruction[]; meets: Set<number> }>();
@@ -81,7 +84,10 @@ class Analysis {
     this.#c = c;
     this.#maps = maps;
     this.#text = c.layout.code.find((s) => s.hook === undefined);
-    for (const [s, insns] of instructions) this.#code.set(s, { insns, meets: meetingPoints(insns) });
+    for (const [s, insns] of instructions) {
+      this.#code.set(s, { insns, meets: meetingPoints(insns) });
+      this.facts.set(s, new Facts());
+    }
   }
 
   check(code: CodeSection, program: FunctionRange): void {
@@ -161,6 +167,7 @@ class Analysis {
     };
     const r = state.registers;
     const cls = i.op & CLASS_MASK;
+    this.facts.get(code)?.see(at, i, state, this.#helpers);
     if (i.op === OP_LD_IMM64) {
       r[i.dst] = this.#constant(i);
       return [[at + 2, state]];

@@ -4,11 +4,13 @@
  */
 import { SHT_NOBITS, STT_OBJECT, parseElf, sectionBytes } from '../../bpf/elf.ts';
 import type { Elf } from '../../bpf/elf.ts';
-import { INSN_BYTES } from '../../kernel/bpf-insn.ts';
+import { CALL_HELPER, INSN_BYTES, OP_CALL } from '../../kernel/bpf-insn.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { HelperSpec, HookSpec } from '../hooks.ts';
 import { checkAddresses } from './addresses.ts';
 import { checkCode } from './code.ts';
+import { runTimeRefusal, runTimes } from './cost/run-time.ts';
+import type { RunTimeContext } from './cost/run-time.ts';
 import { Findings, REBUILD } from './findings.ts';
 import { checkLayout } from './layout.ts';
 import type { Layout } from './layout.ts';
@@ -22,6 +24,9 @@ export interface CheckOptions {
   hooks?: readonly HookSpec[];
   limits?: ObjectLimits;
 }
+
+const MAP_UPDATE = 2;
+const MAP_DELETE = 3;
 
 /** What the kernel takes for compatible (include/linux/license.h). */
 const GPL = ['GPL', 'GPL v2', 'GPL and additional rights', 'Dual BSD/GPL', 'Dual MIT/GPL', 'Dual MPL/GPL'];
@@ -53,9 +58,47 @@ export function checkObject(elf: Uint8Array, options: CheckOptions): Verdict {
   verdict.constants = constantsOf(parsed);
   checkAmounts(layout, verdict.programs, verdict.maps, limits, f);
   // last, as it takes longest and relies on the others
-  if (f.refusals.length === 0) checkAddresses(c, instructions, verdict.maps);
+  if (f.refusals.length === 0) {
+    const facts = checkAddresses(c, instructions, verdict.maps);
+    if (f.refusals.length === 0)
+      checkRunTimes({ layout, instructions, facts, maps: verdict.maps, cpus: policy.cpus }, verdict, f);
+  }
   verdict.ok = f.refusals.length === 0;
   return verdict;
+}
+
+/** The arena is as large as the host made it, whatever the object says: no helper copies it. */
+function checkRunTimes(c: RunTimeContext, verdict: Verdict, f: Findings): void {
+  const arena = verdict.maps.find((m) => m.arena);
+  for (const [code, insns] of c.instructions)
+    insns.forEach((i, at) => {
+      if (
+        !arena ||
+        i.op !== OP_CALL ||
+        i.src !== CALL_HELPER ||
+        (i.imm !== MAP_UPDATE && i.imm !== MAP_DELETE)
+      )
+        return;
+      const map = c.facts.get(code)?.mapOf(at) ?? null;
+      if (map === null || map === arena.name)
+        f.refuse('arena', 'it updates or deletes the arena as a whole', 'look it up, and write to it', {
+          program:
+            code.functions.find((fn) => fn.from <= at * INSN_BYTES && at * INSN_BYTES < fn.to)?.name ?? '',
+          instruction: at,
+        });
+    });
+  const runs = runTimes(c);
+  for (const p of verdict.programs) {
+    const run = runs.get(p.name);
+    if (run) p.run = run;
+    const limit = c.layout.code.find((s) => s.section.name === p.section)?.hook?.runNs ?? 0;
+    const refusal = runTimeRefusal(p.name, run, limit);
+    if (refusal)
+      f.refuse(refusal.rule, refusal.message, refusal.mend, {
+        program: p.name,
+        ...(refusal.instruction === undefined ? {} : { instruction: refusal.instruction }),
+      });
+  }
 }
 
 function programsOf(layout: Layout): CheckedProgram[] {

@@ -1,9 +1,19 @@
 /** A verdict as text for people. */
-import type { Verdict } from './verdict.ts';
+import { micros } from './cost/run-time.ts';
+import type { CheckedProgram, Verdict } from './verdict.ts';
+
+function runTime({ run }: CheckedProgram): string {
+  if (!run) return '';
+  const most = `, at most ${micros(run.ns)} us a run`;
+  return run.nsPerInstruction === 0
+    ? most
+    : `${most} and ${run.nsPerInstruction.toFixed(1)} ns for each instruction that the verifier walks: a loop has no bound that can be seen`;
+}
 
 export function explain(file: string, v: Verdict): string {
   const lines: string[] = [];
-  for (const p of v.programs) lines.push(`program ${p.name}: hook ${p.hook}, ${p.instructions} instructions`);
+  for (const p of v.programs)
+    lines.push(`program ${p.name}: hook ${p.hook}, ${p.instructions} instructions${runTime(p)}`);
   for (const m of v.maps)
     lines.push(
       `map ${m.name}: ${m.type}, ${m.maxEntries} of ${m.keyBytes}+${m.valueBytes} bytes, ${

@@ -32,6 +32,7 @@ export const RULES = [
   'pinning',
   'arena',
   'elf-bytes',
+  'run-time',
   // after loading was tried: libbpf or the kernel refused without a word of the verifier
   'kernel',
   'verified-instructions',
@@ -56,6 +57,29 @@ export interface CheckedProgram {
   hook: HookSpec['name'];
   /** As compiled; a 64-bit constant counts two. Without the functions that it calls. */
   instructions: number;
+  /** Left out when another rule was broken: it would mean nothing. */
+  run?: RunTime;
+}
+
+/** What one run may take on a slow core (cost/prices.ts), in nanoseconds. */
+export interface RunTime {
+  /** Without loops whose code does not say how often they go round. */
+  ns: number;
+  /** What those take for each instruction that the verifier walks, at most; 0: there are none. */
+  nsPerInstruction: number;
+  /** The instruction that takes most of it, all its rounds together. */
+  dearest: Dearest;
+}
+
+export interface Dearest {
+  /** The program or function that it is in. */
+  program: string;
+  /** From the begin of that, or of the section. */
+  instruction: number;
+  why: string;
+  /** How often a run may come there. */
+  times: number;
+  ns: number;
 }
 
 export interface CheckedMap {

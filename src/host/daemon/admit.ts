@@ -9,6 +9,7 @@ import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { wireFailure } from '../../wire/errors.ts';
 import type { ObjectInfo, Params, Used } from '../../wire/schema.ts';
 import type { CheckOptions } from '../admission/check.ts';
+import { runTimeRefusal } from '../admission/cost/run-time.ts';
 import { refusalError } from '../admission/verdict.ts';
 import type { Rule, Verdict } from '../admission/verdict.ts';
 import { HOOK_TABLE } from '../hooks.ts';
@@ -112,7 +113,7 @@ export async function admit(
   try {
     how.signal.throwIfAborted();
     const info = objectInfo(params, elf, signedBy, verdict, object);
-    checkBudgets(info, quotas, left);
+    checkBudgets(info, quotas, left, verdict);
     return { object, info, identity };
   } catch (e) {
     object.close();
@@ -221,7 +222,7 @@ function objectInfo(
 }
 
 /** After loading: what the kernel really took and walked. */
-function checkBudgets(info: ObjectInfo, quotas: Quotas, left: { mapBytes: number }): void {
+function checkBudgets(info: ObjectInfo, quotas: Quotas, left: { mapBytes: number }, verdict: Verdict): void {
   const mapBytes = info.maps.reduce((sum, m) => sum + m.bytes, 0);
   if (mapBytes > left.mapBytes)
     throw quotaError('mapBytes', quotas.mapBytes, `${mapBytes} needed, ${left.mapBytes} left`);
@@ -234,5 +235,8 @@ function checkBudgets(info: ObjectInfo, quotas: Quotas, left: { mapBytes: number
         `program '${p.name}': the verifier walked ${p.verifiedInstructions} instructions, at most ${most} allowed: make it shorter or its loops bounded`,
         { detail: { rule: 'verified-instructions', program: p.name } },
       );
+    const { run } = verdict.programs.find((v) => v.name === p.name) ?? {};
+    const refusal = run && runTimeRefusal(p.name, run, hook?.runNs ?? 0, p.verifiedInstructions);
+    if (refusal) throw refusalError(info.name, [refusal]);
   }
 }
