@@ -105,6 +105,15 @@ describe.skipIf(why !== undefined)(`what a run may take${why ? ` (skipped: ${why
       expect(check(compileBpf(clang!, source(NPF, body))).refusals[0]).toMatchObject({ rule: 'arena' });
   });
 
+  it('refuses one that copies the whole arena 25,000 times', () => {
+    const { ok, refusals } = check(
+      compileBpf(clang!, source(NPF, 'REPEAT(25000, update(&arena, &zero, base, 0))')),
+    );
+    expect(ok).toBe(false);
+    expect(refusals.map((r) => [r.rule, r.program])).toContainEqual(['arena', 'prog']);
+    expect(refusals.map((r) => [r.rule, r.program])).toContainEqual(['run-time', 'prog']);
+  });
+
   it('takes what the verifier walks as the bound of a loop without one', () => {
     const body = 'for (volatile __u32 n = any() & 0xff; n > 3; n /= 2) sum += any();';
     const [p] = check(compileBpf(clang!, source(NPF, body))).programs;

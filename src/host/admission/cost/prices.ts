@@ -1,7 +1,6 @@
 /**
- * What instructions and helpers may take on a slow core, in nanoseconds: three times what integration/prices.test.ts
- * measures on a core of 3 GHz, and memory as slow as the slowest that was measured. docs/admission.md has the table,
- * and says what is left out.
+ * What instructions and helpers may take on a slow core, in nanoseconds: some three times what BPF_PROG_TEST_RUN showed
+ * on a core of 3 GHz. What memory takes is an assumption. docs/admission.md has the table, and says what is left out.
  */
 import {
   BPF_MAP_TYPE_ARRAY,
