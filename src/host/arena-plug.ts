@@ -5,11 +5,22 @@
 import { isHyperturtleError } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import { QmpClient } from '../qmp/client.ts';
+import {
+  DEVICES,
+  OBJECTS,
+  UNNAMED_DEVICES,
+  childrenOf,
+  deleteDevice,
+  hasPrefix,
+  isRefusal,
+  newQemuId,
+  propertyOf,
+  unlessGone,
+} from './qemu-devices.ts';
+import type { QmpExecutor } from './qemu-devices.ts';
 
-export const BACKEND_ID = 'hyperturtle-arena-memory';
-const DEVICE_ID = 'hyperturtle-arena';
-
-type QmpExecutor = Pick<QmpClient, 'execute' | 'waitEvent'>;
+const MEMORY = 'hyperturtle-arena-memory';
+const DEVICE = 'hyperturtle-arena';
 
 export interface PlugSpec extends ArenaDeviceSpec {
   qmpPath: string;
@@ -21,9 +32,19 @@ export interface ArenaDeviceSpec {
   bytes: number;
   /** A free PCIe root port with a 64-bit prefetchable window, so that L1 maps the arena write-back. */
   bus: string;
-  /** For each QMP command. */
+  /** For each QMP command, and for the guest to let an arena go that is in the way. */
   timeoutMs: number;
   signal?: AbortSignal | undefined;
+}
+
+/** An arena's memory in a QEMU. */
+export interface FoundArena {
+  /** QEMU's id of the memory backend. */
+  memory: string;
+  /** QEMU's id of the device that has it; undefined: none. */
+  device: string | undefined;
+  /** Plugged by a daemon or `host attach`, not given on the command line. */
+  hotPlugged: boolean;
 }
 
 /**
@@ -43,36 +64,34 @@ export async function plugArena(spec: PlugSpec): Promise<void> {
 /** The same over a connection that the caller has. */
 export async function plugArenaOver(qmp: QmpExecutor, spec: ArenaDeviceSpec): Promise<void> {
   const { timeoutMs, signal } = spec;
+  await unplugArenaOver(qmp, timeoutMs);
+  // never the memory of an earlier device: its RAM block keeps that device's name (assertion in qemu_ram_set_idstr)
+  const memory = newQemuId(MEMORY);
+  const device = newQemuId(DEVICE);
   try {
-    await addBackend(qmp, spec);
+    await qmp.execute(
+      'object-add',
+      {
+        'qom-type': 'memory-backend-file',
+        id: memory,
+        'mem-path': spec.devicePath,
+        size: spec.bytes,
+        share: true,
+      },
+      { timeoutMs, signal },
+    );
+    await qmp.execute(
+      'device_add',
+      // no master: QEMU then refuses to migrate or save the VM, whose state would lack what L0's programs write there
+      { driver: 'ivshmem-plain', id: device, memdev: memory, bus: spec.bus, master: 'off' },
+      { timeoutMs, signal },
+    );
   } catch (e) {
-    if (!isHyperturtleError(e, 'HT_QMP') || !/duplicate/i.test(e.message)) throw e;
-    await unplugArenaOver(qmp, timeoutMs);
-    await addBackend(qmp, spec);
-  }
-  try {
-    // no master: QEMU then refuses to migrate or save the VM, whose state would lack what L0's programs write there
-    const device = {
-      ...{ driver: 'ivshmem-plain', id: DEVICE_ID, memdev: BACKEND_ID, bus: spec.bus },
-      master: 'off',
-    };
-    await qmp.execute('device_add', device, { timeoutMs, signal });
-  } catch (e) {
-    // without the abort signal: this is clean-up
-    await qmp.execute('object-del', { id: BACKEND_ID }, { timeoutMs });
+    // without the abort signal: this is clean-up. QEMU does what it was sent in order, also what nobody waited for
+    if (!isRefusal(e)) await deleteDevice(qmp, device, timeoutMs);
+    await deleteMemory(qmp, memory, timeoutMs);
     throw e;
   }
-}
-
-async function addBackend(qmp: QmpExecutor, spec: ArenaDeviceSpec): Promise<void> {
-  const backend = {
-    'qom-type': 'memory-backend-file',
-    id: BACKEND_ID,
-    'mem-path': spec.devicePath,
-    size: spec.bytes,
-    share: true,
-  };
-  await qmp.execute('object-add', backend, { timeoutMs: spec.timeoutMs, signal: spec.signal });
 }
 
 export interface UnplugSpec {
@@ -94,38 +113,58 @@ export async function unplugArena(spec: UnplugSpec): Promise<void> {
   }
 }
 
-/** The same over a connection that the caller has. Fine when there is nothing to unplug. */
+/** The same over a connection that the caller has: all arenas that were plugged. Fine when there is none. */
 export async function unplugArenaOver(qmp: QmpExecutor, timeoutMs: number): Promise<void> {
-  await deleteDevice(qmp, timeoutMs);
-  // QEMU drops its last reference to the memory some time after the event
-  await waitFor('QEMU releasing the arena', () => deleteBackend(qmp), { timeoutMs, intervalMs: 20 });
+  for (const { memory, device, hotPlugged } of await arenasIn(qmp)) {
+    if (!hotPlugged) continue;
+    if (device !== undefined) await deleteDevice(qmp, device, timeoutMs);
+    await deleteMemory(qmp, memory, timeoutMs);
+  }
 }
 
-async function deleteDevice(qmp: QmpExecutor, timeoutMs: number): Promise<void> {
-  const stop = new AbortController();
-  const deleted = qmp.waitEvent('DEVICE_DELETED', (data) => data['device'] === DEVICE_ID, {
-    timeoutMs,
-    signal: stop.signal,
-  });
-  deleted.catch(() => {}); // given up below, when the device is not there at all
-  try {
-    await qmp.execute('device_del', { id: DEVICE_ID }, { timeoutMs });
-  } catch (e) {
-    stop.abort();
-    // never plugged, or gone with a reset of the VM
-    if (isHyperturtleError(e, 'HT_QMP') && e.detail['class'] === 'DeviceNotFound') return;
-    throw e;
+/** All memory of arenas, by their ids. */
+async function arenasIn(qmp: Pick<QmpExecutor, 'execute'>): Promise<(FoundArena & { file: string })[]> {
+  const users = new Map<string, string>();
+  for (const parent of [DEVICES, UNNAMED_DEVICES])
+    for (const device of await childrenOf(qmp, parent, 'ivshmem-plain')) {
+      const memory = await propertyOf(qmp, `${parent}/${device}`, 'memdev');
+      if (memory !== undefined) users.set(memory.replace(/^.*\//, ''), device);
+    }
+  const found: (FoundArena & { file: string })[] = [];
+  for (const memory of await childrenOf(qmp, OBJECTS, 'memory-backend-file')) {
+    const file = (await propertyOf(qmp, `${OBJECTS}/${memory}`, 'mem-path')) ?? '';
+    found.push({ memory, device: users.get(memory), hotPlugged: hasPrefix(memory, MEMORY), file });
   }
-  await deleted;
+  return found;
 }
 
-async function deleteBackend(qmp: QmpExecutor): Promise<true | undefined> {
-  try {
-    await qmp.execute('object-del', { id: BACKEND_ID });
-    return true;
-  } catch (e) {
-    if (isHyperturtleError(e, 'HT_QMP') && /in use/.test(e.message)) return undefined;
-    if (isHyperturtleError(e, 'HT_QMP') && /not found/.test(e.message)) return true;
-    throw e;
-  }
+/**
+ * The memory backend whose file is this VM's arena, by the stable link or by a device's own name; one that a device has,
+ * if there is such a one.
+ */
+export async function findArena(
+  qmp: Pick<QmpExecutor, 'execute'>,
+  link: string,
+): Promise<FoundArena | undefined> {
+  const all = (await arenasIn(qmp)).filter(
+    ({ file }) => file === link || file.startsWith('/dev/hyperturtle-arena'),
+  );
+  const found = all.find((a) => a.device !== undefined) ?? all[0];
+  if (!found) return undefined;
+  const { memory, device, hotPlugged } = found;
+  return { memory, device, hotPlugged };
+}
+
+/** QEMU drops its last reference to the memory some time after the device's end. */
+async function deleteMemory(qmp: QmpExecutor, id: string, timeoutMs: number): Promise<void> {
+  const attempt = async (): Promise<true | undefined> => {
+    try {
+      await unlessGone(qmp.execute('object-del', { id }, { timeoutMs }));
+      return true;
+    } catch (e) {
+      if (isHyperturtleError(e, 'HT_QMP') && /in use/.test(e.message)) return undefined;
+      throw e;
+    }
+  };
+  await waitFor('QEMU releasing the arena', attempt, { timeoutMs, intervalMs: 20 });
 }

@@ -40,6 +40,11 @@ describe.skipIf(why !== undefined)(`hot-plug into a stock QEMU${why ? ` (skipped
     ((await own.execute('qom-list', { path: '/machine/peripheral' })) as { name: string }[]).map(
       (d) => d.name,
     );
+  const idsOf = async (path: string, prefix: string): Promise<string[]> =>
+    ((await own.execute('qom-list', { path })) as { name: string }[])
+      .map((d) => d.name)
+      .filter((name) => new RegExp(`^${prefix}-[0-9a-f]{16}$`).test(name));
+  const memories = (): Promise<string[]> => idsOf('/objects', 'hyperturtle-arena-memory');
   const property = (device: string, name: string): Promise<unknown> =>
     own.execute('qom-get', { path: `/machine/peripheral/${device}`, property: name });
 
@@ -48,13 +53,13 @@ describe.skipIf(why !== undefined)(`hot-plug into a stock QEMU${why ? ` (skipped
     await h.startDaemon();
     const ready = await h.whenVm('one', (v) => v.arena.state === 'plugged' && v.agent.connected);
     expect(ready.problem).toBeNull();
-    expect(await devices()).toEqual(expect.arrayContaining(['hyperturtle-arena', 'hyperturtle-agent-port']));
-    expect(await property('hyperturtle-agent-port', 'name')).toBe(PORT_NAME);
+    const [arena, ...more] = await idsOf('/machine/peripheral', 'hyperturtle-arena');
+    const [port = ''] = await idsOf('/machine/peripheral', 'hyperturtle-agent-port');
+    expect([typeof arena, more]).toEqual(['string', []]);
+    expect(await property(port, 'name')).toBe(PORT_NAME);
+    const memory = `/objects/${(await memories())[0] ?? ''}`;
     // the very memory, not a copy of it
-    expect(
-      await own.execute('qom-get', { path: '/objects/hyperturtle-arena-memory', property: 'share' }),
-    ).toBe(true);
-    const memory = '/objects/hyperturtle-arena-memory';
+    expect(await own.execute('qom-get', { path: memory, property: 'share' })).toBe(true);
     expect(await own.execute('qom-get', { path: memory, property: 'mem-path' })).toBe(
       path.join(h.at('run'), 'vms/one/arena'),
     );
@@ -68,15 +73,13 @@ describe.skipIf(why !== undefined)(`hot-plug into a stock QEMU${why ? ` (skipped
     expect(h.log.match(/"arena plugged"/g)).toHaveLength(1);
   });
 
-  it('says in one line what QEMU refused, plugs nothing by halves, and goes on when that is mended', async () => {
+  it('says in one line what QEMU refused, plugs nothing by halves, and goes on when that is corrected', async () => {
     h.writeConfig({ one: { bus: 'nowhere', agent: { hotplug: { bus: 'serial.0' } } } });
     await h.startDaemon();
     const refused = await h.whenVm('one', (v) => /nowhere/.test(v.problem ?? ''));
     expect(refused.problem).not.toContain('\n');
-    expect(await devices()).not.toContain('hyperturtle-arena');
-    expect(await own.execute('qom-list', { path: '/objects' })).not.toContainEqual(
-      expect.objectContaining({ name: 'hyperturtle-arena-memory' }),
-    );
+    expect(await idsOf('/machine/peripheral', 'hyperturtle-arena')).toEqual([]);
+    expect(await memories()).toEqual([]);
     h.writeConfig({ one: { bus: 'arena0', agent: { hotplug: { bus: 'serial.0' } } } });
     h.hangUp();
     await h.whenVm('one', (v) => v.arena.state === 'plugged' && v.agent.connected && v.problem === null);

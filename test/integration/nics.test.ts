@@ -76,7 +76,8 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
   const devices = async (): Promise<string[]> =>
     ((await own.execute('qom-list', { path: '/machine/peripheral' })) as { name: string }[])
       .map((d) => d.name)
-      .filter((name) => name.startsWith('hyperturtle-nic-'));
+      .filter((name) => name.startsWith('hyperturtle-nic-'))
+      .map((name) => name.replace(/-[0-9a-f]{16}$/, ''));
   const mac = (ifname: string): string => readFileSync(`/sys/class/net/${ifname}/address`, 'latin1').trim();
 
   it('are plugged into spare ports, on the bridge, up, until they are removed', async () => {

@@ -98,7 +98,12 @@ export class DaemonHarness {
     const { qmp, agent } = this.sockets(name);
     const guest = this.at(`${name}.guest`);
     for (const f of [qmp, agent.socket, guest]) rmSync(f, { force: true });
-    const args = [compiledSupport('fake-qemu-main.ts', 'fake-qmp.ts'), qmp, agent.socket, guest];
+    const args = [
+      compiledSupport('fake-qemu-main.ts', 'fake-qmp.ts', 'qemu-model.ts'),
+      qmp,
+      agent.socket,
+      guest,
+    ];
     if (options.arenaOnCommandLine ?? true) args.push(this.at('run/vms', name, 'arena'));
     const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
     this.#vms.add(child);

@@ -7,23 +7,19 @@
 import net from 'node:net';
 import { createInterface } from 'node:readline';
 import { fakeQmp } from './fake-qmp.ts';
-import type { FakeAnswer } from './fake-qmp.ts';
+import { QemuModel } from './qemu-model.ts';
 
 const [qmpPath = '', portPath = '', guestPath = '', arenaPath] = process.argv.slice(2);
-const backends = new Map<string, string>();
-if (arenaPath !== undefined) backends.set('hyperturtle-memory', arenaPath);
+const model = new QemuModel();
+if (arenaPath !== undefined)
+  model.objects.set('hyperturtle-memory', {
+    type: 'memory-backend-file',
+    properties: { 'mem-path': arenaPath },
+  });
 
-const qmp = await fakeQmp(qmpPath, ({ execute, arguments: a }): FakeAnswer | undefined => {
-  if (execute === 'qom-list')
-    return {
-      result: Array.from(backends.keys(), (name) => ({ name, type: 'child<memory-backend-file>' })),
-    };
-  if (execute === 'qom-get') return { result: backends.get(String(a['path']).replace('/objects/', '')) };
-  if (execute === 'object-add') backends.set(String(a['id']), String(a['mem-path']));
-  if (execute === 'object-del') backends.delete(String(a['id']));
-  if (execute === 'device_del') return { events: [{ event: 'DEVICE_DELETED', data: { device: a['id'] } }] };
-  process.stdout.write(`qmp ${execute}\n`);
-  return undefined;
+const qmp = await fakeQmp(qmpPath, (call) => {
+  if (!/^q(om|uery)-/.test(call.execute)) process.stdout.write(`qmp ${call.execute}\n`);
+  return model.answer(call);
 });
 
 let host: net.Socket | undefined;

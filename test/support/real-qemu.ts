@@ -3,16 +3,38 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
+import path from 'node:path';
 import { waitFor } from '../../src/core/wait.ts';
 import type { QemuProgram } from '../../src/lab/artifacts.ts';
-import { qemuProgram } from '../../src/lab/tools.ts';
+import { TRIPLET, qemuProgram } from '../../src/lab/tools.ts';
 import { toolTrees } from './tool-trees.ts';
 
-/** Undefined: the lab has never been prepared here. */
+/**
+ * The lab's; or that of a Debian root in HT_TEST_QEMU_ROOT, which runs with its own libraries. Undefined: the lab has never
+ * been prepared here.
+ */
 export function findQemu(): QemuProgram | undefined {
+  const root = process.env['HT_TEST_QEMU_ROOT'];
+  if (root !== undefined) return qemuOfRoot(root);
   return toolTrees()
     .map((tools) => qemuProgram(tools, {}))
     .find((qemu) => existsSync(qemu.bin));
+}
+
+function qemuOfRoot(root: string): QemuProgram {
+  const at = (...parts: string[]): string => path.join(root, ...parts);
+  const libraries = at('usr/lib', TRIPLET);
+  const dataDir = at('usr/share/qemu');
+  return {
+    bin: at('lib64/ld-linux-x86-64.so.2'),
+    args: [
+      ...['--library-path', libraries, at('usr/bin/qemu-system-x86_64')],
+      ...['-L', dataDir, '-L', at('usr/share/seabios')],
+    ],
+    env: { ...process.env, QEMU_MODULE_DIR: path.join(libraries, 'qemu') },
+    dataDir,
+    version: 'of another root',
+  };
 }
 
 export class RealQemu {

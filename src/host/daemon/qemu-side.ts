@@ -1,63 +1,101 @@
-/** What the daemon asks of a VM's QEMU: whether it has the arena, and to plug the arena or the agent's port. */
+/** The agent's port in a VM's QEMU: a virtio port, with a socket of QEMU's behind it, plugged into a running VM. */
 import { isHyperturtleError } from '../../core/errors.ts';
+import { waitFor } from '../../core/wait.ts';
 import { PORT_NAME } from '../../wire/schema.ts';
-import type { QmpClient } from '../../qmp/client.ts';
-import { BACKEND_ID } from '../arena-plug.ts';
+import {
+  DEVICES,
+  UNNAMED_DEVICES,
+  childrenOf,
+  deleteDevice,
+  hasPrefix,
+  isRefusal,
+  newQemuId,
+  propertyOf,
+  unlessGone,
+} from '../qemu-devices.ts';
+import type { QmpExecutor } from '../qemu-devices.ts';
 
-type Executor = Pick<QmpClient, 'execute'>;
+const CHARDEV = 'hyperturtle-agent';
+const COMMAND_MS = 30_000;
 
-export interface FoundBackend {
-  /** QEMU's id of the memory backend. */
-  id: string;
-  /** Plugged by a daemon, not given on the command line. */
-  hotPlugged: boolean;
+/** What there is of ports in a QEMU. */
+interface Ports {
+  /** One of the agent's name has a socket, whoever made it. */
+  whole: boolean;
+  /** Ours; those of the command line have no id. */
+  devices: string[];
+  chardevs: string[];
 }
 
-/** The memory backend whose file is this VM's arena, by the stable link or by a device's own name. */
-export async function findArena(qmp: Executor, link: string): Promise<FoundBackend | undefined> {
-  for (const item of list(await qmp.execute('qom-list', { path: '/objects' }))) {
-    const { name, type } = item;
-    if (typeof name !== 'string' || type !== 'child<memory-backend-file>') continue;
-    const file = await qmp.execute('qom-get', { path: `/objects/${name}`, property: 'mem-path' });
-    if (file === link || (typeof file === 'string' && file.startsWith('/dev/hyperturtle-arena')))
-      return { id: name, hotPlugged: name === BACKEND_ID };
-  }
-  return undefined;
-}
-
-const CHARDEV_ID = 'hyperturtle-agent';
-
-/** Plugs the agent's port, with a socket of QEMU's behind it; what is there already stays. Throws HT_QMP. */
+/**
+ * Plugs the agent's port; a whole one stays, what a process that died left half made goes first. Throws HT_QMP with
+ * QEMU's words; then nothing of it is left.
+ */
 export async function plugPort(
-  qmp: Executor,
+  qmp: QmpExecutor,
   spec: { socketPath: string; bus?: string | undefined },
 ): Promise<void> {
+  const there = await portsIn(qmp);
+  if (there.whole) return;
+  await removePorts(qmp, there);
+  const chardev = newQemuId(CHARDEV);
+  const device = newQemuId(`${CHARDEV}-port`);
   const addr = { type: 'unix', data: { path: spec.socketPath } };
-  await unlessThere(
-    qmp.execute('chardev-add', {
-      id: CHARDEV_ID,
-      backend: { type: 'socket', data: { addr, server: true, wait: false } },
-    }),
-  );
-  await unlessThere(
-    qmp.execute('device_add', {
-      driver: 'virtserialport',
-      id: `${CHARDEV_ID}-port`,
-      name: PORT_NAME,
-      chardev: CHARDEV_ID,
-      ...(spec.bus === undefined ? {} : { bus: spec.bus }),
-    }),
-  );
-}
-
-async function unlessThere(answer: Promise<unknown>): Promise<void> {
+  const options = { timeoutMs: COMMAND_MS };
   try {
-    await answer;
+    await qmp.execute(
+      'chardev-add',
+      { id: chardev, backend: { type: 'socket', data: { addr, server: true, wait: false } } },
+      options,
+    );
+    const port = { driver: 'virtserialport', id: device, name: PORT_NAME, chardev };
+    await qmp.execute('device_add', spec.bus === undefined ? port : { ...port, bus: spec.bus }, options);
   } catch (e) {
-    if (!isHyperturtleError(e, 'HT_QMP') || !/duplicate|already exists/i.test(e.message)) throw e;
+    if (!isRefusal(e)) await deleteDevice(qmp, device, COMMAND_MS);
+    await deleteChardev(qmp, chardev);
+    throw e;
   }
 }
 
-function list(answer: unknown): { name?: unknown; type?: unknown }[] {
-  return Array.isArray(answer) ? answer.filter((x): x is object => typeof x === 'object' && x !== null) : [];
+/** Fine when there is none. A port needs no word from the guest. */
+export async function unplugPort(qmp: QmpExecutor): Promise<void> {
+  await removePorts(qmp, await portsIn(qmp));
+}
+
+async function portsIn(qmp: QmpExecutor): Promise<Ports> {
+  const answer = await qmp.execute('query-chardev', {}, { timeoutMs: COMMAND_MS });
+  const labels = (Array.isArray(answer) ? answer : []).map((c: unknown) =>
+    String((c as { label?: unknown } | null)?.label),
+  );
+  const ports: Ports = { whole: false, devices: [], chardevs: [] };
+  const others = new Set<string>();
+  for (const parent of [DEVICES, UNNAMED_DEVICES])
+    for (const device of await childrenOf(qmp, parent, 'virtserialport')) {
+      const path = `${parent}/${device}`;
+      const chardev = (await propertyOf(qmp, path, 'chardev')) ?? '';
+      if ((await propertyOf(qmp, path, 'name')) === PORT_NAME && chardev !== '') ports.whole = true;
+      if (hasPrefix(device, CHARDEV)) ports.devices.push(device);
+      else others.add(chardev);
+    }
+  ports.chardevs = labels.filter((label) => hasPrefix(label, CHARDEV) && !others.has(label));
+  return ports;
+}
+
+async function removePorts(qmp: QmpExecutor, { devices, chardevs }: Ports): Promise<void> {
+  for (const device of devices) await deleteDevice(qmp, device, COMMAND_MS);
+  for (const chardev of chardevs) await deleteChardev(qmp, chardev);
+}
+
+/** QEMU frees the port, which keeps it busy, some time after its end. */
+async function deleteChardev(qmp: QmpExecutor, id: string): Promise<void> {
+  const attempt = async (): Promise<true | undefined> => {
+    try {
+      await unlessGone(qmp.execute('chardev-remove', { id }, { timeoutMs: COMMAND_MS }));
+      return true;
+    } catch (e) {
+      if (isHyperturtleError(e, 'HT_QMP') && /is busy/.test(e.message)) return undefined;
+      throw e;
+    }
+  };
+  await waitFor("QEMU releasing the agent's socket", attempt, { timeoutMs: COMMAND_MS, intervalMs: 20 });
 }

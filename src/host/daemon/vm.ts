@@ -9,7 +9,7 @@ import { CleanupStack } from '../../core/lifecycle.ts';
 import { Backoff, changeNear } from '../../core/retry.ts';
 import type { QmpClient } from '../../qmp/client.ts';
 import type { ArenaInfo, Finding } from '../../wire/schema.ts';
-import { plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
+import { findArena, plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
 import { AgentChannel } from './agent-channel.ts';
 import { VmArena } from './arena.ts';
 import type { NicMachine, NicSettings } from '../nics/nics.ts';
@@ -19,7 +19,7 @@ import { EventRing } from './events.ts';
 import type { HostKernel, VmProcess } from './kernel.ts';
 import type { Log } from './log.ts';
 import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
-import { findArena, plugPort } from './qemu-side.ts';
+import { plugPort, unplugPort } from './qemu-side.ts';
 import { QmpMonitor } from './qmp-monitor.ts';
 import { VmService } from './service.ts';
 import type { ServiceOptions } from './service.ts';
@@ -168,12 +168,15 @@ export class ManagedVm {
     const process = served?.process;
     const alive = process?.alive() ?? false;
     if (served && alive && options.remove) await served.service.nics.clear('the VM is not served any more');
-    if (served && alive && options.remove && this.#spec.bus !== undefined) await this.#unplug(served);
+    if (served && alive && options.remove && this.#spec.bus !== undefined)
+      await this.#unplug('arena', (qmp) => unplugArenaOver(qmp, UNPLUG_TIMEOUT_MS));
     if (served) {
       this.events.add({ type: 'daemon.stopping' });
       // so that it is on its way before the connection is closed
       await nextTurn();
     }
+    if (served && alive && options.remove && 'hotplug' in this.#spec.agent)
+      await this.#unplug('port', unplugPort);
     this.#stop.abort(new HyperturtleError('HT_INTERRUPTED', 'the daemon is stopping'));
     await this.#running;
     this.#stopped = true;
@@ -387,11 +390,13 @@ export class ManagedVm {
       record.arenaMapId === arena.mapId;
     // what a process opened when it began is what was offered then
     const fromStart = found?.hotPlugged === false && of.startTicks > arena.madeAtTicks;
-    if (found && (recorded || fromStart)) return true;
+    // memory without its device: a daemon died between the two
+    const whole = found && (found.device !== undefined || !found.hotPlugged);
+    if (whole && (recorded || fromStart)) return true;
     if (found && !found.hotPlugged)
       throw new HyperturtleError(
         'HT_BUSY',
-        `the arena that this VM was started with (object ${found.id}) is not the one that is offered now: start the VM anew`,
+        `the arena that this VM was started with (object ${found.memory}) is not the one that is offered now: start the VM anew`,
       );
     const { bus } = this.#spec;
     if (bus === undefined) return false;
@@ -407,12 +412,12 @@ export class ManagedVm {
     return true;
   }
 
-  /** A guest that does not let it go keeps the memory until it ends; nothing runs on it. */
-  async #unplug(served: Served): Promise<void> {
+  /** A guest that does not let an arena go keeps the memory until it ends; nothing runs on it. */
+  async #unplug(what: string, unplug: (qmp: QmpClient) => Promise<void>): Promise<void> {
     try {
-      await unplugArenaOver(served.monitor.client(), UNPLUG_TIMEOUT_MS);
+      if (this.#served) await unplug(this.#served.monitor.client());
     } catch (e) {
-      this.#log.warn({ problem: messageOf(e) }, 'arena not unplugged');
+      this.#log.warn({ problem: messageOf(e) }, `${what} not unplugged`);
     }
   }
 }

@@ -8,6 +8,7 @@ import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { Turns } from '../../core/turns.ts';
 import type { NicInfo, Params, Result } from '../../wire/schema.ts';
 import type { HookedNic } from '../packets/packet-links.ts';
+import { isRefusal } from '../qemu-devices.ts';
 import {
   backendThere,
   cleanBackend,
@@ -19,10 +20,11 @@ import {
 } from './backend.ts';
 import type { NetworkSpec } from './backend.ts';
 import {
+  closeStrayFds,
   hasIommu,
   isOccupied,
-  isRefusal,
-  nicOf,
+  newDeviceIdOf,
+  oldDeviceIdOf,
   pluggedNics,
   plugNic,
   portsOf,
@@ -151,13 +153,15 @@ export class VmNics {
         for (const nic of earlier) cleanBackend(nic);
         // all of them at once: whatever goes wrong with one, the record keeps the others
         this.#nics.push(...earlier);
-        const plugged = await pluggedNics(qmp());
+        await closeStrayFds(qmp());
+        const { devices, netdevs } = await pluggedNics(qmp());
         for (const nic of [...this.#nics]) {
-          const whole = nic.complete && plugged.includes(nic.info.id);
+          const whole = nic.complete && devices.includes(deviceOf(nic));
           if (!whole || !backendThere(nic)) await this.#tryRemove(nic, 'it was not whole');
         }
-        for (const id of plugged)
-          if (!this.#nics.some((n) => n.info.id === id)) await this.#unplug(id).catch(this.#warn(id));
+        for (const device of [...devices, ...netdevs])
+          if (!this.#nics.some((n) => deviceOf(n) === device))
+            await this.#unplug(device).catch(this.#warn(device));
         await removeStrays(vm, this.#nics).catch(this.#warn('of nobody'));
         this.#write();
         if (earlier.length > 0) log.info({ nics: this.#nics.map((n) => n.info.id) }, 'NICs found again');
@@ -178,9 +182,7 @@ export class VmNics {
    * throws.
    */
   async released(device: unknown): Promise<void> {
-    const id = nicOf(device);
-    if (id === undefined) return;
-    const nic = this.#nics.find((n) => n.info.id === id);
+    const nic = this.#nics.find((n) => deviceOf(n) === device);
     if (!nic) return;
     await this.#turns.take(async () => {
       // not when a turn that went on meanwhile has removed it, or put another of this name in its place
@@ -263,11 +265,12 @@ export class VmNics {
           since: new Date().toISOString(),
         };
         const { ifname, ifindex } = behind;
-        const nic: NicRecord = { info, port: port.id, ifname, ifindex, complete: false };
+        const device = newDeviceIdOf(id);
+        const nic: NicRecord = { info, device, port: port.id, ifname, ifindex, complete: false };
         this.#nics.push(nic);
         this.#write();
         try {
-          await plugNic(qmp(), { nic: id, mac, port: port.id, netdev: behind.netdev }, signal);
+          await plugNic(qmp(), { device, mac, port: port.id, netdev: behind.netdev }, signal);
         } catch (e) {
           if (isRefusal(e) || e === signal.reason) {
             this.#nics = this.#nics.filter((n) => n !== nic);
@@ -308,7 +311,7 @@ export class VmNics {
 
   async #remove(nic: NicRecord, reason: string): Promise<void> {
     this.#end(nic.info, reason);
-    await this.#unplug(nic.info.id);
+    await this.#unplug(deviceOf(nic));
     await removeBackend(nic);
     this.#nics = this.#nics.filter((n) => n !== nic);
     this.#leaving.delete(nic.info.id);
@@ -329,9 +332,9 @@ export class VmNics {
     return (e) => this.#options.log.warn({ nic: id, problem: messageOf(e) }, 'NIC not removed');
   }
 
-  async #unplug(id: string): Promise<void> {
+  async #unplug(device: string): Promise<void> {
     try {
-      await unplugNic(this.#options.qmp(), id, this.#options.unplugMs ?? UNPLUG_MS);
+      await unplugNic(this.#options.qmp(), device, this.#options.unplugMs ?? UNPLUG_MS);
     } catch (e) {
       throw refused(e);
     }
@@ -382,6 +385,8 @@ export class VmNics {
     });
   }
 }
+
+const deviceOf = (nic: NicRecord): string => nic.device ?? oldDeviceIdOf(nic.info.id);
 
 /** Asked for again: fine unless it is another one that is wanted. */
 function sameNic(nic: NicInfo, params: Params<'nic.add'>): NicInfo {

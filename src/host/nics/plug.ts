@@ -7,17 +7,26 @@ import type { OwnedFd } from '../../bpf/fds.ts';
 import { isHyperturtleError } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import type { QmpClient } from '../../qmp/client.ts';
+import { DEVICES, UNNAMED_DEVICES, deleteDevice, isRefusal, newQemuId, unlessGone } from '../qemu-devices.ts';
 
 export type NicQmp = Pick<QmpClient, 'execute' | 'giveFd' | 'waitEvent'>;
 
 const PREFIX = 'hyperturtle-nic-';
 const COMMAND_MS = 30_000;
 
-export const deviceIdOf = (nic: string): string => `${PREFIX}${nic}`;
-const netdevIdOf = (nic: string): string => `${PREFIX}${nic}-net`;
+/** As NICs of older versions were called; new ones have ids of their own in each QEMU. */
+export const oldDeviceIdOf = (nic: string): string => `${PREFIX}${nic}`;
+export const newDeviceIdOf = (nic: string): string => newQemuId(oldDeviceIdOf(nic));
+const netdevIdOf = (device: string): string => `${device}-net`;
+/**
+ * Names of descriptors on their way. Always the same: QEMU closes one that a process left behind which died, when the
+ * next comes under its name (monitor/misc.c: qmp_getfd), and it has no list of them.
+ */
+const FD_NAMES = { file: `${PREFIX}fd`, vhost: `${PREFIX}vhost` } as const;
 
 export interface PlugSpec {
-  nic: string;
+  /** QEMU's id of the device, from newDeviceIdOf. */
+  device: string;
   mac: string;
   /** QEMU's id of the root port. */
   port: string;
@@ -46,26 +55,24 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
   };
   try {
     const { netdev } = spec;
-    const file = await give(`${netdevIdOf(spec.nic)}-fd`, netdev.file);
-    const id = netdevIdOf(spec.nic);
+    const file = await give(FD_NAMES.file, netdev.file);
+    const id = netdevIdOf(spec.device);
     let backend: Record<string, unknown>;
     if (netdev.type === 'vhost-vdpa') backend = { type: 'vhost-vdpa', id, vhostfd: file };
     else {
-      const vhost = netdev.vhost
-        ? { vhost: true, vhostfd: await give(`${netdevIdOf(spec.nic)}-vhost`, netdev.vhost) }
-        : {};
+      const vhost = netdev.vhost ? { vhost: true, vhostfd: await give(FD_NAMES.vhost, netdev.vhost) } : {};
       backend = { type: 'tap', id, fd: file, ...vhost };
     }
     signal.throwIfAborted();
     await qmp.execute('netdev_add', backend, options);
-    undo.add('netdev', () => unlessGone(qmp.execute('netdev_del', { id: netdevIdOf(spec.nic) }, options)));
+    undo.add('netdev', () => unlessGone(qmp.execute('netdev_del', { id }, options)));
     signal.throwIfAborted();
     await qmp.execute(
       'device_add',
       {
         driver: 'virtio-net-pci',
-        id: deviceIdOf(spec.nic),
-        netdev: netdevIdOf(spec.nic),
+        id: spec.device,
+        netdev: id,
         mac: spec.mac,
         bus: spec.port,
         // else QEMU takes another address behind an occupied port, where the guest never looks
@@ -85,11 +92,6 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
   }
 }
 
-/** QEMU itself said no: then it has done nothing. */
-export function isRefusal(e: unknown): boolean {
-  return isHyperturtleError(e, 'HT_QMP') && e.detail['command'] !== undefined;
-}
-
 /** Something else is in the port. */
 export function isOccupied(e: unknown): boolean {
   return isHyperturtleError(e, 'HT_QMP') && /occupied|not available/i.test(e.message);
@@ -99,36 +101,20 @@ export function isOccupied(e: unknown): boolean {
  * Fine when there is no such NIC. Throws HT_TIMEOUT when the guest does not let it go: the netdev, and with it the
  * tap, then stay until it does or the VM ends.
  */
-export async function unplugNic(qmp: NicQmp, nic: string, timeoutMs: number): Promise<void> {
-  const id = deviceIdOf(nic);
-  const stop = new AbortController();
-  const deleted = qmp.waitEvent('DEVICE_DELETED', (data) => data['device'] === id, {
-    timeoutMs,
-    signal: stop.signal,
-  });
-  deleted.catch(() => {}); // given up below, when the device is not there at all
-  try {
-    await qmp.execute('device_del', { id }, { timeoutMs: COMMAND_MS });
-    await deleted;
-  } catch (e) {
-    // asked for before, and the guest has not answered yet
-    if (isHyperturtleError(e, 'HT_QMP') && /already in the process of unplug/i.test(e.message)) await deleted;
-    else {
-      stop.abort();
-      if (!isHyperturtleError(e, 'HT_QMP') || e.detail['class'] !== 'DeviceNotFound') throw e;
-    }
-  }
-  await unlessGone(qmp.execute('netdev_del', { id: netdevIdOf(nic) }, { timeoutMs: COMMAND_MS }));
+export async function unplugNic(qmp: NicQmp, device: string, timeoutMs: number): Promise<void> {
+  await deleteDevice(qmp, device, timeoutMs);
+  await unlessGone(qmp.execute('netdev_del', { id: netdevIdOf(device) }, { timeoutMs: COMMAND_MS }));
 }
 
-/** The NIC behind QEMU's id of a device, when it is one of ours. */
-export function nicOf(device: unknown): string | undefined {
-  return typeof device === 'string' && device.startsWith(PREFIX) ? device.slice(PREFIX.length) : undefined;
+/** What a process that died had on its way into a QEMU. */
+export async function closeStrayFds(qmp: NicQmp): Promise<void> {
+  for (const fdname of Object.values(FD_NAMES))
+    await unlessGone(qmp.execute('closefd', { fdname }, { timeoutMs: COMMAND_MS }));
 }
 
 /** Whether the VM has an IOMMU, without which its guests cannot be given NICs. */
 export async function hasIommu(qmp: NicQmp): Promise<boolean> {
-  for (const path of ['/machine/peripheral', '/machine/peripheral-anon']) {
+  for (const path of [DEVICES, UNNAMED_DEVICES]) {
     const answer = await qmp.execute('qom-list', { path }, { timeoutMs: COMMAND_MS });
     if (!Array.isArray(answer)) continue;
     if (answer.some((x: unknown) => /iommu/.test(String((x as { type?: unknown } | null)?.type))))
@@ -145,41 +131,34 @@ export async function qemuVersion(qmp: NicQmp): Promise<[number, number]> {
   return [Number(answer?.qemu?.major ?? 0), Number(answer?.qemu?.minor ?? 0)];
 }
 
-/** NICs of ours that QEMU has, by their ids. */
-export async function pluggedNics(qmp: NicQmp): Promise<string[]> {
-  const answer = await qmp.execute('qom-list', { path: '/machine/peripheral' }, { timeoutMs: COMMAND_MS });
-  return namesOf(answer)
-    .filter((name) => name.startsWith(PREFIX))
-    .map((name) => name.slice(PREFIX.length));
+/** Devices of NICs of ours that QEMU has, and those of which it has the netdev alone, by QEMU's ids. */
+export async function pluggedNics(qmp: NicQmp): Promise<{ devices: string[]; netdevs: string[] }> {
+  const answer = await qmp.execute('qom-list', { path: DEVICES }, { timeoutMs: COMMAND_MS });
+  const devices = namesOf(answer).filter((name) => name.startsWith(PREFIX));
+  // QMP has no list of netdevs
+  const line = { 'command-line': 'info network' };
+  const network = await qmp.execute('human-monitor-command', line, { timeoutMs: COMMAND_MS });
+  const netdevs = [...String(network).matchAll(/(?:^|\s)(\S+)-net: index=/gm)]
+    .map((m) => m[1] ?? '')
+    .filter((device) => device.startsWith(PREFIX) && !devices.includes(device));
+  return { devices, netdevs };
 }
 
 /** Root ports of this list that the VM has, with the number of the slot by which its guest knows them. */
 export async function portsOf(qmp: NicQmp, ids: readonly string[]): Promise<{ id: string; slot: number }[]> {
-  const answer = await qmp.execute('qom-list', { path: '/machine/peripheral' }, { timeoutMs: COMMAND_MS });
+  const answer = await qmp.execute('qom-list', { path: DEVICES }, { timeoutMs: COMMAND_MS });
   const there = new Set(namesOf(answer));
   const ports: { id: string; slot: number }[] = [];
   for (const id of ids) {
     if (!there.has(id)) continue;
     const slot = await qmp.execute(
       'qom-get',
-      { path: `/machine/peripheral/${id}`, property: 'slot' },
+      { path: `${DEVICES}/${id}`, property: 'slot' },
       { timeoutMs: COMMAND_MS },
     );
     if (typeof slot === 'number') ports.push({ id, slot });
   }
   return ports;
-}
-
-async function unlessGone(answer: Promise<unknown>): Promise<void> {
-  try {
-    await answer;
-  } catch (e) {
-    if (
-      !isHyperturtleError(e, 'HT_QMP') ||
-      !/not found|DeviceNotFound/i.test(`${e.message} ${String(e.detail['class'])}`)
-    )
-      throw e;
-  }
 }
 
 function namesOf(answer: unknown): string[] {

@@ -17,6 +17,8 @@ const recordSchema = z.strictObject({
   nics: z.array(
     z.strictObject({
       info: NicInfo,
+      /** QEMU's id; older versions made it of the NIC's. */
+      device: z.string().optional(),
       port: z.string(),
       /** The tap, or the vDPA device. */
       ifname: z.string(),

@@ -12,8 +12,6 @@ import {
   writeRecord,
 } from '../../../src/host/daemon/process-record.ts';
 import { libvirtXml, qemuArgs } from '../../../src/host/daemon/qemu-args.ts';
-import { findArena, plugPort } from '../../../src/host/daemon/qemu-side.ts';
-import { HyperturtleError } from '../../../src/core/errors.ts';
 
 const RUN = '/run/hyperturtle';
 
@@ -85,76 +83,6 @@ describe('arguments of a VM', () => {
   it('leave the port out when it is plugged later', () => {
     const plugged = checkVm('one', { qmp: '/q', agent: { hotplug: true } });
     expect(qemuArgs('one', plugged, RUN).join(' ')).not.toContain('virtserialport');
-  });
-});
-
-/** Answers like QEMU; records what it is asked. */
-function qemu(answers: Record<string, unknown>): {
-  asked: string[];
-  execute: (c: string, a?: object) => Promise<unknown>;
-} {
-  const asked: string[] = [];
-  return {
-    asked,
-    execute: (command, args = {}) => {
-      const key = 'path' in args && command === 'qom-get' ? `qom-get ${String(args.path)}` : command;
-      asked.push(key);
-      const a = answers[key];
-      return a instanceof Error ? Promise.reject(a) : Promise.resolve(a ?? {});
-    },
-  };
-}
-
-describe('the arena in QEMU', () => {
-  const objects = [
-    { name: 'ram', type: 'child<memory-backend-file>' },
-    { name: 'mine', type: 'child<memory-backend-file>' },
-    { name: 'iothread', type: 'child<iothread>' },
-  ];
-
-  it('is found by its link, and known to be from the command line', async () => {
-    const q = qemu({
-      'qom-list': objects,
-      'qom-get /objects/ram': '/dev/shm/ram',
-      'qom-get /objects/mine': '/run/hyperturtle/vms/one/arena',
-    });
-    expect(await findArena(q, '/run/hyperturtle/vms/one/arena')).toEqual({ id: 'mine', hotPlugged: false });
-    expect(q.asked).not.toContain('qom-get /objects/iothread');
-  });
-
-  it('is found when a daemon has plugged it', async () => {
-    const q = qemu({
-      'qom-list': [{ name: 'hyperturtle-arena-memory', type: 'child<memory-backend-file>' }],
-      'qom-get /objects/hyperturtle-arena-memory': '/dev/hyperturtle-arena3',
-    });
-    expect(await findArena(q, '/x')).toEqual({ id: 'hyperturtle-arena-memory', hotPlugged: true });
-  });
-
-  it('is not taken for another memory', async () => {
-    const q = qemu({
-      'qom-list': objects,
-      'qom-get /objects/ram': '/dev/shm/a',
-      'qom-get /objects/mine': '/b',
-    });
-    expect(await findArena(q, '/x')).toBeUndefined();
-  });
-});
-
-describe('plugging the port', () => {
-  const refuse = (text: string): Error => new HyperturtleError('HT_QMP', text);
-
-  it('leaves what a daemon before has plugged', async () => {
-    const q = qemu({
-      'chardev-add': refuse("QEMU refused chardev-add: Chardev with id 'hyperturtle-agent' already exists"),
-      device_add: refuse("QEMU refused device_add: Duplicate device ID 'hyperturtle-agent-port'"),
-    });
-    await plugPort(q, { socketPath: '/run/a.sock' });
-    expect(q.asked).toEqual(['chardev-add', 'device_add']);
-  });
-
-  it('says why when there is no controller for it', async () => {
-    const q = qemu({ device_add: refuse("QEMU refused device_add: No 'virtio-serial-bus' bus found") });
-    await expect(plugPort(q, { socketPath: '/run/a.sock' })).rejects.toThrow(/virtio-serial-bus/);
   });
 });
 
