@@ -115,6 +115,9 @@ async function set(options: SetOptions): Promise<void> {
   }
 }
 
+const NO_INDEX =
+  'no page of its RAM has a place in the arena, so no fault of it is answered in L0: its RAM is no shared turtlefs file, or the file is older than this arena (end the nested guest and start it again), or the index is full (hyperturtle guest status)';
+
 async function registerL2(options: RegisterOptions): Promise<void> {
   const [{ GuestDevice }, { takeVm }, { abortOnSignals, CleanupStack }, { isHyperturtleError }] =
     await Promise.all([
@@ -140,7 +143,9 @@ async function registerL2(options: RegisterOptions): Promise<void> {
     undo.add('registration', () => l2.close());
     // or this process would keep the VM alive after its QEMU
     taken.vm.close();
-    printJson({ registered: true, pid: options.pid, ...l2.status() });
+    const first = l2.status();
+    const problem = first.slots === 0 ? { problem: NO_INDEX } : {};
+    printJson({ registered: true, pid: options.pid, ...first, ...problem });
     try {
       await l2.whenGone(signals.signal);
       printJson({ event: 'gone', ...l2.status() });

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A VMM that changes its guest's memory slots and the protection of its memory while the guest writes to it.
+ *
+ *   slot_vmm FILE small|large STEP...
+ *     changes:COUNT        two vCPUs write to a hot slot, which comes, is logged, moves and goes, COUNT changes in all;
+ *                          at the end it is gone
+ *     protect:read|none    mprotect() of pages that the guest has written and this program has never touched
+ *     touch                the guest writes 32 pages, which this program then reads
+ *
+ * FILE is the guest's RAM, FILE.hot that of the hot slot: in the same 2 MiB as other RAM (small), or two ranges of 2 MiB
+ * of their own (large). When the VM is there, prints {"ready":...}. Each step waits for SIGUSR1 and prints one JSON line:
+ * `stale` counts writes that reached memory which no slot had any more. After the last step it waits for one more
+ * SIGUSR1. Exit status 0: no stale write and no mismatch; 1: some; 2: usage or system.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <time.h>
+
+#define PROGRAM "slot_vmm"
+#include "tiny_machine.h"
+
+#define VCPUS 2
+#define HOT_SLOT 1
+#define RAM_PAGES 64ull
+#define NEIGHBOUR TEST_GPA	/* keeps a table, in the same 2 MiB as a small hot slot */
+#define WRITES 8ull		/* of a pass over the hot slot */
+#define PROTECTED 16ull		/* the first of the pages that only the guest writes, and how many */
+#define PROTECTED_PAGES 32ull
+#define CELL(cpu) (0x9000ull + (cpu) * 64)	/* in RAM: whether to stop, passes so far */
+
+/*
+ * roam: rdi and r11 the two places of the hot slot, rsi writes, r8 bytes between them, r9 cell, r10 neighbour. Each word
+ * gets its own address. fill: rdi first page, rsi pages, r10 what to write.
+ */
+extern const char guest_roam[], guest_fill[], guest_end[];
+asm(".pushsection .rodata\n"
+    "guest_roam:\n"
+    "1:	cmpq $0, (%r9)\n"
+    "	jne 3f\n"
+    "	movq %r9, (%r10)\n"
+    "	xorl %eax, %eax\n"
+    "	movq %rsi, %rcx\n"
+    "2:	leaq (%rdi,%rax), %rbx\n"
+    "	movq %rbx, (%rbx)\n"
+    "	leaq (%r11,%rax), %rbx\n"
+    "	movq %rbx, (%rbx)\n"
+    "	addq %r8, %rax\n"
+    "	decq %rcx\n"
+    "	jnz 2b\n"
+    "	incq 8(%r9)\n"
+    "	jmp 1b\n"
+    "3:	hlt\n"
+    "guest_fill:\n"
+    "	movq %r10, (%rdi)\n"
+    "	addq $4096, %rdi\n"
+    "	decq %rsi\n"
+    "	jnz guest_fill\n"
+    "	hlt\n"
+    "guest_end:\n"
+    ".popsection\n");
+
+static struct {
+	char *ram, *hot;
+	int vm, cpus[VCPUS], hot_fd;
+	struct kvm_run *runs[VCPUS];
+	uint64_t place[2], hot_bytes, step, stale;
+	volatile uint64_t mmio; /* exits for writes to where no slot is */
+} m;
+
+static volatile uint64_t *cell(int cpu)
+{
+	return (volatile uint64_t *)(m.ram + CELL((uint64_t)cpu));
+}
+
+static void set_slot(uint32_t slot, uint64_t gpa, uint64_t bytes, char *at, uint32_t flags)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = slot, .flags = flags, .guest_phys_addr = gpa, .memory_size = bytes,
+		.userspace_addr = (uint64_t)(uintptr_t)at,
+	};
+
+	if (ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &r))
+		die("KVM_SET_USER_MEMORY_REGION");
+}
+
+/* 0, or the errno that ended it */
+static int run_to_halt(int cpu)
+{
+	for (;;) {
+		if (ioctl(m.cpus[cpu], KVM_RUN, 0)) {
+			if (errno == EINTR || errno == EAGAIN)
+				continue;
+			return errno;
+		}
+		if (m.runs[cpu]->exit_reason == KVM_EXIT_HLT)
+			return 0;
+		if (m.runs[cpu]->exit_reason != KVM_EXIT_MMIO) {
+			fprintf(stderr, PROGRAM ": exit %u (suberror %u)\n", m.runs[cpu]->exit_reason,
+				m.runs[cpu]->internal.suberror);
+			exit(2);
+		}
+		__atomic_add_fetch(&m.mmio, 1, __ATOMIC_RELAXED);
+	}
+}
+
+static void set_regs(int cpu, const struct kvm_regs *regs)
+{
+	if (ioctl(m.cpus[cpu], KVM_SET_REGS, regs))
+		die("KVM_SET_REGS");
+}
+
+static void *roam(void *arg)
+{
+	int cpu = (int)(intptr_t)arg;
+	struct kvm_regs regs = {
+		.rip = CODE, .rflags = 2, .rsp = STACK, .rdi = m.place[0], .r11 = m.place[1], .rsi = WRITES,
+		.r8 = m.step, .r9 = CELL((uint64_t)cpu), .r10 = NEIGHBOUR + PAGE * (uint64_t)cpu,
+	};
+
+	cpu_set_t own;
+
+	/* one CPU for each: what L1 publishes of a CPU is of its last vCPU there */
+	CPU_ZERO(&own);
+	CPU_SET((size_t)cpu, &own);
+	pthread_setaffinity_np(pthread_self(), sizeof(own), &own);
+	set_regs(cpu, &regs);
+	errno = run_to_halt(cpu);
+	if (errno)
+		die("KVM_RUN");
+	return NULL;
+}
+
+/* Until each vCPU has begun and ended a pass over the hot slot since now, at least `passes` of them. */
+static void wait_passes(uint64_t passes)
+{
+	int cpu;
+
+	for (cpu = 0; cpu < VCPUS; cpu++) {
+		uint64_t from = cell(cpu)[1];
+
+		while (cell(cpu)[1] < from + passes + 1)
+			usleep(200);
+	}
+}
+
+static volatile uint64_t *hot_word(uint64_t i)
+{
+	return (volatile uint64_t *)(m.hot + i * m.step);
+}
+
+/* The slot is not at `place` any more: no write to there may come to its memory. */
+static void expect_gone(int place)
+{
+	uint64_t i;
+
+	for (i = 0; i < WRITES; i++)
+		*hot_word(i) = 0;
+	wait_passes(1);
+	for (i = 0; i < WRITES; i++)
+		m.stale += *hot_word(i) == m.place[place] + i * m.step;
+}
+
+static uint64_t changes(uint64_t count)
+{
+	pthread_t threads[VCPUS];
+	uint64_t done;
+	int cpu;
+
+	for (cpu = 0; cpu < VCPUS; cpu++) {
+		cell(cpu)[0] = 0;
+		if (pthread_create(&threads[cpu], NULL, roam, (void *)(intptr_t)cpu))
+			die("pthread_create");
+	}
+	for (done = 0; done < count; done += 5) {
+		set_slot(HOT_SLOT, m.place[0], m.hot_bytes, m.hot, 0);
+		wait_passes(1);
+		set_slot(HOT_SLOT, m.place[0], m.hot_bytes, m.hot, KVM_MEM_LOG_DIRTY_PAGES);
+		set_slot(HOT_SLOT, m.place[0], m.hot_bytes, m.hot, 0);
+		wait_passes(1);
+		set_slot(HOT_SLOT, m.place[1], m.hot_bytes, m.hot, 0);
+		expect_gone(0);
+		set_slot(HOT_SLOT, m.place[1], 0, m.hot, 0);
+		expect_gone(1);
+		/* its frames are somebody else's now, until the next ones */
+		if (fallocate(m.hot_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m.hot_bytes))
+			die("fallocate");
+	}
+	for (cpu = 0; cpu < VCPUS; cpu++) {
+		cell(cpu)[0] = 1;
+		pthread_join(threads[cpu], NULL);
+	}
+	return done;
+}
+
+static int fill(uint64_t value)
+{
+	struct kvm_regs regs = {
+		.rip = CODE + (uint64_t)(guest_fill - guest_roam), .rflags = 2, .rsp = STACK,
+		.rdi = TEST_GPA + PROTECTED * PAGE, .rsi = PROTECTED_PAGES, .r10 = value,
+	};
+
+	set_regs(0, &regs);
+	return run_to_halt(0);
+}
+
+static uint64_t wrong_pages(uint64_t value)
+{
+	uint64_t i, bad = 0;
+
+	for (i = 0; i < PROTECTED_PAGES; i++)
+		bad += *(volatile uint64_t *)(m.ram + TEST_GPA + (PROTECTED + i) * PAGE) != value;
+	return bad;
+}
+
+static void protect(int prot)
+{
+	if (mprotect(m.ram + TEST_GPA + PROTECTED * PAGE, PROTECTED_PAGES * PAGE, prot))
+		die("mprotect");
+}
+
+/* Gives the number of pages that were not as they must be. */
+static uint64_t protect_step(int prot, int *refused)
+{
+	uint64_t bad;
+
+	if (fill(1))
+		die("KVM_RUN");
+	protect(prot);
+	*refused = fill(2);
+	if (prot == PROT_NONE)
+		protect(PROT_READ);
+	bad = wrong_pages(1); /* only now this program looks at them */
+	protect(PROT_READ | PROT_WRITE);
+	if (fill(3))
+		die("KVM_RUN");
+	return bad + wrong_pages(3);
+}
+
+static uint64_t run_step(const char *text)
+{
+	uint64_t bad = 0, done = 0, mmio = m.mmio, stale = m.stale;
+	unsigned long long count;
+	int refused = 0;
+
+	if (sscanf(text, "changes:%llu", &count) == 1) {
+		done = changes(count);
+	} else if (!strcmp(text, "touch")) {
+		if (fill(4))
+			die("KVM_RUN");
+		bad = wrong_pages(4);
+	} else if (!strcmp(text, "protect:read") || !strcmp(text, "protect:none")) {
+		bad = protect_step(strcmp(text, "protect:none") ? PROT_READ : PROT_NONE, &refused);
+		bad += refused != EFAULT;
+	} else {
+		fprintf(stderr, PROGRAM ": no step '%s'\n", text);
+		exit(2);
+	}
+	printf("{\"step\":\"%s\",\"changes\":%llu,\"mmio\":%llu,\"stale\":%llu,\"refused\":%d,\"mismatches\":%llu}\n",
+	       text, (unsigned long long)done, (unsigned long long)(m.mmio - mmio),
+	       (unsigned long long)(m.stale - stale), refused, (unsigned long long)bad);
+	fflush(stdout);
+	return bad + m.stale;
+}
+
+static void make_machine(const char *path, bool large)
+{
+	int kvm = open("/dev/kvm", O_RDWR), i;
+	uint64_t bytes = TEST_GPA + RAM_PAGES * PAGE;
+	char hot[4096];
+
+	if (kvm < 0)
+		die("/dev/kvm");
+	m.vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	if (m.vm < 0)
+		die("KVM_CREATE_VM");
+	m.hot_bytes = large ? 2 * LARGE : WRITES * PAGE;
+	m.step = m.hot_bytes / WRITES;
+	m.place[0] = large ? 4 * LARGE : bytes;
+	m.place[1] = m.place[0] + m.hot_bytes;
+	m.ram = map_ram(path, bytes);
+	fill_low_memory(m.ram, guest_roam, (size_t)(guest_end - guest_roam));
+	snprintf(hot, sizeof(hot), "%s.hot", path);
+	m.hot = map_ram(hot, m.hot_bytes);
+	m.hot_fd = open(hot, O_RDWR);
+	set_slot(0, 0, bytes, m.ram, 0);
+	for (i = 0; i < VCPUS; i++) {
+		m.cpus[i] = ioctl(m.vm, KVM_CREATE_VCPU, i);
+		if (m.cpus[i] < 0)
+			die("KVM_CREATE_VCPU");
+		set_cpuid(kvm, m.cpus[i]);
+		m.runs[i] = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
+				 MAP_SHARED, m.cpus[i], 0);
+		if (m.runs[i] == MAP_FAILED)
+			die("mmap of a vCPU");
+		enter_long_mode(m.cpus[i]);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t bad = 0;
+	sigset_t wanted;
+	int i, got;
+
+	if (argc < 4 || (strcmp(argv[2], "small") && strcmp(argv[2], "large"))) {
+		fprintf(stderr, "usage: slot_vmm FILE small|large STEP...\n");
+		return 2;
+	}
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &wanted, NULL);
+	make_machine(argv[1], !strcmp(argv[2], "large"));
+	printf("{\"ready\":%d,\"places\":[%llu,%llu],\"bytes\":%llu}\n", getpid(), (unsigned long long)m.place[0],
+	       (unsigned long long)m.place[1], (unsigned long long)m.hot_bytes);
+	fflush(stdout);
+	for (i = 3; i < argc; i++) {
+		while (sigwait(&wanted, &got))
+			;
+		bad += run_step(argv[i]);
+	}
+	/* whoever looks at the VM still can */
+	while (sigwait(&wanted, &got))
+		;
+	return bad != 0;
+}

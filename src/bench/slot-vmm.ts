@@ -1,0 +1,73 @@
+/** c/l2/slot_vmm in L1: a VMM that changes slots and protections under its running guest. */
+import { z } from 'zod';
+import { HyperturtleError } from '../core/errors.ts';
+import { waitFor } from '../core/wait.ts';
+import type { Job, Level } from '../lab/levels.ts';
+
+const PROGRAM = '/payload/l2/programs/slot_vmm';
+
+const readySchema = z.object({ ready: z.number(), places: z.array(z.number()).length(2), bytes: z.number() });
+const resultSchema = z.object({
+  step: z.string(),
+  changes: z.number(),
+  /** Writes of the guest to where no slot was, as it should be. */
+  mmio: z.number(),
+  /** Writes of the guest that reached memory which no slot had any more. */
+  stale: z.number(),
+  /** The errno that ended the guest's write to protected memory. */
+  refused: z.number(),
+  mismatches: z.number(),
+});
+export type SlotVmmResult = z.infer<typeof resultSchema>;
+
+export class SlotVmm implements AsyncDisposable {
+  readonly #job: Job;
+  #steps = 0;
+  /** Where its hot slot comes and goes, in guest addresses. */
+  hot = { from: 0, to: 0 };
+
+  private constructor(job: Job) {
+    this.#job = job;
+  }
+
+  static async start(
+    l1: Level,
+    o: { ram: string; size: 'small' | 'large'; steps: readonly string[] },
+  ): Promise<SlotVmm> {
+    const vmm = new SlotVmm(await l1.spawn([PROGRAM, o.ram, o.size, ...o.steps]));
+    const { places, bytes } = readySchema.parse(await vmm.#line(0, 60_000));
+    vmm.hot = { from: places[0]!, to: places[1]! + bytes };
+    return vmm;
+  }
+
+  get pid(): number {
+    return this.#job.pid;
+  }
+
+  async step(timeoutMs: number): Promise<SlotVmmResult> {
+    this.#steps++;
+    await this.#job.kill('USR1');
+    return resultSchema.parse(await this.#line(this.#steps, timeoutMs));
+  }
+
+  async #line(n: number, timeoutMs: number): Promise<unknown> {
+    const line = await waitFor(
+      `slot_vmm: line ${n}`,
+      async () => {
+        const ended = await this.#job.status();
+        const output = await this.#job.output();
+        const said = output.split('\n').slice(0, -1)[n];
+        if (said === undefined && ended !== undefined)
+          throw new HyperturtleError('HT_COMMAND_FAILED', `slot_vmm: status ${ended}: ${output.trim()}`);
+        return said;
+      },
+      { timeoutMs, intervalMs: 300 },
+    );
+    return JSON.parse(line) as unknown;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if ((await this.#job.status()) === undefined) await this.#job.kill('KILL');
+    await this.#job.wait({ timeoutMs: 60_000 });
+  }
+}

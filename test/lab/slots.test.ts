@@ -1,0 +1,180 @@
+/**
+ * What a VMM does to a running L2's memory slots and mappings, with a VMM that does it as fast as it can
+ * (c/l2/slot_vmm.c): no write of L2 reaches memory that it has no more, and nothing turns acceleration off for good.
+ * HT_SLOT_CHANGES sets how many changes each race makes (default 60).
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Acceleration, CLI, guestStatus, jobSays, whenLargePoolFull } from '../../src/bench/accelerate.ts';
+import { SlotVmm } from '../../src/bench/slot-vmm.ts';
+import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { CleanupStack } from '../../src/core/lifecycle.ts';
+import { waitFor } from '../../src/core/wait.ts';
+import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { framesOut } from '../../src/kernel/guest.ts';
+import { run, runScript } from '../../src/lab/levels.ts';
+import { L1_RUN } from '../../src/lab/machine.ts';
+import { TEST_KERNEL, useLab } from '../support/lab.ts';
+import { walkNestedTables } from '../support/nested-tables.ts';
+
+const RAM = `${TURTLEFS_DIR}/slots.ram`;
+const CHANGES = Number(process.env['HT_SLOT_CHANGES'] ?? 60);
+const STEP_MS = 900_000;
+const FRAMES = 8;
+
+// two L1 CPUs: KVM changes slots on one while L2 runs on the other
+const lab = useLab({ kernel: TEST_KERNEL, l1Cpus: 2 });
+
+interface Registered {
+  number: number;
+  state: number;
+  slots: number;
+  slot_changes: number;
+  mapped_new: number;
+  mapped_existing: number;
+}
+
+/** A VMM whose guest is registered. `status` ends the registration. */
+async function withSlots<T>(
+  size: 'small' | 'large',
+  steps: string[],
+  body: (vmm: SlotVmm, number: number, status: () => Promise<Registered>) => Promise<T>,
+): Promise<T> {
+  const { l1 } = lab();
+  await using undo = new CleanupStack();
+  undo.add('RAM', () => runScript(l1, `rm -f ${RAM} ${RAM}.hot`).then(() => {}));
+  const vmm = await SlotVmm.start(l1, { ram: RAM, size, steps });
+  undo.add('VM', () => vmm[Symbol.asyncDispose]());
+  const register = await l1.spawn([CLI, 'guest', 'register', '--pid', String(vmm.pid)]);
+  undo.add('registration', async () => {
+    if ((await register.status()) === undefined) await register.kill('TERM');
+    await register.wait({ timeoutMs: 60_000 });
+  });
+  const [, number] = await jobSays(
+    register,
+    /"number":(\d+)/,
+    'hyperturtle guest register',
+    120_000,
+    undefined,
+  );
+  return await body(vmm, Number(number), async () => {
+    await register.kill('TERM');
+    const [line] = await jobSays(register, /{"event":"unregistered".*}/, 'status', 60_000, undefined);
+    return JSON.parse(line) as Registered;
+  });
+}
+
+const MIGRATE_L1 = `
+import { QmpClient } from '/payload/app/dist/src/qmp/client.js';
+const qmp = await QmpClient.connect('${L1_RUN.qmpSocket}', { timeoutMs: 30000 });
+await qmp.execute('migrate', { uri: 'unix:/run/nobody' }).then(
+  () => console.log('it migrates'),
+  (e) => console.log(e.message),
+);
+process.exit(0);
+`;
+
+const allBack = (): Promise<true> =>
+  waitFor('all frames back', async () => (framesOut(await guestStatus(lab().l1)) <= 2 ? true : undefined), {
+    timeoutMs: 60_000,
+    intervalMs: 500,
+  });
+
+describe.each([
+  { size: 'small', largeFrames: 0, what: '4 KiB pages' },
+  { size: 'large', largeFrames: FRAMES, what: '2 MiB pages' },
+] as const)('an L2 of $what', ({ size, largeFrames }) => {
+  let acceleration: Acceleration;
+  beforeAll(async () => {
+    acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB, largeFrames });
+  });
+  afterAll(() => acceleration?.off());
+
+  it('writes nothing to a slot that has gone or moved, however often slots change under its two vCPUs', async () => {
+    if (largeFrames > 0) await whenLargePoolFull(lab().l1, largeFrames);
+    await withSlots(size, [`changes:${CHANGES}`], async (vmm, number, status) => {
+      const result = await vmm.step(STEP_MS);
+      const tables = await walkNestedTables(lab(), { number, ...vmm.hot });
+      const l2 = await status();
+      process.stdout.write(`  ${JSON.stringify({ result, tables, l2 })}\n`);
+      expect(result).toMatchObject({ changes: CHANGES, stale: 0 });
+      expect(tables).toMatchObject({ within: [], wrong: [] });
+      expect(tables.roots).toBeGreaterThan(0);
+      expect(tables.leaves).toBeGreaterThan(0);
+      // the race was one: programs acted between the changes, and do so after them
+      expect(l2.mapped_new + l2.mapped_existing).toBeGreaterThan(0);
+      expect(l2).toMatchObject({ state: 1, slots: 1 });
+      expect(l2.slot_changes).toBeGreaterThanOrEqual(CHANGES);
+    });
+    await allBack();
+  });
+
+  if (size === 'small')
+    it.each(['read', 'none'])(
+      'writes nothing to pages that its VMM has made PROT_%s without ever touching them, and is on again after that',
+      async (prot) => {
+        await withSlots(size, [`protect:${prot}`, 'touch'], async (vmm, _, status) => {
+          expect(await vmm.step(STEP_MS)).toMatchObject({ refused: 14, mismatches: 0 });
+          expect(await vmm.step(STEP_MS)).toMatchObject({ mismatches: 0 });
+          expect(await status()).toMatchObject({ state: 1, slots: 1 });
+        });
+        await allBack();
+      },
+    );
+
+  if (size === 'small')
+    it('is on again after somebody has asked which pages its VMM writes, and all its pages then count as written', async () => {
+      await withSlots(size, ['touch', 'touch'], async (vmm, _, status) => {
+        const { l1 } = lab();
+        expect(await vmm.step(STEP_MS)).toMatchObject({ mismatches: 0 });
+        const before = (await guestStatus(l1)).l2_count;
+        await runScript(l1, `echo 4 > /proc/${vmm.pid}/clear_refs`);
+        const flags = `grep -A 30 ' ${RAM}$' /proc/${vmm.pid}/smaps | grep -m 1 VmFlags`;
+        await waitFor(
+          'the mapping to count as written',
+          async () => (/ sd/.test(await runScript(l1, flags)) ? true : undefined),
+          { timeoutMs: 30_000, intervalMs: 300 },
+        );
+        expect(await vmm.step(STEP_MS)).toMatchObject({ mismatches: 0 });
+        expect(before).toBe(1);
+        expect(await status()).toMatchObject({ state: 1, slots: 1 });
+      });
+      await allBack();
+    });
+
+  if (size === 'small')
+    it('keeps its hooks: ftrace cannot be switched off in L1, and the module does not load while it is', async () => {
+      const { l1 } = lab();
+      const off =
+        'sysctl -w kernel.ftrace_enabled=0 2>&1 || echo refused; cat /proc/sys/kernel/ftrace_enabled';
+      expect(await runScript(l1, off)).toMatch(/refused\n1\n$/);
+      await acceleration.off();
+      try {
+        expect(await runScript(l1, off)).toMatch(/0\n$/);
+        const load = 'insmod /payload/modules/hyperturtle_guest.ko 2>&1 || dmesg | tail -n 3';
+        expect(await runScript(l1, load)).toMatch(
+          /cannot hook .*ftrace is off: sysctl kernel.ftrace_enabled=1/,
+        );
+      } finally {
+        await runScript(l1, 'echo 1 > /proc/sys/kernel/ftrace_enabled');
+      }
+      acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    });
+
+  if (size === 'small')
+    it('is not migrated away with its L1: QEMU refuses that while L1 has an arena', async () => {
+      const said = await run(lab().l0, ['node', '--input-type=module', '-e', MIGRATE_L1], {
+        timeoutMs: 60_000,
+      });
+      expect(said).toMatch(/ivshmem/);
+    });
+
+  if (size === 'small')
+    it('is not lost to hibernation: L1 refuses it while it has an arena, and says why', async () => {
+      const said = await runScript(
+        lab().l1,
+        'echo platform > /sys/power/disk 2>/dev/null; echo disk > /sys/power/state 2>&1; dmesg | grep hibernation | tail -n 3',
+        { timeoutMs: 120_000 },
+      );
+      expect(said).toMatch(/hyperturtle: no hibernation while an arena is bound/);
+    });
+});
