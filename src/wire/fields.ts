@@ -102,6 +102,8 @@ export const Limits = z.strictObject({
   elfBytes: Count,
   /** Verified instructions of one program. */
   instructions: Count,
+  /** Microseconds of a run, for hooks where that is less than the hook allows. */
+  runUs: z.record(Name, Count).optional(),
   watches: Count,
   /** NICs given at run time. */
   nics: Count,
@@ -124,6 +126,8 @@ export const Used = z.strictObject({
 export const HookInfo = z.strictObject({
   name: Name,
   instructions: Count,
+  /** Most nanoseconds of a run on a slow core, as the host reckons before it loads a program. */
+  runNs: Count.optional(),
   programTypes: z.array(Text),
   mapTypes: z.array(Text),
   helpers: z.array(Text),

@@ -42,3 +42,42 @@ export function mutate(elf: Uint8Array, seed: number): Uint8Array {
   }
   return copy;
 }
+
+const INSN_BYTES = 8;
+/** Where the code of an object is. */
+export function codeRanges(elf: Uint8Array): [from: number, to: number][] {
+  const SHF_EXECINSTR = 4;
+  return parseElf(elf)
+    .sections.filter((s) => s.flags & SHF_EXECINSTR && s.size >= INSN_BYTES)
+    .map((s): [number, number] => [s.offset, s.offset + s.size]);
+}
+
+/**
+ * A copy with 1 to 3 instructions changed: another one of the same code in its place, or its opcode, register, offset or
+ * number, mostly where it had one. `code`: of codeRanges, as parsing takes longer than all else here.
+ */
+export function mutateCode(
+  elf: Uint8Array,
+  code: readonly (readonly [number, number])[],
+  seed: number,
+): Uint8Array {
+  const next = random(seed);
+  const copy = new Uint8Array(elf); // a Buffer's slice() would share its memory
+  const view = new DataView(copy.buffer);
+  const pick = (): number => {
+    const [from, to] = code[next(code.length)]!;
+    return from + INSN_BYTES * next((to - from) / INSN_BYTES);
+  };
+  for (let n = 1 + next(3); n > 0; n--) {
+    const at = pick();
+    const other = pick();
+    const kind = next(12);
+    if (kind < 4) copy.set(elf.subarray(other, other + INSN_BYTES), at);
+    else if (kind < 6 && (elf[at]! & 7) === (elf[other]! & 7)) copy[at] = elf[other]!;
+    else if (kind === 6) copy[at] = next(256);
+    else if (kind < 9) copy[at + 1] = (elf[at + 1]! & 0xf0) | next(11);
+    else if (kind === 9 && view.getInt16(at + 2, true) !== 0) view.setInt16(at + 2, next(64) - 32, true);
+    else if (view.getInt32(at + 4, true) !== 0) view.setInt32(at + 4, next(300) - 8, true);
+  }
+  return copy;
+}

@@ -15,6 +15,7 @@ import type { Rule, Verdict } from '../admission/verdict.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { LoadRequest, LoadedMap, LoadedObject } from '../loader/loader.ts';
 import type { VmArena } from './arena.ts';
+import { runNsOf } from './config.ts';
 import type { Quotas, VmSpec } from './config.ts';
 
 /** What of a VM's configuration can change while it runs. */
@@ -84,6 +85,7 @@ export async function admit(
   };
   const hooks = HOOK_TABLE.map((h) => ({
     ...h,
+    runNs: runNsOf(h, quotas),
     helpers: h.helpers.filter((helper) => !policy.forbiddenHelpers.includes(helper.name)),
   }));
   const policyHere = { cpus: possibleCpus(), ...(policy.hooks ? { hooks: policy.hooks } : {}) };
@@ -236,7 +238,7 @@ function checkBudgets(info: ObjectInfo, quotas: Quotas, left: { mapBytes: number
         { detail: { rule: 'verified-instructions', program: p.name } },
       );
     const { run } = verdict.programs.find((v) => v.name === p.name) ?? {};
-    const refusal = run && runTimeRefusal(p.name, run, hook?.runNs ?? 0, p.verifiedInstructions);
+    const refusal = runTimeRefusal(p.name, run, hook ? runNsOf(hook, quotas) : 0, p.verifiedInstructions);
     if (refusal) throw refusalError(info.name, [refusal]);
   }
 }

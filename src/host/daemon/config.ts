@@ -5,6 +5,8 @@ import { parseYaml, readYaml } from '../../core/yaml.ts';
 import { arenaSizeProblem } from '../../kernel/arena.ts';
 import { HT_SAMPLE_HZ_MAX } from '../../kernel/sample.ts';
 import { NAME } from '../../wire/fields.ts';
+import { HOOK_TABLE } from '../hooks.ts';
+import type { HookSpec } from '../hooks.ts';
 
 export const DEFAULT_BPFFS = '/sys/fs/bpf';
 
@@ -28,6 +30,8 @@ export const quotasSchema = z.strictObject({
   elfBytes: positive(3 << 20).default(1 << 20),
   /** Instructions that the verifier may walk for one program. */
   instructions: positive(1_000_000).default(250_000),
+  /** Microseconds that a run may take on a slow core, by hook; what the hook itself allows is never exceeded. */
+  runUs: z.partialRecord(z.enum(HOOK_TABLE.map((h) => h.name)), positive(100)).optional(),
   /** `map.watch` at a time. */
   watches: positive(256).default(16),
   /** Given at run time. */
@@ -37,6 +41,11 @@ export const quotasSchema = z.strictObject({
   requestsPerSecond: positive(100_000).default(1000),
 });
 export type Quotas = z.infer<typeof quotasSchema>;
+
+/** Most nanoseconds of a run at a hook, for a VM with these quotas. */
+export function runNsOf(hook: Pick<HookSpec, 'name' | 'runNs'>, { runUs }: Pick<Quotas, 'runUs'>): number {
+  return Math.min(hook.runNs, 1000 * (runUs?.[hook.name] ?? Infinity));
+}
 
 export const SIGNATURE_POLICIES = ['none', 'optional', 'required'] as const;
 

@@ -13,6 +13,7 @@ import { negotiate } from '../../wire/hello.ts';
 import { METHODS } from '../../wire/schema.ts';
 import type { ArenaInfo, EndedLink, Finding, L1Report, LinkInfo, Params, Result } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
+import { runNsOf } from './config.ts';
 import { EventFeed } from './event-feed.ts';
 import type { EventRing } from './events.ts';
 import type { EndedLink as KernelEnd } from '../device.ts';
@@ -244,6 +245,7 @@ export class VmService {
         const hooks = HOOK_TABLE.filter((h) => !policy.hooks || policy.hooks.includes(h.name)).map((h) => ({
           name: h.name,
           instructions: Math.min(h.verifiedInstructions, quotas.instructions),
+          runNs: runNsOf(h, quotas),
           programTypes: [h.programType.name],
           mapTypes: h.mapTypes.map((m) => m.name),
           helpers: h.helpers.map((x) => x.name).filter((x) => !policy.forbiddenHelpers.includes(x)),

@@ -5,7 +5,7 @@ import { OwnedFd, openFds } from '../../../src/bpf/fds.ts';
 import { HyperturtleError, isHyperturtleError } from '../../../src/core/errors.ts';
 import type { Verdict } from '../../../src/host/admission/verdict.ts';
 import type { VmSettings } from '../../../src/host/daemon/admit.ts';
-import { quotasSchema } from '../../../src/host/daemon/config.ts';
+import { quotasSchema, runNsOf } from '../../../src/host/daemon/config.ts';
 import { PacketLinks } from '../../../src/host/packets/packet-links.ts';
 import { VmObjects } from '../../../src/host/daemon/objects.ts';
 import type { LoadRequest, LoadedObject } from '../../../src/host/loader/loader.ts';
@@ -16,6 +16,8 @@ const fd = (what: string): OwnedFd => new OwnedFd(openSync('/dev/null', 'r'), wh
 const b64 = (text: string): string => Buffer.from(text).toString('base64');
 
 /** An "ELF" is a word for each thing in it: `p:NAME` a program for npf, `x:NAME` one for exit, `m:NAME:ENTRIES` a map, `arena`, `slow`. */
+const DEAREST = { program: 'x', instruction: 3, why: 'map_update_elem', times: 1, ns: 8000 };
+
 function verdictOf(elf: Uint8Array): Verdict {
   const words = Buffer.from(elf).toString().split(' ');
   return {
@@ -29,6 +31,7 @@ function verdictOf(elf: Uint8Array): Verdict {
         section: 's',
         hook: HOOK_OF[w.charAt(0)] ?? 'npf',
         instructions: 10,
+        run: { ns: 9000, nsPerInstruction: 0, dearest: DEAREST },
       })),
     maps: words
       .filter((w) => w.startsWith('m:') || w === 'arena')
@@ -217,6 +220,18 @@ describe('loading', () => {
       rule: 'verified-instructions',
       program: 'x',
     });
+  });
+
+  it('refuses what may run for longer than the quota, of its hook alone', async () => {
+    w.settings.quotas = quotasSchema.parse({ runUs: { npf: 8 } });
+    const e: unknown = await load('a', 'p:x').catch((x: unknown) => x);
+    expect(isHyperturtleError(e, 'HT_REFUSED') && e.detail).toMatchObject({ rule: 'run-time', program: 'x' });
+    expect(isHyperturtleError(e) && e.message).toContain('9.0 us on a slow core, at most 8.0 allowed');
+    await load('b', 'x:y');
+    w.settings.quotas = quotasSchema.parse({ runUs: { npf: 9, sample: 100 } });
+    await load('c', 'p:x');
+    expect(runNsOf({ name: 'sample', runNs: 10_000 }, w.settings.quotas)).toBe(10_000);
+    expect(() => quotasSchema.parse({ runUs: { nfp: 1 } })).toThrow(/nfp/);
   });
 
   it('calls what libbpf refuses the object’s fault', async () => {
