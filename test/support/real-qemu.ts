@@ -2,9 +2,10 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { waitFor } from '../../src/core/wait.ts';
+import { parseListening } from '../../src/host/qemu.ts';
 import type { QemuProgram } from '../../src/lab/artifacts.ts';
 import { TRIPLET, qemuProgram } from '../../src/lab/tools.ts';
 import { toolTrees } from './tool-trees.ts';
@@ -66,7 +67,9 @@ export class RealQemu {
       'QEMU listening',
       () => {
         if (child.exitCode !== null) throw new Error(`QEMU ended: ${started.errors}`);
-        return sockets.every((s) => existsSync(s)) || undefined;
+        // a socket has its name before it listens
+        const listening = new Set(parseListening(readFileSync('/proc/net/unix', 'utf8')).map((s) => s.bound));
+        return sockets.every((s) => listening.has(s)) || undefined;
       },
       { timeoutMs: 20_000 },
     );
