@@ -34,7 +34,8 @@ export default defineConfig({
           name: 'lab',
           include: ['test/lab/**/*.test.ts', 'test/intel/smoke.test.ts'],
           exclude: ['test/lab/seen-from-l1.test.ts'],
-          testTimeout: 900_000 * patience,
+          // the longest took 10 minutes with two labs and a compiler on two cores
+          testTimeout: 1_500_000 * patience,
           hookTimeout: 1_200_000 * patience,
           ...emulators,
         },
