@@ -356,22 +356,22 @@ export function statsText(s: HookStats): string {
   ].join('\n');
 }
 
-function limitsText(r: Result<'limits'>): string {
+/** The limits of a VM as a table, then what each hook allows. */
+export function limitsText(r: Result<'limits'>): string {
   const used: Record<string, number> = r.used;
   return [
     columns(
       ['LIMIT', 'USED', 'OF'],
-      Object.entries(r.limits).map(([name, limit]) => [
-        name,
-        name in used ? String(used[name]) : '',
-        String(limit),
-      ]),
+      // what is there by hook is in each hook's own line
+      Object.entries(r.limits).flatMap(([name, limit]) =>
+        typeof limit === 'number' ? [[name, name in used ? String(used[name]) : '', String(limit)]] : [],
+      ),
     ),
     '',
     `signature: ${r.signature}`,
     ...r.hooks.map(
       (h) =>
-        `hook ${h.name}: ${h.programTypes.join(', ')}; maps ${h.mapTypes.join(', ')}; ${h.helpers.length} helpers: ${h.helpers.join(', ')}`,
+        `hook ${h.name}: ${h.programTypes.join(', ')}; ${h.runNs === undefined ? '' : `a run of at most ${h.runNs / 1000} us; `}maps ${h.mapTypes.join(', ')}; ${h.helpers.length} helpers: ${h.helpers.join(', ')}`,
     ),
   ].join('\n');
 }

@@ -6,7 +6,7 @@ import { doctorText } from '../../../src/cli/doctor.ts';
 import { columns } from '../../../src/cli/l1-client.ts';
 import { registerEvents } from '../../../src/cli/l1-events.ts';
 import { registerMaps } from '../../../src/cli/l1-map.ts';
-import { registerObjects } from '../../../src/cli/l1-objects.ts';
+import { limitsText, registerObjects } from '../../../src/cli/l1-objects.ts';
 import {
   bytesText,
   formatBytes,
@@ -282,6 +282,22 @@ describe('doctor', () => {
     expect(text).toContain('channel /dev/none is not there');
     expect(text).toContain('ok   host: fine');
   });
+});
+
+test('limits are numbers in a table; what is there by hook stands with its hook', () => {
+  const numbers = { objects: 4, programs: 8, links: 8, maps: 16, mapBytes: 1024, elfBytes: 4096 };
+  const more = { instructions: 100, watches: 4, nics: 2, requestsPerSecond: 50, maxInProgress: 4 };
+  const text = limitsText({
+    limits: { ...numbers, ...more, runUs: { sample: 5 } },
+    used: { objects: 1 },
+    signature: 'optional',
+    hooks: [
+      { name: 'sample', instructions: 9, runNs: 5000, programTypes: ['p'], mapTypes: ['m'], helpers: ['h'] },
+    ],
+  } as unknown as Parameters<typeof limitsText>[0]);
+  expect(text).toMatch(/^objects +1 +4$/m);
+  expect(text).toContain('hook sample: p; a run of at most 5 us; maps m; 1 helpers: h');
+  expect(text).not.toMatch(/runUs|object Object/);
 });
 
 describe('completion', () => {
