@@ -8,14 +8,14 @@ import { messageOf } from './errors.ts';
 const OPENMETRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8';
 const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
 
-/** What `text()` gives is OpenMetrics, as prom-client writes it. */
+/** What is served at one path. */
 export interface Page {
   path: string;
-  /** Content for this request; `status` is 200 where left out. */
+  /** The content for a request; `status` is 200 where left out. */
   answer: (request: http.IncomingMessage) => Promise<{ type: string; body: string; status?: number }>;
 }
 
-/** The page of a registry that writes OpenMetrics. */
+/** `/metrics`, of a registry whose `text()` gives OpenMetrics, as prom-client writes it. */
 export function metricsPage(text: () => Promise<string>): Page {
   return {
     path: '/metrics',
