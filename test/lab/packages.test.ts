@@ -16,7 +16,10 @@ afterEach(() => {
 /** Newest entry of the build cache whose name begins so. */
 async function newestBuild(name: string): Promise<string> {
   const dir = path.join(cacheRoot(), 'builds');
-  const all = (await readdir(dir)).filter((e) => e.startsWith(`${name}-`));
+  // `bpf` is not `bpf-fuzz`
+  const all = (await readdir(dir)).filter((e) =>
+    /^-[0-9a-f]{16}$/.test(e.startsWith(name) ? e.slice(name.length) : ''),
+  );
   const aged = await Promise.all(all.map(async (e) => ({ e, at: (await stat(path.join(dir, e))).mtimeMs })));
   return path.join(dir, aged.sort((a, b) => b.at - a.at)[0]!.e);
 }
