@@ -1,6 +1,6 @@
 /**
  * The shapes that several methods of the wire protocol share. All objects are strict: a key that is not in the
- * schema is refused. Binary data are base64 strings; sizes are bytes.
+ * schema is refused in a request, and left out of an answer (tolerant.ts). Binary data are base64 strings; sizes are bytes.
  */
 import { z } from 'zod';
 import { EXIT_KINDS } from '../kernel/exit.ts';

@@ -33,6 +33,7 @@ import type {
 } from './schema.ts';
 import { Serving } from './serving.ts';
 import { firstIssue } from './text.ts';
+import { tolerant } from './tolerant.ts';
 
 export type { RequestOptions, RpcCounters, RpcPeerOptions, WireLog } from './peer-options.ts';
 
@@ -141,7 +142,7 @@ export class RpcPeer<C extends MethodTable> {
       },
       (answer) => {
         if (answer.kind === 'error') throw fromWireError(answer.error);
-        const result = spec.result.safeParse(answer.result);
+        const result = tolerant(spec.result).safeParse(answer.result);
         if (!result.success)
           throw new HyperturtleError(
             'HT_WIRE',
@@ -248,7 +249,7 @@ export class RpcPeer<C extends MethodTable> {
     const schema: z.ZodType | undefined = Object.hasOwn(NOTIFICATIONS, name)
       ? NOTIFICATIONS[name as NotificationName]
       : undefined;
-    const checked = ready && onNotify ? schema?.safeParse(params) : undefined;
+    const checked = ready && onNotify && schema ? tolerant(schema).safeParse(params) : undefined;
     if (!checked?.success) {
       this.#counters.ignoredLines++;
       return;
