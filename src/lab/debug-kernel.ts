@@ -187,8 +187,8 @@ async function make(b: Build, args: string[], onOutput?: (chunk: Buffer) => void
     ...['-C', b.src, `O=${b.out}`, `CC=${CC}`, `HOSTCC=${CC}`, `HOSTCFLAGS=${sysroot}`],
     // static, since the C library's shared objects are not in that root; libz, since libelf needs it then
     `HOSTLDFLAGS=${sysroot} -static -lz`,
-    // runs by PVH before KASAN's shadow is mapped: later series leave it out by themselves
-    'KASAN_SANITIZE_enlighten.o=n',
+    // runs by PVH before KASAN's shadow is mapped and before there are per-CPU variables for KCSAN
+    ...['KASAN_SANITIZE_enlighten.o=n', 'KCSAN_SANITIZE_enlighten.o=n'],
     // the same source gives the same kernel
     ...[
       'KBUILD_BUILD_TIMESTAMP=@0',
