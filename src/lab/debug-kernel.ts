@@ -2,18 +2,19 @@
  * Kernels with sanitizers, built from Debian's linux-source package with the lab's own compiler. A build that was
  * interrupted goes on where it was: sources and objects stay in a work directory of the cache until it is complete.
  */
-import { cp, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { exec } from '../core/exec.ts';
-import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { HyperturtleError } from '../core/errors.ts';
 import { apartSet, apartTree } from './apart.ts';
 import type { ApartContext } from './apart.ts';
 import { debugConfig, missingOptions } from './debug-config.ts';
 import type { KernelFlavor } from './kernel-name.ts';
+import { KERNEL_CC, makeInSource, sourceEnv, unpackLinux } from './linux-source.ts';
+import type { LinuxSource } from './linux-source.ts';
 import { sourceSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
-import { toolEnv, TRIPLET } from './tools.ts';
 import type { KernelTree, ToolsTree } from './tools.ts';
 import { cacheEntry, contentKey, exists, needSpace } from './xdg.ts';
 
@@ -24,7 +25,6 @@ const BYTES_NEEDED = 6 * 1024 ** 3;
 /** Lines that `make` writes for a whole build: how far one is. */
 const LINES: Record<KernelFlavor, number> = { debug: 2330, kcsan: 2330 };
 const WAIT_MS = 4 * 3600_000;
-const CC = 'gcc-12';
 
 export interface DebugKernelContext extends ApartContext {
   tools: ToolsTree;
@@ -33,13 +33,11 @@ export interface DebugKernelContext extends ApartContext {
   flavor: KernelFlavor;
 }
 
-interface Build extends DebugKernelContext {
+interface Build extends DebugKernelContext, LinuxSource {
   /** `6.1-debug`. */
   name: string;
-  /** Tools that are only needed here, and the source. */
-  extra: ToolsTree;
-  src: string;
   out: string;
+  signal?: AbortSignal | undefined;
 }
 
 export async function debugKernel(c: DebugKernelContext): Promise<KernelTree> {
@@ -62,15 +60,23 @@ export async function debugKernel(c: DebugKernelContext): Promise<KernelTree> {
     const { tree } = await apartTree(c, set);
     await needSpace(c.cacheRoot, BYTES_NEEDED);
     const work = await workDirectory(c.cacheRoot, name, key);
-    const build = { ...c, name, extra: tree, src: path.join(work, 'src'), out: path.join(work, 'out') };
-    await unpackSource(build, work);
+    const build = {
+      ...c,
+      series,
+      name,
+      extra: tree,
+      src: path.join(work, 'src'),
+      out: path.join(work, 'out'),
+    };
+    if (!(await exists(build.src)))
+      await step(build, `unpacking the source of Linux ${series}`, () => unpackLinux(build));
     await configure(build);
     await compile(build);
     await install(build, staging);
     await rm(work, { recursive: true });
   });
   const kernelVersion = (await readFile(path.join(root, 'release'), 'utf8')).trim();
-  return { root, kernelVersion, headers: path.join(root, 'headers'), cc: CC, key };
+  return { root, kernelVersion, headers: path.join(root, 'headers'), cc: KERNEL_CC, key };
 }
 
 /** What an earlier build of the same left, or an empty one. The caller has the entry's lock. */
@@ -82,20 +88,6 @@ async function workDirectory(cacheRoot: string, name: string, key: string): Prom
   await mkdir(path.join(work, 'out'), { recursive: true });
   await writeFile(mark, key);
   return work;
-}
-
-async function unpackSource(b: Build, work: string): Promise<void> {
-  if (await exists(b.src)) return;
-  const series = b.stock.series;
-  const archive = path.join(b.extra.root, `usr/src/linux-source-${series}.tar.xz`);
-  const staging = path.join(work, 'src.staging');
-  await step(b, `unpacking the source of Linux ${series}`, async () => {
-    await rm(staging, { recursive: true, force: true });
-    await mkdir(staging);
-    const args = ['-x', '-I', 'xz', '-f', archive, '-C', staging, '--strip-components=1', '--no-same-owner'];
-    await exec('tar', args, { env: buildEnv(b), timeoutMs: 1_800_000, signal: b.signal });
-    await rename(staging, b.src);
-  });
 }
 
 async function configure(b: Build): Promise<void> {
@@ -118,7 +110,7 @@ async function compile(b: Build): Promise<void> {
   await step(b, `compiling Linux ${b.name}`, async (update) => {
     const t0 = performance.now();
     let lines = 0;
-    await make(b, [`-j${availableParallelism()}`, 'vmlinux', 'modules'], (chunk) => {
+    await make(b, [`-j${availableParallelism() + 1}`, 'vmlinux', 'modules'], (chunk) => {
       for (const byte of chunk) if (byte === 10) lines++;
       const left = Math.max(0, total - before - lines) * ((performance.now() - t0) / lines);
       const far = Math.min(99, Math.round(((before + lines) / total) * 100));
@@ -139,7 +131,7 @@ async function install(b: Build, to: string): Promise<void> {
     await mkdir(path.join(to, 'boot'), { recursive: true });
     const vmlinux = path.join(to, 'boot', `vmlinux-${release}`);
     const strip = ['-S', '-R', '.comment', path.join(b.out, 'vmlinux'), vmlinux];
-    await exec(path.join(b.tools.root, 'usr/bin/objcopy'), strip, { env: buildEnv(b), signal: b.signal });
+    await exec(path.join(b.tools.root, 'usr/bin/objcopy'), strip, { env: sourceEnv(b), signal: b.signal });
     // depmod runs when the base image is made
     await make(b, [
       `INSTALL_MOD_PATH=${path.join(to, 'usr')}`,
@@ -169,24 +161,9 @@ async function installHeaders(b: Build, to: string): Promise<void> {
   for (const f of ['Module.symvers', '.config']) await copy(b.out, f);
 }
 
-function buildEnv(b: Build): NodeJS.ProcessEnv {
-  const env = toolEnv(b.tools);
-  const at = (p: string): string => path.join(b.extra.root, p);
-  return {
-    ...env,
-    PATH: `${at('usr/bin')}:${env['PATH'] ?? ''}`,
-    LD_LIBRARY_PATH: `${env['LD_LIBRARY_PATH'] ?? ''}:${at(`usr/lib/${TRIPLET}`)}`,
-    BISON_PKGDATADIR: at('usr/share/bison'),
-    M4: at('usr/bin/m4'),
-  };
-}
-
 async function make(b: Build, args: string[], onOutput?: (chunk: Buffer) => void): Promise<void> {
-  const sysroot = `--sysroot=${b.tools.root}`;
   const common = [
-    ...['-C', b.src, `O=${b.out}`, `CC=${CC}`, `HOSTCC=${CC}`, `HOSTCFLAGS=${sysroot}`],
-    // static, since the C library's shared objects are not in that root; libz, since libelf needs it then
-    `HOSTLDFLAGS=${sysroot} -static -lz`,
+    ...[`O=${b.out}`, `CC=${KERNEL_CC}`],
     // runs by PVH before KASAN's shadow is mapped and before there are per-CPU variables for KCSAN
     ...['KASAN_SANITIZE_enlighten.o=n', 'KCSAN_SANITIZE_enlighten.o=n'],
     // the same source gives the same kernel
@@ -197,22 +174,12 @@ async function make(b: Build, args: string[], onOutput?: (chunk: Buffer) => void
       'KBUILD_BUILD_VERSION=1',
     ],
   ];
-  try {
-    await exec(path.join(b.tools.root, 'usr/bin/make'), [...common, ...args], {
-      env: buildEnv(b),
-      timeoutMs: WAIT_MS,
-      signal: b.signal,
-      ...(onOutput ? { onOutput } : {}),
-    });
-  } catch (e) {
-    if (!isHyperturtleError(e, 'HT_COMMAND_FAILED')) throw e;
-    const { tail } = e.detail;
-    throw new HyperturtleError(
-      'HT_BUILD',
-      `Linux ${b.name} does not build:\n${typeof tail === 'string' ? tail : e.message}`,
-      { cause: e },
-    );
-  }
+  await makeInSource(b, {
+    what: `Linux ${b.name}`,
+    args: [...common, ...args],
+    timeoutMs: WAIT_MS,
+    ...(onOutput ? { onOutput } : {}),
+  });
 }
 
 async function step(

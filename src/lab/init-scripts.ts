@@ -200,7 +200,15 @@ exec qemu-ga -m $method -p "$port" -t /run -l /run/qemu-ga.log
  */
 export function kernelArgs(level: 0 | 1 | 2, flavor?: KernelFlavor): string {
   return [
-    ...['quiet', 'panic=-1', 'nokaslr', 'mitigations=off', 'no_timer_check', 'tsc=reliable'],
+    // a report also reaches the console, where it outlives a level that ends
+    ...[
+      flavor === undefined ? 'quiet' : 'loglevel=5',
+      'panic=-1',
+      'nokaslr',
+      'mitigations=off',
+      'no_timer_check',
+      'tsc=reliable',
+    ],
     ...['random.trust_cpu=on', 'init_on_alloc=0', 'cryptomgr.notests', 'audit=0'],
     // L1 gives NICs to its guests; its own devices stay untranslated
     ...(level === 1 ? ['intel_iommu=on', 'iommu=pt'] : []),

@@ -30,6 +30,7 @@ export function useLab(spec: LabSpec = {}): () => Lab {
     try {
       await expectCleanKernelLogs(lab);
       await expectNoLeaks(lab);
+      expectCleanConsoles(lab);
     } finally {
       await lab.down();
     }
@@ -50,6 +51,16 @@ export async function expectCleanKernelLogs(lab: Lab): Promise<void> {
     expect(log, `kernel log of ${level.name}`).not.toBe('');
     expect(kernelTroubles(log), `kernel log of ${level.name}`).toEqual([]);
   }
+}
+
+/**
+ * The same of the consoles, where a kernel with sanitizers writes its reports too: of levels that were reset meanwhile, of
+ * a second L1, and of what the unloading of our modules brought up.
+ */
+function expectCleanConsoles(lab: Lab): void {
+  if (!/-(debug|kcsan)$/.test(lab.environment().kernelVersion)) return;
+  for (const file of [...Object.values(lab.files.serial), lab.files.secondSerial])
+    expect(kernelTroubles(readFileSync(file, 'latin1')), file).toEqual([]);
 }
 
 /**

@@ -44,7 +44,9 @@ describe('the configuration of a kernel with sanitizers', () => {
 
   it('has every KASAN report in the log, not only the first', () => {
     expect(kernelArgs(1, 'debug')).toContain('kasan_multi_shot');
+    expect(kernelArgs(1, 'debug')).not.toContain('quiet');
     expect(kernelArgs(1)).not.toContain('kasan');
+    expect(kernelArgs(1)).toContain('quiet');
   });
 });
 
