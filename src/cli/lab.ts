@@ -160,6 +160,20 @@ Examples:
     .action(images);
 
   lab
+    .command('modules')
+    .description('compile our kernel modules for a kernel, without a lab')
+    .option('-k, --kernel <series>', "for which; default: the machine's Debian's")
+    .option('--output <directory>', 'write them there; default: only into the cache')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  hyperturtle lab modules --kernel 7.3            fetches headers and compiler the first time; no root needed
+  hyperturtle lab modules --output /tmp/modules`,
+    )
+    .action(modules);
+
+  lab
     .command('clean')
     .description('remove what dead labs left, and snapshots; running labs stay')
     .option('-a, --all', 'also all that was fetched and built (the next start fetches again)')
@@ -242,6 +256,31 @@ async function images(
       }
       const where = o.output === undefined ? image.path : path.join(o.output, `${name}.erofs`);
       process.stdout.write(`${name} ${Math.ceil(image.bytes / (1 << 20))} MiB ${where}\n`);
+    }
+  } finally {
+    dispose();
+  }
+}
+
+async function modules(o: { kernel?: string; output?: string }): Promise<void> {
+  const [{ buildModules }, { defaultKernel }, { createProgress }, { abortOnSignals }, fs, path] =
+    await Promise.all([
+      import('../lab/prepare.ts'),
+      import('../lab/releases.ts'),
+      import('../core/progress.ts'),
+      import('../core/lifecycle.ts'),
+      import('node:fs/promises'),
+      import('node:path'),
+    ]);
+  const { signal, dispose } = abortOnSignals();
+  try {
+    const kernel = o.kernel ?? defaultKernel();
+    const built = await buildModules({ kernel, progress: createProgress(), signal });
+    if (o.output !== undefined) await fs.mkdir(o.output, { recursive: true });
+    for (const [name, file] of built) {
+      const to = o.output === undefined ? file : path.join(o.output, name);
+      if (to !== file) await fs.copyFile(file, to);
+      process.stdout.write(`${to}\n`);
     }
   } finally {
     dispose();

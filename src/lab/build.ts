@@ -28,18 +28,20 @@ export interface Built {
 /** `hyperturtle_host.ko`, `hyperturtle_guest.ko`, or `hyperturtle_fuzz.ko` for tests, for the kernel of the context. */
 export function buildModule(c: BuildContext, side: 'host' | 'guest' | 'fuzz'): Promise<Built> {
   const name = `module-${side}-${c.kernel.kernelVersion}`;
+  const kit = c.kernel.kit ?? c.tools;
   return built(c, name, [`c/${side}`, 'c/include'], [c.kernel.key], async (src, out) => {
     const dir = path.join(src, 'c', side);
-    const output = await compile(c, `hyperturtle_${side}.ko`, 'make', [
+    const make = [
       ...['-C', c.kernel.headers, `M=${dir}`, '-j2', 'KCFLAGS=-Werror', 'modules'],
       ...(c.kernel.cc === undefined ? [] : [`CC=${c.kernel.cc}`]),
-    ]);
+    ];
+    const output = await compile(c, `hyperturtle_${side}.ko`, 'make', make, kit);
     // modpost and objtool warn without failing
     const warnings = output.split('\n').filter((l) => /\bwarning:/i.test(l));
     if (warnings.length > 0) throw buildError(`hyperturtle_${side}.ko`, warnings.join('\n'));
     // debugging data is 97% of the file, and the emulated CPU would read it at every insmod
     const ko = `hyperturtle_${side}.ko`;
-    await compile(c, ko, 'strip', ['--strip-debug', '-o', path.join(out, ko), path.join(dir, ko)]);
+    await compile(c, ko, 'strip', ['--strip-debug', '-o', path.join(out, ko), path.join(dir, ko)], kit);
   });
 }
 
@@ -172,9 +174,15 @@ async function built(
   return { dir, key };
 }
 
-async function compile(c: BuildContext, what: string, program: string, args: string[]): Promise<string> {
-  const env = toolEnv(c.tools);
-  const bin = path.join(c.tools.root, 'usr/bin', program);
+async function compile(
+  c: BuildContext,
+  what: string,
+  program: string,
+  args: string[],
+  tools = c.tools,
+): Promise<string> {
+  const env = toolEnv(tools);
+  const bin = path.join(tools.root, 'usr/bin', program);
   try {
     const r = await exec(bin, args, { env, timeoutMs: 600_000, signal: c.signal });
     return `${r.stdout.toString('utf8')}${r.stderr.toString('utf8')}`;

@@ -39,6 +39,13 @@ const ASSUMED = [
   ...['sysvinit-utils', 'tar', 'udev', 'usr-is-merged', 'util-linux'],
 ];
 
+/** Debian of another release than the machine's, as apt shall see it. */
+export interface AptRelease {
+  codename: string;
+  /** A sources file in deb822 format. */
+  sources: string;
+}
+
 /** Where packages are to go: into trees of tools, which lack what ASSUMED names, or into a root file system of its own. */
 export type AptPurpose = 'tools' | 'root';
 
@@ -47,13 +54,18 @@ export class Apt {
   readonly debsDir: string;
   readonly #signal: AbortSignal | undefined;
   readonly #purpose: AptPurpose;
+  readonly #release: AptRelease | undefined;
 
-  /** Two processes must not use one directory at once: the caller holds a lock. */
-  constructor(cacheRoot: string, signal?: AbortSignal, purpose: AptPurpose = 'tools') {
-    this.#dir = path.join(cacheRoot, 'apt');
+  /**
+   * Two processes must not use one directory at once: the caller holds a lock. `release`: in place of the machine's
+   * sources and pins, which are about its own release.
+   */
+  constructor(cacheRoot: string, signal?: AbortSignal, purpose: AptPurpose = 'tools', release?: AptRelease) {
+    this.#dir = path.join(cacheRoot, release === undefined ? 'apt' : `apt-${release.codename}`);
     this.debsDir = path.join(cacheRoot, 'debs');
     this.#signal = signal;
     this.#purpose = purpose;
+    this.#release = release;
   }
 
   /** Both purposes share lists and archives; only what counts as installed differs. */
@@ -73,6 +85,8 @@ export class Apt {
     await mkdir(this.debsDir, { recursive: true });
     const assumed = this.#purpose === 'tools' ? ASSUMED : [];
     await writeFile(path.join(this.#dir, this.#names.status), assumed.map(assumedEntry).join(''));
+    if (this.#release !== undefined)
+      await writeFile(path.join(this.#dir, 'debian.sources'), this.#release.sources);
     await writeFile(this.#conf, this.#config());
   }
 
@@ -99,6 +113,12 @@ export class Apt {
       `Dir::Cache "${d}/cache";`,
       `Dir::Cache::archives "${d}/cache/archives";`,
       `Dir::Log "${d}/log";`,
+      ...(this.#release === undefined
+        ? []
+        : [
+            `Dir::Etc::sourcelist "${d}/debian.sources";`,
+            ...['sourceparts', 'preferences', 'preferencesparts'].map((e) => `Dir::Etc::${e} "/dev/null";`),
+          ]),
       '',
     ].join('\n');
   }
@@ -154,6 +174,24 @@ export class Apt {
   async haveLists(): Promise<void> {
     await this.#prepare();
     if ((await this.#lists()) === 0) await this.update();
+  }
+
+  /** Archives in the lists: where they are, and who says to have made them. */
+  async archives(): Promise<Archive[]> {
+    const format = '$(REPO_URI) $(CODENAME) $(ORIGIN) $(LABEL)';
+    const r = await this.#run(
+      'apt-get',
+      ['indextargets', '--format', format, 'Created-By: Packages'],
+      60_000,
+    );
+    return r.stdout
+      .toString('utf8')
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => {
+        const [uri = '', codename = '', origin = '', ...label] = line.split(' ');
+        return { uri, codename, origin, label: label.join(' ') };
+      });
   }
 
   /** Names in the lists that begin with `prefix`. */
@@ -275,6 +313,15 @@ function aptErrors(e: HyperturtleError): string {
   const lines = (typeof tail === 'string' ? tail : e.message).split('\n');
   const errors = lines.filter((l) => /^E:|^Err:/.test(l)).map((l) => l.replace(/^E: |^Err:\d+ /, '').trim());
   return (errors[0] ?? lines.at(-1) ?? 'unknown error').replace(/\s+/g, ' ').slice(0, 300);
+}
+
+export interface Archive {
+  uri: string;
+  codename: string;
+  /** Of its signed Release file: `Debian`. */
+  origin: string;
+  /** `Debian`, `Debian-Security`. */
+  label: string;
 }
 
 export interface WantedDeb {

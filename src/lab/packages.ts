@@ -1,6 +1,7 @@
 /**
  * Which Debian packages the lab is made of. What apt chose is recorded per kernel series, and used as recorded
- * until a refresh is asked for, so that a run with a complete cache needs no network and gives the same lab.
+ * until a refresh is asked for, so that a run with a complete cache needs no network and gives the same lab. A series
+ * that the machine's Debian has not comes from another release (releases.ts), with the compiler for its modules.
  */
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -8,6 +9,7 @@ import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.
 import type { Progress } from '../core/progress.ts';
 import { Apt } from './debs.ts';
 import type { DebRecord } from './debs.ts';
+import { aptOfRelease, machineRelease, otherReleases, RELEASES } from './releases.ts';
 import { contentKey, needSpace } from './xdg.ts';
 import { withCacheLock } from './xdg-lock.ts';
 
@@ -26,7 +28,12 @@ const ROOTS = [
   ...['erofs-utils', 'xz-utils', 'zstd', 'make', 'binutils', 'clang', 'libbpf-dev', 'libc6-dev'],
   // what some series' headers depend on and others do not: asked for always, so that all series share one tree
   ...['libelf1', 'libssl3', 'libdw1', 'pahole'],
+  // Debian 13's QEMU only recommends it
+  'ipxe-qemu',
 ];
+
+/** Besides a kernel of another release and its headers: what its modules are built with, as that release has it. */
+const KIT_ROOTS = ['make', 'binutils', 'libc6'];
 
 /** An emulator of Intel's processors with VMX, and what its machine is started with: fetched when first asked for. */
 const BOCHS_ROOTS = [
@@ -53,6 +60,8 @@ export interface PackageSet {
   rootsKey: string;
   /** Kernel series, or `bochs`, or `6.1-source`: the name of the recorded set. */
   series: string;
+  /** Codename of the release that it is from, when that is not the machine's: it has no tools for the host then. */
+  release?: string;
   /** As `uname -r`. */
   kernelVersion: string;
   debs: DebRecord[];
@@ -97,20 +106,31 @@ export async function packageSet(options: PackagesOptions): Promise<PackageSet> 
  */
 export function fetchSet(set: PackageSet, options: PackagesOptions): Promise<PackageSet> {
   return withAptLock(options, async () => {
-    const apt = new Apt(options.root, options.signal);
-    const missing = await apt.missing(set.debs);
+    const own = new Apt(options.root, options.signal);
+    const missing = await own.missing(set.debs);
     if (missing.length === 0) return set;
     await needSpace(options.root, CACHE_BYTES_NEEDED);
     try {
+      const apt = set.release === undefined ? own : await reopen(own, set.release, options);
       await downloadDebs(apt, missing, options.progress);
       return set;
     } catch (e) {
       if (!isHyperturtleError(e, 'HT_PACKAGES')) throw e;
       const newer = await resolve(options); // throws the same when it is the network that fails
+      const apt = newer.release === undefined ? own : await reopen(own, newer.release, options);
       await downloadDebs(apt, await apt.missing(newer.debs), options.progress);
       return newer;
     }
   });
+}
+
+/** The lists of another release, which a run before this one may have fetched long ago. */
+async function reopen(own: Apt, codename: string, o: PackagesOptions): Promise<Apt> {
+  const release = RELEASES.find((r) => r.codename === codename);
+  if (release === undefined)
+    throw new HyperturtleError('HT_PACKAGES', `packages of ${codename}: no release that the lab knows`);
+  await own.haveLists();
+  return aptOfRelease(own, release, o.root, o.signal);
 }
 
 /** Refuses what cannot be a kernel series before any network is touched. */
@@ -120,18 +140,26 @@ export function checkSeries(series: string): void {
 }
 
 /**
- * The newest cloud kernel of a series for which both image and headers exist. `names` are package names from apt's
- * lists; names carry the full version (`linux-image-6.12.117+deb12-cloud-amd64`) and sort by its numbers.
+ * Cloud kernels for which both image and headers exist, oldest first. `names` are package names from apt's lists;
+ * names carry the full version (`linux-image-6.12.117+deb12-cloud-amd64`) and sort by its numbers.
  */
-export function pickKernel(names: readonly string[], series: string): string {
+export function cloudKernels(names: readonly string[]): string[] {
   const all = new Set(names);
-  const kernels = names.flatMap((n) => {
-    const m = /^linux-image-(\d+\.\d+\.\d\S*-cloud-amd64)$/.exec(n);
-    return m && all.has(`linux-headers-${m[1]!}`) ? [m[1]!] : [];
-  });
-  const mine = kernels.filter((k) => k.startsWith(`${series}.`)).sort(byNumbers);
-  const newest = mine.at(-1);
-  if (newest !== undefined) return newest;
+  return names
+    .flatMap((n) => {
+      const m = /^linux-image-(\d+\.\d+\.\d\S*-cloud-amd64)$/.exec(n);
+      return m && all.has(`linux-headers-${m[1]!}`) ? [m[1]!] : [];
+    })
+    .sort(byNumbers);
+}
+
+/** The newest of a series. */
+export function pickKernel(kernels: readonly string[], series: string): string | undefined {
+  return kernels.filter((k) => k.startsWith(`${series}.`)).at(-1);
+}
+
+/** Throws HT_NOT_FOUND with what there is. */
+export function noKernel(series: string, kernels: readonly string[]): never {
   const there = [...new Set(kernels.map((k) => /^\d+\.\d+/.exec(k)![0]))].sort(byNumbers);
   throw new HyperturtleError(
     'HT_NOT_FOUND',
@@ -152,16 +180,17 @@ function byNumbers(a: string, b: string): number {
 
 async function resolve(options: PackagesOptions): Promise<PackageSet> {
   await needSpace(options.root, CACHE_BYTES_NEEDED);
-  const apt = new Apt(options.root, options.signal);
+  const own = new Apt(options.root, options.signal);
   const step = options.progress.step('package lists');
   try {
-    await apt.update();
-    const { roots, kernelVersion } = await wanted(apt, options.series);
+    await own.update();
+    const { apt, roots, kernelVersion, release } = await wanted(own, options);
     const debs = await apt.plan(roots);
     const set: PackageSet = {
       schema: 1,
       rootsKey: rootsKey(options.series),
       series: options.series,
+      ...(release === undefined ? {} : { release }),
       kernelVersion,
       debs,
     };
@@ -169,7 +198,8 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
     await mkdir(path.dirname(file), { recursive: true });
     await writeFile(`${file}.staging`, `${JSON.stringify(set, undefined, 1)}\n`);
     await rename(`${file}.staging`, file);
-    step.done(`${kernelVersion === '' ? options.series : `Linux ${kernelVersion}`}, ${debs.length} packages`);
+    const what = kernelVersion === '' ? options.series : `Linux ${kernelVersion}`;
+    step.done(`${what}, ${debs.length} packages${release === undefined ? '' : ` of ${release}`}`);
     return set;
   } catch (e) {
     step.fail();
@@ -177,15 +207,34 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
   }
 }
 
-async function wanted(apt: Apt, series: string): Promise<{ roots: string[]; kernelVersion: string }> {
-  const fixed = fixedRoots(series);
-  if (fixed !== undefined) return { roots: fixed, kernelVersion: '' };
-  const names = [...(await apt.names('linux-image-')), ...(await apt.names('linux-headers-'))];
-  const kernelVersion = pickKernel(names, series);
-  return {
-    roots: [`linux-image-${kernelVersion}`, `linux-headers-${kernelVersion}`, ...ROOTS],
-    kernelVersion,
-  };
+interface Wanted {
+  apt: Apt;
+  roots: string[];
+  kernelVersion: string;
+  release?: string;
+}
+
+async function wanted(own: Apt, o: PackagesOptions): Promise<Wanted> {
+  const fixed = fixedRoots(o.series);
+  if (fixed !== undefined) return { apt: own, roots: fixed, kernelVersion: '' };
+  const kernelsOf = async (apt: Apt): Promise<string[]> =>
+    cloudKernels([...(await apt.names('linux-image-')), ...(await apt.names('linux-headers-'))]);
+  const packages = (version: string): string[] => [`linux-image-${version}`, `linux-headers-${version}`];
+  const seen = await kernelsOf(own);
+  const mine = pickKernel(seen, o.series);
+  if (mine !== undefined) return { apt: own, roots: [...packages(mine), ...ROOTS], kernelVersion: mine };
+  for (const release of otherReleases(machineRelease())) {
+    const apt = await aptOfRelease(own, release, o.root, o.signal);
+    const theirs = await kernelsOf(apt);
+    const found = pickKernel(theirs, o.series);
+    if (found !== undefined)
+      return {
+        ...{ apt, roots: [...packages(found), ...KIT_ROOTS] },
+        ...{ kernelVersion: found, release: release.codename },
+      };
+    seen.push(...theirs);
+  }
+  return noKernel(o.series, seen);
 }
 
 export async function downloadDebs(
@@ -215,11 +264,12 @@ export function withAptLock<T>(
 }
 
 function rootsKey(series: string): string {
-  return contentKey(fixedRoots(series) ?? ROOTS);
+  return contentKey(fixedRoots(series) ?? [ROOTS, KIT_ROOTS]);
 }
 
+/** By the machine's release: a cache may outlive an upgrade of it. */
 function recordFile(options: PackagesOptions): string {
-  return path.join(options.root, 'sets', `${options.series}.json`);
+  return path.join(options.root, 'sets', `${machineRelease().codename}-${options.series}.json`);
 }
 
 async function readRecord(options: PackagesOptions): Promise<PackageSet | undefined> {

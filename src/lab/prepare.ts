@@ -1,9 +1,11 @@
 /** From a kernel series to everything a machine boots from: packages, trees, images. The lab's one entry to them. */
-import { buildPrograms } from './build.ts';
+import path from 'node:path';
+import { buildModule, buildPrograms } from './build.ts';
 import type { Built } from './build.ts';
 import type { Artifacts, BuiltPayload, PrepareOptions, L2Image } from './artifacts.ts';
 import { silentProgress } from '../core/progress.ts';
 import { HyperturtleError } from '../core/errors.ts';
+import type { DebRecord } from './debs.ts';
 import { bochsParts } from './bochs-parts.ts';
 import { debugKernel } from './debug-kernel.ts';
 import { bootImages } from './images.ts';
@@ -15,7 +17,8 @@ import { CACHE_BYTES_NEEDED, fetchSet, packageSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
 import { buildPayload } from './payload.ts';
 import { findProjectRoot } from './payload-app.ts';
-import { qemuProgram, treesExist, unpackKernel, unpackTools } from './tools.ts';
+import { defaultKernel, machineRelease } from './releases.ts';
+import { isKernelPackage, qemuProgram, treesExist, unpackKernel, unpackTools } from './tools.ts';
 import { cacheRoot, contentKey, openCache } from './xdg.ts';
 
 /** The eBPF programs alone, for what is installed: they are the same for every kernel. */
@@ -26,9 +29,9 @@ export async function buildInstalledPrograms(options: PrepareOptions): Promise<B
 
 /** Fetches, unpacks and builds what is missing; with a complete cache it takes a fraction of a second and no network. */
 export async function prepareArtifacts(options: PrepareOptions): Promise<Artifacts> {
-  const { set, context } = await prepareTrees(options);
+  const { debs, context } = await prepareTrees(options);
   const { cacheRoot: root, tools, progress, signal } = context;
-  const versions = Object.fromEntries(set.debs.map((d) => [d.name, d.version]));
+  const versions = Object.fromEntries(debs.map((d) => [d.name, d.version]));
 
   const images = await bootImages(context);
   const { flavor } = parseKernelName(options.kernel);
@@ -62,28 +65,60 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
   };
 }
 
-async function prepareTrees(options: PrepareOptions): Promise<{ set: PackageSet; context: ImageContext }> {
+async function prepareTrees(options: PrepareOptions): Promise<{ debs: DebRecord[]; context: ImageContext }> {
   checkHost();
   const { series, flavor } = parseKernelName(options.kernel);
   const progress = options.progress ?? silentProgress;
   const { signal } = options;
   const root = await openCache(0);
-  const packages = { root, series, progress, signal, refresh: options.refresh ?? false };
-
-  let set: PackageSet = await packageSet(packages);
-  if (!(await treesExist(root, set))) {
-    await openCache(CACHE_BYTES_NEEDED, root);
-    set = await fetchSet(set, packages);
-  }
   const unpack = { cacheRoot: root, progress, signal };
-  const tools = await unpackTools(set, unpack);
+  const refresh = options.refresh ?? false;
+
+  const set = await fetched(root, series, options);
+  // a kernel of another release brings no tools for this machine
+  const own = set.release === undefined ? set : await fetched(root, defaultKernel(), options);
+  if (flavor !== undefined && own !== set)
+    throw new HyperturtleError(
+      'HT_UNSUPPORTED',
+      `kernel ${options.kernel}: kernels with sanitizers are built from the source that the machine's Debian has: ${defaultKernel()}-${flavor}`,
+    );
+  const tools = await unpackTools(own, unpack);
   const stock = await unpackKernel(set, unpack);
   const kernel =
-    flavor === undefined
-      ? stock
-      : await debugKernel({ ...unpack, refresh: packages.refresh, tools, stock: set, flavor });
+    flavor === undefined ? stock : await debugKernel({ ...unpack, refresh, tools, stock: set, flavor });
   const patience = patienceFor(options.kernel);
-  return { set, context: { cacheRoot: root, tools, kernel, l2Kernel: stock, patience, progress, signal } };
+  return {
+    debs:
+      own === set
+        ? set.debs
+        : [
+            ...set.debs.filter((d) => isKernelPackage(d.name)),
+            ...own.debs.filter((d) => !isKernelPackage(d.name)),
+          ],
+    context: { cacheRoot: root, tools, kernel, l2Kernel: stock, patience, progress, signal },
+  };
+}
+
+/** The set of a series, whose packages or trees are in the cache. */
+async function fetched(root: string, series: string, options: PrepareOptions): Promise<PackageSet> {
+  const progress = options.progress ?? silentProgress;
+  const packages = { root, series, progress, signal: options.signal, refresh: options.refresh ?? false };
+  const set = await packageSet(packages);
+  if (await treesExist(root, set)) return set;
+  await openCache(CACHE_BYTES_NEEDED, root);
+  return fetchSet(set, packages);
+}
+
+/** The modules alone, for one kernel: where they are, by name. */
+export async function buildModules(options: PrepareOptions): Promise<Map<string, string>> {
+  const { context } = await prepareTrees(options);
+  const c = { ...context, projectRoot: await findProjectRoot() };
+  const out = new Map<string, string>();
+  for (const side of ['host', 'guest', 'fuzz'] as const) {
+    const name = `hyperturtle_${side}.ko`;
+    out.set(name, path.join((await buildModule(c, side)).dir, name));
+  }
+  return out;
 }
 
 /** `~/.cache/hyperturtle`, for messages and clean-up. */
@@ -95,4 +130,5 @@ function checkHost(): void {
       'HT_UNSUPPORTED',
       `the lab runs on Linux on x86-64, this is ${process.platform} on ${process.arch}: use such a machine or container`,
     );
+  machineRelease();
 }

@@ -9,6 +9,7 @@ import { HyperturtleError, messageOf } from '../core/errors.ts';
 import type { Progress } from '../core/progress.ts';
 import type { QemuProgram } from './artifacts.ts';
 import type { DebRecord } from './debs.ts';
+import { librariesBesidePrograms, setLoader } from './own-loader.ts';
 import type { PackageSet } from './packages.ts';
 import { cacheEntry, contentKey, exists } from './xdg.ts';
 
@@ -19,6 +20,8 @@ export interface ToolsTree {
   root: string;
   /** The C library alone: programs on the host must run with the host's. The images need it. */
   libc: string;
+  /** Its programs are started by its own loader (own-loader.ts), with its own C library. */
+  ownLoader?: boolean;
   key: string;
 }
 
@@ -29,6 +32,8 @@ export interface KernelTree {
   headers: string;
   /** The compiler's name, where the headers don't say it themselves. */
   cc?: string;
+  /** What its modules are compiled with, where that is not the lab's tools: of a kernel of another release. */
+  kit?: ToolsTree;
   key: string;
 }
 
@@ -38,7 +43,8 @@ export interface UnpackOptions {
   signal?: AbortSignal | undefined;
 }
 
-const KERNEL_PACKAGE = /^linux-(image|headers|kbuild|compiler)-/;
+const KERNEL_PACKAGE = /^linux-(image|binary|modules|base|headers|kbuild|compiler)-/;
+export const isKernelPackage = (name: string): boolean => KERNEL_PACKAGE.test(name);
 /** Raised when the way of unpacking changes. */
 const TREE_VERSION = 3;
 
@@ -46,8 +52,15 @@ function treeKey(debs: readonly DebRecord[]): string {
   return contentKey([TREE_VERSION, ...debs.map((d) => `${d.name} ${d.sha256}`).sort()]);
 }
 
-/** Both trees of a set are there: its packages are not needed any more. */
+/** A tree whose programs name its loader by path is good in that place only. */
+function foreignKey(cacheRoot: string, set: PackageSet): string {
+  return contentKey([treeKey(set.debs), cacheRoot]);
+}
+
+/** The trees of a set are there: its packages are not needed any more. */
 export async function treesExist(cacheRoot: string, set: PackageSet): Promise<boolean> {
+  if (set.release !== undefined)
+    return exists(path.join(cacheRoot, 'trees', `kernel-${set.series}-${foreignKey(cacheRoot, set)}`));
   const [tools, kernel] = split(set.debs);
   const names = [`tools-${treeKey(tools)}`, `kernel-${set.series}-${treeKey(kernel)}`];
   for (const n of names) if (!(await exists(path.join(cacheRoot, 'trees', n)))) return false;
@@ -58,24 +71,26 @@ function split(debs: readonly DebRecord[]): [tools: DebRecord[], kernel: DebReco
   return [debs.filter((d) => !KERNEL_PACKAGE.test(d.name)), debs.filter((d) => KERNEL_PACKAGE.test(d.name))];
 }
 
-export function unpackTools(set: PackageSet, options: UnpackOptions): Promise<ToolsTree> {
+export async function unpackTools(set: PackageSet, options: UnpackOptions): Promise<ToolsTree> {
   const [debs] = split(set.debs);
-  return unpacked('tools', debs, options, async (staging) => {
+  const key = treeKey(debs);
+  const dir = await unpacked('tools', key, debs, options, async (staging) => {
     const libc = debs.filter((d) => d.name === 'libc6');
     const rest = debs.filter((d) => d.name !== 'libc6');
     await unpackAll(rest, path.join(staging, 'root'), options);
     await unpackAll(libc, path.join(staging, 'libc'), options);
-    // documentation and translations: a third of the files, read by nobody here
-    for (const d of ['doc', 'man', 'locale', 'info', 'lintian'])
-      await rm(path.join(staging, 'root/usr/share', d), { recursive: true, force: true });
-  }).then(({ dir, key }) => ({ root: path.join(dir, 'root'), libc: path.join(dir, 'libc'), key }));
+    await dropDocumentation(path.join(staging, 'root'));
+  });
+  return { root: path.join(dir, 'root'), libc: path.join(dir, 'libc'), key };
 }
 
 /** Packages of a set that only some labs need, in a tree of their own. */
 export async function unpackApart(set: PackageSet, options: UnpackOptions): Promise<ToolsTree> {
-  const { dir, key } = await unpacked(set.series, withoutLibc(set.debs), options, async (staging) => {
-    await unpackAll(withoutLibc(set.debs), path.join(staging, 'root'), options);
-  });
+  const debs = withoutLibc(set.debs);
+  const key = treeKey(debs);
+  const dir = await unpacked(set.series, key, debs, options, (staging) =>
+    unpackAll(debs, path.join(staging, 'root'), options),
+  );
   return { root: path.join(dir, 'root'), libc: path.join(dir, 'root'), key };
 }
 
@@ -89,30 +104,67 @@ export async function apartTreeExists(cacheRoot: string, set: PackageSet): Promi
 }
 
 export async function unpackKernel(set: PackageSet, options: UnpackOptions): Promise<KernelTree> {
+  if (set.release !== undefined) return unpackForeignKernel(set, options);
   const [, debs] = split(set.debs);
-  const headers = `usr/src/linux-headers-${set.kernelVersion}`;
-  const { dir, key } = await unpacked(`kernel-${set.series}`, debs, options, async (staging) => {
+  const key = treeKey(debs);
+  const dir = await unpacked(`kernel-${set.series}`, key, debs, options, async (staging) => {
     await unpackAll(debs, staging, options);
-    // the headers' only file is an include of the common headers by their absolute path
-    const makefile = path.join(staging, headers, 'Makefile');
-    const text = await readFile(makefile, 'utf8');
-    const here = '$(dir $(abspath $(lastword $(MAKEFILE_LIST))))..';
-    await writeFile(makefile, text.replaceAll(/\/usr\/src(?=\/)/g, here));
+    await settleKernel(staging, set.kernelVersion);
   });
-  return { root: dir, kernelVersion: set.kernelVersion, headers: path.join(dir, headers), key };
+  return { root: dir, kernelVersion: set.kernelVersion, headers: headersIn(dir, set), key };
+}
+
+/** A kernel of another release, with its compiler, in one tree. */
+async function unpackForeignKernel(set: PackageSet, options: UnpackOptions): Promise<KernelTree> {
+  const key = foreignKey(options.cacheRoot, set);
+  const name = `kernel-${set.series}`;
+  const final = path.join(options.cacheRoot, 'trees', `${name}-${key}`);
+  const dir = await unpacked(name, key, set.debs, options, async (staging) => {
+    await unpackAll(set.debs, staging, options);
+    await dropDocumentation(staging);
+    await settleKernel(staging, set.kernelVersion);
+    await setLoader(staging, path.join(final, 'usr/lib', TRIPLET, 'ld-linux-x86-64.so.2'));
+  });
+  const kit = { root: dir, libc: dir, ownLoader: true, key };
+  return { root: dir, kernelVersion: set.kernelVersion, headers: headersIn(dir, set), kit, key };
+}
+
+function headersIn(tree: string, set: PackageSet): string {
+  return path.join(tree, 'usr/src', `linux-headers-${set.kernelVersion}`);
+}
+
+/** To one shape what packages of different series have in different places, and by absolute paths. */
+async function settleKernel(tree: string, kernelVersion: string): Promise<void> {
+  // the headers' only file includes the common headers by their path; what is assigned must be so at once, while the
+  // last makefile is still this one
+  const makefile = path.join(tree, 'usr/src', `linux-headers-${kernelVersion}`, 'Makefile');
+  const here = '$(dir $(abspath $(lastword $(MAKEFILE_LIST))))..';
+  const text = (await readFile(makefile, 'utf8')).replaceAll(/^(\w+)=(?=\/usr\/src\/)/gm, '$1:=');
+  await writeFile(makefile, text.replaceAll(/\/usr\/src(?=\/)/g, here));
+  // since 7.3 the image lies beside its modules
+  const image = path.join(tree, 'usr/lib/modules', kernelVersion, 'vmlinuz');
+  if (!(await exists(image))) return;
+  await mkdir(path.join(tree, 'boot'), { recursive: true });
+  await rename(image, path.join(tree, 'boot', `vmlinuz-${kernelVersion}`));
+}
+
+/** And translations: a third of the files, read by nobody here. */
+async function dropDocumentation(tree: string): Promise<void> {
+  for (const d of ['doc', 'man', 'locale', 'info', 'lintian'])
+    await rm(path.join(tree, 'usr/share', d), { recursive: true, force: true });
 }
 
 async function unpacked(
   name: string,
+  key: string,
   debs: readonly DebRecord[],
   options: UnpackOptions,
   make: (staging: string) => Promise<void>,
-): Promise<{ dir: string; key: string }> {
-  const key = treeKey(debs);
+): Promise<string> {
   const onWait = (holder: string): void =>
     options.progress.note(`  waiting for ${holder}, which unpacks ${name}`);
   const spec = { folder: 'trees', name, key, keep: 3, signal: options.signal, onWait };
-  const dir = await cacheEntry(options.cacheRoot, spec, async (staging) => {
+  return cacheEntry(options.cacheRoot, spec, async (staging) => {
     const step = options.progress.step(`unpacking ${debs.length} packages (${name})`);
     try {
       await make(staging);
@@ -122,7 +174,6 @@ async function unpacked(
       throw e;
     }
   });
-  return { dir, key };
 }
 
 /** Packages' files below `to`, with `/usr` merged and links that stay inside. No maintainer script runs. */
@@ -187,7 +238,9 @@ export function toolEnv(tools: ToolsTree): NodeJS.ProcessEnv {
   const bins = ['usr/bin', 'usr/sbin'].map((d) => path.join(tools.root, d));
   return {
     PATH: [...bins, '/usr/local/bin', '/usr/bin', '/bin', '/usr/sbin', '/sbin'].join(':'),
-    LD_LIBRARY_PATH: path.join(tools.root, 'usr/lib', TRIPLET),
+    LD_LIBRARY_PATH: tools.ownLoader
+      ? librariesBesidePrograms(TRIPLET)
+      : path.join(tools.root, 'usr/lib', TRIPLET),
     LC_ALL: 'C',
     TZ: 'UTC',
     HOME: process.env['HOME'] ?? '/',
