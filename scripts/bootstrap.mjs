@@ -106,10 +106,10 @@ async function install() {
 
 function sourcesHash() {
   const hash = createHash('sha256');
-  const files = ['tsconfig.json', 'package-lock.json'];
+  const files = ['tsconfig.json', 'package-lock.json', 'scripts/bundle.mjs'];
   for (const e of readdirSync(path.join(ROOT, 'src'), { recursive: true })) files.push(path.join('src', e));
   for (const f of files.sort())
-    if (/\.(ts|json)$/.test(f)) hash.update(`${f}\0`).update(readFileSync(path.join(ROOT, f)));
+    if (/\.(ts|json|mjs)$/.test(f)) hash.update(`${f}\0`).update(readFileSync(path.join(ROOT, f)));
   return hash.digest('hex');
 }
 
@@ -127,6 +127,10 @@ async function build() {
     });
     if (status !== 0) throw new Refusal(`TypeScript does not compile (status ${status}): see above`);
   }
+  const status = await run(process.execPath, [path.join(ROOT, 'scripts/bundle.mjs')], {
+    stdio: ['inherit', 2, 2],
+  });
+  if (status !== 0) throw new Refusal(`the programs could not be bundled (status ${status}): see above`);
   writeFileSync(stamp, hash);
 }
 

@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { codeFile } from '../core/code-file.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { exec } from '../core/exec.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
@@ -67,8 +67,7 @@ export async function runControl(spec: ControlSpec, options: ControlOptions): Pr
     const sockets = { measured: path.join(dir, 'measured'), loading: path.join(dir, 'loading') };
     const port = await Port.listen(sockets.measured);
     undo.add('port', () => port.close());
-    const processPath =
-      options.processPath ?? fileURLToPath(new URL('./control-process.js', import.meta.url));
+    const processPath = options.processPath ?? codeFile('bench/control-process.js');
     const loader = await Child.start(processPath, ['load', sockets.loading, String(spec.window)], dir);
     undo.add('loading VM', () => loader.stop());
     const configFile = path.join(dir, 'host.yaml');

@@ -1,5 +1,6 @@
 /** `hyperturtle host|guest install` and `uninstall`: units, configuration, modules by dkms, programs, manual pages. */
 import type { Command } from 'commander';
+import { codeFile } from '../core/code-file.ts';
 import type { Role } from '../install/files.ts';
 import type { Plan } from '../install/plan.ts';
 import type { InstallRecord } from '../install/record.ts';
@@ -49,17 +50,15 @@ Examples:
 }
 
 async function install(role: Role, version: string, texts: Texts, o: Options): Promise<void> {
-  const [{ filesOf }, { planInstall }, { machineFacts }, records, { fileURLToPath }, path, errors] =
-    await Promise.all([
-      import('../install/files.ts'),
-      import('../install/plan.ts'),
-      import('../install/run.ts'),
-      import('../install/record.ts'),
-      import('node:url'),
-      import('node:path'),
-      import('../core/errors.ts'),
-    ]);
-  const packageRoot = fileURLToPath(new URL('../../..', import.meta.url));
+  const [{ filesOf }, { planInstall }, { machineFacts }, records, path, errors] = await Promise.all([
+    import('../install/files.ts'),
+    import('../install/plan.ts'),
+    import('../install/run.ts'),
+    import('../install/record.ts'),
+    import('node:path'),
+    import('../core/errors.ts'),
+  ]);
+  const packageRoot = codeFile('../..');
   if (path.resolve(packageRoot) === '/usr/lib/hyperturtle/app')
     throw new errors.HyperturtleError(
       'HT_USAGE',

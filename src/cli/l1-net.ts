@@ -5,6 +5,7 @@ import { HOOK_OF_DIRECTION, NETWORK_HOOKS, NETWORK_PROGRAMS, networkObject } fro
 import type { NetworkHook } from '../net/programs.ts';
 import type { MapAccess } from '../net/maps.ts';
 import type { PolicyInput } from '../net/firewall-rules.ts';
+import { codeFile } from '../core/code-file.ts';
 import { l1Options, print, withAgent } from './l1-client.ts';
 import type { AgentClient, L1Options } from './l1-client.ts';
 import { integer } from './values.ts';
@@ -23,10 +24,7 @@ interface EnableOptions extends NicOptions {
 }
 
 /** Where compiled programs are looked for, after $HYPERTURTLE_BPF: as installed, in this package, and in the payload of a lab. */
-const FOLDERS = [
-  '/usr/lib/hyperturtle',
-  ...['../../bpf', '../../../../bpf'].map((d) => new URL(d, import.meta.url).pathname),
-];
+const FOLDERS = ['/usr/lib/hyperturtle', ...['../bpf', '../../../bpf'].map(codeFile)];
 
 export function nicOptions(command: Command): Command {
   return l1Options(command).requiredOption('--nic <id>', "a NIC of this machine ('hyperturtle nic list')");

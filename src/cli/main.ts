@@ -2,6 +2,7 @@
 /** The `hyperturtle` command. Each file beside this one adds its own sub-commands in `register()`. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { codeFile } from '../core/code-file.ts';
 import { HyperturtleError, exitStatus } from '../core/errors.ts';
 import { asFileError } from '../core/files.ts';
 import { guardOutput } from '../core/output.ts';
@@ -38,7 +39,7 @@ import { registerTop } from './top.ts';
 
 function version(): string {
   // beside dist/ in a package, and in the payload of a lab
-  const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
+  const text = readFileSync(codeFile('../../package.json'), 'utf8');
   return (JSON.parse(text) as { version: string }).version;
 }
 

@@ -1,5 +1,6 @@
 /** `hyperturtle host packages`: the Debian packages of this very program, for machines without npm. */
 import type { Command } from 'commander';
+import { codeFile } from '../core/code-file.ts';
 import type { Texts } from './install.ts';
 
 export function registerPackages(host: Command, version: string, texts: Texts): void {
@@ -12,10 +13,9 @@ export function registerPackages(host: Command, version: string, texts: Texts): 
       '\nExample:\n  hyperturtle host packages out && apt install ./out/*.deb\n\nThe same sources and SOURCE_DATE_EPOCH give the same packages. DEBFULLNAME and DEBEMAIL: their maintainer.',
     )
     .action(async (dir: string) => {
-      const [{ buildDebs }, { abortOnSignals }, { fileURLToPath }, path, { mkdir }] = await Promise.all([
+      const [{ buildDebs }, { abortOnSignals }, path, { mkdir }] = await Promise.all([
         import('../install/deb.ts'),
         import('../core/lifecycle.ts'),
-        import('node:url'),
         import('node:path'),
         import('node:fs/promises'),
       ]);
@@ -23,7 +23,7 @@ export function registerPackages(host: Command, version: string, texts: Texts): 
       try {
         await mkdir(dir, { recursive: true });
         const made = await buildDebs({
-          packageRoot: fileURLToPath(new URL('../../..', import.meta.url)),
+          packageRoot: codeFile('../..'),
           version,
           texts: texts('/usr/share'),
           outDir: path.resolve(dir),

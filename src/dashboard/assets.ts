@@ -1,5 +1,7 @@
 /** The page's files, read once when the server starts: nothing else on the disk can be asked for. */
 import { readFileSync, readdirSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import { codeFile } from '../core/code-file.ts';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import { DOCUMENT, ICON } from './page/document.ts';
 import { STYLE } from './page/style.ts';
@@ -16,7 +18,7 @@ export function pageAssets(): Map<string, Asset> {
     ['/style.css', { type: 'text/css; charset=utf-8', body: STYLE }],
     ['/icon.svg', { type: 'image/svg+xml', body: ICON }],
   ]);
-  const folder = new URL('./page/', import.meta.url);
+  const folder = pathToFileURL(codeFile('dashboard/page/'));
   for (const name of scripts(folder))
     assets.set(`/page/${name}`, {
       type: 'text/javascript; charset=utf-8',

@@ -38,9 +38,11 @@ export async function buildApp(c: BuildContext): Promise<Built> {
     const dir = path.join(c.projectRoot, 'dist/src');
     return { dir, key: contentKey(await hashTree(dir, /\.js$/)) };
   }
+  const bundle = path.join(c.projectRoot, 'scripts/bundle.mjs');
   const key = contentKey([
     await hashTree(src, /\.ts$/),
     await readFile(path.join(c.projectRoot, 'tsconfig.json'), 'utf8'),
+    await readFile(bundle, 'utf8'),
   ]);
   const spec = { folder: 'builds', name: 'app', key, keep: 4, signal: c.signal };
   const dir = await cacheEntry(c.cacheRoot, spec, async (staging) => {
@@ -56,6 +58,7 @@ export async function buildApp(c: BuildContext): Promise<Built> {
           signal: c.signal,
         },
       );
+      await exec(process.execPath, [bundle, path.join(out, 'src')], { timeoutMs: 60_000, signal: c.signal });
       await rename(path.join(out, 'src'), staging);
     } catch (e) {
       if (c.signal?.aborted) throw e;

@@ -1,7 +1,9 @@
 /**
- * The project's own JavaScript, for tests that start it as a process: Node 20 does not run TypeScript. Compiled
- * without types being checked, once for each state of the sources, below node_modules so that packages are found.
+ * The project's own JavaScript, bundled as it ships, for tests that start it as a process: Node 20 does not run
+ * TypeScript. Compiled without types being checked, once for each state of the sources, below node_modules so that
+ * packages are found.
  */
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   cpSync,
@@ -54,6 +56,7 @@ export function compiledSources(): string {
     const fileName = path.join(ROOT, 'src', f);
     writeFileSync(to, ts.transpileModule(text, { compilerOptions: options, fileName }).outputText);
   }
+  execFileSync(process.execPath, [path.join(ROOT, 'scripts/bundle.mjs'), path.join(staging, 'dist/src')]);
   cpSync(path.join(ROOT, 'package.json'), path.join(staging, 'package.json'));
   try {
     renameSync(staging, dir);

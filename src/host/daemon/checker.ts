@@ -4,8 +4,8 @@
  * one check fails and the next gets a new thread. One check at a time, in the order of asking: each VM has at most one
  * under way (VmService), so nobody waits for more than one check of each other VM.
  */
-import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { codeFile } from '../../core/code-file.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { Turns } from '../../core/turns.ts';
 import { withDeadline } from '../../core/wait.ts';
@@ -38,7 +38,7 @@ export class Checker implements AsyncDisposable {
   /** Starts the thread at once. */
   constructor(options: CheckerOptions) {
     this.#options = options;
-    this.#path = options.threadPath ?? fileURLToPath(new URL('./check-thread.js', import.meta.url));
+    this.#path = options.threadPath ?? codeFile('host/daemon/check-thread.js');
     this.#thread = this.#start();
   }
 

@@ -3,8 +3,8 @@
  * memory costs one request and nobody else. A warm worker waits; each serves one request and ends, so that nothing of
  * one VM's object can reach another's.
  */
-import { fileURLToPath } from 'node:url';
 import type { OwnedFd } from '../../bpf/fds.ts';
+import { codeFile } from '../../core/code-file.ts';
 import { ERROR_CODES, HyperturtleError } from '../../core/errors.ts';
 import type { ErrorCode } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
@@ -91,7 +91,7 @@ export class Loader implements AsyncDisposable {
       workerMemoryMib: options.workerMemoryMib ?? 1024,
       queue: options.queue ?? 64,
       hooks: options.hooks ?? HOOK_TABLE,
-      workerPath: options.workerPath ?? fileURLToPath(new URL('./worker.js', import.meta.url)),
+      workerPath: options.workerPath ?? codeFile('host/loader/worker.js'),
     };
     this.#warmUp();
   }
