@@ -79,7 +79,7 @@ static void ht_vm_tell_end(struct ht_vm *vm, const struct ht_linked *l)
 static void ht_linked_end(struct ht_vm *vm, struct ht_linked *l)
 {
 	l->ops->unlink(vm, l);
-	vm->longest_ns[l->hook] = ht_run_longest_ns(l);
+	WRITE_ONCE(vm->longest_ns[l->hook], ht_run_longest_ns(l));
 	if (READ_ONCE(l->state) == HT_RUN_ENDED)
 		ht_vm_tell_end(vm, l);
 	ht_linked_free(l);
@@ -222,10 +222,15 @@ static long ht_vm_unlink(struct ht_vm *vm, u32 hook)
 	return l ? 0 : -ENOENT;
 }
 
+/*
+ * Takes no lock that waits: whoever links or unlinks has vm->lock for a grace period, and the daemon asks for all its VMs
+ * on one thread. SRCU keeps the program that is found; while one is just being taken off, max_ns may be that of the one
+ * before it. longest_ns is written under vm->lock, an aligned word at once.
+ */
 long ht_vm_stats(struct ht_vm *vm, struct ht_stats *st)
 {
 	struct ht_linked *l;
-	int cpu, i;
+	int cpu, i, idx;
 
 	if (st->hook >= HT_HOOKS)
 		return -EINVAL;
@@ -238,13 +243,13 @@ long ht_vm_stats(struct ht_vm *vm, struct ht_stats *st)
 			to[i] += READ_ONCE(from[i]);
 	}
 	st->pid = vm->pid;
-	mutex_lock(&vm->lock);
-	l = rcu_dereference_protected(vm->linked[st->hook], lockdep_is_held(&vm->lock));
+	idx = srcu_read_lock(&vm->srcu);
+	l = srcu_dereference(vm->linked[st->hook], &vm->srcu);
 	st->linked = l && READ_ONCE(l->state) != HT_RUN_ENDED;
 	st->prog_id = l ? l->prog->aux->id : 0;
-	st->s.max_ns = l ? ht_run_longest_ns(l) : vm->longest_ns[st->hook];
+	st->s.max_ns = l ? ht_run_longest_ns(l) : READ_ONCE(vm->longest_ns[st->hook]);
 	st->s.limit_ns = ht_run_limit_ns(st->hook);
-	mutex_unlock(&vm->lock);
+	srcu_read_unlock(&vm->srcu, idx);
 	return 0;
 }
 

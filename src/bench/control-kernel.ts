@@ -18,8 +18,14 @@ export function kernelWithoutModule(directory: string): HostKernel {
       attach() {
         let programId = 0;
         return {
-          link: (_, program) => void (programId = program.fd),
-          unlink: () => void (programId = 0),
+          link: (_, program) => {
+            programId = program.fd;
+            return Promise.resolve();
+          },
+          unlink: () => {
+            programId = 0;
+            return Promise.resolve();
+          },
           stats: (hook) => ({
             hook,
             pid: process.pid,
@@ -36,7 +42,7 @@ export function kernelWithoutModule(directory: string): HostKernel {
             reasons: {},
           }),
           endedLinks: (signal) => new Promise((_, reject) => whenAborted(signal, reject)),
-          close: () => {},
+          close: () => Promise.resolve(),
         };
       },
       close: () => {},

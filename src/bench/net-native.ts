@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { writeSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
+import { here } from '../bpf/calls.ts';
 import type { OwnedFd } from '../bpf/fds.ts';
 import { localMaps } from '../bpf/local-maps.ts';
 import { addClsact, removeClsact, setFilter } from '../bpf/net.ts';
@@ -165,15 +166,15 @@ export async function runNetNative(
         options.signal?.throwIfAborted();
         const program = r.object?.programs.find((p) => p.section === 'tc/ingress');
         if (program) {
-          addClsact(tap.ifindex);
-          setFilter({ fd: program.fd, what: program.name } as OwnedFd, tap.ifindex, 'ingress');
+          await addClsact(here, tap.ifindex);
+          await setFilter(here, { fd: program.fd, what: program.name } as OwnedFd, tap.ifindex, 'ingress');
         }
         try {
           const begun = process.hrtime.bigint();
           for (let i = 0; i < spec.frames; i++) writeSync(tap.file.fd, bytes);
           r.nanoseconds.push(Number(process.hrtime.bigint() - begun) / spec.frames);
         } finally {
-          if (program) removeClsact(tap.ifindex);
+          if (program) await removeClsact(here, tap.ifindex);
         }
       }
     step.done();

@@ -29,6 +29,14 @@ export class OwnedFd implements Disposable {
     return this.#fd < 0;
   }
 
+  /** The descriptor, which is the caller's to close from now on. */
+  release(): number {
+    const { fd } = this;
+    this.#fd = -1;
+    live.delete(this);
+    return fd;
+  }
+
   /** Closing twice is fine. */
   close(): void {
     if (this.#fd < 0) return;

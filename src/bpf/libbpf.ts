@@ -5,6 +5,7 @@
 import koffi from 'koffi';
 import type { LibraryHandle } from 'koffi';
 import { HyperturtleError } from '../core/errors.ts';
+import type { Outcome } from './calls.ts';
 
 declare const kind: unique symbol;
 /** Owned: closed by object_close. */
@@ -173,6 +174,12 @@ export function failureOf(result: number | null): number {
   return result !== null && result < -1 ? -result : koffi.errno();
 }
 
+/** The same of one that was made by a `Caller`; 0 when it did not fail. */
+export function failureIn({ result, errno }: Outcome): number {
+  if (result >= 0) return 0;
+  return result < -1 ? -result : errno;
+}
+
 const LINE_BYTES = 8192;
 const LIBBPF_INFO = 1;
 let lines: string[] = [];
@@ -189,7 +196,8 @@ const lineBuffer = Buffer.alloc(LINE_BYTES);
 const PrintFn = koffi.proto('int HtPrintFn(int level, const void *format, void *arguments)');
 const print = koffi.register((level: number, format: bigint, args: bigint): number => {
   if (level > LIBBPF_INFO) return 0;
-  // SAFETY: libbpf calls this on the thread that called it, with a va_list that nobody else reads afterwards;
+  // SAFETY: libbpf calls this on the thread that called it, with a va_list that nobody else reads afterwards (koffi
+  // runs it here and lets that thread wait, when it is one of the pool's);
   // vsnprintf writes at most LINE_BYTES, with the NUL.
   const n = vsnprintf(lineBuffer, LINE_BYTES, format, args);
   if (n > 0)

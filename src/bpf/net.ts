@@ -6,7 +6,8 @@ import { errnoName } from '../kernel/errno.ts';
 import { BPF_NAME_MAX } from '../kernel/bpf.ts';
 import { count, s32, struct, u32, u64 } from '../kernel/struct.ts';
 import { OwnedFd } from './fds.ts';
-import { failureOf, freeMemory, libbpf, memoryWith, takePrinted } from './libbpf.ts';
+import type { Caller, Outcome } from './calls.ts';
+import { failureIn, failureOf, freeMemory, libbpf, memoryWith, takePrinted } from './libbpf.ts';
 import { kernelError } from './sys.ts';
 import type { Explain } from './sys.ts';
 
@@ -84,15 +85,20 @@ export function loadCode(type: number, name: string, code: Uint8Array, types?: F
 }
 
 /** A link of an XDP program: native where the driver can, else generic. Ends with the descriptor. */
-export function linkXdp(program: OwnedFd, ifindex: number): OwnedFd {
-  return link(program, ifindex, BPF_XDP, 'XDP');
+export function linkXdp(call: Caller, program: OwnedFd, ifindex: number): Promise<OwnedFd> {
+  return link(call, program, ifindex, BPF_XDP, 'XDP');
 }
 
 /** Undefined where the kernel has no tcx (before Linux 6.6). Ends with the descriptor. */
-export function linkTcx(program: OwnedFd, ifindex: number, direction: Direction): OwnedFd | undefined {
+export async function linkTcx(
+  call: Caller,
+  program: OwnedFd,
+  ifindex: number,
+  direction: Direction,
+): Promise<OwnedFd | undefined> {
   const type = direction === 'ingress' ? BPF_TCX_INGRESS : BPF_TCX_EGRESS;
   try {
-    return link(program, ifindex, type, `tcx ${direction}`);
+    return await link(call, program, ifindex, type, `tcx ${direction}`);
   } catch (e) {
     if (e instanceof Error && 'detail' in e && (e.detail as { errnoName?: string }).errnoName === 'EINVAL')
       return undefined;
@@ -100,19 +106,25 @@ export function linkTcx(program: OwnedFd, ifindex: number, direction: Direction)
   }
 }
 
-function link(program: OwnedFd, ifindex: number, type: number, what: string): OwnedFd {
+async function link(
+  call: Caller,
+  program: OwnedFd,
+  ifindex: number,
+  type: number,
+  what: string,
+): Promise<OwnedFd> {
   // SAFETY: numbers only; without opts libbpf reads nothing else.
-  const fd = libbpf.link_create(program.fd, ifindex, type, null);
-  const errno = fd < 0 ? failureOf(fd) : 0;
+  const made = await call(libbpf.link_create, program.fd, ifindex, type, null);
   takePrinted();
-  if (fd < 0) throw kernelError(`${what} of network device ${ifindex}`, errno, EXPLAIN);
-  return new OwnedFd(fd, `${what} link of network device ${ifindex}`);
+  const errno = failureIn(made);
+  if (errno !== 0) throw kernelError(`${what} of network device ${ifindex}`, errno, EXPLAIN);
+  return new OwnedFd(made.result, `${what} link of network device ${ifindex}`);
 }
 
 /** The link runs this program from now on: each event sees the one or the other. */
-export function updateLink(file: OwnedFd, program: OwnedFd): void {
-  const r = libbpf.link_update(file.fd, program.fd, null);
-  if (r < 0) throw kernelError(`another program for ${file.what}`, failureOf(r), EXPLAIN);
+export async function updateLink(call: Caller, file: OwnedFd, program: OwnedFd): Promise<void> {
+  const r = failureIn(await call(libbpf.link_update, file.fd, program.fd, null));
+  if (r !== 0) throw kernelError(`another program for ${file.what}`, r, EXPLAIN);
 }
 
 const TC_HOOK = struct('struct bpf_tc_hook', { sz: count, ifindex: s32, attach_point: u32, parent: u32 });
@@ -134,42 +146,48 @@ const tcHook = (ifindex: number, point: number): Uint8Array =>
   TC_HOOK.encode({ sz: TC_HOOK.size, ifindex, attach_point: point });
 
 /** True when there was none and one was made. */
-export function addClsact(ifindex: number): boolean {
+export async function addClsact(call: Caller, ifindex: number): Promise<boolean> {
   // SAFETY: here and below the structs begin with their own sizes, which libbpf honours.
-  const r = libbpf.tc_hook_create(tcHook(ifindex, BOTH));
-  const errno = r < 0 ? failureOf(r) : 0;
+  const errno = failureIn(await call(libbpf.tc_hook_create, tcHook(ifindex, BOTH)));
   takePrinted();
-  if (r >= 0) return true;
+  if (errno === 0) return true;
   if (errnoName(errno) === 'EEXIST') return false;
   throw kernelError(`qdisc clsact of network device ${ifindex}`, errno, EXPLAIN);
 }
 
 /** Removes the qdisc with all its filters; fine when there is none. */
-export function removeClsact(ifindex: number): void {
-  gone(libbpf.tc_hook_destroy(tcHook(ifindex, BOTH)), `qdisc clsact of network device ${ifindex}`);
+export async function removeClsact(call: Caller, ifindex: number): Promise<void> {
+  gone(
+    await call(libbpf.tc_hook_destroy, tcHook(ifindex, BOTH)),
+    `qdisc clsact of network device ${ifindex}`,
+  );
 }
 
 /** Sets or replaces our filter, at once. The qdisc must be there. */
-export function setFilter(program: OwnedFd, ifindex: number, direction: Direction): void {
+export async function setFilter(
+  call: Caller,
+  program: OwnedFd,
+  ifindex: number,
+  direction: Direction,
+): Promise<void> {
   const opts = TC_OPTS.encode({ sz: TC_OPTS.size, prog_fd: program.fd, flags: BPF_TC_F_REPLACE, ...FILTER });
-  const r = libbpf.tc_attach(tcHook(ifindex, TC_POINT[direction]), opts);
-  const errno = r < 0 ? failureOf(r) : 0;
+  const errno = failureIn(await call(libbpf.tc_attach, tcHook(ifindex, TC_POINT[direction]), opts));
   takePrinted();
-  if (r < 0) throw kernelError(`tc filter (${direction}) of network device ${ifindex}`, errno, EXPLAIN);
+  if (errno !== 0) throw kernelError(`tc filter (${direction}) of network device ${ifindex}`, errno, EXPLAIN);
 }
 
 /** Removes our filter, also one that a process left behind which died; fine when there is none. */
-export function removeFilter(ifindex: number, direction: Direction): void {
+export async function removeFilter(call: Caller, ifindex: number, direction: Direction): Promise<void> {
   const opts = TC_OPTS.encode({ sz: TC_OPTS.size, ...FILTER });
   gone(
-    libbpf.tc_detach(tcHook(ifindex, TC_POINT[direction]), opts),
+    await call(libbpf.tc_detach, tcHook(ifindex, TC_POINT[direction]), opts),
     `tc filter (${direction}) of network device ${ifindex}`,
   );
 }
 
-function gone(r: number, what: string): void {
-  const errno = r < 0 ? failureOf(r) : 0;
+function gone(outcome: Outcome, what: string): void {
+  const errno = failureIn(outcome);
   takePrinted();
-  if (r >= 0 || ['ENOENT', 'EINVAL', 'ENODEV'].includes(errnoName(errno))) return;
+  if (errno === 0 || ['ENOENT', 'EINVAL', 'ENODEV'].includes(errnoName(errno))) return;
   throw kernelError(`removing ${what}`, errno, EXPLAIN);
 }

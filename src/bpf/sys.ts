@@ -8,6 +8,7 @@ import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import type { ErrorCode } from '../core/errors.ts';
 import { errnoName, errnoText } from '../kernel/errno.ts';
 import type { IoctlRequest } from '../kernel/ioctl.ts';
+import type { Caller } from './calls.ts';
 import { OwnedFd } from './fds.ts';
 
 const libc = koffi.load('libc.so.6');
@@ -16,6 +17,7 @@ const cIoctl = libc.func('int ioctl(int fd, unsigned long request, void *arg)') 
   request: number,
   arg: Uint8Array | null,
 ) => number;
+const cClose = libc.func('int close(int fd)') as (fd: number) => number;
 const cSyscall = libc.func('long syscall(long number, long a, long b, long c, long d)') as (
   ...args: [number, number, number, number, number]
 ) => number;
@@ -61,6 +63,28 @@ export function ioctl(file: OwnedFd, request: IoctlRequest, arg: Uint8Array, exp
   const r = cIoctl(file.fd, request.code, arg);
   if (r < 0) throw kernelError(`${request.name} on ${file.what}`, koffi.errno(), explain);
   return r;
+}
+
+/** The same by `call`, which need not hold this thread up. `file` must stay open until it settles. */
+export async function ioctlBy(
+  call: Caller,
+  file: OwnedFd,
+  request: IoctlRequest,
+  arg: Uint8Array,
+  explain: Explain = {},
+): Promise<number> {
+  if (arg.length !== request.size)
+    throw new RangeError(`${request.name}: argument of ${request.size} bytes expected, ${arg.length} given`);
+  // SAFETY: as in ioctl; koffi holds `arg` until the call is over.
+  const { result, errno } = await call(cIoctl, file.fd, request.code, arg);
+  if (result < 0) throw kernelError(`${request.name} on ${file.what}`, errno, explain);
+  return result;
+}
+
+/** Closes by `call`: what the kernel undoes then may wait for a grace period. Closing twice is fine. */
+export async function closeBy(call: Caller, file: OwnedFd): Promise<void> {
+  // the number is nobody's from here on and is not given again before it is closed
+  if (!file.closed) await call(cClose, file.release());
 }
 
 /** An ioctl whose argument is a number, which is 0. */
@@ -113,14 +137,14 @@ export function openDevice(devicePath: string, missing: string): OwnedFd {
 }
 
 /**
- * Returns when no CPU is any more in the middle of what it was doing in the kernel under RCU, such as running an eBPF
+ * Settles when no CPU is any more in the middle of what it was doing in the kernel under RCU, such as running an eBPF
  * program for a frame (MEMBARRIER_CMD_GLOBAL is synchronize_rcu(), kernel/sched/membarrier.c; Linux 4.3). Takes some
  * ten milliseconds.
  */
-export function waitForReaders(): void {
+export async function waitForReaders(call: Caller): Promise<void> {
   const MEMBARRIER_CMD_GLOBAL = 1;
-  if (cSyscall(SYS_MEMBARRIER, MEMBARRIER_CMD_GLOBAL, 0, 0, 0) < 0)
-    throw kernelError('membarrier', koffi.errno());
+  const { result, errno } = await call(cSyscall, SYS_MEMBARRIER, MEMBARRIER_CMD_GLOBAL, 0, 0, 0);
+  if (result < 0) throw kernelError('membarrier', errno);
 }
 
 /** A descriptor for process `pid` that stays with this process even when the number is used again. */

@@ -81,7 +81,7 @@ async function profile(o: HostProfileOptions): Promise<void> {
     await sleep(o.seconds * 1000, signals.signal).catch((e: unknown) => {
       if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
     });
-    attachment.unlink();
+    await attachment.unlink();
     when.durationMs = performance.now() - begin;
     const counted = await session.readCounted(maps);
     const taken = session.takenBetween(undefined, attachment.stats());

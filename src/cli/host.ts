@@ -145,28 +145,34 @@ async function attach(options: AttachOptions): Promise<void> {
 /** Until the signal or the end of the VM. */
 async function serve(attachment: Attachment, signal: AbortSignal): Promise<void> {
   const { isHyperturtleError, messageOf } = await import('../core/errors.ts');
-  const on = (event: string, change: () => void) => (): void => {
+  const on = (event: string, change: () => Promise<void>) => async (): Promise<void> => {
     try {
-      change();
+      await change();
       printJson({ event, linked: attachment.status().linked, stats: attachment.stats() });
     } catch (e) {
       printJson({ event: 'error', code: isHyperturtleError(e) ? e.code : null, message: messageOf(e) });
     }
   };
-  const unlink = on('unlinked', () => attachment.unlink());
-  const link = on('linked', () => attachment.link());
-  const churn = (): void => {
+  const churn = async (): Promise<void> => {
     const begin = performance.now();
     try {
       for (let i = 0; i < CHURN_LINKS; i++) {
-        attachment.unlink();
-        attachment.link(); // where nothing is linked
-        if (i % 10 === 0) attachment.link(); // in its own place
+        await attachment.unlink();
+        await attachment.link(); // where nothing is linked
+        if (i % 10 === 0) await attachment.link(); // in its own place
       }
       printJson({ event: 'churned', times: CHURN_LINKS, ms: Math.round(performance.now() - begin) });
     } catch (e) {
       printJson({ event: 'error', code: isHyperturtleError(e) ? e.code : null, message: messageOf(e) });
     }
+  };
+  // each is over before the next begins: nothing here waits for other than the kernel
+  const unlinked = on('unlinked', () => attachment.unlink());
+  const linked = on('linked', () => attachment.link());
+  const handle = {
+    churn: () => void churn(),
+    unlink: () => void unlinked(),
+    link: () => void linked(),
   };
   const watching = new AbortController();
   const ends = (async (): Promise<void> => {
@@ -176,9 +182,9 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
   })().catch((e: unknown) => {
     if (!watching.signal.aborted) printJson({ event: 'error', code: null, message: messageOf(e) });
   });
-  process.on('SIGURG', churn);
-  process.on('SIGUSR1', unlink);
-  process.on('SIGUSR2', link);
+  process.on('SIGURG', handle.churn);
+  process.on('SIGUSR1', handle.unlink);
+  process.on('SIGUSR2', handle.link);
   try {
     printJson({ ready: true, ...attachment.status() });
     await attachment.whenVmEnds(signal);
@@ -187,9 +193,9 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
     // asked to end: that is how this command ends when all is well
     if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
   } finally {
-    process.off('SIGURG', churn);
-    process.off('SIGUSR1', unlink);
-    process.off('SIGUSR2', link);
+    process.off('SIGURG', handle.churn);
+    process.off('SIGUSR1', handle.unlink);
+    process.off('SIGUSR2', handle.link);
     watching.abort(new Error('the command ends'));
     await ends;
   }

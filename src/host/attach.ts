@@ -116,19 +116,19 @@ export class Attachment implements AsyncDisposable {
    * A linked program is replaced by itself at once: every event still runs it. Unlinking what is not linked changes
    * nothing. Throws HT_USAGE without a program.
    */
-  link(): void {
+  async link(): Promise<void> {
     if (!this.#program) throw new HyperturtleError('HT_USAGE', 'there is no program to link: give --program');
-    this.#vm.link(this.#spec.hook, this.#program, this.#usesArena ? this.#map : undefined, {
+    await this.#vm.link(this.#spec.hook, this.#program, this.#usesArena ? this.#map : undefined, {
       replace: this.#linked,
       options: this.#spec.options,
     });
     this.#linked = true;
   }
 
-  unlink(): void {
+  async unlink(): Promise<void> {
     if (!this.#linked) return;
     try {
-      this.#vm.unlink(this.#spec.hook);
+      await this.#vm.unlink(this.#spec.hook);
     } catch (e) {
       // the module has just ended it
       if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
@@ -223,7 +223,7 @@ export class Attachment implements AsyncDisposable {
     }
     if (this.#program) {
       await spec.prepare?.(this.maps());
-      this.link();
+      await this.link();
       this.#undo.add('link', () => this.unlink());
     }
   }

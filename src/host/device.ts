@@ -3,10 +3,12 @@
  * death of this process, undoes it in the kernel.
  */
 import { readSync } from 'node:fs';
+import type { Caller } from '../bpf/calls.ts';
+import { here } from '../bpf/calls.ts';
 import type { OwnedFd } from '../bpf/fds.ts';
 import type { SharedArray } from '../bpf/map.ts';
 import { whenReadable } from '../bpf/poll.ts';
-import { ioctl, ioctlFd, openDevice } from '../bpf/sys.ts';
+import { closeBy, ioctl, ioctlBy, ioctlFd, openDevice } from '../bpf/sys.ts';
 import type { Explain } from '../bpf/sys.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import {
@@ -127,13 +129,14 @@ export class HostDevice implements Disposable {
     return { devicePath: `/dev/${made.name}`, bytes: made.bytes, owner };
   }
 
-  attachVm(vm: OwnedFd): AttachedVm {
+  /** `call`: how calls that wait for the VM's vCPUs are made; left out, on this thread. */
+  attachVm(vm: OwnedFd, call: Caller = here): AttachedVm {
     const arg = HT_ATTACH_VM_ARG.encode({ vm_fd: vm.fd });
     const file = ioctlFd(this.#file, HT_ATTACH_VM, arg, `attachment of ${vm.what}`, {
       EBUSY: ['HT_BUSY', 'it is attached already: end the other hyperturtle host attach first'],
       EBADF: ['HT_KERNEL', 'this is not a KVM virtual machine'],
     });
-    return new AttachedVm(file);
+    return new AttachedVm(file, call);
   }
 
   /** Statistics of the attached VM that process `pid` runs, whoever attached it. */
@@ -163,19 +166,27 @@ export interface EndedLink {
 }
 
 /** Closing it unlinks all and detaches the VM. */
-export class AttachedVm implements Disposable {
+export class AttachedVm implements AsyncDisposable {
   readonly #file: OwnedFd;
+  readonly #call: Caller;
 
   /** Takes over the descriptor that ATTACH_VM returned. */
-  constructor(file: OwnedFd) {
+  constructor(file: OwnedFd, call: Caller) {
     this.#file = file;
+    this.#call = call;
   }
 
   /**
    * Throws HT_BUSY when the hook has a program and `replace` is not set. The kernel keeps program and arena until they
-   * are unlinked or replaced; no run of a replaced program is under way when it returns.
+   * are unlinked or replaced; no run of a replaced program is under way when it settles. Until then `program` and `arena`
+   * must stay open.
    */
-  link(hook: HookName, program: LinkableProgram, arena?: SharedArray, options: LinkOptions = {}): void {
+  async link(
+    hook: HookName,
+    program: LinkableProgram,
+    arena?: SharedArray,
+    options: LinkOptions = {},
+  ): Promise<void> {
     const arg = HT_LINK_ARG.encode({
       hook: HOOKS[hook],
       prog_fd: program.fd,
@@ -183,7 +194,7 @@ export class AttachedVm implements Disposable {
       flags: options.replace === true ? HT_LINK_REPLACE : 0,
       args: linkArgs(hook, options.options),
     });
-    ioctl(this.#file, HT_VM_LINK, arg, {
+    await ioctlBy(this.#call, this.#file, HT_VM_LINK, arg, {
       EBUSY: ['HT_BUSY', `hook ${hook} has a program already: unlink it first`],
       EINVAL: [
         'HT_BPF',
@@ -197,12 +208,15 @@ export class AttachedVm implements Disposable {
     });
   }
 
-  /** No run of the program is under way when it returns. */
-  unlink(hook: HookName): void {
+  /** No run of the program is under way when it settles. */
+  async unlink(hook: HookName): Promise<void> {
     const arg = HT_LINK_ARG.encode({ hook: HOOKS[hook], prog_fd: -1, arena_fd: -1 });
-    ioctl(this.#file, HT_VM_UNLINK, arg, { ENOENT: ['HT_NOT_FOUND', `hook ${hook} has no program`] });
+    await ioctlBy(this.#call, this.#file, HT_VM_UNLINK, arg, {
+      ENOENT: ['HT_NOT_FOUND', `hook ${hook} has no program`],
+    });
   }
 
+  /** Never waits for a link that is just being made or ended. */
   stats(hook: HookName): HookStats {
     const arg = HT_STATS.encode({ hook: HOOKS[hook] });
     ioctl(this.#file, HT_GET_STATS, arg);
@@ -245,11 +259,11 @@ export class AttachedVm implements Disposable {
     return { ns: out.ns, nsPerRun: out.ns / spec.repeat, context: codec.decode(out.ctx) as ContextOf<H> };
   }
 
-  close(): void {
-    this.#file.close();
+  async close(): Promise<void> {
+    await closeBy(this.#call, this.#file);
   }
 
-  [Symbol.dispose](): void {
-    this.close();
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
   }
 }

@@ -9,6 +9,7 @@ import { netNativeSchema, runNetNative } from '../../src/bench/net-native.ts';
 import type { OwnedFd } from '../../src/bpf/fds.ts';
 import { localMaps } from '../../src/bpf/local-maps.ts';
 import { addClsact, removeClsact, setFilter } from '../../src/bpf/net.ts';
+import { here } from '../../src/bpf/calls.ts';
 import { BpfObject } from '../../src/bpf/object.ts';
 import { runProgram } from '../../src/bpf/test-run.ts';
 import { silentProgress } from '../../src/core/progress.ts';
@@ -297,26 +298,31 @@ describe.skipIf(why !== undefined)(`network programs${why ? ` (skipped: ${why})`
     });
     afterAll(() => net.close());
     /** Our end stands for the tap: what the other side sends is L2's. */
-    const attached = (object: BpfObject, name: string, work: () => void): void =>
-      net.within(() => {
-        addClsact(net.ifindex);
+    const attached = (object: BpfObject, name: string, work: () => void | Promise<void>): Promise<void> =>
+      net.within(async () => {
+        await addClsact(here, net.ifindex);
         try {
           for (const [program, direction] of [
             [`${name}_out`, 'ingress'],
             [`${name}_in`, 'egress'],
           ] as const)
-            setFilter({ fd: object.program(program).fd, what: program } as OwnedFd, net.ifindex, direction);
-          work();
+            await setFilter(
+              here,
+              { fd: object.program(program).fd, what: program } as OwnedFd,
+              net.ifindex,
+              direction,
+            );
+          await work();
         } finally {
-          removeClsact(net.ifindex);
+          await removeClsact(here, net.ifindex);
         }
       });
 
     it('tcptop counts what was sent and answered', async () => {
       const { object, maps } = load('tcptop');
       let sum = { sent: 0, answered: 0 };
-      attached(object, 'tcptop', () => {
-        sum = net.during(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300));
+      await attached(object, 'tcptop', async () => {
+        sum = await net.during(() => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300));
       });
       const { flows } = await readFlows(maps);
       expect(flows).toHaveLength(1);
@@ -349,7 +355,7 @@ describe.skipIf(why !== undefined)(`network programs${why ? ` (skipped: ${why})`
       ];
       for (const p of policies) {
         await applyFirewall(maps, p);
-        attached(object, 'firewall', () => seen.push(net.ping()));
+        await attached(object, 'firewall', () => void seen.push(net.ping()));
       }
       expect(seen).toEqual([true, false, true, false, true]);
     });

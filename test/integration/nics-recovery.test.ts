@@ -54,7 +54,7 @@ describe.skipIf(why !== undefined)(`NICs that fail half-way${why ? ` (skipped: $
       }),
       qmp: () => over,
       onAdded: (nic) => told.push(`added ${nic.id}`),
-      onGoing: (nic, reason) => told.push(`removed ${nic.id}: ${reason}`),
+      onGoing: (nic, reason) => void told.push(`removed ${nic.id}: ${reason}`),
       log: { info: () => {}, warn: () => {} },
       ...more,
     });

@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { here } from '../../src/bpf/calls.ts';
 import { openFds } from '../../src/bpf/fds.ts';
 import { BpfObject } from '../../src/bpf/object.ts';
 import type { PacketHook } from '../../src/host/hooks.ts';
@@ -39,9 +40,9 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
   afterAll(() => {
     net.close();
   });
-  afterEach(() => {
-    net.within(() => {
-      for (const c of chains.splice(0)) c.close();
+  afterEach(async () => {
+    await net.within(async () => {
+      for (const c of chains.splice(0)) await c.close();
     });
     for (const o of objects.splice(0)) o.close();
     expect(net.attached()).toEqual([]);
@@ -60,7 +61,7 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
     return { fd: only?.fd ?? -1, name: 'prog', seen: () => net.counter(object.mapFd('seen')) };
   };
   const chain = (hook: PacketHook, tcx: boolean): PacketChain => {
-    const made = new PacketChain(net.ifindex, hook, { tcx });
+    const made = new PacketChain(here, net.ifindex, hook, { tcx });
     chains.push(made);
     return made;
   };
@@ -69,47 +70,47 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
   /** XDP_TX and TC_ACT_REDIRECT: nothing that a tenant may do. */
   const ELSEWHERE: Readonly<Record<PacketHook, number>> = { xdp: 3, 'tc-ingress': 7, 'tc-egress': 7 };
 
-  it.each(WAYS)('$hook (tcx: $tcx): runs them in their order until one drops', ({ hook, tcx }) => {
+  it.each(WAYS)('$hook (tcx: $tcx): runs them in their order until one drops', async ({ hook, tcx }) => {
     const first = program(hook, NEXT[hook]);
     const second = program(hook, DROP[hook]);
     const third = program(hook, NEXT[hook]);
     const c = chain(hook, tcx);
-    net.within(() => {
+    await net.within(async () => {
       expect(net.ping()).toBe(true);
-      c.set([{ id: 1, order: 100, program: first }]);
+      await c.set([{ id: 1, order: 100, program: first }]);
       expect(net.ping()).toBe(true);
       expect(first.seen()).toBeGreaterThan(0);
       // given last, runs first; and among equals the older one
-      c.set([...c.entries, { id: 3, order: 100, program: third }]);
-      c.set([...c.entries, { id: 2, order: 50, program: second }]);
+      await c.set([...c.entries, { id: 3, order: 100, program: third }]);
+      await c.set([...c.entries, { id: 2, order: 50, program: second }]);
       const before = first.seen();
       expect(net.ping()).toBe(false);
       expect([first.seen(), third.seen()]).toEqual([before, 0]);
       expect(c.counts(2)).toEqual({ runs: second.seen(), dropped: second.seen() });
       expect(c.counts(1)).toEqual({ runs: before, dropped: 0 });
-      c.set(c.entries.filter((e) => e.id !== 2));
+      await c.set(c.entries.filter((e) => e.id !== 2));
       expect(net.ping()).toBe(true);
       expect(third.seen()).toBe(first.seen() - before);
       expect(c.counts(1).runs).toBe(first.seen());
     });
   });
 
-  it.each(WAYS)('$hook (tcx: $tcx): takes every other answer for a drop', ({ hook, tcx }) => {
+  it.each(WAYS)('$hook (tcx: $tcx): takes every other answer for a drop', async ({ hook, tcx }) => {
     const c = chain(hook, tcx);
     const elsewhere = program(hook, ELSEWHERE[hook]);
-    net.within(() => {
-      c.set([{ id: 1, order: 1, program: elsewhere }]);
+    await net.within(async () => {
+      await c.set([{ id: 1, order: 1, program: elsewhere }]);
       expect(net.ping()).toBe(false);
       expect(c.counts(1).dropped).toBeGreaterThan(0);
     });
   });
 
-  it('tc: TC_ACT_OK passes the frame at once, past the programs behind', () => {
+  it('tc: TC_ACT_OK passes the frame at once, past the programs behind', async () => {
     const c = chain('tc-ingress', true);
     const accept = program('tc-ingress', 0);
     const drop = program('tc-ingress', 2);
-    net.within(() => {
-      c.set([
+    await net.within(async () => {
+      await c.set([
         { id: 1, order: 1, program: accept },
         { id: 2, order: 2, program: drop },
       ]);
@@ -120,14 +121,14 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
 
   it.each(WAYS)(
     '$hook (tcx: $tcx): no frame passes while one dropping program takes the place of another',
-    ({ hook, tcx }) => {
+    async ({ hook, tcx }) => {
       const one = program(hook, DROP[hook]);
       const other = program(hook, DROP[hook]);
       const c = chain(hook, tcx);
-      net.within(() => {
-        c.set([{ id: 1, order: 1, program: one }]);
-        const { sent, answered } = net.during(() => {
-          for (let i = 0; i < 100; i++) c.set([{ id: 1, order: 1, program: i % 2 ? one : other }]);
+      await net.within(async () => {
+        await c.set([{ id: 1, order: 1, program: one }]);
+        const { sent, answered } = await net.during(async () => {
+          for (let i = 0; i < 100; i++) await c.set([{ id: 1, order: 1, program: i % 2 ? one : other }]);
         });
         expect(sent).toBeGreaterThan(100);
         expect(answered).toBe(0);
@@ -151,10 +152,10 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
     const ended = once(child, 'exit');
     child.kill('SIGKILL');
     await ended;
-    net.within(() => {
+    await net.within(async () => {
       expect(net.ping()).toBe(true);
       expect(net.attached()).toHaveLength(1);
-      removeLeftovers(net.ifindex);
+      await removeLeftovers(here, net.ifindex);
       expect(net.attached()).toEqual([]);
     });
   });
@@ -166,7 +167,8 @@ const { PacketChain } = await import(process.env.SOURCES + '/host/packets/chain.
 const { loadCode } = await import(process.env.SOURCES + '/bpf/net.js');
 const code = new Uint8Array([0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0]);
 const program = loadCode(3, 'drop', code);
-const chain = new PacketChain(Number(process.env.IFINDEX), 'tc-ingress', { tcx: false });
-chain.set([{ id: 1, order: 1, program: { fd: program.fd, name: 'drop' } }]);
+const { here } = await import(process.env.SOURCES + '/bpf/calls.js');
+const chain = new PacketChain(here, Number(process.env.IFINDEX), 'tc-ingress', { tcx: false });
+await chain.set([{ id: 1, order: 1, program: { fd: program.fd, name: 'drop' } }]);
 console.log('ready');
 setInterval(() => {}, 1000);`;

@@ -13,6 +13,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import path from 'node:path';
+import koffi from 'koffi';
 import { infoOf } from '../../src/bpf/map.ts';
 import { whenReadable } from '../../src/bpf/poll.ts';
 import { pidfdAlive, pidfdOpen } from '../../src/bpf/sys.ts';
@@ -22,6 +23,8 @@ import { listenersOf } from '../../src/host/qemu.ts';
 import type { HookName } from '../../src/kernel/host.ts';
 import { sleep } from '../../src/core/wait.ts';
 import { BPF_PROG_INFO } from '../../src/kernel/bpf.ts';
+
+const usleep = koffi.load('libc.so.6').func('int usleep(uint32_t us)') as (us: number) => number;
 
 export interface KernelEvent {
   op: 'attach' | 'detach' | 'link' | 'unlink' | 'export' | 'unexport';
@@ -62,7 +65,7 @@ export function fakeKernel(dir: string): HostKernel {
         alive: () => pidfdAlive(file),
         whenGone: (signal) => whenReadable(file, signal),
         close: () => file.close(),
-        attach() {
+        attach(call) {
           if (attached.has(pid))
             throw new HyperturtleError('HT_BUSY', `VM of process ${pid} is attached already`);
           attached.add(pid);
@@ -73,6 +76,9 @@ export function fakeKernel(dir: string): HostKernel {
             () => attached.delete(pid),
             () => readCounts(dir),
             () => takeEnd(dir),
+            async () => {
+              await call(usleep, slowMs(dir, pid) * 1000);
+            },
           );
         },
       };
@@ -99,6 +105,16 @@ export function writeCounts(dir: string, counts: Record<string, object>): void {
   renameSync(`${file}.new`, file);
 }
 
+/** Calls that change hooks of the VM of this process take so long, as when a vCPU with a program is not scheduled. */
+export function slowDown(dir: string, pid: number, ms: number): void {
+  writeFileSync(path.join(dir, `slow-${pid}`), String(ms));
+}
+
+function slowMs(dir: string, pid: number): number {
+  const file = path.join(dir, `slow-${pid}`);
+  return existsSync(file) ? Number(readFileSync(file, 'utf8')) : 0;
+}
+
 /** The program of this hook has run too long. */
 export function endLinks(dir: string, hook: HookName): void {
   writeFileSync(path.join(dir, 'ended'), hook);
@@ -123,10 +139,12 @@ function fakeHooks(
   onClose: () => void,
   counts: () => Record<string, object>,
   ended: () => HookName | undefined,
+  wait: () => Promise<void>,
 ): VmHooks {
   const linked = new Map<string, number>();
   return {
-    link(hook, program, arena, { replace }) {
+    async link(hook, program, arena, { replace }) {
+      await wait();
       // throws when it is no descriptor of a program
       const { id } = BPF_PROG_INFO.decode(infoOf(program.name, program.fd, BPF_PROG_INFO.size));
       if (linked.has(hook) && !replace)
@@ -134,7 +152,8 @@ function fakeHooks(
       linked.set(hook, id);
       tell({ op: 'link', pid, programId: id, ...(arena ? { mapId: arena.info().id } : {}), replace });
     },
-    unlink(hook) {
+    async unlink(hook) {
+      await wait();
       const programId = linked.get(hook);
       if (programId === undefined) throw new HyperturtleError('HT_NOT_FOUND', `hook ${hook} has no program`);
       tell({ op: 'unlink', pid, programId });
@@ -166,7 +185,8 @@ function fakeHooks(
         return [{ hook, programId, ns: 900_000, limitNs: 200_000 }];
       }
     },
-    close() {
+    async close() {
+      await wait();
       tell({ op: 'detach', pid });
       onClose();
     },

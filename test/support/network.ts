@@ -118,17 +118,22 @@ export class VethPair {
     return new VethPair(names, ifindex, server);
   }
 
-  /** `work` runs in the namespace of this end; nothing asynchronous may be in it. */
+  /** `work` runs in the namespace of this end; in it nothing is awaited but calls of the kernel made on this thread. */
   within<T>(work: () => T): T {
     if (this.#inside) return work();
     if (setns(this.#here.fd, CLONE_NEWNET) !== 0) throw new Error('setns');
     this.#inside = true;
-    try {
-      return work();
-    } finally {
+    const leave = (): void => {
       this.#inside = false;
       if (setns(this.#own.fd, CLONE_NEWNET) !== 0) throw new Error('setns back');
+    };
+    let result: T | undefined;
+    try {
+      result = work();
+    } finally {
+      if (!(result instanceof Promise)) leave();
     }
+    return (result instanceof Promise ? result.finally(leave) : result) as T;
   }
 
   /** Whether a datagram to the other side is answered. */
@@ -137,7 +142,7 @@ export class VethPair {
   }
 
   /** Datagrams as fast as it goes for the time of `work`, from a process of its own: how many were sent and answered. */
-  during(work: () => void): { sent: number; answered: number } {
+  async during(work: () => void | Promise<void>): Promise<{ sent: number; answered: number }> {
     const dir = mkdtempSync(path.join(os.tmpdir(), 'ht-flood-'));
     const [stop, out] = [path.join(dir, 'stop'), path.join(dir, 'out')];
     const child = spawn(process.execPath, ['-e', CLIENT, 'flood', stop, out], { stdio: 'ignore' });
@@ -150,7 +155,7 @@ export class VethPair {
     };
     try {
       until(`${out}.begun`);
-      work();
+      await work();
       writeFileSync(stop, '');
       until(out);
       return JSON.parse(readFileSync(out, 'utf8')) as { sent: number; answered: number };

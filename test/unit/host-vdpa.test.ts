@@ -106,7 +106,7 @@ function nics(): VmNics {
       hooks: undefined,
     }),
     qmp: () => qmp as never,
-    onGoing: (nic, reason) => said.push(`going ${nic.id}: ${reason}`),
+    onGoing: (nic, reason) => void said.push(`going ${nic.id}: ${reason}`),
     onAdded: () => {},
     log: { warn: (fields) => said.push(`warn ${JSON.stringify(fields)}`), info: () => {} },
   });

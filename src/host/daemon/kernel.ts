@@ -3,6 +3,7 @@
  * interface, so that all the rest of the daemon can be tested where no module can be loaded; `moduleKernel` is the
  * one that the product uses.
  */
+import type { Caller } from '../../bpf/calls.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { takeVm } from '../../bpf/kvm.ts';
 import type { SharedArray } from '../../bpf/map.ts';
@@ -21,7 +22,10 @@ export interface ProgramFile {
   readonly name: string;
 }
 
-/** Closing it unlinks all and detaches the VM. */
+/**
+ * What waits for the kernel (a grace period lasts until each vCPU that runs a program has been scheduled) does so off this
+ * thread, one call of a VM after the other. None can be given up: what a call is given stays open until it settles.
+ */
 export interface VmHooks {
   /**
    * With `replace` the running program is swapped for this one, with no event in between that sees neither. `arena`:
@@ -32,13 +36,15 @@ export interface VmHooks {
     program: ProgramFile,
     arena: SharedArray | undefined,
     options: { replace: boolean; options?: LinkOptions | undefined },
-  ): void;
-  /** No run of the program is under way when it returns. */
-  unlink(hook: HookName): void;
+  ): Promise<void>;
+  /** No run of the program is under way when it settles. */
+  unlink(hook: HookName): Promise<void>;
+  /** Waits for nothing. */
   stats(hook: HookName): HookStats;
   /** Waits for links that the kernel has ended by itself. Not to be closed meanwhile. Throws the signal's reason. */
   endedLinks(signal: AbortSignal): Promise<EndedLink[]>;
-  close(): void;
+  /** Unlinks all and detaches the VM. */
+  close(): Promise<void>;
 }
 
 /** The process that runs a VM. */
@@ -47,8 +53,8 @@ export interface VmProcess {
   alive(): boolean;
   /** Resolves when it has ended; throws the signal's reason. */
   whenGone(signal: AbortSignal): Promise<void>;
-  /** Throws HT_BUSY when somebody else has attached the VM. */
-  attach(): VmHooks;
+  /** By `call` what waits is called. Throws HT_BUSY when somebody else has attached the VM. */
+  attach(call: Caller): VmHooks;
   close(): void;
 }
 
@@ -87,10 +93,10 @@ function vmProcess(pid: number, pidfd: OwnedFd, vm: OwnedFd): VmProcess {
     pid,
     alive: () => pidfdAlive(pidfd),
     whenGone: (signal) => whenReadable(pidfd, signal),
-    attach() {
+    attach(call) {
       const device = HostDevice.open();
       try {
-        const attached = device.attachVm(vm);
+        const attached = device.attachVm(vm, call);
         return {
           link: (hook, program, arena, options) => attached.link(hook, program, arena, options),
           unlink: (hook) => attached.unlink(hook),

@@ -67,7 +67,7 @@ export class VmObjects {
   }
 
   /** Ended links are returned. Throws HT_NOT_FOUND, HT_IN_USE. */
-  unload(name: string, force: boolean): LinkInfo[] {
+  async unload(name: string, force: boolean): Promise<LinkInfo[]> {
     const loaded = this.#object(name);
     const links = this.#linksOf(name);
     if (links.length > 0 && !force)
@@ -75,7 +75,7 @@ export class VmObjects {
         'HT_IN_USE',
         `object '${name}' is linked (${links.map((l) => `link ${l.info.id} on ${l.info.hook}`).join(', ')}): unlink it first, or force`,
       );
-    for (const link of links) this.unlink(link.info.id);
+    for (const link of links) await this.unlink(link.info.id);
     this.#forgetEnds(name);
     this.#objects.delete(name);
     loaded.object.close();
@@ -97,12 +97,11 @@ export class VmObjects {
       for (const link of this.#linksOf(params.name)) {
         const before = programOf(old.object, link.hook, link.info.program);
         const after = successor(loaded.object, link);
-        this.#swap(link, loaded, after);
+        await this.#swap(link, loaded, after);
         swapped.push({ link, before });
       }
     } catch (e) {
-      for (const { link, before } of swapped.reverse()) this.#swap(link, old, before);
-      loaded.object.close();
+      await this.#swapBack(swapped, old, loaded, e);
       throw e;
     }
     for (const { link } of swapped) {
@@ -121,7 +120,7 @@ export class VmObjects {
   }
 
   /** Throws HT_NOT_FOUND, HT_QUOTA, HOOK_BUSY (HT_BUSY), HT_USAGE. */
-  link(params: Params<'link'>): Result<'link'> {
+  async link(params: Params<'link'>): Promise<Result<'link'>> {
     const { quotas, policy } = this.#options.settings();
     const loaded = this.#object(params.object);
     const hook = HOOK_TABLE.find((h) => h.name === params.hook)?.name;
@@ -138,16 +137,19 @@ export class VmObjects {
       throw quotaError('sampleHz', quotas.sampleHz, `${options.hz} Hz asked for`);
     const program = programOf(loaded.object, hook, params.program);
     const there = this.#sameLink(params.object, program.name, hook, target);
-    if (there && !sameOptions(there.info.options, options)) this.#reoptioned(there, loaded, program, options);
-    if (there)
-      return { link: this.#reordered(this.#links.get(there.info.id) ?? there, params.order), existed: true };
+    if (there && !sameOptions(there.info.options, options))
+      await this.#reoptioned(there, loaded, program, options);
+    if (there) {
+      const link = await this.#reordered(this.#links.get(there.info.id) ?? there, params.order);
+      return { link, existed: true };
+    }
     if (this.#links.size >= quotas.links) throw quotaError('links', quotas.links);
     this.#assertNotJustEnded(hook);
     const id = this.#nextLink;
     const order = params.order ?? DEFAULT_ORDER;
     if (isPacketHook(hook))
-      this.#options.packets.link(target ?? '', hook, { id, order, program: fileOf(program) });
-    else this.#kernelLink(hook, loaded, program, { replace: false, options });
+      await this.#options.packets.link(target ?? '', hook, { id, order, program: fileOf(program) });
+    else await this.#kernelLink(hook, loaded, program, { replace: false, options });
     this.#nextLink++;
     const info: LinkInfo = {
       id,
@@ -165,23 +167,23 @@ export class VmObjects {
   }
 
   /** Ends the links to a NIC that goes; they are returned. */
-  dropNic(nic: string): LinkInfo[] {
-    this.#options.packets.drop(nic);
+  async dropNic(nic: string): Promise<LinkInfo[]> {
+    await this.#options.packets.drop(nic);
     const ended = [...this.#links.values()].filter((l) => l.info.target === nic);
     for (const { info } of ended) this.#links.delete(info.id);
     return ended.map((l) => l.info);
   }
 
-  /** Throws HT_NOT_FOUND. No run of the program is under way when it returns. */
-  unlink(id: number): LinkInfo {
+  /** Throws HT_NOT_FOUND. No run of the program is under way when it settles. */
+  async unlink(id: number): Promise<LinkInfo> {
     const link = this.#links.get(id);
     if (!link)
       throw new HyperturtleError(
         'HT_NOT_FOUND',
         `there is no link ${id}; there are: ${[...this.#links.keys()].join(', ') || 'none'}`,
       );
-    if (isPacketHook(link.hook)) this.#options.packets.unlink(id);
-    else this.#kernelUnlink(link.hook);
+    if (isPacketHook(link.hook)) await this.#options.packets.unlink(id);
+    else await this.#kernelUnlink(link.hook);
     this.#links.delete(id);
     return link.info;
   }
@@ -201,20 +203,20 @@ export class VmObjects {
   }
 
   /** Unlinks and unloads all, whatever fails on the way; failures are thrown together at the end. */
-  clear(): LinkInfo[] {
+  async clear(): Promise<LinkInfo[]> {
     const failures: unknown[] = [];
     const ended: LinkInfo[] = [];
-    const attempt = (work: () => void): void => {
+    const attempt = async (work: () => unknown): Promise<void> => {
       try {
-        work();
+        await work();
       } catch (e) {
         failures.push(e);
       }
     };
-    for (const id of [...this.#links.keys()]) attempt(() => ended.push(this.unlink(id)));
+    for (const id of [...this.#links.keys()]) await attempt(async () => ended.push(await this.unlink(id)));
     this.#links.clear();
     this.#ended.clear();
-    for (const { object } of this.#objects.values()) attempt(() => object.close());
+    for (const { object } of this.#objects.values()) await attempt(() => object.close());
     this.#objects.clear();
     if (failures.length > 0) throw new AggregateError(failures, 'not all could be unlinked and unloaded');
     return ended;
@@ -299,9 +301,9 @@ export class VmObjects {
     for (const [hook, { link }] of this.#ended) if (link.object === object) this.#ended.delete(hook);
   }
 
-  #kernelUnlink(hook: KvmHook): void {
+  async #kernelUnlink(hook: KvmHook): Promise<void> {
     try {
-      this.#options.hooks.unlink(hook);
+      await this.#options.hooks.unlink(hook);
     } catch (e) {
       // the kernel has just ended it
       if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
@@ -336,43 +338,62 @@ export class VmObjects {
     return undefined;
   }
 
-  #reordered(link: Linked, order: number | undefined): LinkInfo {
+  async #reordered(link: Linked, order: number | undefined): Promise<LinkInfo> {
     if (order === undefined || order === link.info.order) return link.info;
-    this.#options.packets.change(link.info.id, { order });
+    await this.#options.packets.change(link.info.id, { order });
     const info = { ...link.info, order };
     this.#links.set(info.id, { ...link, info });
     return info;
   }
 
   /** The same program, asked for something else, with no event in between that sees neither. */
-  #reoptioned(
+  async #reoptioned(
     link: Linked,
     of: Pick<Admitted, 'object' | 'info'>,
     program: LoadedProgram,
     options: LinkOptions | undefined,
-  ): void {
+  ): Promise<void> {
     if (isPacketHook(link.hook)) return;
-    this.#kernelLink(link.hook, of, program, { replace: true, options });
+    await this.#kernelLink(link.hook, of, program, { replace: true, options });
     const info = { ...link.info, ...(options === undefined ? {} : { options }) };
     this.#links.set(info.id, { ...link, info });
   }
 
-  /** The link's program becomes this one, with no event in between that sees neither. */
-  #swap(link: Linked, of: Pick<Admitted, 'object' | 'info'>, program: LoadedProgram): void {
-    if (isPacketHook(link.hook)) this.#options.packets.change(link.info.id, { program: fileOf(program) });
-    else this.#kernelLink(link.hook, of, program, { replace: true, options: link.info.options });
+  /**
+   * Links get the programs of the old version again, the last one first. One of which that fails runs the new version,
+   * which the kernel holds by itself; the error that began it says so.
+   */
+  async #swapBack(
+    swapped: { link: Linked; before: LoadedProgram }[],
+    old: Admitted,
+    loaded: Admitted,
+    why: unknown,
+  ): Promise<void> {
+    const failures: unknown[] = [];
+    for (const { link, before } of swapped.reverse())
+      await this.#swap(link, old, before).catch((e: unknown) => failures.push(e));
+    loaded.object.close();
+    if (failures.length > 0)
+      throw new AggregateError([why, ...failures], `not all links of '${old.info.name}' could be undone`);
   }
 
-  #kernelLink(
+  /** The link's program becomes this one, with no event in between that sees neither. */
+  async #swap(link: Linked, of: Pick<Admitted, 'object' | 'info'>, program: LoadedProgram): Promise<void> {
+    if (isPacketHook(link.hook))
+      await this.#options.packets.change(link.info.id, { program: fileOf(program) });
+    else await this.#kernelLink(link.hook, of, program, { replace: true, options: link.info.options });
+  }
+
+  async #kernelLink(
     hook: KvmHook,
     { object, info }: Pick<Admitted, 'object' | 'info'>,
     program: LoadedProgram,
     how: { replace: boolean; options: LinkOptions | undefined },
-  ): void {
+  ): Promise<void> {
     const file = fileOf(program);
     const arena = info.maps.some((m) => m.arena) ? this.#options.arena.map : undefined;
     try {
-      this.#options.hooks.link(hook, file, arena, how);
+      await this.#options.hooks.link(hook, file, arena, how);
     } catch (e) {
       if (isHyperturtleError(e, 'HT_BPF'))
         throw wireFailure('REFUSED', `object '${object.name}': ${e.message}`, {

@@ -3,6 +3,7 @@
  * and sessions. Changes take turns. A new boot of L1 begins with nothing: what the old one had is undone first.
  */
 import os from 'node:os';
+import type { Caller } from '../../bpf/calls.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
 import { Turns } from '../../core/turns.ts';
@@ -29,6 +30,9 @@ import { Watches } from './watches.ts';
 
 /** Map entries that one VM may have looked at, for all its requests and watches. */
 const ENTRIES_PER_SECOND = 20_000;
+/** Links made and ended, after a burst: each is a grace period of the kernel, and work on the daemon's thread. */
+const LINKS_PER_SECOND = 100;
+const LINKS_BURST = 64;
 /** An L1 reports so often while somebody looks at it, and else. */
 const REPORT_MS = { watched: 2000, unwatched: 10_000 } as const;
 /** Somebody looks: an operator asked within that time. */
@@ -37,7 +41,9 @@ const WATCHED_MS = 10_000;
 const ELF_BYTES_PER_SECOND = 2 << 20;
 
 export interface ServiceOptions extends Omit<ObjectsOptions, 'packets'> {
-  nics: Omit<VmNicsOptions, 'vm' | 'onGoing' | 'onAdded' | 'log'>;
+  /** By it what waits for the kernel is called: one call of this VM after the other. */
+  call: Caller;
+  nics: Omit<VmNicsOptions, 'vm' | 'call' | 'onGoing' | 'onAdded' | 'log'>;
   daemon: { version: string; instance: string };
   events: EventRing;
   audit: Log;
@@ -70,6 +76,7 @@ export class VmService {
   readonly nics: VmNics;
   readonly #entries = new Budget(ENTRIES_PER_SECOND, 4096);
   readonly #elfBytes = new Budget(ELF_BYTES_PER_SECOND, 4 << 20);
+  readonly #linkChanges = new Budget(LINKS_PER_SECOND, LINKS_BURST);
   readonly #feeds = new Map<RpcSession, EventFeed>();
   readonly methods: ServedMethods;
   /** Of the L1 that speaks; undefined before its first hello and after a reset. */
@@ -88,15 +95,19 @@ export class VmService {
     this.nics = new VmNics({
       ...options.nics,
       vm: options.vm,
+      call: options.call,
       log: options.audit,
       onAdded: (nic) => options.events.add({ type: 'nic.added', nic }),
-      onGoing: (nic, reason) => {
-        for (const link of this.#objects.dropNic(nic.id))
-          options.events.add({ type: 'link.ended', link, reason });
+      onGoing: async (nic, reason) => {
+        // in its turn: a link to it may just be made
+        await this.#turns.take(async () => {
+          for (const link of await this.#objects.dropNic(nic.id))
+            options.events.add({ type: 'link.ended', link, reason });
+        });
         options.events.add({ type: 'nic.removed', nic, reason });
       },
     });
-    const packets = new PacketLinks({ nics: () => this.nics.hooked() });
+    const packets = new PacketLinks({ call: options.call, nics: () => this.nics.hooked() });
     this.#objects = new VmObjects({ ...options, packets });
     this.#watches = new Watches(this.#objects, this.#entries, () => options.settings().quotas.watches);
     this.methods = this.#observed(serve(METHODS, this.#handlers()));
@@ -194,10 +205,10 @@ export class VmService {
   async #clear(reason: string): Promise<void> {
     this.#boot.abort(new HyperturtleError('HT_UNAVAILABLE', `given up: ${reason}`));
     this.#boot = new AbortController();
-    await this.#turns.take(() => {
+    await this.#turns.take(async () => {
       const { links, objects } = this.#objects.list();
       try {
-        this.#objects.clear();
+        await this.#objects.clear();
       } catch (e) {
         // the attachment's end undoes what could not be undone one by one
         this.#options.audit.error({ error: messageOf(e) }, 'not all could be undone');
@@ -260,8 +271,8 @@ export class VmService {
         return result;
       },
       unload: (params, context) =>
-        this.#change(context, () => {
-          for (const link of objects.unload(params.name, params.force ?? false))
+        this.#change(context, async () => {
+          for (const link of await objects.unload(params.name, params.force ?? false))
             ended(link, 'its object was unloaded');
           events.add({ type: 'object.unloaded', object: params.name });
           return {};
@@ -273,17 +284,21 @@ export class VmService {
         events.add({ type: 'object.replaced', object: object.name, sha256: object.sha256, kept, created });
         return result;
       },
-      link: (params, context) =>
-        this.#change(context, () => {
-          const result = objects.link(params);
+      link: async (params, context) => {
+        await this.#linkChanges.take(1, context.signal);
+        return await this.#change(context, async () => {
+          const result = await objects.link(params);
           if (!result.existed) events.add({ type: 'link.made', link: result.link });
           return result;
-        }),
-      unlink: (params, context) =>
-        this.#change(context, () => {
-          ended(objects.unlink(params.id), 'unlinked');
+        });
+      },
+      unlink: async (params, context) => {
+        await this.#linkChanges.take(1, context.signal);
+        return await this.#change(context, async () => {
+          ended(await objects.unlink(params.id), 'unlinked');
           return {};
-        }),
+        });
+      },
       list: () => ({ vm, arena: this.#options.arenaInfo(), ...objects.list() }),
       stats: () => objects.stats(),
       'map.get': (params, { signal }) => mapGet(objects, this.#entries, params, signal),

@@ -4,9 +4,11 @@
  */
 import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { callThreads } from '../../bpf/calls.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { Backoff, changeNear } from '../../core/retry.ts';
+import { withDeadline } from '../../core/wait.ts';
 import type { QmpClient } from '../../qmp/client.ts';
 import type { ArenaInfo, Finding } from '../../wire/schema.ts';
 import { findArena, plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
@@ -29,6 +31,8 @@ const QMP_TIMEOUT_MS = 30_000;
 const UNPLUG_TIMEOUT_MS = 30_000;
 /** An older reset is of a boot that may have bound the arena by now: then it is not cleared under its feet. */
 const RESET_FRESH_MS = 2000;
+/** For ending: what the kernel has under way cannot be given up. With `remove` the guest is asked to let things go as well. */
+const STOP_MS = { keep: 20_000, remove: 120_000 } as const;
 
 export interface VmDeps {
   kernel: HostKernel;
@@ -161,9 +165,23 @@ export class ManagedVm {
 
   /**
    * Ends serving. With `remove` the VM loses its arena as well (it is unplugged when it was hot-plugged); else the arena
-   * of a VM that still runs stays for the next daemon.
+   * of a VM that still runs stays for the next daemon. When the kernel keeps it waiting for too long, the rest is done when
+   * the kernel is ready, in the same order.
    */
   async stop(options: { remove: boolean }): Promise<void> {
+    const what = `ending VM '${this.name}'`;
+    try {
+      await withDeadline(what, this.#end(options), options.remove ? STOP_MS.remove : STOP_MS.keep);
+    } catch (e) {
+      if (!isHyperturtleError(e, 'HT_TIMEOUT')) throw e;
+      this.#log.error(
+        { problem: messageOf(e) },
+        'the kernel still ends links of this VM; the rest is done then',
+      );
+    }
+  }
+
+  async #end(options: { remove: boolean }): Promise<void> {
     const served = this.#served;
     const process = served?.process;
     const alive = process?.alive() ?? false;
@@ -263,10 +281,12 @@ export class ManagedVm {
     const scope = new AbortController();
     let ended = false;
     try {
-      const hooks = process.attach();
+      const call = callThreads.lane();
+      const hooks = process.attach(call);
       undo.add('attachment', () => hooks.close());
       const service = new VmService({
         vm: this.name,
+        call,
         hooks,
         arena,
         load: this.#deps.load,

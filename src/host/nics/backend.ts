@@ -1,4 +1,5 @@
 /** What stands behind a NIC in L0: a tap on a bridge, or a vDPA device. Made for one NIC, handed to its QEMU. */
+import type { Caller } from '../../bpf/calls.ts';
 import { PACKET_HOOKS } from '../hooks.ts';
 import { removeLeftovers } from '../packets/chain.ts';
 import type { NetdevSpec } from './plug.ts';
@@ -82,8 +83,8 @@ export function backendThere({ info, ifname, ifindex }: NicRecord): boolean {
 }
 
 /** Of a daemon that was killed: filters on a network device that are not links. */
-export function cleanBackend({ info, ifname, ifindex }: NicRecord): void {
-  if (info.kind === 'tap' && ifindexOf(ifname) === ifindex) removeLeftovers(ifindex);
+export async function cleanBackend(call: Caller, { info, ifname, ifindex }: NicRecord): Promise<void> {
+  if (info.kind === 'tap' && ifindexOf(ifname) === ifindex) await removeLeftovers(call, ifindex);
 }
 
 /** After QEMU has let it go: a tap has gone by itself. */

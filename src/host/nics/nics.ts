@@ -4,6 +4,8 @@
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import type { Caller } from '../../bpf/calls.ts';
+import { here } from '../../bpf/calls.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { Turns } from '../../core/turns.ts';
 import type { NicInfo, Params, Result } from '../../wire/schema.ts';
@@ -55,13 +57,15 @@ export interface NicSettings {
 
 export interface VmNicsOptions {
   vm: string;
+  /** By it what waits for the kernel is called; left out, on this thread. */
+  call?: Caller;
   run: string;
   process: { pid: number; startTicks: number };
   settings: () => NicSettings;
   /** Throws HT_UNAVAILABLE while there is no connection. */
   qmp: () => NicQmp;
   /** Just before a NIC goes, or when it has gone: whatever is attached to its network device ends now. */
-  onGoing: (nic: NicInfo, reason: string) => void;
+  onGoing: (nic: NicInfo, reason: string) => void | Promise<void>;
   onAdded: (nic: NicInfo) => void;
   log: { warn(fields: object, message: string): void; info(fields: object, message: string): void };
   /** For the guest to let a NIC go; default 30 s. */
@@ -81,7 +85,7 @@ export class VmNics {
   /** Of the L1 that has them; null before anybody has said so. */
   #bootId: string | null = null;
   /** Whose guest has not let them go yet. */
-  readonly #leaving = new Set<string>();
+  readonly #leaving = new Map<string, Promise<void>>();
   #machine: NicMachine | undefined;
 
   constructor(options: VmNicsOptions) {
@@ -150,7 +154,7 @@ export class VmNics {
         this.#bootId ??= record?.bootId ?? null;
         const earlier =
           record?.pid === process.pid && record.startTicks === process.startTicks ? record.nics : [];
-        for (const nic of earlier) cleanBackend(nic);
+        for (const nic of earlier) await cleanBackend(this.#options.call ?? here, nic);
         // all of them at once: whatever goes wrong with one, the record keeps the others
         this.#nics.push(...earlier);
         await closeStrayFds(qmp());
@@ -199,7 +203,7 @@ export class VmNics {
 
   /** The VM's NICs go, when its kernel lets them. Never throws. */
   clear(reason: string): Promise<void> {
-    for (const { info } of this.#nics) this.#end(info, reason);
+    for (const { info } of this.#nics) void this.#end(info, reason);
     return this.#turns.take(async () => {
       for (const nic of [...this.#nics]) await this.#tryRemove(nic, reason);
     });
@@ -207,7 +211,7 @@ export class VmNics {
 
   /** The process has ended, and with it the network devices. */
   ended(): void {
-    for (const { info } of this.#nics) this.#end(info, 'the VM has ended');
+    for (const { info } of this.#nics) void this.#end(info, 'the VM has ended');
     const gone = this.#nics;
     this.#nics = [];
     this.#leaving.clear();
@@ -310,7 +314,7 @@ export class VmNics {
   }
 
   async #remove(nic: NicRecord, reason: string): Promise<void> {
-    this.#end(nic.info, reason);
+    await this.#end(nic.info, reason);
     await this.#unplug(deviceOf(nic));
     await removeBackend(nic);
     this.#nics = this.#nics.filter((n) => n !== nic);
@@ -340,12 +344,18 @@ export class VmNics {
     }
   }
 
-  /** Once for each NIC. */
-  #end(nic: NicInfo, reason: string): void {
-    if (this.#leaving.has(nic.id)) return;
-    this.#leaving.add(nic.id);
+  /** Once for each NIC. Settles when nothing is attached to it any more; never throws. */
+  #end(nic: NicInfo, reason: string): Promise<void> {
+    const there = this.#leaving.get(nic.id);
+    if (there) return there;
     // one that never was whole has never been told of
-    if (this.#nics.some((n) => n.info.id === nic.id && n.complete)) this.#options.onGoing(nic, reason);
+    const whole = this.#nics.some((n) => n.info.id === nic.id && n.complete);
+    const going = async (): Promise<void> => {
+      if (whole) await this.#options.onGoing(nic, reason);
+    };
+    const ended = going().catch(this.#warn(nic.id));
+    this.#leaving.set(nic.id, ended);
+    return ended;
   }
 
   async #freePorts(): Promise<{ id: string; slot: number }[]> {

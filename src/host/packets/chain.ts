@@ -2,6 +2,7 @@
  * The hyperupcalls on one hook of one network device, in their order. Each change makes a new program for the whole
  * chain and swaps it for the running one: a frame sees the old chain or the new one, never a part. Owns what it attaches.
  */
+import type { Caller } from '../../bpf/calls.ts';
 import { OwnedFd } from '../../bpf/fds.ts';
 import { failureOf, libbpf, takePrinted } from '../../bpf/libbpf.ts';
 import { MapAccess } from '../../bpf/map-ops.ts';
@@ -16,7 +17,7 @@ import {
   updateLink,
 } from '../../bpf/net.ts';
 import type { Direction } from '../../bpf/net.ts';
-import { kernelError, waitForReaders } from '../../bpf/sys.ts';
+import { closeBy, kernelError, waitForReaders } from '../../bpf/sys.ts';
 import { BPF_MAP_CREATE_OPTS, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PROG_ARRAY } from '../../kernel/bpf.ts';
 import { u32, viewOf } from '../../kernel/struct.ts';
 import type { PacketHook } from '../hooks.ts';
@@ -40,8 +41,8 @@ export interface ChainCounts {
 
 /** Something attached to a device. */
 interface Attachment {
-  replace(program: OwnedFd): void;
-  close(): void;
+  replace(program: OwnedFd): Promise<void>;
+  close(): Promise<void>;
 }
 
 /** What runs now. */
@@ -52,7 +53,9 @@ interface Running {
   readonly counts: OwnedFd;
 }
 
+/** One change at a time: whoever makes one waits for the one before. */
 export class PacketChain {
+  readonly #call: Caller;
   readonly #ifindex: number;
   readonly #hook: PacketHook;
   readonly #tcx: boolean;
@@ -60,8 +63,9 @@ export class PacketChain {
   #running: Running | undefined;
   #attachment: Attachment | undefined;
 
-  /** `tcx: false` leaves out what kernels before 6.6 lack. */
-  constructor(ifindex: number, hook: PacketHook, options: { tcx?: boolean } = {}) {
+  /** By `call` what waits is called. `tcx: false` leaves out what kernels before 6.6 lack. */
+  constructor(call: Caller, ifindex: number, hook: PacketHook, options: { tcx?: boolean } = {}) {
+    this.#call = call;
     this.#ifindex = ifindex;
     this.#hook = hook;
     this.#tcx = options.tcx ?? true;
@@ -72,14 +76,14 @@ export class PacketChain {
   }
 
   /** Throws HT_BUSY when something else is attached, HT_NOT_FOUND without the device; then all is as before. */
-  set(entries: readonly ChainEntry[]): void {
+  async set(entries: readonly ChainEntry[]): Promise<void> {
     if (entries.length > MAX_CHAIN) throw new RangeError(`at most ${MAX_CHAIN} programs in a chain`);
     const sorted = [...entries].sort((a, b) => a.order - b.order || a.id - b.id);
     if (sorted.length === 0) return this.#detach();
     const { program, running } = this.#build(sorted);
     try {
-      if (this.#attachment) this.#attachment.replace(program);
-      else this.#attachment = attach(this.#hook, this.#ifindex, program, this.#tcx);
+      if (this.#attachment) await this.#attachment.replace(program);
+      else this.#attachment = await attach(this.#call, this.#hook, this.#ifindex, program, this.#tcx);
     } catch (e) {
       running.programs.close();
       running.counts.close();
@@ -87,7 +91,7 @@ export class PacketChain {
     } finally {
       program.close(); // what is attached holds it
     }
-    this.#take(running);
+    await this.#take(running);
   }
 
   counts(id: number): ChainCounts {
@@ -99,31 +103,35 @@ export class PacketChain {
   }
 
   /** Ends all; also when the device has gone already. */
-  close(): void {
-    this.#detach();
+  close(): Promise<void> {
+    return this.#detach();
   }
 
-  #detach(): void {
+  async #detach(): Promise<void> {
     const attachment = this.#attachment;
     this.#attachment = undefined;
     try {
-      attachment?.close();
+      await attachment?.close();
     } finally {
-      this.#take(undefined);
+      await this.#take(undefined);
     }
   }
 
   /** What the old chain counted is kept for those that are in the new one as well. */
-  #take(running: Running | undefined): void {
+  async #take(running: Running | undefined): Promise<void> {
     const old = this.#running;
     const kept = new Map((running?.entries ?? []).map((e) => [e.id, this.counts(e.id)]));
     this.#before.clear();
     for (const [id, counts] of kept) this.#before.set(id, counts);
     this.#running = running;
     // a frame may still be in the old chain, and would pass it once the array is emptied by its closing
-    if (old) waitForReaders();
-    old?.programs.close();
-    old?.counts.close();
+    if (!old) return;
+    try {
+      await waitForReaders(this.#call);
+    } finally {
+      old.programs.close();
+      old.counts.close();
+    }
   }
 
   #build(entries: readonly ChainEntry[]): { program: OwnedFd; running: Running } {
@@ -155,54 +163,65 @@ export class PacketChain {
 }
 
 /** Removes what a daemon that was killed left on this device. Links have ended with it, filters of clsact have not. */
-export function removeLeftovers(ifindex: number): void {
-  removeFilter(ifindex, 'ingress');
-  removeFilter(ifindex, 'egress');
+export async function removeLeftovers(call: Caller, ifindex: number): Promise<void> {
+  await removeFilter(call, ifindex, 'ingress');
+  await removeFilter(call, ifindex, 'egress');
 }
 
-function attach(hook: PacketHook, ifindex: number, program: OwnedFd, tcx: boolean): Attachment {
-  if (hook === 'xdp') return linkAttachment(linkXdp(program, ifindex));
+async function attach(
+  call: Caller,
+  hook: PacketHook,
+  ifindex: number,
+  program: OwnedFd,
+  tcx: boolean,
+): Promise<Attachment> {
+  if (hook === 'xdp') return linkAttachment(call, await linkXdp(call, program, ifindex));
   const direction: Direction = hook === 'tc-ingress' ? 'ingress' : 'egress';
-  const link = tcx ? linkTcx(program, ifindex, direction) : undefined;
-  return link ? linkAttachment(link) : filterAttachment(program, ifindex, direction);
+  const link = tcx ? await linkTcx(call, program, ifindex, direction) : undefined;
+  return link ? linkAttachment(call, link) : await filterAttachment(call, program, ifindex, direction);
 }
 
-function linkAttachment(link: OwnedFd): Attachment {
+function linkAttachment(call: Caller, link: OwnedFd): Attachment {
   return {
-    replace: (program) => updateLink(link, program),
-    close: () => link.close(),
+    replace: (program) => updateLink(call, link, program),
+    close: () => closeBy(call, link),
   };
 }
 
 /** How many filters of ours need the qdisc that we made, by device. */
 const qdiscs = new Map<number, number>();
 
-function filterAttachment(program: OwnedFd, ifindex: number, direction: Direction): Attachment {
+async function filterAttachment(
+  call: Caller,
+  program: OwnedFd,
+  ifindex: number,
+  direction: Direction,
+): Promise<Attachment> {
   const users = qdiscs.get(ifindex);
-  if (addClsact(ifindex)) qdiscs.set(ifindex, 1);
+  if (await addClsact(call, ifindex)) qdiscs.set(ifindex, 1);
   else if (users !== undefined) qdiscs.set(ifindex, users + 1);
-  const release = (): void => {
+  const release = async (): Promise<void> => {
     const left = qdiscs.get(ifindex);
     if (left === undefined) return; // somebody else made it
     if (left > 1) qdiscs.set(ifindex, left - 1);
     else {
       qdiscs.delete(ifindex);
-      removeClsact(ifindex);
+      await removeClsact(call, ifindex);
     }
   };
   try {
-    setFilter(program, ifindex, direction);
+    await setFilter(call, program, ifindex, direction);
   } catch (e) {
-    release();
+    await release();
     throw e;
   }
   return {
-    replace: (next) => setFilter(next, ifindex, direction),
-    close() {
+    replace: (next) => setFilter(call, next, ifindex, direction),
+    async close() {
       try {
-        removeFilter(ifindex, direction);
+        await removeFilter(call, ifindex, direction);
       } finally {
-        release();
+        await release();
       }
     },
   };

@@ -1,4 +1,5 @@
 /** The links of one VM's programs to hooks of its NICs: a chain for each hook of each NIC that has any. */
+import type { Caller } from '../../bpf/calls.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import type { PacketHook } from '../hooks.ts';
 import { PacketChain } from './chain.ts';
@@ -13,6 +14,8 @@ export interface HookedNic {
 }
 
 export interface PacketLinksOptions {
+  /** By it what waits is called. */
+  call: Caller;
   /** NICs of this VM only: nobody else's can be named. */
   nics: () => readonly HookedNic[];
   /** False: filters of clsact also where the kernel has tcx. */
@@ -25,6 +28,7 @@ interface Place {
   chain: PacketChain;
 }
 
+/** One change at a time: whoever makes one waits for the one before. */
 export class PacketLinks {
   readonly #options: PacketLinksOptions;
   #places: Place[] = [];
@@ -34,7 +38,7 @@ export class PacketLinks {
   }
 
   /** Throws HT_NOT_FOUND without such a NIC or hook, HT_QUOTA when the chain is full, HT_BUSY. */
-  link(nicId: string, hook: PacketHook, entry: ChainEntry): void {
+  async link(nicId: string, hook: PacketHook, entry: ChainEntry): Promise<void> {
     const nics = this.#options.nics();
     const nic = nics.find((n) => n.id === nicId);
     if (!nic)
@@ -52,36 +56,36 @@ export class PacketLinks {
     if (entries.length >= MAX_CHAIN)
       throw new HyperturtleError('HT_QUOTA', `at most ${MAX_CHAIN} programs on one hook of a NIC`);
     if (!place) {
-      const { tcx } = this.#options;
-      const chain = new PacketChain(nic.ifindex, hook, tcx === undefined ? {} : { tcx });
+      const { tcx, call } = this.#options;
+      const chain = new PacketChain(call, nic.ifindex, hook, tcx === undefined ? {} : { tcx });
       place = { nic: nicId, hook, chain };
     }
-    place.chain.set([...entries, entry]);
+    await place.chain.set([...entries, entry]);
     if (!this.#places.includes(place)) this.#places.push(place);
   }
 
   /** No frame sees the program any more that comes after it returns. Fine when there is no such link. */
-  unlink(id: number): void {
+  async unlink(id: number): Promise<void> {
     const place = this.#placeOf(id);
     if (!place) return;
     const left = place.chain.entries.filter((e) => e.id !== id);
     if (left.length === 0) this.#places = this.#places.filter((p) => p !== place);
-    place.chain.set(left);
+    await place.chain.set(left);
   }
 
   /** The link gets another program or order at once. */
-  change(id: number, change: Partial<Pick<ChainEntry, 'program' | 'order'>>): void {
+  async change(id: number, change: Partial<Pick<ChainEntry, 'program' | 'order'>>): Promise<void> {
     const place = this.#placeOf(id);
     if (!place) throw new HyperturtleError('HT_NOT_FOUND', `there is no link ${id}`);
-    place.chain.set(place.chain.entries.map((e) => (e.id === id ? { ...e, ...change } : e)));
+    await place.chain.set(place.chain.entries.map((e) => (e.id === id ? { ...e, ...change } : e)));
   }
 
   /** Before the NIC goes, or after it has gone: the numbers of the links that end. */
-  drop(nicId: string): number[] {
+  async drop(nicId: string): Promise<number[]> {
     const gone = this.#places.filter((p) => p.nic === nicId);
     const ids = gone.flatMap((p) => p.chain.entries.map((e) => e.id));
     this.#places = this.#places.filter((p) => p.nic !== nicId);
-    for (const { chain } of gone) chain.close();
+    for (const { chain } of gone) await chain.close();
     return ids;
   }
 

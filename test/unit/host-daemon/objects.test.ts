@@ -1,6 +1,7 @@
 /** Objects and links of one VM: what is granted, what is refused, and what is left when something fails. */
 import { openSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { here } from '../../../src/bpf/calls.ts';
 import { OwnedFd, openFds } from '../../../src/bpf/fds.ts';
 import { HyperturtleError, isHyperturtleError } from '../../../src/core/errors.ts';
 import type { Verdict } from '../../../src/host/admission/verdict.ts';
@@ -60,6 +61,8 @@ interface World {
   /** Makes the kernel refuse to link a program of this name. */
   unlinkable: Set<string>;
   verified: number;
+  /** What its calls wait for. */
+  kernel: Promise<void>;
   /** What the kernel says of the hook. */
   linked: boolean;
   loadError: Error | undefined;
@@ -80,6 +83,7 @@ beforeEach(() => {
     calls: [],
     unlinkable: new Set(),
     verified: 100,
+    kernel: Promise.resolve(),
     linked: true,
     loadError: undefined,
     objects: undefined as unknown as VmObjects,
@@ -95,23 +99,27 @@ beforeEach(() => {
       return w.loadError ? Promise.reject(w.loadError) : Promise.resolve(loaded(request));
     },
     hooks: {
-      link: (_hook, program, given, { replace, options }) => {
+      link: async (_hook, program, given, { replace, options }) => {
+        await w.kernel;
         if (w.unlinkable.has(program.name))
           throw new HyperturtleError('HT_BPF', 'reaches beyond the context');
         w.calls.push(
           `${replace ? 'replace by' : 'link'} ${program.name}${given ? ' with arena' : ''}${options ? ` for ${JSON.stringify(options)}` : ''}`,
         );
       },
-      unlink: () => w.calls.push('unlink'),
+      unlink: async () => {
+        await w.kernel;
+        w.calls.push('unlink');
+      },
       stats: () => ({ linked: w.linked }) as never,
       endedLinks: () => Promise.reject(new Error('not in this test')),
-      close: () => {},
+      close: () => Promise.resolve(),
     },
-    packets: new PacketLinks({ nics: () => [] }),
+    packets: new PacketLinks({ call: here, nics: () => [] }),
   });
 });
-afterEach(() => {
-  w.objects.clear();
+afterEach(async () => {
+  await w.objects.clear();
   arena.close();
   expect(openFds(), 'descriptors that are left').toEqual([]);
 });
@@ -161,14 +169,6 @@ const load = (name: string, elf: string, more: object = {}) =>
 const kind = async (p: unknown): Promise<string> => {
   try {
     await p;
-    return 'granted';
-  } catch (e) {
-    return kindOf(e);
-  }
-};
-const kindSync = (f: () => unknown): string => {
-  try {
-    f();
     return 'granted';
   } catch (e) {
     return kindOf(e);
@@ -260,21 +260,21 @@ describe('linking', () => {
   it('needs a name only when several programs fit', async () => {
     await load('one', 'p:x');
     await load('two', 'p:x p:y');
-    expect(kindSync(() => w.objects.link({ object: 'two', hook: 'npf' }))).toBe('INVALID_PARAMS');
-    expect(w.objects.link({ object: 'two', hook: 'npf', program: 'y' }).link.program).toBe('y');
-    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).toBe('HOOK_BUSY');
+    expect(await kind(w.objects.link({ object: 'two', hook: 'npf' }))).toBe('INVALID_PARAMS');
+    expect((await w.objects.link({ object: 'two', hook: 'npf', program: 'y' })).link.program).toBe('y');
+    expect(await kind(w.objects.link({ object: 'one', hook: 'npf' }))).toBe('HOOK_BUSY');
   });
 
   it('knows only hooks that the VM may use', async () => {
     await load('one', 'p:x');
     w.settings.policy = { hooks: [], forbiddenHelpers: [] };
-    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).toBe('NOT_FOUND');
-    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'xdp' }))).toBe('NOT_FOUND');
+    expect(await kind(w.objects.link({ object: 'one', hook: 'npf' }))).toBe('NOT_FOUND');
+    expect(await kind(w.objects.link({ object: 'one', hook: 'xdp' }))).toBe('NOT_FOUND');
   });
 
   it('gives the arena to objects that have it, and to no others', async () => {
     await load('one', 'p:x arena');
-    w.objects.link({ object: 'one', hook: 'npf' });
+    await w.objects.link({ object: 'one', hook: 'npf' });
     await w.objects.replace({ name: 'one', elf: b64('p:x') }, never);
     expect(w.calls).toEqual(['link x with arena', 'replace by x']);
   });
@@ -282,7 +282,7 @@ describe('linking', () => {
   it('is not there when the kernel refuses', async () => {
     await load('one', 'p:x');
     w.unlinkable.add('x');
-    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).toBe('REFUSED');
+    expect(await kind(w.objects.link({ object: 'one', hook: 'npf' }))).toBe('REFUSED');
     expect(w.objects.list().links).toEqual([]);
   });
 });
@@ -292,7 +292,7 @@ describe('replacing', () => {
 
   it('gives the link to the program of the same name, or to the only one', async () => {
     await load('a', 'p:x m:keep:5 m:change:5');
-    const { link } = w.objects.link({ object: 'a', hook: 'npf' });
+    const { link } = await w.objects.link({ object: 'a', hook: 'npf' });
     expect(await replace('p:y p:x m:keep:5 m:change:6 m:new')).toMatchObject({
       kept: ['keep'],
       created: ['change', 'new'],
@@ -305,7 +305,7 @@ describe('replacing', () => {
 
   it('leaves all as it was when the kernel does not take the new program', async () => {
     await load('a', 'p:x');
-    w.objects.link({ object: 'a', hook: 'npf' });
+    await w.objects.link({ object: 'a', hook: 'npf' });
     const before = w.objects.list();
     w.unlinkable.add('y');
     expect(await kind(replace('p:y'))).toBe('REFUSED');
@@ -313,6 +313,24 @@ describe('replacing', () => {
     expect(await kind(replace('m:only'))).toBe('NOT_FOUND');
     expect(w.objects.list()).toEqual(before);
     expect(w.calls).toEqual(['link x']);
+  });
+
+  it('swaps links back, the last one first, when one of several cannot be swapped', async () => {
+    await load('a', 'p:x x:e s:t');
+    await w.objects.link({ object: 'a', hook: 'npf' });
+    await w.objects.link({ object: 'a', hook: 'exit', options: { exits: ['cpuid'] } });
+    await w.objects.link({ object: 'a', hook: 'sample', options: { hz: 99 } });
+    const before = w.objects.list();
+    w.calls = [];
+    w.unlinkable.add('bad');
+    expect(await kind(replace('p:y x:f s:bad'))).toBe('REFUSED');
+    expect(w.calls.map((c) => c.split(' for ')[0])).toEqual([
+      'replace by y',
+      'replace by f',
+      'replace by e',
+      'replace by x',
+    ]);
+    expect(w.objects.list()).toEqual(before);
   });
 
   it('may use the quota that the old version sets free', async () => {
@@ -326,8 +344,8 @@ describe('replacing', () => {
 it('clearing unlinks and unloads all', async () => {
   await load('a', 'p:x');
   await load('b', 'p:x');
-  w.objects.link({ object: 'b', hook: 'npf' });
-  expect(w.objects.clear().map((l) => l.object)).toEqual(['b']);
+  await w.objects.link({ object: 'b', hook: 'npf' });
+  expect((await w.objects.clear()).map((l) => l.object)).toEqual(['b']);
   expect(w.objects.used()).toEqual({ objects: 0, programs: 0, links: 0, maps: 0, mapBytes: 0 });
   expect(w.calls.at(-1)).toBe('unlink');
 });
@@ -337,7 +355,7 @@ describe('what a link asks of its hook', () => {
 
   it('reaches the kernel, is listed, and stays when the program is replaced', async () => {
     await w.objects.load({ name: 'o', elf: b64('x:e') }, never);
-    expect(w.objects.link({ object: 'o', hook: 'exit', options: cpuid }).link.options).toEqual(cpuid);
+    expect((await w.objects.link({ object: 'o', hook: 'exit', options: cpuid })).link.options).toEqual(cpuid);
     await w.objects.replace({ name: 'o', elf: b64('x:e m:new') }, never);
     expect(w.calls).toEqual(['link e for {"exits":["cpuid"]}', 'replace by e for {"exits":["cpuid"]}']);
     expect(w.objects.list().links).toMatchObject([{ options: cpuid }]);
@@ -346,10 +364,10 @@ describe('what a link asks of its hook', () => {
   it('is taken over at once when the same link asks for something else, and only then', async () => {
     await w.objects.load({ name: 'o', elf: b64('x:e') }, never);
     const hlt = { exits: ['hlt' as const], after: true };
-    const { link } = w.objects.link({ object: 'o', hook: 'exit', options: cpuid });
-    w.objects.link({ object: 'o', hook: 'exit', options: cpuid });
+    const { link } = await w.objects.link({ object: 'o', hook: 'exit', options: cpuid });
+    await w.objects.link({ object: 'o', hook: 'exit', options: cpuid });
     expect(w.calls).toHaveLength(1);
-    expect(w.objects.link({ object: 'o', hook: 'exit', options: hlt })).toEqual({
+    expect(await w.objects.link({ object: 'o', hook: 'exit', options: hlt })).toEqual({
       link: { ...link, options: hlt },
       existed: true,
     });
@@ -358,20 +376,27 @@ describe('what a link asks of its hook', () => {
 
   it('may be as many samples a second as the quota says, also when a link is changed', async () => {
     await w.objects.load({ name: 'o', elf: b64('s:e') }, never);
-    const at = (hz: number): unknown => w.objects.link({ object: 'o', hook: 'sample', options: { hz } });
-    expect(() => at(4001)).toThrow(/sampleHz.*4000.*4001 Hz asked for/);
-    at(4000);
+    const at = (hz: number): Promise<unknown> =>
+      w.objects.link({ object: 'o', hook: 'sample', options: { hz } });
+    await expect(at(4001)).rejects.toThrow(/sampleHz.*4000.*4001 Hz asked for/);
+    await at(4000);
     w.settings.quotas.sampleHz = 99;
-    expect(() => at(100)).toThrow(/sampleHz/);
-    at(99);
+    await expect(at(100)).rejects.toThrow(/sampleHz/);
+    await at(99);
     expect(w.calls).toEqual(['link e for {"hz":4000}', 'replace by e for {"hz":99}']);
   });
 
   it("is refused where it is missing or is not that hook's", async () => {
     await w.objects.load({ name: 'o', elf: b64('x:e p:n') }, never);
-    expect(() => w.objects.link({ object: 'o', hook: 'exit' })).toThrow(/wants options \(exits, msrs/);
-    expect(() => w.objects.link({ object: 'o', hook: 'exit', options: { hz: 99 } })).toThrow(/wants options/);
-    expect(() => w.objects.link({ object: 'o', hook: 'npf', options: cpuid })).toThrow(/takes no options/);
+    await expect(w.objects.link({ object: 'o', hook: 'exit' })).rejects.toThrow(
+      /wants options \(exits, msrs/,
+    );
+    await expect(w.objects.link({ object: 'o', hook: 'exit', options: { hz: 99 } })).rejects.toThrow(
+      /wants options/,
+    );
+    await expect(w.objects.link({ object: 'o', hook: 'npf', options: cpuid })).rejects.toThrow(
+      /takes no options/,
+    );
     expect(w.calls).toEqual([]);
   });
 });
@@ -384,33 +409,33 @@ describe('a link that the kernel ends', () => {
   it('is no link any more; list says why until its object is replaced, and nothing is linked for a minute', async () => {
     vi.useFakeTimers({ toFake: ['performance'] });
     await load('one', 'p:x');
-    const { link } = w.objects.link({ object: 'one', hook: 'npf' });
+    const { link } = await w.objects.link({ object: 'one', hook: 'npf' });
     w.linked = false;
     expect(w.objects.overran(end, 'slow')).toEqual(link);
     expect(w.objects.list()).toMatchObject({ links: [], ended: [{ link, reason: 'slow' }] });
-    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf' }))).toBe('BUSY');
+    expect(await kind(w.objects.link({ object: 'one', hook: 'npf' }))).toBe('BUSY');
     await w.objects.replace({ name: 'one', elf: b64('p:x p:y') }, never);
     expect(ended()).toBeUndefined();
-    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf', program: 'y' }))).toBe('BUSY');
+    expect(await kind(w.objects.link({ object: 'one', hook: 'npf', program: 'y' }))).toBe('BUSY');
     vi.advanceTimersByTime(60_000);
-    expect(kindSync(() => w.objects.link({ object: 'one', hook: 'npf', program: 'y' }))).toBe('granted');
+    expect(await kind(w.objects.link({ object: 'one', hook: 'npf', program: 'y' }))).toBe('granted');
   });
 
   it('is forgotten when it is made again by hand', async () => {
     vi.useFakeTimers({ toFake: ['performance'] });
     await load('one', 'p:x');
-    w.objects.link({ object: 'one', hook: 'npf' });
+    await w.objects.link({ object: 'one', hook: 'npf' });
     w.linked = false;
     w.objects.overran(end, 'slow');
     vi.advanceTimersByTime(60_000);
     expect(ended()).toHaveLength(1);
-    w.objects.link({ object: 'one', hook: 'npf' });
+    await w.objects.link({ object: 'one', hook: 'npf' });
     expect(ended()).toBeUndefined();
   });
 
   it('stays when another program, or the same one linked again, has taken its place by then', async () => {
     await load('one', 'p:x');
-    const { link } = w.objects.link({ object: 'one', hook: 'npf' });
+    const { link } = await w.objects.link({ object: 'one', hook: 'npf' });
     expect(w.objects.overran({ ...end, programId: 77 }, 'slow')).toBeUndefined();
     expect(w.objects.overran(end, 'slow')).toBeUndefined();
     expect(w.objects.list().links).toEqual([link]);
