@@ -37,17 +37,42 @@ function isMissing(program) {
   return spawnSync(program, ['--version'], { stdio: 'ignore' }).error !== undefined;
 }
 
-function isDebian() {
-  return !DEBIAN_PROGRAMS.some(isMissing);
+/** Codenames of the releases that the lab has been run on (src/lab/debian.ts). */
+const RELEASES = ['bookworm', 'trixie'];
+
+/** Why the lab cannot be made of this machine's packages. The same line is in src/lab/debian.ts, for what is compiled. */
+function whyNoLab() {
+  const os = osRelease();
+  if (os.ID !== 'debian' || !RELEASES.includes(os.VERSION_CODENAME)) {
+    const install = 'apt-get update && apt-get install -y --no-install-recommends npm ca-certificates';
+    return (
+      `the lab is made of packages of Debian 12 or 13, this is ${os.PRETTY_NAME || os.ID || 'another system'}: here 'npm run unit' works, and the demo in a ` +
+      `container (docker or podman): docker run --rm -it -v "$PWD:/src" -w /src debian:13 sh -c '${install} && npm run demo'`
+    );
+  }
+  const missing = DEBIAN_PROGRAMS.find(isMissing);
+  return missing && `${missing} not found: the lab is made of Debian packages: install it`;
 }
 
-/** Only what runs the lab needs them. */
+function isDebian() {
+  return whyNoLab() === undefined;
+}
+
+/** Only what runs the lab needs it. */
 function checkDebian() {
-  for (const program of DEBIAN_PROGRAMS)
-    if (isMissing(program))
-      throw new Refusal(
-        `${program} not found: the lab is made of Debian packages: run it on Debian 12, or in a Debian 12 container`,
-      );
+  const why = whyNoLab();
+  if (why !== undefined) throw new Refusal(why);
+}
+
+function osRelease() {
+  for (const file of ['/etc/os-release', '/usr/lib/os-release']) {
+    if (!existsSync(file)) continue;
+    const lines = readFileSync(file, 'utf8').split('\n');
+    return Object.fromEntries(
+      lines.map((l) => /^([A-Z_]+)=["']?(.*?)["']?$/.exec(l.trim())?.slice(1) ?? ['', '']),
+    );
+  }
+  return {};
 }
 
 function readJson(file) {
@@ -153,12 +178,13 @@ async function prepareLab() {
   say('preparing the lab: packages, tools, images');
   const load = (file) => import(path.join(ROOT, 'dist/src', file));
   const { prepareArtifacts } = await load('lab/prepare.js');
+  const { defaultKernel } = await load('lab/debian.js');
   const { createProgress } = await load('core/progress.js');
   const { abortOnSignals } = await load('core/lifecycle.js');
   const signals = abortOnSignals();
   try {
     const artifacts = await prepareArtifacts({
-      kernel: '6.1',
+      kernel: defaultKernel(),
       progress: createProgress(),
       signal: signals.signal,
     });

@@ -7,13 +7,14 @@ import { fileURLToPath } from 'node:url';
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 const load = (file) => import(path.join(ROOT, 'dist/src', file));
 const { buildInstalledPrograms } = await load('lab/prepare.js');
+const { defaultKernel } = await load('lab/debian.js');
 const { createProgress } = await load('core/progress.js');
 const { abortOnSignals } = await load('core/lifecycle.js');
 
 const signals = abortOnSignals();
 try {
   const { dir } = await buildInstalledPrograms({
-    kernel: '6.1',
+    kernel: defaultKernel(),
     progress: createProgress(),
     signal: signals.signal,
   });

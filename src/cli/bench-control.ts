@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { HyperturtleError } from '../core/errors.ts';
 import { inLab } from './bench-lab.ts';
 import { integer } from './values.ts';
+import { kernelOption } from './kernel-option.ts';
 
 interface ControlCommandOptions {
   object?: string;
@@ -34,7 +35,7 @@ export function registerControl(bench: Command, version: string): void {
     .option('--seconds <number>', 'of each of them', integer('--seconds', 2, 3600), 10)
     .option('--window <number>', 'requests outstanding of the VM that loads', integer('--window', 1, 64), 32)
     .option('--lab', 'instead: in L0 and L1 of a lab, over their virtio port; no other option but these two')
-    .option('-k, --kernel <series>', 'kernel of all levels of the lab', '6.1')
+    .addOption(kernelOption('kernel of all levels of the lab'))
     .option('--json <file>', 'write the result with all raw samples')
     .action((o: ControlCommandOptions) => (o.lab ? controlInLab(o, version) : control(o, version)));
 }

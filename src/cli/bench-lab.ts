@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import type { Progress } from '../core/progress.ts';
 import type { Lab } from '../lab/lab.ts';
 import { integer } from './values.ts';
+import { kernelOption } from './kernel-option.ts';
 
 export interface LabOptions {
   kernel: string;
@@ -57,7 +58,7 @@ export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): P
 
 export function labOptions(c: Command): Command {
   return c
-    .option('-k, --kernel <series>', 'kernel of all levels', '6.1')
+    .addOption(kernelOption('kernel of all levels'))
     .addOption(new Option('--accel <kind>', 'what runs the lab').choices(['tcg', 'kvm']).default('tcg'))
     .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
     .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)

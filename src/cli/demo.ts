@@ -1,6 +1,7 @@
 /** `hyperturtle demo`: what a new user runs first. A short form of `bench all` in one lab. */
 import type { Command } from 'commander';
 import { ARENA_MIB, runAndReport } from './bench.ts';
+import { kernelOption } from './kernel-option.ts';
 
 /** Fewer pages than a benchmark, but every one of them a real first touch, and two interleaved rounds. */
 const TOUCH_MIB = 8;
@@ -14,7 +15,7 @@ export function register(program: Command, version: string): void {
     .description(
       'build a small nested cloud, measure it without and with the hyperupcall, show the difference',
     )
-    .option('-k, --kernel <series>', 'kernel of all levels', '6.1')
+    .addOption(kernelOption('kernel of all levels'))
     .option('--report <file>', 'where to write the report', 'report.html')
     .option('--json <file>', 'write the result with all raw samples')
     .action((o: { kernel: string; report: string; json?: string }) => demo(o, version));

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { HyperturtleError } from '../core/errors.ts';
 import { inLab } from './bench-lab.ts';
 import { integer } from './values.ts';
+import { kernelOption } from './kernel-option.ts';
 
 interface FuzzOptions {
   minutes: number;
@@ -21,7 +22,7 @@ export function registerFuzz(program: Command): void {
     )
     .option('--minutes <number>', 'how long, once all is set up', integer('--minutes', 1, 10_000), 10)
     .option('--seed <number>', 'the same operations in the same order', integer('--seed', 0, 2 ** 32 - 1), 1)
-    .option('-k, --kernel <series>', 'kernel of all levels', '6.1')
+    .addOption(kernelOption('kernel of all levels'))
     .option('--batch <number>', 'operations at each entry of a nested guest', integer('--batch', 1, 64), 48)
     .option('--operations <number>', 'fewer are a failure', integer('--operations', 0, 2 ** 31), 0)
     .option('--json <file>', 'write the report')

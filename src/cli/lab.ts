@@ -3,6 +3,7 @@ import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import type { Lab } from '../lab/lab.ts';
 import { cpuOption, emulatedBy } from './emulated-cpu.ts';
+import { kernelOption } from './kernel-option.ts';
 import { integer, printJson } from './values.ts';
 
 const DEFAULT_NAME = 'default';
@@ -72,10 +73,10 @@ $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this m
     .command('up')
     .description('start a lab that stays until `lab down`')
     .addOption(nameOption())
-    .option(
-      '-k, --kernel <series>',
-      "kernel of all levels: a series that Debian's lists have, such as 6.1 or 6.12; of L0 and L1 with sanitizers: 6.1-debug, 6.1-kcsan",
-      '6.1',
+    .addOption(
+      kernelOption(
+        'kernel of all levels: a series that Debian 12, 13 or its backports have, such as 6.1, 6.12 or 7.3; of L0 and L1 with sanitizers: 6.1-debug, 6.1-kcsan',
+      ),
     )
     .addOption(
       new Option('--accel <kind>', 'tcg: emulation, works anywhere; kvm: needs nested virtualization')
@@ -154,7 +155,7 @@ Examples:
       'root file systems for nested guests, built from Debian packages; without names: which there are',
     )
     .argument('[names...]')
-    .option('-k, --kernel <series>', 'whose tools pack them', '6.1')
+    .addOption(kernelOption('whose tools pack them'))
     .option('--output <directory>', 'write them there, each with its NAME.json; default: only into the cache')
     .option('--refresh', 'ask apt for newer packages')
     .action(images);
@@ -162,7 +163,7 @@ Examples:
   lab
     .command('modules')
     .description('compile our kernel modules for a kernel, without a lab')
-    .option('-k, --kernel <series>', "for which; default: the machine's Debian's")
+    .addOption(kernelOption('for which'))
     .option('--output <directory>', 'write them there; default: only into the cache')
     .addHelpText(
       'after',
@@ -262,20 +263,17 @@ async function images(
   }
 }
 
-async function modules(o: { kernel?: string; output?: string }): Promise<void> {
-  const [{ buildModules }, { defaultKernel }, { createProgress }, { abortOnSignals }, fs, path] =
-    await Promise.all([
-      import('../lab/prepare.ts'),
-      import('../lab/releases.ts'),
-      import('../core/progress.ts'),
-      import('../core/lifecycle.ts'),
-      import('node:fs/promises'),
-      import('node:path'),
-    ]);
+async function modules(o: { kernel: string; output?: string }): Promise<void> {
+  const [{ buildModules }, { createProgress }, { abortOnSignals }, fs, path] = await Promise.all([
+    import('../lab/prepare.ts'),
+    import('../core/progress.ts'),
+    import('../core/lifecycle.ts'),
+    import('node:fs/promises'),
+    import('node:path'),
+  ]);
   const { signal, dispose } = abortOnSignals();
   try {
-    const kernel = o.kernel ?? defaultKernel();
-    const built = await buildModules({ kernel, progress: createProgress(), signal });
+    const built = await buildModules({ kernel: o.kernel, progress: createProgress(), signal });
     if (o.output !== undefined) await fs.mkdir(o.output, { recursive: true });
     for (const [name, file] of built) {
       const to = o.output === undefined ? file : path.join(o.output, name);

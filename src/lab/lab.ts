@@ -10,6 +10,7 @@ import { bePatient } from '../core/patience.ts';
 import { silentProgress } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import type { PrepareArtifacts } from './artifacts.ts';
+import { defaultKernel } from './debian.ts';
 import { patienceFor } from './kernel-name.ts';
 import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
 import { startBochs } from './bochs-machine.ts';
@@ -44,7 +45,7 @@ import { openCache } from './xdg.ts';
 export interface LabSpec {
   /** Default: one that no other lab has. */
   name?: string;
-  /** Kernel of all levels; default `6.1`. With sanitizers (`6.1-debug`) of L0 and L1, while L2s run the stock one. */
+  /** Kernel of all levels; default the machine's Debian's. With sanitizers (`6.1-debug`) of L0 and L1, while L2s run the stock one. */
   kernel?: string;
   accel?: Accelerator;
   /** Bochs' model of the processor; default one that all tests run on. */
@@ -91,7 +92,6 @@ export interface Lab {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-export const DEFAULT_KERNEL = '6.1';
 /** Of the 2 GiB that Bochs has at most. */
 const BOCHS_L1_MEM_MIB = 1024;
 let unnamed = 0;
@@ -107,7 +107,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   };
   const accel = spec.accel ?? 'tcg';
   checkShape(l1, accel, spec.images?.length);
-  const kernel = spec.kernel ?? DEFAULT_KERNEL;
+  const kernel = spec.kernel ?? defaultKernel();
   bePatient(patienceFor(kernel));
   const lifetime = spec.lifetime ?? 'owner';
   await cleanDeadLabs();

@@ -9,7 +9,8 @@ import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.
 import type { Progress } from '../core/progress.ts';
 import { Apt } from './debs.ts';
 import type { DebRecord } from './debs.ts';
-import { aptOfRelease, machineRelease, otherReleases, RELEASES } from './releases.ts';
+import { machineRelease, otherReleases, RELEASES } from './debian.ts';
+import { aptOfRelease } from './releases.ts';
 import { contentKey, needSpace } from './xdg.ts';
 import { withCacheLock } from './xdg-lock.ts';
 

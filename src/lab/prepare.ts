@@ -17,7 +17,7 @@ import { CACHE_BYTES_NEEDED, fetchSet, packageSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
 import { buildPayload } from './payload.ts';
 import { findProjectRoot } from './payload-app.ts';
-import { defaultKernel, machineRelease } from './releases.ts';
+import { defaultKernel, machineRelease } from './debian.ts';
 import { isKernelPackage, qemuProgram, treesExist, unpackKernel, unpackTools } from './tools.ts';
 import { cacheRoot, contentKey, openCache } from './xdg.ts';
 

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { exec } from '../../src/core/exec.ts';
 import { createProgress } from '../../src/core/progress.ts';
+import { defaultKernel } from '../../src/lab/debian.ts';
 import { labUp } from '../../src/lab/lab.ts';
 import type { Lab, LabSpec } from '../../src/lab/lab.ts';
 import { runScript } from '../../src/lab/levels.ts';
@@ -17,7 +18,7 @@ import { kernelTroubles } from '../../src/lab/kernel-log.ts';
 export const ROOT = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
 
 /** Kernel series of the labs that tests start; `HT_TEST_KERNEL=6.12` runs them all on another one. */
-export const TEST_KERNEL = process.env['HT_TEST_KERNEL'] ?? '6.1';
+export const TEST_KERNEL = process.env['HT_TEST_KERNEL'] ?? defaultKernel();
 
 /** Registers the lab's start and end with the test file. The function gives the lab while tests run. */
 export function useLab(spec: LabSpec = {}): () => Lab {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { otherReleases, parseOsRelease, releaseOf, RELEASES } from '../../../src/lab/releases.ts';
+import { otherReleases, parseOsRelease, releaseOf, RELEASES } from '../../../src/lab/debian.ts';
 
 const debian = (version: string, codename: string): string =>
   `PRETTY_NAME="Debian GNU/Linux ${version} (${codename})"\nVERSION_ID="${version}"\nVERSION_CODENAME=${codename}\nID=debian\n`;

@@ -1,0 +1,83 @@
+/**
+ * Debian's releases: which one this machine is, hence which kernel is its own, and what to do where it is none that the
+ * lab can be made of.
+ */
+import { readFileSync } from 'node:fs';
+import { HyperturtleError } from '../core/errors.ts';
+
+export interface Release {
+  /** `12`. */
+  version: string;
+  /** `bookworm`. */
+  codename: string;
+  /** Series of its own kernel. */
+  kernel: string;
+}
+
+/** What the lab has been run on, oldest first. */
+export const RELEASES: readonly Release[] = [
+  { version: '12', codename: 'bookworm', kernel: '6.1' },
+  { version: '13', codename: 'trixie', kernel: '6.12' },
+];
+
+/** `ID`, `VERSION_CODENAME`, `PRETTY_NAME` and so on of os-release(5). */
+export function parseOsRelease(text: string): Record<string, string> {
+  const out: Record<string, string> = {};
+  for (const line of text.split('\n')) {
+    const m = /^([A-Z_]+)=(?:"(.*)"|'(.*)'|(.*))$/.exec(line.trim());
+    if (m) out[m[1]!] = m[2] ?? m[3] ?? m[4] ?? '';
+  }
+  return out;
+}
+
+/** The release of a system by its os-release. Throws HT_UNSUPPORTED with what works there. */
+export function releaseOf(osRelease: string): Release {
+  const os = parseOsRelease(osRelease);
+  const found = RELEASES.find((r) => os['ID'] === 'debian' && os['VERSION_CODENAME'] === r.codename);
+  if (found !== undefined) return found;
+  throw new HyperturtleError(
+    'HT_UNSUPPORTED',
+    unsupported(os['PRETTY_NAME'] ?? os['ID'] ?? 'another system'),
+  );
+}
+
+const newest = RELEASES.at(-1)!;
+
+/** The same line is in scripts/bootstrap.mjs, which runs before anything is compiled. */
+function unsupported(system: string): string {
+  const names = RELEASES.map((r) => r.version).join(' or ');
+  const install = 'apt-get update && apt-get install -y --no-install-recommends npm ca-certificates';
+  return (
+    `the lab is made of packages of Debian ${names}, this is ${system}: here 'npm run unit' works, and the demo in a ` +
+    `container (docker or podman): docker run --rm -it -v "$PWD:/src" -w /src debian:${newest.version} sh -c '${install} && npm run demo'`
+  );
+}
+
+/** This machine's release. */
+export function machineRelease(): Release {
+  return releaseOf(readOsRelease());
+}
+
+function readOsRelease(): string {
+  for (const file of ['/etc/os-release', '/usr/lib/os-release'])
+    try {
+      return readFileSync(file, 'utf8');
+    } catch {
+      // the other one
+    }
+  return '';
+}
+
+/** Kernel of all levels where nobody says another: the one of the machine's Debian, or of the newest known where it is none. */
+export function defaultKernel(): string {
+  try {
+    return machineRelease().kernel;
+  } catch {
+    return newest.kernel;
+  }
+}
+
+/** Releases beside the machine's, newest first. */
+export function otherReleases(machine: Release): Release[] {
+  return RELEASES.filter((r) => r !== machine).reverse();
+}
