@@ -1,6 +1,7 @@
 // Lint: type-checked rules, and the direction of imports between the folders of src/ (docs/architecture.md).
 import tseslint from 'typescript-eslint';
 import path from 'node:path';
+import ts from 'typescript';
 
 /** Folders of src/ in the order in which they may import: each only itself and what stands before it. */
 const LAYERS = [
@@ -71,15 +72,78 @@ const importDirection = {
   },
 };
 
+/** Text reaches a terminal through one place, where what acts on terminals is made visible. */
+const output = {
+  meta: {
+    type: 'problem',
+    schema: [],
+    messages: { no: '{{what}}: use writeOut, writeErr or writeJson of src/core/output.ts' },
+  },
+  create(context) {
+    if (layerOf(context.filename) === undefined || /[\\/]core[\\/]output\.ts$/.test(context.filename))
+      return {};
+    const text = (node) => context.sourceCode.getText(node);
+    return {
+      MemberExpression(node) {
+        const what = text(node).replace(/\?|\s/g, '');
+        if (/^process\.(stdout|stderr)\.(write|end)$/.test(what) || /^console\.\w+$/.test(what))
+          context.report({ node, messageId: 'no', data: { what } });
+      },
+    };
+  },
+};
+
+/**
+ * No look-up by a name of somebody's choice in an object that has Object.prototype behind it: `toString` and
+ * `constructor` would be found there, and `__proto__` set nothing. Names that the types know are not meant.
+ */
+const ownKeys = {
+  meta: {
+    type: 'problem',
+    schema: [],
+    messages: {
+      no: "'{{what}}' may be found in Object.prototype: use a Map, own() or hasOwn() of src/core/own.ts, or Object.fromEntries()",
+    },
+  },
+  create(context) {
+    if (layerOf(context.filename) === undefined || /[\\/]core[\\/]own\.ts$/.test(context.filename)) return {};
+    const { parserServices: services } = context.sourceCode;
+    if (!services?.program) return {};
+    const checker = services.program.getTypeChecker();
+    const isOpen = (type) =>
+      type.isUnion()
+        ? type.types.some(isOpen)
+        : type.isTypeParameter?.()
+          ? isOpen(
+              checker.getBaseConstraintOfType(type) ??
+                type.getConstraint?.() ?? { flags: 0, isUnion: () => false },
+            )
+          : (type.flags & (ts.TypeFlags.String | ts.TypeFlags.TemplateLiteral)) !== 0;
+    const report = (node, key) =>
+      isOpen(services.getTypeAtLocation(key)) &&
+      context.report({ node, messageId: 'no', data: { what: context.sourceCode.getText(key) } });
+    return {
+      MemberExpression(node) {
+        if (node.computed) report(node, node.property);
+      },
+      BinaryExpression(node) {
+        if (node.operator === 'in' && node.left.type !== 'PrivateIdentifier') report(node, node.left);
+      },
+    };
+  },
+};
+
 export default tseslint.config(
   { ignores: ['dist/**', 'node_modules/**', 'results/**'] },
   ...tseslint.configs.recommendedTypeChecked.map((c) => ({ ...c, files: ['**/*.ts'] })),
   {
     files: ['**/*.ts'],
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
-    plugins: { hyperturtle: { rules: { 'import-direction': importDirection } } },
+    plugins: { hyperturtle: { rules: { 'import-direction': importDirection, output, 'own-keys': ownKeys } } },
     rules: {
       'hyperturtle/import-direction': 'error',
+      'hyperturtle/output': 'error',
+      'hyperturtle/own-keys': 'error',
       '@typescript-eslint/no-floating-promises': 'error',
       '@typescript-eslint/no-misused-promises': 'error',
       '@typescript-eslint/switch-exhaustiveness-check': [

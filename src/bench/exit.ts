@@ -15,6 +15,8 @@ import { environmentOf } from './environment.ts';
 import { KvmCounters, countersBetween } from './kvm-counters.ts';
 import { environmentSchema } from './schema.ts';
 import { median } from './statistics.ts';
+import { addOwn } from '../core/own.ts';
+import { recordOf } from '../core/record.ts';
 
 export const EXIT_CACHE = '/payload/bpf/exit-cache.bpf.o';
 export const CACHE_OPTIONS = [
@@ -59,7 +61,7 @@ export const exitResultSchema = z.object({
     }),
   ),
   /** Of all rounds together, what KVM in L0 counted while the guests ran: exits by cause that L1 was entered for. */
-  reflected: z.object({ vanilla: z.record(z.string(), count), accelerated: z.record(z.string(), count) }),
+  reflected: z.object({ vanilla: recordOf(z.string(), count), accelerated: recordOf(z.string(), count) }),
 });
 export type ExitResult = z.infer<typeof exitResultSchema>;
 
@@ -151,7 +153,7 @@ export async function runExitBench(lab: Lab, spec: ExitBenchSpec): Promise<ExitR
 }
 
 function add(to: Record<string, number>, counts: Record<string, number>): void {
-  for (const [name, n] of Object.entries(counts)) to[name] = (to[name] ?? 0) + n;
+  for (const [name, n] of Object.entries(counts)) addOwn(to, name, n);
 }
 
 /** Median of the ticks of one exit. */

@@ -8,6 +8,7 @@ import type { Level } from '../lab/levels.ts';
 import { L1_RUN } from '../lab/machine.ts';
 import type { Counters } from './schema.ts';
 import { subtractCounts } from './statistics.ts';
+import { addOwn } from '../core/own.ts';
 
 const TRACING = '/sys/kernel/tracing/events/kvm';
 const EXITS = `${TRACING}/kvm_nested_vmexit`;
@@ -81,7 +82,7 @@ function byCause(text: string, vendor: 'amd' | 'intel'): Record<string, number> 
   const out: Record<string, number> = {};
   for (const [code, n] of parseHistogram(text)) {
     const name = causeName(code, vendor);
-    out[name] = (out[name] ?? 0) + n;
+    addOwn(out, name, n);
   }
   return out;
 }

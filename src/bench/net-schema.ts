@@ -1,6 +1,7 @@
 /** The shape of the result of `bench net`: every block of packets as it was measured, and figures computed from them. */
 import { z } from 'zod';
 import { RESULT_SCHEMA_VERSION, countersSchema, environmentSchema } from './schema.ts';
+import { recordOf } from '../core/record.ts';
 
 /**
  * How L2's packets reach L0:
@@ -78,7 +79,7 @@ export const netVariantSummarySchema = z.object({
   upBytesPerSecond: z.number(),
   downBytesPerSecond: z.number(),
   /** Requests a second, and all exits of L1's VM for each, of the services that were asked. */
-  apps: z.record(z.string(), z.object({ requestsPerSecond: z.number(), exitsPerRequest: z.number() })),
+  apps: recordOf(z.string(), z.object({ requestsPerSecond: z.number(), exitsPerRequest: z.number() })),
   /** Of a single round trip, so of two packets: exits of L2, those of them that entered L1, all exits of L1's VM. */
   l2ExitsPerRoundTrip: z.number(),
   reflectedPerRoundTrip: z.number(),
@@ -91,8 +92,8 @@ export const netVariantSummarySchema = z.object({
   reflectedPerPacket: z.number(),
   exitsPerPacket: z.number(),
   /** Exits of L2 and those that entered L1, by cause, over all its single round trips. */
-  l2ExitsByCause: z.record(z.string(), count),
-  reflectedByCause: z.record(z.string(), count),
+  l2ExitsByCause: recordOf(z.string(), count),
+  reflectedByCause: recordOf(z.string(), count),
 });
 export type NetVariantSummary = z.infer<typeof netVariantSummarySchema>;
 
@@ -101,7 +102,7 @@ export const netSummarySchema = z.object({
   /** All exits of L1 and L2 while L2 does nothing. */
   idleExitsPerSecond: z.number(),
   /** Ratios of neighbouring blocks' medians; see NET_BARS. */
-  ratios: z.record(z.string(), spreadSchema),
+  ratios: recordOf(z.string(), spreadSchema),
 });
 export type NetSummary = z.infer<typeof netSummarySchema>;
 

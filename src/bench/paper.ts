@@ -15,6 +15,7 @@ import type { StartVariant } from './start-schema.ts';
 import { SNAPSHOT_IMAGE, imagesOf, startsOf } from './start-summary.ts';
 import { mean, median } from './statistics.ts';
 import { averageNs, selectTouches, switchesPerPage } from './summary.ts';
+import { own } from '../core/own.ts';
 
 /** Three ways of running the same thing. `direct`: not nested, or with the NIC given to the nested guest. */
 export interface Values {
@@ -309,7 +310,7 @@ function netFigures(json: unknown): Partial<Record<string, Values>> {
   const us = (name: string): number | undefined => some(of(name)?.roundTripAvgNs, (ns) => ns / 1000);
   const gbps = (name: string): number | undefined => some(of(name)?.upBytesPerSecond, (b) => (b * 8) / 1e9);
   const asked = (app: string, unit: number) => (name: string) =>
-    some(of(name)?.apps[app]?.requestsPerSecond, (n) => n / unit);
+    some(own(of(name)?.apps ?? {}, app)?.requestsPerSecond, (n) => n / unit);
   const three = (f: (name: string) => number | undefined) => [f('nested'), f('pass'), f('direct')] as const;
   return whole({
     udp: three(us),

@@ -3,6 +3,7 @@
  * plain numbers computed from the samples. Durations carry their unit in the name.
  */
 import { z } from 'zod';
+import { recordOf } from '../core/record.ts';
 
 export const RESULT_SCHEMA_VERSION = 1;
 
@@ -25,7 +26,7 @@ export type BootVariant = z.infer<typeof bootVariantSchema>;
 
 const count = z.number().int().nonnegative();
 const ns = z.number().nonnegative();
-const byCause = z.record(z.string(), count);
+const byCause = recordOf(z.string(), count);
 
 /** One phase as c/l2/first_touch prints it. */
 export const touchSchema = z.object({

@@ -1,6 +1,7 @@
 /** The result file of `hyperturtle bench start`: every start with its counters, and a summary computed from them. */
 import { z } from 'zod';
 import { countersSchema, environmentSchema } from './schema.ts';
+import { recordOf } from '../core/record.ts';
 
 export const START_VARIANTS = ['vanilla', 'accelerated'] as const;
 export const startVariantSchema = z.enum(START_VARIANTS);
@@ -21,7 +22,7 @@ export const startSampleSchema = z.object({
   /** Of L1's whole VM in L0's KVM, from before the launcher's start to the first answer. */
   counters: countersSchema,
   /** Why faults were passed to L1, by name, from our module; null where nothing is linked. */
-  fallbacks: z.record(z.string(), count).nullable(),
+  fallbacks: recordOf(z.string(), count).nullable(),
   /** Faults answered in L0, and entries written for them; null where nothing is linked. */
   handled: count.nullable(),
   entries: count.nullable(),
@@ -33,12 +34,12 @@ export type StartSample = z.infer<typeof startSampleSchema>;
 
 export const startSummarySchema = z.object({
   /** By image: part by which the time to the first answer, and to the open port, is shorter. */
-  answered: z.record(z.string(), z.number()),
-  open: z.record(z.string(), z.number()),
+  answered: recordOf(z.string(), z.number()),
+  open: recordOf(z.string(), z.number()),
   /** Part of the emulator's CPU time, over the same, that is no longer needed. */
-  emulatorCpu: z.record(z.string(), z.number()),
+  emulatorCpu: recordOf(z.string(), z.number()),
   /** World switches that faults cause: accelerated / vanilla. */
-  faultSwitches: z.record(z.string(), z.number()),
+  faultSwitches: recordOf(z.string(), z.number()),
   /** Mean of `answered` over the images, without the Redis snapshot; and that one. */
   meanReduction: z.number().optional(),
   redisSnapshotReduction: z.number().optional(),

@@ -3,6 +3,7 @@ import { mean, ratio, sum } from './statistics.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import type { StartResult, StartSample, StartSummary, StartVariant } from './start-schema.ts';
 import { NESTED_FAULT } from './summary.ts';
+import { setOwn } from '../core/own.ts';
 
 export const SNAPSHOT_IMAGE = 'redis-snapshot';
 
@@ -46,7 +47,7 @@ export function summarizeStarts(
     const found: Record<string, number> = {};
     for (const image of imagesOf(samples)) {
       const value = of(startsOf(samples, image, 'vanilla'), startsOf(samples, image, 'accelerated'));
-      if (value !== undefined) found[image] = value;
+      if (value !== undefined) setOwn(found, image, value);
     }
     return found;
   };

@@ -25,6 +25,7 @@ import type { StartResult, StartSample, StartVariant } from './start-schema.ts';
 import { START_VARIANTS } from './start-schema.ts';
 import { SNAPSHOT_IMAGE, imagesOf, summarizeStarts } from './start-summary.ts';
 import { L2_TICK_ARGUMENTS } from './touch.ts';
+import { setOwn } from '../core/own.ts';
 
 export interface StartSpec {
   images: readonly string[];
@@ -244,7 +245,7 @@ async function stepsOf(
         'HT_COMMAND_FAILED',
         `${run}: ended before its service answered: ${line}: ${(await job.output()).trim().slice(-1000)}`,
       );
-    if (event.ms !== undefined) at[event.event] = event.ms;
+    if (event.ms !== undefined) setOwn(at, event.event, event.ms);
   }
   return { up: at['up'] ?? 0, open: at['open'] ?? 0, answered: at['answered'] };
 }

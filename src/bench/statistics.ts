@@ -1,4 +1,5 @@
 /** Pure arithmetic over samples. Nothing here knows what was measured. */
+import { addOwn, own, setOwn } from '../core/own.ts';
 
 /** Arithmetic mean; undefined of nothing, so that a missing measurement never turns into a number. */
 export function mean(values: readonly number[]): number | undefined {
@@ -25,7 +26,7 @@ export function ratio(a: number | undefined, b: number | undefined): number | un
 /** Adds up counts by key. */
 export function sumCounts(records: readonly Readonly<Record<string, number>>[]): Record<string, number> {
   const total: Record<string, number> = {};
-  for (const r of records) for (const [k, n] of Object.entries(r)) total[k] = (total[k] ?? 0) + n;
+  for (const r of records) for (const [k, n] of Object.entries(r)) addOwn(total, k, n);
   return total;
 }
 
@@ -36,9 +37,9 @@ export function subtractCounts(
 ): Record<string, number> {
   const difference: Record<string, number> = {};
   for (const key of new Set([...Object.keys(after), ...Object.keys(before)])) {
-    const d = (after[key] ?? 0) - (before[key] ?? 0);
+    const d = (own(after, key) ?? 0) - (own(before, key) ?? 0);
     if (d < 0) throw new RangeError(`counter '${key}' fell by ${-d} while it was measured`);
-    if (d > 0) difference[key] = d;
+    if (d > 0) setOwn(difference, key, d);
   }
   return difference;
 }

@@ -19,6 +19,7 @@ import {
 } from './libbpf.ts';
 import type { MapHandle, ObjectHandle, ProgramHandle } from './libbpf.ts';
 import { infoOf } from './map.ts';
+import { own } from '../core/own.ts';
 
 export interface ObjectSpec {
   /** For messages; also the name that the kernel shows. */
@@ -44,7 +45,6 @@ export interface ProgramInfo {
 
 /** Programs that the verifier refuses can log many MiB; the pages are only touched when written. */
 const LOG_BYTES = 16 << 20;
-const LOG_TAIL_LINES = 40;
 const VARIABLES = /^\.(rodata|data|bss)(\.|$)/;
 
 export class BpfProgram {
@@ -106,7 +106,7 @@ export class BpfObject implements Disposable {
   }
 
   /**
-   * Opens, prepares and loads. Throws HT_VERIFIER_REJECTED with the tail of the verifier's log, or HT_BPF. Blocks the
+   * Opens, prepares and loads. Throws HT_VERIFIER_REJECTED with the verifier's log as `detail.log`, or HT_BPF. Blocks the
    * thread while the verifier works (some ms natively).
    */
   static load(spec: ObjectSpec): BpfObject {
@@ -217,7 +217,7 @@ function reuseMaps(handle: ObjectHandle, spec: ObjectSpec): void {
 /** Also forgets for which way of attaching: libbpf's idea of that differs between its versions. */
 function setTypes(handle: ObjectHandle, spec: ObjectSpec): void {
   for (let p = libbpf.object_next_program(handle, null); p; p = libbpf.object_next_program(handle, p)) {
-    const type = spec.types?.[libbpf.program_section(p)];
+    const type = own(spec.types ?? {}, libbpf.program_section(p));
     if (type === undefined) continue;
     // SAFETY: the program is one of this open object, which is not loaded yet.
     const r = libbpf.program_set_type(p, type) || libbpf.program_set_attach_type(p, 0);
@@ -241,11 +241,10 @@ function setRodata(handle: ObjectHandle, spec: ObjectSpec, rodata: Uint8Array): 
 function refused(spec: ObjectSpec, what: string, errno: number, log = ''): HyperturtleError {
   const printed = takePrinted();
   const detail = { errno, errnoName: errnoName(errno), printed, log };
-  const tail = log.trimEnd().split('\n').slice(-LOG_TAIL_LINES).join('\n');
-  if (tail !== '')
+  if (log.trimEnd() !== '')
     return new HyperturtleError(
       'HT_VERIFIER_REJECTED',
-      `object '${spec.name}': the kernel's verifier refused a program (${errnoName(errno)}); end of its log:\n${tail}`,
+      `object '${spec.name}': the kernel's verifier refused a program (${errnoName(errno)})`,
       { detail },
     );
   const why =

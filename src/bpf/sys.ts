@@ -10,6 +10,7 @@ import { errnoName, errnoText } from '../kernel/errno.ts';
 import type { IoctlRequest } from '../kernel/ioctl.ts';
 import type { Caller } from './calls.ts';
 import { OwnedFd } from './fds.ts';
+import { own } from '../core/own.ts';
 
 const libc = koffi.load('libc.so.6');
 const cIoctl = libc.func('int ioctl(int fd, unsigned long request, void *arg)') as (
@@ -45,7 +46,7 @@ export type Explain = Readonly<Partial<Record<string, readonly [code: ErrorCode,
 
 export function kernelError(what: string, errno: number, explain: Explain = {}): HyperturtleError {
   const name = errnoName(errno);
-  const known = explain[name];
+  const known = own(explain, name);
   const detail = { errno, errnoName: name };
   if (known) return new HyperturtleError(known[0], `${what}: ${known[1]} (${name})`, { detail });
   return new HyperturtleError('HT_KERNEL', `${what}: ${errnoText(errno)}`, { detail });

@@ -2,6 +2,7 @@
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { Agent } from '../guest/agent/agent.ts';
+import type { LogLevel } from '../core/log.ts';
 import type { AgentConfig } from '../guest/agent/config.ts';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
@@ -15,7 +16,7 @@ interface RunOptions {
   state?: string;
   module: boolean;
   register: boolean;
-  logLevel?: string;
+  logLevel?: LogLevel;
 }
 
 /** `guest agent|desired|reload|forget|release`, and `status`. */
@@ -88,11 +89,11 @@ Example of /etc/hyperturtle/guest.yaml:
 }
 
 async function run(options: RunOptions, version: string): Promise<void> {
-  const [agents, configs, { abortOnSignals }, { pino }, { sendDatagram }, errors] = await Promise.all([
+  const [agents, configs, { abortOnSignals }, { jsonLog }, { sendDatagram }, errors] = await Promise.all([
     import('../guest/agent/agent.ts'),
     import('../guest/agent/config.ts'),
     import('../core/lifecycle.ts'),
-    import('pino'),
+    import('../core/log.ts'),
     import('../bpf/datagram.ts'),
     import('../core/errors.ts'),
   ]);
@@ -108,17 +109,7 @@ async function run(options: RunOptions, version: string): Promise<void> {
     };
   };
   const config = readConfig();
-  // a reader of the log that stalls must not stall the agent
-  const destination = pino.destination({ dest: 1, sync: false });
-  const log = pino(
-    {
-      level: options.logLevel ?? config.log.level,
-      base: null,
-      timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }) },
-    },
-    destination,
-  );
+  const { log, flush } = jsonLog(options.logLevel ?? config.log.level);
   const notify = (text: string): void => {
     const to = process.env['NOTIFY_SOCKET'];
     if (to === undefined || to === '') return;
@@ -130,13 +121,6 @@ async function run(options: RunOptions, version: string): Promise<void> {
   };
   // SIGHUP is a request to reload here, not to end
   const signals = abortOnSignals(['SIGINT', 'SIGTERM']);
-  const flush = (): void => {
-    try {
-      destination.flushSync();
-    } catch {
-      // nobody reads it any more, or nothing was written yet
-    }
-  };
   let agent: Agent;
   try {
     agent = await agents.Agent.start({

@@ -1,5 +1,6 @@
 /** `hyperturtle bench control`: the control plane, measured on this machine without a lab, or in one. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { inLab } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -48,7 +49,7 @@ async function controlInLab(o: ControlCommandOptions, version: string): Promise<
   const result = await inLab({ ...shape, ...json }, ({ lab, progress, signal }) =>
     runControlInLab(lab, spec, { version, progress, signal }),
   );
-  process.stdout.write(controlLabTable(result));
+  writeOut(controlLabTable(result));
 }
 
 async function control(o: ControlCommandOptions, version: string): Promise<void> {
@@ -75,7 +76,7 @@ async function control(o: ControlCommandOptions, version: string): Promise<void>
       { version, progress: createProgress(), signal },
     );
     if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
-    process.stdout.write(controlTable(result));
+    writeOut(controlTable(result));
   } finally {
     dispose();
   }

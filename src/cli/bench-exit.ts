@@ -1,5 +1,6 @@
 /** `hyperturtle bench exit`: what an exit costs that L1 answers, and the same answered in L0. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { cpuOption, emulatedBy } from './emulated-cpu.ts';
@@ -44,5 +45,5 @@ async function measure(o: ExitOptions, version: string): Promise<void> {
   const report = await inLab({ ...o, accel: emulatedBy(o) }, ({ lab, progress, signal }) =>
     runExitBench(lab, { rounds, exits, arenaMib: ARENA_MIB, version, progress, signal, ...timeout }),
   );
-  process.stdout.write(`${exitTable(report)}\n`);
+  writeOut(`${exitTable(report)}\n`);
 }

@@ -1,5 +1,6 @@
 /** `hyperturtle bench huge`: 2 MiB pages in L1, vanilla and accelerated. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -33,5 +34,5 @@ async function measure(o: HugeOptions, version: string): Promise<void> {
   const report = await inLab(o, ({ lab, progress, signal }) =>
     runHugeBench(lab, { rounds, mib, l2MemoryMib, arenaMib: ARENA_MIB, version, progress, signal }),
   );
-  process.stdout.write(`${hugeTable(report)}\n`);
+  writeOut(`${hugeTable(report)}\n`);
 }

@@ -1,5 +1,6 @@
 /** `hyperturtle bench net-native`: cost of the network programs on this kernel. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { integer } from './values.ts';
 
 interface NetNativeOptions {
@@ -45,7 +46,7 @@ async function measure(o: NetNativeOptions, version: string): Promise<void> {
   try {
     const result = await runNetNative(o, { version, progress: createProgress(), signal });
     if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
-    process.stdout.write(netNativeTable(result));
+    writeOut(netNativeTable(result));
   } finally {
     dispose();
   }

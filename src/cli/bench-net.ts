@@ -1,5 +1,6 @@
 /** `hyperturtle bench net`: packets of an L2, nested virtio against NICs of the host with programs on them. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import { HyperturtleError } from '../core/errors.ts';
@@ -86,5 +87,5 @@ async function measure(o: NetOptions, version: string): Promise<void> {
   );
   const report = o.report === undefined ? undefined : path.resolve(o.report);
   if (report !== undefined) await fs.writeFile(report, netHtml(result));
-  process.stdout.write(`\n${netTerminal(result, report)}`);
+  writeOut(`\n${netTerminal(result, report)}`);
 }

@@ -1,5 +1,6 @@
 /** `hyperturtle bench paper`: all benches that measure what the paper measured, one after the other, and one report of them. */
 import type { Command } from 'commander';
+import { writeErr, writeOut } from '../core/output.ts';
 import type { PaperBench, PaperRun } from '../bench/paper.ts';
 import { HyperturtleError } from '../core/errors.ts';
 
@@ -67,10 +68,10 @@ async function paper(o: PaperOptions): Promise<void> {
       (r) =>
         `${r.figure.what}: ${number(r.gain ?? 0)} times better than nested; the paper: ${r.paper === undefined ? 'no figure' : number(r.paper)}`,
     );
-  process.stdout.write([...lines, `Report: ${report}`, ''].join('\n'));
+  writeOut([...lines, `Report: ${report}`, ''].join('\n'));
   const failed = runs.filter((r) => r.problem !== null);
   if (failed.length > 0) {
-    for (const r of failed) process.stderr.write(`${r.command}: ${r.problem ?? ''}\n`);
+    for (const r of failed) writeErr(`${r.command}: ${r.problem ?? ''}\n`);
     process.exitCode = 1;
   }
 }

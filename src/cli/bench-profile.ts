@@ -1,6 +1,7 @@
 /** `hyperturtle bench profile` and its other side in an L1, `bench sampler`. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import type { PROFILERS } from '../bench/profile.ts';
@@ -56,7 +57,7 @@ export function registerProfileBench(bench: Command, version: string): void {
     const result = await inLab({ ...o, images }, ({ lab, progress, signal }) =>
       runProfileBench(lab, { rates, rounds, workRounds, profilers }, { version, progress, signal }),
     );
-    process.stdout.write(profileTable(result));
+    writeOut(profileTable(result));
   });
   bench
     .command('sampler')

@@ -1,5 +1,6 @@
 /** `hyperturtle bench start`: how long services of real images take to answer, nested. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
 import type { StartResult } from '../bench/start-schema.ts';
@@ -84,5 +85,5 @@ async function measure({ images: list, from, ...o }: StartCommandOptions, versio
           return measured;
         });
   if (o.report !== undefined) await fs.writeFile(o.report, startReport(result));
-  process.stdout.write(`\n${startTables(result).map(formatTable).join('\n\n')}\n`);
+  writeOut(`\n${startTables(result).map(formatTable).join('\n\n')}\n`);
 }

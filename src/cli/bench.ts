@@ -1,5 +1,6 @@
 /** `hyperturtle bench ...`: measures in a lab of its own and writes table, JSON and report. */
 import type { Command } from 'commander';
+import { writeJson, writeOut } from '../core/output.ts';
 import type { BenchSpec } from '../bench/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { registerAgentBench } from './bench-agent.ts';
@@ -119,7 +120,7 @@ async function check(what: 'churn' | 'integrity' | 'chaos', o: CheckOptions): Pr
           ...shared,
         });
   });
-  process.stdout.write(`${JSON.stringify(report, null, 1)}\n`);
+  writeJson(JSON.stringify(report, null, 1));
   if (report.problems.length > 0)
     throw new HyperturtleError('HT_INTEGRITY', `${what}: ${report.problems.join('; ')}`);
 }
@@ -173,5 +174,5 @@ export async function runAndReport(spec: BenchSpec, o: CommonOptions, version: s
   const result = await inLab(o, ({ lab, ...context }) => runBench(lab, spec, { version, ...context }));
   const report = o.report === undefined ? undefined : path.resolve(o.report);
   if (report !== undefined) await fs.writeFile(report, htmlReport(result));
-  process.stdout.write(`\n${terminalReport(result, report)}`);
+  writeOut(`\n${terminalReport(result, report)}`);
 }

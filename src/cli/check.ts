@@ -1,5 +1,6 @@
 /** `hyperturtle check FILE`: the host's admission rules, on any machine and without a daemon. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { integer, printJson } from './values.ts';
 
 interface CheckFlags {
@@ -60,6 +61,6 @@ async function check(file: string, options: CheckFlags): Promise<void> {
     policy: { cpus, ...(options.hook ? { hooks: options.hook } : {}) },
   });
   if (options.json) printJson({ file, ...verdict });
-  else process.stdout.write(explain(file, verdict));
+  else writeOut(explain(file, verdict));
   if (!verdict.ok) process.exitCode = ERROR_CODES.HT_REFUSED;
 }

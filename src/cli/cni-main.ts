@@ -9,7 +9,7 @@ import { configure, inspect, moveIn } from '../cni/netns.ts';
 import { runCommand } from '../cni/plugin.ts';
 import type { Means } from '../cni/plugin.ts';
 import { messageOf } from '../core/errors.ts';
-import { guardOutput } from '../core/output.ts';
+import { guardOutput, writeJson } from '../core/output.ts';
 import { abortOnSignals } from '../core/lifecycle.ts';
 import { withAgent } from './l1-client.ts';
 import type { AgentClient } from './l1-client.ts';
@@ -77,11 +77,11 @@ async function main(): Promise<void> {
     const request = parseRequest(process.env, await standardInput(signals.signal));
     version = request.version;
     const answer = await runCommand(request, means(request), signals.signal);
-    if (answer) process.stdout.write(`${JSON.stringify(answer)}\n`);
+    if (answer) writeJson(JSON.stringify(answer));
   } catch (e) {
     const { code, message, details } = cniError(e);
     const error = { cniVersion: version, code, msg: message, ...(details === '' ? {} : { details }) };
-    process.stdout.write(`${JSON.stringify(error)}\n`);
+    writeJson(JSON.stringify(error));
     process.exitCode = 1;
   } finally {
     signals.dispose();

@@ -1,6 +1,7 @@
 /** `hyperturtle completion SHELL`: completion scripts, made of the commands as they are declared. */
 import { Argument } from 'commander';
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 
 export const SHELLS = ['bash', 'zsh', 'fish'] as const;
 export type Shell = (typeof SHELLS)[number];
@@ -20,7 +21,7 @@ Examples:
   hyperturtle completion fish > ~/.config/fish/completions/hyperturtle.fish`,
     )
     .action((shell: Shell) => {
-      process.stdout.write(completionScript(program, shell));
+      writeOut(completionScript(program, shell));
     });
 }
 

@@ -1,6 +1,7 @@
 /** `hyperturtle config KIND`: configuration for those who start nested guests, printed. */
 import { Argument } from 'commander';
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { CONSUMERS, CONSUMER_DEFAULTS } from '../guest/consumers.ts';
 import type { Consumer } from '../guest/consumers.ts';
 import { integer } from './values.ts';
@@ -79,6 +80,6 @@ export function registerConfig(program: Command): void {
       await checked('--ram-dir', PATH, 'an absolute path of plain characters')(o.ramDir);
       await checked('--image', IMAGE, 'the name of an image')(o.image);
       await checkSubnet(o.subnet);
-      process.stdout.write(CONSUMERS[kind].text(o));
+      writeOut(CONSUMERS[kind].text(o));
     });
 }

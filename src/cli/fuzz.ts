@@ -1,5 +1,6 @@
 /** `hyperturtle fuzz`: a hostile L1 against L0, in a lab of its own. */
 import type { Command } from 'commander';
+import { writeJson } from '../core/output.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { inLab } from './bench-lab.ts';
 import { integer } from './values.ts';
@@ -43,7 +44,7 @@ async function fuzz(o: FuzzOptions): Promise<void> {
         ...{ quietSeconds: 20, attackSeconds: 60, progress, signal },
       }),
   );
-  process.stdout.write(`${JSON.stringify(report, null, 1)}\n`);
+  writeJson(JSON.stringify(report, null, 1));
   if (report.problems.length > 0)
     throw new HyperturtleError('HT_INTEGRITY', `fuzz, seed ${o.seed}: ${report.problems.join('; ')}`);
 }

@@ -1,5 +1,6 @@
 /** `hyperturtle guest ...`: commands of L1, the guest hypervisor. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import type { HtgInfo } from '../kernel/guest.ts';
 import { integer, printJson } from './values.ts';
 
@@ -71,7 +72,7 @@ async function status(options: { json?: boolean }): Promise<void> {
   try {
     const info = device.info();
     if (options.json) printJson(info);
-    else process.stdout.write(`${format(info)}\n`);
+    else writeOut(`${format(info)}\n`);
   } finally {
     device.close();
   }
@@ -109,7 +110,7 @@ async function set(options: SetOptions): Promise<void> {
       ...(pool ? { pool } : {}),
       ...(options.exact === undefined ? {} : { exact: options.exact }),
     });
-    process.stdout.write(`${format(device.info())}\n`);
+    writeOut(`${format(device.info())}\n`);
   } finally {
     device.close();
   }

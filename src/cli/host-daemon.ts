@@ -1,5 +1,6 @@
 /** `hyperturtle host daemon`, and the operator's commands that talk to it: status, vm, reload, args. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
 import type { ParamsOf, ResultOf } from '../wire/schema.ts';
 import { columns, print } from './l1-client.ts';
@@ -117,7 +118,7 @@ async function daemon(options: { config: string; check?: boolean }, version: str
     const { verifierOf } = await import('../core/signature.ts');
     const config = readConfig(options.config);
     for (const vm of Object.values(config.vms)) verifierOf(vm.keys);
-    process.stdout.write(`${options.config}: well, ${Object.keys(config.vms).length} VMs\n`);
+    writeOut(`${options.config}: well, ${Object.keys(config.vms).length} VMs\n`);
     return;
   }
   const { runDaemon } = await import('../host/daemon/run.ts');

@@ -1,5 +1,6 @@
 /** `hyperturtle host dashboard`: a page in the browser that shows what the daemon's VMs and their programs do. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { nameOptions } from './l1-profile.ts';
 import type { SymbolOptions } from './profile-symbols.ts';
 import { integer } from './values.ts';
@@ -41,7 +42,7 @@ async function dashboard(options: DashboardOptions): Promise<void> {
   try {
     const server = await DashboardServer.listen({ port: options.port, collector, assets: pageAssets() });
     try {
-      process.stdout.write(`${server.url}\n`);
+      writeOut(`${server.url}\n`);
       await new Promise<void>((resolve) => {
         if (signals.signal.aborted) resolve();
         signals.signal.addEventListener('abort', () => resolve(), { once: true });

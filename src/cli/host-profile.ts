@@ -1,5 +1,6 @@
 /** `hyperturtle host profile`: nested guests of a VM as its host's operator sees them, without its agent. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { symbolOptions } from './l1-profile.ts';
 import type { OutputOptions } from './profile-output.ts';
 import { integer, printJson } from './values.ts';
@@ -87,7 +88,7 @@ async function profile(o: HostProfileOptions): Promise<void> {
     const taken = session.takenBetween(undefined, attachment.stats());
     const result = await output.profileResult(o, undefined, counted, taken, when);
     if (o.json) printJson(result);
-    else process.stdout.write(`${output.resultText(result)}\n`);
+    else writeOut(`${output.resultText(result)}\n`);
   } finally {
     signals.dispose();
   }

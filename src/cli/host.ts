@@ -1,6 +1,7 @@
 /** `hyperturtle host ...`: commands of L0, the host hypervisor. */
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import type { AttachSpec, Attachment } from '../host/attach.ts';
 import type { HookName } from '../kernel/host.ts';
 import type { LinkOptions } from '../wire/link-options.ts';
@@ -221,7 +222,7 @@ async function stats(options: TargetOptions & { hook: HookName; json?: boolean }
   try {
     const found = device.stats(await targetPid(options), options.hook);
     if (options.json) printJson(found);
-    else process.stdout.write(`${formatStats(found)}\n`);
+    else writeOut(`${formatStats(found)}\n`);
   } finally {
     device.close();
   }
@@ -237,7 +238,7 @@ async function pin(options: { qmp: string; cpus: string; json?: boolean }): Prom
   try {
     const pinned = await pinVcpus(qmp, cpus);
     if (options.json) printJson({ pinned });
-    else for (const p of pinned) process.stdout.write(`vCPU ${p.vcpu} (thread ${p.thread}): CPU ${p.cpu}\n`);
+    else for (const p of pinned) writeOut(`vCPU ${p.vcpu} (thread ${p.thread}): CPU ${p.cpu}\n`);
   } finally {
     qmp.close();
   }

@@ -1,6 +1,7 @@
 /** `hyperturtle host|guest install` and `uninstall`: units, configuration, modules by dkms, programs, manual pages. */
 import type { Command } from 'commander';
 import { codeFile } from '../core/code-file.ts';
+import { writeErr, writeOut } from '../core/output.ts';
 import type { Role } from '../install/files.ts';
 import type { Plan } from '../install/plan.ts';
 import type { InstallRecord } from '../install/record.ts';
@@ -88,7 +89,7 @@ async function install(role: Role, version: string, texts: Texts, o: Options): P
   const others = await records.readRecord(o.root, other(role));
   const plan = await planInstall({ role, files, version, modules: o.module, before, others }, machine);
   await carryOut(plan, o, () => records.writeRecord(o.root, role, record));
-  if (!o.dryRun && !o.json) process.stderr.write(`${NEXT[role]}\n`);
+  if (!o.dryRun && !o.json) writeErr(`${NEXT[role]}\n`);
 }
 
 async function uninstall(role: Role, o: Options): Promise<void> {
@@ -122,7 +123,7 @@ async function carryOut(plan: Plan, o: Options, record: () => Promise<void>): Pr
     import('../core/lifecycle.ts'),
   ]);
   const say = (line: string): void => {
-    if (!o.json) process.stdout.write(`${line}\n`);
+    if (!o.json) writeOut(`${line}\n`);
   };
   for (const l of plan.left) say(`left    ${l.path}: ${l.why}`);
   if (o.dryRun) plan.steps.forEach((s) => say(stepText(s)));
@@ -137,7 +138,5 @@ async function carryOut(plan: Plan, o: Options, record: () => Promise<void>): Pr
   }
   if (plan.steps.length === 0) say('nothing to do');
   if (o.json)
-    process.stdout.write(
-      `${JSON.stringify({ done: !o.dryRun, steps: plan.steps.map(stepText), left: plan.left })}\n`,
-    );
+    writeOut(`${JSON.stringify({ done: !o.dryRun, steps: plan.steps.map(stepText), left: plan.left })}\n`);
 }

@@ -1,5 +1,6 @@
 /** `hyperturtle keygen|sign|verify`: who an object comes from. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { printJson } from './values.ts';
 
 export function registerKeys(program: Command): void {
@@ -61,7 +62,7 @@ async function keygen(name: string, options: Output): Promise<void> {
     throw e;
   }
   if (options.json) return printJson({ keyId: keys.keyId, ...files });
-  process.stdout.write(
+  writeOut(
     `key ${keys.keyId}\n${files.privateKey}  secret: signs (hyperturtle sign --key)\n${files.publicKey}  public: list it under 'keys' of a VM\n`,
   );
 }
@@ -74,7 +75,7 @@ async function signFile(file: string, options: Output & { key: string }): Promis
   const out = signaturePath(file);
   writeFileSync(out, `${JSON.stringify(signature)}\n`);
   if (options.json) return printJson({ file, signature: out, keyId: signature.keyId });
-  process.stdout.write(`${out}  signed with key ${signature.keyId}\n`);
+  writeOut(`${out}  signed with key ${signature.keyId}\n`);
 }
 
 async function verifyFile(file: string, options: Output & { key: string[] }): Promise<void> {
@@ -94,5 +95,5 @@ async function verifyFile(file: string, options: Output & { key: string[] }): Pr
     );
   const keyId = verify(elf, signature);
   if (options.json) return printJson({ file, ok: true, keyId });
-  process.stdout.write(`${file}  signed with key ${keyId}\n`);
+  writeOut(`${file}  signed with key ${keyId}\n`);
 }

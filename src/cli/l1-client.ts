@@ -1,5 +1,7 @@
 /** What all commands that talk to this machine's agent share: its socket, the deadline, --json, interruption. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
+import { visibleLine } from '../core/visible.ts';
 import type { LOCAL_METHODS } from '../guest/agent/schema.ts';
 import type { RpcPeer } from '../wire/peer.ts';
 import type { NotificationArguments } from '../wire/schema.ts';
@@ -85,14 +87,15 @@ export function print<T>(options: L1Options, result: T, text: (result: T) => str
   if (options.json) printJson(result);
   else {
     const lines = text(result);
-    if (lines !== '') process.stdout.write(`${lines}\n`);
+    if (lines !== '') writeOut(`${lines}\n`);
   }
 }
 
 /** Columns side by side, left-aligned but for the numbers; an empty list is an empty text. */
 export function columns(head: readonly string[], rows: readonly (readonly string[])[]): string {
   if (rows.length === 0) return '';
-  const all = [head, ...rows];
+  // names of guests, files and maps: of one line each, or they could write lines of their own
+  const all = [head, ...rows.map((r) => r.map(visibleLine))];
   const isNumber = head.map((_, i) => rows.every((r) => /^[-\d.,%]*[kMG]?$/.test(r[i] ?? '')));
   const widths = head.map((_, i) => Math.max(...all.map((r) => (r[i] ?? '').length)));
   return all

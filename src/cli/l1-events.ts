@@ -1,5 +1,6 @@
 /** `hyperturtle events`: what happened to this L1's objects, links and arena in the host. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import type { Event } from '../wire/schema.ts';
 import { l1Options, withAgent } from './l1-client.ts';
 import type { L1Options } from './l1-client.ts';
@@ -45,14 +46,14 @@ async function events(options: EventsOptions): Promise<void> {
       if (name === 'events.lost') {
         const { count } = params;
         if (options.json) printJson({ lost: count });
-        else process.stdout.write(`(${count} events are not kept any more)\n`);
+        else writeOut(`(${count} events are not kept any more)\n`);
         return;
       }
       if (name !== 'event') return;
       last = params.seq;
       if (params.seq > end) return;
       if (options.json) printJson(params);
-      else process.stdout.write(`${eventText(params)}\n`);
+      else writeOut(`${eventText(params)}\n`);
       if (last >= end) done();
     },
   );

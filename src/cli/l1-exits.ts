@@ -92,31 +92,31 @@ export interface ExitsSample {
 }
 
 async function show(options: ShowOptions): Promise<void> {
-  const [{ sleep }, { isHyperturtleError }] = await Promise.all([
+  const [{ sleep }, { isHyperturtleError }, { liveTable }] = await Promise.all([
     import('../core/wait.ts'),
     import('../core/errors.ts'),
+    import('./screen.ts'),
   ]);
-  const screen = process.stdout.isTTY && !options.json;
+  const screen = options.json ? undefined : liveTable();
   try {
     await withAgent(options, async (client) => {
       let before: ExitsSample | undefined;
       for (let n = 0; n < (options.count ?? Infinity); n++) {
         if (n > 0) await sleep(options.intervalS * 1000, client.signal);
         const now = await sample(client);
-        if (options.json)
+        if (!screen)
           printJson({
             hook: now.hook ?? null,
             exits: now.counts.map((c) => ({ ...c, name: nameOf(now, c.l2) })),
           });
-        else {
-          const lines = exitsText(before, now).slice(0, options.rows + 3);
-          process.stdout.write(`${screen ? '\x1b[H\x1b[2J' : ''}${lines.join('\n')}\n${screen ? '' : '\n'}`);
-        }
+        else screen.show(exitsText(before, now).slice(0, options.rows + 3));
         before = now;
       }
     });
   } catch (e) {
     if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
+  } finally {
+    screen?.end();
   }
 }
 

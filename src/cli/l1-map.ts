@@ -1,6 +1,7 @@
 /** `hyperturtle map ...`: maps of this L1's programs, read and written through the agent. */
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import type { MapEntry, NotificationParams, ObjectInfo } from '../wire/schema.ts';
 import { l1Options, print, withAgent } from './l1-client.ts';
 import type { AgentClient, L1Options } from './l1-client.ts';
@@ -155,7 +156,7 @@ async function dump(object: string, map: string, options: MapOptions): Promise<v
       );
       for (const e of page.entries)
         if (options.json) printJson(e);
-        else process.stdout.write(`${formatBytes(e.key, options.format)}  ${valueText(e, options.format)}\n`);
+        else writeOut(`${formatBytes(e.key, options.format)}  ${valueText(e, options.format)}\n`);
       cursor = page.cursor;
     } while (cursor !== undefined);
   });
@@ -164,10 +165,10 @@ async function dump(object: string, map: string, options: MapOptions): Promise<v
 async function watch(object: string, map: string, options: WatchOptions): Promise<void> {
   const tell = (n: NotificationParams<'map.changed'>): void => {
     if (options.json) return printJson(n);
-    if (n.dropped > 0) process.stdout.write(`(${n.dropped} changes were left out)\n`);
+    if (n.dropped > 0) writeOut(`(${n.dropped} changes were left out)\n`);
     for (const change of n.changes) {
       const key = change.key === '' ? '' : `${formatBytes(change.key, options.format)}  `;
-      process.stdout.write(`${key}${valueText(change, options.format)}\n`);
+      writeOut(`${key}${valueText(change, options.format)}\n`);
     }
   };
   await withAgent(

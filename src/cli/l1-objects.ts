@@ -8,6 +8,7 @@ import { bytesText, objectNameOf, parseBytes } from './l1-values.ts';
 import type { LinkOptions as HookOptions } from '../wire/link-options.ts';
 import { linkOption } from './link-option.ts';
 import { integer } from './values.ts';
+import { own } from '../core/own.ts';
 
 interface LoadOptions extends L1Options {
   name?: string;
@@ -364,7 +365,7 @@ export function limitsText(r: Result<'limits'>): string {
       ['LIMIT', 'USED', 'OF'],
       // what is there by hook is in each hook's own line
       Object.entries(r.limits).flatMap(([name, limit]) =>
-        typeof limit === 'number' ? [[name, name in used ? String(used[name]) : '', String(limit)]] : [],
+        typeof limit === 'number' ? [[name, String(own(used, name) ?? ''), String(limit)]] : [],
       ),
     ),
     '',

@@ -155,6 +155,7 @@ export async function profileTop(o: ProfileTopOptions): Promise<void> {
     named,
     stacks,
     { hotText },
+    { liveTable },
   ] = await Promise.all([
     import('./profile-session.ts'),
     import('../core/wait.ts'),
@@ -163,11 +164,12 @@ export async function profileTop(o: ProfileTopOptions): Promise<void> {
     import('../profile/symbolize.ts'),
     import('../profile/stacks.ts'),
     import('./profile-output.ts'),
+    import('./screen.ts'),
   ]);
-  const screen = process.stdout.isTTY && !o.json;
   await withAgent(o, async (client: AgentClient) => {
     const guest = await nestedGuest(client, o.l2);
     const session = await ProfileSession.begin(client, specOf({ ...o, depth: 1 }));
+    const screen = o.json ? undefined : liveTable();
     try {
       let before: Counted['stacks'] = [];
       let found: Awaited<ReturnType<typeof findSymbols>> | undefined;
@@ -180,16 +182,16 @@ export async function profileTop(o: ProfileTopOptions): Promise<void> {
         before = all;
         const hot = named.hottest(named.symbolize(now, found.symbols)).slice(0, o.rows);
         const samples = now.reduce((sum, s) => sum + s.samples, 0);
-        if (o.json) printJson({ l2: o.l2, samples, hottest: hot });
+        if (!screen) printJson({ l2: o.l2, samples, hottest: hot });
         else {
           const head = `${o.l2}: ${samples} samples in ${o.intervalS} s`;
-          const text = `${head}\n${hotText(hot, samples) || 'it does nothing'}\n`;
-          process.stdout.write(screen ? `\x1b[H\x1b[2J${text}` : `${text}\n`);
+          screen.show([head, ...(hotText(hot, samples) || 'it does nothing').split('\n')]);
         }
       }
     } catch (e) {
       if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
     } finally {
+      screen?.end();
       await session.end();
     }
   });

@@ -7,6 +7,7 @@ import { nicOptions, programMaps } from './l1-net.ts';
 import type { NicOptions } from './l1-net.ts';
 import { networkObject } from '../net/programs.ts';
 import { integer, printJson } from './values.ts';
+import { own } from '../core/own.ts';
 
 interface LimitOptions extends NicOptions {
   outBytes?: number;
@@ -31,7 +32,7 @@ const amount =
   (text: string): number => {
     const [, digits, unit = ''] = /^(\d+(?:\.\d+)?)([kMG]?)$/.exec(text) ?? [];
     if (digits === undefined) return integer(name, 1, 1)(text); // says what was expected
-    return Number(digits) * ({ '': 1, k: 1e3, M: 1e6, G: 1e9 }[unit] ?? 1);
+    return Number(digits) * (own({ k: 1e3, M: 1e6, G: 1e9 }, unit) ?? 1);
   };
 
 export function registerTraffic(program: Command): void {
@@ -206,15 +207,13 @@ export function flowsText(
 }
 
 async function tcptop(o: TcptopOptions): Promise<void> {
-  const [{ readFlows }, { sleep }, { isHyperturtleError }, { drawn }] = await Promise.all([
+  const [{ readFlows }, { sleep }, { isHyperturtleError }, { liveTable }] = await Promise.all([
     import('../net/counters.ts'),
     import('../core/wait.ts'),
     import('../core/errors.ts'),
-    import('./top.ts'),
+    import('./screen.ts'),
   ]);
-  const screen = process.stdout.isTTY && !o.json;
-  // hide the cursor while the table is drawn over and over; the last one stays when we end
-  if (screen) process.stdout.write('\x1b[?25l\x1b[2J');
+  const screen = o.json ? undefined : liveTable();
   try {
     await withAgent(o, async (c) => {
       const maps = await programMaps(c, 'tcptop', o.nic);
@@ -224,7 +223,7 @@ async function tcptop(o: TcptopOptions): Promise<void> {
         const at = performance.now();
         const { flows, others } = await readFlows(maps);
         const rates = flowRates(before?.flows, flows, before ? (at - before.at) / 1000 : 1);
-        if (o.json) printJson({ flows: rates.slice(0, o.rows), others });
+        if (!screen) printJson({ flows: rates.slice(0, o.rows), others });
         else {
           const perSecond = before !== undefined;
           const total = (d: 'outRate' | 'inRate'): string => short(rates.reduce((sum, f) => sum + f[d], 0));
@@ -233,8 +232,8 @@ async function tcptop(o: TcptopOptions): Promise<void> {
             `out ${total('outRate')} B${perSecond ? '/s' : ''}, in ${total('inRate')} B${perSecond ? '/s' : ''}`,
             `without ports: ${others.out.packets} packets out, ${others.in.packets} in`,
           ].join('; ');
-          const text = `${head}\n${flowsText(rates, { perSecond, rows: o.rows, brief: screen })}`;
-          process.stdout.write(screen ? drawn(text.split('\n'), process.stdout) : `${text}\n\n`);
+          const text = `${head}\n${flowsText(rates, { perSecond, rows: o.rows, brief: screen.columns !== undefined })}`;
+          screen.show(text.split('\n'));
         }
         before = { flows, at };
       }
@@ -242,7 +241,7 @@ async function tcptop(o: TcptopOptions): Promise<void> {
   } catch (e) {
     if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
   } finally {
-    if (screen) process.stdout.write('\x1b[?25h');
+    screen?.end();
   }
 }
 

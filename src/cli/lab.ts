@@ -1,6 +1,7 @@
 /** `hyperturtle lab ...`: the emulated machines. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { passThrough, writeOut } from '../core/output.ts';
 import type { Lab } from '../lab/lab.ts';
 import { cpuOption, emulatedBy } from './emulated-cpu.ts';
 import { kernelOption } from './kernel-option.ts';
@@ -212,7 +213,7 @@ async function up(o: UpOptions): Promise<void> {
     else {
       const e = lab.environment();
       const named = o.name === DEFAULT_NAME ? '' : ` --name ${o.name}`;
-      process.stdout.write(
+      writeOut(
         `lab '${lab.name}' is up: Linux ${e.kernelVersion}, L1 with ${e.l1.cpus} CPU and ${e.l1.memMib} MiB.\n` +
           `  hyperturtle lab exec${named} --level 1 -- uname -a\n  hyperturtle lab down${named}\n`,
       );
@@ -229,7 +230,7 @@ async function images(
   const { L2_IMAGES } = await import('../lab/l2-image-specs.ts');
   if (names.length === 0) {
     for (const [name, { packages, about }] of Object.entries(L2_IMAGES))
-      process.stdout.write(
+      writeOut(
         `${name}: ${packages.join(' ')}; ${about.memMib} MiB; port ${about.service?.port ?? 'none'}\n`,
       );
     return;
@@ -256,7 +257,7 @@ async function images(
         await fs.writeFile(path.join(o.output, `${name}.json`), JSON.stringify(image.about));
       }
       const where = o.output === undefined ? image.path : path.join(o.output, `${name}.erofs`);
-      process.stdout.write(`${name} ${Math.ceil(image.bytes / (1 << 20))} MiB ${where}\n`);
+      writeOut(`${name} ${Math.ceil(image.bytes / (1 << 20))} MiB ${where}\n`);
     }
   } finally {
     dispose();
@@ -296,11 +297,11 @@ async function status(o: { json?: boolean }): Promise<void> {
     cpuSeconds: r.qemu ? (cpuSeconds(r.qemu) ?? null) : null,
   }));
   if (o.json) return printJson({ labs });
-  if (labs.length === 0) process.stdout.write("no lab: start one with 'hyperturtle lab up'\n");
+  if (labs.length === 0) writeOut("no lab: start one with 'hyperturtle lab up'\n");
   for (const l of labs) {
     const what = !l.alive ? 'dead (removed at the next start)' : l.state;
     const e = l.environment;
-    process.stdout.write(
+    writeOut(
       `${l.name}: ${what}${e ? `, Linux ${e.kernelVersion}, ${e.accel}` : ''}${l.cpuSeconds === null ? '' : `, ${l.cpuSeconds.toFixed(0)} s of CPU`}, since ${l.startedAt}, logs in ${l.dir}\n`,
     );
   }
@@ -321,8 +322,8 @@ async function execute(command: string[], o: ExecOptions): Promise<void> {
       signal,
       ...(o.stdin ? { input: await readAll(process.stdin) } : {}),
     });
-    process.stdout.write(r.stdout);
-    process.stderr.write(r.stderr);
+    passThrough(r.stdout, 'stdout');
+    passThrough(r.stderr, 'stderr');
     process.exitCode = r.status;
   } finally {
     dispose();
@@ -360,7 +361,7 @@ async function down(o: NameOption & { all?: boolean }): Promise<void> {
   const names = o.all ? (await listRecords()).map((r) => r.name) : [checkLabName(o.name)];
   for (const name of names) {
     await endLab(name);
-    process.stdout.write(`lab '${name}' is down\n`);
+    writeOut(`lab '${name}' is down\n`);
   }
 }
 
@@ -371,13 +372,13 @@ async function clean(o: { all?: boolean }): Promise<void> {
     import('../lab/xdg.ts'),
   ]);
   const dead = await cleanDeadLabs();
-  if (dead.length > 0) process.stdout.write(`removed dead labs: ${dead.join(', ')}\n`);
+  if (dead.length > 0) writeOut(`removed dead labs: ${dead.join(', ')}\n`);
   const root = cacheRoot();
   if (o.all) {
     await removeCache(root);
-    process.stdout.write(`removed ${root}\n`);
+    writeOut(`removed ${root}\n`);
     return;
   }
   const freed = await removeSnapshots(root);
-  process.stdout.write(`removed ${freed.count} snapshots (${Math.round(freed.bytes / (1 << 20))} MiB)\n`);
+  writeOut(`removed ${freed.count} snapshots (${Math.round(freed.bytes / (1 << 20))} MiB)\n`);
 }

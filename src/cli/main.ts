@@ -3,9 +3,9 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { codeFile } from '../core/code-file.ts';
-import { HyperturtleError, exitStatus } from '../core/errors.ts';
+import { exitStatus } from '../core/errors.ts';
 import { asFileError } from '../core/files.ts';
-import { guardOutput } from '../core/output.ts';
+import { guardOutput, writeErr, writeOut } from '../core/output.ts';
 import { registerAgent } from './agent.ts';
 import { register as registerBench } from './bench.ts';
 import { registerCheck } from './check.ts';
@@ -24,6 +24,7 @@ import { registerHostDaemon } from './host-daemon.ts';
 import { registerDashboard } from './host-dashboard.ts';
 import { registerHostProfile } from './host-profile.ts';
 import { registerKeys } from './keys.ts';
+import { errorText } from './error-text.ts';
 import { registerEvents } from './l1-events.ts';
 import { registerExits } from './l1-exits.ts';
 import { registerFirewall } from './l1-firewall.ts';
@@ -52,6 +53,8 @@ export function createProgram(): Command {
     .exitOverride()
     .showSuggestionAfterError()
     .configureOutput({
+      writeOut,
+      writeErr,
       // one line, as all errors are
       outputError: (text, write) =>
         write(
@@ -118,20 +121,6 @@ function installedTexts(program: Command, share: string): Map<string, string> {
   return new Map([...pages, [`${share}/bash-completion/completions/hyperturtle`, completion]]);
 }
 
-/** One line for what was to be expected, a stack for a bug. */
-export function report(e: unknown): void {
-  if (e instanceof HyperturtleError) {
-    const tail = e.detail['tail'];
-    if (e.code === 'HT_BOOT_FAILED' && typeof tail === 'string' && tail !== '')
-      process.stderr.write(`${tail.replace(/^/gm, '  | ')}\n`);
-    const log = e.detail['log'];
-    if (e.code === 'HT_VERIFIER_REJECTED' && typeof log === 'string' && log !== '')
-      process.stderr.write(`${log.trimEnd().replace(/^/gm, '  | ')}\n`);
-    process.stderr.write(`hyperturtle: ${e.message}\n`);
-  } else
-    process.stderr.write(`hyperturtle: bug: ${e instanceof Error ? (e.stack ?? e.message) : String(e)}\n`);
-}
-
 async function main(): Promise<void> {
   guardOutput('hyperturtle');
   try {
@@ -143,7 +132,7 @@ async function main(): Promise<void> {
       return;
     }
     const expected = asFileError(e) ?? e;
-    report(expected);
+    writeErr(errorText(expected));
     process.exitCode = exitStatus(expected);
   }
 }

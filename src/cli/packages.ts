@@ -1,6 +1,7 @@
 /** `hyperturtle host packages`: the Debian packages of this very program, for machines without npm. */
 import type { Command } from 'commander';
 import { codeFile } from '../core/code-file.ts';
+import { writeOut } from '../core/output.ts';
 import type { Texts } from './install.ts';
 
 export function registerPackages(host: Command, version: string, texts: Texts): void {
@@ -31,7 +32,7 @@ export function registerPackages(host: Command, version: string, texts: Texts): 
           epochS: Number(process.env['SOURCE_DATE_EPOCH'] ?? Math.floor(Date.now() / 1000)),
           signal: signals.signal,
         });
-        for (const deb of made) process.stdout.write(`${deb}\n`);
+        for (const deb of made) writeOut(`${deb}\n`);
       } finally {
         signals.dispose();
       }

@@ -1,6 +1,7 @@
 /** `hyperturtle run IMAGE -- CMD`: a nested guest from an image or directory, in the foreground. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { writeErr, writeOut } from '../core/output.ts';
 import { makeDirectory } from '../core/files.ts';
 import type { RunEvent } from '../guest/run/run.ts';
 import type { RunNet, RunSpec } from '../guest/run/spec.ts';
@@ -207,10 +208,10 @@ async function print(shape: RunSpec, initrd: Buffer, directory: string | undefin
   const words = [shape.qemu, ...runArguments({ ...shape, root, initrd: file })].map((w) =>
     /^[\w@%+=:,./-]+$/.test(w) ? w : `'${w.replaceAll("'", "'\\''")}'`,
   );
-  process.stdout.write(`${words.join(' ')}\n`);
-  if (net.kind === 'bridge') process.stderr.write(`then: ip link set ${net.tap} master ${net.bridge} up\n`);
+  writeOut(`${words.join(' ')}\n`);
+  if (net.kind === 'bridge') writeErr(`then: ip link set ${net.tap} master ${net.bridge} up\n`);
   if (net.kind === 'direct')
-    process.stderr.write(
+    writeErr(
       "then, over QMP and not before it runs: device_add, driver vfio-pci, host: of the device that 'hyperturtle nic add' prints\n",
     );
 }

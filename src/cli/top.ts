@@ -6,7 +6,9 @@ import { columns, l1Options, withAgent } from './l1-client.ts';
 import type { AgentClient } from './l1-client.ts';
 import { profileTop, symbolOptions } from './l1-profile.ts';
 import type { ProfileTopOptions } from './l1-profile.ts';
+import { liveTable } from './screen.ts';
 import { integer, printJson } from './values.ts';
+import { own } from '../core/own.ts';
 
 interface TopOptions extends Omit<ProfileTopOptions, 'l2'> {
   l2?: string;
@@ -45,27 +47,22 @@ async function top(options: TopOptions): Promise<void> {
     import('../core/wait.ts'),
     import('../core/errors.ts'),
   ]);
-  const screen = process.stdout.isTTY && !options.json;
-  // hide the cursor while the table is drawn over and over; the last one stays when we end
-  if (screen) process.stdout.write('\x1b[?25l\x1b[2J');
+  const screen = options.json ? undefined : liveTable();
   try {
     await withAgent(options, async (client) => {
       let before: TopSample | undefined;
       for (let n = 0; n < (options.count ?? Infinity); n++) {
         if (n > 0) await sleep(options.intervalS * 1000, client.signal);
         const now = await sample(client);
-        if (options.json) printJson({ ...now, atMs: undefined, rates: rates(before, now) });
-        else {
-          const lines = topText(before, now);
-          process.stdout.write(screen ? drawn(lines, process.stdout) : `${lines.join('\n')}\n\n`);
-        }
+        if (screen) screen.show(topText(before, now));
+        else printJson({ ...now, atMs: undefined, rates: rates(before, now) });
         before = now;
       }
     });
   } catch (e) {
     if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
   } finally {
-    if (screen) process.stdout.write('\x1b[?25h');
+    screen?.end();
   }
 }
 
@@ -84,15 +81,6 @@ async function sample({ peer, signal, timeoutMs }: AgentClient): Promise<TopSamp
         )
       : [];
   return { atMs: performance.now(), hooks, status };
-}
-
-/** From the upper left corner, clearing what the last one left; cut to the screen. */
-export function drawn(lines: readonly string[], to: { rows?: number; columns?: number }): string {
-  const { rows = 24, columns: width = 80 } = to;
-  return `\x1b[H${lines
-    .slice(0, rows - 1)
-    .map((l) => `${l.slice(0, width - 1)}\x1b[K\n`)
-    .join('')}\x1b[J`;
 }
 
 interface HookRate {
@@ -133,7 +121,7 @@ export function rates(before: TopSample | undefined, now: TopSample): { hooks: H
         passed: per(was?.passed, h.passed),
         reasons: Object.fromEntries(
           Object.entries(h.reasons)
-            .map(([name, n]) => [name, n - (was?.reasons[name] ?? 0)] as const)
+            .map(([name, n]) => [name, n - (own(was?.reasons ?? {}, name) ?? 0)] as const)
             .filter(([, n]) => n > 0),
         ),
       };

@@ -1,4 +1,5 @@
 /** Reading option values, and the one-line JSON that long-running commands print for whoever started them. */
+import { writeJson } from '../core/output.ts';
 import { HyperturtleError } from '../core/errors.ts';
 
 /** A parser for a whole number from `min` to `max`, for commander's option(). */
@@ -15,7 +16,5 @@ export function integer(name: string, min: number, max: number): (text: string) 
 }
 
 export function printJson(value: unknown): void {
-  process.stdout.write(
-    `${JSON.stringify(value, (_, v: unknown) => (typeof v === 'bigint' ? `0x${v.toString(16)}` : v))}\n`,
-  );
+  writeJson(JSON.stringify(value, (_, v: unknown) => (typeof v === 'bigint' ? `0x${v.toString(16)}` : v)));
 }

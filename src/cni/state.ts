@@ -10,6 +10,7 @@ import { errnoCode, messageOf } from '../core/errors.ts';
 import { fileError, replaceFile } from '../core/files.ts';
 import type { Attachment } from './config.ts';
 import { CniError } from './errors.ts';
+import { recordOf } from '../core/record.ts';
 
 const AttachmentState = z.strictObject({
   network: z.string(),
@@ -19,7 +20,7 @@ const AttachmentState = z.strictObject({
   /** The host's NIC. */
   nic: z.string().nullable(),
   /** What the delegates were given: their DEL wants the same. */
-  config: z.record(z.string(), z.unknown()),
+  config: recordOf(z.string(), z.unknown()),
 });
 export type AttachmentState = z.output<typeof AttachmentState>;
 

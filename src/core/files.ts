@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { HyperturtleError, errnoCode, messageOf } from './errors.ts';
+import { own } from './own.ts';
 
 const ADVICE: Readonly<Partial<Record<string, string>>> = {
   ENOSPC: 'no space is left on the file system: make room',
@@ -34,7 +35,7 @@ const ADVICE: Readonly<Partial<Record<string, string>>> = {
  */
 export function fileError(e: unknown, what: string, file: string): HyperturtleError {
   const code = errnoCode(e);
-  const reason = (code === undefined ? undefined : ADVICE[code]) ?? messageOf(e);
+  const reason = (code === undefined ? undefined : own(ADVICE, code)) ?? messageOf(e);
   return new HyperturtleError(
     code === 'ENOSPC' || code === 'EDQUOT' ? 'HT_NO_SPACE' : 'HT_KERNEL',
     `${file}: ${what}: ${reason}`,
@@ -45,7 +46,7 @@ export function fileError(e: unknown, what: string, file: string): HyperturtleEr
 /** A failure of the file system that reached the top as it was, as an expected error; undefined for anything else. */
 export function asFileError(e: unknown): HyperturtleError | undefined {
   const code = errnoCode(e);
-  if (code === undefined || !(code in ADVICE) || !(e instanceof Error)) return undefined;
+  if (code === undefined || !Object.hasOwn(ADVICE, code) || !(e instanceof Error)) return undefined;
   const { path: file, syscall } = e as NodeJS.ErrnoException;
   return fileError(e, `${syscall ?? 'access'} failed`, file ?? 'a file');
 }

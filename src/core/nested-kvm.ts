@@ -1,4 +1,5 @@
 /** What is known of kernel releases that matters to nested virtualization, for `doctor` on both levels. */
+import { own } from './own.ts';
 
 /** CVE-2026-53359: use after free in KVM's shadow MMU; a nested guest can reach it. First good release of each series. */
 const FIXED: Readonly<Record<string, number>> = { '6.1': 177, '6.6': 144, '6.12': 95, '6.18': 38 };
@@ -19,7 +20,7 @@ export function shadowMmuFixed(release: string, version = ''): boolean | undefin
   const debian = /Debian (\d+\.\d+\.\d+)/.exec(version)?.[1];
   const m = /^(\d+\.\d+)\.(\d+)/.exec(debian ?? release);
   if (!m) return undefined;
-  const first = FIXED[m[1] ?? ''];
+  const first = own(FIXED, m[1] ?? '');
   if (first === undefined) return undefined;
   if (debian === undefined && /^\d+\.\d+\.0-/.test(release)) return undefined;
   return Number(m[2]) >= first;

@@ -1,6 +1,38 @@
-/** Standard output and error that cannot be written: a reader that has gone, a full disk. */
+/**
+ * Standard output and error: the only place that writes to them (ESLint, hyperturtle/output). Text is written as it can be
+ * seen, whoever it came from; and what happens when it cannot be written: a reader that has gone, a full disk.
+ */
 import { ERROR_CODES, errnoCode } from './errors.ts';
 import { fileError } from './files.ts';
+import { visible, visibleJson } from './visible.ts';
+
+/** Results, of one or more lines. */
+export function writeOut(text: string): void {
+  process.stdout.write(visible(text));
+}
+
+/** Everything else that a person is told. */
+export function writeErr(text: string): void {
+  process.stderr.write(visible(text));
+}
+
+/** One line of JSON. */
+export function writeJson(json: string): void {
+  process.stdout.write(`${visibleJson(json)}\n`);
+}
+
+/** Sequences of our own that draw a live table. The text between them must have been made visible. */
+export function writeScreen(drawn: string): void {
+  process.stdout.write(drawn);
+}
+
+/**
+ * Bytes as they are, for a command whose purpose is to be the terminal of another program, as `ssh` is: `lab exec`,
+ * `lab console`, `run`. Who starts such a program sees what it writes.
+ */
+export function passThrough(bytes: Uint8Array, to: 'stdout' | 'stderr'): void {
+  process[to].write(bytes);
+}
 
 let failed = false;
 
@@ -15,7 +47,7 @@ export function guardOutput(name: string): void {
     if (errnoCode(e) === 'EPIPE') process.exit();
     if (failed) return;
     failed = true;
-    process.stderr.write(`${name}: ${fileError(e, 'cannot be written', 'standard output').message}\n`);
+    writeErr(`${name}: ${fileError(e, 'cannot be written', 'standard output').message}\n`);
     if (process.listenerCount('SIGTERM') === 0) process.exit(ERROR_CODES.HT_NO_SPACE);
     process.kill(process.pid, 'SIGTERM');
   });

@@ -3,6 +3,8 @@
  * that stdout stays for results.
  */
 
+import { visibleLine } from './visible.ts';
+
 export interface Progress {
   /** Begins a step. `done` ends it with an optional remark; the time it took is added. */
   step(what: string): { update(detail: string): void; done(remark?: string): void; fail(): void };
@@ -20,7 +22,8 @@ export function createProgress(stream: NodeJS.WriteStream = process.stderr): Pro
   const width = (): number => Math.max(40, stream.columns ?? 100);
   let live: (() => void) | undefined;
   const line = (text: string): void => {
-    stream.write(tty ? `\r\x1b[2K${text}\n` : `${text}\n`);
+    const shown = visibleLine(text);
+    stream.write(tty ? `\r\x1b[2K${shown}\n` : `${shown}\n`);
     live?.();
   };
   return {
@@ -32,7 +35,7 @@ export function createProgress(stream: NodeJS.WriteStream = process.stderr): Pro
       let lastPlain = t0;
       const draw = (): void => {
         const text = `  ${what}${detail ? `: ${detail}` : ''} (${seconds()})`;
-        if (tty) stream.write(`\r\x1b[2K${text.slice(0, width() - 1)}`);
+        if (tty) stream.write(`\r\x1b[2K${visibleLine(text).slice(0, width() - 1)}`);
       };
       let timer: NodeJS.Timeout | undefined;
       if (tty) {

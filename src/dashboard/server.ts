@@ -7,7 +7,9 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import { visibleLine } from '../core/visible.ts';
 import type { Collector } from './collect.ts';
+import type { State } from './model.ts';
 import type { Asset } from './assets.ts';
 
 const LOOPBACK = new Set(['127.0.0.1', 'localhost', '[::1]']);
@@ -116,7 +118,7 @@ export class DashboardServer {
       url.searchParams.get('vm') ?? undefined,
       /^\d{1,10}$/.test(pid) ? Number(pid) : undefined,
     );
-    send(200, 'application/json; charset=utf-8', JSON.stringify(state));
+    send(200, 'application/json; charset=utf-8', stateJson(state));
   }
 
   #hasToken(request: http.IncomingMessage): boolean {
@@ -124,6 +126,10 @@ export class DashboardServer {
     return given !== undefined && timingSafeEqual(digestOf(given), this.#digest);
   }
 }
+
+/** Names and messages of guests cannot turn the order of letters around, or hide, on the page. */
+const stateJson = (state: State): string =>
+  JSON.stringify(state, (_, v: unknown) => (typeof v === 'string' ? visibleLine(v) : v));
 
 const digestOf = (token: string): Buffer => createHash('sha256').update(token).digest();
 

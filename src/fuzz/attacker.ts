@@ -14,6 +14,7 @@ import type { SecondL1 } from '../lab/second.ts';
 import { hostileLines } from './messages.ts';
 import { RawPort } from './port.ts';
 import { Random, seedFor } from './random.ts';
+import { addOwn } from '../core/own.ts';
 
 const STATUS = '/run/fuzz-vmm';
 const MODULE = '/sys/module/hyperturtle_fuzz/parameters';
@@ -225,8 +226,8 @@ export class Attacker {
 
   /** What its kernel said last of an end, or what was seen from here. */
   async #why(cause: unknown): Promise<string> {
-    const console = await tailOf(this.#lab.files.secondSerial, 200);
-    const said = console.split('\n').filter((l) => /BUG|Oops|RIP: 0010|Kernel panic|fault/.test(l));
+    const output = await tailOf(this.#lab.files.secondSerial, 200);
+    const said = output.split('\n').filter((l) => /BUG|Oops|RIP: 0010|Kernel panic|fault/.test(l));
     return [messageOf(cause).slice(0, 150), ...said.slice(-4)].join(' | ').slice(0, 600);
   }
 
@@ -249,7 +250,7 @@ export class Attacker {
 
 export function addCounts(a: AttackCounts, b: AttackCounts): AttackCounts {
   const operations = { ...a.operations };
-  for (const [k, n] of Object.entries(b.operations)) operations[k] = (operations[k] ?? 0) + n;
+  for (const [k, n] of Object.entries(b.operations)) addOwn(operations, k, n);
   return {
     operations,
     ...{ entries: a.entries + b.entries, beside: a.beside + b.beside, l2Exits: a.l2Exits + b.l2Exits },

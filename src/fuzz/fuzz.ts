@@ -17,6 +17,7 @@ import { fuzzProblems, judgeLog, newLines, sumOperations } from './report.ts';
 import type { FuzzReport, HookTotals } from './report.ts';
 import { Watched, faultTimes } from './watched.ts';
 import type { Slice } from './watched.ts';
+import { addOwn } from '../core/own.ts';
 
 export interface FuzzSpec {
   /** Of turns, without setting up. */
@@ -166,7 +167,7 @@ class Fuzz {
     const { reports, complaints } = judgeLog(newLines(this.#log, now));
     this.#log = now;
     this.#reports.push(...reports);
-    for (const [k, n] of Object.entries(complaints)) this.#complaints[k] = (this.#complaints[k] ?? 0) + n;
+    for (const [k, n] of Object.entries(complaints)) addOwn(this.#complaints, k, n);
   }
 
   async #watchedHandled(): Promise<number> {
@@ -189,7 +190,7 @@ class Fuzz {
     for (const key of now.keys())
       if (key.startsWith('hook_reasons ')) {
         const name = key.slice('hook_reasons '.length);
-        this.#reasons[name] = (this.#reasons[name] ?? 0) + since(key);
+        addOwn(this.#reasons, name, since(key));
       }
     this.#hostileMetrics = now;
   }

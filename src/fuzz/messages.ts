@@ -6,6 +6,7 @@
 import { CANCEL, METHODS } from '../wire/schema.ts';
 import type { MethodName } from '../wire/schema.ts';
 import type { Random } from './random.ts';
+import { setOwn } from '../core/own.ts';
 
 type Params = Readonly<Record<string, unknown>>;
 
@@ -62,7 +63,7 @@ function broken(r: Random): Record<string, unknown> {
   const method = r.pick(ASKED);
   const params: Record<string, unknown> = { ...GOOD[method] };
   const keys = [...Object.keys(params), 'also'];
-  params[r.pick(keys)] = r.pick(WRONG);
+  setOwn(params, r.pick(keys), r.pick(WRONG));
   return request(r, method, params);
 }
 

@@ -2,6 +2,7 @@
 import { kernelTroubles } from '../lab/kernel-log.ts';
 import type { AttackCounts, Restart } from './attacker.ts';
 import type { FaultTimes } from './watched.ts';
+import { addOwn } from '../core/own.ts';
 
 export interface HookTotals {
   runs: number;
@@ -80,7 +81,7 @@ export function judgeLog(log: string): { reports: string[]; complaints: Record<s
       .replace(/0x[0-9a-f]+/gi, 'N')
       .replace(/\b[0-9a-f]{8,}\b/gi, 'N')
       .replace(/\d+/g, 'N');
-    complaints[text] = (complaints[text] ?? 0) + 1;
+    addOwn(complaints, text, 1);
   }
   return { reports: kernelTroubles(log), complaints };
 }

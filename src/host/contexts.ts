@@ -26,9 +26,9 @@ function contextsOf(list: readonly unknown[]): Partial<NpfContext>[] {
   return list.map((item: unknown, i) => {
     if (typeof item !== 'object' || item === null)
       throw new HyperturtleError('HT_USAGE', `context ${i}: an object expected`);
-    const context: Record<string, number | bigint> = {};
-    for (const [name, value] of Object.entries(item)) context[name] = fieldValue(i, name, value);
-    return context;
+    return Object.fromEntries(
+      Object.entries(item).map(([name, value]) => [name, fieldValue(i, name, value)]),
+    );
   });
 }
 

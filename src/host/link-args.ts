@@ -7,6 +7,7 @@ import { EXIT_KIND, HT_EXIT_ARGS, HT_EXIT_F_AFTER, HT_EXIT_F_USER, HT_EXIT_MSRS 
 import type { HookName } from '../kernel/host.ts';
 import { HT_SAMPLE_ARGS, HT_SAMPLE_F_CLOCK, HT_SAMPLE_FRAMES, HT_SAMPLE_HZ_MAX } from '../kernel/sample.ts';
 import type { ExitOptions, LinkOptions, SampleOptions } from '../wire/link-options.ts';
+import { own } from '../core/own.ts';
 
 export type KvmLinkOptions = LinkOptions;
 
@@ -42,9 +43,7 @@ const EXPECTED: Readonly<Record<'exit' | 'sample', Record<string, (v: unknown) =
 /** Whether these are options of the hook; those that must be there may be missing. */
 export function fitsHook(hook: 'exit' | 'sample', options: object): boolean {
   const expected = EXPECTED[hook];
-  return Object.entries(options).every(
-    ([k, v]) => v === undefined || (Object.hasOwn(expected, k) && expected[k]!(v)),
-  );
+  return Object.entries(options).every(([k, v]) => v === undefined || own(expected, k)?.(v) === true);
 }
 
 function ofHook<T extends LinkOptions>(

@@ -56,11 +56,7 @@ export function countsByReason(
   counts: readonly number[],
   nameOf: (reason: number) => string = npfReasonName,
 ): Record<string, number> {
-  const named: Record<string, number> = {};
-  counts.forEach((n, reason) => {
-    if (n > 0) named[nameOf(reason)] = n;
-  });
-  return named;
+  return Object.fromEntries(counts.flatMap((n, reason) => (n > 0 ? [[nameOf(reason), n]] : [])));
 }
 
 export const HT_NPF_CTX = struct('struct ht_npf_ctx', {

@@ -6,6 +6,7 @@ import { waitFor } from '../core/wait.ts';
 import type { ToolProgram } from './artifacts.ts';
 import { identify } from '../core/process.ts';
 import type { ProcessId } from '../core/process.ts';
+import { own } from '../core/own.ts';
 
 export interface Emulator {
   id: ProcessId;
@@ -32,7 +33,7 @@ export interface ChildStart {
 export async function startChild(s: ChildStart): Promise<{ id: ProcessId; check: () => void }> {
   // env(1) sets the program's environment only after setpriv, a program of the host, has been loaded
   const env = Object.entries(s.program.env)
-    .filter(([k, v]) => v !== undefined && process.env[k] !== v)
+    .filter(([k, v]) => v !== undefined && own(process.env, k) !== v)
     .map(([k, v]) => `${k}=${v ?? ''}`);
   const command = ['env', ...env, s.program.bin, ...s.program.args, ...s.args];
   if (s.lifetime === 'owner') command.unshift('setpriv', '--pdeathsig', 'KILL');

@@ -31,6 +31,7 @@ import { writeRedisSnapshot } from './redis-snapshot.ts';
 import { TRIPLET, unpackAll } from './tools.ts';
 import type { ToolsTree } from './tools.ts';
 import { cacheEntry, contentKey, exists, needSpace } from './xdg.ts';
+import { own } from '../core/own.ts';
 
 export interface L2ImageContext {
   cacheRoot: string;
@@ -47,7 +48,7 @@ const MAX_BYTES = 2 * 1024 ** 3;
 
 export function l2ImageSpec(name: string): L2ImageSpec {
   const images = { ...L2_IMAGES, ...CLIENT_IMAGES };
-  const spec = Object.hasOwn(images, name) ? images[name] : undefined;
+  const spec = own(images, name);
   if (spec === undefined)
     throw new HyperturtleError(
       'HT_NOT_FOUND',
@@ -184,7 +185,7 @@ async function furnish(c: L2ImageContext, tree: string, spec: L2ImageSpec): Prom
     for (const d of ['doc', 'man', 'locale', 'info', 'lintian'])
       await rm(at(`usr/share/${d}`), { recursive: true, force: true });
   for (const [file, text] of Object.entries({ ...FILES, ...spec.files })) {
-    if (FILES[file] !== undefined && (await exists(at(file)))) continue;
+    if (Object.hasOwn(FILES, file) && (await exists(at(file)))) continue;
     await mkdir(path.dirname(at(file)), { recursive: true });
     await writeFile(at(file), text, { mode: text.startsWith('#!') ? 0o755 : 0o644 });
   }

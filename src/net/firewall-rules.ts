@@ -4,6 +4,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { HT_FW_RULES } from '../kernel/net.ts';
 import { formatPrefix, parsePrefix } from './address.ts';
 import type { Prefix } from './address.ts';
+import { own } from '../core/own.ts';
 
 /** Of the nested guest: `out` is what it sends. */
 export const DIRECTIONS = ['out', 'in'] as const;
@@ -87,7 +88,8 @@ const usage = (what: string, why: string): HyperturtleError =>
 
 function protocolOf(text: string | number, what: string): number | null {
   if (text === 'any') return null;
-  const n = typeof text === 'number' || /^\d{1,3}$/.test(text) ? Number(text) : PROTOCOLS[text.toLowerCase()];
+  const n =
+    typeof text === 'number' || /^\d{1,3}$/.test(text) ? Number(text) : own(PROTOCOLS, text.toLowerCase());
   if (n === undefined || n > 255)
     throw usage(
       what,

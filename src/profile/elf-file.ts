@@ -21,14 +21,6 @@ const SHT_DYNSYM = 11;
 const STT_FUNC = 2;
 const STT_IFUNC = 10;
 
-/** A name as one line of text: what would move a cursor or end a line is written by its number. */
-function shown(name: string): string {
-  return name.replace(
-    /[\p{Cc}\p{Cf}\u2028\u2029]/gu,
-    (c) => `\\x${c.codePointAt(0)!.toString(16).padStart(2, '0')}`,
-  );
-}
-
 export function isElf(bytes: Buffer): boolean {
   return bytes.length >= 64 && bytes.readUInt32BE(0) === 0x7f454c46;
 }
@@ -84,7 +76,7 @@ export function readElf(bytes: Buffer, what: string): ElfFile {
       if (end < name || end >= names.offset + names.size) continue;
       symbols.push({
         address,
-        name: shown(bytes.toString('utf8', name, end)),
+        name: bytes.toString('utf8', name, end),
         size: bytes.readBigUInt64LE(at + 16),
       });
     }

@@ -2,6 +2,7 @@
  * Flame graphs: one SVG file with all that it needs, which any browser shows. Width is samples; a click on a box makes
  * it as wide as the picture, another one on the lowest box shows all again; without scripts it is still a picture.
  */
+import { visibleLine } from '../core/visible.ts';
 import { boxesOf, childrenOf } from './boxes.ts';
 import type { Box } from './boxes.ts';
 import type { NamedStack } from './symbolize.ts';
@@ -26,7 +27,7 @@ function depth(box: Box): number {
 }
 
 const escape = (text: string): string =>
-  text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`).replace(/[\x00-\x1f\x7f-\x9f]/g, '?');
+  visibleLine(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
 /** The same function has the same colour in every picture: blue the kernel, warm what is not. */
 function colour(name: string, kernel: boolean): string {

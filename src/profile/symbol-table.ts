@@ -1,4 +1,5 @@
-/** Symbols by address. */
+/** Symbols by address. Their names are those of files that anybody wrote: each is one visible line from here on. */
+import { visibleLine } from '../core/visible.ts';
 
 export interface SymbolInfo {
   address: bigint;
@@ -17,7 +18,9 @@ export class SymbolTable {
     const sorted = [...symbols].sort((a, b) =>
       a.address !== b.address ? (a.address < b.address ? -1 : 1) : Number(b.size > 0n) - Number(a.size > 0n),
     );
-    this.#symbols = sorted.filter((s, i) => i === 0 || sorted[i - 1]!.address !== s.address);
+    this.#symbols = sorted
+      .filter((s, i) => i === 0 || sorted[i - 1]!.address !== s.address)
+      .map((s) => ({ ...s, name: visibleLine(s.name) }));
     this.#around = enclosing(this.#symbols);
   }
 

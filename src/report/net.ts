@@ -7,6 +7,7 @@ import { htmlTable, page, parametersSection, section } from './html.ts';
 import { caveat } from './sentences.ts';
 import { formatTable } from './table.ts';
 import type { Table } from './table.ts';
+import { own } from '../core/own.ts';
 
 const NAMES: Readonly<Record<NetVariantSummary['variant'], string>> = {
   nested: 'nested virtio',
@@ -77,7 +78,7 @@ function appTable(r: NetResult): Table {
     rows: asked.map((v) => [
       NAMES[v.variant],
       ...apps.map((a) => {
-        const x = v.apps[a];
+        const x = own(v.apps, a);
         return x === undefined ? '' : `${number(x.requestsPerSecond)} (${number(x.exitsPerRequest)})`;
       }),
     ]),
@@ -90,7 +91,7 @@ export function netBarTable(r: NetResult): Table {
     title: 'Against what was asked for: median of neighbouring blocks (least and greatest median of a round)',
     head: ['', 'measured', 'bar', ''],
     rows: NET_BARS.flatMap((b) => {
-      const s = r.summary.ratios[b.key];
+      const s = own(r.summary.ratios, b.key);
       if (s === undefined) return [];
       const met =
         (b.atLeast === undefined || s.median >= b.atLeast) &&

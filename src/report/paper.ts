@@ -4,6 +4,7 @@ import type { PaperFigure, PaperRun, Values } from '../bench/paper.ts';
 import { maybe, number } from './format.ts';
 import { STYLE } from './style.ts';
 import { escapeXml, line, logScale, px, svg, text } from './svg.ts';
+import { own } from '../core/own.ts';
 
 interface Row {
   figure: PaperFigure;
@@ -22,7 +23,7 @@ tr.none td, tr.none th { color: var(--soft); }
 
 export function paperRows(runs: readonly PaperRun[]): Row[] {
   return PAPER_FIGURES.map((figure) => {
-    const ours = runs.map((r) => r.values[figure.id]).find((v) => v !== undefined);
+    const ours = runs.map((r) => own(r.values, figure.id)).find((v) => v !== undefined);
     return { figure, ours, paper: paperGain(figure), gain: gain(figure, ours) };
   });
 }

@@ -10,6 +10,7 @@ import { duration, maybe, number, percent } from './format.ts';
 import { htmlTable, page, parametersSection, section } from './html.ts';
 import { caveat } from './sentences.ts';
 import type { Table } from './table.ts';
+import { own } from '../core/own.ts';
 
 const seconds = (samples: readonly StartSample[], of: (s: StartSample) => number): string =>
   maybe(mean(samples.map(of)), (ms) => duration(ms * 1e6));
@@ -26,7 +27,7 @@ function timeTable({ samples, summary, parameters }: StartResult): Table {
         return [
           `${image}, ${variant}`,
           ...[seconds(s, (x) => x.upMs), seconds(s, (x) => x.openMs), seconds(s, (x) => x.answeredMs)],
-          variant === 'vanilla' ? '' : maybe(summary.answered[image], percent),
+          variant === 'vanilla' ? '' : maybe(own(summary.answered, image), percent),
           s.map((x) => duration(x.answeredMs * 1e6)).join(', '),
           maybe(mean(s.map((x) => x.emulatorCpuSeconds)), (v) => `${number(v)} s`),
         ];
@@ -64,13 +65,13 @@ function causeTable({ samples }: StartResult): Table {
   const [v, a] = [of('vanilla', 'l2ExitsByCause'), of('accelerated', 'l2ExitsByCause')];
   const [vr, ar] = [of('vanilla', 'reflectedByCause'), of('accelerated', 'reflectedByCause')];
   const causes = [...new Set([...Object.keys(v), ...Object.keys(a)])].sort(
-    (x, y) => (v[y] ?? 0) - (v[x] ?? 0),
+    (x, y) => (own(v, y) ?? 0) - (own(v, x) ?? 0),
   );
   const show = (n: number | undefined): string => (n ?? 0).toLocaleString('en-US');
   return {
     title: 'Exits of L2 by cause, all images and rounds together',
     head: ['', 'vanilla', 'of them to L1', 'accelerated', 'of them to L1'],
-    rows: causes.map((c) => [c, show(v[c]), show(vr[c]), show(a[c]), show(ar[c])]),
+    rows: causes.map((c) => [c, ...[v, vr, a, ar].map((counts) => show(own(counts, c)))]),
   };
 }
 

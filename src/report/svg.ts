@@ -1,7 +1,8 @@
 /** Small pieces of SVG. Colours are CSS variables of the page, so that charts follow light and dark. */
+import { visible } from '../core/visible.ts';
 
 export function escapeXml(text: string): string {
-  return text
+  return visible(text)
     .replaceAll('&', '&amp;')
     .replaceAll('<', '&lt;')
     .replaceAll('>', '&gt;')

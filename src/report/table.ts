@@ -1,4 +1,5 @@
 /** A plain table for the terminal: first column left, the others right, two spaces between. */
+import { visibleLine } from '../core/visible.ts';
 
 export interface Table {
   title: string;
@@ -7,7 +8,7 @@ export interface Table {
 }
 
 export function formatTable(t: Table): string {
-  const all = [t.head, ...t.rows];
+  const all = [t.head, ...t.rows].map((r) => r.map(visibleLine));
   const widths = t.head.map((_, i) => Math.max(...all.map((r) => width(r[i] ?? ''))));
   const line = (row: readonly string[]): string =>
     widths
@@ -19,7 +20,8 @@ export function formatTable(t: Table): string {
       .join('  ')
       .trimEnd();
   const rule = '─'.repeat(widths.reduce((a, b) => a + b, 0) + 2 * (widths.length - 1));
-  return [t.title, line(t.head), rule, ...t.rows.map(line)].join('\n');
+  const [head = [], ...rows] = all;
+  return [t.title, line(head), rule, ...rows.map(line)].join('\n');
 }
 
 /** Columns that a terminal gives the text; our texts have no wide or combining characters. */

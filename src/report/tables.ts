@@ -12,6 +12,7 @@ import {
 } from '../bench/summary.ts';
 import { BOOT_NAMES, PATTERN_NAMES, VARIANT_NAMES, duration, maybe, number, percent } from './format.ts';
 import type { Table } from './table.ts';
+import { own } from '../core/own.ts';
 
 type Result = Pick<BenchResult, 'touches' | 'boots' | 'summary' | 'parameters'>;
 
@@ -103,7 +104,7 @@ export function fallbackTable(r: Result): Table {
     title: 'Faults that the hyperupcall did not answer, by reason (default groups, all touches)',
     head: ['reason', 'faults'],
     rows: reasons.map(([name, n]) => [
-      WITHOUT_L1[name] ?? `${name}: passed to L1`,
+      own(WITHOUT_L1, name) ?? `${name}: passed to L1`,
       n.toLocaleString('en-US'),
     ]),
   };

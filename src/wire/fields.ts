@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { EXIT_KINDS } from '../kernel/exit.ts';
 import { LinkOptions } from './link-options.ts';
+import { recordOf } from '../core/record.ts';
 
 /** Objects, programs, maps, hooks: a name of the tenant's choice that is safe in a path, a log and a metric. */
 export const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/;
@@ -36,7 +37,7 @@ export const Signature = z.strictObject({ keyId: KeyId, value: Base64 });
 export const SignaturePolicy = z.enum(['none', 'optional', 'required']);
 
 /** Values of an object's read-only variables, set before the verifier sees it; by variable name. */
-export const Constants = z.record(Name, Base64);
+export const Constants = recordOf(Name, Base64);
 
 export const ObjectInfo = z.strictObject({
   name: Name,
@@ -103,7 +104,7 @@ export const Limits = z.strictObject({
   /** Verified instructions of one program. */
   instructions: Count,
   /** Microseconds of a run, for hooks where that is less than the hook allows. */
-  runUs: z.record(Name, Count).optional(),
+  runUs: recordOf(Name, Count).optional(),
   watches: Count,
   /** NICs given at run time. */
   nics: Count,
@@ -151,7 +152,7 @@ export const HookStats = z.strictObject({
   /** Left to others: faults for L1 to handle, frames that went on. */
   passed: Count,
   /** Why it did, by name. */
-  reasons: z.record(Name, Count),
+  reasons: recordOf(Name, Count),
   /** Of hooks of exits: runs that took longer than allowed, the longest run of the program linked last. */
   overruns: Count.optional(),
   maxNs: Count.optional(),

@@ -34,6 +34,7 @@ import type {
 import { Serving } from './serving.ts';
 import { firstIssue } from './text.ts';
 import { tolerant } from './tolerant.ts';
+import { own } from '../core/own.ts';
 
 export type { RequestOptions, RpcCounters, RpcPeerOptions, WireLog } from './peer-options.ts';
 
@@ -103,7 +104,7 @@ export class RpcPeer<C extends MethodTable> {
     params: ParamsOf<C, M>,
     options: RequestOptions = {},
   ): Promise<ResultOf<C, M>> {
-    const spec = this.#options.calls[method] as C[M];
+    const spec = own(this.#options.calls, method) as C[M];
     return this.call(spec, method, params, options) as Promise<ResultOf<C, M>>;
   }
 

@@ -13,6 +13,7 @@ import { Running, Session } from './running.ts';
 import type { Answer, Job } from './running.ts';
 import { CancelParams } from './schema.ts';
 import { firstIssue, printable } from './text.ts';
+import { own } from '../core/own.ts';
 
 const NO_HELLO = wireError('NO_HELLO', 'hello is expected first');
 
@@ -77,7 +78,7 @@ export class Serving {
     const refuse = (kind: ErrorKind, why: string): void => this.refuse(id, wireError(kind, why));
     const isHello = this.#isHello(method);
     if (!isHello && this.#session === undefined) return this.refuse(id, NO_HELLO);
-    const served = Object.hasOwn(methods, method) ? methods[method] : undefined;
+    const served = own(methods, method);
     if (served === undefined) return refuse('METHOD_NOT_FOUND', `there is no method '${printable(method)}'`);
     const checked = served.spec.params.safeParse(params);
     if (!checked.success) return refuse('INVALID_PARAMS', `${method}: ${firstIssue(checked.error)}`);

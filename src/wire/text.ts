@@ -1,7 +1,8 @@
-/** Short printable words about what another side sent: safe in a log line and in an answer. */
+/** Short words about what another side sent: safe in a log line and in an answer. */
+import { shortLine } from '../core/visible.ts';
 import type { z } from 'zod';
 
-/** The first thing wrong, with the path to it, in a bounded number of printable characters. */
+/** The first thing wrong, with the path to it, in a bounded number of visible characters. */
 export function firstIssue(e: z.ZodError): string {
   const issue = e.issues[0];
   if (issue === undefined) return 'not as documented';
@@ -10,5 +11,5 @@ export function firstIssue(e: z.ZodError): string {
 }
 
 export function printable(text: string): string {
-  return text.slice(0, 200).replace(/[^\x20-\x7e]/g, '?');
+  return shortLine(text, 200);
 }

@@ -156,30 +156,32 @@ function mean(ns: number, of: number): string {
 }
 
 /** In words for people; reasons that are not here are shown by their names alone. */
-const MEANING: Readonly<Record<string, string>> = {
-  PRESENT: 'L1’s table had the entry: L0 went on alone',
-  POOL_EMPTY: 'the pool had no frame: raise it with guest set --pool-high',
-  NO_TEMPLATE: 'first faults of a nested guest: flags are not learned yet',
-  NO_L2: 'no registered nested guest runs on this vCPU',
-  L2_OFF: 'a nested guest that is off: slots that KVM logs, or changing ones',
-  NO_SLOT: 'not RAM of the nested guest: devices, firmware',
-  NO_TABLE: 'L1 has to make a table page first: one fault in 512',
-  OTHER_ROOT: 'a guest of another hypervisor in L1 than KVM',
-  SMALL: 'no 2 MiB page there: L1 has to make a table page first',
-  LARGE_LEAF: 'L1 uses a large page there',
-  DISABLED: 'switched off in L1',
-  LIMIT: 'the nested guest has as many frames as it may',
-  LOST: 'L1 was quicker',
-  RACE: 'others changed the word again and again',
-  NO_ARENA: 'no arena is bound',
-  CLOSED: 'the nested guest is being unregistered',
-  MISS: 'the program has no answer for this one',
-  COUNTED: 'the program only counts these',
-  NOT_OURS: 'not of a kind that the program answers',
-  EVENT: 'an event for the nested guest was under way',
-  STRING_IO: 'string input or output',
-  DEBUG: 'the nested guest is being debugged',
-};
+const MEANING: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    PRESENT: 'L1’s table had the entry: L0 went on alone',
+    POOL_EMPTY: 'the pool had no frame: raise it with guest set --pool-high',
+    NO_TEMPLATE: 'first faults of a nested guest: flags are not learned yet',
+    NO_L2: 'no registered nested guest runs on this vCPU',
+    L2_OFF: 'a nested guest that is off: slots that KVM logs, or changing ones',
+    NO_SLOT: 'not RAM of the nested guest: devices, firmware',
+    NO_TABLE: 'L1 has to make a table page first: one fault in 512',
+    OTHER_ROOT: 'a guest of another hypervisor in L1 than KVM',
+    SMALL: 'no 2 MiB page there: L1 has to make a table page first',
+    LARGE_LEAF: 'L1 uses a large page there',
+    DISABLED: 'switched off in L1',
+    LIMIT: 'the nested guest has as many frames as it may',
+    LOST: 'L1 was quicker',
+    RACE: 'others changed the word again and again',
+    NO_ARENA: 'no arena is bound',
+    CLOSED: 'the nested guest is being unregistered',
+    MISS: 'the program has no answer for this one',
+    COUNTED: 'the program only counts these',
+    NOT_OURS: 'not of a kind that the program answers',
+    EVENT: 'an event for the nested guest was under way',
+    STRING_IO: 'string input or output',
+    DEBUG: 'the nested guest is being debugged',
+  }),
+);
 
 /** Why events went to L1, for each hook that says so. */
 export function reasonsSection(vm: Vm, history: History): HTMLElement | null {
@@ -210,7 +212,7 @@ export function reasonsSection(vm: Vm, history: History): HTMLElement | null {
           rate(history.rate(key)),
           count(n),
           meter(n, most, 'l1'),
-          h('span', { class: 'said' }, MEANING[name] ?? ''),
+          h('span', { class: 'said' }, MEANING.get(name) ?? ''),
         ],
       })),
     ),

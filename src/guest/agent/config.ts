@@ -7,6 +7,7 @@ import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Count, Name, LinkOptions, LinkOrder } from '../../wire/schema.ts';
 import { TURTLEFS_DIR } from '../l2-spec.ts';
 import { DEFAULT_PORT } from './port.ts';
+import { recordOf } from '../../core/record.ts';
 
 export const DEFAULT_CONFIG_FILE = '/etc/hyperturtle/guest.yaml';
 export const DEFAULT_STATE_DIR = '/var/lib/hyperturtle';
@@ -74,7 +75,7 @@ export const AgentConfig = z.strictObject({
   log: z
     .strictObject({ level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info') })
     .prefault({}),
-  objects: z.record(Name, ObjectConfig).prefault({}),
+  objects: recordOf(Name, ObjectConfig).prefault({}),
   links: z.array(LinkConfig).prefault([]),
   module: ModuleConfig.prefault({}),
   /** Nested guests whose RAM is on turtlefs. */

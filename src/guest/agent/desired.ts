@@ -12,6 +12,7 @@ import type { AgentConfig } from './config.ts';
 import { omit, withoutUndefined } from './omit.ts';
 import { StateFile, emptyState, sha256Of } from './state-file.ts';
 import type { State, StoredLink } from './state-file.ts';
+import { own } from '../../core/own.ts';
 
 export type Origin = 'config' | 'command';
 
@@ -114,7 +115,7 @@ export class DesiredState {
     return [
       ...(this.#stateProblem === undefined ? [] : [{ step: 'read state', message: this.#stateProblem }]),
       ...this.#unreadable
-        .filter(({ name }) => this.#state.objects[name] === undefined)
+        .filter(({ name }) => own(this.#state.objects, name) === undefined)
         .map(({ name, message }) => ({ step: `read ${name}`, message })),
     ];
   }
@@ -125,14 +126,14 @@ export class DesiredState {
       if (stored) all.set(name, { name, ...withoutUndefined(stored), origin: 'command' });
       else all.delete(name);
     return [...all.values()].map((o) => {
-      const policy = this.#state.policies[o.name] ?? this.#fromConfig.get(o.name)?.policy;
+      const policy = own(this.#state.policies, o.name) ?? this.#fromConfig.get(o.name)?.policy;
       return policy ? { ...o, policy } : o;
     });
   }
 
   /** Objects that are wanted, but whose file cannot be read now: what the host has of them stays. */
   unreadable(): string[] {
-    return this.#unreadable.map((u) => u.name).filter((name) => this.#state.objects[name] === undefined);
+    return this.#unreadable.map((u) => u.name).filter((name) => own(this.#state.objects, name) === undefined);
   }
 
   links(): DesiredLink[] {
@@ -155,8 +156,8 @@ export class DesiredState {
 
   /** Throws HT_NOT_FOUND when a stored one has gone. */
   elfOf(object: DesiredObject): Buffer {
-    const own = this.#fromConfig.get(object.name);
-    if (object.origin === 'config' && own?.sha256 === object.sha256) return own.elf;
+    const configured = this.#fromConfig.get(object.name);
+    if (object.origin === 'config' && configured?.sha256 === object.sha256) return configured.elf;
     return this.#file.readObject(object.sha256);
   }
 
@@ -182,9 +183,10 @@ export class DesiredState {
 
   /** Its links go with it. False when it was not wanted. */
   removeObject(name: string): boolean {
-    if (!this.objects().some((o) => o.name === name) && !(name in this.#config.objects)) return false;
+    if (!this.objects().some((o) => o.name === name) && !Object.hasOwn(this.#config.objects, name))
+      return false;
     const others = omit(this.#state.objects, name);
-    const objects = name in this.#config.objects ? { ...others, [name]: null } : others;
+    const objects = Object.hasOwn(this.#config.objects, name) ? { ...others, [name]: null } : others;
     this.#save({
       ...this.#state,
       objects,

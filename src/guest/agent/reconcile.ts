@@ -2,7 +2,8 @@
  * Makes what the host has (observed state) what this machine wants (desired state). The plan is data, computed from
  * both; each step is one request. A step that the host refuses is told as a problem and the others go on.
  */
-import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { HyperturtleError } from '../../core/errors.ts';
+import { messageWithReason } from '../../core/verifier-log.ts';
 import { wireMaps } from '../../net/maps.ts';
 import { applyPolicy } from '../../net/policy.ts';
 import type { ObjectPolicy } from '../../net/policy.ts';
@@ -190,7 +191,7 @@ export class Reconciler {
         outcome.done.push(stepText(step));
       } catch (e) {
         const kind = kindOf(e);
-        outcome.problems.push(this.#problem(stepText(step), kind, messageOf(e)));
+        outcome.problems.push(this.#problem(stepText(step), kind, messageWithReason(e)));
         outcome.retry ||= PASSING.has(kind);
         if (GONE.has(kind)) break;
       }

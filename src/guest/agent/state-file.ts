@@ -10,6 +10,7 @@ import { makeDirectory, replaceFile } from '../../core/files.ts';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
 import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Name, Sha256, Signature, LinkOptions, LinkOrder } from '../../wire/schema.ts';
+import { recordOf } from '../../core/record.ts';
 
 const StoredObject = z.strictObject({
   sha256: Sha256,
@@ -33,10 +34,10 @@ export type StoredLink = z.output<typeof StoredLink>;
 const State = z.strictObject({
   version: z.literal(1),
   /** Null: an object of the configuration file that is not wanted any more. */
-  objects: z.record(Name, StoredObject.nullable()),
+  objects: recordOf(Name, StoredObject.nullable()),
   links: z.array(StoredLink),
   /** What the maps of objects shall hold, of either origin, by name. */
-  policies: z.record(Name, ObjectPolicy).default({}),
+  policies: recordOf(Name, ObjectPolicy).default({}),
 });
 export type State = z.output<typeof State>;
 

@@ -7,6 +7,7 @@ import { HyperturtleError } from '../../core/errors.ts';
 import { exec } from '../../core/exec.ts';
 import { INIT_APPLETS, RUN_INIT, UDHCPC_SCRIPT, commandScript, settingsScript } from './init.ts';
 import type { GuestSettings } from './init.ts';
+import { own } from '../../core/own.ts';
 
 /** `/lib/modules/RELEASE`. */
 export interface ModuleSource {
@@ -97,7 +98,7 @@ const plainName = (file: string): string => path.basename(file).replace(/\.ko\.\
 
 /** busybox in the guest does not unpack modules. */
 async function moduleElf(file: string): Promise<Buffer> {
-  const program = { '.xz': 'xz', '.zst': 'zstd', '.gz': 'gzip' }[path.extname(file)];
+  const program = own({ '.xz': 'xz', '.zst': 'zstd', '.gz': 'gzip' }, path.extname(file));
   if (program === undefined) return readFileSync(file);
   return (await exec(program, ['-dc', file], { maxBytes: 64 << 20 })).stdout;
 }

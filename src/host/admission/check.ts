@@ -25,6 +25,8 @@ export interface CheckOptions {
   limits?: ObjectLimits;
 }
 
+/** A name that a C program can give, and the wire can carry. */
+const C_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
 const MAP_UPDATE = 2;
 const MAP_DELETE = 3;
 
@@ -117,7 +119,14 @@ function programsOf(layout: Layout): CheckedProgram[] {
 function constantsOf(elf: Elf): string[] {
   const section = elf.sections.findIndex((s) => s.name === '.rodata' && s.type !== SHT_NOBITS);
   return elf.symbols
-    .filter((s) => s.section === section && s.type === STT_OBJECT && [1, 2, 4, 8].includes(s.size))
+    .filter(
+      (s) =>
+        s.section === section &&
+        s.type === STT_OBJECT &&
+        [1, 2, 4, 8].includes(s.size) &&
+        // a variable; the compiler's own tables, such as `switch.table.fn`, are none
+        C_NAME.test(s.name),
+    )
     .map((s) => s.name);
 }
 

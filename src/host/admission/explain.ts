@@ -1,4 +1,5 @@
 /** A verdict as text for people. */
+import { visibleLine } from '../../core/visible.ts';
 import { micros } from './cost/run-time.ts';
 import type { CheckedProgram, Verdict } from './verdict.ts';
 
@@ -16,7 +17,7 @@ export function explain(file: string, v: Verdict): string {
     lines.push(`program ${p.name}: hook ${p.hook}, ${p.instructions} instructions${runTime(p)}`);
   for (const m of v.maps)
     lines.push(
-      `map ${m.name}: ${m.type}, ${m.maxEntries} of ${m.keyBytes}+${m.valueBytes} bytes, ${
+      `map ${m.name}: ${m.type}, ${m.type === 'ringbuf' ? `${m.maxEntries} bytes of records` : `${m.maxEntries} of ${m.keyBytes}+${m.valueBytes} bytes`}, ${
         m.arena ? "the VM's arena" : `about ${m.bytes} bytes`
       }`,
     );
@@ -27,5 +28,6 @@ export function explain(file: string, v: Verdict): string {
     lines.push(`refused by '${r.rule}'${where}${at}: ${r.message}`, `    ${r.mend}`);
   }
   lines.push(v.ok ? `${file}: admitted` : `${file}: refused`);
-  return `${lines.join('\n')}\n`;
+  // names are the object's: they write no line of their own
+  return `${lines.map(visibleLine).join('\n')}\n`;
 }

@@ -1,8 +1,11 @@
 /** Collects refusals while the rules run; bounded, because hostile objects can break a rule a million times. */
 import { isHyperturtleError } from '../../core/errors.ts';
+import { shortLine } from '../../core/visible.ts';
 import type { Refusal, Rule } from './verdict.ts';
 
 const MOST = 32;
+/** Characters of one message: names in an object may be of any length. */
+const MESSAGE = 300;
 
 /** What to do about an object that no compiler makes. */
 export const REBUILD = 'build it with clang -target bpf -O2 -g and do not edit the result';
@@ -17,7 +20,7 @@ export class Findings {
     where: { program?: string; instruction?: number } = {},
   ): void {
     if (this.refusals.length >= MOST) return;
-    this.refusals.push({ rule, ...where, message: printable(message), mend });
+    this.refusals.push({ rule, ...where, message: shortLine(message, MESSAGE), mend });
   }
 
   /** Runs a parser; what it throws about the object is a refusal by `rule`, and the result undefined. */
@@ -30,10 +33,4 @@ export class Findings {
       return undefined;
     }
   }
-}
-
-/** Names of a hostile object go to logs and terminals: no control characters, and not too long. */
-export function printable(text: string): string {
-  const clean = Array.from(text, (c) => (c < ' ' || (c >= '\x7f' && c <= '\x9f') ? '?' : c)).join('');
-  return clean.length > 300 ? `${clean.slice(0, 297)}...` : clean;
 }

@@ -61,6 +61,8 @@ const SECTION_COUNT = 256;
 const IGNORED = /^\.(debug_[a-z_]+|eh_frame)$/;
 const RELOCATABLE = /^\.(debug_[a-z_]+|eh_frame|BTF|BTF\.ext)$/;
 const VARIABLES = /^\.(rodata|data|bss)(\.[A-Za-z0-9_.]+)?$/;
+/** What compilers make of names: `fn.variable`, `switch.table.fn`, mangled ones. */
+const SYMBOL_NAME = /^[A-Za-z0-9_.$@]*$/;
 const FUNCTION_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
 
 export function checkLayout(elf: Elf, hooks: readonly HookSpec[], f: Findings): Layout {
@@ -217,6 +219,8 @@ function checkSymbols(elf: Elf, f: Findings): void {
         f.refuse('symbol', `${what} stands in no section`, REBUILD);
       return;
     }
+    if (!SYMBOL_NAME.test(s.name))
+      f.refuse('symbol', `${what}: a C name expected`, 'rename it: letters, digits and _');
     const section = elf.sections[s.section];
     if (section === undefined || s.value + s.size > section.size)
       f.refuse('symbol', `${what} lies outside its section`, REBUILD);

@@ -9,6 +9,7 @@ import type { HookSpec } from '../hooks.ts';
 import type { Findings } from './findings.ts';
 import type { Layout } from './layout.ts';
 import { mapBytes } from './map-bytes.ts';
+import { asLoaded, shapeProblem } from './map-shape.ts';
 import type { CheckedMap } from './verdict.ts';
 
 /** Programs share the VM's arena through the map of this name. */
@@ -103,8 +104,9 @@ function readMap(
     f.refuse('map-definition', `${where} is no global variable with a C name`, "leave out 'static'");
     return undefined;
   }
-  const d = readDefinition(variable, btf, where, f);
-  if (d === undefined) return undefined;
+  const asked = readDefinition(variable, btf, where, f);
+  if (asked === undefined) return undefined;
+  const d = asLoaded(asked);
   const arena = name === ARENA_MAP;
   const typeName = mapTypeName(d.type);
   const map: CheckedMap = {
@@ -124,6 +126,8 @@ function readMap(
       );
     return map;
   }
+  const problem = shapeProblem(d);
+  if (problem) f.refuse('map-definition', `${where}: ${typeName}: ${problem.message}`, problem.mend);
   for (const hook of hooks) {
     const allowed = hook.mapTypes.find((t) => t.number === d.type);
     if (!allowed)

@@ -18,6 +18,7 @@ import {
   Text,
   Used,
 } from '../../wire/schema.ts';
+import { recordOf } from '../../core/record.ts';
 
 const Nothing = z.strictObject({});
 const VmName = z.string().max(63);
@@ -78,7 +79,7 @@ export const ADMIN_METHODS = {
   'admin.vm.list': { params: Nothing, result: z.strictObject({ vms: z.array(VmStatusSchema) }) },
   'admin.vm.add': {
     /** `spec` as under `vms` in the configuration file. */
-    params: z.strictObject({ name: VmName, spec: z.record(z.string(), z.unknown()) }),
+    params: z.strictObject({ name: VmName, spec: recordOf(z.string(), z.unknown()) }),
     result: Nothing,
   },
   'admin.vm.remove': { params: z.strictObject({ name: VmName }), result: Nothing },

@@ -17,6 +17,7 @@ import type { LoadRequest, LoadedMap, LoadedObject } from '../loader/loader.ts';
 import type { VmArena } from './arena.ts';
 import { runNsOf } from './config.ts';
 import type { Quotas, VmSpec } from './config.ts';
+import { setOwn } from '../../core/own.ts';
 
 /** What of a VM's configuration can change while it runs. */
 export interface VmSettings {
@@ -96,8 +97,8 @@ export async function admit(
   const reuse: Record<string, OwnedFd> = {};
   for (const map of verdict.maps) {
     const same = how.old && sameShape(map, how.old);
-    if (map.arena) reuse[map.name] = deps.arena.map.file;
-    else if (same) reuse[map.name] = same.file;
+    if (map.arena) setOwn(reuse, map.name, deps.arena.map.file);
+    else if (same) setOwn(reuse, map.name, same.file);
   }
   const object = await deps
     .load({
@@ -181,7 +182,7 @@ function constantsOf(params: ElfParams, verdict: Verdict, arenaBytes: number): R
         'HT_USAGE',
         `constant '${name}': 1, 2, 4 or 8 bytes expected, ${bytes.length} given`,
       );
-    out[name] = BigInt(`0x${Buffer.from(bytes).reverse().toString('hex')}`);
+    setOwn(out, name, BigInt(`0x${Buffer.from(bytes).reverse().toString('hex')}`));
   }
   return out;
 }

@@ -1,10 +1,11 @@
 /** The thread of checker.ts: checks one object after the other. Runs no FFI, opens nothing. */
 import { isMainThread, parentPort } from 'node:worker_threads';
+import { writeErr } from '../../core/output.ts';
 import { checkObject } from '../admission/check.ts';
 import type { CheckAnswer, CheckRequest } from './checker.ts';
 
 if (isMainThread || !parentPort) {
-  process.stderr.write("this is a part of 'hyperturtle host daemon' and not for use by hand\n");
+  writeErr("this is a part of 'hyperturtle host daemon' and not for use by hand\n");
   process.exit(2);
 }
 const port = parentPort;

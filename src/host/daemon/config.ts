@@ -7,6 +7,7 @@ import { HT_SAMPLE_HZ_MAX } from '../../kernel/sample.ts';
 import { NAME } from '../../wire/fields.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { HookSpec } from '../hooks.ts';
+import { recordOf } from '../../core/record.ts';
 
 export const DEFAULT_BPFFS = '/sys/fs/bpf';
 
@@ -155,8 +156,8 @@ export function nicPorts(vm: Pick<VmSpec, 'nics'>): string[] {
 
 const configSchema = z
   .strictObject({
-    vms: z.record(z.string(), vmSchema).prefault({}).superRefine(crossChecks),
-    networks: z.record(z.string().regex(NAME), networkSchema).prefault({}),
+    vms: recordOf(z.string(), vmSchema).prefault({}).superRefine(crossChecks),
+    networks: recordOf(z.string().regex(NAME), networkSchema).prefault({}),
     admin: z.strictObject({ socket: socketPath.optional() }).prefault({}),
     metrics: z
       .union([z.strictObject({ socket: socketPath }), z.strictObject({ port: positive(65535) })], {
@@ -208,7 +209,7 @@ function checkNetworks(
 ): void {
   for (const [name, vm] of Object.entries(config.vms))
     vm.nics.networks.forEach((network, i) => {
-      if (network in config.networks) return;
+      if (Object.hasOwn(config.networks, network)) return;
       context.addIssue({
         code: 'custom',
         path: ['vms', name, 'nics', 'networks', i],

@@ -4,6 +4,7 @@
  */
 import { pino } from 'pino';
 import type { Logger } from 'pino';
+import { jsonLog } from '../../core/log.ts';
 import type { HostConfig } from './config.ts';
 
 export type Log = Pick<Logger, 'trace' | 'debug' | 'info' | 'warn' | 'error'> & {
@@ -14,36 +15,13 @@ export interface DaemonLog {
   readonly log: Log;
   setLevel(level: HostConfig['log']['level']): void;
   /** Writes what is still queued. */
-  flush(): void;
+  readonly flush: () => void;
 }
 
 /** Without a file: to standard output. */
 export function openLog(config: HostConfig['log']): DaemonLog {
-  // a reader that stalls must not stall the daemon: writing is asynchronous
-  const destination = pino.destination({
-    ...(config.file === undefined ? { dest: 1 } : { dest: config.file, mkdir: true }),
-    sync: false,
-  });
-  const log = pino(
-    {
-      level: config.level,
-      base: null,
-      timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }) },
-    },
-    destination,
-  );
-  return {
-    log,
-    setLevel: (level) => (log.level = level),
-    flush: () => {
-      try {
-        destination.flushSync();
-      } catch {
-        // the reader has gone
-      }
-    },
-  };
+  const { log, flush } = jsonLog(config.level, config.file);
+  return { log, setLevel: (level) => (log.level = level), flush };
 }
 
 export const silentLog: Log = pino({ level: 'silent' });

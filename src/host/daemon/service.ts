@@ -7,6 +7,7 @@ import type { Caller } from '../../bpf/calls.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
 import { Turns } from '../../core/turns.ts';
+import { messageWithReason } from '../../core/verifier-log.ts';
 import { kindOf, wireFailure } from '../../wire/errors.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
@@ -27,6 +28,7 @@ import { VmObjects } from './objects.ts';
 import type { ObjectsOptions } from './objects.ts';
 import { Budget } from './budget.ts';
 import { Watches } from './watches.ts';
+import { setOwn } from '../../core/own.ts';
 
 /** Map entries that one VM may have looked at, for all its requests and watches. */
 const ENTRIES_PER_SECOND = 20_000;
@@ -385,7 +387,7 @@ export class VmService {
       object,
       kind,
       ...(typeof rule === 'string' ? { rule } : {}),
-      message: e.message.slice(0, 2048),
+      message: messageWithReason(e).slice(0, 2048),
     });
   }
 
@@ -421,6 +423,6 @@ function subjectOf(params: unknown): { object?: string; [field: string]: unknown
     'watch',
     'bootId',
   ])
-    if (given.has(field)) out[field] = given.get(field);
+    if (given.has(field)) setOwn(out, field, given.get(field));
   return out;
 }

@@ -25,6 +25,7 @@ import { plugPort, unplugPort } from './qemu-side.ts';
 import { QmpMonitor } from './qmp-monitor.ts';
 import { VmService } from './service.ts';
 import type { ServiceOptions } from './service.ts';
+import { own } from '../../core/own.ts';
 
 const QMP_TIMEOUT_MS = 30_000;
 /** For the guest to let an arena go that is to be replaced. */
@@ -443,12 +444,12 @@ export class ManagedVm {
 }
 
 function nicSettings(spec: VmSpec, networks: HostConfig['networks']): NicSettings {
-  const own = spec.nics.networks.flatMap((name) => {
-    const network = networks[name];
+  const allowed = spec.nics.networks.flatMap((name) => {
+    const network = own(networks, name);
     return network ? [[name, network] as const] : [];
   });
   return {
-    networks: Object.fromEntries(own),
+    networks: Object.fromEntries(allowed),
     ports: nicPorts(spec),
     max: spec.quotas.nics,
     hooks: spec.policy.hooks,

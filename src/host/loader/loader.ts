@@ -232,7 +232,7 @@ export class Loader implements AsyncDisposable {
     if (answer.kind === 'loaded') return adopt(worker, answer, request, this.#options.hooks);
     if (answer.kind === 'failed')
       throw new HyperturtleError(
-        answer.code in ERROR_CODES ? (answer.code as ErrorCode) : 'HT_BPF',
+        Object.hasOwn(ERROR_CODES, answer.code) ? (answer.code as ErrorCode) : 'HT_BPF',
         withoutAddresses(answer.message),
         {
           detail: {

@@ -10,6 +10,7 @@ import { dieWithParent, keepCapabilities, limitMemory } from '../../bpf/sys.ts';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { getPriority, setPriority } from 'node:os';
 import { writeFileSync } from 'node:fs';
+import { writeErr } from '../../core/output.ts';
 import { packetProgramTypes } from '../hooks.ts';
 import { CHANNEL_FD } from './messages.ts';
 import type { WorkerAnswer, WorkerRequest } from './messages.ts';
@@ -26,7 +27,7 @@ const FIRST_TO_DIE = '1000';
 function main(): void {
   const [memoryMib, parent] = process.argv.slice(2).map(Number);
   if (!process.send || memoryMib === undefined || parent === undefined) {
-    process.stderr.write("this is a part of 'hyperturtle host daemon' and not for use by hand\n");
+    writeErr("this is a part of 'hyperturtle host daemon' and not for use by hand\n");
     process.exit(2);
   }
   dieWithParent();

@@ -36,6 +36,7 @@ import {
 import type { NicQmp } from './plug.ts';
 import { readNics, writeNics } from './record.ts';
 import type { NicRecord } from './record.ts';
+import { own } from '../../core/own.ts';
 
 /** For the guest to let a NIC go. */
 const UNPLUG_MS = 30_000;
@@ -223,7 +224,7 @@ export class VmNics {
     const { settings, vm, qmp } = this.#options;
     const { networks, max, hooks } = settings();
     const name = params.network ?? Object.keys(networks)[0];
-    const network = name === undefined ? undefined : networks[name];
+    const network = name === undefined ? undefined : own(networks, name);
     if (name === undefined || !network)
       throw new HyperturtleError(
         'HT_NOT_FOUND',
