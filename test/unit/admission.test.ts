@@ -71,7 +71,7 @@ describe('admission', () => {
       rule: 'helper',
       program: 'prog',
       instruction: 3,
-      message: 'helper 4 is not allowed for hook npf',
+      message: 'helper 4 (probe_read) is not allowed for hook npf',
     });
     expect(refusal?.mend).toMatch(/map_lookup_elem/);
     const e = refusalError('x', [refusal!]);

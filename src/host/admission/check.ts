@@ -51,7 +51,7 @@ export function checkObject(elf: Uint8Array, options: CheckOptions): Verdict {
   const parsed = f.attempt('elf', REBUILD, () => parseElf(elf));
   if (!parsed) return verdict;
   const layout = checkLayout(parsed, hooks, f);
-  const btf = checkTypes(elf, layout, f);
+  const btf = checkTypes(elf, parsed, layout, f);
   const c = { bytes: elf, elf: parsed, layout, f };
   const { used, instructions } = checkCode(c);
   checkLicense(elf, layout, used, f);

@@ -20,6 +20,7 @@ import {
   decodeInsn,
 } from '../../kernel/bpf-insn.ts';
 import type { Insn } from '../../kernel/bpf-insn.ts';
+import { helperName } from '../../kernel/helper-names.ts';
 import { viewOf } from '../../kernel/struct.ts';
 import type { HelperSpec, HookSpec } from '../hooks.ts';
 import { REBUILD } from './findings.ts';
@@ -121,6 +122,11 @@ function checkSection(
   return instructions;
 }
 
+/** `4 (probe_read)` */
+function helperText(number: number): string {
+  return `${number} (${helperName(number) ?? 'no helper of any kernel'})`;
+}
+
 type Refuse = (rule: Rule, message: string, mend: string) => void;
 
 /** The target of a 64-bit constant: a map or a global variable of this object. */
@@ -147,10 +153,22 @@ interface Call {
 function checkCall(call: Call, hooks: readonly HookSpec[], used: Set<HelperSpec>, refuse: Refuse): void {
   const { source, imm, relocation } = call;
   if (source === CALL_KFUNC)
-    return refuse('kernel-function', `it calls kernel function ${imm}`, 'use helpers that the hook allows');
+    return refuse(
+      'kernel-function',
+      relocation?.symbol.name
+        ? `it calls '${relocation.symbol.name}' of the kernel`
+        : `it calls kernel function ${imm} (its number in the BTF of one kernel)`,
+      'use helpers that the hook allows',
+    );
   if (source === CALL_FUNCTION) {
     if (relocation && relocation.type !== R_BPF_64_32)
       refuse('relocation', `type ${relocation.type} is unknown here`, REBUILD);
+    else if (relocation?.symbol.section === 0 && relocation.symbol.name !== '')
+      refuse(
+        'kernel-function',
+        `it calls '${relocation.symbol.name}' of the kernel`,
+        'use helpers that the hook allows',
+      );
     else if (relocation ? relocation.symbol.section === 0 : !call.inText)
       refuse('call', 'it calls no function of this object', REBUILD);
     return;
@@ -168,7 +186,7 @@ function checkCall(call: Call, hooks: readonly HookSpec[], used: Set<HelperSpec>
     else
       refuse(
         'helper',
-        `helper ${imm} is not allowed for hook ${hook.name}`,
+        `helper ${helperText(imm)} is not allowed for hook ${hook.name}`,
         `allowed: ${hook.helpers.map((h) => h.name).join(', ')}`,
       );
   }

@@ -46,6 +46,8 @@ export interface CodeSection {
 
 export interface Layout {
   code: CodeSection[];
+  /** Sections of code that belong to no hook: they are refused, and nothing else is said of them. */
+  strange: Set<number>;
   /** Section numbers of global variables. */
   variables: Set<number>;
   maps: number | undefined;
@@ -68,6 +70,7 @@ const FUNCTION_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
 export function checkLayout(elf: Elf, hooks: readonly HookSpec[], f: Findings): Layout {
   const layout: Layout = {
     code: [],
+    strange: new Set(),
     variables: new Set(),
     maps: undefined,
     license: undefined,
@@ -96,7 +99,8 @@ export function checkLayout(elf: Elf, hooks: readonly HookSpec[], f: Findings): 
     f.refuse('elf', 'one symbol table expected', REBUILD);
   checkSymbols(elf, f);
   for (const c of layout.code) findFunctions(c, elf.symbols, f);
-  if (!layout.code.some((c) => c.hook && c.functions.length > 0))
+  // of a program in a section of no hook it was said where programs go
+  if (layout.strange.size === 0 && !layout.code.some((c) => c.hook && c.functions.length > 0))
     f.refuse(
       'program',
       'the object has no program',
@@ -161,12 +165,14 @@ function classify(
   }
   if (code) {
     const hook = hookOfSection(name, hooks);
-    if (name !== TEXT && hook === undefined)
-      f.refuse(
+    if (name !== TEXT && hook === undefined) {
+      layout.strange.add(index);
+      return f.refuse(
         'hook',
         `section '${name}' belongs to no hook`,
         `hooks that may be used: ${hooks.map((h) => `${h.name} (SEC("${h.section}"))`).join(', ') || 'none'}`,
       );
+    }
     if (s.size % INSN_BYTES !== 0) f.refuse('elf', `code of '${name}' is cut off`, REBUILD);
     layout.code.push({ index, section: s, hook, functions: [], relocations: undefined });
     return;
@@ -191,6 +197,7 @@ function checkRelocationSection(s: ElfSection, elf: Elf, layout: Layout, f: Find
     return refuse('does not name its target');
   if (s.entryBytes !== 16 || s.size % 16 !== 0 || elf.sections[s.link]?.type !== SHT_SYMTAB)
     return refuse('bad table');
+  if (layout.strange.has(s.info)) return;
   const code = layout.code.find((c) => c.index === s.info);
   if (code) {
     if (code.relocations) refuse('a second one for its target');

@@ -1,6 +1,7 @@
 /** Rules about BTF: no kernel pointers, no global functions, nothing that another object or the kernel defines. */
 import { BTF_KIND, Btf, parseBtfExt } from '../../bpf/btf.ts';
 import { sectionBytes } from '../../bpf/elf.ts';
+import type { Elf } from '../../bpf/elf.ts';
 import { REBUILD } from './findings.ts';
 import type { Findings } from './findings.ts';
 import type { Layout } from './layout.ts';
@@ -9,7 +10,7 @@ const GLOBAL = 1;
 const EXTERN = 2;
 
 /** The types, or undefined when there are none or they are damaged. */
-export function checkTypes(bytes: Uint8Array, layout: Layout, f: Findings): Btf | undefined {
+export function checkTypes(bytes: Uint8Array, elf: Elf, layout: Layout, f: Findings): Btf | undefined {
   const section = layout.btf;
   if (section === undefined) {
     if (layout.btfExt || layout.maps !== undefined)
@@ -32,7 +33,7 @@ export function checkTypes(bytes: Uint8Array, layout: Layout, f: Findings): Btf 
     else if (t.kind === BTF_KIND.FUNC && t.vlen >= EXTERN)
       f.refuse('kernel-function', `function '${t.name}' is the kernel's`, 'use helpers that the hook allows');
   }
-  checkFunctions(bytes, btf, layout, f);
+  checkFunctions(bytes, elf, btf, layout, f);
   return btf;
 }
 
@@ -40,7 +41,7 @@ export function checkTypes(bytes: Uint8Array, layout: Layout, f: Findings): Btf 
  * The verifier walks a global function once, not once for each call: then its count says nothing about how long a
  * program runs, which could be hours.
  */
-function checkFunctions(bytes: Uint8Array, btf: Btf, layout: Layout, f: Findings): void {
+function checkFunctions(bytes: Uint8Array, elf: Elf, btf: Btf, layout: Layout, f: Findings): void {
   const section = layout.btfExt;
   if (section === undefined) return;
   const ext = f.attempt('btf', REBUILD, () => parseBtfExt(sectionBytes(bytes, section), btf));
@@ -51,7 +52,9 @@ function checkFunctions(bytes: Uint8Array, btf: Btf, layout: Layout, f: Findings
       `${ext.coreRelocations} CO-RE relocations: it depends on types of the host's kernel`,
       'do not use vmlinux.h or BPF_CORE_READ: the context and the arena are all there is',
     );
+  const strange = new Set([...layout.strange].map((i) => elf.sections[i]?.name ?? ''));
   for (const r of ext.functions) {
+    if (strange.has(r.section)) continue;
     const code = layout.code.find((c) => c.section.name === r.section);
     const type = btf.type(r.type);
     const fn = code?.functions.find((x) => x.from === r.offset);
