@@ -279,7 +279,7 @@ async function modules(o: { kernel: string; output?: string }): Promise<void> {
     for (const [name, file] of built) {
       const to = o.output === undefined ? file : path.join(o.output, name);
       if (to !== file) await fs.copyFile(file, to);
-      process.stdout.write(`${to}\n`);
+      writeOut(`${to}\n`);
     }
   } finally {
     dispose();
