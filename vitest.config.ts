@@ -33,6 +33,15 @@ export default defineConfig({
       {
         test: {
           ...common,
+          name: 'debian13',
+          include: ['test/debian13/*.test.ts'],
+          testTimeout: 3_600_000,
+          hookTimeout: 2_700_000,
+        },
+      },
+      {
+        test: {
+          ...common,
           name: 'lab',
           include: ['test/lab/**/*.test.ts', 'test/intel/smoke.test.ts'],
           exclude: ['test/lab/seen-from-l1.test.ts'],

@@ -195,9 +195,12 @@ async function baseTree(
     await install(file, at(`${lib}/${name}`), 0o755);
   await symlink(`../lib/${TRIPLET}/${LOADER}`, at(`usr/lib64/${LOADER}`));
 
-  for (const dir of ['usr/share/seabios', 'usr/share/qemu', 'usr/lib/ipxe/qemu'])
-    for (const f of await readdir(path.join(c.tools.root, dir)))
-      if (FIRMWARE.test(f)) await install(path.join(c.tools.root, dir, f), at(`${dir}/${f}`), 0o644);
+  // Debian 13 has the network ROMs among QEMU's own files
+  for (const dir of ['usr/share/seabios', 'usr/share/qemu', 'usr/lib/ipxe/qemu']) {
+    const from = path.join(c.tools.root, dir);
+    for (const f of (await exists(from)) ? await readdir(from) : [])
+      if (FIRMWARE.test(f)) await install(path.join(from, f), at(`${dir}/${f}`), 0o644);
+  }
 
   // not busybox as shell: it would run its own `ip`, `tc` and `modprobe` before those of PATH
   await symlink('dash', at('usr/bin/sh'));

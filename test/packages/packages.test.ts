@@ -8,7 +8,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { waitFor } from '../../src/core/wait.ts';
-import { CleanMachine, makeCleanRoot, whyNoRoot } from '../support/clean-root.ts';
+import { CleanMachine, makeCleanRoot } from '../support/clean-root.ts';
+import { whyNoRoot } from '../support/debian-root.ts';
 
 const why = whyNoRoot();
 const MAIN = path.resolve('dist/src/cli/main.js');

@@ -4,11 +4,9 @@
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
-import path from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
 import { waitFor } from '../../src/core/wait.ts';
-import { cacheRoot } from '../../src/lab/xdg.ts';
-import { debTree } from './deb-tree.ts';
+import { makeDebianRoot, ROOT_ENV as ENV, rootDir } from './debian-root.ts';
 
 const SUITE = 'bookworm';
 /** What our packages depend on but for Node.js, a kernel's headers to build for, and what the test looks with. */
@@ -16,56 +14,14 @@ const INCLUDE = [
   ...['systemd', 'systemd-sysv', 'udev', 'kmod', 'libbpf1', 'dkms', 'gcc', 'make', 'libc6-dev', 'man-db'],
   'linux-headers-cloud-amd64',
 ];
-const ENV = 'PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive TERM=dumb LC_ALL=C.UTF-8';
 
 /** The directory, or why there is none. */
 export function cleanRoot(): string | undefined {
-  return existsSync(rootDir()) ? rootDir() : undefined;
-}
-
-const rootDir = (): string => path.join(cacheRoot(), 'roots', SUITE);
-
-/** Why none can be made here. */
-export function whyNoRoot(): string | undefined {
-  if (process.getuid?.() !== 0) return 'not root: no container can be made';
-  return undefined;
+  return existsSync(rootDir(SUITE)) ? rootDir(SUITE) : undefined;
 }
 
 export function makeCleanRoot(): string {
-  const done = cleanRoot();
-  if (done !== undefined) return done;
-  const tree = debTree('debootstrap', ['debootstrap']);
-  if (typeof tree === 'string') throw new Error(tree);
-  const staging = `${rootDir()}.staging`;
-  rmSync(staging, { recursive: true, force: true });
-  mkdirSync(path.dirname(staging), { recursive: true });
-  execFileSync(
-    path.join(tree.root, 'usr/sbin/debootstrap'),
-    ['--variant=minbase', `--include=${INCLUDE.join(',')}`, SUITE, staging, mirror()],
-    {
-      env: { ...process.env, DEBOOTSTRAP_DIR: path.join(tree.root, 'usr/share/debootstrap') },
-      stdio: ['ignore', 'ignore', 'inherit'],
-      timeout: 1_500_000,
-    },
-  );
-  copyFileSync('/etc/resolv.conf', path.join(staging, 'etc/resolv.conf'));
-  const chroot = `mount -t proc proc ${staging}/proc && mount --rbind /dev ${staging}/dev && exec chroot ${staging} env -i ${ENV} sh -c`;
-  const install =
-    'apt-get -qq update && apt-get -qq install --no-install-recommends lintian && apt-get clean';
-  execFileSync('unshare', ['--mount', '--pid', '--fork', 'sh', '-c', `${chroot} '${install}'`], {
-    stdio: ['ignore', 'ignore', 'inherit'],
-    timeout: 900_000,
-  });
-  renameSync(staging, rootDir());
-  return rootDir();
-}
-
-/** The one that this machine's apt uses. */
-function mirror(): string {
-  const format = ['indextargets', '--format', '$(REPO_URI) $(CODENAME)', 'Created-By: Packages'];
-  const lines = spawnSync('apt-get', format, { encoding: 'utf8' }).stdout.split('\n');
-  const found = lines.find((l) => l.endsWith(` ${SUITE}`))?.split(' ')[0];
-  return found ?? 'http://deb.debian.org/debian';
+  return makeDebianRoot({ suite: SUITE, name: SUITE, include: INCLUDE, install: ['lintian'] });
 }
 
 /** `$1`: the root, `$2`: an empty directory, `$3`: files for /var/tmp, `$4`: the node program. */
