@@ -41,13 +41,14 @@ extern struct mutex htg_lock;	/* the arena's coming and going, registration */
 struct htg_counters {
 	atomic64_t frames_allocated, frames_freed;
 	atomic64_t faults, faults_lost, faults_found;
-	atomic64_t refills, shrunk, grace_periods;
+	atomic64_t refills, shrunk, grace_periods, interrupted;
 };
 extern struct htg_counters htg_count;
 
 /*
- * The grace period: when every CPU has answered an interrupt sent now, no hyperupcall that began before is
- * still running, because each runs within an exit of one of these CPUs. Sleeps not; interrupts must be on.
+ * The grace period of everything (htg_grace_l2s() is that of some L2s): when every CPU has answered an interrupt sent
+ * now, no hyperupcall that began before is still running, because each runs within an exit of one of these CPUs.
+ * Sleeps not; interrupts must be on.
  */
 static inline void htg_grace(void)
 {
@@ -112,6 +113,11 @@ struct htg_file {
 	bool arena;			/* they are in the arena, else in our own memory */
 	u64 *granules;			/* one for each HTG_GRANULE words, in the arena; NULL: no 2 MiB pages */
 	unsigned int exports;		/* slots of L2s that refer to words; under htg_lock */
+	/*
+	 * Numbers of those L2s: set under htg_lock with sem held, before the L2 is on; cleared under htg_lock when it is
+	 * off and its grace period over. So who holds sem for writing sees all L2s that programs act for on these words.
+	 */
+	DECLARE_BITMAP(l2s, HT_MAX_L2);
 	struct list_head node;		/* files whose words are in the arena; under htg_lock */
 	struct inode *inode;
 };
@@ -128,6 +134,18 @@ void htg_l2_arena_gone(void);	/* ends all registrations; caller holds htg_lock *
 void htg_l2_mapped(struct mm_struct *mm); /* a turtlefs file has been mapped there; under mmap_lock */
 void htg_l2_protecting(struct mm_struct *mm); /* protections of such a mapping are about to change; the same */
 u64 htg_l2_count(void);
+
+/* What a kvm_entry looks at of an L2. */
+struct htg_running {
+	int number;		/* in the arena, 1.. */
+};
+struct kvm;
+struct htg_running *htg_l2_running(struct kvm *kvm); /* NULL: not registered. Under RCU. */
+
+/* entry.c */
+int htg_entry_init(void);
+void htg_entry_exit(void);
+void htg_grace_l2s(const unsigned long *l2s); /* bitmap of HT_MAX_L2 numbers */
 
 /* exits.c */
 struct kvm_vcpu;

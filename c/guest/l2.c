@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Registered L2s: which RAM each has (KVM's memory slots that turtlefs files back), and which of them runs
- * on which CPU now. Programs in L0 see both in the arena. We follow KVM by hooking, by name, its functions
- * that change slots and destroy VMs, and the kvm_entry tracepoint; the address space by an MMU notifier and
- * by turtlefs' mmap and mprotect.
+ * Registered L2s: which RAM each has (KVM's memory slots that turtlefs files back). Programs in L0 see it in
+ * the arena, beside which of them runs on which CPU now (entry.c). We follow KVM by hooking, by name, its
+ * functions that change slots and destroy VMs; the address space by an MMU notifier and by turtlefs' mmap and
+ * mprotect.
  *
  * Turning an L2 off: state OFF, then a grace period; from then on no program acts for it. That comes before
  * any change of what programs have been told, and needs no lock. Who turns it off for a while queues `again`,
@@ -16,6 +16,7 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/cc_platform.h>
+#include <linux/context_tracking_state.h>
 #include <linux/file.h>
 #include <linux/hashtable.h>
 #include <linux/idr.h>
@@ -23,19 +24,12 @@
 #include <linux/poll.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
-#include <linux/tick.h>
-#include <linux/tracepoint.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
 #include <asm/smp.h>
 #include "guest.h"
 #include "kmod/ftrace_hook.h"
 
-/* exported, declared in a header since 6.12 only */
-extern bool itlb_multihit_kvm_mitigation;
-
-/* The largest page that KVM uses here, if the processor has any; NULL: not known */
-static const int *htg_kvm_max_level;
 /* kernel.ftrace_enabled, if its name is known */
 static const int *htg_ftrace_enabled;
 
@@ -53,7 +47,7 @@ struct htg_l2 {
 	struct kvm *kvm;	/* compared only; valid while hashed */
 	struct mm_struct *mm;
 	struct mmu_notifier mn;
-	int number;
+	struct htg_running running;
 	u64 frames_limit, group_max;
 	char name[32];
 	struct ht_l2 *rec;	/* in the arena; NULL when dead; written under htg_lock */
@@ -88,6 +82,13 @@ static struct htg_l2 *htg_l2_find(struct kvm *kvm)
 	return NULL;
 }
 
+struct htg_running *htg_l2_running(struct kvm *kvm)
+{
+	struct htg_l2 *l2 = htg_l2_find(kvm);
+
+	return l2 ? &l2->running : NULL;
+}
+
 /*
  * For the hooks: the L2 that is this VM, with htg_lock held, or NULL without it. VMs that nobody registered
  * cost no lock. Registration holds kvm->slots_lock, so it does not come between two calls for one slot change.
@@ -114,6 +115,7 @@ static struct htg_l2 *htg_l2_lock(struct kvm *kvm)
  */
 static void htg_l2_off(struct htg_l2 *l2)
 {
+	DECLARE_BITMAP(this, HT_MAX_L2) = {};
 	struct ht_l2 *rec;
 
 	rcu_read_lock();	/* the arena is unmapped a grace period after rec is cleared */
@@ -121,8 +123,9 @@ static void htg_l2_off(struct htg_l2 *l2)
 	if (rec)
 		xchg(&rec->state, HT_L2_OFF);
 	rcu_read_unlock();
+	__set_bit(l2->running.number, this);
 	if (rec)
-		htg_grace();
+		htg_grace_l2s(this);
 }
 
 /* Off, until what happens now is over. The L2 is hashed, or its MMU notifier registered. Lock-free as htg_l2_off(). */
@@ -176,7 +179,9 @@ static void htg_l2_unexport(struct htg_l2 *l2)
 	spin_unlock(&l2->ranges_lock);
 	if (l2->rec)
 		l2->rec->slot_count = 0;
+	smp_mb(); /* whoever sees the bit gone sees what programs have done */
 	for (i = 0; i < n; i++) {
+		clear_bit(l2->running.number, htg_file_of(files[i])->l2s);
 		htg_file_of(files[i])->exports--;
 		fput(files[i]);
 	}
@@ -241,6 +246,7 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 		slot->word_off = (u64)((void *)&f->words[pgoff] - a->va);
 		slot->small = !htg_slot_large(ms, gfn, n);
 		f->exports++;
+		set_bit(l2->running.number, f->l2s); /* before it is on; who takes pages away holds f->sem for writing */
 		spin_lock(&l2->ranges_lock);
 		l2->ranges[l2->nranges++] = (struct htg_range){
 			.file = get_file(vma->vm_file), .start = start, .end = start + (n << PAGE_SHIFT),
@@ -486,66 +492,6 @@ static struct ht_ftrace_hook htg_destroy_hook = {
 	.name = "kvm_arch_destroy_vm", .replacement = htg_destroy_vm, .permanent = true,
 };
 
-/*
- * Whether KVM, as it is now, would give this VM large entries that may be written and executed: not where processors
- * have trouble with executable ones (all entries are dropped and every vCPU is kicked when that setting changes), nor
- * where types of memory may differ between pages (devices that do not snoop caches: kvm_mtrr_check_gfn_range_consistency
- * in 6.1), nor without large pages in the processor.
- */
-static bool htg_large_ok(const struct kvm *kvm)
-{
-	return htg_kvm_max_level && READ_ONCE(*htg_kvm_max_level) >= PG_LEVEL_2M &&
-	       (!READ_ONCE(itlb_multihit_kvm_mitigation) || kvm->arch.disable_nx_huge_pages) &&
-	       !atomic_read(&kvm->arch.noncoherent_dma_count);
-}
-
-/*
- * Every entry into a guest: says which registered L2 runs on this CPU from now on. Interrupts are off from
- * here until the guest runs, so that whoever answers a later interrupt has written this first. Nothing is
- * published while the vCPU is in SMM (its entries would go to roots of the other address space, which is
- * not the one whose slots we exported), runs a guest of its own, or has had tables shadowed (pages then are
- * write-protected one by one). The root goes with the number: a hypervisor beside KVM enters guests without telling us,
- * and programs then find another root than the one that this CPU's last entry of KVM's was with. Both words are read in
- * L0 within an exit of this CPU, while it stands still, so they are always those of one entry.
- */
-static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
-{
-	struct htg_arena *a;
-	struct htg_l2 *l2;
-	struct ht_cpu *cpu;
-	u64 number = 0, published;
-	unsigned int apicid = cpu_physical_id(smp_processor_id());
-
-	rcu_read_lock();
-	a = rcu_dereference(htg_arena);
-	if (!a || apicid >= HT_MAX_CPUS)
-		goto out;
-	if (!(vcpu->arch.hflags & (HF_SMM_MASK | HF_GUEST_MASK)) &&
-	    !READ_ONCE(vcpu->kvm->arch.indirect_shadow_pages)) {
-		l2 = htg_l2_find(vcpu->kvm);
-		if (l2) {
-			number = l2->number;
-			htg_pool_poke(a);
-		}
-	}
-	cpu = &a->cpus[apicid];
-	published = number && a->large_pool && htg_large_ok(vcpu->kvm) ? number | HT_CPU_LARGE : number;
-	/*
-	 * What the hardware is given from here on, without flags: kvm_mmu_reload() has seen to a valid root, and a root is
-	 * loaded (svm_load_mmu_pgd, vmx_load_mmu_pgd) before interrupts go off; one that another CPU invalidates now makes
-	 * a request that is seen at the next entry, and this vCPU runs with the old one until then.
-	 */
-	if (number)
-		WRITE_ONCE(cpu->root, vcpu->arch.mmu->root.hpa & HT_PFN_MASK);
-	if (READ_ONCE(cpu->l2) != published)
-		WRITE_ONCE(cpu->l2, published);
-	htg_exit_entry(a, apicid, vcpu, number);
-out:
-	rcu_read_unlock();
-}
-
-extern struct tracepoint __tracepoint_kvm_entry;
-
 /* --- what the VMM's address space does --- */
 
 static void htg_mn_release(struct mmu_notifier *mn, struct mm_struct *mm)
@@ -601,7 +547,7 @@ static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return -ENOTTY;
 	mutex_lock(&htg_lock);
 	st = l2->last;
-	st.number = l2->number;
+	st.number = l2->running.number;
 	st.dead = l2->dead;
 	st.slots = l2->nranges;
 	for (i = 0; i < l2->nranges; i++)
@@ -635,7 +581,7 @@ static void htg_l2_unregister(struct htg_l2 *l2)
 	cancel_work_sync(&l2->again); /* nobody is left who would queue it */
 	mmdrop(l2->mm);
 	/* only now may another L2 have the number: no CPU publishes it any more */
-	ida_free(&htg_l2_ida, l2->number);
+	ida_free(&htg_l2_ida, l2->running.number);
 	atomic_dec(&htg_l2_n);
 	kfree(l2);
 }
@@ -674,13 +620,11 @@ static int htg_l2_check(struct kvm *kvm)
 		pr_err_once("hyperturtle: KVM must use its TDP MMU (kvm.tdp_mmu=Y, nested paging on)\n");
 		return -EOPNOTSUPP;
 	}
-#ifdef CONFIG_NO_HZ_FULL
-	if (tick_nohz_full_running) {
-		/* there RCU takes a CPU in a guest for quiescent, and may free table pages under a program */
-		pr_err_once("hyperturtle: does not work with nohz_full\n");
+	if (context_tracking_enabled()) {
+		/* there (nohz_full) RCU takes a CPU in a guest for quiescent, and may free table pages under a program */
+		pr_err_once("hyperturtle: does not work with nohz_full, nor with user context tracking forced\n");
 		return -EOPNOTSUPP;
 	}
-#endif
 	if (cc_platform_has(CC_ATTR_MEM_ENCRYPT) || ht_kvm_private_mem(kvm)) {
 		pr_err_once("hyperturtle: does not work with encrypted or private guest memory\n");
 		return -EOPNOTSUPP;
@@ -725,7 +669,7 @@ long htg_l2_register(const struct htg_register *req)
 	init_waitqueue_head(&l2->wait);
 	INIT_WORK(&l2->again, htg_l2_again);
 	l2->mn.ops = &htg_mn_ops;
-	ret = l2->number = ida_alloc_range(&htg_l2_ida, 1, HT_MAX_L2 - 1, GFP_KERNEL);
+	ret = l2->running.number = ida_alloc_range(&htg_l2_ida, 1, HT_MAX_L2 - 1, GFP_KERNEL);
 	if (ret < 0)
 		goto free;
 	ret = -ESRCH;
@@ -743,7 +687,7 @@ long htg_l2_register(const struct htg_register *req)
 	if (a) {
 		ret = -EBUSY;
 		if (!htg_l2_find(kvm)) {
-			l2->rec = &a->l2[l2->number];
+			l2->rec = &a->l2[l2->running.number];
 			memset(l2->rec, 0, sizeof(*l2->rec));
 			l2->rec->frames_limit = l2->frames_limit;
 			l2->rec->group_max = l2->group_max;
@@ -783,7 +727,7 @@ mm:
 	mmdrop(l2->mm);
 	mmput(l2->mm);
 number:
-	ida_free(&htg_l2_ida, l2->number);
+	ida_free(&htg_l2_ida, l2->running.number);
 free:
 	kfree(l2);
 put_kvm:
@@ -823,7 +767,6 @@ int htg_l2_init(void)
 {
 	int i, ret;
 
-	htg_kvm_max_level = (const int *)ht_lookup_name("max_huge_page_level");
 	htg_ftrace_enabled = (const int *)ht_lookup_name("ftrace_enabled");
 	for (i = 0; i < ARRAY_SIZE(htg_hooks); i++) {
 		ret = ht_hook_arm(htg_hooks[i]);
@@ -832,7 +775,7 @@ int htg_l2_init(void)
 			goto disarm;
 		}
 	}
-	ret = tracepoint_probe_register(&__tracepoint_kvm_entry, htg_kvm_entry, NULL);
+	ret = htg_entry_init();
 	if (!ret)
 		return 0;
 disarm:
@@ -846,8 +789,7 @@ void htg_l2_exit(void)
 {
 	int i;
 
-	tracepoint_probe_unregister(&__tracepoint_kvm_entry, htg_kvm_entry, NULL);
-	tracepoint_synchronize_unregister();
+	htg_entry_exit();
 	for (i = ARRAY_SIZE(htg_hooks); i--; )
 		ht_hook_disarm(htg_hooks[i]);
 	ht_hooks_drain(&htg_hook_srcu);

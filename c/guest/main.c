@@ -45,6 +45,7 @@ static void htg_get_info(struct htg_info *info)
 	info->refills = atomic64_read(&htg_count.refills);
 	info->shrunk = atomic64_read(&htg_count.shrunk);
 	info->grace_periods = atomic64_read(&htg_count.grace_periods);
+	info->interrupted = atomic64_read(&htg_count.interrupted);
 }
 
 static int htg_set(const struct htg_set *set)

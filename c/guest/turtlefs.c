@@ -162,6 +162,16 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 	return ret;
 }
 
+/* How many pages are taken away at once: 128 MiB, a few milliseconds; f->sem is free in between */
+#define HTG_DROP_PAGES (64 * HTG_GRANULE)
+
+/* The grace period of a file: of the L2s that use it, so of none if there are none. Caller holds f->sem for writing. */
+static void htg_grace_file(const struct htg_file *f)
+{
+	if (f->arena)
+		htg_grace_l2s(f->l2s);
+}
+
 /*
  * From here to htg_open() no program acts on any page of the granules of pages [first, last): so L1 may empty some,
  * and a 2 MiB frame is 512 pages of their own from now on. Caller holds f->sem for writing.
@@ -178,8 +188,9 @@ static void htg_close(struct htg_file *f, unsigned long first, unsigned long las
 		/* whoever claimed it may not have written all words, and will not any more after the grace period */
 		if (word & HT_WORD_PRESENT)
 			htg_fill_large(f, g, word);
+		cond_resched();
 	}
-	htg_grace();
+	htg_grace_file(f);
 }
 
 static void htg_open(struct htg_file *f, unsigned long first, unsigned long last)
@@ -194,6 +205,7 @@ static void htg_open(struct htg_file *f, unsigned long first, unsigned long last
 		for (i = g * HTG_GRANULE; i < (g + 1) * HTG_GRANULE; i++)
 			any |= f->words[i];
 		smp_store_release(&f->granules[g], any ? HT_WORD_SMALL : HT_WORD_EMPTY);
+		cond_resched();
 	}
 }
 
@@ -227,24 +239,18 @@ static int htg_mmap(struct file *file, struct vm_area_struct *vma)
 
 /*
  * Takes the frames of pages [first, last) away and leaves `mark` in their words. In this order: words closed; grace
- * period, so that no program still writes an entry for what it read before; the locks of pages that a fault
- * of L1 is about to map; all mappings, through the MMU notifier also the entries that only L0 has made
- * (so the range is unmapped even when L1 itself has no mapping); words to `mark`; frames. Caller holds f->sem for writing.
+ * period of the L2s that use the file, so that no program still writes an entry for what it read before; the locks of
+ * pages that a fault of L1 is about to map; all mappings, through the MMU notifier also the entries that only L0 has
+ * made (so the range is unmapped even when L1 itself has no mapping); words to `mark`; frames. What a VMM has copied
+ * for itself from a private mapping stays after a hole and goes with the file's end, as with any file. Caller holds
+ * f->sem for writing.
  */
-static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last, u64 mark)
+static void htg_drop_some(struct htg_file *f, unsigned long first, unsigned long last, u64 mark, struct page **pages,
+			  unsigned long max)
 {
-	struct page *few[32], **pages;
-	unsigned long i, from, max = 4096, n, k;
+	unsigned long i, from, n, k;
 
-	last = min(last, f->n);
-	if (first >= last)
-		return;
 	htg_close(f, first, last);
-	pages = kvmalloc_array(max, sizeof(*pages), GFP_KERNEL | __GFP_NOWARN);
-	if (!pages) {
-		pages = few;
-		max = ARRAY_SIZE(few);
-	}
 	for (i = first; i < last; ) {
 		from = i;
 		for (n = 0; i < last && n < max; i++) {
@@ -256,29 +262,57 @@ static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last
 			if (word & HT_WORD_PRESENT)
 				pages[n++] = htg_word_page(word);
 		}
-		if (f->arena && !f->granules) /* else there was one, in htg_close() */
-			htg_grace();
-		if (!n)
-			continue;
+		if (n && !f->granules) /* else there was one, in htg_close(); without a frame nobody can have mapped one */
+			htg_grace_file(f);
 		for (k = 0; k < n; k++) {
 			lock_page(pages[k]);
 			unlock_page(pages[k]);
 		}
-		unmap_mapping_pages(f->inode->i_mapping, from, i - from, false);
+		if (n || mark == HT_WORD_CLOSED)
+			unmap_mapping_pages(f->inode->i_mapping, from, i - from, mark == HT_WORD_CLOSED);
 		/*
 		 * Not before: a vCPU of L1 that has looked the old frame up would find a new one in its table, which
 		 * KVM takes for a missing notifier (__handle_changed_spte, BUG). From the notifier on it looks again.
 		 */
-		if (mark != HT_WORD_CLOSED)
+		if (n && mark != HT_WORD_CLOSED)
 			for (k = from; k < i; k++)
 				cmpxchg64(&f->words[k], HT_WORD_CLOSED, mark);
 		for (k = 0; k < n; k++)
 			htg_put_frame(pages[k]);
 		cond_resched();
 	}
+	htg_open(f, first, last);
+}
+
+/*
+ * The same for any number of pages: in pieces of whole granules, between which f->sem is given to who waits for it (an
+ * export, which holds htg_lock; faults). The file's end does not move meanwhile: the caller holds the inode's lock, or
+ * is the last who knows it.
+ */
+static void htg_drop(struct htg_file *f, unsigned long first, unsigned long last, u64 mark)
+{
+	unsigned long max = min(HTG_DROP_PAGES, last > first ? last - first : 0), i, next;
+	struct page *few[32], **pages;
+
+	last = min(last, f->n);
+	if (first >= last)
+		return;
+	pages = kvmalloc_array(max, sizeof(*pages), GFP_KERNEL | __GFP_NOWARN);
+	if (!pages) {
+		pages = few;
+		max = ARRAY_SIZE(few);
+	}
+	for (i = first; i < last; i = next) {
+		next = min(last, round_down(i, HTG_DROP_PAGES) + HTG_DROP_PAGES);
+		htg_drop_some(f, i, next, mark, pages, max);
+		if (next < last) {
+			up_write(&f->sem);
+			cond_resched();
+			down_write(&f->sem);
+		}
+	}
 	if (pages != few)
 		kvfree(pages);
-	htg_open(f, first, last);
 }
 
 static void htg_mark(u64 *words, unsigned long first, unsigned long last, u64 mark)
@@ -341,28 +375,51 @@ static int htg_reserve(struct htg_file *f, unsigned long n)
 	return 0;
 }
 
+/* Zeroes bytes [from, to) of one page, if it has a frame. Caller holds f->sem for writing. */
+static void htg_zero_part(struct htg_file *f, loff_t from, loff_t to)
+{
+	unsigned long i = from >> PAGE_SHIFT;
+	u64 word = i < f->n ? READ_ONCE(f->words[i]) : 0;
+
+	if (from < to && (word & HT_WORD_PRESENT))
+		memzero_page(htg_word_page(word), offset_in_page(from), to - from);
+}
+
+/* More pages for a file that has `had`. Caller holds htg_lock, as they come from the index, and f->sem. */
+static int htg_grow(struct htg_file *f, unsigned long had, unsigned long n)
+{
+	int ret = htg_reserve(f, n);
+
+	if (ret)
+		return ret;
+	htg_close(f, had, n);
+	htg_mark(f->words, had, n, HT_WORD_EMPTY);
+	htg_open(f, had, n);
+	return 0;
+}
+
+/* The inode is locked, or nobody else knows it. */
 static int htg_resize(struct inode *inode, loff_t size)
 {
 	struct htg_file *f = inode->i_private;
 	unsigned long had = htg_pages(i_size_read(inode)), n = htg_pages(size);
+	bool grows = n > had;
 	int ret = 0;
 
-	mutex_lock(&htg_lock);
+	if (grows)
+		mutex_lock(&htg_lock);
 	down_write(&f->sem);
-	if (n > had) {
-		ret = htg_reserve(f, n);
-		if (ret)
-			goto out;
-		htg_close(f, had, n);
-		htg_mark(f->words, had, n, HT_WORD_EMPTY);
-		htg_open(f, had, n);
-	}
-	i_size_write(inode, size);
-	if (n < had)
+	if (grows)
+		ret = htg_grow(f, had, n);
+	if (!ret) {
+		if (size < i_size_read(inode)) /* what is behind the end does not come back when the file grows */
+			htg_zero_part(f, size, round_up(size, PAGE_SIZE));
+		i_size_write(inode, size);
 		htg_drop(f, n, had, HT_WORD_CLOSED);
-out:
+	}
 	up_write(&f->sem);
-	mutex_unlock(&htg_lock);
+	if (grows)
+		mutex_unlock(&htg_lock);
 	return ret;
 }
 
@@ -389,21 +446,14 @@ static int htg_getattr(struct ht_idmap *idmap, const struct path *path, struct k
 
 	ht_generic_fillattr(idmap, mask, inode, stat);
 	down_read(&f->sem);
-	for (i = 0; i < f->n; i++)
+	for (i = 0; i < f->n; i++) {
 		n += READ_ONCE(f->words[i]) & HT_WORD_PRESENT;
+		if (!(i % HTG_DROP_PAGES))
+			cond_resched();
+	}
 	up_read(&f->sem);
 	stat->blocks = (u64)n << (PAGE_SHIFT - 9);
 	return 0;
-}
-
-/* Zeroes bytes [from, to) of one page, if it has a frame. */
-static void htg_zero_part(struct htg_file *f, loff_t from, loff_t to)
-{
-	unsigned long i = from >> PAGE_SHIFT;
-	u64 word = i < f->n ? READ_ONCE(f->words[i]) : 0;
-
-	if (from < to && (word & HT_WORD_PRESENT))
-		memzero_page(htg_word_page(word), offset_in_page(from), to - from);
 }
 
 static long htg_fallocate(struct file *file, int mode, loff_t off, loff_t len)
@@ -517,11 +567,14 @@ static void htg_evict(struct inode *inode)
 	clear_inode(inode);
 	if (!f)
 		return;
-	/* slots of L2s hold the file open, so none refers to it, and nothing maps it */
-	mutex_lock(&htg_lock);
+	/*
+	 * Slots of L2s hold the file open, so none refers to it, no CPU is interrupted for it, and nothing maps it. Without
+	 * htg_lock: the arena may go meanwhile, but not while the file holds words of it (htg_fs_leave_arena waits for sem).
+	 */
 	down_write(&f->sem);
 	htg_drop(f, 0, f->n, HT_WORD_CLOSED);
 	up_write(&f->sem);
+	mutex_lock(&htg_lock);
 	if (f->arena) {
 		list_del(&f->node);
 		htg_index_free(f->words, f->n);

@@ -7,13 +7,19 @@
  *                          at the end it is gone
  *     protect:read|none    mprotect() of pages that the guest has written and this program has never touched
  *     touch                the guest writes 32 pages, which this program then reads
+ *     busy                 a vCPU on CPU 1 writes 32 pages again and again until the next SIGUSR1; prints a line first
+ *     fills:MS:PID         the guest writes 32 pages again and again, on CPU 0, for so long
+ *     holes:COUNT:PID      the same, and each of its pages is taken away by itself after each time
+ *                          `watched` are exits of the VM of process PID meanwhile, by KVM's count
  *
  * FILE is the guest's RAM, FILE.hot that of the hot slot: in the same 2 MiB as other RAM (small), or two ranges of 2 MiB
  * of their own (large). When the VM is there, prints {"ready":...}. Each step waits for SIGUSR1 and prints one JSON line:
- * `stale` counts writes that reached memory which no slot had any more. After the last step it waits for one more
+ * `stale` counts writes that reached memory which no slot had any more, `graces` and `interrupted` what our module has
+ * counted meanwhile: grace periods, and CPUs of L1 that it has interrupted for them. After the last step it waits for one more
  * SIGUSR1. Exit status 0: no stale write and no mismatch; 1: some; 2: usage or system.
  */
 #define _GNU_SOURCE
+#include <glob.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -21,6 +27,7 @@
 
 #define PROGRAM "slot_vmm"
 #include "tiny_machine.h"
+#include "hyperturtle/guest.h"
 
 #define VCPUS 2
 #define HOT_SLOT 1
@@ -64,9 +71,13 @@ asm(".pushsection .rodata\n"
 
 static struct {
 	char *ram, *hot;
-	int vm, cpus[VCPUS], hot_fd;
+	int vm, cpus[VCPUS], ram_fd, hot_fd;
 	struct kvm_run *runs[VCPUS];
 	uint64_t place[2], hot_bytes, step, stale;
+	struct {
+		uint64_t at[2], count, step;
+	} roam; /* what guest_roam writes */
+	uint64_t watched; /* exits of another VM, during a step */
 	volatile uint64_t mmio; /* exits for writes to where no slot is */
 } m;
 
@@ -112,20 +123,26 @@ static void set_regs(int cpu, const struct kvm_regs *regs)
 		die("KVM_SET_REGS");
 }
 
+/* One CPU for each: what L1 publishes of a CPU is of its last vCPU there. */
+static void stay_on(int cpu)
+{
+	cpu_set_t own;
+
+	CPU_ZERO(&own);
+	CPU_SET((size_t)cpu, &own);
+	pthread_setaffinity_np(pthread_self(), sizeof(own), &own);
+}
+
 static void *roam(void *arg)
 {
 	int cpu = (int)(intptr_t)arg;
 	struct kvm_regs regs = {
-		.rip = CODE, .rflags = 2, .rsp = STACK, .rdi = m.place[0], .r11 = m.place[1], .rsi = WRITES,
-		.r8 = m.step, .r9 = CELL((uint64_t)cpu), .r10 = NEIGHBOUR + PAGE * (uint64_t)cpu,
+		.rip = CODE, .rflags = 2, .rsp = STACK, .rdi = m.roam.at[0], .r11 = m.roam.at[1],
+		.rsi = m.roam.count, .r8 = m.roam.step, .r9 = CELL((uint64_t)cpu),
+		.r10 = NEIGHBOUR + PAGE * (uint64_t)cpu,
 	};
 
-	cpu_set_t own;
-
-	/* one CPU for each: what L1 publishes of a CPU is of its last vCPU there */
-	CPU_ZERO(&own);
-	CPU_SET((size_t)cpu, &own);
-	pthread_setaffinity_np(pthread_self(), sizeof(own), &own);
+	stay_on(cpu);
 	set_regs(cpu, &regs);
 	errno = run_to_halt(cpu);
 	if (errno)
@@ -163,12 +180,22 @@ static void expect_gone(int place)
 		m.stale += *hot_word(i) == m.place[place] + i * m.step;
 }
 
+static void punch(int fd, uint64_t at, uint64_t bytes)
+{
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)bytes))
+		die("fallocate");
+}
+
 static uint64_t changes(uint64_t count)
 {
 	pthread_t threads[VCPUS];
 	uint64_t done;
 	int cpu;
 
+	m.roam.at[0] = m.place[0];
+	m.roam.at[1] = m.place[1];
+	m.roam.count = WRITES;
+	m.roam.step = m.step;
 	for (cpu = 0; cpu < VCPUS; cpu++) {
 		cell(cpu)[0] = 0;
 		if (pthread_create(&threads[cpu], NULL, roam, (void *)(intptr_t)cpu))
@@ -185,8 +212,7 @@ static uint64_t changes(uint64_t count)
 		set_slot(HOT_SLOT, m.place[1], 0, m.hot, 0);
 		expect_gone(1);
 		/* its frames are somebody else's now, until the next ones */
-		if (fallocate(m.hot_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m.hot_bytes))
-			die("fallocate");
+		punch(m.hot_fd, 0, m.hot_bytes);
 	}
 	for (cpu = 0; cpu < VCPUS; cpu++) {
 		cell(cpu)[0] = 1;
@@ -239,18 +265,106 @@ static uint64_t protect_step(int prot, int *refused)
 	return bad + wrong_pages(3);
 }
 
-static uint64_t run_step(const char *text)
+/* Writes to nothing but RAM that stays, so leaves the guest only when L1 wants the CPU. Gives the passes over it. */
+static uint64_t busy(const sigset_t *wanted)
 {
-	uint64_t bad = 0, done = 0, mmio = m.mmio, stale = m.stale;
-	unsigned long long count;
-	int refused = 0;
+	uint64_t from = cell(1)[1];
+	pthread_t thread;
+	int got;
 
+	m.roam.at[0] = m.roam.at[1] = TEST_GPA + PROTECTED * PAGE;
+	m.roam.count = PROTECTED_PAGES;
+	m.roam.step = PAGE;
+	cell(1)[0] = 0;
+	if (pthread_create(&thread, NULL, roam, (void *)(intptr_t)1))
+		die("pthread_create");
+	while (cell(1)[1] == from)
+		usleep(200);
+	printf("{\"busy\":true}\n");
+	fflush(stdout);
+	while (sigwait(wanted, &got))
+		;
+	cell(1)[0] = 1;
+	pthread_join(thread, NULL);
+	return cell(1)[1] - from;
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* Exits of a VM from KVM's files in debugfs. */
+static uint64_t exits_of(int pid)
+{
+	unsigned long long n = 0;
+	char path[128];
+	glob_t found;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-*/exits", pid);
+	if (glob(path, 0, NULL, &found))
+		die(path);
+	f = fopen(found.gl_pathv[0], "r");
+	if (!f || fscanf(f, "%llu", &n) != 1)
+		die(path);
+	fclose(f);
+	globfree(&found);
+	return n;
+}
+
+static struct htg_info module_info(void)
+{
+	int fd = open("/dev/hyperturtle-guest", O_RDWR);
+	struct htg_info info;
+
+	if (fd < 0 || ioctl(fd, HTG_GET_INFO, &info))
+		die("/dev/hyperturtle-guest");
+	close(fd);
+	return info;
+}
+
+/* As a balloon does it, a page at a time: gives how many holes, or how often without any. */
+static uint64_t give_back(uint64_t holes, uint64_t ms, int pid)
+{
+	uint64_t done = 0, i, until = now_ms() + ms;
+
+	stay_on(0);
+	m.watched = exits_of(pid);
+	while (holes ? done < holes : now_ms() < until) {
+		if (fill(4))
+			die("KVM_RUN");
+		for (i = 0; holes && i < PROTECTED_PAGES; i++)
+			punch(m.ram_fd, TEST_GPA + (PROTECTED + i) * PAGE, PAGE);
+		done += holes ? PROTECTED_PAGES : 1;
+	}
+	m.watched = exits_of(pid) - m.watched;
+	return done;
+}
+
+static uint64_t run_step(const char *text, const sigset_t *wanted)
+{
+	uint64_t bad = 0, done = 0, mmio = m.mmio, stale = m.stale, from = now_ms();
+	struct htg_info before = module_info(), after;
+	unsigned long long count;
+	int refused = 0, pid;
+
+	m.watched = 0;
 	if (sscanf(text, "changes:%llu", &count) == 1) {
 		done = changes(count);
 	} else if (!strcmp(text, "touch")) {
 		if (fill(4))
 			die("KVM_RUN");
 		bad = wrong_pages(4);
+	} else if (!strcmp(text, "busy")) {
+		done = busy(wanted);
+	} else if (sscanf(text, "fills:%llu:%d", &count, &pid) == 2) {
+		done = give_back(0, count, pid);
+	} else if (sscanf(text, "holes:%llu:%d", &count, &pid) == 2) {
+		done = give_back(count, 0, pid);
 	} else if (!strcmp(text, "protect:read") || !strcmp(text, "protect:none")) {
 		bad = protect_step(strcmp(text, "protect:none") ? PROT_READ : PROT_NONE, &refused);
 		bad += refused != EFAULT;
@@ -258,9 +372,14 @@ static uint64_t run_step(const char *text)
 		fprintf(stderr, PROGRAM ": no step '%s'\n", text);
 		exit(2);
 	}
-	printf("{\"step\":\"%s\",\"changes\":%llu,\"mmio\":%llu,\"stale\":%llu,\"refused\":%d,\"mismatches\":%llu}\n",
+	after = module_info();
+	printf("{\"step\":\"%s\",\"changes\":%llu,\"mmio\":%llu,\"stale\":%llu,\"refused\":%d,\"mismatches\":%llu,\"ms\":%llu,"
+	       "\"watched\":%llu,\"graces\":%llu,\"interrupted\":%llu}\n",
 	       text, (unsigned long long)done, (unsigned long long)(m.mmio - mmio),
-	       (unsigned long long)(m.stale - stale), refused, (unsigned long long)bad);
+	       (unsigned long long)(m.stale - stale), refused, (unsigned long long)bad,
+	       (unsigned long long)(now_ms() - from),
+	       (unsigned long long)m.watched, (unsigned long long)(after.grace_periods - before.grace_periods),
+	       (unsigned long long)(after.interrupted - before.interrupted));
 	fflush(stdout);
 	return bad + m.stale;
 }
@@ -285,6 +404,7 @@ static void make_machine(const char *path, bool large)
 	snprintf(hot, sizeof(hot), "%s.hot", path);
 	m.hot = map_ram(hot, m.hot_bytes);
 	m.hot_fd = open(hot, O_RDWR);
+	m.ram_fd = open(path, O_RDWR);
 	set_slot(0, 0, bytes, m.ram, 0);
 	for (i = 0; i < VCPUS; i++) {
 		m.cpus[i] = ioctl(m.vm, KVM_CREATE_VCPU, i);
@@ -319,7 +439,7 @@ int main(int argc, char **argv)
 	for (i = 3; i < argc; i++) {
 		while (sigwait(&wanted, &got))
 			;
-		bad += run_step(argv[i]);
+		bad += run_step(argv[i], &wanted);
 	}
 	/* whoever looks at the VM still can */
 	while (sigwait(&wanted, &got))

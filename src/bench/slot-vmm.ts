@@ -17,12 +17,18 @@ const resultSchema = z.object({
   /** The errno that ended the guest's write to protected memory. */
   refused: z.number(),
   mismatches: z.number(),
+  ms: z.number(),
+  /** Exits of another VM meanwhile. */
+  watched: z.number(),
+  /** Grace periods meanwhile, and CPUs of L1 that were interrupted for those of single L2s. */
+  graces: z.number(),
+  interrupted: z.number(),
 });
 export type SlotVmmResult = z.infer<typeof resultSchema>;
 
 export class SlotVmm implements AsyncDisposable {
   readonly #job: Job;
-  #steps = 0;
+  #lines = 0;
   /** Where its hot slot comes and goes, in guest addresses. */
   hot = { from: 0, to: 0 };
 
@@ -45,9 +51,14 @@ export class SlotVmm implements AsyncDisposable {
   }
 
   async step(timeoutMs: number): Promise<SlotVmmResult> {
-    this.#steps++;
     await this.#job.kill('USR1');
-    return resultSchema.parse(await this.#line(this.#steps, timeoutMs));
+    return resultSchema.parse(await this.#line(++this.#lines, timeoutMs));
+  }
+
+  /** Begins the step `busy`; the next `step()` ends it. */
+  async begin(timeoutMs: number): Promise<void> {
+    await this.#job.kill('USR1');
+    z.object({ busy: z.literal(true) }).parse(await this.#line(++this.#lines, timeoutMs));
   }
 
   async #line(n: number, timeoutMs: number): Promise<unknown> {

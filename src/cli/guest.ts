@@ -86,7 +86,7 @@ function format(i: HtgInfo): string {
     `index ${i.index_used} of ${i.index_words} pages in files`,
     ...(i.large_frames === 0 ? [] : [`2 MiB frames ${i.large_level} of ${i.large_frames}`]),
     `frames ${i.frames_allocated} allocated, ${i.frames_freed} freed`,
-    `faults here ${i.faults} (${i.faults_found} found a frame, ${i.faults_lost} lost the race), ${i.grace_periods} grace periods`,
+    `faults here ${i.faults} (${i.faults_found} found a frame, ${i.faults_lost} lost the race), ${i.grace_periods} grace periods (${i.interrupted} CPUs interrupted for single L2s)`,
   ].join('\n');
 }
 

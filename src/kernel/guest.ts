@@ -31,7 +31,8 @@ export const HTG_INFO = struct('struct htg_info', {
   grace_periods: count,
   large_frames: count,
   large_level: count,
-  reserved: reserved(4),
+  interrupted: count,
+  reserved: reserved(3),
 });
 export type HtgInfo = ValueOf<typeof HTG_INFO>;
 

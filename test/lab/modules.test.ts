@@ -66,6 +66,8 @@ describe('turtlefs in L1', () => {
       longer: [8 << 20, 256],
       zeroAfterShrink: true,
       partPunched: [0, 7],
+      tailAfterShrink: [0, 3],
+      privateAfterShrink: 0,
       indexUsed: 2048,
       indexAfter: 0,
       fullDirectory: 'ENOTEMPTY',
@@ -182,7 +184,8 @@ import { createRequire } from 'node:module';
 import { OwnedFd } from '/payload/app/dist/src/bpf/fds.js';
 import { SharedMemory } from '/payload/app/dist/src/bpf/sys.js';
 const koffi = createRequire('/payload/app/dist/src/')('koffi');
-const fallocate = koffi.load('libc.so.6').func('int fallocate(int fd, int mode, int64_t off, int64_t len)');
+const libc = koffi.load('libc.so.6');
+const fallocate = libc.func('int fallocate(int fd, int mode, int64_t off, int64_t len)');
 process.chdir(process.argv[2]);
 const M = 1 << 20, free = () => fs.statfsSync('.').bfree;
 const free0 = free(), out = {};
@@ -202,6 +205,16 @@ out.zeroAfterShrink = m.load(M) === 0n && m.load(7 * M) === 0n && m.load(M - 409
 m.store(8, 5n); m.store(16, 7n);
 if (fallocate(fd, 3, 8, 8)) throw new Error('fallocate ' + koffi.errno());
 out.partPunched = [Number(m.load(8)), Number(m.load(16))];
+m.store(M - 8, 9n); m.store(M - 24, 3n);
+const mmap = libc.func('void *mmap(intptr_t at, size_t n, int prot, int flags, int fd, int64_t off)');
+const munmap = libc.func('int munmap(void *at, size_t n)');
+const memset = libc.func('void *memset(void *p, int c, size_t n)');
+const copy = mmap(0, 4096, 3, 2, fd, 4 * M);
+memset(copy, 65, 4096);
+fs.ftruncateSync(fd, M - 16); fs.ftruncateSync(fd, 8 * M);
+out.tailAfterShrink = [Number(m.load(M - 8)), Number(m.load(M - 24))];
+out.privateAfterShrink = koffi.decode(copy, 'uint8');
+munmap(copy, 4096);
 out.indexUsed = free0 - free();
 m.close(); own.close(); fs.unlinkSync('f');
 out.indexAfter = free0 - free();

@@ -1,11 +1,13 @@
 /**
  * What a VMM does to a running L2's memory slots and mappings, with a VMM that does it as fast as it can
  * (c/l2/slot_vmm.c): no write of L2 reaches memory that it has no more, and nothing turns acceleration off for good.
- * HT_SLOT_CHANGES sets how many changes each race makes (default 60).
+ * HT_SLOT_CHANGES sets how many changes each race makes (default 60), HT_HOLES how many pages of 4 KiB one L2 loses
+ * beside another (default 2,048).
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Acceleration, CLI, guestStatus, jobSays, whenLargePoolFull } from '../../src/bench/accelerate.ts';
 import { SlotVmm } from '../../src/bench/slot-vmm.ts';
+import type { SlotVmmResult } from '../../src/bench/slot-vmm.ts';
 import { ARENA_MIB } from '../../src/cli/bench.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
@@ -18,7 +20,10 @@ import { walkNestedTables } from '../support/nested-tables.ts';
 
 const RAM = `${TURTLEFS_DIR}/slots.ram`;
 const CHANGES = Number(process.env['HT_SLOT_CHANGES'] ?? 60);
-const STEP_MS = 900_000;
+const HOLES = Number(process.env['HT_HOLES'] ?? 2048);
+/** Of an L2 that loses nothing, against which exits are compared: as long as the holes take, about. */
+const QUIET_MS = Math.max(2000, HOLES / 4);
+const STEP_MS = 900_000 + HOLES * 10;
 const FRAMES = 8;
 
 // two L1 CPUs: KVM changes slots on one while L2 runs on the other
@@ -38,11 +43,12 @@ async function withSlots<T>(
   size: 'small' | 'large',
   steps: string[],
   body: (vmm: SlotVmm, number: number, status: () => Promise<Registered>) => Promise<T>,
+  ram = RAM,
 ): Promise<T> {
   const { l1 } = lab();
   await using undo = new CleanupStack();
-  undo.add('RAM', () => runScript(l1, `rm -f ${RAM} ${RAM}.hot`).then(() => {}));
-  const vmm = await SlotVmm.start(l1, { ram: RAM, size, steps });
+  undo.add('RAM', () => runScript(l1, `rm -f ${ram} ${ram}.hot`).then(() => {}));
+  const vmm = await SlotVmm.start(l1, { ram, size, steps });
   undo.add('VM', () => vmm[Symbol.asyncDispose]());
   const register = await l1.spawn([CLI, 'guest', 'register', '--pid', String(vmm.pid)]);
   undo.add('registration', async () => {
@@ -120,6 +126,33 @@ describe.each([
         await allBack();
       },
     );
+
+  if (size === 'small')
+    it(`loses ${HOLES} pages one by one without interrupting a CPU that runs another L2`, async () => {
+      await withSlots(size, ['busy'], async (watched) => {
+        await runScript(lab().l1, 'grep -q debugfs /proc/mounts || mount -t debugfs none /sys/kernel/debug');
+        const steps = [`fills:${QUIET_MS}:${watched.pid}`, `holes:${HOLES}:${watched.pid}`];
+        await withSlots(
+          size,
+          steps,
+          async (losing) => {
+            await watched.begin(STEP_MS);
+            const quiet = await losing.step(STEP_MS);
+            const holes = await losing.step(STEP_MS);
+            const { changes } = await watched.step(STEP_MS);
+            const perSecond = (r: SlotVmmResult): number => (r.watched * 1000) / r.ms;
+            process.stdout.write(`  ${JSON.stringify({ quiet, holes, passes: changes })}\n`);
+            process.stdout.write(
+              `  exits of the other L2 a second: ${perSecond(quiet).toFixed(1)}, with holes ${perSecond(holes).toFixed(1)}\n`,
+            );
+            expect(holes.interrupted).toBeLessThanOrEqual(HOLES / 16);
+            expect(holes.watched - perSecond(quiet) * (holes.ms / 1000)).toBeLessThan(HOLES / 4);
+          },
+          `${RAM}.losing`,
+        );
+      });
+      await allBack();
+    });
 
   if (size === 'small')
     it('is on again after somebody has asked which pages its VMM writes, and all its pages then count as written', async () => {

@@ -33,7 +33,8 @@ struct htg_info {
 	__u64 grace_periods;
 	__u64 large_frames;    /* 2 MiB frames to keep in the pool; 0: no 2 MiB pages */
 	__u64 large_level;     /* 2 MiB frames that no file has */
-	__u64 reserved[4];
+	__u64 interrupted;     /* CPUs that were interrupted for a grace period of single L2s */
+	__u64 reserved[3];
 };
 
 /* SET: fields whose bit is in mask */

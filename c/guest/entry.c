@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Which registered L2 runs on which CPU of L1, for programs in L0: published at every kvm_entry. And the reverse: the
+ * grace period of some L2s, which interrupts only the CPUs that have one of them published.
+ *
+ * Read in Linux 6.1 and 6.12, arch/x86/kvm: x86.c vcpu_enter_guest, svm/svm.c svm_vcpu_run, vmx/vmx.c vmx_vcpu_run,
+ * mmu/mmu.c kvm_init_shadow_npt_mmu, kvm_init_shadow_ept_mmu, account_shadowed; kernel/smp.c on_each_cpu_cond_mask.
+ */
+#include <linux/kvm_host.h>
+#include <linux/rcupdate.h>
+#include <linux/tracepoint.h>
+#include <asm/smp.h>
+#include "guest.h"
+#include "kmod/lookup_name.h"
+
+/* exported, declared in a header since 6.12 only */
+extern bool itlb_multihit_kvm_mitigation;
+
+/* The largest page that KVM uses here, if the processor has any; NULL: not known */
+static const int *htg_kvm_max_level;
+
+/*
+ * Whether KVM, as it is now, would give this VM large entries that may be written and executed: not where processors
+ * have trouble with executable ones (all entries are dropped and every vCPU is kicked when that setting changes), nor
+ * where types of memory may differ between pages (devices that do not snoop caches: kvm_mtrr_check_gfn_range_consistency
+ * in 6.1), nor without large pages in the processor.
+ */
+static bool htg_large_ok(const struct kvm *kvm)
+{
+	return htg_kvm_max_level && READ_ONCE(*htg_kvm_max_level) >= PG_LEVEL_2M &&
+	       (!READ_ONCE(itlb_multihit_kvm_mitigation) || kvm->arch.disable_nx_huge_pages) &&
+	       !atomic_read(&kvm->arch.noncoherent_dma_count);
+}
+
+/*
+ * Every entry into a guest: says which registered L2 runs on this CPU from now on. Interrupts are off from
+ * here until the guest runs, so that whoever answers a later interrupt has written this first. Nothing is
+ * published while the vCPU is in SMM (its entries would go to roots of the other address space, which is
+ * not the one whose slots we exported), runs a guest of its own, or has had tables shadowed (pages then are
+ * write-protected one by one). The root goes with the number: a hypervisor beside KVM enters guests without telling us,
+ * and programs then find another root than the one that this CPU's last entry of KVM's was with. Both words are read in
+ * L0 within an exit of this CPU, while it stands still, so they are always those of one entry.
+ */
+static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
+{
+	struct htg_arena *a;
+	struct htg_running *r;
+	struct ht_cpu *cpu;
+	u64 number = 0, published;
+	unsigned int apicid = cpu_physical_id(smp_processor_id());
+
+	rcu_read_lock();
+	a = rcu_dereference(htg_arena);
+	if (!a || apicid >= HT_MAX_CPUS)
+		goto out;
+	if (!(vcpu->arch.hflags & (HF_SMM_MASK | HF_GUEST_MASK)) &&
+	    !READ_ONCE(vcpu->kvm->arch.indirect_shadow_pages)) {
+		r = htg_l2_running(vcpu->kvm);
+		if (r) {
+			number = r->number;
+			htg_pool_poke(a);
+		}
+	}
+	cpu = &a->cpus[apicid];
+	published = number && a->large_pool && htg_large_ok(vcpu->kvm) ? number | HT_CPU_LARGE : number;
+	/*
+	 * What the hardware is given from here on, without flags: kvm_mmu_reload() has seen to a valid root, and a root is
+	 * loaded (svm_load_mmu_pgd, vmx_load_mmu_pgd) before interrupts go off; one that another CPU invalidates now makes
+	 * a request that is seen at the next entry, and this vCPU runs with the old one until then.
+	 */
+	if (number)
+		WRITE_ONCE(cpu->root, vcpu->arch.mmu->root.hpa & HT_PFN_MASK);
+	if (READ_ONCE(cpu->l2) != published) {
+		WRITE_ONCE(cpu->l2, published);
+		smp_mb(); /* before a program reads states and words; pairs with that in htg_grace_l2s() */
+	}
+	htg_exit_entry(a, apicid, vcpu, number);
+out:
+	rcu_read_unlock();
+}
+
+extern struct tracepoint __tracepoint_kvm_entry;
+
+struct htg_kick {
+	const struct htg_arena *a;
+	const unsigned long *l2s;
+};
+
+/* The word may be anything that a program of this L1's has left there: only compared. */
+static bool htg_kick_wanted(int cpu, void *info)
+{
+	const struct htg_kick *k = info;
+	unsigned int apicid = cpu_physical_id(cpu);
+	u64 number;
+
+	if (apicid >= HT_MAX_CPUS) /* publishes nothing */
+		return false;
+	number = READ_ONCE(k->a->cpus[apicid].l2) & HT_CPU_NUMBER;
+	return number && number < HT_MAX_L2 && test_bit(number, k->l2s);
+}
+
+/*
+ * In an interrupt no guest runs on this CPU, and kvm_entry publishes again before one does (with interrupts off, so it
+ * is not us who interrupt it there). Cleared, the word spares a CPU that has long left the guest the next interrupt.
+ */
+static void htg_kicked(void *info)
+{
+	const struct htg_kick *k = info;
+
+	WRITE_ONCE(k->a->cpus[cpu_physical_id(smp_processor_id())].l2, 0);
+	atomic64_inc(&htg_count.interrupted);
+}
+
+/*
+ * The grace period of the L2s whose bits are set. What the caller wrote before (a state, words) every program for one
+ * of them has seen that still runs when we return. For a CPU of L1, one of these is so:
+ * - we read the number of one of them: it is interrupted, and answers only when L1 runs there again, so after the
+ *   program, which runs within an exit of that CPU;
+ * - we read another number, or none, that was written after it had one of them: kvm_entry or htg_kicked() ran there,
+ *   so L1 did, so the program was over;
+ * - it writes such a number only after we have read: then a program there reads what the caller wrote, as on both
+ *   sides a full barrier lies between writing and reading.
+ * A CPU that is going offline has left guests before it is taken out of cpu_online_mask (KVM's hotplug callback).
+ * Sleeps not; interrupts must be on.
+ */
+void htg_grace_l2s(const unsigned long *l2s)
+{
+	struct htg_kick k = { .l2s = l2s };
+
+	if (bitmap_empty(l2s, HT_MAX_L2))
+		return;
+	smp_mb(); /* pairs with that in htg_kvm_entry() */
+	rcu_read_lock();
+	k.a = rcu_dereference(htg_arena); /* NULL: htg_remove() has waited for all programs since they last ran */
+	if (k.a)
+		on_each_cpu_cond(htg_kick_wanted, htg_kicked, &k, true);
+	rcu_read_unlock();
+	atomic64_inc(&htg_count.grace_periods);
+}
+
+int htg_entry_init(void)
+{
+	htg_kvm_max_level = (const int *)ht_lookup_name("max_huge_page_level");
+	return tracepoint_probe_register(&__tracepoint_kvm_entry, htg_kvm_entry, NULL);
+}
+
+void htg_entry_exit(void)
+{
+	tracepoint_probe_unregister(&__tracepoint_kvm_entry, htg_kvm_entry, NULL);
+	tracepoint_synchronize_unregister();
+}
