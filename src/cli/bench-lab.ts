@@ -14,6 +14,7 @@ export interface LabOptions {
   secondL1Memory?: number;
   json?: string;
   images?: readonly string[];
+  kvmSelftests?: boolean;
 }
 
 export interface InLab {
@@ -40,6 +41,7 @@ export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): P
       l1MemoryMib: o.l1Memory,
       ...(o.secondL1Memory === undefined ? {} : { secondL1MemoryMib: o.secondL1Memory }),
       ...(o.images === undefined ? {} : { images: o.images }),
+      kvmSelftests: o.kvmSelftests ?? false,
       progress,
       signal,
     });

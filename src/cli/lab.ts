@@ -5,6 +5,7 @@ import { passThrough, writeOut } from '../core/output.ts';
 import type { Lab } from '../lab/lab.ts';
 import { cpuOption, emulatedBy } from './emulated-cpu.ts';
 import { kernelOption } from './kernel-option.ts';
+import { registerSelftests } from './lab-selftests.ts';
 import { integer, printJson } from './values.ts';
 
 const DEFAULT_NAME = 'default';
@@ -160,6 +161,8 @@ Examples:
     .option('--output <directory>', 'write them there, each with its NAME.json; default: only into the cache')
     .option('--refresh', 'ask apt for newer packages')
     .action(images);
+
+  registerSelftests(lab);
 
   lab
     .command('modules')

@@ -122,6 +122,8 @@ export interface Artifacts {
     names: readonly string[],
     options?: { progress?: Progress; signal?: AbortSignal },
   ): Promise<string>;
+  /** KVM's selftests of the series, as a disk in place of that with images. Fetches the kernel's source. */
+  kvmSelftestsDisk(options?: { progress?: Progress; signal?: AbortSignal }): Promise<string>;
 }
 
 /** Implemented by prepareArtifacts() in prepare.ts. */

@@ -9,7 +9,7 @@ import { CleanupStack } from '../core/lifecycle.ts';
 import { bePatient } from '../core/patience.ts';
 import { silentProgress } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
-import type { PrepareArtifacts } from './artifacts.ts';
+import type { Artifacts, PrepareArtifacts } from './artifacts.ts';
 import { defaultKernel } from './debian.ts';
 import { patienceFor } from './kernel-name.ts';
 import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
@@ -62,6 +62,8 @@ export interface LabSpec {
   payload?: boolean;
   /** Root file systems for nested guests that L1 finds in /images (l2-image-specs.ts); default none. */
   images?: readonly string[];
+  /** KVM's own selftests in /images of L1, in place of root file systems (kvm-selftests.ts); default false. */
+  kvmSelftests?: boolean;
   /** Default 'owner': ends with this process, however that ends. */
   lifetime?: 'owner' | 'detached';
   progress?: Progress;
@@ -123,14 +125,8 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
         ? undefined
         : await artifacts.buildPayload({ progress, ...(signal ? { signal } : {}) });
     const disk = await payloadDisk(record.dir, payload);
-    const images = spec.images ?? [];
-    for (const name of images) l2ImageSpec(name);
-    const imagesPath = await imagesDisk(
-      record.dir,
-      images.length === 0
-        ? undefined
-        : await artifacts.buildImagesDisk(images, { progress, ...(signal ? { signal } : {}) }),
-    );
+    const images = await imagesFor(spec, artifacts, progress);
+    const imagesPath = await imagesDisk(record.dir, images);
     const boot: BootSpec = { artifacts, accel, l1, bochsModel: spec.bochsModel };
     if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
     const { machine, snapshotKey } = await start(
@@ -144,7 +140,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     undo.add('emulator', () => machine.emulator.end());
     const step = progress.step('levels ready');
     try {
-      await makeReady(machine, { payload: payload !== undefined, images: images.length > 0 }, signal);
+      await makeReady(machine, { payload: payload !== undefined, images: images !== undefined }, signal);
       step.done();
     } catch (e) {
       step.fail();
@@ -173,6 +169,23 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     await undo.run();
     throw e;
   }
+}
+
+/** The disk that L1 gets besides its own, when somebody wants one. */
+async function imagesFor(
+  spec: LabSpec,
+  artifacts: Artifacts,
+  progress: Progress,
+): Promise<string | undefined> {
+  const options = { progress, ...(spec.signal ? { signal: spec.signal } : {}) };
+  const images = spec.images ?? [];
+  if (spec.kvmSelftests) {
+    if (images.length > 0)
+      throw new HyperturtleError('HT_USAGE', 'a lab has one disk for images: without images for selftests');
+    return artifacts.kvmSelftestsDisk(options);
+  }
+  for (const name of images) l2ImageSpec(name);
+  return images.length === 0 ? undefined : artifacts.buildImagesDisk(images, options);
 }
 
 /** The lab `name` that another process started. Throws HT_NOT_FOUND. */

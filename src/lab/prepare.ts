@@ -12,6 +12,7 @@ import { bootImages } from './images.ts';
 import type { ImageContext } from './images.ts';
 import { buildImagesDisk, buildL2Image } from './l2-image.ts';
 import { kernelArgs } from './init-scripts.ts';
+import { kvmSelftestsDisk } from './kvm-selftests.ts';
 import { parseKernelName, patienceFor } from './kernel-name.ts';
 import { CACHE_BYTES_NEEDED, fetchSet, packageSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
@@ -34,7 +35,7 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
   const versions = Object.fromEntries(debs.map((d) => [d.name, d.version]));
 
   const images = await bootImages(context);
-  const { flavor } = parseKernelName(options.kernel);
+  const { series, flavor } = parseKernelName(options.kernel);
   const args = (level: 0 | 1 | 2): string => kernelArgs(level, level === 2 ? undefined : flavor);
   return {
     series: options.kernel,
@@ -62,6 +63,11 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
         { cacheRoot: root, tools, progress: o?.progress ?? progress, signal: o?.signal ?? signal },
         names,
       ),
+    kvmSelftestsDisk: (o): Promise<string> =>
+      kvmSelftestsDisk({
+        ...{ cacheRoot: root, tools, series, refresh: options.refresh ?? false },
+        ...{ progress: o?.progress ?? progress, signal: o?.signal ?? signal },
+      }),
   };
 }
 
