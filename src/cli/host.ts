@@ -252,13 +252,18 @@ async function targetPid(options: TargetOptions): Promise<number> {
 }
 
 async function run(options: RunOptions): Promise<void> {
-  const [{ Attachment }, { answerOf, parseCases }, { readFileSync, writeFileSync }] = await Promise.all([
+  const [{ Attachment }, { answerOf, parseCases }, { readInput }, { writeFileSync }] = await Promise.all([
     import('../host/attach.ts'),
     import('../host/contexts.ts'),
+    import('../core/files.ts'),
     import('node:fs'),
   ]);
-  const cases = options.contexts ? parseCases(readFileSync(options.contexts, 'utf8')) : [[{}]];
-  const content = options.arenaFrom ? readFileSync(options.arenaFrom) : new Uint8Array();
+  const cases = options.contexts
+    ? parseCases(readInput(options.contexts, 'give a JSON file of contexts').toString('utf8'))
+    : [[{}]];
+  const content = options.arenaFrom
+    ? readInput(options.arenaFrom, 'give the content of an arena')
+    : new Uint8Array();
   const spec = { ...baseSpec(options), ownVm: true, programPath: options.program };
   const size = spec.arenaBytes;
   const attachment = await Attachment.open(spec);

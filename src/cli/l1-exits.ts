@@ -6,6 +6,7 @@ import type { ExitCount } from '../guest/exit-counts.ts';
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
 import type { AgentClient, L1Options } from './l1-client.ts';
 import { objectFile } from './l1-net.ts';
+import { loadAndLink } from './transaction.ts';
 import { integer, printJson } from './values.ts';
 
 const PROGRAMS = ['exit-cache', 'exit-count'] as const;
@@ -57,14 +58,16 @@ async function on(options: OnOptions): Promise<void> {
   ]);
   const { program } = options;
   const object = await readObject(options.object ?? (await objectFile(`${program}.bpf.o`)), { set: {} });
-  const result = await withAgent(options, async ({ peer, signal, timeoutMs }) => {
+  const result = await withAgent(options, async (client) => {
+    const { peer, signal, timeoutMs } = client;
     const to = { signal, timeoutMs };
     const { objects } = await peer.request('list', {}, to);
     for (const other of PROGRAMS.filter((p) => p !== program))
       if (objects.some((o) => o.name === other))
         await peer.request('unload', { name: other, force: true }, to);
-    await peer.request('load', { name: program, ...object }, to);
-    return peer.request('link', { object: program, hook: 'exit', options: EXIT_LINK_OPTIONS }, to);
+    const links = [{ hook: 'exit', options: EXIT_LINK_OPTIONS }];
+    const done = await loadAndLink(client, { name: program, ...object }, { links: () => links });
+    return { link: done.links[0]!, existed: done.existed };
   });
   print(options, result, ({ link }) => `link ${link.id}: ${link.program} of ${link.object} answers exit`);
 }

@@ -8,6 +8,7 @@ import type { PolicyInput } from '../net/firewall-rules.ts';
 import { codeFile } from '../core/code-file.ts';
 import { l1Options, print, withAgent } from './l1-client.ts';
 import type { AgentClient, L1Options } from './l1-client.ts';
+import { loadAndLink } from './transaction.ts';
 import { integer } from './values.ts';
 
 export interface NicOptions extends L1Options {
@@ -123,7 +124,7 @@ export async function readPolicy(file: string): Promise<PolicyInput> {
 
 async function enable(name: string, options: EnableOptions): Promise<void> {
   const { file } = await programOf(name);
-  const [{ readObject }, { isHyperturtleError, HyperturtleError }, { readFirewall }] = await Promise.all([
+  const [{ readObject }, { HyperturtleError }, { readFirewall }] = await Promise.all([
     import('./l1-objects.ts'),
     import('../core/errors.ts'),
     import('../net/firewall.ts'),
@@ -142,29 +143,23 @@ async function enable(name: string, options: EnableOptions): Promise<void> {
   const result = await withAgent(options, async (client) => {
     const { peer, signal, timeoutMs } = client;
     const to = { signal, timeoutMs };
-    const { existed } = await peer.request('load', { name: called, ...object }, to);
-    try {
-      if (name === 'firewall') {
-        const maps = await programMaps(client, name, options.nic);
-        const { policy: kept } = await peer.request('agent.policy', { object: called }, to);
-        const firewall =
-          policy ?? (kept ? undefined : ((await readFirewall(maps)) ?? { default: 'allow' as const }));
-        if (firewall) await peer.request('agent.policy.set', { object: called, policy: { firewall } }, to);
-      }
-      const links = [];
-      for (const hook of hooks) {
-        const order = options.order === undefined ? {} : { order: options.order };
-        links.push(
-          (await peer.request('link', { object: called, hook, target: options.nic, ...order }, to)).link,
-        );
-      }
-      return { object: called, existed, links };
-    } catch (e) {
-      // what this command loaded goes again; the first error is the one to tell
-      if (!existed && isHyperturtleError(e))
-        await peer.request('unload', { name: called, force: true }, to).catch(() => undefined);
-      throw e;
-    }
+    const order = options.order === undefined ? {} : { order: options.order };
+    const done = await loadAndLink(
+      client,
+      { name: called, ...object },
+      {
+        before: async () => {
+          if (name !== 'firewall') return;
+          const maps = await programMaps(client, name, options.nic);
+          const { policy: kept } = await peer.request('agent.policy', { object: called }, to);
+          const firewall =
+            policy ?? (kept ? undefined : ((await readFirewall(maps)) ?? { default: 'allow' as const }));
+          if (firewall) await peer.request('agent.policy.set', { object: called, policy: { firewall } }, to);
+        },
+        links: () => hooks.map((hook) => ({ hook, target: options.nic, ...order })),
+      },
+    );
+    return { object: called, existed: done.existed, links: done.links };
   });
   print(options, result, (r) =>
     r.links

@@ -7,6 +7,7 @@ import type { AgentClient, L1Options } from './l1-client.ts';
 import { bytesText, objectNameOf, parseBytes } from './l1-values.ts';
 import type { LinkOptions as HookOptions } from '../wire/link-options.ts';
 import { linkOption } from './link-option.ts';
+import { loadAndLink } from './transaction.ts';
 import { integer } from './values.ts';
 import { own } from '../core/own.ts';
 
@@ -140,18 +141,17 @@ async function load(file: string, options: LoadOptions): Promise<void> {
   const params = { name: options.name ?? objectNameOf(file), ...(await readObject(file, options)) };
   const result = await withAgent(options, async (c) => {
     const { isHyperturtleError } = await import('../core/errors.ts');
-    const loaded = await call(c, 'load', params).catch(async (e: unknown) => {
-      if (!options.replace || !isHyperturtleError(e, 'HT_EXISTS')) throw e;
-      return { ...(await call(c, 'replace', params)), existed: true };
+    const load = (): Promise<Result<'load'>> =>
+      call(c, 'load', params).catch(async (e: unknown) => {
+        if (!options.replace || !isHyperturtleError(e, 'HT_EXISTS')) throw e;
+        return { ...(await call(c, 'replace', params)), existed: true };
+      });
+    const hooksOf = (object: Result<'load'>['object']): string[] =>
+      options.hook === undefined ? [...new Set(object.programs.map((p) => p.hook))] : [options.hook];
+    return loadAndLink(c, params, {
+      load,
+      links: (object) => (options.link ? hooksOf(object).map((hook) => ({ hook, ...place(options) })) : []),
     });
-    if (!options.link) return { ...loaded, links: [] };
-    const hooks =
-      options.hook === undefined ? [...new Set(loaded.object.programs.map((p) => p.hook))] : [options.hook];
-    const links = [];
-    for (const hook of hooks) {
-      links.push((await call(c, 'link', { object: params.name, hook, ...place(options) })).link);
-    }
-    return { ...loaded, links };
   });
   print(options, result, ({ object, existed, links }) =>
     [
@@ -178,25 +178,15 @@ export async function readObject(
   file: string,
   options: Pick<LoadOptions, 'signature' | 'set'>,
 ): Promise<Omit<Params<'load'>, 'name'>> {
-  const [{ readFile }, { parseSignature }, { errnoCode, HyperturtleError }] = await Promise.all([
-    import('node:fs/promises'),
+  const [{ parseSignature }, { readInput }, { existsSync }] = await Promise.all([
     import('../guest/agent/desired.ts'),
-    import('../core/errors.ts'),
+    import('../core/files.ts'),
+    import('node:fs'),
   ]);
-  const read = (path: string): Promise<Buffer> =>
-    readFile(path).catch((e: unknown) => {
-      if (errnoCode(e) === 'ENOENT')
-        throw new HyperturtleError('HT_NOT_FOUND', `${path}: no such file`, { cause: e });
-      if (errnoCode(e) === 'EISDIR')
-        throw new HyperturtleError('HT_USAGE', `${path} is a directory: give a compiled object (.bpf.o)`);
-      throw e;
-    });
-  const elf = await read(file);
+  const elf = readInput(file, 'give a compiled object (.bpf.o)');
   const sigFile = options.signature ?? `${file}.sig`;
-  const sig = await read(sigFile).catch((e: unknown) => {
-    if (options.signature !== undefined) throw e;
-    return undefined;
-  });
+  const wanted = options.signature !== undefined || existsSync(sigFile);
+  const sig = wanted ? readInput(sigFile, "give a signature that 'hyperturtle sign' wrote") : undefined;
   return {
     elf: elf.toString('base64'),
     ...(sig ? { signature: parseSignature(sig.toString('utf8'), sigFile) } : {}),

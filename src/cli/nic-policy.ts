@@ -8,23 +8,29 @@ import type { RateLimitInput } from '../net/rate-limit.ts';
 import type { AgentClient } from './l1-client.ts';
 import { objectFile } from './l1-net.ts';
 import { readObject } from './l1-objects.ts';
+import { UNDO_MS, loadAndLink } from './transaction.ts';
 
 /** The firewall runs before the limits: what it drops costs no tokens. */
 const ORDER = { firewall: 50, 'rate-limiter': 60 } as const;
 type Program = keyof typeof ORDER;
 
-/** Throws what the host answers; then nothing of it is left that was not there before. */
+/** Throws what the host answers; then no program is left that was not there before, and none is gone that was. */
 export async function setNicPolicy(
   client: AgentClient,
   nic: string,
   policy: { firewall?: PolicyInput | undefined; rateLimit?: RateLimitInput | undefined },
 ): Promise<void> {
   const { firewall, rateLimit } = policy;
+  const existed = firewall ? await enable(client, 'firewall', nic, { firewall }) : true;
+  if (!rateLimit) return;
   try {
-    if (firewall) await enable(client, 'firewall', nic, { firewall });
-    if (rateLimit) await enable(client, 'rate-limiter', nic, { rateLimit });
+    await enable(client, 'rate-limiter', nic, { rateLimit });
   } catch (e) {
-    await dropNicPolicy(client, nic).catch(() => undefined); // the first failure is the one to tell
+    // the first failure is the one to tell
+    if (!existed)
+      await client.peer
+        .request('unload', { name: networkObject('firewall', nic), force: true }, { timeoutMs: UNDO_MS })
+        .catch(() => undefined);
     throw e;
   }
 }
@@ -41,23 +47,26 @@ export async function dropNicPolicy({ peer, signal, timeoutMs }: AgentClient, ni
   }
 }
 
+/** True: it was there before. */
 async function enable(
-  { peer, signal, timeoutMs }: AgentClient,
+  client: AgentClient,
   program: Program,
   nic: string,
   policy: ObjectPolicy,
-): Promise<void> {
-  const to = { signal, timeoutMs };
+): Promise<boolean> {
+  const { peer, signal, timeoutMs } = client;
   const file = NETWORK_PROGRAMS.find((p) => p.name === program)?.file ?? '';
   const object = networkObject(program, nic);
-  await peer.request(
-    'load',
+  const { existed } = await loadAndLink(
+    client,
     { name: object, ...(await readObject(await objectFile(file), { set: {} })) },
-    to,
+    {
+      before: async () => {
+        await peer.request('agent.policy.set', { object, policy }, { signal, timeoutMs });
+      },
+      links: () =>
+        DIRECTIONS.map((d) => ({ hook: HOOK_OF_DIRECTION[d], target: nic, order: ORDER[program] })),
+    },
   );
-  await peer.request('agent.policy.set', { object, policy }, to);
-  for (const direction of DIRECTIONS) {
-    const hook = HOOK_OF_DIRECTION[direction];
-    await peer.request('link', { object, hook, target: nic, order: ORDER[program] }, to);
-  }
+  return existed;
 }

@@ -1,18 +1,5 @@
 /** Reading a compiled object that a command was given. */
-import { readFileSync } from 'node:fs';
-import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import { readInput } from '../core/files.ts';
 
-/** Throws HT_NOT_FOUND, HT_USAGE. */
-export function readObject(file: string): Uint8Array {
-  try {
-    return readFileSync(file);
-  } catch (e) {
-    if (errnoCode(e) === 'ENOENT')
-      throw new HyperturtleError('HT_NOT_FOUND', `${file}: no such file: give a compiled .bpf.o`, {
-        cause: e,
-      });
-    if (errnoCode(e) === 'EISDIR')
-      throw new HyperturtleError('HT_USAGE', `${file} is a directory: give a compiled .bpf.o`, { cause: e });
-    throw e;
-  }
-}
+/** Throws HT_NOT_FOUND, HT_USAGE, HT_KERNEL. */
+export const readObject = (file: string): Uint8Array => readInput(file, 'give a compiled object (.bpf.o)');

@@ -86,22 +86,18 @@ export async function givenSymbols(options: SymbolOptions): Promise<{
 
 async function binaries(options: SymbolOptions, notes: string[]): Promise<Symbols['binaries']> {
   if (options.binary.length === 0 && options.root === undefined) return [];
-  const [{ readFile, stat }, path, { readElf, isElf }, { HyperturtleError, isHyperturtleError }] =
+  const [{ readFile, stat }, path, { readElf, isElf }, { isHyperturtleError }, { readInput }] =
     await Promise.all([
       import('node:fs/promises'),
       import('node:path'),
       import('../profile/elf-file.ts'),
       import('../core/errors.ts'),
+      import('../core/files.ts'),
     ]);
   const found: Symbols['binaries'][number][] = [];
   for (const text of options.binary) {
     const [, file = text, hex] = /^(.*?)(?:@(0x[0-9a-f]+))?$/i.exec(text) ?? [];
-    const elf = readElf(
-      await readFile(file).catch((e: unknown) => {
-        throw new HyperturtleError('HT_NOT_FOUND', `--binary ${file}: cannot be read`, { cause: e });
-      }),
-      file,
-    );
+    const elf = readElf(readInput(file, '--binary: give a program or library of the nested guest'), file);
     found.push({ name: path.basename(file), elf, ...(hex === undefined ? {} : { base: BigInt(hex) }) });
   }
   for (const file of options.root === undefined ? [] : await filesBelow(options.root, notes)) {

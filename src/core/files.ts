@@ -7,6 +7,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readFileSync,
   renameSync,
   rmSync,
   statSync,
@@ -27,6 +28,9 @@ const ADVICE: Readonly<Partial<Record<string, string>>> = {
   ENOENT: 'no such directory, and none can be made there: choose another path',
   ELOOP: 'symbolic links lead in a circle: choose another path',
   EIO: 'the device has failed',
+  EISDIR: 'it is a directory: name a file',
+  ENAMETOOLONG: 'the name is too long: choose another path',
+  ENXIO: 'nobody answers there: name a file',
 };
 
 /**
@@ -49,6 +53,22 @@ export function asFileError(e: unknown): HyperturtleError | undefined {
   if (code === undefined || !Object.hasOwn(ADVICE, code) || !(e instanceof Error)) return undefined;
   const { path: file, syscall } = e as NodeJS.ErrnoException;
   return fileError(e, `${syscall ?? 'access'} failed`, file ?? 'a file');
+}
+
+/**
+ * The content of a file that somebody named. Throws HT_NOT_FOUND, HT_USAGE for a directory, HT_KERNEL for what else keeps it
+ * from being read; `expected` ends the sentence: "give a compiled .bpf.o".
+ */
+export function readInput(file: string, expected: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT')
+      throw new HyperturtleError('HT_NOT_FOUND', `${file}: no such file: ${expected}`, { cause: e });
+    if (errnoCode(e) === 'EISDIR')
+      throw new HyperturtleError('HT_USAGE', `${file} is a directory: ${expected}`, { cause: e });
+    throw fileError(e, 'cannot be read', file);
+  }
 }
 
 /**

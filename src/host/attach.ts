@@ -3,7 +3,6 @@
  * plug, link; whatever fails, and at the end, what was done is undone in reverse. Everything in the kernel belongs
  * to descriptors of this process, so its death leaves at most the (then inert) device in the VM.
  */
-import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseElf } from '../bpf/elf.ts';
 import type { OwnedFd } from '../bpf/fds.ts';
@@ -15,7 +14,8 @@ import type { BpfProgram } from '../bpf/object.ts';
 import { whenReadable } from '../bpf/poll.ts';
 import { pidfdAlive, pidfdOpen } from '../bpf/sys.ts';
 import type { SharedMemory } from '../bpf/sys.ts';
-import { HyperturtleError, errnoCode, isHyperturtleError } from '../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { readInput } from '../core/files.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { HT_ARENA_OFFER, arenaSizeProblem } from '../kernel/arena.ts';
 import { BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE } from '../kernel/bpf.ts';
@@ -276,11 +276,5 @@ function required(qmpPath: string | undefined): string {
 }
 
 function readProgram(file: string): Uint8Array {
-  try {
-    return readFileSync(file);
-  } catch (e) {
-    if (errnoCode(e) === 'ENOENT')
-      throw new HyperturtleError('HT_NOT_FOUND', `program ${file}: no such file: give a compiled .bpf.o`);
-    throw e;
-  }
+  return readInput(file, 'give a compiled object (.bpf.o)');
 }

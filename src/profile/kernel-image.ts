@@ -1,9 +1,9 @@
 /** Symbols of L2's kernel from whatever file of it there is. */
-import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
 import { exec } from '../core/exec.ts';
-import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import { HyperturtleError } from '../core/errors.ts';
+import { readInput } from '../core/files.ts';
 import { isElf, readElf } from './elf-file.ts';
 import { kallsymsOfImage, parseKallsyms } from './kallsyms.ts';
 import type { SymbolTable } from './symbol-table.ts';
@@ -21,11 +21,7 @@ const PACKERS = [
  * HT_NOT_FOUND, HT_UNSUPPORTED.
  */
 export async function kernelSymbols(file: string): Promise<SymbolTable> {
-  const bytes = await readFile(file).catch((e: unknown) => {
-    if (errnoCode(e) === 'ENOENT')
-      throw new HyperturtleError('HT_NOT_FOUND', `${file}: no such file`, { cause: e });
-    throw e;
-  });
+  const bytes = readInput(file, 'give the vmlinux, bzImage, System.map or /proc/kallsyms of a kernel');
   if (isElf(bytes)) return imageSymbols(bytes, file);
   if (bytes.toString('latin1', 0x202, 0x206) === 'HdrS')
     return imageSymbols(await unpacked(bytes, file), file);
@@ -39,6 +35,15 @@ function imageSymbols(elf: Buffer, file: string): SymbolTable {
 
 /** Offsets per Documentation/arch/x86/boot.rst. */
 async function unpacked(bzImage: Buffer, file: string): Promise<Buffer> {
+  const bad = (e?: unknown): HyperturtleError =>
+    new HyperturtleError(
+      'HT_UNSUPPORTED',
+      `${file}: damaged: give its vmlinux, System.map or /proc/kallsyms`,
+      {
+        cause: e,
+      },
+    );
+  if (bzImage.length < 0x250) throw bad();
   const start = ((bzImage[0x1f1] || 4) + 1) * 512 + bzImage.readUInt32LE(0x248);
   const payload = bzImage.subarray(start, start + bzImage.readUInt32LE(0x24c));
   const packer = PACKERS.find((p) => payload.toString('hex', 0, p.magic.length / 2) === p.magic);
@@ -47,7 +52,10 @@ async function unpacked(bzImage: Buffer, file: string): Promise<Buffer> {
       'HT_UNSUPPORTED',
       `${file}: packed in an unknown way: give its vmlinux, System.map or /proc/kallsyms with --kernel`,
     );
-  if (packer.program === undefined) return promisify(gunzip)(payload);
+  if (packer.program === undefined)
+    return promisify(gunzip)(payload).catch((e: unknown) => {
+      throw bad(e);
+    });
   const [program, ...args] = packer.program;
   // the kernel's build appends the unpacked size (4 bytes), which the programs would take for garbage
   const r = await exec(program, args, { input: payload.subarray(0, -4), maxBytes: 1 << 30 }).catch(
