@@ -8,6 +8,8 @@ import { bytesText, objectNameOf, parseBytes } from './l1-values.ts';
 import type { LinkOptions as HookOptions } from '../wire/link-options.ts';
 import { linkOption } from './link-option.ts';
 import { loadAndLink } from './transaction.ts';
+import { figuresOf, reasonsToL1, shareOf } from '../wire/figures.ts';
+import type { Figures } from '../wire/figures.ts';
 import { integer } from './values.ts';
 import { own } from '../core/own.ts';
 
@@ -334,16 +336,23 @@ function listText(r: Result<'list'>): string {
   ].join('\n');
 }
 
-/** One hook in lines: totals, then why events were passed on, most frequent first. */
+/** Where the events ended: frames are dropped or go on, all else is answered in L0 or reaches L1. */
+function endedText(hook: string, f: Figures, of: (n: number) => string): string {
+  if (/^(xdp|tc-)/.test(hook)) return `${f.inL0} dropped${of(f.inL0)}, ${f.toL1} went on`;
+  const there = hook === 'npf' ? `, ${f.there} already there` : '';
+  return `${f.inL0} answered in L0${of(f.inL0)}${there}, ${f.toL1} reached L1${of(f.toL1)}`;
+}
+
+/** One hook in lines: where the events ended, then why some reached L1, most frequent first. */
 export function statsText(s: HookStats): string {
-  const share = s.runs > 0 ? ` (${((100 * s.handled) / s.runs).toFixed(1)}%)` : '';
+  const f = figuresOf(s);
+  const of = (n: number): string => (f.events > 0 ? ` (${shareOf(n, f.events)})` : '');
   const who = s.linked ? `${s.program ?? '?'} of ${s.object ?? '?'}` : 'nothing linked';
   return [
     `${s.hook}: ${who}`,
-    `  ${s.runs} events, ${s.handled} handled${share}, ${s.entries} entries written, ${s.learned} learned, ${s.passed} passed on`,
-    ...Object.entries(s.reasons)
-      .sort(([, a], [, b]) => b - a)
-      .map(([name, n]) => `  ${String(n).padStart(10)} ${name}`),
+    `  ${f.events} ${s.hook === 'npf' ? 'faults' : 'events'}: ${endedText(s.hook, f, of)}`,
+    ...(s.hook === 'npf' ? [`  ${s.entries} entries written, ${s.learned} learned`] : []),
+    ...reasonsToL1(s).map(([name, n]) => `  ${String(n).padStart(10)} ${name}`),
   ].join('\n');
 }
 

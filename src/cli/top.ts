@@ -2,7 +2,10 @@
 import type { Command } from 'commander';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import type { HookStats } from '../wire/schema.ts';
-import { columns, l1Options, withAgent } from './l1-client.ts';
+import { figuresOf, reasonsToL1, shareOf } from '../wire/figures.ts';
+import { l1Options, withAgent } from './l1-client.ts';
+import { fitted, wrapped } from './layout.ts';
+import type { Column } from './layout.ts';
 import type { AgentClient } from './l1-client.ts';
 import { profileTop, symbolOptions } from './l1-profile.ts';
 import type { ProfileTopOptions } from './l1-profile.ts';
@@ -31,11 +34,18 @@ export function registerTop(program: Command): void {
     .addHelpText(
       'after',
       `
-HANDLED%  of the events since the last look, answered in the host without this machine running
-WHY       reasons of those passed on since the last look, most frequent first:
+EVENTS    faults, exits, frames that a program saw since the last look; IN L0: answered by it, or dropped
+THERE     faults whose entry L1 had made already (PRESENT): nothing was to be done, this machine did not run
+TO L1     what this machine had to run for; frames that went on. TO L1% of the events is the figure to watch
+WHY       reasons of those, most frequent first:
           POOL_EMPTY   raise the pool ('hyperturtle guest set --pool-low ... --pool-high ...')
           NO_TEMPLATE  normal for the first faults of a nested guest
+          NO_TABLE     L1 makes a table page first: one fault in 512
+          LOW_GPA      below 2 MiB, where firmware and tables are: left to L1
+          NO_SLOT      not RAM on turtlefs: devices, firmware
           NO_L2, L2_OFF  a nested guest that is not registered ('hyperturtle doctor')
+          NOT_OURS     an exit of a kind that the program does not answer
+          OTHER        an exit of a kind that no program can answer
 Without a terminal, or with --json, one block or line for each look. Ends at Ctrl-C.`,
     )
     .action(top);
@@ -54,7 +64,8 @@ async function top(options: TopOptions): Promise<void> {
       for (let n = 0; n < (options.count ?? Infinity); n++) {
         if (n > 0) await sleep(options.intervalS * 1000, client.signal);
         const now = await sample(client);
-        if (screen) screen.show(topText(before, now));
+        if (screen)
+          screen.show(topText(before, now, screen.columns === undefined ? undefined : screen.columns - 1));
         else printJson({ ...now, atMs: undefined, rates: rates(before, now) });
         before = now;
       }
@@ -90,6 +101,9 @@ interface HookRate {
   handled: number;
   entries: number;
   passed: number;
+  /** Of those passed: their entry was there, L1 did not run. */
+  there: number;
+  toL1: number;
   /** Since the last look, or the beginning; not per second. */
   reasons: Record<string, number>;
 }
@@ -119,6 +133,8 @@ export function rates(before: TopSample | undefined, now: TopSample): { hooks: H
         handled: per(was?.handled, h.handled),
         entries: per(was?.entries, h.entries),
         passed: per(was?.passed, h.passed),
+        there: per(was && figuresOf(was).there, figuresOf(h).there),
+        toL1: per(was && figuresOf(was).toL1, figuresOf(h).toL1),
         reasons: Object.fromEntries(
           Object.entries(h.reasons)
             .map(([name, n]) => [name, n - (own(was?.reasons ?? {}, name) ?? 0)] as const)
@@ -141,12 +157,11 @@ export function rates(before: TopSample | undefined, now: TopSample): { hooks: H
   };
 }
 
-export function topText(before: TopSample | undefined, now: TopSample): string[] {
+/** `width`: of the terminal; without one nothing is left out. */
+export function topText(before: TopSample | undefined, now: TopSample, width = Infinity): string[] {
   const { hooks, l2s } = rates(before, now);
   const { host, module: m, desired, l2Problems } = now.status;
   const unit = before ? '/S' : '';
-  const whole = (n: number): string => String(Math.round(n));
-  const share = (h: HookRate): string => (h.runs > 0 ? `${((100 * h.handled) / h.runs).toFixed(1)}%` : '-');
   const pool =
     m?.state === 'present' && m.arenaBound
       ? `pool ${m.pool.level} of ${m.pool.entries} frames (${m.pool.low}..${m.pool.high})${m.enabled ? '' : ', DISABLED'}`
@@ -157,67 +172,64 @@ export function topText(before: TopSample | undefined, now: TopSample): string[]
           : `module ${m.state}`;
   const connected =
     host.state === 'connected' ? `${host.vm ?? '?'}, connected` : `${host.state} for the host`;
-  const why = (h: HookRate): string =>
-    Object.entries(h.reasons)
-      .sort(([, a], [, b]) => b - a)
-      .map(([name, n]) => `${name} ${n}`)
-      .join(', ');
-  const problems = [...desired.problems, ...l2Problems];
+  const problems = [...desired.problems, ...l2Problems].map((p) => `! ${p.step}: ${p.message}`);
+  const head = [
+    `hyperturtle top: ${connected};`,
+    `${pool};`,
+    desired.reached ? 'in sync' : 'wanted state not reached',
+  ];
   return [
-    `hyperturtle top: ${connected}; ${pool}; ${desired.reached ? 'all that is wanted is there' : 'wanted state not reached'}`,
+    ...wrapped(head, ' ', width),
+    ...wrapped(reachedL1(hooks), ' ', width),
     '',
-    ...table(
-      [
-        'HOOK',
-        'PROGRAM',
-        `EVENTS${unit}`,
-        `HANDLED${unit}`,
-        'HANDLED%',
-        `ENTRIES${unit}`,
-        `PASSED${unit}`,
-        'WHY',
-      ],
-      hooks.map((h) => [
-        h.hook,
-        h.program,
-        whole(h.runs),
-        whole(h.handled),
-        share(h),
-        whole(h.entries),
-        whole(h.passed),
-        why(h),
-      ]),
-      'no hooks linked',
-    ),
+    ...fitted(hookColumns(hooks, unit), width, 'no hooks linked'),
     '',
-    ...table(
-      [
-        'NESTED GUEST',
-        'PID',
-        'PAGES',
-        'FRAMES',
-        `FAULTS${unit}`,
-        `NEW${unit}`,
-        `EXISTING${unit}`,
-        `AHEAD${unit}`,
-        `PASSED${unit}`,
-      ],
-      l2s.map((r, i) => {
-        const l = now.status.l2s[i];
-        return [
-          r.name,
-          String(r.pid),
-          String(l?.pages ?? 0),
-          String(l?.framesTaken ?? 0),
-          ...[r.faults, r.new, r.existing, r.ahead, r.passed].map(whole),
-        ];
-      }),
-      'no nested guests registered',
-    ),
-    ...(problems.length > 0 ? ['', ...problems.map((p) => `! ${p.step}: ${p.message}`)] : []),
+    ...fitted(l2Columns(l2s, now, unit), width, 'no nested guests registered'),
+    ...(problems.length > 0 ? ['', ...problems.flatMap((p) => wrapped([p], ' ', width))] : []),
   ];
 }
 
-function table(head: readonly string[], rows: readonly (readonly string[])[], empty: string): string[] {
-  return rows.length === 0 ? [empty] : columns(head, rows).split('\n');
+const whole = (n: number): string => String(Math.round(n));
+
+/** What matters most: how many of all faults this machine had to run for. */
+function reachedL1(hooks: readonly HookRate[]): string[] {
+  const npf = hooks.filter((h) => h.hook === 'npf' && h.runs > 0);
+  const faults = npf.reduce((n, h) => n + h.runs, 0);
+  const toL1 = npf.reduce((n, h) => n + h.toL1, 0);
+  return faults > 0 ? ['page faults that reached L1:', shareOf(toL1, faults)] : [];
+}
+
+function hookColumns(hooks: readonly HookRate[], unit: string): Column[] {
+  const each = (of: (h: HookRate) => string): string[] => hooks.map(of);
+  const reasons = (h: HookRate): string =>
+    reasonsToL1(h)
+      .map(([name, n]) => `${name} ${n}`)
+      .join(', ');
+  return [
+    { head: 'HOOK', cells: each((h) => h.hook), rank: 0, least: 10 },
+    { head: 'PROGRAM', cells: each((h) => h.program), rank: 4, least: 9 },
+    { head: `EVENTS${unit}`, cells: each((h) => whole(h.runs)), rank: 2 },
+    { head: `IN L0${unit}`, cells: each((h) => whole(h.handled)), rank: 5 },
+    { head: `THERE${unit}`, cells: each((h) => whole(h.there)), rank: 7 },
+    { head: `TO L1${unit}`, cells: each((h) => whole(h.toL1)), rank: 6 },
+    { head: 'TO L1%', cells: each((h) => shareOf(h.toL1, h.runs)), rank: 1 },
+    { head: `ENTRIES${unit}`, cells: each((h) => whole(h.entries)), rank: 8 },
+    { head: 'WHY', cells: each(reasons), rank: 3, least: 16, list: true },
+  ];
+}
+
+function l2Columns(l2s: readonly L2Rate[], now: TopSample, unit: string): Column[] {
+  const each = (of: (r: L2Rate, l: TopSample['status']['l2s'][number] | undefined) => number): string[] =>
+    l2s.map((r, i) => whole(of(r, now.status.l2s[i])));
+  return [
+    { head: 'NESTED GUEST', cells: l2s.map((r) => r.name), rank: 0, least: 12 },
+    { head: 'PID', cells: l2s.map((r) => String(r.pid)), rank: 6 },
+    { head: 'PAGES', cells: each((_, l) => l?.pages ?? 0), rank: 5 },
+    { head: 'FRAMES', cells: each((_, l) => l?.framesTaken ?? 0), rank: 4 },
+    { head: `FAULTS${unit}`, cells: each((r) => r.faults), rank: 1 },
+    { head: `NEW${unit}`, cells: each((r) => r.new), rank: 3 },
+    { head: `EXISTING${unit}`, cells: each((r) => r.existing), rank: 8 },
+    { head: `AHEAD${unit}`, cells: each((r) => r.ahead), rank: 7 },
+    { head: `PASSED${unit}`, cells: each((r) => r.passed), rank: 2 },
+  ];
 }

@@ -5,6 +5,7 @@ import type { ExitCounts, ExitKind } from '../kernel/exit.ts';
 import { countsByReason, npfReasonName } from '../kernel/npf.ts';
 import { sampleCounts, sampleReasonName } from '../kernel/sample.ts';
 import type { SampleCounts } from '../kernel/sample.ts';
+import { figuresOf, reasonsToL1, shareOf } from '../wire/figures.ts';
 
 /** Each hook has reasons of its own. */
 const REASON_NAMES: Readonly<Record<HookName, (reason: number) => string>> = {
@@ -66,14 +67,15 @@ export function hookStats(hook: HookName, raw: HtStats): HookStats {
 
 /** For people: one line of totals, then the reasons, most frequent first. */
 export function formatStats(stats: HookStats): string {
-  const share = stats.runs > 0 ? ` (${((100 * stats.handled) / stats.runs).toFixed(1)}%)` : '';
+  const f = figuresOf(stats);
+  const there = stats.hook === 'npf' ? `, ${f.there} already there` : '';
   const program = stats.linked ? `program ${stats.programId} linked` : 'no program linked';
   const lines = [
     `${stats.hook} of process ${stats.pid}: ${program}`,
-    `  ${stats.runs} events, ${stats.handled} handled${share}, ${stats.entries} entries written, ${stats.learned} learned`,
+    `  ${f.events} events: ${f.inL0} answered in L0 (${shareOf(f.inL0, f.events)})${there}, ${f.toL1} reached L1 (${shareOf(f.toL1, f.events)})`,
+    `  ${stats.entries} entries written, ${stats.learned} learned`,
     `  longest run ${(stats.maxNs / 1000).toFixed(1)} us, ${stats.overruns} above the limit of ${stats.limitNs / 1000} us`,
   ];
-  const reasons = Object.entries(stats.reasons).sort((a, b) => b[1] - a[1]);
-  for (const [name, n] of reasons) lines.push(`  ${String(n).padStart(10)} ${name}`);
+  for (const [name, n] of reasonsToL1(stats)) lines.push(`  ${String(n).padStart(10)} ${name}`);
   return lines.join('\n');
 }

@@ -107,7 +107,7 @@ describe('commands', () => {
     expect(await ok('load', elf('npf3.o'), '--name', 'npf', '--replace', '--json')).toContain(
       '"kept":["counts"]',
     );
-    expect(await ok('stats')).toContain('900 handled (90.0%)');
+    expect(await ok('stats')).toContain('900 answered in L0 (90.0%)');
     expect(await ok('limits')).toContain('signature: none');
     expect(JSON.parse(await ok('guest', 'desired', '--json'))).toMatchObject({ links: [{ object: 'npf' }] });
     expect(await ok('unlink', 'npf')).toBe('unlinked 1\n');

@@ -162,7 +162,7 @@ describe('top', () => {
     });
     expect(r.l2s[0]).toMatchObject({ name: 'web', faults: 1000, passed: 0 });
     const text = topText(before, now).join('\n');
-    expect(text).toMatch(/npf +a\/p +1000 +900 +90.0% +900 +100 +NO_TEMPLATE 190, POOL_EMPTY 10/);
+    expect(text).toMatch(/npf +a\/p +1000 +900 +0 +100 +10.0% +900 +NO_TEMPLATE 190, POOL_EMPTY 10/);
     expect(text).toContain('pool 800 of 4096 frames (100..1000)');
   });
 

@@ -1,0 +1,40 @@
+/** What the counters of a hook say, in figures that mean one thing each. */
+
+/** The reasons of the npf hook that are no fault for L1: its entry was there, and L0 went on alone. */
+const THERE = 'PRESENT';
+
+export interface Counted {
+  hook: string;
+  runs: number;
+  handled: number;
+  passed: number;
+  reasons: Readonly<Record<string, number>>;
+}
+
+export interface Figures {
+  events: number;
+  /** Faults and exits answered by the program; frames that it dropped. */
+  inL0: number;
+  /** Faults whose entry L1 had made before: nothing was to be done, and L1 did not run. */
+  there: number;
+  /** What L1 had to do; frames that went on. */
+  toL1: number;
+}
+
+/** `passed` of the wire has what was there and what reached L1 in one. */
+export function figuresOf(s: Counted): Figures {
+  const there =
+    s.hook === 'npf' && Object.hasOwn(s.reasons, THERE) ? Math.min(s.reasons[THERE] ?? 0, s.passed) : 0;
+  return { events: s.runs, inL0: s.handled, there, toL1: s.passed - there };
+}
+
+/** Reasons for which L1 ran, most frequent first. */
+export function reasonsToL1(s: Pick<Counted, 'hook' | 'reasons'>): [name: string, count: number][] {
+  return Object.entries(s.reasons)
+    .filter(([name]) => s.hook !== 'npf' || name !== THERE)
+    .sort(([, a], [, b]) => b - a);
+}
+
+/** `8.9%`, or `-` of nothing. */
+export const shareOf = (n: number, all: number): string =>
+  all > 0 ? `${((100 * n) / all).toFixed(1)}%` : '-';
