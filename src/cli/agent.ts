@@ -1,5 +1,6 @@
 /** `hyperturtle guest agent`, the long-running part of L1, and the commands that are about it. */
 import { Option } from 'commander';
+import { writeOut } from '../core/output.ts';
 import type { Command } from 'commander';
 import type { Agent } from '../guest/agent/agent.ts';
 import type { LogLevel } from '../core/log.ts';
@@ -17,6 +18,7 @@ interface RunOptions {
   module: boolean;
   register: boolean;
   logLevel?: LogLevel;
+  check?: boolean;
 }
 
 /** `guest agent|desired|reload|forget|release`, and `status`. */
@@ -25,6 +27,7 @@ export function registerAgent(program: Command, guest: Command, version: string)
     .command('agent')
     .description('the agent: keeps what this machine wants in its host; runs until SIGTERM')
     .option('--config <file>', 'default: /etc/hyperturtle/guest.yaml when there is one')
+    .option('--check', 'only say what is wrong with the configuration file')
     .option('--port <path>', 'channel to the host: a virtio-serial port, or a unix socket')
     .option('--socket <path>', "for this machine's commands")
     .option('--state <dir>', 'where the desired state is kept')
@@ -97,6 +100,11 @@ async function run(options: RunOptions, version: string): Promise<void> {
     import('../bpf/datagram.ts'),
     import('../core/errors.ts'),
   ]);
+  if (options.check) {
+    const file = options.config ?? configs.DEFAULT_CONFIG_FILE;
+    const { objects } = configs.checkAgentConfig(file);
+    return writeOut(`${file}: OK, ${Object.keys(objects).length} objects\n`);
+  }
   const readConfig = (): AgentConfig => {
     const file = options.config ?? configs.DEFAULT_CONFIG_FILE;
     const c = configs.readAgentConfig(file, options.config !== undefined);

@@ -1,4 +1,5 @@
 /** `hyperturtle doctor`: what is needed at both levels, what is missing, and how to mend it. */
+import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import type { Finding } from '../wire/schema.ts';
@@ -20,6 +21,18 @@ export function registerDoctor(program: Command): void {
       "\nWorks without the agent and without the host: then their parts are findings. Exit status 1 when something fails.\nIn the host itself: 'hyperturtle host doctor' or 'hyperturtle host status'.",
     )
     .action(doctor);
+}
+
+/** An L1 that is a host of others as well has an agent: then it is asked as an L1. */
+export function isHost(root = ''): boolean {
+  const there = (file: string): boolean => existsSync(`${root}${file}`);
+  const host =
+    there('/dev/hyperturtle') || there('/sys/module/hyperturtle_host') || there('/run/hyperturtle/host.sock');
+  const guest =
+    there('/run/hyperturtle/agent.sock') ||
+    there('/sys/module/hyperturtle_guest') ||
+    there('/dev/virtio-ports/org.hyperturtle.v1');
+  return host && !guest;
 }
 
 async function doctor(options: DoctorOptions): Promise<void> {
@@ -44,36 +57,56 @@ async function doctor(options: DoctorOptions): Promise<void> {
     if (agent)
       host.push({ level: 'fail', what: `the host did not answer: ${problem}`, mend: 'ask its operator' });
   }
+  if (agent === undefined && isHost()) {
+    const findings: Located[] = [
+      {
+        where: 'L0',
+        level: 'fail',
+        what: "this machine is a host (L0): hyperturtle_host is loaded or its daemon runs, and 'doctor' is for a guest hypervisor (L1)",
+        mend: "run 'hyperturtle host doctor' here, or 'hyperturtle doctor' in a VM of this host",
+      },
+    ];
+    print(options, { findings }, () => doctorText([{ title: 'this machine, the host (L0)', findings }]));
+    process.exitCode = 1;
+    return;
+  }
   const here = judge(collectFacts(options.port ?? agent?.port ?? DEFAULT_PORT, agent, problem));
   const findings: Located[] = [
     ...here.map((f) => ({ where: 'L1' as const, ...f })),
     ...host.map((f) => ({ where: 'L0' as const, ...f })),
   ];
-  print(options, { findings }, (r) => doctorText(r.findings));
+  print(options, { findings }, () =>
+    doctorText([
+      { title: 'this machine, the guest hypervisor (L1)', findings: here },
+      { title: 'its host (L0)', findings: host.length > 0 ? host : undefined },
+    ]),
+  );
   if (findings.some((f) => f.level === 'fail')) process.exitCode = 1;
 }
 
-const MARKS = { ok: 'ok  ', warn: 'WARN', fail: 'FAIL' } as const;
+const MARKS = { ok: 'OK     ', warn: 'warning', fail: 'error  ' } as const;
 
-export function doctorText(findings: readonly Located[]): string {
-  const part = (where: Located['where'], title: string): string[] => {
-    const own = findings.filter((f) => f.where === where);
-    if (own.length === 0) return [title, '  not asked: there is no connection'];
-    return [
-      title,
-      ...own.flatMap((f) => [
-        `  ${MARKS[f.level]} ${f.what}`,
-        ...(f.mend === undefined ? [] : [`       mend: ${f.mend}`]),
-      ]),
-    ];
-  };
-  const count = (level: Finding['level']): number => findings.filter((f) => f.level === level).length;
+export interface DoctorPart {
+  title: string;
+  /** Undefined: it could not be asked. */
+  findings: readonly Finding[] | undefined;
+}
+
+/** One style for both doctors: this one and `host doctor`. */
+export function doctorText(parts: readonly DoctorPart[]): string {
+  const all = parts.flatMap((p) => p.findings ?? []);
+  const count = (level: Finding['level']): number => all.filter((f) => f.level === level).length;
+  const lines = ({ title, findings }: DoctorPart): string[] => [
+    title,
+    ...(findings?.flatMap((f) => [
+      `  ${MARKS[f.level]} ${f.what}`,
+      ...(f.mend === undefined ? [] : [`          fix: ${f.mend}`]),
+    ]) ?? ['  skipped: there is no connection']),
+  ];
+  const [errors, warnings] = [count('fail'), count('warn')];
   return [
-    ...part('L1', 'this machine (L1)'),
-    ...part('L0', 'its host (L0)'),
+    ...parts.flatMap(lines),
     '',
-    count('fail') + count('warn') === 0
-      ? 'all is well'
-      : `${count('fail')} failed, ${count('warn')} to look at`,
+    errors + warnings === 0 ? 'OK' : `errors: ${errors}, warnings: ${warnings}`,
   ].join('\n');
 }

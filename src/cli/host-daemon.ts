@@ -4,6 +4,7 @@ import { writeOut } from '../core/output.ts';
 import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
 import type { ParamsOf, ResultOf } from '../wire/schema.ts';
 import { columns, print } from './l1-client.ts';
+import { doctorText } from './doctor.ts';
 import { integer } from './values.ts';
 
 interface AdminOptions {
@@ -54,7 +55,7 @@ Then start the VM with what 'hyperturtle host args build1' prints.`,
     .action((options: { config: string; check?: boolean }) => daemon(options, version));
 
   adminOptions(host.command('status')).description('the daemon and its VMs').action(status);
-  adminOptions(host.command('health')).description('exit status 0 when the daemon is well').action(health);
+  adminOptions(host.command('health')).description('exit status 0 when the daemon is healthy').action(health);
   adminOptions(host.command('reload'))
     .description('read the configuration anew and apply what differs')
     .action(reload);
@@ -115,10 +116,8 @@ function quota(text: string, before: Record<string, number> = {}): Record<string
 async function daemon(options: { config: string; check?: boolean }, version: string): Promise<void> {
   if (options.check) {
     const { readConfig } = await import('../host/daemon/config.ts');
-    const { verifierOf } = await import('../core/signature.ts');
     const config = readConfig(options.config);
-    for (const vm of Object.values(config.vms)) verifierOf(vm.keys);
-    writeOut(`${options.config}: well, ${Object.keys(config.vms).length} VMs\n`);
+    writeOut(`${options.config}: OK, ${Object.keys(config.vms).length} VMs\n`);
     return;
   }
   const { runDaemon } = await import('../host/daemon/run.ts');
@@ -161,15 +160,15 @@ async function status(options: AdminOptions): Promise<void> {
 
 async function health(options: AdminOptions): Promise<void> {
   const result = await ask(options, 'admin.health', {});
-  print(options, result, (r) => (r.healthy ? 'well' : r.problems.join('\n')));
+  print(options, result, (r) =>
+    r.healthy ? 'healthy' : ['unhealthy:', ...r.problems.map((p) => `  ${p}`)].join('\n'),
+  );
   if (!result.healthy) process.exitCode = 1;
 }
 
 async function doctor(options: AdminOptions): Promise<void> {
   const result = await ask(options, 'admin.doctor', {}).catch(doctorWithoutDaemon);
-  print(options, result, ({ findings }) =>
-    findings.map((f) => `${f.level.padEnd(4)} ${f.what}${f.mend ? `\n     mend: ${f.mend}` : ''}`).join('\n'),
-  );
+  print(options, result, ({ findings }) => doctorText([{ title: 'this machine, the host (L0)', findings }]));
   if (result.findings.some((f) => f.level === 'fail')) process.exitCode = 1;
 }
 

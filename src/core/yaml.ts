@@ -8,8 +8,21 @@ import type { Document } from 'yaml';
 import type { z } from 'zod';
 import { HyperturtleError, errnoCode, messageOf } from './errors.ts';
 
-/** Throws HT_NOT_FOUND without the file, HT_CONFIG with all problems (also in `detail.problems`). */
-export function readYaml<S extends z.ZodType>(file: string, schema: S): z.output<S> {
+/** A mistake at a place of the file. */
+export interface Mistake {
+  path: readonly PropertyKey[];
+  message: string;
+}
+
+/** What only looking at other files shows: keys and objects that are not there. Asked when the schema is kept. */
+export type Further<T> = (value: T) => readonly Mistake[];
+
+/** Throws HT_NOT_FOUND without the file, HT_CONFIG with all problems (also in `detail.problems`), in the order of lines. */
+export function readYaml<S extends z.ZodType>(
+  file: string,
+  schema: S,
+  further?: Further<z.output<S>>,
+): z.output<S> {
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
@@ -18,11 +31,16 @@ export function readYaml<S extends z.ZodType>(file: string, schema: S): z.output
       throw new HyperturtleError('HT_NOT_FOUND', `configuration ${file}: no such file`, { cause: e });
     throw new HyperturtleError('HT_CONFIG', `configuration ${file}: ${messageOf(e)}`, { cause: e });
   }
-  return parseYaml(text, file, schema);
+  return parseYaml(text, file, schema, further);
 }
 
 /** An empty text is an empty object. `file` is for messages. */
-export function parseYaml<S extends z.ZodType>(text: string, file: string, schema: S): z.output<S> {
+export function parseYaml<S extends z.ZodType>(
+  text: string,
+  file: string,
+  schema: S,
+  further: Further<z.output<S>> = () => [],
+): z.output<S> {
   const lines = new LineCounter();
   const doc = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
   const at = (offset: number): string => {
@@ -42,21 +60,28 @@ export function parseYaml<S extends z.ZodType>(text: string, file: string, schem
     return fail([`${file}:1:1: ${messageOf(e)}`]);
   }
   const checked = schema.safeParse(value ?? {});
-  if (checked.success) return checked.data;
+  const mistakes = checked.success ? further(checked.data) : checked.error.issues.flatMap(leaves);
+  if (checked.success && mistakes.length === 0) return checked.data;
   return fail(
-    checked.error.issues
-      .flatMap(leaves)
-      .map(
-        (i) => `${at(offsetOf(doc, i.path))}: ${i.path.map(String).join('.') || 'the file'}: ${i.message}`,
-      ),
+    mistakes
+      .map((m) => ({ offset: offsetOf(doc, m.path), text: mistakeText(doc, m) }))
+      .sort((a, b) => a.offset - b.offset)
+      .map((m) => `${at(m.offset)}: ${m.text}`),
   );
 }
 
 /** An unknown key is told at its own place. */
-function leaves(issue: z.core.$ZodIssue): { path: readonly PropertyKey[]; message: string }[] {
+function leaves(issue: z.core.$ZodIssue): Mistake[] {
   if (issue.code === 'unrecognized_keys')
     return issue.keys.map((key) => ({ path: [...issue.path, key], message: 'there is no such setting' }));
   return [{ path: issue.path, message: issue.message.replace(/^Invalid input: /, '') }];
+}
+
+/** A setting that is not there is said to be missing, not to be undefined. */
+function mistakeText(doc: Document, { path, message }: Mistake): string {
+  const where = path.map(String).join('.') || 'the file';
+  const missing = path.length > 0 && !doc.hasIn(path);
+  return `${where}: ${missing ? `missing: ${message.replace(/, received undefined$/, '')}` : message}`;
 }
 
 /** Offset of what stands at a path, or of the nearest thing around it. */

@@ -186,7 +186,7 @@ describe('commands', () => {
     };
     expect(line.rates.hooks).toHaveLength(1);
     const doctor = await run('doctor');
-    expect(doctor.stdout.toString()).toMatch(/WARN host: something\n +mend: mend it/);
+    expect(doctor.stdout.toString()).toMatch(/warning host: something\n +fix: mend it/);
     expect(doctor.stdout.toString()).toContain('the host has all that is wanted: 1 objects, 1 links');
     expect(await ok('status')).toContain('1 objects, 1 links: the host has them');
   });

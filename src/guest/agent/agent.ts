@@ -10,6 +10,7 @@ import { changeNear } from '../../core/retry.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { HtgInfo } from '../../kernel/guest.ts';
 import type { WireLog } from '../../wire/peer.ts';
+import { checkPortFree, holdState } from './alone.ts';
 import type { AgentConfig } from './config.ts';
 import { Control } from './control.ts';
 import type { ControlTimes } from './control.ts';
@@ -55,7 +56,7 @@ export class Agent implements AsyncDisposable {
   readonly #watches = new WatchRelay();
   #config: AgentConfig;
 
-  /** Throws HT_BUSY when another agent runs here. */
+  /** Throws HT_BUSY when another agent has this one's state directory, port or socket. */
   static async start(options: AgentOptions): Promise<Agent> {
     const agent = new Agent(options);
     try {
@@ -164,6 +165,9 @@ export class Agent implements AsyncDisposable {
         await this.#registrar?.release(seconds * 1000);
       },
     });
+    const held = await holdState(this.#config.state, signal);
+    this.#undo.add('state directory', held.release);
+    checkPortFree(this.#config.port);
     const local = await LocalServer.listen(this.#config.socket, methods, log, signal);
     this.#undo.add('local socket', () => local.close());
     if (this.#config.metrics) {

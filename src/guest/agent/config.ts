@@ -1,8 +1,10 @@
 /** The agent's configuration file, /etc/hyperturtle/guest.yaml. Every setting may be left out, and so may the file. */
 import path from 'node:path';
 import { z } from 'zod';
-import { isHyperturtleError } from '../../core/errors.ts';
+import { isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { readInput } from '../../core/files.ts';
 import { readYaml } from '../../core/yaml.ts';
+import type { Mistake } from '../../core/yaml.ts';
 import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Count, Name, LinkOptions, LinkOrder } from '../../wire/schema.ts';
 import { TURTLEFS_DIR } from '../l2-spec.ts';
@@ -97,6 +99,28 @@ export const AgentConfig = z.strictObject({
     .prefault({}),
 });
 export type AgentConfig = z.output<typeof AgentConfig>;
+
+/** For `guest agent --check`: throws HT_NOT_FOUND, HT_CONFIG also with objects and signatures that cannot be read. */
+export function checkAgentConfig(file: string): AgentConfig {
+  return readYaml(path.resolve(file), AgentConfig, objectMistakes);
+}
+
+function objectMistakes({ objects }: AgentConfig): Mistake[] {
+  return Object.entries(objects).flatMap(([name, o]) => {
+    const mistake = (key: 'file' | 'signature', read: () => unknown): Mistake[] => {
+      try {
+        read();
+        return [];
+      } catch (e) {
+        return [{ path: ['objects', name, key], message: messageOf(e) }];
+      }
+    };
+    return [
+      ...mistake('file', () => readInput(o.file, 'a compiled object (.bpf.o) expected')),
+      ...mistake('signature', () => o.signature && readInput(o.signature, 'a signature expected')),
+    ];
+  });
+}
 
 /** Throws HT_CONFIG with all problems. Without the file all is as left out, unless it was asked for by name. */
 export function readAgentConfig(file: string, required: boolean): AgentConfig {

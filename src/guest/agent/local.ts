@@ -63,7 +63,11 @@ export class LocalServer implements AsyncDisposable {
 }
 
 /** Makes the directory, and removes a socket that nobody listens at. */
-export async function makeWayFor(socketPath: string, signal: AbortSignal): Promise<void> {
+export async function makeWayFor(
+  socketPath: string,
+  signal: AbortSignal,
+  taken = `${socketPath}: an agent is running already: stop it first, or give this one another socket`,
+): Promise<void> {
   makeDirectory(path.dirname(socketPath));
   try {
     (await connectSocket(socketPath, signal)).destroy();
@@ -73,10 +77,7 @@ export async function makeWayFor(socketPath: string, signal: AbortSignal): Promi
     rmSync(socketPath, { force: true });
     return;
   }
-  throw new HyperturtleError(
-    'HT_BUSY',
-    `${socketPath}: an agent is running already: stop it first, or give this one another socket`,
-  );
+  throw new HyperturtleError('HT_BUSY', taken);
 }
 
 /** Listens with a mode that lets only the owner connect, from the first moment on. */

@@ -1,7 +1,9 @@
 /** The daemon's configuration file (YAML) as a schema, and what one part of it demands of another. */
 import { z } from 'zod';
-import { HyperturtleError } from '../../core/errors.ts';
+import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { verifierOf } from '../../core/signature.ts';
 import { parseYaml, readYaml } from '../../core/yaml.ts';
+import type { Mistake } from '../../core/yaml.ts';
 import { arenaSizeProblem } from '../../kernel/arena.ts';
 import { HT_SAMPLE_HZ_MAX } from '../../kernel/sample.ts';
 import { NAME } from '../../wire/fields.ts';
@@ -192,9 +194,22 @@ export function adminSocketOf(config: HostConfig): string {
   return config.admin.socket ?? `${config.run}/host.sock`;
 }
 
-/** Throws HT_NOT_FOUND without the file, HT_CONFIG with all problems. */
+/** Throws HT_NOT_FOUND without the file, HT_CONFIG with all problems, also with public keys that cannot be read. */
 export function readConfig(file: string): HostConfig {
-  return readYaml(file, configSchema);
+  return readYaml(file, configSchema, keyMistakes);
+}
+
+function keyMistakes({ vms }: HostConfig): Mistake[] {
+  return Object.entries(vms).flatMap(([name, vm]) =>
+    vm.keys.flatMap((key, i): Mistake[] => {
+      try {
+        verifierOf([key]);
+        return [];
+      } catch (e) {
+        return [{ path: ['vms', name, 'keys', i], message: messageOf(e) }];
+      }
+    }),
+  );
 }
 
 /** `file` is for messages. */

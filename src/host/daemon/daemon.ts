@@ -93,6 +93,12 @@ export class HostDaemon {
     }
   }
 
+  /** What keeps it from serving: also what a restart of the daemon does not help, so that no watchdog asks for this. */
+  health(): string[] {
+    const missing = this.#options.kernel.missing?.();
+    return [...this.problems(), ...(missing === undefined ? [] : [missing])];
+  }
+
   summary(): string {
     const { attached, all } = this.#count();
     return `${attached} of ${all} VMs attached`;
@@ -126,7 +132,7 @@ export class HostDaemon {
     this.#metrics = new Metrics({
       vms: () => Array.from(this.#vms.values(), ({ vm }) => vm.status()),
       loader: () => this.#loader.status(),
-      problems: () => this.problems(),
+      problems: () => this.health(),
     });
     this.#undo.add('metrics', () => this.#metrics.close());
     if (metrics) await this.#metrics.listen(metrics);
@@ -269,7 +275,10 @@ export class HostDaemon {
           loader: { busy, waiting, loads, killed, crashed, workers: pids.length },
         };
       },
-      'admin.health': () => ({ healthy: this.problems().length === 0, problems: this.problems() }),
+      'admin.health': () => {
+        const problems = this.health();
+        return { healthy: problems.length === 0, problems };
+      },
       'admin.doctor': () => ({
         findings: [
           ...hostFindings(this.#config.bpffs),

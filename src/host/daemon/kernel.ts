@@ -3,12 +3,14 @@
  * interface, so that all the rest of the daemon can be tested where no module can be loaded; `moduleKernel` is the
  * one that the product uses.
  */
+import { existsSync } from 'node:fs';
 import type { Caller } from '../../bpf/calls.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { takeVm } from '../../bpf/kvm.ts';
 import type { SharedArray } from '../../bpf/map.ts';
 import { whenReadable } from '../../bpf/poll.ts';
 import { pidfdAlive } from '../../bpf/sys.ts';
+import { HOST_DEVICE } from '../../kernel/host.ts';
 import type { HookName } from '../../kernel/host.ts';
 import type { LinkOptions } from '../../wire/link-options.ts';
 import { HostDevice } from '../device.ts';
@@ -68,6 +70,8 @@ export interface HostKernel {
   /** The VM behind a QMP socket. Throws HT_NOT_FOUND, or HT_BUSY when it is not clear which. */
   findVm(qmpPath: string): VmProcess;
   exportArena(map: SharedArray): ArenaDevice;
+  /** What keeps all of it from working, in a sentence; left out: nothing can. */
+  missing?(): string | undefined;
 }
 
 /** hyperturtle_host.ko. The device is opened for each use: the module may be loaded anew in between. */
@@ -86,6 +90,10 @@ export const moduleKernel: HostKernel = {
       device.close();
     }
   },
+  missing: () =>
+    existsSync(HOST_DEVICE)
+      ? undefined
+      : `${HOST_DEVICE} is not there: load the module (modprobe hyperturtle_host); 'hyperturtle host doctor' says more`,
 };
 
 function vmProcess(pid: number, pidfd: OwnedFd, vm: OwnedFd): VmProcess {

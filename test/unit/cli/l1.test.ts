@@ -274,13 +274,13 @@ describe('doctor', () => {
   });
 
   test('looks at this machine without failing, and prints both levels', () => {
-    const here = judge(collectFacts('/dev/none', undefined, 'no agent')).map((f) => ({
-      where: 'L1' as const,
-      ...f,
-    }));
-    const text = doctorText([...here, { where: 'L0', level: 'ok', what: 'host: fine' }]);
+    const here = judge(collectFacts('/dev/none', undefined, 'no agent'));
+    const text = doctorText([
+      { title: 'L1', findings: here },
+      { title: 'L0', findings: [{ level: 'ok', what: 'host: fine' }] },
+    ]);
     expect(text).toContain('channel /dev/none is not there');
-    expect(text).toContain('ok   host: fine');
+    expect(text).toContain('OK      host: fine');
   });
 });
 

@@ -1,9 +1,11 @@
 /** The configuration file: what is filled in, and what is said about mistakes. */
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../../src/core/errors.ts';
-import { adminSocketOf, checkVm, parseConfig } from '../../../src/host/daemon/config.ts';
+import { checkAgentConfig } from '../../../src/guest/agent/config.ts';
+import { adminSocketOf, checkVm, parseConfig, readConfig } from '../../../src/host/daemon/config.ts';
 
 const problemsOf = (text: string): string[] => {
   try {
@@ -62,7 +64,7 @@ describe('a mistake is told with its line and column', () => {
 
   it('when a setting is missing, at what it is missing from', () => {
     const [problem] = problemsOf('vms:\n  one:\n    agent: {socket: /a}\n');
-    expect(problem).toMatch(/^host\.yaml:2:3: vms\.one\.qmp: expected string/);
+    expect(problem).toMatch(/^host\.yaml:2:3: vms\.one\.qmp: missing: expected string/);
   });
 
   it('when an arena is no power of two', () => {
@@ -126,4 +128,49 @@ it('a VM from the command line is checked by the same rules', () => {
     /qmp: an absolute path expected/,
   );
   expect(() => checkVm('a/b', { qmp: '/q', agent: { socket: '/a' } })).toThrow(/a name of letters/);
+});
+
+describe('a file with several mistakes', () => {
+  it('tells them in the order of their lines, and missing settings as such', () => {
+    expect(
+      problemsOf('vms:\n  one:\n    arenaMiB: 1\n    quotas: {objects: many}\nlog: {level: loud}\nrum: /a\n'),
+    ).toEqual([
+      'host.yaml:2:3: vms.one.qmp: missing: expected string',
+      'host.yaml:2:3: vms.one.agent: missing: either socket: PATH or hotplug: true expected',
+      'host.yaml:3:5: vms.one.arenaMiB: there is no such setting',
+      expect.stringMatching(/^host\.yaml:4:14: vms\.one\.quotas\.objects: expected number/),
+      expect.stringMatching(/^host\.yaml:5:7: log\.level: /),
+      'host.yaml:6:1: rum: there is no such setting',
+    ]);
+  });
+
+  it('tells keys of signatures and objects that cannot be read with line and column too, as errors of the file', () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'ht-config-'));
+    try {
+      const file = path.join(dir, 'f.yaml');
+      writeFileSync(
+        file,
+        'vms:\n  one:\n    qmp: /q\n    agent: {hotplug: true}\n    keys:\n      - /none.pub\n',
+      );
+      expect(() => readConfig(file)).toThrow(
+        expect.objectContaining({
+          code: 'HT_CONFIG',
+          message: expect.stringMatching(
+            /f\.yaml:6:9: vms\.one\.keys\.0: \/none\.pub: no such key file/,
+          ) as string,
+        }),
+      );
+      writeFileSync(file, 'objects:\n  npf:\n    file: /none.o\n');
+      expect(() => checkAgentConfig(file)).toThrow(
+        expect.objectContaining({
+          code: 'HT_CONFIG',
+          message: expect.stringMatching(
+            /f\.yaml:3:5: objects\.npf\.file: \/none\.o: no such file/,
+          ) as string,
+        }),
+      );
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  });
 });
