@@ -10,6 +10,7 @@ import { integer, printJson } from './values.ts';
 interface EventsOptions extends L1Options {
   follow?: boolean;
   since?: number;
+  epoch?: string;
 }
 
 export function registerEvents(program: Command): void {
@@ -21,7 +22,21 @@ export function registerEvents(program: Command): void {
       'from this number on; default: all that is kept (1024)',
       integer('--since', 1, 2 ** 50),
     )
-    .addHelpText('after', '\nExamples:\n  hyperturtle events\n  hyperturtle events -f --json | jq .type')
+    .option(
+      '--epoch <uuid>',
+      'of which --since is a number: when the numbers have begun again, all that is kept is told',
+    )
+    .addHelpText(
+      'after',
+      `
+Numbers go on while the agent runs; when it starts again they begin at 1, under another epoch. Each line of --json
+has the epoch; a reader that gives both misses nothing and sees the break.
+
+Examples:
+  hyperturtle events
+  hyperturtle events -f --json | jq .type
+  hyperturtle events --since 18 --epoch 7b0f4d5e-58d1-4f3b-9c55-0f6a3c1f2a10`,
+    )
     .action(events);
 }
 
@@ -29,15 +44,26 @@ async function events(options: EventsOptions): Promise<void> {
   // the answer says which number comes next; the events before that one are those that were kept
   let end = Infinity;
   let last = 0;
+  const early: Event[] = [];
+  let tell = (e: Event): void => void early.push(e);
   let done = (): void => {};
   const told = new Promise<void>((resolve) => (done = resolve));
   await withAgent(
     options,
     async ({ peer, signal, timeoutMs }) => {
-      const { next } = await peer.request('events', { since: options.since ?? 1 }, { signal, timeoutMs });
+      const { next, epoch } = await peer.request(
+        'events',
+        { since: options.since ?? 1, ...(options.epoch === undefined ? {} : { epoch: options.epoch }) },
+        { signal, timeoutMs },
+      );
+      const begun = options.epoch !== undefined && epoch !== options.epoch;
+      if (begun && !options.json) writeOut(`(the numbers have begun again: epoch ${epoch ?? 'unknown'})\n`);
+      // events come right behind the answer
+      tell = (e) => show(options, e, epoch);
+      for (const e of early.splice(0)) tell(e);
       if (options.follow) return untilInterrupted(signal);
       end = next - 1;
-      if (last < end && end >= (options.since ?? 1)) {
+      if (last < end && end >= (begun ? 1 : (options.since ?? 1))) {
         const { withDeadline } = await import('../core/wait.ts');
         await withDeadline('events that were kept', told, timeoutMs, signal);
       }
@@ -52,11 +78,15 @@ async function events(options: EventsOptions): Promise<void> {
       if (name !== 'event') return;
       last = params.seq;
       if (params.seq > end) return;
-      if (options.json) printJson(params);
-      else writeOut(`${eventText(params)}\n`);
+      tell(params);
       if (last >= end) done();
     },
   );
+}
+
+function show(options: EventsOptions, event: Event, epoch: string | undefined): void {
+  if (options.json) printJson({ ...event, ...(epoch === undefined ? {} : { epoch }) });
+  else writeOut(`${eventText(event)}\n`);
 }
 
 export function eventText(e: Event): string {

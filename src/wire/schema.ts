@@ -159,8 +159,9 @@ export const METHODS = {
   },
   'map.unwatch': { params: z.strictObject({ watch: Count }), result: Nothing },
   events: {
-    params: z.strictObject({ since: Count.optional() }),
-    result: z.strictObject({ next: Count }),
+    /** `epoch`: whose numbers `since` is one of; numbers of another epoch begin at 1. */
+    params: z.strictObject({ since: Count.optional(), epoch: Uuid.optional() }),
+    result: z.strictObject({ next: Count, epoch: Uuid.optional() }),
   },
   'nic.add': {
     params: z.strictObject({ id: Name.optional(), network: Name.optional(), mac: Mac.optional() }),

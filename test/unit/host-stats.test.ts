@@ -38,7 +38,7 @@ describe('statistics of a hook', () => {
 
   it('are readable, most frequent reason first', () => {
     const text = formatStats(hookStats('npf', raw));
-    expect(text).toMatch(/1000 events, 950 handled \(95\.0%\), 4000 entries/);
+    expect(text).toMatch(/1000 events: 950 answered in L0 \(95\.0%\).*\n.*4000 entries/);
     expect(text.indexOf('NO_TABLE')).toBeLessThan(text.indexOf('POOL_EMPTY'));
   });
 });

@@ -50,7 +50,7 @@ export function agentMethods(parts: AgentParts): ServedMethods {
     ...serve(
       { events: eventsSpec, 'map.watch': mapWatch, 'map.unwatch': mapUnwatch },
       {
-        events: ({ since }, { session }) => events.follow(session, since),
+        events: ({ since, epoch }, { session }) => events.follow(session, since, epoch),
         'map.watch': async (params, c) => {
           const signal = await connected(c);
           return watches.watch(c.session, params, uplink, signal);

@@ -3,6 +3,7 @@
  * own, which go on when the daemon is restarted and its numbers begin anew; a watch of a map gets a number of the
  * agent's own and is asked for again in the host's next session, so local users notice neither.
  */
+import { randomUUID } from 'node:crypto';
 import { messageOf } from '../../core/errors.ts';
 import type { RpcSession } from '../../wire/handlers.ts';
 import type { Event, NotificationParams, Params, Result } from '../../wire/schema.ts';
@@ -12,6 +13,8 @@ const KEPT_EVENTS = 1024;
 
 /** The last events, numbered from 1, and who follows them. */
 export class EventRelay {
+  /** Of the numbers: another one, and they have begun at 1 again. */
+  readonly epoch = randomUUID();
   readonly #events: Event[] = [];
   readonly #followers = new Map<RpcSession, { lost: number }>();
   #next = 1;
@@ -37,8 +40,12 @@ export class EventRelay {
     for (const follower of this.#followers.values()) follower.lost += count;
   }
 
-  /** Answers `events`: what was kept since that number comes after the answer, then what happens. */
-  follow(session: RpcSession, since: number | undefined): Result<'events'> {
+  /**
+   * Answers `events`: what was kept since that number comes after the answer, then what happens. A number of another epoch
+   * says nothing here: then all that is kept.
+   */
+  follow(session: RpcSession, after: number | undefined, epoch?: string): Result<'events'> {
+    const since = epoch !== undefined && epoch !== this.epoch ? 1 : after;
     const next = this.#next;
     const oldest = this.#next - this.#events.length;
     const follower = { lost: since === undefined ? 0 : Math.max(0, oldest - Math.max(1, since)) };
@@ -52,7 +59,7 @@ export class EventRelay {
       for (const e of [...missed, ...this.#events.filter((e) => e.seq >= next)]) tell(session, follower, e);
       this.#followers.set(session, follower);
     });
-    return { next };
+    return { next, epoch: this.epoch };
   }
 }
 

@@ -314,11 +314,13 @@ export class VmService {
       },
       events: (params, { session }) => {
         this.#feeds.get(session)?.close();
-        const feed = new EventFeed(events, session, params.since ?? events.next);
+        const { instance } = daemon;
+        const from = params.epoch !== undefined && params.epoch !== instance ? 1 : params.since;
+        const feed = new EventFeed(events, session, from ?? events.next);
         if (!this.#feeds.has(session))
           session.signal.addEventListener('abort', () => this.#feeds.delete(session), { once: true });
         this.#feeds.set(session, feed);
-        return { next: events.next };
+        return { next: events.next, epoch: instance };
       },
       // not in their turn with loads: a guest may take its time
       'nic.add': (params, { signal }) => this.nics.add(params, signal),
