@@ -23,7 +23,7 @@ describe('a second agent with a socket of its own', () => {
           port: path.join(dir, 'none'),
         }),
         version: '0',
-        log: log as never,
+        log: log,
         module: false,
       });
     const first = await start('a.sock');
