@@ -16,6 +16,24 @@ export function cpuOption(): Option {
     .default('amd');
 }
 
+/** Of `bochs --help cpu`, those with EPT that the lab has been run on. */
+const MODELS = ['broadwell_ult', 'tigerlake'];
+
+export function modelOption(): Option {
+  return new Option(
+    '--cpu-model <model>',
+    'with --cpu intel: broadwell_ult; or tigerlake, which has CET (IBT in kernels since 6.2)',
+  ).choices(MODELS);
+}
+
+/** Throws HT_USAGE for a model of an AMD processor: there is one. */
+export function bochsModelOf(o: { cpu: string; cpuModel?: string }): { bochsModel?: string } {
+  if (o.cpuModel === undefined) return {};
+  if (o.cpu !== 'intel')
+    throw new HyperturtleError('HT_USAGE', '--cpu-model is for --cpu intel: leave one of them out');
+  return { bochsModel: o.cpuModel };
+}
+
 /** Throws HT_USAGE when both options are given. */
 export function emulatedBy(o: EmulatedCpu): 'tcg' | 'kvm' | 'bochs' {
   if (o.cpu === 'amd') return o.accel;

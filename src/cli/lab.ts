@@ -3,8 +3,8 @@ import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { passThrough, writeOut } from '../core/output.ts';
 import type { Lab } from '../lab/lab.ts';
-import { cpuOption, emulatedBy } from './emulated-cpu.ts';
-import { kernelOption } from './kernel-option.ts';
+import { bochsModelOf, cpuOption, emulatedBy, modelOption } from './emulated-cpu.ts';
+import { kernelOption, qemuOption } from './kernel-option.ts';
 import { registerSelftests } from './lab-selftests.ts';
 import { integer, printJson } from './values.ts';
 
@@ -18,6 +18,8 @@ interface UpOptions extends NameOption {
   kernel: string;
   accel: 'tcg' | 'kvm';
   cpu: 'amd' | 'intel';
+  cpuModel?: string;
+  qemu?: string;
   l1Cpus: number;
   l1Memory?: number;
   fresh?: boolean;
@@ -86,6 +88,8 @@ $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this m
         .default('tcg'),
     )
     .addOption(cpuOption())
+    .addOption(modelOption())
+    .addOption(qemuOption())
     .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
     .option(
       '--l1-memory <MiB>',
@@ -203,6 +207,8 @@ async function up(o: UpOptions): Promise<void> {
       name: o.name,
       kernel: o.kernel,
       accel: emulatedBy(o),
+      ...bochsModelOf(o),
+      qemu: o.qemu,
       l1Cpus: o.l1Cpus,
       ...(o.l1Memory === undefined ? {} : { l1MemoryMib: o.l1Memory }),
       fresh: o.fresh ?? false,

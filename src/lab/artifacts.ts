@@ -11,6 +11,8 @@ export type KernelSeries = string;
 
 export interface PrepareOptions {
   kernel: KernelSeries;
+  /** Default: the machine's Debian's. Else the version of another release's: `10`, `11.1`. */
+  qemu?: string | undefined;
   progress?: Progress;
   signal?: AbortSignal;
   /** Ask apt for newer versions. Otherwise a complete, recorded set is used as it is, without network. */

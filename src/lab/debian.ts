@@ -22,12 +22,12 @@ export const RELEASES: readonly Release[] = [
 
 /** `ID`, `VERSION_CODENAME`, `PRETTY_NAME` and so on of os-release(5). */
 export function parseOsRelease(text: string): Record<string, string> {
-  const out: Record<string, string> = {};
-  for (const line of text.split('\n')) {
-    const m = /^([A-Z_]+)=(?:"(.*)"|'(.*)'|(.*))$/.exec(line.trim());
-    if (m) out[m[1]!] = m[2] ?? m[3] ?? m[4] ?? '';
-  }
-  return out;
+  return Object.fromEntries(
+    text.split('\n').flatMap((line) => {
+      const m = /^([A-Z_]+)=(?:"(.*)"|'(.*)'|(.*))$/.exec(line.trim());
+      return m ? [[m[1]!, m[2] ?? m[3] ?? m[4] ?? '']] : [];
+    }),
+  );
 }
 
 /** The release of a system by its os-release. Throws HT_UNSUPPORTED with what works there. */
@@ -75,6 +75,12 @@ export function defaultKernel(): string {
   } catch {
     return newest.kernel;
   }
+}
+
+/** A release that came after the machine's. */
+export function isNewer(codename: string): boolean {
+  const order = (name: string): number => RELEASES.findIndex((r) => r.codename === name);
+  return order(codename) > order(machineRelease().codename);
 }
 
 /** Releases beside the machine's, newest first. */

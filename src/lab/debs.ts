@@ -200,14 +200,28 @@ export class Apt {
     return r.stdout.toString('utf8').split('\n').filter(Boolean).sort();
   }
 
-  /** `roots` and all they depend on, as apt would install them now. Fetches nothing. */
-  async plan(roots: readonly string[]): Promise<DebRecord[]> {
+  /** Versions that the lists have of a package, newest first. */
+  async versions(name: string): Promise<string[]> {
+    const r = await this.#run('apt-cache', ['madison', name], 60_000);
+    const lines = r.stdout
+      .toString('utf8')
+      .split('\n')
+      .filter((l) => l.includes(' Packages'));
+    return [...new Set(lines.map((l) => l.split('|')[1]?.trim() ?? ''))];
+  }
+
+  /** `roots` and all they depend on, as apt would install them now. Fetches nothing. `suite`: where what they need may come from too, such as backports. */
+  async plan(roots: readonly string[], suite?: string): Promise<DebRecord[]> {
     const empty = path.join(this.#dir, 'plan'); // a package already in the archives would not be listed
     let uris: ExecResult;
     try {
       uris = await this.#run(
         'apt-get',
-        ['install', '-y', '--print-uris', '-o', `Dir::Cache::archives=${empty}`, ...roots],
+        [
+          ...['install', '-y', '--print-uris', '-o', `Dir::Cache::archives=${empty}`],
+          ...(suite === undefined ? [] : ['-t', suite]),
+          ...roots,
+        ],
         120_000,
       );
     } catch (e) {

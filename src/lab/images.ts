@@ -25,8 +25,10 @@ import type { Progress } from '../core/progress.ts';
 import { IN_GUEST } from './artifacts.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
 import type { CpioEntry } from '../core/cpio.ts';
+import { isNewer } from './debian.ts';
 import { libraryClosure } from './images-elf.ts';
 import * as scripts from './init-scripts.ts';
+import { setLoaderOf } from './own-loader.ts';
 import { moduleDir, ModuleTree, readVmlinux } from './kernel.ts';
 import { toolEnv, toolPath, TRIPLET } from './tools.ts';
 import type { KernelTree, ToolsTree } from './tools.ts';
@@ -39,6 +41,8 @@ const IMAGE_VERSION = 3;
 export interface ImageContext {
   cacheRoot: string;
   tools: ToolsTree;
+  /** What runs the lab and, in L0, L1: the tools, or a QEMU of another release. */
+  qemu: ToolsTree;
   /** Of L0 and L1. */
   kernel: KernelTree;
   /** Of L2s: the same, or the stock kernel of the series. */
@@ -64,6 +68,7 @@ export async function bootImages(c: ImageContext): Promise<BootImages> {
     c.tools.key,
     c.kernel.key,
     ...(c.l2Kernel === c.kernel ? [] : [c.l2Kernel.key]),
+    ...(c.qemu === c.tools ? [] : [c.qemu.key]),
     { ...scripts, kernelArgs: undefined },
     await fileHash(process.execPath),
   ]);
@@ -164,7 +169,6 @@ async function baseTree(
   const programs: string[] = [];
   for (const p of [
     'bin/dash',
-    'bin/qemu-system-x86_64',
     'sbin/qemu-ga',
     'bin/kmod',
     'sbin/ip',
@@ -176,6 +180,10 @@ async function baseTree(
     await install(from, at(`usr/${p}`), 0o755);
     programs.push(from);
   }
+  const qemu = toolPath(c.qemu, 'qemu-system-x86_64');
+  await install(qemu, at(IN_GUEST.qemu), 0o755);
+  if (c.qemu.ownLoader) await setLoaderOf(at(IN_GUEST.qemu), `/lib64/${LOADER}`);
+  programs.push(qemu);
   for (const a of ['modprobe', 'insmod', 'rmmod', 'lsmod', 'modinfo', 'depmod'])
     await symlink('../bin/kmod', at(`usr/sbin/${a}`));
   await exec(toolPath(c.tools, 'strip'), ['-o', at(IN_GUEST.node), process.execPath], {
@@ -191,13 +199,13 @@ async function baseTree(
     'libpthread.so.0',
     'librt.so.1',
   ];
-  for (const [name, file] of await closure(c.tools, programs, [...extra, LOADER]))
+  for (const [name, file] of await closure(c, programs, [...extra, LOADER]))
     await install(file, at(`${lib}/${name}`), 0o755);
   await symlink(`../lib/${TRIPLET}/${LOADER}`, at(`usr/lib64/${LOADER}`));
 
   // Debian 13 has the network ROMs among QEMU's own files
   for (const dir of ['usr/share/seabios', 'usr/share/qemu', 'usr/lib/ipxe/qemu']) {
-    const from = path.join(c.tools.root, dir);
+    const from = path.join(c.qemu.root, dir);
     for (const f of (await exists(from)) ? await readdir(from) : [])
       if (FIRMWARE.test(f)) await install(path.join(from, f), at(`${dir}/${f}`), 0o644);
   }
@@ -248,12 +256,15 @@ const FILES: Readonly<Record<string, string>> = {
 
 /** Libraries of `programs` and `names`: ours first; the host's only for what its Node needs beyond them. */
 async function closure(
-  tools: ToolsTree,
+  { qemu, tools }: ImageContext,
   programs: readonly string[],
   names: readonly string[],
 ): Promise<Map<string, string>> {
+  // the newer C library serves the programs of both
+  const trees = [tools.root, tools.libc];
+  if (qemu !== tools) trees.splice(isNewer(qemu.release ?? '') ? 0 : 2, 0, qemu.root);
   const directories = [
-    ...[tools.root, tools.libc].flatMap((r) => [path.join(r, 'usr/lib', TRIPLET), path.join(r, 'usr/lib64')]),
+    ...trees.flatMap((r) => [path.join(r, 'usr/lib', TRIPLET), path.join(r, 'usr/lib64')]),
     path.join(path.dirname(process.execPath), '../lib'),
     ...[`/usr/lib/${TRIPLET}`, '/usr/lib64', '/usr/local/lib'],
   ];

@@ -47,6 +47,8 @@ export interface LabSpec {
   name?: string;
   /** Kernel of all levels; default the machine's Debian's. With sanitizers (`6.1-debug`) of L0 and L1, while L2s run the stock one. */
   kernel?: string;
+  /** Version of QEMU, outside and in L0 (`10`, `11.1`); default the machine's Debian's. */
+  qemu?: string | undefined;
   accel?: Accelerator;
   /** Bochs' model of the processor; default one that all tests run on. */
   bochsModel?: string;
@@ -119,7 +121,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   try {
     await needMemory(outerMemMib(l1));
     const cache = await openCache(64 << 20);
-    const artifacts = await prepare({ kernel, progress, ...(signal ? { signal } : {}) });
+    const artifacts = await prepare({ kernel, qemu: spec.qemu, progress, ...(signal ? { signal } : {}) });
     const payload =
       spec.payload === false
         ? undefined

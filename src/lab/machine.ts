@@ -126,6 +126,13 @@ export const SECOND_SEAT: L1Seat = {
   l2: [4],
 };
 
+/**
+ * 4-level paging: 5 levels, which TCG's `max` has, cost each nested walk a level. No XSAVE: TCG has no SVM intercept for
+ * XSETBV, so KVM would not see what L1 sets, and L1's kernel warns and turns it off by itself. Nothing that needs XSAVE
+ * either: 7.3 believes each flag by itself, and its crypto library would use AVX.
+ */
+const TCG_CPU = `max,la57=off,-xsave,${['avx', 'avx2', 'f16c', 'fma', 'vaes', 'vpclmulqdq'].map((f) => `-${f}`).join(',')}`;
+
 const portDevice = (name: string): string => `/dev/virtio-ports/${name}`;
 
 /** Commas end a value in QEMU's option syntax: doubled, they don't. */
@@ -137,9 +144,7 @@ export function qemuArguments(m: MachineSpec): string[] {
   if (!m.reboots) args.push('-no-reboot');
   // a large translation buffer: three kernels are translated. Interrupt routing and so on: see kernelArgs().
   args.push('-accel', m.accel === 'tcg' ? 'tcg,thread=multi,tb-size=512' : 'kvm');
-  // 4-level paging: 5 levels, which TCG's `max` has, cost each nested walk a level. No XSAVE: TCG has no SVM
-  // intercept for XSETBV, so KVM would not see what L1 sets, and L1's kernel warns and turns it off by itself
-  args.push('-cpu', m.accel === 'tcg' ? 'max,la57=off,-xsave' : 'host');
+  args.push('-cpu', m.accel === 'tcg' ? TCG_CPU : 'host');
   args.push('-smp', String(m.cpus), '-m', `${m.memMib}M`);
   // interrupt remapping needs QEMU's own IOAPIC
   const irqchip = m.iommu ? ',kernel-irqchip=split' : '';

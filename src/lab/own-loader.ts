@@ -22,7 +22,8 @@ export async function setLoader(root: string, loader: string): Promise<number> {
   return changed;
 }
 
-async function setLoaderOf(file: string, loader: string): Promise<boolean> {
+/** One program. False for a file that is none. */
+export async function setLoaderOf(file: string, loader: string): Promise<boolean> {
   const f = await open(file, 'r+');
   try {
     const header = Buffer.alloc(HEADER_BYTES);

@@ -71,6 +71,15 @@ export interface PackageSet {
 /** The set that is for all kernels alike. */
 export const BOCHS_SET = 'bochs';
 
+/** The set with a QEMU of another release: `10`, `11.1`. */
+export const qemuSet = (version: string): string => `qemu-${version}`;
+
+/** A version begins with these numbers: `1:10.0.13+ds-0+deb13u1` with `10` and `10.0`, not with `1`. */
+export function isQemuVersion(version: string, asked: string): boolean {
+  const upstream = /^(?:\d+:)?(\d+(?:\.\d+)*)/.exec(version)?.[1] ?? '';
+  return `${upstream}.`.startsWith(`${asked}.`);
+}
+
 /** The set with the source of a series' kernel. */
 export const sourceSet = (series: string): string => `${series}-source`;
 
@@ -79,6 +88,10 @@ function fixedRoots(set: string): string[] | undefined {
   if (set === BOCHS_SET) return BOCHS_ROOTS;
   const series = /^(\d+\.\d+)-source$/.exec(set)?.[1];
   return series === undefined ? undefined : [`linux-source-${series}`, ...SOURCE_ROOTS];
+}
+
+function qemuOf(set: string): string | undefined {
+  return /^qemu-(\d+(?:\.\d+)?)$/.exec(set)?.[1];
 }
 
 export interface PackagesOptions {
@@ -91,7 +104,8 @@ export interface PackagesOptions {
 
 /** The recorded set, or a newly resolved one. Does not download packages: see fetchSet. */
 export async function packageSet(options: PackagesOptions): Promise<PackageSet> {
-  if (fixedRoots(options.series) === undefined) checkSeries(options.series);
+  if (fixedRoots(options.series) === undefined && qemuOf(options.series) === undefined)
+    checkSeries(options.series);
   const recorded = await readRecord(options);
   if (recorded !== undefined && !options.refresh) return recorded;
   return withAptLock(options, async () => {
@@ -185,8 +199,8 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
   const step = options.progress.step('package lists');
   try {
     await own.update();
-    const { apt, roots, kernelVersion, release } = await wanted(own, options);
-    const debs = await apt.plan(roots);
+    const { apt, roots, suite, kernelVersion, release } = await wanted(own, options);
+    const debs = await apt.plan(roots, suite);
     const set: PackageSet = {
       schema: 1,
       rootsKey: rootsKey(options.series),
@@ -211,6 +225,7 @@ async function resolve(options: PackagesOptions): Promise<PackageSet> {
 interface Wanted {
   apt: Apt;
   roots: string[];
+  suite?: string;
   kernelVersion: string;
   release?: string;
 }
@@ -218,6 +233,8 @@ interface Wanted {
 async function wanted(own: Apt, o: PackagesOptions): Promise<Wanted> {
   const fixed = fixedRoots(o.series);
   if (fixed !== undefined) return { apt: own, roots: fixed, kernelVersion: '' };
+  const qemu = qemuOf(o.series);
+  if (qemu !== undefined) return wantedQemu(own, qemu, o);
   const kernelsOf = async (apt: Apt): Promise<string[]> =>
     cloudKernels([...(await apt.names('linux-image-')), ...(await apt.names('linux-headers-'))]);
   const packages = (version: string): string[] => [`linux-image-${version}`, `linux-headers-${version}`];
@@ -236,6 +253,28 @@ async function wanted(own: Apt, o: PackagesOptions): Promise<Wanted> {
     seen.push(...theirs);
   }
   return noKernel(o.series, seen);
+}
+
+/** QEMU of another release than the machine's. Its parts are named, since apt takes none of backports by itself. */
+async function wantedQemu(own: Apt, asked: string, o: PackagesOptions): Promise<Wanted> {
+  const seen = await own.versions('qemu-system-x86');
+  for (const release of otherReleases(machineRelease())) {
+    const apt = await aptOfRelease(own, release, o.root, o.signal);
+    const versions = await apt.versions('qemu-system-x86');
+    const found = versions.find((v) => isQemuVersion(v, asked));
+    if (found !== undefined) {
+      const parts = ['qemu-system-x86', 'qemu-system-common', 'qemu-system-data'];
+      const roots = [...parts.map((p) => `${p}=${found}`), 'seabios', 'ipxe-qemu', 'libc6'];
+      const suite = found.includes('~bpo') ? { suite: `${release.codename}-backports` } : {};
+      return { apt, roots, ...suite, kernelVersion: '', release: release.codename };
+    }
+    seen.push(...versions);
+  }
+  const there = [...new Set(seen.map((v) => /^(?:\d+:)?(\d+\.\d+)/.exec(v)?.[1] ?? v))];
+  throw new HyperturtleError(
+    'HT_NOT_FOUND',
+    `QEMU ${asked}: in no list of Debian's releases that the lab knows; there is: ${there.join(', ')}`,
+  );
 }
 
 export async function downloadDebs(

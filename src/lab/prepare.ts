@@ -14,12 +14,19 @@ import { buildImagesDisk, buildL2Image } from './l2-image.ts';
 import { kernelArgs } from './init-scripts.ts';
 import { kvmSelftestsDisk } from './kvm-selftests.ts';
 import { parseKernelName, patienceFor } from './kernel-name.ts';
-import { CACHE_BYTES_NEEDED, fetchSet, packageSet } from './packages.ts';
+import { CACHE_BYTES_NEEDED, fetchSet, isQemuVersion, packageSet, qemuSet } from './packages.ts';
 import type { PackageSet } from './packages.ts';
 import { buildPayload } from './payload.ts';
 import { findProjectRoot } from './payload-app.ts';
 import { defaultKernel, machineRelease } from './debian.ts';
-import { isKernelPackage, qemuProgram, treesExist, unpackKernel, unpackTools } from './tools.ts';
+import {
+  isKernelPackage,
+  qemuProgram,
+  treesExist,
+  unpackForeignTools,
+  unpackKernel,
+  unpackTools,
+} from './tools.ts';
 import { cacheRoot, contentKey, openCache } from './xdg.ts';
 
 /** The eBPF programs alone, for what is installed: they are the same for every kernel. */
@@ -41,7 +48,7 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
     series: options.kernel,
     kernelVersion: context.kernel.kernelVersion,
     versions,
-    qemu: qemuProgram(tools, versions),
+    qemu: qemuProgram(context.qemu, versions),
     vmlinux: images.vmlinux,
     bootInitramfs: images.initramfs,
     baseImage: images.base,
@@ -89,19 +96,26 @@ async function prepareTrees(options: PrepareOptions): Promise<{ debs: DebRecord[
       `kernel ${options.kernel}: kernels with sanitizers are built from the source that the machine's Debian has: ${defaultKernel()}-${flavor}`,
     );
   const tools = await unpackTools(own, unpack);
+  const ownQemu = own.debs.find((d) => d.name === 'qemu-system-x86')?.version ?? '';
+  const other =
+    options.qemu === undefined || isQemuVersion(ownQemu, options.qemu)
+      ? undefined
+      : await fetched(root, qemuSet(options.qemu), options);
+  const qemu = other === undefined ? tools : await unpackForeignTools(other, unpack);
   const stock = await unpackKernel(set, unpack);
   const kernel =
     flavor === undefined ? stock : await debugKernel({ ...unpack, refresh, tools, stock: set, flavor });
   const patience = patienceFor(options.kernel);
+  // of two versions of a package the one that counts: kernel and QEMU are the other release's, tools the machine's
+  const inUse = [
+    ...own.debs.filter((d) => !isKernelPackage(d.name)),
+    ...set.debs.filter((d) => isKernelPackage(d.name)),
+    ...(other?.debs ?? []).filter((d) => d.name.startsWith('qemu-')),
+  ];
+  const named = new Map(inUse.map((d) => [d.name, d]));
   return {
-    debs:
-      own === set
-        ? set.debs
-        : [
-            ...set.debs.filter((d) => isKernelPackage(d.name)),
-            ...own.debs.filter((d) => !isKernelPackage(d.name)),
-          ],
-    context: { cacheRoot: root, tools, kernel, l2Kernel: stock, patience, progress, signal },
+    debs: [...named.values()],
+    context: { cacheRoot: root, tools, qemu, kernel, l2Kernel: stock, patience, progress, signal },
   };
 }
 

@@ -22,6 +22,8 @@ export interface ToolsTree {
   libc: string;
   /** Its programs are started by its own loader (own-loader.ts), with its own C library. */
   ownLoader?: boolean;
+  /** Codename, of another release than the machine's. */
+  release?: string;
   key: string;
 }
 
@@ -52,15 +54,41 @@ function treeKey(debs: readonly DebRecord[]): string {
   return contentKey([TREE_VERSION, ...debs.map((d) => `${d.name} ${d.sha256}`).sort()]);
 }
 
+/** QEMU of another release, with its own C library. */
+export async function unpackForeignTools(set: PackageSet, options: UnpackOptions): Promise<ToolsTree> {
+  const { dir, key } = await unpackForeign(foreignName(set), set, options, async () => {});
+  return { root: dir, libc: dir, ownLoader: true, release: set.release!, key };
+}
+
+async function unpackForeign(
+  name: string,
+  set: PackageSet,
+  options: UnpackOptions,
+  settle: (staging: string) => Promise<void>,
+): Promise<{ dir: string; key: string }> {
+  const key = foreignKey(options.cacheRoot, set);
+  const final = path.join(options.cacheRoot, 'trees', `${name}-${key}`);
+  const dir = await unpacked(name, key, set.debs, options, async (staging) => {
+    await unpackAll(set.debs, staging, options);
+    await dropDocumentation(staging);
+    await settle(staging);
+    await setLoader(staging, path.join(final, 'usr/lib', TRIPLET, 'ld-linux-x86-64.so.2'));
+  });
+  return { dir, key };
+}
+
 /** A tree whose programs name its loader by path is good in that place only. */
 function foreignKey(cacheRoot: string, set: PackageSet): string {
   return contentKey([treeKey(set.debs), cacheRoot]);
 }
 
+const foreignName = (set: PackageSet): string =>
+  set.kernelVersion === '' ? set.series : `kernel-${set.series}`;
+
 /** The trees of a set are there: its packages are not needed any more. */
 export async function treesExist(cacheRoot: string, set: PackageSet): Promise<boolean> {
   if (set.release !== undefined)
-    return exists(path.join(cacheRoot, 'trees', `kernel-${set.series}-${foreignKey(cacheRoot, set)}`));
+    return exists(path.join(cacheRoot, 'trees', `${foreignName(set)}-${foreignKey(cacheRoot, set)}`));
   const [tools, kernel] = split(set.debs);
   const names = [`tools-${treeKey(tools)}`, `kernel-${set.series}-${treeKey(kernel)}`];
   for (const n of names) if (!(await exists(path.join(cacheRoot, 'trees', n)))) return false;
@@ -116,15 +144,9 @@ export async function unpackKernel(set: PackageSet, options: UnpackOptions): Pro
 
 /** A kernel of another release, with its compiler, in one tree. */
 async function unpackForeignKernel(set: PackageSet, options: UnpackOptions): Promise<KernelTree> {
-  const key = foreignKey(options.cacheRoot, set);
-  const name = `kernel-${set.series}`;
-  const final = path.join(options.cacheRoot, 'trees', `${name}-${key}`);
-  const dir = await unpacked(name, key, set.debs, options, async (staging) => {
-    await unpackAll(set.debs, staging, options);
-    await dropDocumentation(staging);
-    await settleKernel(staging, set.kernelVersion);
-    await setLoader(staging, path.join(final, 'usr/lib', TRIPLET, 'ld-linux-x86-64.so.2'));
-  });
+  const { dir, key } = await unpackForeign(foreignName(set), set, options, (staging) =>
+    settleKernel(staging, set.kernelVersion),
+  );
   const kit = { root: dir, libc: dir, ownLoader: true, key };
   return { root: dir, kernelVersion: set.kernelVersion, headers: headersIn(dir, set), kit, key };
 }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { parseHashes, parseUris } from '../../src/lab/debs.ts';
-import { checkSeries, cloudKernels, noKernel, pickKernel } from '../../src/lab/packages.ts';
+import { checkSeries, cloudKernels, isQemuVersion, noKernel, pickKernel } from '../../src/lab/packages.ts';
 
 const pair = (version: string): string[] => [`linux-image-${version}`, `linux-headers-${version}`];
 
@@ -66,4 +66,13 @@ describe("apt's answers", () => {
       ['a=1:2-4', { bytes: 43, sha256: 'cd34' }],
     ]);
   });
+});
+
+test('a QEMU is asked for by the numbers that its version begins with', () => {
+  expect(isQemuVersion('1:10.0.13+ds-0+deb13u1', '10')).toBe(true);
+  expect(isQemuVersion('1:10.0.13+ds-0+deb13u1', '10.0')).toBe(true);
+  expect(isQemuVersion('1:11.1.3+ds-1~bpo13+1', '11.1')).toBe(true);
+  expect(isQemuVersion('1:10.0.13+ds-0+deb13u1', '1')).toBe(false);
+  expect(isQemuVersion('1:10.0.13+ds-0+deb13u1', '10.1')).toBe(false);
+  expect(isQemuVersion('', '10')).toBe(false);
 });

@@ -40,8 +40,8 @@ describe('the outer machine', () => {
     expect(valuesOf(args({ accel: 'kvm', l1: { cpus: 4, memMib: 2048 } }), '-smp')).toEqual(['4']);
   });
 
-  it('is emulated with 4-level paging and without XSAVE, and passes the CPU through under KVM', () => {
-    expect(valuesOf(args(), '-cpu')).toEqual(['max,la57=off,-xsave']);
+  it('is emulated with 4-level paging and without XSAVE and all that needs it, and passes the CPU through under KVM', () => {
+    expect(valuesOf(args(), '-cpu')).toEqual(['max,la57=off,-xsave,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq']);
     expect(valuesOf(args({ accel: 'kvm' }), '-cpu')).toEqual(['host']);
   });
 
