@@ -27,13 +27,15 @@ export async function loadAndLink(
   },
 ): Promise<LoadedAndLinked> {
   const to = { signal, timeoutMs };
-  const { object, existed } = await (steps.load?.() ?? peer.request('load', params, to));
+  const loaded = await (steps.load?.() ?? peer.request('load', params, to));
+  const { object, existed } = loaded;
   const made: Result<'link'>[] = [];
   try {
     await steps.before?.();
     for (const link of steps.links(object))
       made.push(await peer.request('link', { object: params.name, ...link }, to));
-    return { object, existed, links: made.map((m) => m.link) };
+    // with what else a replacement tells
+    return { ...loaded, links: made.map((m) => m.link) };
   } catch (e) {
     // the first failure is the one to tell
     const undo = { timeoutMs: UNDO_MS };

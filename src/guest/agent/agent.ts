@@ -15,7 +15,7 @@ import type { AgentConfig } from './config.ts';
 import { Control } from './control.ts';
 import type { ControlTimes } from './control.ts';
 import { DesiredState } from './desired.ts';
-import { LocalServer } from './local.ts';
+import { LocalServer, makeWayFor } from './local.ts';
 import { MetricsServer } from './metrics.ts';
 import { agentMethods } from './methods.ts';
 import { openModule } from './module-device.ts';
@@ -165,6 +165,7 @@ export class Agent implements AsyncDisposable {
         await this.#registrar?.release(seconds * 1000);
       },
     });
+    await makeWayFor(this.#config.socket, signal);
     const held = await holdState(this.#config.state, signal);
     this.#undo.add('state directory', held.release);
     checkPortFree(this.#config.port);
