@@ -56,7 +56,8 @@ export default defineConfig({
           ...common,
           // too long for every run
           name: 'slow',
-          include: ['test/lab/seen-from-l1.test.ts'],
+          include: ['test/lab/seen-from-l1.test.ts', 'test/integration/instructions.test.ts'],
+          env: { HT_MUTANTS: process.env['HT_MUTANTS'] ?? '1000000' },
           testTimeout: 900_000,
           hookTimeout: 1_200_000,
           ...emulators,
