@@ -196,15 +196,15 @@ for (const spec of all) {
   const watching = (async () => { for (;;) ends += (await a.whenLinkEnds(stop.signal)).length; })().catch(() => {});
   const links = Number(times) / all.length;
   for (let j = 0; j < links; j++) {
-    if (j % 3 === 0) a.unlink();
+    if (j % 3 === 0) await a.unlink();
     if (j % 4) await wait((j % 4) * 8);
     try {
-      a.link(); // in place of itself, unless it was ended
+      await a.link(); // in place of itself, unless it was ended
     } catch (e) {
       // the end was told in between, or not yet: what is there is replaced or there is nothing
       if (e.code !== 'HT_BUSY') throw e;
-      a.unlink();
-      a.link();
+      await a.unlink();
+      await a.link();
     }
     if (j % 5 === 0) await wait(40);
   }

@@ -138,15 +138,15 @@ for (const [i, options] of all.entries()) {
   const begin = performance.now();
   const here = Math.ceil(left / (all.length - i));
   let longestMs = 0;
-  const timed = (f) => {
+  const timed = async (f) => {
     const t = performance.now();
-    f();
+    await f();
     longestMs = Math.max(longestMs, Math.round(performance.now() - t));
   };
   for (let j = 1; j < here; j++) {
-    if (j % 3 !== 2) timed(() => a.unlink());
+    if (j % 3 !== 2) await timed(() => a.unlink());
     if (j % 4) await wait((j % 4) * 7);
-    timed(() => a.link());
+    await timed(() => a.link());
     if (j % 5 === 0) await wait(30);
   }
   left -= here;
