@@ -13,11 +13,10 @@
 #include "guest.h"
 #include "kmod/lookup_name.h"
 
-/* exported, declared in a header since 6.12 only */
-extern bool itlb_multihit_kvm_mitigation;
-
 /* The largest page that KVM uses here, if the processor has any; NULL: not known */
 static const int *htg_kvm_max_level;
+/* Whether processors have trouble with executable large pages; NULL: not known */
+static const bool *htg_itlb_multihit;
 
 /*
  * Whether KVM, as it is now, would give this VM large entries that may be written and executed: not where processors
@@ -27,8 +26,8 @@ static const int *htg_kvm_max_level;
  */
 static bool htg_large_ok(const struct kvm *kvm)
 {
-	return htg_kvm_max_level && READ_ONCE(*htg_kvm_max_level) >= PG_LEVEL_2M &&
-	       (!READ_ONCE(itlb_multihit_kvm_mitigation) || kvm->arch.disable_nx_huge_pages) &&
+	return htg_kvm_max_level && htg_itlb_multihit && READ_ONCE(*htg_kvm_max_level) >= PG_LEVEL_2M &&
+	       (!READ_ONCE(*htg_itlb_multihit) || kvm->arch.disable_nx_huge_pages) &&
 	       !atomic_read(&kvm->arch.noncoherent_dma_count);
 }
 
@@ -140,7 +139,8 @@ void htg_grace_l2s(const unsigned long *l2s)
 
 int htg_entry_init(void)
 {
-	htg_kvm_max_level = (const int *)ht_lookup_name("max_huge_page_level");
+	htg_kvm_max_level = ht_lookup_variable("max_huge_page_level");
+	htg_itlb_multihit = ht_lookup_variable("itlb_multihit_kvm_mitigation");
 	return tracepoint_probe_register(&__tracepoint_kvm_entry, htg_kvm_entry, NULL);
 }
 

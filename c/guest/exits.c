@@ -14,11 +14,8 @@
 #include <asm/processor.h>
 #include <linux/smp.h>
 #include "guest.h"
+#include "kvm_calls.h"
 #include "hyperturtle/exit.h"
-
-/* exported, but declared in headers of KVM's own (cpuid.h, x86.h); the same in 6.1 and 6.12 */
-bool kvm_cpuid(struct kvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx, bool exact_only);
-bool kvm_msr_allowed(struct kvm_vcpu *vcpu, u32 index, u32 type);
 
 /* All that the answers depend on. Compared as bytes, so made from zeroed memory. */
 struct htg_exit_key {
@@ -97,16 +94,16 @@ static void htg_exit_fill(struct kvm_vcpu *vcpu, struct ht_exit_cpu *e)
 		struct ht_exit_cpuid *c = &e->cpuids[ht_exit_cpuid_slot(e->want_arg, e->want_sub)];
 		u32 eax = e->want_arg, ebx, ecx = e->want_sub, edx;
 
-		kvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx, false);
+		htg_kvm(kvm_cpuid)(vcpu, &eax, &ebx, &ecx, &edx, false);
 		*c = (struct ht_exit_cpuid){ .leaf = e->want_arg, .subleaf = e->want_sub, .eax = eax, .ebx = ebx,
 					     .ecx = ecx, .edx = edx, .generation = e->generation };
 	} else if (e->want == HT_EXIT_RDMSR + 1 && htg_exit_msr_ok(e->want_arg) &&
-		   kvm_msr_allowed(vcpu, e->want_arg, KVM_MSR_FILTER_READ)) {
+		   htg_kvm(kvm_msr_allowed)(vcpu, e->want_arg, KVM_MSR_FILTER_READ)) {
 		struct ht_exit_msr *m = &e->msrs[e->want_arg & (HT_EXIT_MSR_SLOTS - 1)];
 		u64 value;
 
 		/* one that L2 has not: L1 injects the fault */
-		if (!kvm_get_msr(vcpu, e->want_arg, &value))
+		if (!htg_kvm(ht_kvm_get_msr_fn)(vcpu, e->want_arg, &value))
 			*m = (struct ht_exit_msr){ .msr = e->want_arg, .generation = e->generation,
 						   .value = value };
 	}

@@ -79,7 +79,7 @@ static inline void htg_put_large(u64 word)
 	unsigned int i;
 
 	for (i = 0; i < HTG_GRANULE; i++)
-		htg_put_frame(nth_page(page, i));
+		htg_put_frame(page + i);
 }
 
 /* arena.c */

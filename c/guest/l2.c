@@ -28,7 +28,8 @@
 #include <linux/workqueue.h>
 #include <asm/smp.h>
 #include "guest.h"
-#include "kmod/ftrace_hook.h"
+#include "kvm_calls.h"
+#include "kmod/direct_hook.h"
 
 /* kernel.ftrace_enabled, if its name is known */
 static const int *htg_ftrace_enabled;
@@ -65,7 +66,6 @@ struct htg_l2 {
 static DEFINE_HASHTABLE(htg_l2s, 6);	/* readers: RCU; writers: htg_lock */
 static DEFINE_IDA(htg_l2_ida);
 static atomic_t htg_l2_n;
-DEFINE_STATIC_SRCU(htg_hook_srcu);
 
 u64 htg_l2_count(void)
 {
@@ -317,7 +317,7 @@ static void htg_l2_again(struct work_struct *work)
 	struct kvm *kvm = NULL;
 
 	mutex_lock(&htg_lock);
-	if (!l2->dead && kvm_get_kvm_safe(l2->kvm)) /* it is memory until htg_destroy_vm() has made us dead */
+	if (!l2->dead && htg_kvm(kvm_get_kvm_safe)(l2->kvm)) /* it is memory until htg_destroy_vm() has made us dead */
 		kvm = l2->kvm;
 	mutex_unlock(&htg_lock);
 	if (!kvm)
@@ -331,7 +331,7 @@ static void htg_l2_again(struct work_struct *work)
 		mutex_unlock(&kvm->slots_lock);
 		mmput(l2->mm);
 	}
-	kvm_put_kvm(kvm);
+	htg_kvm(kvm_put_kvm)(kvm);
 }
 
 /* Frames of the RAM that is exported now. Caller holds htg_lock. */
@@ -390,44 +390,33 @@ static void htg_l2_kill(struct htg_l2 *l2)
 
 /* --- what KVM does --- */
 
-static struct ht_ftrace_hook htg_flush_hook, htg_prepare_hook, htg_commit_hook, htg_destroy_hook;
-
 /*
  * A slot is about to be zapped, because it goes or moves: the first that KVM does with it besides marking it invalid
  * (kvm_invalidate_memslot). Until the commit, or the failure, programs do not act: KVM's own faults on that slot are
  * retried, and what a program wrote after the zap nothing would ever zap again.
  */
-static void htg_flush_shadow_memslot(struct kvm *kvm, struct kvm_memory_slot *slot)
+static int htg_flush_shadow_memslot(struct ht_call *call)
 {
-	void (*orig)(struct kvm *kvm, struct kvm_memory_slot *slot) = (void *)htg_flush_hook.addr;
-	int idx = srcu_read_lock(&htg_hook_srcu);
-	struct htg_l2 *l2 = htg_l2_lock(kvm);
+	struct htg_l2 *l2 = htg_l2_lock((struct kvm *)call->args[0]);
 
 	if (l2) {
 		htg_l2_pause(l2);
 		mutex_unlock(&htg_lock);
 	}
-	orig(kvm, slot);
-	srcu_read_unlock(&htg_hook_srcu, idx);
+	return HT_GO_ON;
 }
 
 /* Before slots come or change flags; those that go or move are off already. */
-static int htg_prepare_memory_region(struct kvm *kvm, const struct kvm_memory_slot *old,
-				     struct kvm_memory_slot *new, enum kvm_mr_change change)
+static int htg_prepare_memory_region(struct ht_call *call)
 {
-	int (*orig)(struct kvm *kvm, const struct kvm_memory_slot *old, struct kvm_memory_slot *new,
-		    enum kvm_mr_change change) = (void *)htg_prepare_hook.addr;
-	int idx = srcu_read_lock(&htg_hook_srcu), ret;
-	struct htg_l2 *l2 = htg_l2_lock(kvm);
+	struct htg_l2 *l2 = htg_l2_lock((struct kvm *)call->args[0]);
 
 	if (l2) {
 		htg_l2_pause(l2);
 		l2->slot_changes++;
 		mutex_unlock(&htg_lock);
 	}
-	ret = orig(kvm, old, new, change);
-	srcu_read_unlock(&htg_hook_srcu, idx);
-	return ret;
+	return HT_GO_ON;
 }
 
 /* Whether any of a slot's memory is of a turtlefs file. Caller holds kvm->slots_lock. */
@@ -445,52 +434,42 @@ static bool htg_slot_is_ours(struct kvm *kvm, const struct kvm_memory_slot *slot
 	return ours;
 }
 
-static void htg_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *old,
-				     const struct kvm_memory_slot *new, enum kvm_mr_change change)
+static int htg_commit_later(struct ht_call *call)
 {
-	void (*orig)(struct kvm *kvm, struct kvm_memory_slot *old, const struct kvm_memory_slot *new,
-		     enum kvm_mr_change change) = (void *)htg_commit_hook.addr;
-	int idx = srcu_read_lock(&htg_hook_srcu);
-	struct htg_l2 *l2;
+	return HT_AROUND;
+}
 
-	orig(kvm, old, new, change);
-	l2 = htg_l2_lock(kvm);
+/* (struct kvm *, struct kvm_memory_slot *old, const struct kvm_memory_slot *new, enum kvm_mr_change) */
+static void htg_commit_memory_region(struct ht_call *call)
+{
+	struct kvm *kvm = (struct kvm *)call->args[0];
+	struct htg_l2 *l2 = htg_l2_lock(kvm);
+
 	if (l2) {
 		htg_l2_export(l2, false);
 		mutex_unlock(&htg_lock);
-	} else if (change == KVM_MR_CREATE && htg_slot_is_ours(kvm, new)) {
+	} else if ((u32)call->args[3] == KVM_MR_CREATE &&
+		   htg_slot_is_ours(kvm, (const struct kvm_memory_slot *)call->args[2])) {
 		htg_watch_note(HTG_EVENT_VM, task_tgid(current));
 	}
-	srcu_read_unlock(&htg_hook_srcu, idx);
 }
 
-static void htg_destroy_vm(struct kvm *kvm)
+static int htg_destroy_vm(struct ht_call *call)
 {
-	void (*orig)(struct kvm *kvm) = (void *)htg_destroy_hook.addr;
-	int idx = srcu_read_lock(&htg_hook_srcu);
-	struct htg_l2 *l2 = htg_l2_lock(kvm);
+	struct htg_l2 *l2 = htg_l2_lock((struct kvm *)call->args[0]);
 
 	if (l2) {
 		htg_l2_kill(l2);
 		mutex_unlock(&htg_lock);
 	}
-	orig(kvm);
-	srcu_read_unlock(&htg_hook_srcu, idx);
+	return HT_GO_ON;
 }
 
-/* Memory safety rests on each of them: none can be switched off while L2s may be registered. */
-static struct ht_ftrace_hook htg_flush_hook = {
-	.name = "kvm_arch_flush_shadow_memslot", .replacement = htg_flush_shadow_memslot, .permanent = true,
-};
-static struct ht_ftrace_hook htg_prepare_hook = {
-	.name = "kvm_arch_prepare_memory_region", .replacement = htg_prepare_memory_region, .permanent = true,
-};
-static struct ht_ftrace_hook htg_commit_hook = {
-	.name = "kvm_arch_commit_memory_region", .replacement = htg_commit_memory_region, .permanent = true,
-};
-static struct ht_ftrace_hook htg_destroy_hook = {
-	.name = "kvm_arch_destroy_vm", .replacement = htg_destroy_vm, .permanent = true,
-};
+/* Memory safety rests on each of them: none can be switched off while L2s may be registered (ht_hooks_stay_on). */
+HT_HOOK(htg_flush, "kvm_arch_flush_shadow_memslot", htg_flush_shadow_memslot, ht_no_after);
+HT_HOOK(htg_prepare, "kvm_arch_prepare_memory_region", htg_prepare_memory_region, ht_no_after);
+HT_HOOK(htg_commit, "kvm_arch_commit_memory_region", htg_commit_later, htg_commit_memory_region);
+HT_HOOK(htg_destroy, "kvm_arch_destroy_vm", htg_destroy_vm, ht_no_after);
 
 /* --- what the VMM's address space does --- */
 
@@ -605,8 +584,8 @@ static int htg_l2_check(struct kvm *kvm)
 {
 	bool tdp_mmu;
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
-	bool *flag = (bool *)ht_lookup_name("tdp_mmu_enabled");
+#ifndef HT_HAS_KVM_TDP_MMU_ENABLED
+	bool *flag = ht_lookup_variable("tdp_mmu_enabled");
 
 	tdp_mmu = flag && *flag;
 #else
@@ -650,7 +629,7 @@ long htg_l2_register(const struct htg_register *req)
 	if (!kvm_file)
 		return -EBADF;
 	ret = -EBADF;
-	if (!file_is_kvm(kvm_file))
+	if (!htg_kvm(file_is_kvm)(kvm_file))
 		goto put_kvm;
 	kvm = kvm_file->private_data;	/* stays while we hold the file */
 	ret = htg_l2_check(kvm);
@@ -746,52 +725,43 @@ void htg_l2_arena_gone(void)
 		htg_l2_kill(l2);
 }
 
-static struct ht_ftrace_hook *const htg_hooks[] = {
+static struct ht_kvm_hook *const htg_hooks[] = {
 	&htg_flush_hook, &htg_prepare_hook, &htg_commit_hook, &htg_destroy_hook,
 };
 
-static void htg_l2_cannot_hook(const char *name, int ret)
-{
-	const char *why = "see this number";
-
-	if (ret == -ENOENT)
-		why = "is kvm loaded?";
-	else if (htg_ftrace_enabled && !READ_ONCE(*htg_ftrace_enabled))
-		why = "ftrace is off: sysctl kernel.ftrace_enabled=1, and load again";
-	else if (ret == -EBUSY)
-		why = "a live patch has it (/sys/kernel/livepatch), or ftrace is off";
-	pr_err("hyperturtle: cannot hook %s (%d): %s\n", name, ret, why);
-}
-
 int htg_l2_init(void)
 {
-	int i, ret;
+	int ret;
 
-	htg_ftrace_enabled = (const int *)ht_lookup_name("ftrace_enabled");
-	for (i = 0; i < ARRAY_SIZE(htg_hooks); i++) {
-		ret = ht_hook_arm(htg_hooks[i]);
-		if (ret) {
-			htg_l2_cannot_hook(htg_hooks[i]->name, ret);
-			goto disarm;
-		}
+	htg_ftrace_enabled = ht_lookup_variable("ftrace_enabled");
+	ret = ht_hooks_stay_on();
+	if (ret) {
+		pr_err("hyperturtle: cannot hook KVM (%d): %s\n", ret,
+		       ret == -EBUSY ? "ftrace is off: sysctl kernel.ftrace_enabled=1, and load again" :
+				       "ftrace does not work, see the kernel log");
+		return ret;
 	}
-	ret = htg_entry_init();
+	ret = ht_hooks_arm(htg_hooks, ARRAY_SIZE(htg_hooks));
+	if (ret) {
+		if (ret == -ENOENT)
+			pr_err("hyperturtle: kvm has no functions to hook: is it loaded?\n");
+		goto off;
+	}
+	/* now that kvm.ko is held, and before an L2 can be registered: until then hooks call nothing in it */
+	ret = htg_kvm_bind();
+	ret = ret ?: htg_entry_init();
 	if (!ret)
 		return 0;
-disarm:
-	while (i--)
-		ht_hook_disarm(htg_hooks[i]);
-	ht_hooks_drain(&htg_hook_srcu);
+	ht_hooks_disarm(htg_hooks, ARRAY_SIZE(htg_hooks));
+off:
+	ht_hooks_stay_off();
 	return ret;
 }
 
 void htg_l2_exit(void)
 {
-	int i;
-
 	htg_entry_exit();
-	for (i = ARRAY_SIZE(htg_hooks); i--; )
-		ht_hook_disarm(htg_hooks[i]);
-	ht_hooks_drain(&htg_hook_srcu);
+	ht_hooks_disarm(htg_hooks, ARRAY_SIZE(htg_hooks));
+	ht_hooks_stay_off();
 	ida_destroy(&htg_l2_ida);
 }

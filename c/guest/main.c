@@ -8,7 +8,7 @@
 #include <linux/module.h>
 #include <linux/uaccess.h>
 #include "guest.h"
-#include "kmod/no_ibt.h"
+#include "kmod/lookup_name.h"
 
 struct htg_counters htg_count;
 
@@ -118,7 +118,7 @@ static struct miscdevice htg_misc = {
 
 static int __init htg_init(void)
 {
-	int ret = ht_refuse_ibt();
+	int ret = ht_lookup_init();
 
 	ret = ret ?: htg_pool_init();
 	if (ret)

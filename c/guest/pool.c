@@ -186,7 +186,7 @@ static void htg_refill_large_work(struct kthread_work *work)
 		split_page(page, HTG_LARGE_ORDER);
 		atomic64_add(HTG_GRANULE, &htg_count.frames_allocated);
 		for (i = 0; i < HTG_GRANULE; i++) { /* page by page: 2 MiB in one go keep a CPU too long */
-			clear_highpage(nth_page(page, i));
+			clear_highpage(page + i);
 			cond_resched();
 		}
 		if (!htg_large_push(page)) {

@@ -531,18 +531,24 @@ static int htg_mknod(struct inode *dir, struct dentry *dentry, umode_t mode)
 
 	if (!inode)
 		return -ENOSPC;
-	d_instantiate(dentry, inode);
-	dget(dentry);	/* files live in memory only: pinned until unlink */
+	ht_d_keep(dentry, inode);	/* files live in memory only */
 	ht_inode_touch(dir);
 	return 0;
 }
 
-static int htg_create(struct ht_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode, bool excl)
+/* O_EXCL, of which newer kernels do not tell any more, concerns those who share files with other machines */
+static int __maybe_unused htg_create_excl(struct ht_idmap *idmap, struct inode *dir, struct dentry *dentry,
+					  umode_t mode, bool excl)
 {
 	return htg_mknod(dir, dentry, S_IFREG | (mode & S_IALLUGO));
 }
 
-static int htg_mkdir(struct ht_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+static int __maybe_unused htg_create(struct ht_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	return htg_mknod(dir, dentry, S_IFREG | (mode & S_IALLUGO));
+}
+
+static int htg_make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 {
 	int ret = htg_mknod(dir, dentry, S_IFDIR | (mode & S_IALLUGO));
 
@@ -551,8 +557,21 @@ static int htg_mkdir(struct ht_idmap *idmap, struct inode *dir, struct dentry *d
 	return ret;
 }
 
+#ifdef HT_HAS_MKDIR_DENTRY	/* NULL: the one that was given */
+static struct dentry *htg_mkdir(struct ht_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	return ERR_PTR(htg_make_dir(dir, dentry, mode));
+}
+#else
+static int htg_mkdir(struct ht_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	return htg_make_dir(dir, dentry, mode);
+}
+#endif
+
 static const struct inode_operations htg_dir_iops = {
-	.create = htg_create,
+	.create = _Generic(((struct inode_operations *)NULL)->create, typeof(&htg_create): htg_create,
+			   default: htg_create_excl),
 	.mkdir = htg_mkdir,
 	.lookup = simple_lookup,
 	.unlink = simple_unlink,
@@ -603,7 +622,7 @@ static int htg_statfs(struct dentry *dentry, struct kstatfs *st)
 
 static const struct super_operations htg_sops = {
 	.statfs = htg_statfs,
-	.drop_inode = generic_delete_inode,
+	.drop_inode = ht_inode_drop,
 	.evict_inode = htg_evict,
 };
 
@@ -636,7 +655,7 @@ static struct file_system_type htg_fs_type = {
 	.owner = THIS_MODULE,
 	.name = "turtlefs",
 	.init_fs_context = htg_init_fs_context,
-	.kill_sb = kill_litter_super,
+	.kill_sb = ht_kill_super,
 };
 MODULE_ALIAS_FS("turtlefs");
 

@@ -10,17 +10,17 @@
  * instruction; svm/nested.c nested_svm_exit_handled, nested_svm_vmrun; vmx/vmx.c __vmx_handle_exit; vmx/nested.c
  * nested_vmx_reflect_vmexit; x86.c kvm_skip_emulated_instruction. Whenever in doubt: PASS, and L1 gets its exit.
  */
+#include <linux/kvm_host.h>
+#include <linux/module.h>
 #include <asm/svm.h>
 #include <asm/vmx.h>
-#include <linux/module.h>
 #include "run.h"
-#include "kmod/ftrace_hook.h"
+#include "kvm_calls.h"
+#include "kmod/direct_hook.h"
 
 static bool ht_exit_wanted = true;
 module_param_named(exit_hook, ht_exit_wanted, bool, 0444);
 MODULE_PARM_DESC(exit_hook, "hook L2 exits to L1 (default: on)");
-
-DEFINE_STATIC_SRCU(ht_exit_srcu);
 
 /* Of one L1 vCPU. Only its own thread touches it. */
 struct ht_exit_vcpu {
@@ -45,13 +45,12 @@ struct ht_exit_info {
 
 struct ht_exit_vendor {
 	const char *name;
-	struct ht_ftrace_hook around, vmexit, vmentry;
-	const char *caller;	/* the only function from which `around` counts, or NULL: any */
-	const char *info_name, *cpl_name;
-	void (*get_info)(struct kvm_vcpu *vcpu, u32 *reason, u64 *info1, u64 *info2, u32 *intr, u32 *error);
+	const char *sign;	/* a function that it has: it is loaded */
+	struct ht_kvm_hook *const *hooks;
+	int (*find)(void);	/* what is called in it */
 	int (*get_cpl)(struct kvm_vcpu *vcpu);
+	void (*get_cs_db_l_bits)(struct kvm_vcpu *vcpu, int *db, int *l);
 	void (*classify)(struct kvm_vcpu *vcpu, struct ht_exit_info *e);
-	struct module *owner;	/* held while armed; NULL: built in */
 	bool armed;
 };
 static struct ht_exit_vendor ht_svm, ht_vmx;
@@ -66,7 +65,7 @@ static void ht_svm_classify(struct kvm_vcpu *vcpu, struct ht_exit_info *e)
 	u32 code = 0, event = 0, error;
 	u64 info1 = 0, info2;
 
-	ht_svm.get_info(vcpu, &code, &info1, &info2, &event, &error);
+	ht_kvm(svm_get_exit_info)(vcpu, &code, &info1, &info2, &event, &error);
 	*e = (struct ht_exit_info){ .kind = HT_EXIT_OTHER, .code = code, .info1 = info1,
 				    .event = event & SVM_EXITINTINFO_VALID };
 	switch (code) {
@@ -100,7 +99,7 @@ static void ht_vmx_classify(struct kvm_vcpu *vcpu, struct ht_exit_info *e)
 	u32 code = 0, intr, error;
 	u64 info1 = 0, vectoring = 0;
 
-	ht_vmx.get_info(vcpu, &code, &info1, &vectoring, &intr, &error);
+	ht_kvm(vmx_get_exit_info)(vcpu, &code, &info1, &vectoring, &intr, &error);
 	*e = (struct ht_exit_info){ .kind = HT_EXIT_OTHER, .code = code, .info1 = info1,
 				    .event = vectoring & VECTORING_INFO_VALID_MASK };
 	switch (code) { /* all of it: a failed entry has its high bit set */
@@ -146,11 +145,11 @@ static void ht_exit_msr(struct kvm_vcpu *vcpu, const struct ht_exit_args *args, 
 	e->kind = HT_EXIT_OTHER;
 }
 
-static u32 ht_exit_bits(struct kvm_vcpu *vcpu)
+static u32 ht_exit_bits(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v)
 {
 	int db = 0, l = 0;
 
-	static_call(kvm_x86_get_cs_db_l_bits)(vcpu, &db, &l);
+	v->get_cs_db_l_bits(vcpu, &db, &l);
 	if (l && (vcpu->arch.efer & EFER_LMA))
 		return 64;
 	return db ? 32 : 16;
@@ -165,11 +164,11 @@ static void ht_exit_fill(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v, 
 	*ctx = (struct ht_exit_ctx){
 		.kind = e->kind, .arg = e->arg, .bytes = e->bytes, .write = e->write, .code = e->code,
 		.info1 = e->info1, .vcpu = vcpu->vcpu_id, .now_ns = now, .cpl = v->get_cpl(vcpu),
-		.bits = ht_exit_bits(vcpu), .rip = kvm_get_linear_rip(vcpu), .action = HT_EXIT_PASS,
+		.bits = ht_exit_bits(vcpu, v), .rip = ht_kvm(kvm_get_linear_rip)(vcpu), .action = HT_EXIT_PASS,
 	};
 	/* without nested paging L1's table is an ordinary one: no L2 is known by it */
 	if (mmu == &vcpu->arch.guest_mmu)
-		ctx->root = mmu->get_guest_pgd(vcpu) & HT_PFN_MASK;
+		ctx->root = ht_mmu_walk(mmu)->get_guest_pgd(vcpu) & HT_PFN_MASK;
 	/* the instruction set's numbers are KVM's; RSP and RIP, which VMX reads late, are no business of programs */
 	for (i = 0; i < HT_EXIT_REGS; i++)
 		ctx->regs[i] = i == HT_RSP ? 0 : vcpu->arch.regs[i];
@@ -178,14 +177,14 @@ static void ht_exit_fill(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v, 
 /* The answer's registers, behind the instruction. 0: L2 goes on; or the reason to pass. */
 static int ht_exit_resume(struct kvm_vcpu *vcpu, const struct ht_exit_ctx *ctx)
 {
-	unsigned long rip = kvm_get_linear_rip(vcpu);
+	unsigned long rip = ht_kvm(kvm_get_linear_rip)(vcpu);
 	int i;
 
-	kvm_skip_emulated_instruction(vcpu);
+	ht_kvm(kvm_skip_emulated_instruction)(vcpu);
 	/* where the hardware does not tell the length KVM decodes, and fetching may fault: L2 or L1 has that fault now */
 	if (!ht_in_l2(vcpu))
 		return 0;
-	if (kvm_get_linear_rip(vcpu) == rip)
+	if (ht_kvm(kvm_get_linear_rip)(vcpu) == rip)
 		return vcpu->arch.exception.pending || vcpu->arch.exception_vmexit.pending ? 0 :
 											     HT_EXIT_R_NOT_SKIPPED;
 	for (i = 0; i < HT_EXIT_REGS; i++)
@@ -309,175 +308,189 @@ leave:
 	ht_vm_leave(vm, idx);
 }
 
+/* Whether the exit with which this vCPU left L2 is L1's now, and was asked for. */
+static bool ht_exit_returns(struct kvm_vcpu *vcpu)
+{
+	struct ht_linked *l;
+	struct ht_exit *x;
+	struct ht_vm *vm;
+	bool ret = false;
+	int idx;
+
+	vm = ht_vm_enter(vcpu->kvm, &idx);
+	if (!vm)
+		return false;
+	l = srcu_dereference(vm->linked[HT_HOOK_EXIT], &vm->srcu);
+	x = l ? l->priv : NULL;
+	if (x && vcpu->vcpu_idx < x->vcpu_count)
+		ret = x->vcpus[vcpu->vcpu_idx].in_l1;
+	ht_vm_leave(vm, idx);
+	return ret;
+}
+
 /*
  * An exit of the hardware from L2: from here to ht_exit_end() the vCPU is armed. The VM is held all the while, so that
  * what was armed is still there to be disarmed.
  */
-static struct ht_exit_vcpu *ht_exit_begin(struct kvm_vcpu *vcpu, struct ht_vm **vm, int *idx)
+static int ht_exit_begin(struct ht_call *call)
 {
-	struct ht_exit_vcpu *s = NULL;
+	struct kvm_vcpu *vcpu = (struct kvm_vcpu *)call->args[0];
 	struct ht_linked *l;
 	struct ht_exit *x;
+	struct ht_vm *vm;
+	int idx;
 
-	*vm = ht_vm_enter(vcpu->kvm, idx);
-	if (!*vm)
-		return NULL;
-	l = srcu_dereference((*vm)->linked[HT_HOOK_EXIT], &(*vm)->srcu);
+	vm = ht_vm_enter(vcpu->kvm, &idx);
+	if (!vm)
+		return HT_GO_ON;
+	l = srcu_dereference(vm->linked[HT_HOOK_EXIT], &vm->srcu);
 	x = l ? l->priv : NULL;
-	if (x && vcpu->vcpu_idx < x->vcpu_count) {
-		s = &x->vcpus[vcpu->vcpu_idx];
-		s->armed = true;
+	if (!x || vcpu->vcpu_idx >= x->vcpu_count) {
+		ht_vm_leave(vm, idx);
+		return HT_GO_ON;
 	}
-	return s;
+	x->vcpus[vcpu->vcpu_idx].armed = true;
+	call->priv[0] = (unsigned long)&x->vcpus[vcpu->vcpu_idx];
+	call->priv[1] = (unsigned long)vm;
+	call->priv[2] = idx;
+	return HT_AROUND;
 }
 
-static void ht_exit_end(struct ht_exit_vcpu *s, struct ht_vm *vm, int idx)
+static void ht_exit_end(struct ht_call *call)
 {
-	if (s)
-		s->armed = false;
-	if (vm)
-		ht_vm_leave(vm, idx);
+	((struct ht_exit_vcpu *)call->priv[0])->armed = false;
+	ht_vm_leave((struct ht_vm *)call->priv[1], call->priv[2]);
+}
+
+/* The only function from which svm_around counts */
+static unsigned long ht_svm_caller, ht_svm_caller_size;
+
+/* Not from svm_check_intercept: there KVM's emulator is at work on the instruction. */
+static int ht_svm_exit_begin(struct ht_call *call)
+{
+	return call->parent - ht_svm_caller < ht_svm_caller_size ? ht_exit_begin(call) : HT_GO_ON;
 }
 
 /* struct vcpu_svm begins with its struct kvm_vcpu (svm.h, 6.1 and 6.12: BUILD_BUG_ON in svm_vcpu_create) */
-static int ht_svm_around(struct kvm_vcpu *vcpu)
+static int ht_svm_vmexit(struct ht_call *call)
 {
-	int idx = srcu_read_lock(&ht_exit_srcu), vm_idx, ret;
-	struct ht_vm *vm;
-	struct ht_exit_vcpu *s = ht_exit_begin(vcpu, &vm, &vm_idx);
-
-	ret = ((int (*)(struct kvm_vcpu *))ht_svm.around.addr)(vcpu);
-	ht_exit_end(s, vm, vm_idx);
-	srcu_read_unlock(&ht_exit_srcu, idx);
-	return ret;
+	call->answer = 0;
+	return ht_exit_before((struct kvm_vcpu *)call->args[0], &ht_svm) ? HT_ANSWER : HT_GO_ON;
 }
 
-static int ht_svm_vmexit(struct kvm_vcpu *vcpu)
+static int ht_vmx_vmexit(struct ht_call *call)
 {
-	int idx = srcu_read_lock(&ht_exit_srcu), ret = 0;
-
-	if (!ht_exit_before(vcpu, &ht_svm))
-		ret = ((int (*)(struct kvm_vcpu *))ht_svm.vmexit.addr)(vcpu);
-	srcu_read_unlock(&ht_exit_srcu, idx);
-	return ret;
+	return ht_exit_before((struct kvm_vcpu *)call->args[0], &ht_vmx) ? HT_ANSWER : HT_GO_ON;
 }
 
-static int ht_svm_vmentry(struct kvm_vcpu *vcpu)
+static int ht_svm_vmentry(struct ht_call *call)
 {
-	int idx = srcu_read_lock(&ht_exit_srcu), ret;
+	return ht_exit_returns((struct kvm_vcpu *)call->args[0]) ? HT_AROUND : HT_GO_ON;
+}
 
-	ret = ((int (*)(struct kvm_vcpu *))ht_svm.vmentry.addr)(vcpu);
+/* bool from_vmentry is the second argument */
+static int ht_vmx_vmentry(struct ht_call *call)
+{
+	return (u8)call->args[1] && ht_exit_returns((struct kvm_vcpu *)call->args[0]) ? HT_AROUND : HT_GO_ON;
+}
+
+static void ht_svm_vmentered(struct ht_call *call)
+{
+	struct kvm_vcpu *vcpu = (struct kvm_vcpu *)call->args[0];
+
 	if (ht_in_l2(vcpu))
 		ht_exit_after(vcpu, &ht_svm);
-	srcu_read_unlock(&ht_exit_srcu, idx);
-	return ret;
 }
 
-static bool ht_vmx_around(struct kvm_vcpu *vcpu)
+static void ht_vmx_vmentered(struct ht_call *call)
 {
-	int idx = srcu_read_lock(&ht_exit_srcu), vm_idx;
-	struct ht_vm *vm;
-	struct ht_exit_vcpu *s = ht_exit_begin(vcpu, &vm, &vm_idx);
-	bool ret;
+	struct kvm_vcpu *vcpu = (struct kvm_vcpu *)call->args[0];
 
-	ret = ((bool (*)(struct kvm_vcpu *))ht_vmx.around.addr)(vcpu);
-	ht_exit_end(s, vm, vm_idx);
-	srcu_read_unlock(&ht_exit_srcu, idx);
-	return ret;
-}
-
-static void ht_vmx_vmexit(struct kvm_vcpu *vcpu, u32 reason, u32 intr, unsigned long qual)
-{
-	int idx = srcu_read_lock(&ht_exit_srcu);
-
-	if (!ht_exit_before(vcpu, &ht_vmx)) {
-		((void (*)(struct kvm_vcpu *, u32, u32, unsigned long))ht_vmx.vmexit.addr)(vcpu, reason, intr,
-											  qual);
-		barrier();
-	}
-	srcu_read_unlock(&ht_exit_srcu, idx);
-}
-
-static int ht_vmx_vmentry(struct kvm_vcpu *vcpu, bool from_vmentry)
-{
-	int idx = srcu_read_lock(&ht_exit_srcu), ret;
-
-	ret = ((int (*)(struct kvm_vcpu *, bool))ht_vmx.vmentry.addr)(vcpu, from_vmentry);
-	if (from_vmentry && ht_in_l2(vcpu))
+	if (ht_in_l2(vcpu))
 		ht_exit_after(vcpu, &ht_vmx);
-	srcu_read_unlock(&ht_exit_srcu, idx);
-	return ret;
+}
+
+HT_HOOK(ht_svm_around, "nested_svm_exit_handled", ht_svm_exit_begin, ht_exit_end);
+HT_HOOK(ht_svm_vmexit, "nested_svm_vmexit", ht_svm_vmexit, ht_no_after);
+HT_HOOK(ht_svm_vmentry, "nested_svm_vmrun", ht_svm_vmentry, ht_svm_vmentered);
+HT_HOOK(ht_vmx_around, "nested_vmx_reflect_vmexit", ht_exit_begin, ht_exit_end);
+HT_HOOK(ht_vmx_vmexit, "nested_vmx_vmexit", ht_vmx_vmexit, ht_no_after);
+HT_HOOK(ht_vmx_vmentry, "nested_vmx_enter_non_root_mode", ht_vmx_vmentry, ht_vmx_vmentered);
+
+#define HT_EXIT_HOOKS 3
+static struct ht_kvm_hook *const ht_svm_hooks[HT_EXIT_HOOKS] = { &ht_svm_around_hook, &ht_svm_vmexit_hook, &ht_svm_vmentry_hook };
+static struct ht_kvm_hook *const ht_vmx_hooks[HT_EXIT_HOOKS] = { &ht_vmx_around_hook, &ht_vmx_vmexit_hook, &ht_vmx_vmentry_hook };
+
+static int ht_svm_find(void)
+{
+	int ret = ht_svm_bind();
+
+	if (ret)
+		return ret;
+	ht_svm_caller = ht_lookup_function("svm_handle_exit");
+	if (ht_svm_caller)
+		ht_svm_caller_size = ht_function_size(ht_svm_caller);
+	return ht_svm_caller_size ? 0 : -ENOENT;
+}
+
+/* What is called by pointer has an ENDBR of ours: these. */
+static int ht_svm_cpl(struct kvm_vcpu *vcpu)
+{
+	return ht_kvm(svm_get_cpl)(vcpu);
+}
+
+static void ht_svm_cs_db_l_bits(struct kvm_vcpu *vcpu, int *db, int *l)
+{
+	ht_kvm(svm_get_cs_db_l_bits)(vcpu, db, l);
+}
+
+static int ht_vmx_cpl(struct kvm_vcpu *vcpu)
+{
+	return ht_kvm(vmx_get_cpl)(vcpu);
+}
+
+static void ht_vmx_cs_db_l_bits(struct kvm_vcpu *vcpu, int *db, int *l)
+{
+	ht_kvm(vmx_get_cs_db_l_bits)(vcpu, db, l);
 }
 
 static struct ht_exit_vendor ht_svm = {
 	.name = "kvm-amd",
-	.around = { .name = "nested_svm_exit_handled", .replacement = ht_svm_around },
-	.vmexit = { .name = "nested_svm_vmexit", .replacement = ht_svm_vmexit },
-	.vmentry = { .name = "nested_svm_vmrun", .replacement = ht_svm_vmentry },
-	/* not from svm_check_intercept: there KVM's emulator is at work on the instruction */
-	.caller = "svm_handle_exit",
-	.info_name = "svm_get_exit_info",
-	.cpl_name = "svm_get_cpl",
+	.hooks = ht_svm_hooks,
+	.sign = "svm_get_cpl",
+	.find = ht_svm_find,
+	.get_cpl = ht_svm_cpl,
+	.get_cs_db_l_bits = ht_svm_cs_db_l_bits,
 	.classify = ht_svm_classify,
 };
 
 static struct ht_exit_vendor ht_vmx = {
 	.name = "kvm-intel",
-	.around = { .name = "nested_vmx_reflect_vmexit", .replacement = ht_vmx_around },
-	.vmexit = { .name = "nested_vmx_vmexit", .replacement = ht_vmx_vmexit },
-	.vmentry = { .name = "nested_vmx_enter_non_root_mode", .replacement = ht_vmx_vmentry },
-	.info_name = "vmx_get_exit_info",
-	.cpl_name = "vmx_get_cpl",
+	.hooks = ht_vmx_hooks,
+	.sign = "vmx_get_cpl",
+	.find = ht_vmx_bind,
+	.get_cpl = ht_vmx_cpl,
+	.get_cs_db_l_bits = ht_vmx_cs_db_l_bits,
 	.classify = ht_vmx_classify,
 };
 
-static void ht_exit_disarm(struct ht_exit_vendor *v)
-{
-	ht_hook_disarm(&v->around);
-	ht_hook_disarm(&v->vmexit);
-	ht_hook_disarm(&v->vmentry);
-	v->armed = false;
-}
-
-/*
- * Holds kvm-amd or kvm-intel, whose functions are hooked and called by address: it cannot be reloaded under a hook
- * that would then hang in the air. kvm.ko is held by the symbols that we use. -ENOENT: it is not there, or going.
- */
-static int ht_exit_hold(struct ht_exit_vendor *v)
-{
-	struct module *(*module_at)(unsigned long addr) = (void *)ht_lookup_name("__module_address");
-	unsigned long addr = ht_lookup_name(v->info_name);
-	int ret = 0;
-
-	if (!module_at || !addr)
-		return -ENOENT;
-	preempt_disable();	/* no module is freed meanwhile */
-	v->owner = module_at(addr);
-	if (v->owner && !try_module_get(v->owner))
-		ret = -ENOENT;
-	preempt_enable();
-	return ret;
-}
-
+/* Hooks first: they hold kvm-amd or kvm-intel, so that what is found then stays. They call nothing while no VM is attached. */
 static int ht_exit_arm(struct ht_exit_vendor *v)
 {
-	int ret = ht_exit_hold(v);
+	int ret;
 
-	if (ret)
-		return ret;
-	v->get_info = (void *)ht_lookup_name(v->info_name);
-	v->get_cpl = (void *)ht_lookup_name(v->cpl_name);
-	if (!v->get_info || !v->get_cpl)
-		ret = -ENOENT;
-	if (!ret && v->caller)
-		ret = ht_hook_only_from(&v->around, v->caller);
-	ret = ret ?: ht_hook_arm(&v->around);
-	ret = ret ?: ht_hook_arm(&v->vmexit);
-	ret = ret ?: ht_hook_arm(&v->vmentry);
+	/* since 7.x the other is an inline function that calls it */
+	ht_vmx_vmexit_hook.newer_name = "__nested_vmx_vmexit";
+	if (!ht_lookup_function(v->sign))
+		return -ENOENT;
+	ret = ht_hooks_arm(v->hooks, HT_EXIT_HOOKS);
 	if (ret) {
-		ht_exit_disarm(v);
-		module_put(v->owner);
+		pr_err("hyperturtle: cannot hook exits of %s (%d)\n", v->name, ret);
+		return ret;
 	}
+	ret = v->find();
+	if (ret)
+		ht_hooks_disarm(v->hooks, HT_EXIT_HOOKS);
 	v->armed = !ret;
 	return ret;
 }
@@ -524,30 +537,20 @@ const struct ht_hook_ops ht_exit_ops = {
 /* A host has one of the two modules; without any the hook is not there, and LINK says so. */
 void ht_exit_hooks_init(void)
 {
-	struct ht_exit_vendor *const vendors[] = { &ht_svm, &ht_vmx };
-	int i, ret;
-
 	if (!ht_exit_wanted)
 		return;
-	for (i = 0; i < ARRAY_SIZE(vendors); i++) {
-		ret = ht_exit_arm(vendors[i]);
-		if (ret && ret != -ENOENT)
-			pr_err("hyperturtle: cannot hook exits of %s (%d)\n", vendors[i]->name, ret);
-	}
+	ht_exit_arm(&ht_svm);
+	ht_exit_arm(&ht_vmx);
 	if (!ht_svm.armed && !ht_vmx.armed)
 		pr_info("hyperturtle: no exit hook: neither kvm-amd nor kvm-intel has the functions it needs\n");
 }
 
 void ht_exit_hooks_exit(void)
 {
-	bool svm = ht_svm.armed, vmx = ht_vmx.armed;
+	struct ht_exit_vendor *const vendors[] = { &ht_svm, &ht_vmx };
+	int i;
 
-	ht_exit_disarm(&ht_svm);
-	ht_exit_disarm(&ht_vmx);
-	ht_hooks_drain(&ht_exit_srcu);
-	/* calls that were in the replacements, and return into these modules, are over */
-	if (svm)
-		module_put(ht_svm.owner);
-	if (vmx)
-		module_put(ht_vmx.owner);
+	for (i = 0; i < ARRAY_SIZE(vendors); i++)
+		if (vendors[i]->armed)
+			ht_hooks_disarm(vendors[i]->hooks, HT_EXIT_HOOKS);
 }

@@ -7,8 +7,8 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/uaccess.h>
-#include "kmod/no_ibt.h"
 #include "run.h"
+#include "kvm_calls.h"
 
 static long ht_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
@@ -64,7 +64,7 @@ static struct miscdevice ht_misc = {
 
 static int __init ht_init(void)
 {
-	int ret = ht_refuse_ibt();
+	int ret = ht_lookup_init();
 
 	ret = ret ?: ht_run_init();
 	ret = ret ?: ht_arena_init();
@@ -73,6 +73,10 @@ static int __init ht_init(void)
 	ret = ht_npf_init();
 	if (ret)
 		goto arena;
+	/* now that kvm.ko is held, and before a VM can be attached: until then hooks call nothing in it */
+	ret = ht_kvm_bind();
+	if (ret)
+		goto npf;
 	ht_exit_hooks_init();
 	ret = misc_register(&ht_misc);
 	if (ret)
@@ -80,6 +84,7 @@ static int __init ht_init(void)
 	return 0;
 hooks:
 	ht_exit_hooks_exit();
+npf:
 	ht_npf_exit();
 arena:
 	ht_arena_exit();
@@ -97,6 +102,6 @@ static void __exit ht_exit(void)
 
 module_init(ht_init);
 module_exit(ht_exit);
-MODULE_IMPORT_NS(BPF_INTERNAL); /* bpf_map_get, since 6.12.y */
+MODULE_INFO(import_ns, "BPF_INTERNAL"); /* bpf_map_get, since 6.12.y. What MODULE_IMPORT_NS takes has changed */
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("HyperTurtle: hyperupcalls of nested hypervisors, host side");

@@ -12,9 +12,8 @@
 #include <linux/module.h>
 #include <linux/uaccess.h>
 #include "run.h"
-#include "kmod/ftrace_hook.h"
-
-DEFINE_STATIC_SRCU(ht_npf_srcu);
+#include "kvm_calls.h"
+#include "kmod/direct_hook.h"
 
 /* What differs between the two table formats. */
 struct ht_fmt {
@@ -60,7 +59,7 @@ static int ht_walk(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt, gpa_t gpa, u
 	for (; level > 1; level--) {
 		u64 idx = ht_entry_index(gpa, level);
 
-		if (kvm_vcpu_read_guest(vcpu, table + idx * sizeof(u64), &entry, sizeof(entry)))
+		if (ht_kvm(kvm_vcpu_read_guest)(vcpu, table + idx * sizeof(u64), &entry, sizeof(entry)))
 			return HT_NPF_R_READ_ERROR;
 		if (level == 2 && large && ht_entry_empty(entry))
 			break;
@@ -72,7 +71,7 @@ static int ht_walk(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt, gpa_t gpa, u
 	}
 	t->level = level;
 	t->gfn = gpa_to_gfn(table);
-	hva = kvm_vcpu_gfn_to_hva(vcpu, t->gfn); /* an error for read-only memory */
+	hva = ht_kvm(kvm_vcpu_gfn_to_hva)(vcpu, t->gfn); /* an error for read-only memory */
 	if (kvm_is_error_hva(hva) || !access_ok((void __user *)hva, PAGE_SIZE))
 		return HT_NPF_R_READ_ERROR;
 	t->hva = (u64 __user *)hva;
@@ -159,7 +158,7 @@ static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linke
 	}
 	if (written) {
 		/* L1's own migration must see the write; going from not present to present needs no flush */
-		kvm_vcpu_mark_page_dirty(vcpu, t->gfn);
+		ht_kvm(kvm_vcpu_mark_page_dirty)(vcpu, t->gfn);
 		ht_count(vm, HT_HOOK_NPF, entries, written);
 	}
 	return result;
@@ -201,7 +200,7 @@ static int ht_map_large(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht
 	ret = ht_entry_cas(entry, old, flags | HT_LARGE | frame);
 	if (ret)
 		return ret < 0 ? HT_NPF_R_WRITE_ERROR : HT_NPF_R_LOST;
-	kvm_vcpu_mark_page_dirty(vcpu, t->gfn);
+	ht_kvm(kvm_vcpu_mark_page_dirty)(vcpu, t->gfn);
 	ht_count(vm, HT_HOOK_NPF, entries, 1);
 	return 0;
 }
@@ -226,8 +225,8 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 
 	if (gpa < HT_LOW_GPA)	/* legacy holes, fixed MTRRs */
 		return HT_NPF_R_LOW_GPA;
-	in.root = mmu->get_guest_pgd(vcpu) & HT_PFN_MASK;
-	in.root_level = mmu->cpu_role.base.level;
+	in.root = ht_mmu_walk(mmu)->get_guest_pgd(vcpu) & HT_PFN_MASK;
+	in.root_level = ht_mmu_walk(mmu)->cpu_role.base.level;
 	if (in.root_level < 4 || in.root_level > 5)
 		return HT_NPF_R_NO_TABLE;
 	ret = ht_walk(vcpu, fmt, gpa, in.root, in.root_level, ht_large_wanted(l), &t);
@@ -295,33 +294,21 @@ static void ht_npf_before(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt,
 	ht_vm_leave(vm, idx);
 }
 
-static int ht_npt_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault);
-static int ht_ept_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault);
-
-static struct ht_ftrace_hook ht_npt_hook = { .name = "paging64_page_fault", .replacement = ht_npt_fault };
-static struct ht_ftrace_hook ht_ept_hook = { .name = "ept_page_fault", .replacement = ht_ept_fault };
-
-typedef int (*ht_fault_fn)(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault);
-
-static int ht_npt_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault)
+static int ht_npt_fault(struct ht_call *call)
 {
-	int idx = srcu_read_lock(&ht_npf_srcu), ret;
-
-	ht_npf_before(vcpu, &ht_fmt_npt, fault);
-	ret = ((ht_fault_fn)ht_npt_hook.addr)(vcpu, fault);
-	srcu_read_unlock(&ht_npf_srcu, idx);
-	return ret;
+	ht_npf_before((struct kvm_vcpu *)call->args[0], &ht_fmt_npt, (const struct ht_kvm_page_fault *)call->args[1]);
+	return HT_GO_ON;
 }
 
-static int ht_ept_fault(struct kvm_vcpu *vcpu, struct ht_kvm_page_fault *fault)
+static int ht_ept_fault(struct ht_call *call)
 {
-	int idx = srcu_read_lock(&ht_npf_srcu), ret;
-
-	ht_npf_before(vcpu, &ht_fmt_ept, fault);
-	ret = ((ht_fault_fn)ht_ept_hook.addr)(vcpu, fault);
-	srcu_read_unlock(&ht_npf_srcu, idx);
-	return ret;
+	ht_npf_before((struct kvm_vcpu *)call->args[0], &ht_fmt_ept, (const struct ht_kvm_page_fault *)call->args[1]);
+	return HT_GO_ON;
 }
+
+HT_HOOK(ht_npt, "paging64_page_fault", ht_npt_fault, ht_no_after);
+HT_HOOK(ht_ept, "ept_page_fault", ht_ept_fault, ht_no_after);
+static struct ht_kvm_hook *const ht_npf_hooks[] = { &ht_npt_hook, &ht_ept_hook };
 
 static void ht_npf_reset(void *ctx)
 {
@@ -349,23 +336,14 @@ const struct ht_hook_ops ht_npf_ops = {
 
 int ht_npf_init(void)
 {
-	int ret = ht_hook_arm(&ht_npt_hook);
+	int ret = ht_hooks_arm(ht_npf_hooks, ARRAY_SIZE(ht_npf_hooks));
 
-	if (ret) {
-		pr_err("hyperturtle: cannot hook %s (%d): is kvm loaded and ftrace on?\n", ht_npt_hook.name, ret);
-		return ret;
-	}
-	ret = ht_hook_arm(&ht_ept_hook);
-	if (ret) {
-		pr_err("hyperturtle: cannot hook %s (%d)\n", ht_ept_hook.name, ret);
-		ht_npf_exit();
-	}
+	if (ret == -ENOENT)
+		pr_err("hyperturtle: kvm has no %s and %s to hook: is it loaded?\n", ht_npt_hook.name, ht_ept_hook.name);
 	return ret;
 }
 
 void ht_npf_exit(void)
 {
-	ht_hook_disarm(&ht_npt_hook);
-	ht_hook_disarm(&ht_ept_hook);
-	ht_hooks_drain(&ht_npf_srcu);
+	ht_hooks_disarm(ht_npf_hooks, ARRAY_SIZE(ht_npf_hooks));
 }

@@ -28,10 +28,16 @@ void ht_run_watched(const struct ht_linked *l, void *ctx);
  */
 static __always_inline unsigned long ht_interrupts(void)
 {
-	unsigned long n = __this_cpu_read(kstat.irqs_sum) + __this_cpu_read(irq_stat.apic_timer_irqs);
+#ifdef HT_HAS_IRQ_COUNTS
+#define ht_irq_count(counter, index) __this_cpu_read(irq_stat.counts[index])
+#else
+#define ht_irq_count(counter, index) __this_cpu_read(irq_stat.counter)
+#endif
+	unsigned long n = __this_cpu_read(kstat.irqs_sum) + ht_irq_count(apic_timer_irqs, IRQ_COUNT_APIC_TIMER);
 
 #ifdef CONFIG_SMP
-	n += __this_cpu_read(irq_stat.irq_resched_count) + __this_cpu_read(irq_stat.irq_call_count);
+	n += ht_irq_count(irq_resched_count, IRQ_COUNT_RESCHEDULE) +
+	     ht_irq_count(irq_call_count, IRQ_COUNT_CALL_FUNCTION);
 #endif
 	return n;
 }

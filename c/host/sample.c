@@ -23,6 +23,7 @@
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 #include "run.h"
+#include "kvm_calls.h"
 #include "sample_state.h"
 
 /* vCPUs that are added, and threads that take one over, are found by looking: it is rare and nobody tells. */
@@ -59,7 +60,7 @@ static bool ht_in_l2(const struct ht_sampled *v)
 {
 	struct kvm_vcpu *vcpu = v->vcpu;
 
-	return kvm_get_running_vcpu() == vcpu && vcpu->arch.handling_intr_from_guest &&
+	return ht_kvm(kvm_get_running_vcpu)() == vcpu && vcpu->arch.handling_intr_from_guest &&
 	       (vcpu->arch.hflags & HF_GUEST_MASK) && current->mm == vcpu->kvm->mm;
 }
 

@@ -6,6 +6,7 @@
  * is not there ends the walk. Reads of table entries are counted, and end it too when there are too many.
  */
 #include <linux/uaccess.h>
+#include "kvm_calls.h"
 #include "sample_state.h"
 
 #define HT_ENTRIES 512
@@ -50,7 +51,7 @@ static bool ht_read_hva(struct ht_stack *s, u64 hva, void *to, u32 bytes)
 
 static bool ht_l1_page(struct ht_stack *s, gfn_t gfn, u64 *hva)
 {
-	*hva = kvm_vcpu_gfn_to_hva(s->vcpu, gfn);
+	*hva = ht_kvm(kvm_vcpu_gfn_to_hva)(s->vcpu, gfn);
 	if (!kvm_is_error_hva(*hva))
 		return true;
 	s->end = HT_SAMPLE_END_MEMORY;
@@ -176,8 +177,8 @@ void ht_stack_walk(struct kvm_vcpu *vcpu, const struct ht_l2_paging *paging, u32
 	if (!paging->long_mode || ctx->bits == 16)
 		return;
 	if (mmu == &vcpu->arch.guest_mmu) {
-		s.root = mmu->get_guest_pgd(vcpu) & HT_PFN_MASK;
-		s.root_level = mmu->cpu_role.base.level;
+		s.root = ht_mmu_walk(mmu)->get_guest_pgd(vcpu) & HT_PFN_MASK;
+		s.root_level = ht_mmu_walk(mmu)->cpu_role.base.level;
 		if (s.root_level < 4 || s.root_level > 5)
 			return;
 	}

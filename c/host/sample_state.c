@@ -8,12 +8,11 @@
  * KVM has just copied from it. Intel: KVM's own accessors read the loaded VMCS and keep what they read until the next
  * exit, as KVM does itself when perf asks it for the guest's address in the same place (kvm_guest_get_ip).
  */
+#include <linux/kvm_host.h>
 #include <linux/uaccess.h>
 #include <asm/svm.h>
-#include "kmod/lookup_name.h"
+#include "kvm_calls.h"
 #include "sample_state.h"
-
-static const struct kvm_x86_ops *ht_kvm_ops;
 
 #define HT_CS_L BIT(9)	/* of a VMCB's segment attributes: 64-bit code */
 #define HT_CS_DB BIT(10)
@@ -22,9 +21,8 @@ int ht_state_init(void)
 {
 	if (boot_cpu_has(X86_FEATURE_SVM))
 		return 0;
-	/* a variable of kvm.ko, filled when kvm-intel is loaded; the module holds neither but for attached VMs */
-	ht_kvm_ops = (const struct kvm_x86_ops *)ht_lookup_name("kvm_x86_ops");
-	return ht_kvm_ops ? 0 : -ENOENT;
+	/* the attached VM whose link this is holds kvm-intel: bound again, they are where they were for other VMs' links */
+	return ht_vmx_bind();
 }
 
 static u32 ht_code_bits(bool lma, bool l, bool db)
@@ -42,7 +40,7 @@ static bool ht_svm_state(struct kvm_vcpu *vcpu, struct ht_sample_ctx *ctx, struc
 	/* never trusted to be a pointer before it has been compared */
 	if (get_kernel_nofault(vmcb, (struct vmcb **)(vcpu + 1)) || !vmcb ||
 	    get_kernel_nofault(rip, &vmcb->save.rip) || get_kernel_nofault(rsp, &vmcb->save.rsp) ||
-	    rip != regs[VCPU_REGS_RIP] || rsp != regs[VCPU_REGS_RSP])
+	    rip != ht_vcpu_rip(vcpu) || rsp != regs[VCPU_REGS_RSP])
 		return false;
 	lma = vmcb->save.efer & EFER_LMA;
 	ctx->cpl = vmcb->save.cpl;
@@ -60,8 +58,8 @@ static bool ht_svm_state(struct kvm_vcpu *vcpu, struct ht_sample_ctx *ctx, struc
 /* as kvm_register_read_raw() and kvm_read_cr3() of kvm_cache_regs.h */
 static void ht_vmx_cache(struct kvm_vcpu *vcpu, enum kvm_reg reg)
 {
-	if (!test_bit(reg, (unsigned long *)&vcpu->arch.regs_avail))
-		ht_kvm_ops->cache_reg(vcpu, reg);
+	if (!test_bit(reg, ht_vcpu_regs_avail(vcpu)))
+		ht_kvm(vmx_cache_reg)(vcpu, reg);
 }
 
 static bool ht_vmx_state(struct kvm_vcpu *vcpu, struct ht_sample_ctx *ctx, struct ht_l2_paging *paging)
@@ -70,16 +68,16 @@ static bool ht_vmx_state(struct kvm_vcpu *vcpu, struct ht_sample_ctx *ctx, struc
 	struct desc_ptr idt;
 	int db, l;
 
-	ht_vmx_cache(vcpu, VCPU_REGS_RIP);
+	ht_vmx_cache(vcpu, HT_REG_RIP);
 	ht_vmx_cache(vcpu, VCPU_REGS_RSP);
-	ht_vmx_cache(vcpu, VCPU_EXREG_CR3);
-	ctx->cpl = ht_kvm_ops->get_cpl(vcpu);
-	ht_kvm_ops->get_cs_db_l_bits(vcpu, &db, &l);
+	ht_vmx_cache(vcpu, HT_REG_CR3);
+	ctx->cpl = ht_kvm(vmx_get_cpl)(vcpu);
+	ht_kvm(vmx_get_cs_db_l_bits)(vcpu, &db, &l);
 	ctx->bits = ht_code_bits(lma, l, db);
-	ctx->ip = vcpu->arch.regs[VCPU_REGS_RIP];
+	ctx->ip = ht_vcpu_rip(vcpu);
 	if (ctx->bits != 64)
-		ctx->ip = (u32)(ctx->ip + ht_kvm_ops->get_segment_base(vcpu, VCPU_SREG_CS));
-	ht_kvm_ops->get_idt(vcpu, &idt);
+		ctx->ip = (u32)(ctx->ip + ht_kvm(vmx_get_segment_base)(vcpu, VCPU_SREG_CS));
+	ht_kvm(vmx_get_idt)(vcpu, &idt);
 	paging->idt = idt.address;
 	paging->cr3 = vcpu->arch.cr3;
 	/* a guest cannot own CR4.LA57, and EFER.LMA is set only with paging on */
@@ -93,7 +91,7 @@ bool ht_state_read(struct kvm_vcpu *vcpu, struct ht_sample_ctx *ctx, struct ht_l
 {
 	if (!(boot_cpu_has(X86_FEATURE_SVM) ? ht_svm_state(vcpu, ctx, paging) : ht_vmx_state(vcpu, ctx, paging)))
 		return false;
-	BUILD_BUG_ON(NR_VCPU_REGS < ARRAY_SIZE(ctx->regs) || VCPU_REGS_RBP != 5 || VCPU_REGS_R15 != 15);
+	BUILD_BUG_ON(HT_GENERAL_REGS < ARRAY_SIZE(ctx->regs) || VCPU_REGS_RBP != 5 || VCPU_REGS_R15 != 15);
 	memcpy(ctx->regs, vcpu->arch.regs, sizeof(ctx->regs));
 	ctx->cr3 = paging->cr3;
 	return true;

@@ -13,6 +13,8 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include "run.h"
+#include "kvm_calls.h"
+#include "kmod/direct_hook.h"
 
 /* by enum ht_hook; NULL: there is no such hook */
 static const struct ht_hook_ops *const ht_hooks[HT_HOOKS] = {
@@ -112,7 +114,7 @@ static void ht_vm_free(struct ht_vm *vm)
 	for (i = 0; i < HT_HOOKS; i++)
 		free_percpu(vm->stats[i]);
 	cleanup_srcu_struct(&vm->srcu);
-	kvm_put_kvm(vm->kvm);
+	ht_kvm(kvm_put_kvm)(vm->kvm);
 	kfree(vm);
 }
 
@@ -427,6 +429,7 @@ static int ht_vm_release(struct inode *inode, struct file *file)
 
 	mutex_lock(&ht_vms_lock);
 	hash_del_rcu(&vm->node);
+	ht_hook_unmark(vm->kvm);
 	mutex_unlock(&ht_vms_lock);
 	synchronize_rcu();	/* nobody finds it any more */
 	mutex_lock(&vm->lock);	/* end_work may be at it */
@@ -471,19 +474,19 @@ int ht_vm_attach(const struct ht_attach_vm *req)
 	spin_lock_init(&vm->ends_lock);
 	init_waitqueue_head(&vm->wait);
 	kvm_file = fget(req->vm_fd);
-	if (!kvm_file || !file_is_kvm(kvm_file)) {
+	if (!kvm_file || !ht_kvm(file_is_kvm)(kvm_file)) {
 		if (kvm_file)
 			fput(kvm_file);
 		kfree(vm);
 		return -EBADF;
 	}
 	vm->kvm = kvm_file->private_data;
-	kvm_get_kvm(vm->kvm);
+	ht_kvm(kvm_get_kvm)(vm->kvm);
 	fput(kvm_file);
 	vm->pid = vm->kvm->userspace_pid;
 	ret = init_srcu_struct(&vm->srcu);
 	if (ret) {
-		kvm_put_kvm(vm->kvm);
+		ht_kvm(kvm_put_kvm)(vm->kvm);
 		kfree(vm);
 		return ret;
 	}
@@ -511,6 +514,7 @@ int ht_vm_attach(const struct ht_attach_vm *req)
 		}
 	}
 	hash_add_rcu(ht_vms, &vm->node, (unsigned long)vm->kvm);
+	ht_hook_mark(vm->kvm);
 	mutex_unlock(&ht_vms_lock);
 	fd_install(fd, file);
 	return fd;

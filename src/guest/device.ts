@@ -3,6 +3,7 @@
  * REGISTER returned: closing it, also by the death of this process, unregisters it.
  */
 import type { OwnedFd } from '../bpf/fds.ts';
+import { requireKnownKvm } from '../bpf/kvm-abi.ts';
 import { whenReadable } from '../bpf/poll.ts';
 import { ioctl, ioctlFd, openDevice } from '../bpf/sys.ts';
 import { HyperturtleError } from '../core/errors.ts';
@@ -117,7 +118,9 @@ export class GuestDevice implements Disposable {
     return ioctlFd(this.#file, HTG_WATCH_VMS, new Uint8Array(0), 'watch of virtual machines');
   }
 
+  /** Throws HT_UNSUPPORTED where KVM differs from what the module relies on, and others. */
   register(spec: RegisterSpec): RegisteredL2 {
+    requireKnownKvm('guest');
     const arg = HTG_REGISTER_ARG.encode({
       vm_fd: spec.vm.fd,
       frames_limit: spec.framesLimit,

@@ -6,6 +6,7 @@ import { readSync } from 'node:fs';
 import type { Caller } from '../bpf/calls.ts';
 import { here } from '../bpf/calls.ts';
 import type { OwnedFd } from '../bpf/fds.ts';
+import { requireKnownKvm } from '../bpf/kvm-abi.ts';
 import type { SharedArray } from '../bpf/map.ts';
 import { whenReadable } from '../bpf/poll.ts';
 import { closeBy, ioctl, ioctlBy, ioctlFd, openDevice } from '../bpf/sys.ts';
@@ -129,8 +130,12 @@ export class HostDevice implements Disposable {
     return { devicePath: `/dev/${made.name}`, bytes: made.bytes, owner };
   }
 
-  /** `call`: how calls that wait for the VM's vCPUs are made; left out, on this thread. */
+  /**
+   * `call`: how calls that wait for the VM's vCPUs are made; left out, on this thread. Throws HT_UNSUPPORTED where KVM
+   * differs from what the module relies on.
+   */
   attachVm(vm: OwnedFd, call: Caller = here): AttachedVm {
+    requireKnownKvm('host');
     const arg = HT_ATTACH_VM_ARG.encode({ vm_fd: vm.fd });
     const file = ioctlFd(this.#file, HT_ATTACH_VM, arg, `attachment of ${vm.what}`, {
       EBUSY: ['HT_BUSY', 'it is attached already: end the other hyperturtle host attach first'],

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Differences between the kernels that both modules build for. Everything version-dependent is here. */
+/* Differences between the kernels that both modules build for. features.mk says what their headers have. */
 #ifndef HYPERTURTLE_COMPAT_H
 #define HYPERTURTLE_COMPAT_H
 
@@ -8,10 +8,9 @@
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/shrinker.h>
-#include <linux/version.h>
 
 /* 6.4 dropped the owner argument of class_create */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+#ifdef HT_HAS_CLASS_CREATE_NAME
 #define ht_class_create(name) class_create(name)
 #else
 #define ht_class_create(name) class_create(THIS_MODULE, name)
@@ -23,7 +22,7 @@
  */
 struct ht_kvm_page_fault {
 	const gpa_t addr;
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+#ifdef HT_HAS_FAULT_ERROR_U64
 	const u64 error_code;
 #else
 	const u32 error_code;
@@ -31,7 +30,7 @@ struct ht_kvm_page_fault {
 };
 
 /* 6.3 replaced the user namespace of inode operations by an idmap */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+#ifdef HT_HAS_IDMAP
 #define ht_idmap mnt_idmap
 #define ht_nop_idmap (&nop_mnt_idmap)
 #else
@@ -42,7 +41,7 @@ struct ht_kvm_page_fault {
 /* 6.6 and 6.7 hid the time stamps of inodes behind accessors */
 static inline void ht_inode_init_times(struct inode *inode)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#ifdef HT_HAS_INODE_TIMES
 	simple_inode_init_ts(inode);
 #else
 	inode->i_atime = inode->i_mtime = inode->i_ctime = current_time(inode);
@@ -51,14 +50,14 @@ static inline void ht_inode_init_times(struct inode *inode)
 
 static inline void ht_inode_touch(struct inode *inode)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#ifdef HT_HAS_INODE_TIMES
 	inode_set_mtime_to_ts(inode, inode_set_ctime_current(inode));
 #else
 	inode->i_mtime = inode->i_ctime = current_time(inode);
 #endif
 }
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#ifdef HT_HAS_FILLATTR_MASK
 #define ht_generic_fillattr(idmap, mask, inode, stat) generic_fillattr(idmap, mask, inode, stat)
 #else
 #define ht_generic_fillattr(idmap, mask, inode, stat) generic_fillattr(idmap, inode, stat)
@@ -67,7 +66,7 @@ static inline void ht_inode_touch(struct inode *inode)
 /* 6.3 locks a mapping on its own before its flags change. Caller holds mmap_lock for writing. */
 static inline void ht_vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+#ifdef HT_HAS_VM_FLAGS_SET
 	vm_flags_set(vma, flags);
 #else
 	vma->vm_flags |= flags;
@@ -75,14 +74,14 @@ static inline void ht_vm_flags_set(struct vm_area_struct *vma, unsigned long fla
 }
 
 /* 6.7 made shrinkers dynamic */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#ifdef HT_HAS_SHRINKER_ALLOC
 #define HT_SHRINKER_DYNAMIC 1
 #else
 #define HT_SHRINKER_DYNAMIC 0
 #endif
 
 /* 6.14 gave kthread_create_worker to workers that do not run yet */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#ifdef HT_HAS_KTHREAD_RUN_WORKER
 #define ht_kthread_worker(name) kthread_run_worker(0, name)
 #else
 #define ht_kthread_worker(name) kthread_create_worker(0, name)
@@ -103,7 +102,7 @@ static inline struct pid *ht_vcpu_thread(struct kvm_vcpu *vcpu)
 {
 	struct pid *thread;
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#ifdef HT_HAS_VCPU_PID_LOCK
 	read_lock(&vcpu->pid_lock);
 	thread = get_pid(vcpu->pid);
 	read_unlock(&vcpu->pid_lock);
@@ -114,6 +113,61 @@ static inline struct pid *ht_vcpu_thread(struct kvm_vcpu *vcpu)
 #endif
 	return thread;
 }
+
+/* What an MMU's guest tables are walked by; since 7.x apart from what they are shadowed by */
+#ifdef HT_HAS_KVM_PAGEWALK
+#define ht_mmu_walk(mmu) ((mmu)->w)
+#else
+#define ht_mmu_walk(mmu) (mmu)
+#endif
+
+/* RIP was one of the general registers, and all had one bitmap of those that have been read */
+#ifdef HT_HAS_VCPU_RIP
+#define HT_REG_RIP VCPU_REG_RIP
+#define HT_REG_CR3 VCPU_REG_CR3
+#define HT_GENERAL_REGS NR_VCPU_GENERAL_PURPOSE_REGS
+#define ht_vcpu_rip(vcpu) ((vcpu)->arch.rip)
+#define ht_vcpu_regs_avail(vcpu) ((vcpu)->arch.regs_avail)
+#else
+#define HT_REG_RIP VCPU_REGS_RIP
+#define HT_REG_CR3 VCPU_EXREG_CR3
+#define HT_GENERAL_REGS NR_VCPU_REGS
+#define ht_vcpu_rip(vcpu) ((vcpu)->arch.regs[VCPU_REGS_RIP])
+#define ht_vcpu_regs_avail(vcpu) ((unsigned long *)&(vcpu)->arch.regs_avail)
+#endif
+
+/* the same function, once exported */
+#ifdef HT_HAS_KVM_GET_MSR
+#define ht_kvm_get_msr_fn kvm_get_msr
+#else
+#define ht_kvm_get_msr_fn __kvm_emulate_msr_read
+int __kvm_emulate_msr_read(struct kvm_vcpu *vcpu, u32 index, u64 *data);
+#endif
+
+/* 6.18 gave it its third name */
+#ifdef HT_HAS_INODE_JUST_DROP
+#define ht_inode_drop inode_just_drop
+#else
+#define ht_inode_drop generic_delete_inode
+#endif
+
+/* A name that stays in memory until it is unlinked, although nobody has it open. */
+static inline void ht_d_keep(struct dentry *dentry, struct inode *inode)
+{
+#ifdef HT_HAS_PERSISTENT_DENTRIES
+	d_make_persistent(dentry, inode);
+#else
+	d_instantiate(dentry, inode);
+	dget(dentry);
+#endif
+}
+
+/* takes the names away that are kept */
+#ifdef HT_HAS_PERSISTENT_DENTRIES
+#define ht_kill_super kill_anon_super
+#else
+#define ht_kill_super kill_litter_super
+#endif
 
 static inline bool ht_memslot_is_gmem(const struct kvm_memory_slot *slot)
 {

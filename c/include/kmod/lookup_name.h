@@ -1,31 +1,38 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Addresses of what the kernel does not export. */
+/* Addresses of what the kernel does not export, and how to call it. */
 #ifndef HYPERTURTLE_LOOKUP_NAME_H
 #define HYPERTURTLE_LOOKUP_NAME_H
 
-#include <linux/kprobes.h>
+#include <linux/static_call.h>
 
-/* kallsyms_lookup_name is not exported; a kprobe finds it, as it finds any function by name. */
-static unsigned long ht_lookup_name(const char *name)
-{
-	static unsigned long (*lookup)(const char *name);
+struct module;
 
-	if (!lookup) {
-		struct kprobe kp = { .symbol_name = "kallsyms_lookup_name" };
-		unsigned long addr;
+int ht_lookup_init(void);
+/* Where a function can be called, 0 where there is none. Kernels that enforce IBT: by a direct call only (ht_bind). */
+unsigned long ht_lookup_function(const char *name);
+/* The same for a variable. */
+void *ht_lookup_variable(const char *name);
+/* How long a function is, from what ht_lookup_function() gave; 0: not known. */
+unsigned long ht_function_size(unsigned long addr);
+/* Says in the kernel log that there is no such function. -ENOENT */
+int ht_not_found(const char *name);
+/* The module that has this address, held; NULL: the kernel itself; ERR_PTR(-ENOENT): it is going. */
+struct module *ht_hold_module_of(unsigned long addr);
 
-		if (register_kprobe(&kp))
-			return 0;
-		addr = (unsigned long)kp.addr;
-		unregister_kprobe(&kp);
-#ifdef CONFIG_X86_KERNEL_IBT
-		/* the probe sits behind endbr64; an indirect call must land on it */
-		if (*(u32 *)(addr - 4) == 0xfa1e0ff3)
-			addr -= 4;
-#endif
-		lookup = (void *)addr;
-	}
-	return lookup(name);
-}
+/*
+ * A function of the kernel's is called through a static call, which is a call instruction that the kernel writes: no
+ * pointer is read and no indirect branch taken, so it costs what a call of an exported function does, needs no retpoline, and
+ * no ENDBR at its target (which the kernel takes from functions that it does not call by pointer itself). Declared by
+ * DEFINE_STATIC_CALL_NULL(call, PROTOTYPE), bound by this before anything can call it, and while the module that has
+ * the function is held. PROTOTYPE is any function that has the type.
+ */
+#define ht_bind(call, name)                                                                   \
+	({                                                                                    \
+		unsigned long __addr = ht_lookup_function(name);                              \
+											      \
+		if (__addr)                                                                   \
+			static_call_update(call, (typeof(&STATIC_CALL_TRAMP(call)))__addr);   \
+		__addr ? 0 : ht_not_found(name);                                              \
+	})
 
 #endif

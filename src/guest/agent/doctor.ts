@@ -4,6 +4,8 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
+import { kvmFacts } from '../../bpf/kvm-abi.ts';
+import type { KvmFacts } from '../../bpf/kvm-abi.ts';
 import {
   SHADOW_MMU_CVE,
   SHADOW_MMU_FIXED_IN,
@@ -41,8 +43,8 @@ export interface Facts {
   /** The word in brackets of /sys/kernel/security/lockdown. */
   lockdown: string | undefined;
   guestDevice: boolean;
-  /** The kernel enforces Indirect Branch Tracking. */
-  ibt: boolean;
+  /** What of KVM differs from what hyperturtle_guest.ko relies on. */
+  kvmTypes: KvmFacts;
   turtlefs: string | undefined;
   channel: boolean;
   port: string;
@@ -79,8 +81,7 @@ export function collectFacts(
     otherHypervisors: OTHER_HYPERVISORS.filter((m) => existsSync(`/sys/module/${m}`)),
     lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown') ?? '')?.[1],
     guestDevice: existsSync(GUEST_DEVICE),
-    // without CONFIG_X86_KERNEL_IBT the kernel shows the processor's flag as well
-    ibt: flags.includes('ibt') && / ibt_save$/m.test(read('/proc/kallsyms') ?? ''),
+    kvmTypes: kvmFacts('guest'),
     turtlefs: turtlefsMount(),
     channel: findChannel(port) !== undefined,
     port,
@@ -116,6 +117,7 @@ export function judge(f: Facts): Finding[] {
     ...kvmSettings(f),
     ...kernelSettings(f),
     guestModule(f),
+    ...types(f),
     ...(f.guestDevice ? arena(f) : []),
     ...channel(f),
     ...desired(f),
@@ -226,12 +228,24 @@ function kernelSettings({ ftrace, numa, sleep, otherHypervisors }: Facts): Findi
   return found;
 }
 
-function guestModule({ guestDevice, agent, lockdown, ibt }: Facts): Finding {
-  if (ibt)
-    return fail(
-      'the kernel enforces Indirect Branch Tracking (IBT), under which hyperturtle_guest.ko does not load',
-      'boot with ibt=off',
-    );
+/** Functions and structs of KVM that the module relies on, by the kernel's own types. */
+function types({ kvmTypes }: Facts): Finding[] {
+  if (kvmTypes === 'not there')
+    return [
+      warn(
+        'the kernel does not show its types (BTF): that KVM is one that hyperturtle_guest knows is not checked',
+        'use a kernel with CONFIG_DEBUG_INFO_BTF_MODULES',
+      ),
+    ];
+  return kvmTypes.map((differs) =>
+    fail(
+      `KVM differs from what hyperturtle_guest relies on: ${differs}`,
+      'no nested guest is registered: use a HyperTurtle that knows this kernel, or another kernel',
+    ),
+  );
+}
+
+function guestModule({ guestDevice, agent, lockdown }: Facts): Finding {
   if (!guestDevice)
     return fail(
       'hyperturtle_guest.ko is not loaded',

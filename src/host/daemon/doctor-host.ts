@@ -4,6 +4,8 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
+import { kvmFacts } from '../../bpf/kvm-abi.ts';
+import type { KvmFacts } from '../../bpf/kvm-abi.ts';
 import { isBpffs } from '../../bpf/pins.ts';
 import {
   SHADOW_MMU_CVE,
@@ -29,13 +31,13 @@ export interface HostFacts {
   lockdown: string | undefined;
   bpffs: { dir: string; mounted: boolean };
   jit: string | undefined;
-  /** The kernel enforces Indirect Branch Tracking. */
-  ibt: boolean;
+  /** What of KVM differs from what hyperturtle_host.ko relies on. */
+  kvmTypes: KvmFacts;
   /** Lines of tracefs' enabled_functions; undefined: they cannot be read. */
   traced: readonly string[] | undefined;
 }
 
-/** What hyperturtle_host.ko replaces. */
+/** What hyperturtle_host.ko hooks. */
 const HOOKED = [
   ...['paging64_page_fault', 'ept_page_fault'],
   ...['nested_svm_exit_handled', 'nested_svm_vmexit', 'nested_svm_vmrun'],
@@ -64,15 +66,9 @@ export function collectHostFacts(bpffs: string): HostFacts {
     lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown') ?? '')?.[1],
     bpffs: { dir: bpffs, mounted: isBpffs(bpffs) },
     jit: read('/proc/sys/net/core/bpf_jit_enable'),
-    ibt: flags.includes('ibt') && kernelHasIbt(),
+    kvmTypes: kvmFacts('host'),
     traced: read('/sys/kernel/tracing/enabled_functions')?.split('\n'),
   };
-}
-
-let hasIbt: boolean | undefined;
-/** A kernel built without CONFIG_X86_KERNEL_IBT shows the processor's flag as well. Looked up once: the list is long. */
-function kernelHasIbt(): boolean {
-  return (hasIbt ??= / ibt_save$/m.test(read('/proc/kallsyms') ?? ''));
 }
 
 export function hostFindings(bpffs: string): Finding[] {
@@ -80,7 +76,7 @@ export function hostFindings(bpffs: string): Finding[] {
 }
 
 export function judgeHost(f: HostFacts): Finding[] {
-  return [known(f), series(f), ...kvm(f), ...hooks(f), ...others(f), pins(f), native(f)];
+  return [known(f), series(f), ...kvm(f), ...hooks(f), ...types(f), ...others(f), pins(f), native(f)];
 }
 
 const ok = (what: string): Finding => ({ level: 'ok', what: `host: ${what}` });
@@ -135,15 +131,8 @@ function kvm({ cpu, nested, paging }: HostFacts): Finding[] {
 }
 
 /** The module that calls programs, and what it stands on. */
-function hooks({ hostDevice, ftrace, lockdown, ibt }: HostFacts): Finding[] {
+function hooks({ hostDevice, ftrace, lockdown }: HostFacts): Finding[] {
   const found: Finding[] = [];
-  if (ibt)
-    found.push(
-      fail(
-        'the kernel enforces Indirect Branch Tracking (IBT), under which hyperturtle_host.ko does not load',
-        'boot with ibt=off',
-      ),
-    );
   if (ftrace === undefined)
     found.push(
       fail('the kernel has no ftrace', 'use a kernel with CONFIG_DYNAMIC_FTRACE: hooks in KVM need it'),
@@ -170,17 +159,35 @@ function hooks({ hostDevice, ftrace, lockdown, ibt }: HostFacts): Finding[] {
   return found;
 }
 
-/** Whoever else replaces functions of KVM, as live patches do (flag I): the kernel lets one at a time. */
+/** Functions and structs of KVM that the module relies on, by the kernel's own types. */
+function types({ kvmTypes }: HostFacts): Finding[] {
+  if (kvmTypes === 'not there')
+    return [
+      warn(
+        'the kernel does not show its types (BTF): that KVM is one that hyperturtle_host knows is not checked',
+        'use a kernel with CONFIG_DEBUG_INFO_BTF_MODULES',
+      ),
+    ];
+  return kvmTypes.map((differs) =>
+    fail(
+      `KVM differs from what hyperturtle_host relies on: ${differs}`,
+      'no VM is attached: use a HyperTurtle that knows this kernel, or another kernel',
+    ),
+  );
+}
+
+/** Whoever else has the one direct call of a hooked function, as BPF programs do (fentry): ftrace says to whom it goes. */
 function others({ traced = [] }: HostFacts): Finding[] {
-  const taken = traced.flatMap((line) => {
-    const [, name = '', rest = ''] = /^(\S+)(?: \[\S+\])? \(\d+\)(.*)$/.exec(line) ?? [];
-    return HOOKED.includes(name) && / I/.test(rest) && !rest.includes('[hyperturtle_host]') ? [name] : [];
+  const taken = traced.flatMap((line, i) => {
+    const name = /^(\S+)(?: \[\S+\])? \(\d+\).* D\b/.exec(line)?.[1] ?? '';
+    const to = /^\s*direct-->(.*)$/.exec(traced[i + 1] ?? '')?.[1] ?? '';
+    return HOOKED.includes(name) && !to.includes('[hyperturtle_host]') ? [name] : [];
   });
   if (taken.length === 0) return [];
   return [
     fail(
-      `${taken.join(', ')}: replaced by something else, such as a live patch: hooks there are not called`,
-      'boot a kernel that has the fix, without the live patch (grep NAME /sys/kernel/tracing/enabled_functions shows what it is)',
+      `${taken.join(', ')}: hooked by something else, such as a BPF program (fentry): hyperturtle_host.ko does not load beside it`,
+      'end it, and load hyperturtle_host (grep -A1 NAME /sys/kernel/tracing/enabled_functions shows what it is)',
     ),
   ];
 }

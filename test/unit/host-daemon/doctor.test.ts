@@ -13,10 +13,14 @@ const facts = (over: Partial<HostFacts> = {}): HostFacts => ({
   lockdown: 'none',
   bpffs: { dir: '/sys/fs/bpf', mounted: true },
   jit: '1',
-  ibt: false,
+  kvmTypes: [],
   traced: [
-    'nested_svm_vmexit [kvm_amd] (1) R I\ttramp: 0xffffffffc0a3c000 (ht_ftrace_thunk [hyperturtle_host]) ->ftrace_ops_assist_func+0x0/0x100',
+    'nested_svm_vmexit [kvm_amd] (1) R   D  ',
+    '\tdirect-->ht_svm_vmexit_trampoline+0x0/0x90 [hyperturtle_host]',
     'nested_vmx_vmexit [kvm_intel] (1) R  \ttramp: 0xffffffffc0a3e000 (kprobe_ftrace_handler+0x0/0x1a0)',
+    // a live patch of what is hooked, beside the hook
+    'paging64_page_fault [kvm] (2) R I D ',
+    '\tdirect-->ht_npt_trampoline+0x0/0x90 [hyperturtle_host]',
     'schedule (1) R I\ttramp: 0xffffffffc0a3f000 (klp_ftrace_handler+0x0/0x1a0)',
     '',
   ],
@@ -56,17 +60,28 @@ describe('the host', () => {
       { nested: none, paging: none, cpu: { svm: false, vmx: false } },
       ...(['fail', /no virtualization extension/, /firmware/] as const),
     ],
-    ['a kernel that enforces IBT', { ibt: true }, 'fail', /\(IBT\).*does not load/, /ibt=off/],
     [
-      'a live patch of what is hooked',
+      'a BPF program on what is to be hooked',
       {
         traced: [
-          'paging64_page_fault [kvm] (1) R I\ttramp: 0xffffffffc0a3c000 (klp_ftrace_handler+0x0/0x1a0)',
-          'nested_svm_vmrun [kvm_amd] (2) R I\ttramp: 0xffffffffc0a3d000 (klp_ftrace_handler+0x0/0x1a0)',
+          'paging64_page_fault [kvm] (1) R   D  ',
+          '\tdirect-->bpf_trampoline_6442536467+0x0/0x1000',
+          'nested_svm_vmrun [kvm_amd] (2) R   D  M ',
+          '\tdirect-->bpf_trampoline_6442536468+0x0/0x1000',
         ],
       },
-      ...(['fail', /paging64_page_fault, nested_svm_vmrun: replaced by/, /live patch/] as const),
+      ...(['fail', /paging64_page_fault, nested_svm_vmrun: hooked by/, /enabled_functions/] as const),
     ],
+    [
+      'a KVM that differs',
+      { kvmTypes: ['kvm_amd has no svm_get_cpl()'] },
+      ...([
+        'fail',
+        /differs from .*hyperturtle_host.*: kvm_amd has no svm_get_cpl\(\)$/,
+        /no VM is attached/,
+      ] as const),
+    ],
+    ['a kernel without BTF', { kvmTypes: 'not there' }, 'warn', /not checked/, /CONFIG_DEBUG_INFO_BTF/],
     ['no KVM', { nested: none, paging: none }, 'fail', /KVM is not loaded/, /modprobe kvm_amd nested=1/],
     [
       'no nesting',

@@ -1,0 +1,204 @@
+/**
+ * What our modules rely on in KVM without its headers saying so: functions that are hooked or called by name, members of its
+ * private structs, a tracepoint. Here for 6.1, 6.12 and 7.3; a running kernel's own types (BTF) are compared with it before
+ * anything is attached or registered. A test compares it with c/.
+ */
+import { readFileSync } from 'node:fs';
+import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { KernelBtf } from './kernel-btf.ts';
+
+export type KvmModule = 'kvm' | 'kvm_amd' | 'kvm_intel';
+/** Which of our modules. */
+export type Side = 'host' | 'guest';
+
+interface Relied {
+  side: Side;
+  in: KvmModule;
+  /** Prototypes that are fine, by name; of several names one must be there. */
+  functions?: Readonly<Record<string, readonly string[]>>;
+  tracepoint?: readonly [name: string, ...fine: string[]];
+  /** `struct.member` and where it may be (offset+bytes), or the struct at whose end it must begin. */
+  member?: readonly [name: string, ...fine: string[]];
+}
+
+const one = (side: Side, module: KvmModule, name: string, ...fine: string[]): Relied => ({
+  side,
+  in: module,
+  functions: { [name]: fine },
+});
+const BOTH = ['host', 'guest'] as const;
+const FAULT = 'int (struct kvm_vcpu *, struct kvm_page_fault *)';
+const INFO = 'void (struct kvm_vcpu *, u32 *, u64 *, u64 *, u32 *, u32 *)';
+const L_BITS = 'void (struct kvm_vcpu *, int *, int *)';
+const CPL = 'int (struct kvm_vcpu *)';
+
+export const KVM_ABI: readonly Relied[] = [
+  // hooked
+  one('host', 'kvm', 'paging64_page_fault', FAULT),
+  one('host', 'kvm', 'ept_page_fault', FAULT),
+  one('host', 'kvm_amd', 'nested_svm_exit_handled', 'int (struct vcpu_svm *)'),
+  one('host', 'kvm_amd', 'nested_svm_vmexit', 'int (struct vcpu_svm *)', 'void (struct vcpu_svm *)'),
+  one('host', 'kvm_amd', 'nested_svm_vmrun', 'int (struct kvm_vcpu *)'),
+  one('host', 'kvm_intel', 'nested_vmx_reflect_vmexit', 'bool (struct kvm_vcpu *)'),
+  {
+    side: 'host',
+    in: 'kvm_intel',
+    functions: {
+      __nested_vmx_vmexit: ['void (struct kvm_vcpu *, u32, u32, long unsigned int, u32)'],
+      nested_vmx_vmexit: ['void (struct kvm_vcpu *, u32, u32, long unsigned int)'],
+    },
+  },
+  one(
+    ...(['host', 'kvm_intel', 'nested_vmx_enter_non_root_mode'] as const),
+    'enum nvmx_vmentry_status (struct kvm_vcpu *, bool)',
+  ),
+  one(
+    ...(['guest', 'kvm', 'kvm_arch_flush_shadow_memslot'] as const),
+    'void (struct kvm *, struct kvm_memory_slot *)',
+  ),
+  one(
+    ...(['guest', 'kvm', 'kvm_arch_prepare_memory_region'] as const),
+    'int (struct kvm *, struct kvm_memory_slot *, struct kvm_memory_slot *, enum kvm_mr_change)',
+  ),
+  one(
+    ...(['guest', 'kvm', 'kvm_arch_commit_memory_region'] as const),
+    'void (struct kvm *, struct kvm_memory_slot *, struct kvm_memory_slot *, enum kvm_mr_change)',
+  ),
+  one('guest', 'kvm', 'kvm_arch_destroy_vm', 'void (struct kvm *)'),
+  { side: 'guest', in: 'kvm', tracepoint: ['kvm_entry', 'void (struct kvm_vcpu *, bool)'] },
+
+  // called
+  ...BOTH.flatMap((side) => [
+    one(side, 'kvm', 'file_is_kvm', 'bool (struct file *)'),
+    one(side, 'kvm', 'kvm_put_kvm', 'void (struct kvm *)'),
+  ]),
+  one('host', 'kvm', 'kvm_get_kvm', 'void (struct kvm *)'),
+  one('host', 'kvm', 'kvm_get_running_vcpu', 'struct kvm_vcpu * ()'),
+  one('host', 'kvm', 'kvm_get_linear_rip', 'long unsigned int (struct kvm_vcpu *)'),
+  one('host', 'kvm', 'kvm_skip_emulated_instruction', 'int (struct kvm_vcpu *)'),
+  one('host', 'kvm', 'kvm_vcpu_gfn_to_hva', 'long unsigned int (struct kvm_vcpu *, gfn_t)'),
+  one('host', 'kvm', 'kvm_vcpu_mark_page_dirty', 'void (struct kvm_vcpu *, gfn_t)'),
+  one('host', 'kvm', 'kvm_vcpu_read_guest', 'int (struct kvm_vcpu *, gpa_t, void *, long unsigned int)'),
+  one('host', 'kvm_amd', 'svm_get_exit_info', INFO),
+  one('host', 'kvm_amd', 'svm_get_cpl', CPL),
+  one('host', 'kvm_amd', 'svm_get_cs_db_l_bits', L_BITS),
+  one('host', 'kvm_amd', 'svm_handle_exit', 'int (struct kvm_vcpu *, fastpath_t)'),
+  one('host', 'kvm_intel', 'vmx_get_exit_info', INFO),
+  one('host', 'kvm_intel', 'vmx_get_cpl', CPL),
+  one('host', 'kvm_intel', 'vmx_get_cs_db_l_bits', L_BITS),
+  one('host', 'kvm_intel', 'vmx_cache_reg', 'void (struct kvm_vcpu *, enum kvm_reg)'),
+  one('host', 'kvm_intel', 'vmx_get_segment_base', 'u64 (struct kvm_vcpu *, int)'),
+  one('host', 'kvm_intel', 'vmx_get_idt', 'void (struct kvm_vcpu *, struct desc_ptr *)'),
+  one('guest', 'kvm', 'kvm_get_kvm_safe', 'bool (struct kvm *)'),
+  one('guest', 'kvm', 'kvm_cpuid', 'bool (struct kvm_vcpu *, u32 *, u32 *, u32 *, u32 *, bool)'),
+  one('guest', 'kvm', 'kvm_msr_allowed', 'bool (struct kvm_vcpu *, u32, u32)'),
+  {
+    side: 'guest',
+    in: 'kvm',
+    functions: {
+      kvm_get_msr: ['int (struct kvm_vcpu *, u32, u64 *)'],
+      __kvm_emulate_msr_read: ['int (struct kvm_vcpu *, u32, u64 *)'],
+    },
+  },
+
+  // read
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.addr', '0+8'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.error_code', '8+4', '8+8'] },
+  { side: 'host', in: 'kvm', member: ['kvm_vcpu.kvm', '0+8'] },
+  { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vcpu', '0+kvm_vcpu'] },
+  { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vmcb', 'kvm_vcpu+8'] },
+];
+
+/** How the running KVM differs from what one of our modules relies on, one line each. Modules that are not there are left out. */
+export function kvmDifferences(side: Side, btf: Readonly<Partial<Record<KvmModule, KernelBtf>>>): string[] {
+  return KVM_ABI.flatMap((r) => {
+    const types = btf[r.in];
+    if (r.side !== side || types === undefined) return [];
+    const [name, found, fine] = look(r, types);
+    if (found !== undefined && fine.includes(found)) return [];
+    const expected = fine.join("' or '");
+    return [
+      found === undefined
+        ? `${r.in} has no ${name}`
+        : `${r.in}: ${name} is '${found}', expected '${expected}'`,
+    ];
+  });
+}
+
+function look(
+  r: Relied,
+  types: KernelBtf,
+): [name: string, found: string | undefined, fine: readonly string[]] {
+  if (r.tracepoint) {
+    const [name, ...fine] = r.tracepoint;
+    return [`tracepoint ${name}`, types.tracepoint(name), fine];
+  }
+  if (r.member) {
+    const [name, ...fine] = r.member;
+    const [struct = '', member = ''] = name.split('.');
+    // a struct's name stands for its size
+    const size = (text: string): string => text.replace(/[a-z_]+/, (s) => String(types.size(s) ?? s));
+    return [`struct ${name}`, types.member(struct, member), fine.map(size)];
+  }
+  const names = Object.keys(r.functions ?? {});
+  for (const name of names) {
+    const found = types.prototype(name);
+    if (found !== undefined) return [`${name}()`, found, r.functions?.[name] ?? []];
+  }
+  return [`${names.join('() or ')}()`, undefined, []];
+}
+
+/** Of this machine. Undefined where the kernel shows no types. Throws HT_UNSUPPORTED for what it shows and cannot be read. */
+export function runningKvmDifferences(side: Side, dir = '/sys/kernel/btf'): string[] | undefined {
+  const read = (name: string): Uint8Array | undefined => {
+    try {
+      return readFileSync(`${dir}/${name}`);
+    } catch (e) {
+      if (errnoCode(e) === 'ENOENT') return undefined;
+      throw e;
+    }
+  };
+  const vmlinux = read('vmlinux');
+  if (vmlinux === undefined) return undefined;
+  const base = new KernelBtf(vmlinux);
+  const module = (name: KvmModule, on: KernelBtf): KernelBtf | undefined => {
+    const bytes = read(name);
+    return bytes && new KernelBtf(bytes, on);
+  };
+  // built into the kernel: its types are there
+  const kvm = module('kvm', base) ?? (base.prototype('kvm_arch_destroy_vm') === undefined ? undefined : base);
+  const found: Partial<Record<KvmModule, KernelBtf>> = {};
+  if (kvm) found.kvm = kvm;
+  for (const vendor of ['kvm_amd', 'kvm_intel'] as const) {
+    const types = module(vendor, base);
+    if (types) found[vendor] = types;
+  }
+  return kvmDifferences(side, found);
+}
+
+/** For reports: what differs, what cannot be read, or that there is nothing to compare with. */
+export type KvmFacts = readonly string[] | 'not there';
+
+export function kvmFacts(side: Side): KvmFacts {
+  try {
+    return runningKvmDifferences(side) ?? 'not there';
+  } catch (e) {
+    if (isHyperturtleError(e)) return [e.message];
+    throw e;
+  }
+}
+
+const checked = new Set<string>();
+
+/** Throws HT_UNSUPPORTED that names what differs. Once a process: a kernel's functions change by loading modules only. */
+export function requireKnownKvm(side: Side, dir?: string): void {
+  const key = `${side} ${dir ?? ''}`;
+  if (checked.has(key)) return;
+  const differences = runningKvmDifferences(side, dir) ?? [];
+  if (differences.length > 0)
+    throw new HyperturtleError(
+      'HT_UNSUPPORTED',
+      `KVM of this kernel is not one that hyperturtle_${side}.ko knows: ${differences.join('; ')}`,
+    );
+  checked.add(key);
+}
