@@ -7,6 +7,7 @@ import { registerAgentBench } from './bench-agent.ts';
 import { registerControl } from './bench-control.ts';
 import { registerBenchNet } from './bench-net.ts';
 import { registerExitBench } from './bench-exit.ts';
+import { registerHooksBench } from './bench-hooks.ts';
 import { registerHugeBench } from './bench-huge.ts';
 import { registerNetNative } from './bench-net-native.ts';
 import { registerPaper } from './bench-paper.ts';
@@ -78,6 +79,7 @@ export function register(program: Command, version: string): void {
   registerBenchNet(bench, version);
   registerNetNative(bench, version);
   registerExitBench(bench, version);
+  registerHooksBench(bench);
   registerHugeBench(bench, version);
   registerPaper(bench);
   registerStart(bench, version);

@@ -19,14 +19,17 @@ export interface BuildContext extends ImageContext {
   projectRoot: string;
 }
 
+/** What is in c/SIDE becomes hyperturtle_SIDE.ko. */
+export type ModuleSide = 'host' | 'guest' | 'fuzz';
+
 /** A directory of compiled files and the hash of what went in. */
 export interface Built {
   dir: string;
   key: string;
 }
 
-/** `hyperturtle_host.ko`, `hyperturtle_guest.ko`, or `hyperturtle_fuzz.ko` for tests, for the kernel of the context. */
-export function buildModule(c: BuildContext, side: 'host' | 'guest' | 'fuzz'): Promise<Built> {
+/** `hyperturtle_host.ko` and `hyperturtle_guest.ko`, for tests the others, for the kernel of the context. */
+export function buildModule(c: BuildContext, side: ModuleSide): Promise<Built> {
   const name = `module-${side}-${c.kernel.kernelVersion}`;
   const kit = c.kernel.kit ?? c.tools;
   return built(c, name, [`c/${side}`, 'c/include'], [c.kernel.key], async (src, out) => {

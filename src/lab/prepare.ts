@@ -1,8 +1,9 @@
 /** From a kernel series to everything a machine boots from: packages, trees, images. The lab's one entry to them. */
 import path from 'node:path';
 import { buildModule, buildPrograms } from './build.ts';
-import type { Built } from './build.ts';
+import type { Built, ModuleSide } from './build.ts';
 import type { Artifacts, BuiltPayload, PrepareOptions, L2Image } from './artifacts.ts';
+import { exec } from '../core/exec.ts';
 import { silentProgress } from '../core/progress.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import type { DebRecord } from './debs.ts';
@@ -22,6 +23,8 @@ import { defaultKernel, machineRelease } from './debian.ts';
 import {
   isKernelPackage,
   qemuProgram,
+  toolEnv,
+  toolPath,
   treesExist,
   unpackForeignTools,
   unpackKernel,
@@ -33,6 +36,18 @@ import { cacheRoot, contentKey, openCache } from './xdg.ts';
 export async function buildInstalledPrograms(options: PrepareOptions): Promise<Built> {
   const { context } = await prepareTrees(options);
   return buildPrograms({ ...context, projectRoot: await findProjectRoot() });
+}
+
+/** A module's code as `objdump -dr` shows it. */
+export async function disassembledModule(options: PrepareOptions, side: ModuleSide): Promise<string> {
+  const { context } = await prepareTrees(options);
+  const { dir } = await buildModule({ ...context, projectRoot: await findProjectRoot() }, side);
+  const file = path.join(dir, `hyperturtle_${side}.ko`);
+  const r = await exec(toolPath(context.tools, 'objdump'), ['-dr', '-j', '.text', file], {
+    env: toolEnv(context.tools),
+    maxBytes: 64 << 20,
+  });
+  return r.stdout.toString();
 }
 
 /** Fetches, unpacks and builds what is missing; with a complete cache it takes a fraction of a second and no network. */
