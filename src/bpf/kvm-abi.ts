@@ -140,12 +140,12 @@ function look(
     const size = (text: string): string => text.replace(/[a-z_]+/, (s) => String(types.size(s) ?? s));
     return [`struct ${name}`, types.member(struct, member), fine.map(size)];
   }
-  const names = Object.keys(r.functions ?? {});
-  for (const name of names) {
+  const functions = Object.entries(r.functions ?? {});
+  for (const [name, fine] of functions) {
     const found = types.prototype(name);
-    if (found !== undefined) return [`${name}()`, found, r.functions?.[name] ?? []];
+    if (found !== undefined) return [`${name}()`, found, fine];
   }
-  return [`${names.join('() or ')}()`, undefined, []];
+  return [`${functions.map(([name]) => name).join('() or ')}()`, undefined, []];
 }
 
 /** Of this machine. Undefined where the kernel shows no types. Throws HT_UNSUPPORTED for what it shows and cannot be read. */

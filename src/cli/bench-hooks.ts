@@ -1,5 +1,6 @@
 /** `hyperturtle bench hooks`: what hooks on KVM cost VMs that nobody attached, counted in the compiled module. */
 import type { Command } from 'commander';
+import { writeOut } from '../core/output.ts';
 import { kernelOption } from './kernel-option.ts';
 
 interface HooksOptions {
@@ -25,6 +26,6 @@ async function count(o: HooksOptions): Promise<void> {
   ]);
   const costs = hookCosts(await disassembledModule({ kernel: o.kernel, progress: createProgress() }, 'host'));
   for (const c of costs)
-    process.stdout.write(`${c.event}: ${c.instructions} instructions in ${c.functions} hooked functions\n`);
+    writeOut(`${c.event}: ${c.instructions} instructions in ${c.functions} hooked functions\n`);
   if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(costs, null, 1)}\n`);
 }
