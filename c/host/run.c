@@ -29,12 +29,12 @@
 #define HT_VIRTUAL_LIMIT_US USEC_PER_SEC
 
 /* four times what admission lets a run take on a slow core (docs/admission.md): npf, exit, sample */
-static const u32 ht_default_limit_us[HT_HOOKS_LIMITED] = { 4 * 100, 4 * 100, 4 * 10 };
+static const u32 ht_default_limit_us[HT_HOOKS_LIMITED] = { 4 * 50, 4 * 50, 4 * 10 };
 
 static unsigned int ht_run_limit_us[HT_HOOKS_LIMITED];
 module_param_array_named(run_limit_us, ht_run_limit_us, uint, NULL, 0444);
 MODULE_PARM_DESC(run_limit_us,
-		 "microseconds of a run of npf,exit,sample; at the third longer one within a minute its link is ended (default: 400,400,40; in a virtual machine 1000000 each)");
+		 "microseconds of a run of npf,exit,sample; at the third longer one within a minute its link is ended (default: 200,200,40; in a virtual machine 1000000 each)");
 
 static u64 ht_limit_cycles[HT_HOOKS] __read_mostly;
 static u64 ht_interrupt_cycles __read_mostly, ht_softirq_cycles __read_mostly;

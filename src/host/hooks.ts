@@ -163,7 +163,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     helpers: DATA_HELPERS,
     instructions: 16_384,
     verifiedInstructions: 250_000,
-    runNs: 100_000,
+    runNs: 50_000,
   },
   {
     name: 'exit',
@@ -174,7 +174,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     helpers: DATA_HELPERS,
     instructions: 16_384,
     verifiedInstructions: 250_000,
-    runNs: 100_000,
+    runNs: 50_000,
   },
   {
     name: 'sample',

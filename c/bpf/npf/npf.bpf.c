@@ -13,7 +13,11 @@
 char LICENSE[] SEC("license") = "GPL";
 
 #define WRITE(x, v) (*(volatile typeof(x) *)&(x) = (v))
-#define TAKE_TRIES 8
+/*
+ * Tries to move head. The value that a lost one finds is the next one's: some ten cycles lie between the two, in which
+ * this CPU mostly keeps the cache line, so that a second loss is rare. All of them are reckoned for each page of a group.
+ */
+#define TAKE_TRIES 4
 /* a fault this near to a run's edge continues it: KVM maps up to 8 neighbours by itself */
 #define RUN_GAP 8
 
@@ -26,19 +30,25 @@ static __always_inline int pass(struct ht_npf_ctx *ctx, struct ht_l2 *l2, __u32 
 	return 0;
 }
 
-/* One zeroed frame from a ring, or 0 when it is empty (or too many others take at the same moment). */
+/*
+ * One zeroed frame from a ring, or 0 when it is empty (or too many others take at the same moment). Who loses head to
+ * another one tries with what it found there. tail only grows, so that the first look at it does for all tries.
+ */
 static __always_inline __u64 take_from(void *base, __u64 *ring_head, __u64 *ring_tail, __u64 ring, __u64 entries)
 {
-	for (int i = 0; i < TAKE_TRIES; i++) {
-		__u64 head = READ(*ring_head), *slot;
+	__u64 tail = READ(*ring_tail), head = READ(*ring_head), found, *slot;
 
-		if (head >= READ(*ring_tail))
+	for (int i = 0; i < TAKE_TRIES; i++) {
+		if (head >= tail)
 			return 0;
-		slot = at(base, ring + (head & (entries - 1)) * 8, 8);
-		if (!slot)
-			return 0;
-		if (__sync_val_compare_and_swap(ring_head, head, head + 1) == head)
-			return __sync_lock_test_and_set(slot, 0);
+		found = __sync_val_compare_and_swap(ring_head, head, head + 1);
+		asm volatile("" : "+r"(found)); /* or clang makes two branches of what follows */
+		if (found == head) {
+			slot = at(base, ring + (head & (entries - 1)) * 8, 8);
+			/* beyond the arena: a layout that is broken has no frame there to lose */
+			return slot ? __sync_lock_test_and_set(slot, 0) : 0;
+		}
+		head = found;
 	}
 	return 0;
 }
