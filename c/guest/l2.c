@@ -734,18 +734,11 @@ int htg_l2_init(void)
 	int ret;
 
 	htg_ftrace_enabled = ht_lookup_variable("ftrace_enabled");
-	ret = ht_hooks_stay_on();
-	if (ret) {
-		pr_err("hyperturtle: cannot hook KVM (%d): %s\n", ret,
-		       ret == -EBUSY ? "ftrace is off: sysctl kernel.ftrace_enabled=1, and load again" :
-				       "ftrace does not work, see the kernel log");
-		return ret;
-	}
 	ret = ht_hooks_arm(htg_hooks, ARRAY_SIZE(htg_hooks));
 	if (ret) {
 		if (ret == -ENOENT)
 			pr_err("hyperturtle: kvm has no functions to hook: is it loaded?\n");
-		goto off;
+		return ret;
 	}
 	/* now that kvm.ko is held, and before an L2 can be registered: until then hooks call nothing in it */
 	ret = htg_kvm_bind();
@@ -753,8 +746,6 @@ int htg_l2_init(void)
 	if (!ret)
 		return 0;
 	ht_hooks_disarm(htg_hooks, ARRAY_SIZE(htg_hooks));
-off:
-	ht_hooks_stay_off();
 	return ret;
 }
 
@@ -762,6 +753,5 @@ void htg_l2_exit(void)
 {
 	htg_entry_exit();
 	ht_hooks_disarm(htg_hooks, ARRAY_SIZE(htg_hooks));
-	ht_hooks_stay_off();
 	ida_destroy(&htg_l2_ida);
 }

@@ -8,6 +8,7 @@
 #include <linux/module.h>
 #include <linux/uaccess.h>
 #include "guest.h"
+#include "kmod/direct_hook.h"
 #include "kmod/lookup_name.h"
 
 struct htg_counters htg_count;
@@ -118,11 +119,14 @@ static struct miscdevice htg_misc = {
 
 static int __init htg_init(void)
 {
-	int ret = ht_lookup_init();
+	int ret = ht_hooks_stay_on();
 
-	ret = ret ?: htg_pool_init();
 	if (ret)
 		return ret;
+	ret = ht_lookup_init();
+	ret = ret ?: htg_pool_init();
+	if (ret)
+		goto ftrace;
 	ret = htg_l2_init();
 	if (ret)
 		goto pool;
@@ -144,6 +148,8 @@ l2:
 	htg_l2_exit();
 pool:
 	htg_pool_exit();
+ftrace:
+	ht_hooks_stay_off();
 	return ret;
 }
 
@@ -155,6 +161,7 @@ static void __exit htg_exit(void)
 	htg_arena_exit();
 	htg_l2_exit();
 	htg_pool_exit();
+	ht_hooks_stay_off();
 }
 
 module_init(htg_init);

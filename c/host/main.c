@@ -9,6 +9,7 @@
 #include <linux/uaccess.h>
 #include "run.h"
 #include "kvm_calls.h"
+#include "kmod/direct_hook.h"
 
 static long ht_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
@@ -64,12 +65,15 @@ static struct miscdevice ht_misc = {
 
 static int __init ht_init(void)
 {
-	int ret = ht_lookup_init();
+	int ret = ht_hooks_stay_on();
 
+	if (ret)
+		return ret;
+	ret = ht_lookup_init();
 	ret = ret ?: ht_run_init();
 	ret = ret ?: ht_arena_init();
 	if (ret)
-		return ret;
+		goto ftrace;
 	ret = ht_npf_init();
 	if (ret)
 		goto arena;
@@ -88,6 +92,8 @@ npf:
 	ht_npf_exit();
 arena:
 	ht_arena_exit();
+ftrace:
+	ht_hooks_stay_off();
 	return ret;
 }
 
@@ -98,6 +104,7 @@ static void __exit ht_exit(void)
 	ht_exit_hooks_exit();
 	ht_npf_exit();
 	ht_arena_exit();
+	ht_hooks_stay_off();
 }
 
 module_init(ht_init);

@@ -170,11 +170,15 @@ int ht_hooks_stay_on(void)
 {
 	int ret = ftrace_set_filter_ip(&ht_permanent_ops, (unsigned long)ht_hooks_nobody, 0, 0);
 
+	if (!ret) {
+		ret = register_ftrace_function(&ht_permanent_ops);
+		if (ret)
+			ftrace_set_filter_ip(&ht_permanent_ops, (unsigned long)ht_hooks_nobody, 1, 0);
+	}
 	if (ret)
-		return ret;
-	ret = register_ftrace_function(&ht_permanent_ops);
-	if (ret)
-		ftrace_set_filter_ip(&ht_permanent_ops, (unsigned long)ht_hooks_nobody, 1, 0);
+		pr_err("hyperturtle: cannot hook KVM (%d): %s\n", ret,
+		       ret == -EBUSY ? "ftrace is off: sysctl kernel.ftrace_enabled=1, and load again" :
+				       "ftrace does not work, see the kernel log");
 	return ret;
 }
 

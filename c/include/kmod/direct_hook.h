@@ -75,7 +75,11 @@ static inline void ht_no_after(struct ht_call *call)
 {
 }
 
-/* Keeps kernel.ftrace_enabled at 1 until ht_hooks_stay_off(); -EBUSY while it is 0. */
+/*
+ * Keeps kernel.ftrace_enabled at 1 until ht_hooks_stay_off(); -EBUSY while it is 0, as the kernel log says. Before any name
+ * is looked up: a kprobe that comes and goes while it is 0 leaves flags in ftrace's records, of which it warns later, and
+ * then stays in the kernel's list when its memory is gone.
+ */
 int ht_hooks_stay_on(void);
 void ht_hooks_stay_off(void);
 
