@@ -7,6 +7,8 @@ const emulators = { maxWorkers: 2, sequence: { groupOrder: 1 } } as const;
 const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
 const SANITIZED = ['modules', 'races', 'slots', 'large', 'exits', 'profile', 'tenants'];
+/** Too long for every run. */
+const SLOW = ['test/lab/interrupted.test.ts', 'test/lab/seen-from-l1.test.ts'];
 const common = { restoreMocks: true, passWithNoTests: false } as const;
 
 export default defineConfig({
@@ -44,7 +46,7 @@ export default defineConfig({
           ...common,
           name: 'lab',
           include: ['test/lab/**/*.test.ts', 'test/intel/smoke.test.ts'],
-          exclude: ['test/lab/seen-from-l1.test.ts'],
+          exclude: SLOW,
           // the longest took 10 minutes with two labs and a compiler on two cores
           testTimeout: 1_500_000 * patience,
           hookTimeout: 1_200_000 * patience,
@@ -54,9 +56,8 @@ export default defineConfig({
       {
         test: {
           ...common,
-          // too long for every run
           name: 'slow',
-          include: ['test/lab/seen-from-l1.test.ts', 'test/integration/instructions.test.ts'],
+          include: [...SLOW, 'test/integration/instructions.test.ts'],
           env: { HT_MUTANTS: process.env['HT_MUTANTS'] ?? '1000000' },
           testTimeout: 900_000,
           hookTimeout: 1_200_000,

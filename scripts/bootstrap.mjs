@@ -11,6 +11,10 @@ import { fileURLToPath } from 'node:url';
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 const PROJECTS = ['unit', 'integration', 'lab'];
 const NODE_AT_LEAST = [20, 19];
+/** As hyperturtle and shells have it. */
+const INTERRUPTED = 130;
+/** Ctrl-C, while a program of ours had the terminal. */
+let interrupted = false;
 
 class Refusal extends Error {}
 
@@ -101,8 +105,13 @@ function run(program, args, options = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { cwd: ROOT, stdio: 'inherit', ...options });
     // a terminal sends Ctrl-C to the child as well; what kill(1) sends to us alone is passed on
-    const forward = (signal) => child.kill(signal);
-    const ignore = () => {};
+    const ignore = () => {
+      interrupted = true;
+    };
+    const forward = (signal) => {
+      interrupted = true;
+      child.kill(signal);
+    };
     process.on('SIGTERM', forward).on('SIGHUP', forward).on('SIGINT', ignore);
     const finish = () => process.off('SIGTERM', forward).off('SIGHUP', forward).off('SIGINT', ignore);
     child.on('error', (e) => {
@@ -273,7 +282,7 @@ main(process.argv.slice(2)).then(
     process.exitCode = status;
   },
   (e) => {
-    process.stderr.write(`${expected(e) ? e.message : e.stack}\n`);
-    process.exitCode = e instanceof Refusal ? 2 : 1;
+    process.stderr.write(interrupted ? 'interrupted\n' : `${expected(e) ? e.message : e.stack}\n`);
+    process.exitCode = interrupted ? INTERRUPTED : e instanceof Refusal ? 2 : 1;
   },
 );

@@ -1,6 +1,7 @@
 /** What all benches that start a lab of their own have in common: its options, and its coming and going. */
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import { abortReason, sleep } from '../core/wait.ts';
 import type { Progress } from '../core/progress.ts';
 import type { Lab } from '../lab/lab.ts';
 import { integer } from './values.ts';
@@ -23,7 +24,13 @@ export interface InLab {
   signal: AbortSignal;
 }
 
-/** Lab up, body, lab down, also when it is interrupted; then the JSON file that was asked for. */
+/** How long a body that was interrupted may take to notice, once its lab is gone. */
+const NOTICE_MS = 2000;
+
+/**
+ * Lab up, body, lab down; then the JSON file that was asked for. When it is interrupted the machines end at once: what the body would
+ * undo in them, which takes half a minute under emulation, goes with them.
+ */
 export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise<T> {
   const [{ labUp }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
     import('../lab/lab.ts'),
@@ -47,7 +54,7 @@ export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): P
     });
     let result: T;
     try {
-      result = await body({ lab, progress, signal });
+      result = await orInterrupted(body({ lab, progress, signal }), signal, () => lab.down());
     } finally {
       await lab.down();
     }
@@ -55,6 +62,39 @@ export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): P
     return result;
   } finally {
     dispose();
+  }
+}
+
+/** Settles as `work` does; after an abort with its reason, when `end` has ended what the work needs. */
+export async function orInterrupted<T>(
+  work: Promise<T>,
+  signal: AbortSignal,
+  end: () => Promise<void>,
+): Promise<T> {
+  let onAbort: (() => void) | undefined;
+  const interrupted = new Promise<never>((_, reject) => {
+    onAbort = () => {
+      const noticed = work.then(
+        () => {},
+        () => {},
+      );
+      const over = (): void => reject(abortReason(signal));
+      void end().then(() => Promise.race([noticed, sleep(NOTICE_MS)]).then(over), over);
+    };
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+  });
+  try {
+    // what fails for want of its machine has no reason of its own
+    return await Promise.race([
+      work.catch((e: unknown) => {
+        if (signal.aborted) return interrupted;
+        throw e;
+      }),
+      interrupted,
+    ]);
+  } finally {
+    if (onAbort) signal.removeEventListener('abort', onAbort);
   }
 }
 

@@ -119,15 +119,23 @@ and JavaScript are built from this source tree when they changed, and are in /pa
     .addOption(nameOption())
     .addOption(levelOption())
     .addOption(l2Option())
-    .option('-t, --timeout <seconds>', 'kill it after this time', integer('--timeout', 1, 86_400), 600)
+    .option(
+      '-t, --timeout <seconds>',
+      'limit: after this time it is killed with what it started (in a nested guest: left), and the status is 7',
+      integer('--timeout', 1, 86_400),
+      600,
+    )
     .option('-i, --stdin', 'pass standard input on, up to its end')
     .option('-e, --env <NAME=value>', 'set a variable; may be repeated', collectEnv, {})
     .argument('<command...>', 'after --')
     .addHelpText(
       'after',
       `
+Output comes as the command writes it, and is kept when the limit is reached. A service that it starts in the background with '&'
+stays when it ends; one in the foreground needs a limit that is long enough, or '--timeout 86400'.
 Examples:
   hyperturtle lab exec -l 0 -- sh -c 'dmesg | tail'
+  hyperturtle lab exec -l 0 -- sh -c 'hyperturtle host dashboard >/run/dashboard 2>&1 </dev/null &'
   echo 'cat /proc/meminfo' | hyperturtle lab exec -l 1 -i -- sh`,
     )
     .action(execute);
@@ -147,6 +155,26 @@ Examples:
     .argument('<from>', 'file here, or l0:/path, or l1:/path')
     .argument('<to>', 'likewise')
     .action(copy);
+
+  lab
+    .command('forward')
+    .description("show a TCP port of L0 or L1 as one of this machine's, on 127.0.0.1; until Ctrl-C")
+    .addOption(nameOption())
+    .option(
+      '--port <number>',
+      'of this machine; 0: any that is free; default: the same',
+      integer('--port', 0, 65_535),
+    )
+    .argument('<level:port>', 'L0:PORT or L1:PORT: what listens on the loopback interface there')
+    .addHelpText(
+      'after',
+      `
+A browser of this machine opens a page that is served in the lab:
+  $ hyperturtle lab exec -- sh -c 'hyperturtle host dashboard >/run/dashboard 2>&1 </dev/null &'
+  $ hyperturtle lab forward L0:9466 &
+  $ hyperturtle lab exec -- cat /run/dashboard`,
+    )
+    .action(forwardPort);
 
   lab
     .command('down')
@@ -329,10 +357,9 @@ async function execute(command: string[], o: ExecOptions): Promise<void> {
       timeoutMs: o.timeout * 1000,
       env: o.env,
       signal,
+      onOutput: (to, chunk) => passThrough(chunk, to),
       ...(o.stdin ? { input: await readAll(process.stdin) } : {}),
     });
-    passThrough(r.stdout, 'stdout');
-    passThrough(r.stderr, 'stderr');
     process.exitCode = r.status;
   } finally {
     dispose();
@@ -359,6 +386,26 @@ async function copy(from: string, to: string, o: NameOption): Promise<void> {
   const { signal, dispose } = abortOnSignals();
   try {
     await copyFile(lab, from, to, signal);
+  } finally {
+    dispose();
+  }
+}
+
+async function forwardPort(text: string, o: NameOption & { port?: number }): Promise<void> {
+  const [{ forward, parseForward }, { abortOnSignals }] = await Promise.all([
+    import('../lab/forward.ts'),
+    import('../core/lifecycle.ts'),
+  ]);
+  const place = parseForward(text);
+  const lab = await attach(o.name);
+  const { signal, dispose } = abortOnSignals();
+  try {
+    await forward(lab, {
+      ...place,
+      localPort: o.port ?? place.port,
+      signal,
+      onReady: (port) => writeOut(`127.0.0.1:${port} is L${place.level}:${place.port}\n`),
+    });
   } finally {
     dispose();
   }

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { codeFile } from '../core/code-file.ts';
-import { exitStatus } from '../core/errors.ts';
+import { exitStatus, isHyperturtleError } from '../core/errors.ts';
 import { asFileError } from '../core/files.ts';
 import { guardOutput, writeErr, writeOut } from '../core/output.ts';
 import { registerAgent } from './agent.ts';
@@ -134,6 +134,8 @@ async function main(): Promise<void> {
     const expected = asFileError(e) ?? e;
     writeErr(errorText(expected));
     process.exitCode = exitStatus(expected);
+    // what an interrupted command still waits for is no reason to stay
+    if (isHyperturtleError(expected, 'HT_INTERRUPTED')) setTimeout(() => process.exit(), 1000).unref();
   }
 }
 

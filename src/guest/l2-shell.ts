@@ -30,6 +30,8 @@ export interface L2Command extends ReadOptions {
 export interface L2Result {
   status: number;
   lines: string[];
+  /** The last of `lines` where it had no newline; `onLine` does not get it. */
+  unended?: string;
 }
 
 export class L2Shell {
@@ -63,8 +65,10 @@ export class L2Shell {
       const line = String(await this.#transport.readLine(options));
       const end = done.exec(line);
       if (end) {
-        if (end[1]) lines.push(end[1]); // output whose last line had no newline
-        return { status: Number(end[2]), lines };
+        const [, unended, status] = end;
+        if (!unended) return { status: Number(status), lines };
+        lines.push(unended);
+        return { status: Number(status), lines, unended };
       }
       lines.push(line);
       const answer = await options.onLine?.(line);

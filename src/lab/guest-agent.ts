@@ -7,6 +7,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { patient } from '../core/patience.ts';
 import { sleep } from '../core/wait.ts';
 import type { Channel, ChannelOptions, Connection } from './channel.ts';
+import { stillRunning } from './levels.ts';
 import type { CommandOptions, CommandResult, Job, Level, RunOptions } from './levels.ts';
 
 /**
@@ -40,24 +41,79 @@ export class AgentLevel implements Level {
   async exec(argv: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
     const timeoutMs = patient(options.timeoutMs ?? 60_000);
     const t0 = performance.now();
-    const pid = await this.#start(argv, options, true);
+    const tail = options.onOutput && (await this.#tail(options.onOutput, options.signal));
     try {
-      for (;;) {
-        const s = await this.#status(pid, options.signal);
-        if (s) return s;
-        const elapsedMs = performance.now() - t0;
-        if (elapsedMs > timeoutMs)
-          throw new HyperturtleError(
-            'HT_TIMEOUT',
-            `${this.name}: ${argv.slice(0, 3).join(' ')}: still running after ${timeoutMs / 1000} s`,
-          );
-        await sleep(pollMs(elapsedMs), options.signal);
+      const pid = await this.#start(tail ? tail.command(argv) : argv, options, tail === undefined);
+      try {
+        let quietSince = t0;
+        for (;;) {
+          const s = await this.#status(pid, options.signal);
+          if (await tail?.read(options.signal)) quietSince = performance.now();
+          if (s) return s;
+          const now = performance.now();
+          if (now - t0 > timeoutMs) throw stillRunning(this.name, argv, timeoutMs);
+          await sleep(pollMs(now - quietSince), options.signal);
+        }
+      } catch (e) {
+        await this.#killGroup(pid, 'KILL').catch(() => {}); // the first error is the one to tell
+        await this.#status(pid, undefined).catch(() => {}); // lets the agent forget it
+        await tail?.read(undefined).catch(() => {}); // what it said before is what explains its end
+        throw e;
+      }
+    } finally {
+      await tail?.close();
+    }
+  }
+
+  /**
+   * Output of a command while it runs. The agent gives captured output at the end only, so it goes to two files that the agent has
+   * open too and gives from where it stopped before. The command's own shell removes their names: nothing is left however this ends.
+   */
+  async #tail(
+    onOutput: NonNullable<CommandOptions['onOutput']>,
+    signal: AbortSignal | undefined,
+  ): Promise<{
+    command: (argv: readonly string[]) => string[];
+    /** Gives on what is there by now, and whether there was any. */
+    read: (signal: AbortSignal | undefined) => Promise<boolean>;
+    close: () => Promise<void>;
+  }> {
+    const base = `/run/exec-${this.#idPrefix}-${this.#nextId++}`;
+    const files: { to: 'stdout' | 'stderr'; path: string; handle: unknown }[] = [];
+    const close = async (): Promise<void> => {
+      for (const { handle } of files)
+        await this.#requestAny('guest-file-close', { handle }, { timeoutMs: ANSWER_MS }).catch(() => {});
+    };
+    try {
+      for (const to of ['stdout', 'stderr'] as const) {
+        const path = `${base}.${to}`;
+        const o = { timeoutMs: ANSWER_MS, signal };
+        const handle = await this.#requestAny('guest-file-open', { path, mode: 'w+' }, o);
+        files.push({ to, path, handle });
       }
     } catch (e) {
-      await this.#killGroup(pid, 'KILL').catch(() => {}); // the first error is the one to tell
-      await this.#status(pid, undefined).catch(() => {}); // lets the agent forget it
+      await close();
       throw e;
     }
+    const read = async (stop: AbortSignal | undefined): Promise<boolean> => {
+      let some = false;
+      for (const { to, handle } of files)
+        for (;;) {
+          const o = { timeoutMs: ANSWER_MS, signal: stop };
+          const r = await this.#request('guest-file-read', { handle, count: CHUNK_BYTES }, o);
+          const part = decode(r['buf-b64']);
+          if (part.length > 0) onOutput(to, part);
+          some ||= part.length > 0;
+          if (part.length < CHUNK_BYTES) break;
+        }
+      return some;
+    };
+    const script = 'exec >>"$1" 2>>"$2"; rm -f "$1" "$2"; shift 2; exec "$@"';
+    return {
+      command: (argv) => ['sh', '-c', script, 'exec', ...files.map((f) => f.path), ...argv],
+      read,
+      close,
+    };
   }
 
   async spawn(
@@ -87,11 +143,7 @@ export class AgentLevel implements Level {
           const s = await status();
           if (s !== undefined) return s;
           const elapsedMs = performance.now() - t0;
-          if (elapsedMs > timeoutMs)
-            throw new HyperturtleError(
-              'HT_TIMEOUT',
-              `${this.name}: ${argv.slice(0, 3).join(' ')}: still running after ${timeoutMs / 1000} s`,
-            );
+          if (elapsedMs > timeoutMs) throw stillRunning(this.name, argv, timeoutMs);
           await sleep(pollMs(elapsedMs), o.signal);
         }
       },

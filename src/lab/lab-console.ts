@@ -53,15 +53,17 @@ async function commandLoop(
   input.on('keypress', (text: string | undefined) => {
     if (text?.charCodeAt(0) === LEAVE) lines.close();
   });
-  // also leaves a command that still runs; its output goes nowhere
+  // also ends a command that still runs
   const left = new AbortController();
   lines.on('close', () => left.abort());
   try {
     lines.prompt();
     for await (const line of lines) {
       if (line.trim() !== '') {
-        const r = await level.exec(['sh', '-c', line], { timeoutMs: 600_000, signal: left.signal });
-        output.write(r.stdout);
+        const r = await level.exec(['sh', '-c', line], {
+          ...{ timeoutMs: 600_000, signal: left.signal },
+          onOutput: (_, chunk) => void output.write(chunk),
+        });
         if (r.status !== 0) output.write(`(status ${r.status})\n`);
       }
       lines.prompt();

@@ -11,6 +11,11 @@ export interface CommandOptions extends RunOptions {
   input?: string | Buffer;
   /** Added to the level's own environment. */
   env?: Readonly<Record<string, string>>;
+  /**
+   * Called with output as it comes; the result then has none. The end is that of the command itself: what it started and left
+   * running does not hold it up, as it does without.
+   */
+  onOutput?: ((to: 'stdout' | 'stderr', chunk: Buffer) => void) | undefined;
 }
 
 export interface CommandResult {
@@ -46,6 +51,15 @@ export interface Level {
   readFile(path: string, options?: RunOptions): Promise<Buffer>;
   /** `mode` is of a new file; default 0644. */
   writeFile(path: string, data: string | Buffer, options?: RunOptions & { mode?: number }): Promise<void>;
+}
+
+/** The error of a command that is over its limit. */
+export function stillRunning(level: string, argv: readonly string[], timeoutMs: number): HyperturtleError {
+  const command = argv.slice(0, 3).join(' ');
+  return new HyperturtleError(
+    'HT_TIMEOUT',
+    `${level}: ${command}: still running after ${timeoutMs / 1000} s`,
+  );
 }
 
 /** Runs a command that must succeed, and gives its standard output as text. Throws HT_COMMAND_FAILED. */

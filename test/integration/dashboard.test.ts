@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -13,6 +13,7 @@ import { chromium } from 'playwright-core';
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { HT_PROFILE_STACK } from '../../src/kernel/sample.ts';
+import { CHROMIUM } from '../support/chromium.ts';
 import { compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
@@ -20,9 +21,6 @@ import type { L1 } from '../support/daemon-harness.ts';
 import { writeCounts } from '../support/fake-kernel.ts';
 
 const clang = findClang();
-const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((f) =>
-  existsSync(f),
-);
 const why = whyNoBpf(clang) ?? (CHROMIUM === undefined ? 'no Chromium: apt install chromium' : undefined);
 /** Pictures are kept for who wants to look. */
 const SHOTS = process.env['HT_SCREENSHOTS'];

@@ -15,6 +15,8 @@ import {
 import { randomBytes } from 'node:crypto';
 import os from 'node:os';
 import path from 'node:path';
+import { chromium } from 'playwright-core';
+import { CLI } from '../../src/bench/accelerate.ts';
 import { exec } from '../../src/core/exec.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import type { Artifacts, PrepareArtifacts } from '../../src/lab/artifacts.ts';
@@ -25,6 +27,7 @@ import { labsRoot } from '../../src/lab/registry.ts';
 import { dropSnapshotOf, ensureSnapshot, snapshotKey } from '../../src/lab/snapshot.ts';
 import { cacheRoot } from '../../src/lab/xdg.ts';
 import { silentProgress } from '../../src/core/progress.ts';
+import { CHROMIUM } from '../support/chromium.ts';
 import { TEST_KERNEL, compiled, processesNaming, useLab } from '../support/lab.ts';
 
 const lab = useLab();
@@ -160,6 +163,67 @@ describe('the command line', () => {
     expect((await hyperturtle('lab', 'exec', ...name, '--', 'true')).stderr.toString()).toBe(
       "hyperturtle: lab 't-cli' is not up: start it with 'hyperturtle lab up --name t-cli'\n",
     );
+  });
+
+  it('gives output while a command runs, keeps it at the limit, and does not wait for a service that stays', async () => {
+    const inLab = (...args: string[]): ChildProcess =>
+      spawn(process.execPath, [cli, 'lab', 'exec', '--name', lab().name, ...args], {
+        stdio: ['ignore', 'pipe', 'pipe'],
+      });
+    const child = inLab('--timeout', '4', '--', 'sh', '-c', 'echo hi; echo oops >&2; sleep 1000');
+    const [out, err]: [Buffer[], Buffer[]] = [[], []];
+    child.stderr!.on('data', (d: Buffer) => err.push(d));
+    child.stdout!.on('data', (d: Buffer) => out.push(d));
+    await once(child.stdout!, 'data');
+    expect(child.exitCode).toBeNull();
+    const [status] = (await once(child, 'close')) as [number];
+    expect([status, Buffer.concat(out).toString(), Buffer.concat(err).toString()]).toEqual([
+      7,
+      'hi\n',
+      'oops\nhyperturtle: L0: sh -c echo hi; echo oops >&2; sleep 1000: still running after 4 s\n',
+    ]);
+    expect(await runScript(lab().l0, "ps -o args | grep '[s]leep 1000'; ls /run | grep ^exec-; true")).toBe(
+      '',
+    );
+
+    const service = inLab('--', 'sh', '-c', 'sleep 1234 & echo begun; exit 3');
+    const t0 = performance.now();
+    expect((await once(service, 'close'))[0]).toBe(3);
+    expect(performance.now() - t0).toBeLessThan(30_000);
+    await runScript(lab().l0, "pkill -f 'sleep 1234'");
+  });
+
+  it.skipIf(!CHROMIUM)("shows the dashboard's page of L0 in a browser of this machine", async () => {
+    const page = '/run/dashboard';
+    const server = await lab().l0.spawn([CLI, 'host', 'dashboard'], { logPath: page });
+    const forward = spawn(
+      process.execPath,
+      [cli, 'lab', 'forward', '--name', lab().name, '--port', '0', 'L0:9466'],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
+    const browser = await chromium.launch({
+      executablePath: CHROMIUM!,
+      args: ['--no-sandbox', '--disable-gpu'],
+    });
+    try {
+      const [said] = (await once(forward.stdout, 'data')) as [Buffer];
+      const [, port] = /^127\.0\.0\.1:(\d+) is L0:9466\n$/.exec(said.toString()) ?? [];
+      const token = await waitFor('the page', async () => /#t=(\S+)\n/.exec(await server.output())?.[1], {
+        timeoutMs: 60_000,
+        intervalMs: 500,
+      });
+      const tab = await browser.newPage();
+      await tab.goto(`http://127.0.0.1:${port}/#t=${token}`, { timeout: 60_000 });
+      await expect
+        .poll(() => tab.locator('main h1').innerText(), { timeout: 60_000 })
+        .toBe('Daemon not reachable');
+    } finally {
+      await browser.close();
+      forward.kill('SIGTERM');
+      expect((await once(forward, 'exit'))[0]).toBe(0);
+      await server.kill();
+    }
+    expect(await runScript(lab().l0, "ps -o args | grep '[f]orward-relay'; true")).toBe('');
   });
 
   it('refuses an unknown kernel in one line', async () => {
