@@ -117,8 +117,35 @@ export interface ReplaceOptions {
  * directory. When it fails the old file is as it was and nothing is left beside it. Throws HT_NO_SPACE and HT_KERNEL.
  */
 export function replaceFile(file: string, content: string | Uint8Array, o: ReplaceOptions = {}): void {
+  stageFile(file, content, o).commit();
+}
+
+/**
+ * The first half of replaceFile: the new content is beside the file, which is as it was. `commit` puts it in force. Both throw
+ * as replaceFile does, with nothing left.
+ */
+export function stageFile(
+  file: string,
+  content: string | Uint8Array,
+  o: ReplaceOptions = {},
+): { commit: () => void; discard: () => void } {
   const fresh = `${file}.new`;
-  try {
+  const discard = (): void => {
+    try {
+      rmSync(fresh, { force: true });
+    } catch {
+      // what made it go away is the failure to tell
+    }
+  };
+  const orDiscard = (work: () => void): void => {
+    try {
+      work();
+    } catch (e) {
+      discard();
+      throw e instanceof HyperturtleError ? e : fileError(e, o.what ?? 'cannot be written', file);
+    }
+  };
+  orDiscard(() => {
     makeDirectory(path.dirname(file), o.directoryMode ?? 0o755);
     const fd = openSync(fresh, 'w', o.mode ?? 0o644);
     try {
@@ -127,16 +154,13 @@ export function replaceFile(file: string, content: string | Uint8Array, o: Repla
     } finally {
       closeSync(fd);
     }
-    renameSync(fresh, file);
-    if (o.sync) syncDirectory(path.dirname(file));
-  } catch (e) {
-    try {
-      rmSync(fresh, { force: true });
-    } catch {
-      // the first failure is the one to tell
-    }
-    throw e instanceof HyperturtleError ? e : fileError(e, o.what ?? 'cannot be written', file);
-  }
+  });
+  const commit = (): void =>
+    orDiscard(() => {
+      renameSync(fresh, file);
+      if (o.sync) syncDirectory(path.dirname(file));
+    });
+  return { commit, discard };
 }
 
 function syncDirectory(dir: string): void {

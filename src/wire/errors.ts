@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
 import type { ErrorCode } from '../core/errors.ts';
+import { asFileError } from '../core/files.ts';
 
 /** By `kind`: the number on the wire, and the error's class in this program. */
 export const WIRE_ERRORS = {
@@ -50,9 +51,20 @@ const KIND_OF: Partial<Record<ErrorCode, ErrorKind>> = {
   HT_UNAVAILABLE: 'UNAVAILABLE',
 };
 
+/**
+ * Failures of this side's own machine. A side that trusts the other one tells it which: a full disk of the agent's is no fault
+ * of the protocol.
+ */
+const OWN_FAILURES: ReadonlySet<string> = new Set<ErrorCode>([
+  ...['HT_NO_SPACE', 'HT_NO_MEMORY', 'HT_KERNEL', 'HT_CONFIG', 'HT_QMP', 'HT_CHANNEL', 'HT_BPF'],
+  ...['HT_COMMAND_FAILED', 'HT_CRASHED', 'HT_INTEGRITY'],
+] as ErrorCode[]);
+
 export const MAX_MESSAGE_LENGTH = 2048;
 /** Of the verifier's log, in UTF-8: its tail says what was refused. */
 export const MAX_LOG_BYTES = 16 << 10;
+
+const isOwnFailure = (v: string): v is ErrorCode => OWN_FAILURES.has(v);
 
 const isKind = (v: unknown): v is ErrorKind => typeof v === 'string' && Object.hasOwn(WIRE_ERRORS, v);
 
@@ -66,6 +78,8 @@ export const ErrorData = z.object({
   /** Tail of the verifier's log. */
   log: z.string().max(MAX_LOG_BYTES).optional(),
   retryAfterMs: z.int().nonnegative().optional(),
+  /** Of INTERNAL on a machine's own sockets: the class of what failed there. */
+  class: z.string().max(64).optional(),
 });
 export type ErrorData = z.output<typeof ErrorData>;
 const Data = ErrorData.omit({ kind: true });
@@ -101,12 +115,15 @@ export function wireError(kind: ErrorKind, message: string, data: Omit<ErrorData
  */
 export function toWireError(e: unknown, options: { trusted?: boolean; reference?: string } = {}): WireError {
   const kind = kindOf(e);
+  if (kind === 'INTERNAL' && options.trusted) {
+    const expected = asFileError(e) ?? e;
+    const own = isHyperturtleError(expected) && OWN_FAILURES.has(expected.code);
+    return wireError(kind, messageOf(expected), own ? { class: expected.code } : {});
+  }
   if (kind === 'INTERNAL')
     return wireError(
       kind,
-      options.trusted
-        ? messageOf(e)
-        : `the other side failed: its log says why${options.reference ? `, reference ${options.reference}` : ''}`,
+      `the other side failed: its log says why${options.reference ? `, reference ${options.reference}` : ''}`,
     );
   return wireError(kind, messageOf(e), isHyperturtleError(e) ? dataOf(e.detail) : {});
 }
@@ -125,7 +142,9 @@ export function fromWireError(e: WireError): HyperturtleError {
   const kind = isKind(e.data?.kind)
     ? e.data.kind
     : ((Object.keys(WIRE_ERRORS) as ErrorKind[]).find((k) => WIRE_ERRORS[k].code === e.code) ?? 'INTERNAL');
-  return new HyperturtleError(WIRE_ERRORS[kind].class, e.message, { detail: { ...e.data, kind } });
+  const own = e.data?.class;
+  const code = kind === 'INTERNAL' && own !== undefined && isOwnFailure(own) ? own : WIRE_ERRORS[kind].class;
+  return new HyperturtleError(code, e.message, { detail: { ...e.data, kind } });
 }
 
 function dataOf(detail: Readonly<Record<string, unknown>>): Omit<ErrorData, 'kind'> {

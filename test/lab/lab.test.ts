@@ -186,11 +186,12 @@ describe('the command line', () => {
       '',
     );
 
-    const service = inLab('--', 'sh', '-c', 'sleep 1234 & echo begun; exit 3');
+    const service = inLab('--', 'sh', '-c', 'sleep 1234 & echo $!; exit 3');
     const t0 = performance.now();
+    const [pid] = (await once(service.stdout!, 'data')) as [Buffer];
     expect((await once(service, 'close'))[0]).toBe(3);
     expect(performance.now() - t0).toBeLessThan(30_000);
-    await runScript(lab().l0, "pkill -f 'sleep 1234'");
+    await run(lab().l0, ['kill', pid.toString().trim()]);
   });
 
   it.skipIf(!CHROMIUM)("shows the dashboard's page of L0 in a browser of this machine", async () => {

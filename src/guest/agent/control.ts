@@ -12,7 +12,7 @@ import { kindOf } from '../../wire/errors.ts';
 import type { Event, Params, Result } from '../../wire/schema.ts';
 import { sameOptions } from '../../wire/link-options.ts';
 import { sameLink } from './desired.ts';
-import type { DesiredState } from './desired.ts';
+import type { DesiredState, LinkSpec } from './desired.ts';
 import { Reconciler } from './reconcile.ts';
 import type { HostCalls, Outcome } from './reconcile.ts';
 import type { Problem } from './schema.ts';
@@ -131,8 +131,11 @@ export class Control {
 
   load(params: Params<'load'>, host: HostCalls, signal: AbortSignal): Promise<Result<'load'>> {
     return this.#change(signal, async () => {
-      const result = await host.request('load', params, { timeoutMs: LOAD_TIMEOUT_MS, signal });
-      this.#keepObject(params, result.object.sha256);
+      const result = await this.#written(
+        () => this.#keepObject(params),
+        () => host.request('load', params, { timeoutMs: LOAD_TIMEOUT_MS, signal }),
+      );
+      this.#confirm(params, result.object.sha256);
       if (!result.existed) await this.#refill(params.name, host, signal);
       return result;
     });
@@ -140,8 +143,11 @@ export class Control {
 
   replace(params: Params<'replace'>, host: HostCalls, signal: AbortSignal): Promise<Result<'replace'>> {
     return this.#change(signal, async () => {
-      const result = await host.request('replace', params, { timeoutMs: LOAD_TIMEOUT_MS, signal });
-      this.#keepObject(params, result.object.sha256);
+      const result = await this.#written(
+        () => this.#keepObject(params),
+        () => host.request('replace', params, { timeoutMs: LOAD_TIMEOUT_MS, signal }),
+      );
+      this.#confirm(params, result.object.sha256);
       if (result.created.length > 0) await this.#refill(params.name, host, signal);
       return result;
     });
@@ -149,14 +155,20 @@ export class Control {
 
   unload(params: Params<'unload'>, host: HostCalls, signal: AbortSignal): Promise<Result<'unload'>> {
     return this.#change(signal, async () => {
-      try {
-        await host.request('unload', params, { signal });
-      } catch (e) {
-        // the host never took it: not wanting it any more is all there is to do
-        if (kindOf(e) !== 'NOT_FOUND' || !this.desired.removeObject(params.name)) throw e;
-        return {};
-      }
-      this.desired.removeObject(params.name);
+      let wanted = false;
+      await this.#written(
+        () => {
+          wanted = this.desired.removeObject(params.name);
+        },
+        async () => {
+          try {
+            await host.request('unload', params, { signal });
+          } catch (e) {
+            // the host never took it: not wanting it any more is all there is to do
+            if (kindOf(e) !== 'NOT_FOUND' || !wanted) throw e;
+          }
+        },
+      );
       this.#reconciler.forgetPolicy(params.name);
       return {};
     });
@@ -180,8 +192,10 @@ export class Control {
           `the policy of '${params.object}' has been changed meanwhile: look, and try again`,
           { detail: { retryAfterMs: 0 } },
         );
-      await this.#reconciler.fill(params.object, policy, host, signal);
-      this.desired.putPolicy(params.object, policy);
+      await this.#written(
+        () => this.desired.putPolicy(params.object, policy),
+        () => this.#reconciler.fill(params.object, policy, host, signal),
+      );
       return this.policy(params.object);
     });
   }
@@ -196,22 +210,30 @@ export class Control {
 
   link(params: Params<'link'>, host: HostCalls, signal: AbortSignal): Promise<Result<'link'>> {
     return this.#change(signal, async () => {
-      const result = await host.request('link', params, { signal });
-      const { object, program, hook, order, options } = result.link;
-      const made = { object, program, hook, target: result.link.target ?? undefined, order, options };
-      const there = this.desired.links().find((l) => sameLink(l, made));
-      // asked for without an order, it is the host's to choose
-      if (!there || params.order !== undefined || !sameOptions(there.options, options))
-        this.desired.putLink({ ...made, order: params.order });
-      return result;
+      const asked = { ...params, target: params.target ?? undefined };
+      const { link: made, ...rest } = await this.#written(
+        () => {
+          const there = this.desired.links().find((l) => sameLink(l, asked));
+          // asked for without an order, it is the host's to choose
+          if (!there || params.order !== undefined || !sameOptions(there.options, params.options))
+            this.desired.putLink(asked);
+        },
+        () => host.request('link', params, { signal }),
+      );
+      this.#keepLink({ ...made, target: made.target ?? undefined, order: params.order });
+      return { link: made, ...rest };
     });
   }
 
   unlink(params: Params<'unlink'>, host: HostCalls, signal: AbortSignal): Promise<Result<'unlink'>> {
     return this.#change(signal, async () => {
       const link = (await host.request('list', {}, { signal })).links.find((l) => l.id === params.id);
-      await host.request('unlink', params, { signal });
-      if (link) this.desired.removeLink({ ...link, target: link.target ?? undefined });
+      await this.#written(
+        () => {
+          if (link) this.desired.removeLink({ ...link, target: link.target ?? undefined });
+        },
+        () => host.request('unlink', params, { signal }),
+      );
       return {};
     });
   }
@@ -225,8 +247,26 @@ export class Control {
     });
   }
 
-  #keepObject(params: Params<'load'>, sha256: string): void {
-    const { name, signature, constants } = params;
+  /**
+   * Writes down what is wanted from now on, asks the host, and then puts the writing in force. Nothing is asked when it cannot be
+   * written; nothing is kept when the host refuses.
+   */
+  async #written<T>(change: () => void, ask: () => Promise<T>): Promise<T> {
+    const staged = this.desired.stage(change);
+    let result: T;
+    try {
+      result = await ask();
+    } catch (e) {
+      staged.discard();
+      throw e;
+    }
+    staged.commit();
+    return result;
+  }
+
+  #keepObject({ name, elf: text, signature, constants }: Params<'load'>): void {
+    const elf = Buffer.from(text, 'base64');
+    const sha256 = sha256Of(elf);
     const same = this.desired
       .objects()
       .some(
@@ -236,8 +276,22 @@ export class Control {
           JSON.stringify(o.constants) === JSON.stringify(constants) &&
           o.signature?.value === signature?.value,
       );
-    if (!same) this.desired.putObject({ name, elf: Buffer.from(params.elf, 'base64'), signature, constants });
+    if (!same) this.desired.putObject({ name, elf, signature, constants });
+  }
+
+  #confirm({ name, constants }: Params<'load'>, sha256: string): void {
     this.#reconciler.confirm({ name, sha256, ...(constants ? { constants } : {}) });
+  }
+
+  /** What the host has added to a link: the program's name, options. Without it the link is found all the same. */
+  #keepLink(made: LinkSpec): void {
+    const there = this.desired.links().find((l) => sameLink(l, made));
+    if (there?.program !== undefined && sameOptions(there.options, made.options)) return;
+    try {
+      this.desired.putLink(made);
+    } catch (e) {
+      this.#log.warn({ problem: messageOf(e) }, 'link written down as it was asked for');
+    }
   }
 
   /** The object has maps that nobody has filled in. */

@@ -48,6 +48,11 @@ export interface LinkSpec {
   options?: LinkOptions | undefined;
 }
 
+export interface StagedChange {
+  commit: () => void;
+  discard: () => void;
+}
+
 interface ConfigObject extends DesiredObject {
   elf: Buffer;
 }
@@ -72,6 +77,8 @@ export class DesiredState {
   #fromConfig = new Map<string, ConfigObject>();
   #unreadable: { name: string; message: string }[] = [];
   readonly #stateProblem: string | undefined;
+  /** While a change is only staged: what comes of it. */
+  #change: { state: State | undefined } | undefined;
 
   constructor(config: AgentConfig) {
     this.#config = config;
@@ -235,8 +242,40 @@ export class DesiredState {
   }
 
   #save(state: State): void {
-    this.#file.write(state);
-    this.#state = state;
+    if (this.#change) this.#change = { state };
+    else this.#stage(state).commit();
+  }
+
+  #stage(state: State): StagedChange {
+    const staged = this.#file.stage(state);
+    return {
+      commit: () => {
+        staged.commit();
+        this.#state = state;
+      },
+      discard: () => {
+        staged.discard();
+        this.#file.sweep(this.#state);
+      },
+    };
+  }
+
+  /**
+   * Writes down what one of the methods below would make of the state, but beside the one in force, until `commit`. So what cannot
+   * be written down is not done either. Throws as they do, and HT_NO_SPACE and HT_KERNEL.
+   */
+  stage(change: () => void): StagedChange {
+    this.#change = { state: undefined };
+    try {
+      change();
+      const { state } = this.#change;
+      return state === undefined ? { commit: () => {}, discard: () => {} } : this.#stage(state);
+    } catch (e) {
+      this.#file.sweep(this.#state);
+      throw e;
+    } finally {
+      this.#change = undefined;
+    }
   }
 }
 

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
-import { makeDirectory, replaceFile } from '../../core/files.ts';
+import { makeDirectory, replaceFile, stageFile } from '../../core/files.ts';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
 import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Name, Sha256, Signature, LinkOptions, LinkOrder } from '../../wire/schema.ts';
@@ -80,9 +80,23 @@ export class StateFile {
     }
   }
 
-  /** Durable when it returns. Objects that the state does not name are removed. */
-  write(state: State): void {
-    replaceFile(this.file, `${JSON.stringify(state, null, 2)}\n`, RECORD);
+  /**
+   * Writes the next state beside the one in force, durably: where there is no room, that shows here. `commit` is a rename; neither
+   * leaves anything behind.
+   */
+  stage(state: State): { commit: () => void; discard: () => void } {
+    const staged = stageFile(this.file, `${JSON.stringify(state, null, 2)}\n`, RECORD);
+    return {
+      commit: () => {
+        staged.commit();
+        this.sweep(state);
+      },
+      discard: staged.discard,
+    };
+  }
+
+  /** Removes objects that the state does not name. */
+  sweep(state: State): void {
     const used = new Set(Object.values(state.objects).flatMap((o) => (o ? [o.sha256] : [])));
     for (const name of readdirSync(this.#objects))
       if (!used.has(name.replace(/\.bpf\.o$/, ''))) rmSync(path.join(this.#objects, name), { force: true });

@@ -8,7 +8,7 @@ import type { VmSpec } from './config.ts';
 
 export class RuntimeVms {
   readonly #file: string;
-  readonly #vms: Map<string, VmSpec>;
+  #vms: ReadonlyMap<string, VmSpec>;
 
   /** Throws HT_CONFIG when the file is not what we wrote. */
   constructor(stateDirectory: string) {
@@ -20,18 +20,20 @@ export class RuntimeVms {
     return this.#vms;
   }
 
+  /** Throws HT_NO_SPACE and HT_KERNEL; then nothing is changed, here and on the disk. So does remove(). */
   add(name: string, spec: VmSpec): void {
-    this.#vms.set(name, spec);
-    this.#write();
+    this.#write(new Map(this.#vms).set(name, spec));
   }
 
   remove(name: string): void {
-    if (this.#vms.delete(name)) this.#write();
+    const others = new Map(this.#vms);
+    if (others.delete(name)) this.#write(others);
   }
 
-  #write(): void {
-    const text = JSON.stringify(Object.fromEntries(this.#vms), null, 2);
+  #write(vms: ReadonlyMap<string, VmSpec>): void {
+    const text = JSON.stringify(Object.fromEntries(vms), null, 2);
     replaceFile(this.#file, `${text}\n`, { mode: 0o600, directoryMode: 0o700, sync: true });
+    this.#vms = vms;
   }
 }
 

@@ -216,7 +216,7 @@ export class VmNics {
     const gone = this.#nics;
     this.#nics = [];
     this.#leaving.clear();
-    this.#write();
+    this.#writeLater();
     for (const nic of gone) void removeBackend(nic).catch(this.#warn(nic.info.id));
   }
 
@@ -273,13 +273,19 @@ export class VmNics {
         const device = newDeviceIdOf(id);
         const nic: NicRecord = { info, device, port: port.id, ifname, ifindex, complete: false };
         this.#nics.push(nic);
-        this.#write();
+        try {
+          this.#write();
+        } catch (e) {
+          // QEMU has not been asked
+          this.#nics = this.#nics.filter((n) => n !== nic);
+          throw e;
+        }
         try {
           await plugNic(qmp(), { device, mac, port: port.id, netdev: behind.netdev }, signal);
         } catch (e) {
           if (isRefusal(e) || e === signal.reason) {
             this.#nics = this.#nics.filter((n) => n !== nic);
-            this.#write();
+            this.#writeLater();
           } else {
             kept = true; // until it is known to be gone
             this.#removeLater(nic);
@@ -289,7 +295,7 @@ export class VmNics {
         }
         kept = true;
         nic.complete = true;
-        this.#write();
+        this.#writeLater();
         this.#options.onAdded(info);
         return { nic: info, existed: false };
       }
@@ -320,7 +326,7 @@ export class VmNics {
     await removeBackend(nic);
     this.#nics = this.#nics.filter((n) => n !== nic);
     this.#leaving.delete(nic.info.id);
-    this.#write();
+    this.#writeLater();
   }
 
   async #tryRemove(nic: NicRecord, reason: string): Promise<void> {
@@ -388,6 +394,16 @@ export class VmNics {
     for (let n = 0; ; n++) if (!this.#nics.some((x) => x.info.id === `nic${n}`)) return `nic${n}`;
   }
 
+  /** After the fact: a record that says too much, or `complete` too late, is put right by recover(). */
+  #writeLater(): void {
+    try {
+      this.#write();
+    } catch (e) {
+      this.#warn('record')(e);
+    }
+  }
+
+  /** Throws HT_NO_SPACE and HT_KERNEL. */
   #write(): void {
     writeNics(this.#options.run, this.#options.vm, {
       ...this.#options.process,

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -162,6 +162,38 @@ test("a refused object leaves the desired state alone, and the caller gets the h
   await reached();
   const list = await c.request('list', {});
   expect(list.objects[0]?.sha256).toBe((await c.request('agent.desired', {})).objects[0]?.sha256);
+});
+
+test('what cannot be written down is not done: a command says so with path and reason, and nothing is changed in the host', async () => {
+  await host.start();
+  await startAgent();
+  const c = await client();
+  await c.request('load', { name: 'a', elf: elf('a') });
+  const { link } = await c.request('link', { object: 'a', hook: 'npf' });
+  await reached();
+  const before = await c.request('agent.desired', {});
+  // where the next state is to be written; root writes into anything but a directory
+  const blocked = path.join(dir, 'state/agent.json.new');
+  mkdirSync(blocked);
+  const why = {
+    code: 'HT_KERNEL',
+    message: expect.stringMatching(/^\S+state\/agent\.json: the state cannot be written: /) as string,
+  };
+  host.calls.length = 0;
+  await expect(c.request('unload', { name: 'a', force: true })).rejects.toMatchObject(why);
+  await expect(c.request('load', { name: 'b', elf: elf('b') })).rejects.toMatchObject(why);
+  await expect(c.request('replace', { name: 'a', elf: elf('a 2') })).rejects.toMatchObject(why);
+  await expect(c.request('unlink', { id: link.id })).rejects.toMatchObject(why);
+  await expect(c.request('link', { object: 'a', hook: 'exit' })).rejects.toMatchObject(why);
+  expect(host.calls.filter((call) => call !== 'list')).toEqual([]);
+  expect(inHost()).toBe('a a@npf');
+  expect(await c.request('agent.desired', {})).toEqual(before);
+  expect(readdirSync(path.join(dir, 'state/objects'))).toHaveLength(1);
+
+  rmSync(blocked, { recursive: true });
+  await c.request('unload', { name: 'a', force: true });
+  expect(inHost()).toBe('');
+  expect(readdirSync(path.join(dir, 'state/objects'))).toEqual([]);
 });
 
 test('what the host loses or its operator takes away is put back; what it refuses then is told as a problem', async () => {
