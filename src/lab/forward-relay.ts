@@ -2,6 +2,7 @@
 import net from 'node:net';
 import { PortStream } from '../guest/agent/port.ts';
 import { isHyperturtleError } from '../core/errors.ts';
+import { writeOut } from '../core/output.ts';
 import { waitFor } from '../core/wait.ts';
 import { Forwarder, GONE_MS } from './forward-frames.ts';
 import { READY, untilWord } from './forward-greeting.ts';
@@ -20,13 +21,13 @@ const stream = await waitFor(
   },
   { timeoutMs: GONE_MS + 5000, intervalMs: 500 },
 );
-process.stdout.write(READY);
+writeOut(READY);
 await untilWord(stream, word);
 stream.write(word);
 new Forwarder(stream, {
   dial: () => net.connect({ host: '127.0.0.1', port: Number(port), allowHalfOpen: true }),
   onEnd: (why) => {
-    process.stdout.write(`${why}\n`);
+    writeOut(`${why}\n`);
     process.exit();
   },
 });
