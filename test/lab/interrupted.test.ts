@@ -25,7 +25,7 @@ async function interrupted(after: RegExp, waitMs: number): Promise<number> {
   let said = '';
   const exited = once(demo, 'exit') as Promise<[number | null]>;
   await new Promise<void>((resolve, reject) => {
-    demo.stderr!.on('data', (d: Buffer) => {
+    demo.stderr.on('data', (d: Buffer) => {
       said += d.toString();
       if (after.test(said)) resolve();
     });
