@@ -36,7 +36,7 @@ describe('commands in an L2', () => {
 
   it('keep output whose last line has no newline', async () => {
     const l2 = new FakeL2([], (l) => [`tail### done ${idOf(l)} 0`]);
-    expect(await new L2Shell(l2).run('x', options)).toEqual({ status: 0, lines: ['tail'] });
+    expect(await new L2Shell(l2).run('x', options)).toEqual({ status: 0, lines: ['tail'], unended: 'tail' });
   });
 
   it('do not take the end of an older command for their own', async () => {
