@@ -26,7 +26,8 @@ import { IN_GUEST } from './artifacts.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
 import type { CpioEntry } from '../core/cpio.ts';
 import { isNewer } from './debian.ts';
-import { libraryClosure } from './images-elf.ts';
+import { libraryClosure, neededLibraries } from './images-elf.ts';
+import { nodeFiles } from './node-files.ts';
 import * as scripts from './init-scripts.ts';
 import { setLoaderOf } from './own-loader.ts';
 import { moduleDir, ModuleTree, readVmlinux } from './kernel.ts';
@@ -71,6 +72,7 @@ export async function bootImages(c: ImageContext): Promise<BootImages> {
     ...(c.qemu === c.tools ? [] : [c.qemu.key]),
     { ...scripts, kernelArgs: undefined },
     await fileHash(process.execPath),
+    ...(await Promise.all((await nodeFiles(await nodePrograms())).map(fileHash))),
   ]);
   const entry = (name: string, suffix: string, make: (to: string) => Promise<void>): Promise<string> =>
     cacheEntry(c.cacheRoot, { folder: 'images', name, key, suffix, keep: 3, signal: c.signal }, (staging) =>
@@ -201,6 +203,7 @@ async function baseTree(
   ];
   for (const [name, file] of await closure(c, programs, [...extra, LOADER]))
     await install(file, at(`${lib}/${name}`), 0o755);
+  for (const f of await nodeFiles(await nodePrograms())) await install(f, at(f), 0o644);
   await symlink(`../lib/${TRIPLET}/${LOADER}`, at(`usr/lib64/${LOADER}`));
 
   // Debian 13 has the network ROMs among QEMU's own files
@@ -239,6 +242,11 @@ async function baseTree(
 }
 
 const LOADER = 'ld-linux-x86-64.so.2';
+/** Where the libraries of this machine's Node are. */
+const HOST_LIBRARIES = [
+  path.join(path.dirname(process.execPath), '../lib'),
+  ...[`/usr/lib/${TRIPLET}`, '/usr/lib64', '/usr/local/lib'],
+];
 /** What QEMU maps into a PC: BIOS, direct kernel boot, network ROM for those who forget `romfile=`. */
 const FIRMWARE =
   /^(bios-256k\.bin|bios-microvm\.bin|qboot\.rom|pvh\.bin|linuxboot(_dma)?\.bin|multiboot(_dma)?\.bin|kvmvapic\.bin|efi-virtio\.rom)$/;
@@ -265,13 +273,18 @@ async function closure(
   if (qemu !== tools) trees.splice(isNewer(qemu.release ?? '') ? 0 : 2, 0, qemu.root);
   const directories = [
     ...trees.flatMap((r) => [path.join(r, 'usr/lib', TRIPLET), path.join(r, 'usr/lib64')]),
-    path.join(path.dirname(process.execPath), '../lib'),
-    ...[`/usr/lib/${TRIPLET}`, '/usr/lib64', '/usr/local/lib'],
+    ...HOST_LIBRARIES,
   ];
   const roots = await Promise.all(names.map((n) => findLibrary(n, directories)));
   const all = await libraryClosure([...programs, ...roots], directories);
   names.forEach((n, i) => all.set(n, roots[i]!));
   return all;
+}
+
+/** Node, and the library that has most of it where it is Debian's. */
+async function nodePrograms(): Promise<string[]> {
+  const needed = neededLibraries(await readFile(process.execPath)).filter((n) => n.startsWith('libnode.so'));
+  return [process.execPath, ...(await Promise.all(needed.map((n) => findLibrary(n, HOST_LIBRARIES))))];
 }
 
 async function findLibrary(name: string, directories: readonly string[]): Promise<string> {
