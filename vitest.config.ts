@@ -21,6 +21,8 @@ export default defineConfig({
           name: 'integration',
           include: ['test/integration/**/*.test.ts'],
           testTimeout: 60_000,
+          // some compile eBPF first, beside others
+          hookTimeout: 60_000,
         },
       },
       {
