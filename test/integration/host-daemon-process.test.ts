@@ -104,7 +104,7 @@ describe.skipIf(why !== undefined)(`daemon as a service${why ? ` (skipped: ${why
     expect(cli('host', 'args', 'box', '--libvirt').stdout).toContain("<target type='virtio'");
     expect(cli('host', 'args', 'nobody')).toMatchObject({ status: 3 });
     expect(cli('host', 'reload').stdout).toBe('nothing differs\n');
-    expect(cli('host', 'daemon', '--check', '--config', h.config).stdout).toContain('well, 0 VMs');
+    expect(cli('host', 'daemon', '--check', '--config', h.config).stdout).toContain('OK, 0 VMs');
     expect(cli('host', 'vm', 'remove', 'box')).toMatchObject({ status: 0 });
     expect(readdirSync(path.join(h.bpffs, 'hyperturtle'))).toEqual([]);
   });

@@ -126,8 +126,6 @@ function readMap(
       );
     return map;
   }
-  const problem = shapeProblem(d);
-  if (problem) f.refuse('map-definition', `${where}: ${typeName}: ${problem.message}`, problem.mend);
   for (const hook of hooks) {
     const allowed = hook.mapTypes.find((t) => t.number === d.type);
     if (!allowed)
@@ -143,6 +141,10 @@ function readMap(
         'leave the others out',
       );
   }
+  // the shape of what no hook may use helps nobody
+  const usable = hooks.length === 0 || hooks.some((h) => h.mapTypes.some((t) => t.number === d.type));
+  const problem = usable ? shapeProblem(d) : undefined;
+  if (problem) f.refuse('map-definition', `${where}: ${typeName}: ${problem.message}`, problem.mend);
   return map;
 }
 
