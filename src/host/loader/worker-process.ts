@@ -78,7 +78,8 @@ export class WorkerProcess {
     if (fds.length > 0) sendFds(this.#channel, fds);
     const answer = this.#next();
     this.#child.send(request, (e) => {
-      if (e) this.#fail(new HyperturtleError('HT_CRASHED', `the loading process is gone: ${e.message}`));
+      // it is ending, or cannot be talked to any more: its end says how, and comes
+      if (e) this.kill();
     });
     return answer;
   }
