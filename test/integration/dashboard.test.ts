@@ -243,7 +243,9 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
   it('shows hostile names as text', async () => {
     const page = await open(url);
     await page.getByRole('treeitem', { name: 'onerror' }).click();
-    await expect.poll(() => heading(page)).toContain('<img src=x onerror="document.title=1">\\u{202e}gnp.exe');
+    await expect
+      .poll(() => heading(page))
+      .toContain('<img src=x onerror="document.title=1">\\u{202e}gnp.exe');
     expect(await page.locator('img').count()).toBe(0);
     expect(await page.title()).toBe('build1 · HyperTurtle');
   });

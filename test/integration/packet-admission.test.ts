@@ -99,7 +99,12 @@ const REFUSED: readonly [string, string, string, RegExp][] = [
   ],
   ['writes to the context', 'tc/ingress', 'skb->mark = 7;', /writes to its context/],
   ['writes to a frame', 'tc/egress', `${DATA} if (data + 1 <= end) *data = 0;`, /writes to the packet/],
-  ['calls what changes a frame', 'tc/egress', 'skb_store(ctx, 0, value, 8, 0);', /helper 9 \(skb_store_bytes\) is not allowed/],
+  [
+    'calls what changes a frame',
+    'tc/egress',
+    'skb_store(ctx, 0, value, 8, 0);',
+    /helper 9 \(skb_store_bytes\) is not allowed/,
+  ],
   [
     'copies for XDP to memory that nobody wrote, and keeps what it finds there when that fails',
     'xdp',
