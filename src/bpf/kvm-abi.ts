@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import type { Finding } from '../wire/schema.ts';
 import { KernelBtf } from './kernel-btf.ts';
 
 export type KvmModule = 'kvm' | 'kvm_amd' | 'kvm_intel';
@@ -31,9 +32,11 @@ const FAULT = 'int (struct kvm_vcpu *, struct kvm_page_fault *)';
 const INFO = 'void (struct kvm_vcpu *, u32 *, u64 *, u64 *, u32 *, u32 *)';
 const L_BITS = 'void (struct kvm_vcpu *, int *, int *)';
 const CPL = 'int (struct kvm_vcpu *)';
+const ENTRY = 'enum nvmx_vmentry_status (struct kvm_vcpu *, bool)';
+const SLOT = 'struct kvm *, struct kvm_memory_slot *';
+const SLOT_CHANGE = `${SLOT}, struct kvm_memory_slot *, enum kvm_mr_change`;
 
-export const KVM_ABI: readonly Relied[] = [
-  // hooked
+const HOOKED: readonly Relied[] = [
   one('host', 'kvm', 'paging64_page_fault', FAULT),
   one('host', 'kvm', 'ept_page_fault', FAULT),
   one('host', 'kvm_amd', 'nested_svm_exit_handled', 'int (struct vcpu_svm *)'),
@@ -48,26 +51,14 @@ export const KVM_ABI: readonly Relied[] = [
       nested_vmx_vmexit: ['void (struct kvm_vcpu *, u32, u32, long unsigned int)'],
     },
   },
-  one(
-    ...(['host', 'kvm_intel', 'nested_vmx_enter_non_root_mode'] as const),
-    'enum nvmx_vmentry_status (struct kvm_vcpu *, bool)',
-  ),
-  one(
-    ...(['guest', 'kvm', 'kvm_arch_flush_shadow_memslot'] as const),
-    'void (struct kvm *, struct kvm_memory_slot *)',
-  ),
-  one(
-    ...(['guest', 'kvm', 'kvm_arch_prepare_memory_region'] as const),
-    'int (struct kvm *, struct kvm_memory_slot *, struct kvm_memory_slot *, enum kvm_mr_change)',
-  ),
-  one(
-    ...(['guest', 'kvm', 'kvm_arch_commit_memory_region'] as const),
-    'void (struct kvm *, struct kvm_memory_slot *, struct kvm_memory_slot *, enum kvm_mr_change)',
-  ),
+  one('host', 'kvm_intel', 'nested_vmx_enter_non_root_mode', ENTRY),
+  one('guest', 'kvm', 'kvm_arch_flush_shadow_memslot', `void (${SLOT})`),
+  one('guest', 'kvm', 'kvm_arch_prepare_memory_region', `int (${SLOT_CHANGE})`),
+  one('guest', 'kvm', 'kvm_arch_commit_memory_region', `void (${SLOT_CHANGE})`),
   one('guest', 'kvm', 'kvm_arch_destroy_vm', 'void (struct kvm *)'),
-  { side: 'guest', in: 'kvm', tracepoint: ['kvm_entry', 'void (struct kvm_vcpu *, bool)'] },
+];
 
-  // called
+const CALLED: readonly Relied[] = [
   ...BOTH.flatMap((side) => [
     one(side, 'kvm', 'file_is_kvm', 'bool (struct file *)'),
     one(side, 'kvm', 'kvm_put_kvm', 'void (struct kvm *)'),
@@ -100,14 +91,23 @@ export const KVM_ABI: readonly Relied[] = [
       __kvm_emulate_msr_read: ['int (struct kvm_vcpu *, u32, u64 *)'],
     },
   },
+];
 
-  // read
+const READ: readonly Relied[] = [
+  { side: 'guest', in: 'kvm', tracepoint: ['kvm_entry', 'void (struct kvm_vcpu *, bool)'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.addr', '0+8'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.error_code', '8+4', '8+8'] },
   { side: 'host', in: 'kvm', member: ['kvm_vcpu.kvm', '0+8'] },
   { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vcpu', '0+kvm_vcpu'] },
   { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vmcb', 'kvm_vcpu+8'] },
 ];
+
+export const KVM_ABI: readonly Relied[] = [...HOOKED, ...CALLED, ...READ];
+
+/** Names of the functions of KVM that a module hooks, those of all kernels together. */
+export function hookedFunctions(side: Side): string[] {
+  return HOOKED.flatMap((r) => (r.side === side ? Object.keys(r.functions ?? {}) : []));
+}
 
 /** How the running KVM differs from what one of our modules relies on, one line each. Modules that are not there are left out. */
 export function kvmDifferences(side: Side, btf: Readonly<Partial<Record<KvmModule, KernelBtf>>>): string[] {
@@ -186,6 +186,24 @@ export function kvmFacts(side: Side): KvmFacts {
     if (isHyperturtleError(e)) return [e.message];
     throw e;
   }
+}
+
+/** For both doctors. `consequence`: what does not happen where something differs. */
+export function kvmFindings(side: Side, facts: KvmFacts, consequence: string): Finding[] {
+  const name = `hyperturtle_${side}`;
+  if (facts === 'not there')
+    return [
+      {
+        level: 'warn',
+        what: `the kernel does not show its types (BTF): that KVM is one that ${name} knows is not checked`,
+        mend: 'use a kernel with CONFIG_DEBUG_INFO_BTF_MODULES',
+      },
+    ];
+  return facts.map((differs) => ({
+    level: 'fail',
+    what: `KVM differs from what ${name} relies on: ${differs}`,
+    mend: `${consequence}: use a HyperTurtle that knows this kernel, or another kernel`,
+  }));
 }
 
 const checked = new Set<string>();

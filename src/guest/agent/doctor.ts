@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
-import { kvmFacts } from '../../bpf/kvm-abi.ts';
+import { kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
 import type { KvmFacts } from '../../bpf/kvm-abi.ts';
 import {
   SHADOW_MMU_CVE,
@@ -117,7 +117,7 @@ export function judge(f: Facts): Finding[] {
     ...kvmSettings(f),
     ...kernelSettings(f),
     guestModule(f),
-    ...types(f),
+    ...kvmFindings('guest', f.kvmTypes, 'no nested guest is registered'),
     ...(f.guestDevice ? arena(f) : []),
     ...channel(f),
     ...desired(f),
@@ -226,23 +226,6 @@ function kernelSettings({ ftrace, numa, sleep, otherHypervisors }: Facts): Findi
       ),
     );
   return found;
-}
-
-/** Functions and structs of KVM that the module relies on, by the kernel's own types. */
-function types({ kvmTypes }: Facts): Finding[] {
-  if (kvmTypes === 'not there')
-    return [
-      warn(
-        'the kernel does not show its types (BTF): that KVM is one that hyperturtle_guest knows is not checked',
-        'use a kernel with CONFIG_DEBUG_INFO_BTF_MODULES',
-      ),
-    ];
-  return kvmTypes.map((differs) =>
-    fail(
-      `KVM differs from what hyperturtle_guest relies on: ${differs}`,
-      'no nested guest is registered: use a HyperTurtle that knows this kernel, or another kernel',
-    ),
-  );
 }
 
 function guestModule({ guestDevice, agent, lockdown }: Facts): Finding {

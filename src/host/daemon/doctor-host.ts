@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
-import { kvmFacts } from '../../bpf/kvm-abi.ts';
+import { hookedFunctions, kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
 import type { KvmFacts } from '../../bpf/kvm-abi.ts';
 import { isBpffs } from '../../bpf/pins.ts';
 import {
@@ -37,12 +37,7 @@ export interface HostFacts {
   traced: readonly string[] | undefined;
 }
 
-/** What hyperturtle_host.ko hooks. */
-const HOOKED = [
-  ...['paging64_page_fault', 'ept_page_fault'],
-  ...['nested_svm_exit_handled', 'nested_svm_vmexit', 'nested_svm_vmrun'],
-  ...['nested_vmx_reflect_vmexit', 'nested_vmx_vmexit', 'nested_vmx_enter_non_root_mode'],
-];
+const HOOKED = new Set(hookedFunctions('host'));
 
 type Vendor = 'kvm_amd' | 'kvm_intel';
 const VENDORS = ['kvm_amd', 'kvm_intel'] as const;
@@ -161,19 +156,7 @@ function hooks({ hostDevice, ftrace, lockdown }: HostFacts): Finding[] {
 
 /** Functions and structs of KVM that the module relies on, by the kernel's own types. */
 function types({ kvmTypes }: HostFacts): Finding[] {
-  if (kvmTypes === 'not there')
-    return [
-      warn(
-        'the kernel does not show its types (BTF): that KVM is one that hyperturtle_host knows is not checked',
-        'use a kernel with CONFIG_DEBUG_INFO_BTF_MODULES',
-      ),
-    ];
-  return kvmTypes.map((differs) =>
-    fail(
-      `KVM differs from what hyperturtle_host relies on: ${differs}`,
-      'no VM is attached: use a HyperTurtle that knows this kernel, or another kernel',
-    ),
-  );
+  return kvmFindings('host', kvmTypes, 'no VM is attached').map((f) => ({ ...f, what: `host: ${f.what}` }));
 }
 
 /** Whoever else has the one direct call of a hooked function, as BPF programs do (fentry): ftrace says to whom it goes. */
@@ -181,7 +164,7 @@ function others({ traced = [] }: HostFacts): Finding[] {
   const taken = traced.flatMap((line, i) => {
     const name = /^(\S+)(?: \[\S+\])? \(\d+\).* D\b/.exec(line)?.[1] ?? '';
     const to = /^\s*direct-->(.*)$/.exec(traced[i + 1] ?? '')?.[1] ?? '';
-    return HOOKED.includes(name) && !to.includes('[hyperturtle_host]') ? [name] : [];
+    return HOOKED.has(name) && !to.includes('[hyperturtle_host]') ? [name] : [];
   });
   if (taken.length === 0) return [];
   return [
