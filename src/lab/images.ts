@@ -72,7 +72,7 @@ export async function bootImages(c: ImageContext): Promise<BootImages> {
     ...(c.qemu === c.tools ? [] : [c.qemu.key]),
     { ...scripts, kernelArgs: undefined },
     await fileHash(process.execPath),
-    ...(await Promise.all((await nodeFiles(await nodePrograms())).map(fileHash))),
+    ...(await Promise.all((await filesOfNode()).map(fileHash))),
   ]);
   const entry = (name: string, suffix: string, make: (to: string) => Promise<void>): Promise<string> =>
     cacheEntry(c.cacheRoot, { folder: 'images', name, key, suffix, keep: 3, signal: c.signal }, (staging) =>
@@ -203,7 +203,7 @@ async function baseTree(
   ];
   for (const [name, file] of await closure(c, programs, [...extra, LOADER]))
     await install(file, at(`${lib}/${name}`), 0o755);
-  for (const f of await nodeFiles(await nodePrograms())) await install(f, at(f), 0o644);
+  for (const f of await filesOfNode()) await install(f, at(f), 0o644);
   await symlink(`../lib/${TRIPLET}/${LOADER}`, at(`usr/lib64/${LOADER}`));
 
   // Debian 13 has the network ROMs among QEMU's own files
@@ -281,10 +281,13 @@ async function closure(
   return all;
 }
 
-/** Node, and the library that has most of it where it is Debian's. */
-async function nodePrograms(): Promise<string[]> {
+/** What this machine's Node reads as it starts. Upstream's is one program that has it all. */
+async function filesOfNode(): Promise<string[]> {
+  // a setting of Node's build that its types leave out
+  const { node_shared: shared } = process.config.variables as { node_shared?: boolean };
+  if (!shared) return [];
   const needed = neededLibraries(await readFile(process.execPath)).filter((n) => n.startsWith('libnode.so'));
-  return [process.execPath, ...(await Promise.all(needed.map((n) => findLibrary(n, HOST_LIBRARIES))))];
+  return nodeFiles(await Promise.all(needed.map((n) => findLibrary(n, HOST_LIBRARIES))));
 }
 
 async function findLibrary(name: string, directories: readonly string[]): Promise<string> {

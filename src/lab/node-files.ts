@@ -9,10 +9,10 @@ import { exists } from './xdg.ts';
 
 const NAMED = /\/usr\/share\/nodejs\/[\w@./-]+\.js/g;
 
-/** Absolute paths of such files that `programs` (Node and its libraries) name and that are there, sorted. */
-export async function nodeFiles(programs: readonly string[]): Promise<string[]> {
+/** Absolute paths of such files that Node's libraries name and that are there, sorted. */
+export async function nodeFiles(libraries: readonly string[]): Promise<string[]> {
   const named = new Set<string>();
-  for (const p of programs)
+  for (const p of libraries)
     for (const m of (await readFile(p, 'latin1')).matchAll(NAMED)) named.add(path.normalize(m[0]));
   const there: string[] = [];
   for (const f of [...named].sort())
