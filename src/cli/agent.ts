@@ -3,7 +3,8 @@ import { Option } from 'commander';
 import { writeOut } from '../core/output.ts';
 import type { Command } from 'commander';
 import type { Agent } from '../guest/agent/agent.ts';
-import type { LogLevel } from '../core/log.ts';
+import { LOG_LEVELS } from '../core/log-levels.ts';
+import type { LogLevel } from '../core/log-levels.ts';
 import type { AgentConfig } from '../guest/agent/config.ts';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
@@ -33,15 +34,7 @@ export function registerAgent(program: Command, guest: Command, version: string)
     .option('--state <dir>', 'where the desired state is kept')
     .option('--no-module', 'leave the kernel module and nested guests alone')
     .option('--no-register', 'do not register nested guests')
-    .addOption(
-      new Option('--log-level <level>', 'how much to log').choices([
-        'trace',
-        'debug',
-        'info',
-        'warn',
-        'error',
-      ]),
-    )
+    .addOption(new Option('--log-level <level>', 'how much to log').choices(LOG_LEVELS))
     .addHelpText(
       'after',
       `

@@ -1,6 +1,8 @@
 /** `hyperturtle doctor`: what is needed at both levels, what is missing, and how to mend it. */
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
+import { ADMIN_SOCKET, AGENT_PORT, AGENT_SOCKET } from '../core/default-paths.ts';
+import { HOST_DEVICE } from '../kernel/host.ts';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import type { Finding } from '../wire/schema.ts';
 import { l1Options, print, withAgent } from './l1-client.ts';
@@ -26,19 +28,14 @@ export function registerDoctor(program: Command): void {
 /** An L1 that is a host of others as well has an agent: then it is asked as an L1. */
 export function isHost(root = ''): boolean {
   const there = (file: string): boolean => existsSync(`${root}${file}`);
-  const host =
-    there('/dev/hyperturtle') || there('/sys/module/hyperturtle_host') || there('/run/hyperturtle/host.sock');
-  const guest =
-    there('/run/hyperturtle/agent.sock') ||
-    there('/sys/module/hyperturtle_guest') ||
-    there('/dev/virtio-ports/org.hyperturtle.v1');
+  const host = there(HOST_DEVICE) || there('/sys/module/hyperturtle_host') || there(ADMIN_SOCKET);
+  const guest = there(AGENT_SOCKET) || there('/sys/module/hyperturtle_guest') || there(AGENT_PORT);
   return host && !guest;
 }
 
 async function doctor(options: DoctorOptions): Promise<void> {
-  const [{ collectFacts, judge }, { DEFAULT_PORT }, { isHyperturtleError, messageOf }] = await Promise.all([
+  const [{ collectFacts, judge }, { isHyperturtleError, messageOf }] = await Promise.all([
     import('../guest/agent/doctor.ts'),
-    import('../guest/agent/port.ts'),
     import('../core/errors.ts'),
   ]);
   let agent: AgentResult<'agent.status'> | undefined;
@@ -70,7 +67,7 @@ async function doctor(options: DoctorOptions): Promise<void> {
     process.exitCode = 1;
     return;
   }
-  const here = judge(collectFacts(options.port ?? agent?.port ?? DEFAULT_PORT, agent, problem));
+  const here = judge(collectFacts(options.port ?? agent?.port ?? AGENT_PORT, agent, problem));
   const findings: Located[] = [
     ...here.map((f) => ({ where: 'L1' as const, ...f })),
     ...host.map((f) => ({ where: 'L0' as const, ...f })),

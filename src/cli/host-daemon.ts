@@ -1,5 +1,6 @@
 /** `hyperturtle host daemon`, and the operator's commands that talk to it: status, vm, reload, args. */
 import type { Command } from 'commander';
+import { ADMIN_SOCKET } from '../core/default-paths.ts';
 import { writeOut } from '../core/output.ts';
 import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
 import type { ParamsOf, ResultOf } from '../wire/schema.ts';
@@ -27,7 +28,6 @@ interface AddOptions extends AdminOptions {
 type Methods = typeof ADMIN_METHODS;
 
 /** As adminSocketOf in src/host/daemon/config.ts, which is not loaded for a list of options. */
-const ADMIN_SOCKET = '/run/hyperturtle/host.sock';
 const CONFIG = '/etc/hyperturtle/host.yaml';
 
 export function registerHostDaemon(host: Command, version: string): void {

@@ -1,5 +1,6 @@
 /** `hyperturtle host dashboard`: a page in the browser that shows what the daemon's VMs and their programs do. */
 import type { Command } from 'commander';
+import { ADMIN_SOCKET } from '../core/default-paths.ts';
 import { writeOut } from '../core/output.ts';
 import { nameOptions } from './l1-profile.ts';
 import type { SymbolOptions } from './profile-symbols.ts';
@@ -11,7 +12,6 @@ interface DashboardOptions extends SymbolOptions {
 }
 
 /** As adminSocketOf in src/host/daemon/config.ts, which is not loaded for a list of options. */
-const ADMIN_SOCKET = '/run/hyperturtle/host.sock';
 
 export function registerDashboard(host: Command): void {
   nameOptions(host.command('dashboard'))

@@ -1,5 +1,6 @@
 /** What all commands that talk to this machine's agent share: its socket, the deadline, --json, interruption. */
 import type { Command } from 'commander';
+import { AGENT_SOCKET } from '../core/default-paths.ts';
 import { writeOut } from '../core/output.ts';
 import { visibleLine } from '../core/visible.ts';
 import type { LOCAL_METHODS } from '../guest/agent/schema.ts';
@@ -14,7 +15,6 @@ export interface L1Options {
 }
 
 /** As in src/guest/agent/config.ts, which is not loaded for a list of options. */
-const AGENT_SOCKET = '/run/hyperturtle/agent.sock';
 
 export function l1Options(command: Command): Command {
   return command

@@ -1,6 +1,7 @@
 /** `hyperturtle run IMAGE -- CMD`: a nested guest from an image or directory, in the foreground. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { AGENT_SOCKET } from '../core/default-paths.ts';
 import { writeErr, writeOut } from '../core/output.ts';
 import { makeDirectory } from '../core/files.ts';
 import type { RunEvent } from '../guest/run/run.ts';
@@ -32,8 +33,6 @@ interface Options {
   socket: string;
   timeoutS: number;
 }
-
-const AGENT_SOCKET = '/run/hyperturtle/agent.sock';
 
 export function registerRun(program: Command): void {
   program

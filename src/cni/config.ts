@@ -4,6 +4,7 @@
  */
 import path from 'node:path';
 import { z } from 'zod';
+import { AGENT_SOCKET } from '../core/default-paths.ts';
 import { PolicyInput } from '../net/firewall-rules.ts';
 import { RateLimitInput } from '../net/rate-limit.ts';
 import { ConventionArgs, ipsWanted, macWanted, parseCniArgs } from './args.ts';
@@ -43,7 +44,7 @@ export const NetConfig = z.looseObject({
       required: z.boolean().default(true),
     })
     .optional(),
-  agentSocket: z.string().startsWith('/').default('/run/hyperturtle/agent.sock'),
+  agentSocket: z.string().startsWith('/').default(AGENT_SOCKET),
   stateDir: z.string().startsWith('/').default('/var/lib/hyperturtle/cni'),
   runtimeConfig: z
     .looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() })

@@ -1,10 +1,8 @@
 /** The log of a service: JSON lines, safe to read on a terminal whoever the words in them came from. */
 import { pino } from 'pino';
 import type { Logger } from 'pino';
+import type { LogLevel } from './log-levels.ts';
 import { visibleJson } from './visible.ts';
-
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
 
 export interface JsonLog {
   readonly log: Logger;

@@ -3,12 +3,12 @@
  * comes back is kept in a file there.
  */
 import { randomUUID } from 'node:crypto';
+import { AGENT_PORT } from '../core/default-paths.ts';
 import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import { runScript } from '../lab/levels.ts';
 import type { Level } from '../lab/levels.ts';
 
-const PORT = '/dev/virtio-ports/org.hyperturtle.v1';
 const LINES = '/run/fuzz-lines';
 const BATCH = '/run/fuzz-batch';
 const ANSWERS = '/run/fuzz-answers';
@@ -29,7 +29,7 @@ export class RawPort {
       [
         'sh',
         '-c',
-        `rm -f ${LINES}; mkfifo ${LINES}; exec 3<>${PORT}; cat <&3 >>${ANSWERS} & exec 4<>${LINES}; cat <&4 >&3`,
+        `rm -f ${LINES}; mkfifo ${LINES}; exec 3<>${AGENT_PORT}; cat <&3 >>${ANSWERS} & exec 4<>${LINES}; cat <&4 >&3`,
       ],
       { signal },
     );

@@ -6,6 +6,7 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { AGENT_SOCKET } from '../core/default-paths.ts';
 import { makeDirectory } from '../core/files.ts';
 import { takeVm } from '../bpf/kvm.ts';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
@@ -34,13 +35,12 @@ export async function agentHasRegistered(
   signal: AbortSignal | undefined,
 ): Promise<void> {
   // much to load, for those who need it
-  const [{ DEFAULT_AGENT_SOCKET }, { connectSocket }, { LOCAL_METHODS }, { RpcPeer }] = await Promise.all([
-    import('./agent/config.ts'),
+  const [{ connectSocket }, { LOCAL_METHODS }, { RpcPeer }] = await Promise.all([
     import('./agent/port.ts'),
     import('./agent/schema.ts'),
     import('../wire/peer.ts'),
   ]);
-  const stream = await connectSocket(DEFAULT_AGENT_SOCKET, signal ?? AbortSignal.timeout(timeoutMs));
+  const stream = await connectSocket(AGENT_SOCKET, signal ?? AbortSignal.timeout(timeoutMs));
   const peer = new RpcPeer(stream, { calls: LOCAL_METHODS, session: 'connection' });
   try {
     await waitFor(

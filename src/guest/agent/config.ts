@@ -1,6 +1,8 @@
 /** The agent's configuration file, /etc/hyperturtle/guest.yaml. Every setting may be left out, and so may the file. */
 import path from 'node:path';
 import { z } from 'zod';
+import { LOG_LEVELS } from '../../core/log-levels.ts';
+import { AGENT_PORT, AGENT_SOCKET } from '../../core/default-paths.ts';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { readInput } from '../../core/files.ts';
 import { readYaml } from '../../core/yaml.ts';
@@ -8,12 +10,10 @@ import type { Mistake } from '../../core/yaml.ts';
 import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Count, Name, LinkOptions, LinkOrder } from '../../wire/schema.ts';
 import { TURTLEFS_DIR } from '../l2-spec.ts';
-import { DEFAULT_PORT } from './port.ts';
 import { recordOf } from '../../core/record.ts';
 
 export const DEFAULT_CONFIG_FILE = '/etc/hyperturtle/guest.yaml';
 export const DEFAULT_STATE_DIR = '/var/lib/hyperturtle';
-export const DEFAULT_AGENT_SOCKET = '/run/hyperturtle/agent.sock';
 
 const AbsolutePath = z
   .string()
@@ -62,11 +62,11 @@ export type ModuleConfig = z.infer<typeof ModuleConfig>;
 
 export const AgentConfig = z.strictObject({
   /** Virtio-serial port to the host, or a unix socket. */
-  port: AbsolutePath.default(DEFAULT_PORT),
+  port: AbsolutePath.default(AGENT_PORT),
   /** Seconds between pings to the host, which find a connection that is dead without looking closed. */
   pingEveryS: z.int().min(1).max(3600).default(10),
   /** For this machine's command line. */
-  socket: SocketPath.default(DEFAULT_AGENT_SOCKET),
+  socket: SocketPath.default(AGENT_SOCKET),
   /** Where what commands changed is kept. */
   state: AbsolutePath.default(DEFAULT_STATE_DIR),
   metrics: z
@@ -74,9 +74,7 @@ export const AgentConfig = z.strictObject({
       error: 'either socket: PATH or port: NUMBER (on the loopback address) expected',
     })
     .optional(),
-  log: z
-    .strictObject({ level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info') })
-    .prefault({}),
+  log: z.strictObject({ level: z.enum(LOG_LEVELS).default('info') }).prefault({}),
   objects: recordOf(Name, ObjectConfig).prefault({}),
   links: z.array(LinkConfig).prefault([]),
   module: ModuleConfig.prefault({}),

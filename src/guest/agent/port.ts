@@ -9,11 +9,10 @@ import { constants, readFileSync, readSync, readdirSync, statSync, openSync, wri
 import net from 'node:net';
 import path from 'node:path';
 import { Duplex } from 'node:stream';
+import { AGENT_PORT } from '../../core/default-paths.ts';
 import { OwnedFd } from '../../bpf/fds.ts';
 import { isPollable } from '../../bpf/sys.ts';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
-
-export const DEFAULT_PORT = '/dev/virtio-ports/org.hyperturtle.v1';
 
 const READ_BYTES = 64 << 10;
 /** Reads in one turn of the event loop, so that a flood leaves time for the rest. */
@@ -168,7 +167,7 @@ export function findChannel(
 ): { path: string; kind: 'socket' | 'port' } | undefined {
   const found = statSync(channelPath, { throwIfNoEntry: false });
   if (found) return { path: channelPath, kind: found.isSocket() ? 'socket' : 'port' };
-  if (path.dirname(channelPath) !== path.dirname(DEFAULT_PORT)) return undefined;
+  if (path.dirname(channelPath) !== path.dirname(AGENT_PORT)) return undefined;
   try {
     for (const device of readdirSync(sysDir))
       if (readFileSync(path.join(sysDir, device, 'name'), 'utf8').trim() === path.basename(channelPath))

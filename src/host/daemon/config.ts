@@ -1,5 +1,6 @@
 /** The daemon's configuration file (YAML) as a schema, and what one part of it demands of another. */
 import { z } from 'zod';
+import { LOG_LEVELS } from '../../core/log-levels.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { verifierOf } from '../../core/signature.ts';
 import { parseYaml, readYaml } from '../../core/yaml.ts';
@@ -168,7 +169,7 @@ const configSchema = z
       .optional(),
     log: z
       .strictObject({
-        level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
+        level: z.enum(LOG_LEVELS).default('info'),
         /** Left out: standard output, which systemd keeps. */
         file: absolutePath.optional(),
       })
