@@ -23,14 +23,14 @@ export function registerAgentBench(bench: Command): void {
 }
 
 async function agentBench(o: AgentBenchOptions): Promise<void> {
-  const [{ change, roundTripsUs }, { percentile }, { RESULT_SCHEMA_VERSION }, { readInput }] =
+  const [{ change, roundTripsUs }, { percentile }, { RESULT_SCHEMA_VERSION }, { readObject }] =
     await Promise.all([
       import('../bench/control-measure.ts'),
       import('../bench/control-summary.ts'),
       import('../bench/schema.ts'),
-      import('../core/files.ts'),
+      import('./object-file.ts'),
     ]);
-  const elf = o.object === undefined ? undefined : readInput(o.object, 'give a compiled object (.bpf.o)');
+  const elf = o.object === undefined ? undefined : readObject(o.object);
   await withAgent(o, async ({ peer, signal, timeoutMs }) => {
     const startedAt = new Date().toISOString();
     await roundTripsUs(peer, 5, signal); // the first of each compile what they run

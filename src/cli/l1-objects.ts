@@ -180,12 +180,13 @@ export async function readObject(
   file: string,
   options: Pick<LoadOptions, 'signature' | 'set'>,
 ): Promise<Omit<Params<'load'>, 'name'>> {
-  const [{ parseSignature }, { readInput }, { existsSync }] = await Promise.all([
+  const [{ parseSignature }, { readObject: readElf }, { readInput }, { existsSync }] = await Promise.all([
     import('../guest/agent/desired.ts'),
+    import('./object-file.ts'),
     import('../core/files.ts'),
     import('node:fs'),
   ]);
-  const elf = readInput(file, 'give a compiled object (.bpf.o)');
+  const elf = readElf(file);
   const sigFile = options.signature ?? `${file}.sig`;
   const wanted = options.signature !== undefined || existsSync(sigFile);
   const sig = wanted ? readInput(sigFile, "give a signature that 'hyperturtle sign' wrote") : undefined;

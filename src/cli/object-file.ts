@@ -2,4 +2,4 @@
 import { readInput } from '../core/files.ts';
 
 /** Throws HT_NOT_FOUND, HT_USAGE, HT_KERNEL. */
-export const readObject = (file: string): Uint8Array => readInput(file, 'give a compiled object (.bpf.o)');
+export const readObject = (file: string): Buffer => readInput(file, 'give a compiled object (.bpf.o)');

@@ -1,6 +1,7 @@
 /**
- * Packages of another Debian release than the machine's: kernels newer than the machine's come from a later one and its backports, by an apt list of the lab's own: from the mirror that
- * the machine's apt uses, checked with the newest keyring that the machine's release has. Nothing is installed.
+ * Packages of another Debian release than the machine's, such as kernels out of a later one and its backports. They come by
+ * an apt list of the lab's own, from the mirror that the machine's apt uses, checked with the newest keyring that the
+ * machine's release has. Nothing is installed.
  */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';

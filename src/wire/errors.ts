@@ -117,8 +117,8 @@ export function toWireError(e: unknown, options: { trusted?: boolean; reference?
   const kind = kindOf(e);
   if (kind === 'INTERNAL' && options.trusted) {
     const expected = asFileError(e) ?? e;
-    const own = isHyperturtleError(expected) && OWN_FAILURES.has(expected.code);
-    return wireError(kind, messageOf(expected), own ? { class: expected.code } : {});
+    const told = isHyperturtleError(expected) && isOwnFailure(expected.code);
+    return wireError(kind, messageOf(expected), told ? { class: expected.code } : {});
   }
   if (kind === 'INTERNAL')
     return wireError(

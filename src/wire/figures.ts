@@ -1,4 +1,5 @@
 /** What the counters of a hook say, in figures that mean one thing each. */
+import { own } from '../core/own.ts';
 
 /** The reasons of the npf hook that are no fault for L1: its entry was there, and L0 went on alone. */
 const THERE = 'PRESENT';
@@ -23,8 +24,7 @@ export interface Figures {
 
 /** `passed` of the wire has what was there and what reached L1 in one. */
 export function figuresOf(s: Counted): Figures {
-  const there =
-    s.hook === 'npf' && Object.hasOwn(s.reasons, THERE) ? Math.min(s.reasons[THERE] ?? 0, s.passed) : 0;
+  const there = s.hook === 'npf' ? Math.min(own(s.reasons, THERE) ?? 0, s.passed) : 0;
   return { events: s.runs, inL0: s.handled, there, toL1: s.passed - there };
 }
 

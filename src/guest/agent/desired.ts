@@ -261,7 +261,7 @@ export class DesiredState {
   }
 
   /**
-   * Writes down what one of the methods below would make of the state, but beside the one in force, until `commit`. So what cannot
+   * Writes down what one of the methods above would make of the state, but beside the one in force, until `commit`. So what cannot
    * be written down is not done either. Throws as they do, and HT_NO_SPACE and HT_KERNEL.
    */
   stage(change: () => void): StagedChange {

@@ -12,7 +12,7 @@ import { checkCode } from './code.ts';
 import { runTimeRefusal, runTimes } from './cost/run-time.ts';
 import type { RunTimeContext } from './cost/run-time.ts';
 import { Findings, REBUILD } from './findings.ts';
-import { checkLayout } from './layout.ts';
+import { C_NAME, checkLayout } from './layout.ts';
 import type { Layout } from './layout.ts';
 import { checkMaps } from './maps.ts';
 import { checkTypes } from './types.ts';
@@ -25,8 +25,6 @@ export interface CheckOptions {
   limits?: ObjectLimits;
 }
 
-/** A name that a C program can give, and the wire can carry. */
-const C_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
 const MAP_UPDATE = 2;
 const MAP_DELETE = 3;
 

@@ -65,7 +65,8 @@ const RELOCATABLE = /^\.(debug_[a-z_]+|eh_frame|BTF|BTF\.ext)$/;
 const VARIABLES = /^\.(rodata|data|bss)(\.[A-Za-z0-9_.]+)?$/;
 /** What compilers make of names: `fn.variable`, `switch.table.fn`, mangled ones. */
 const SYMBOL_NAME = /^[A-Za-z0-9_.$@]*$/;
-const FUNCTION_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
+/** A name that a C program can give, and the wire can carry. */
+export const C_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
 
 export function checkLayout(elf: Elf, hooks: readonly HookSpec[], f: Findings): Layout {
   const layout: Layout = {
@@ -237,7 +238,7 @@ function checkSymbols(elf: Elf, f: Findings): void {
 function findFunctions(code: CodeSection, symbols: readonly ElfSymbol[], f: Findings): void {
   const found = symbols.filter((s) => s.section === code.index && s.type === STT_FUNC);
   for (const s of found) {
-    if (!FUNCTION_NAME.test(s.name))
+    if (!C_NAME.test(s.name))
       f.refuse('symbol', `function '${s.name}': a C name of at most 63 characters expected`, 'rename it');
     if (s.size === 0 || s.size % INSN_BYTES !== 0 || s.value % INSN_BYTES !== 0)
       f.refuse('symbol', `function '${s.name}' has no sensible size or place`, REBUILD);
