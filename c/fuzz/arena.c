@@ -266,7 +266,7 @@ static int htf_blocks_alloc(void)
 			return -ENOMEM;
 		split_page(htf.blocks[i], 9);
 		for (k = 0; k < HT_LARGE_PAGES; k++)
-			page_ref_add(nth_page(htf.blocks[i], k), 1 << 16);
+			page_ref_add(htf.blocks[i] + k, 1 << 16);
 	}
 	return 0;
 }
