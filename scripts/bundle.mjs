@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-// Makes the programs of a compiled dist/src start fast: each becomes a file of its own with what it needs, instead of
-// the 190 that `hyperturtle list` loads. The other files stay as they are. `node scripts/bundle.mjs DIR`, for any
-// directory that stands for dist/src.
+// Makes the programs of a compiled dist/src start fast: each becomes one file, beside a few that several need, in place of
+// one for each module that it loads. The other files stay as they are. `node scripts/bundle.mjs DIR`, for any directory
+// that stands for dist/src.
 import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { rolldown } from 'rolldown';
