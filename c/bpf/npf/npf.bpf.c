@@ -221,7 +221,10 @@ static __always_inline void note_used(void *base, const struct ht_slot *slot, __
 static __always_inline __u64 ahead_bit(__u64 gfn, __u64 page, __u64 exact)
 {
 	__u64 distance = (gfn ^ page) & (HT_GROUP_MAX - 1);
-	__u64 far = distance / HT_PREFETCH_PAGES | (distance & -(exact & 1));
+	__u64 mask = -(exact & 1), far;
+
+	asm volatile("" : "+r"(mask)); /* or clang 19 makes a branch of it, and the verifier walks a million instructions */
+	far = distance / HT_PREFETCH_PAGES | (distance & mask);
 
 	return (far + (HT_GROUP_MAX - 1)) / HT_GROUP_MAX * HT_WORD_AHEAD;
 }
