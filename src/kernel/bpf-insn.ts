@@ -4,6 +4,8 @@ export const INSN_BYTES = 8;
 
 /** r0 to r10; the four bits of an instruction can name five more, which do not exist. */
 export const LAST_REGISTER = 10;
+/** r10: where the stack ends. Programs read it only. */
+export const FRAME_POINTER = 10;
 
 /** One slot of 8 bytes; a 64-bit constant takes two. */
 export interface Insn {
@@ -113,3 +115,12 @@ export const ATOMICS: ReadonlySet<number> = new Set([
   ATOMIC_LOAD_ACQUIRE,
   ATOMIC_STORE_RELEASE,
 ]);
+
+/** The register that this instruction writes by its own fields; undefined: none, or r0 (calls, compare-and-exchange). */
+export function writtenRegister({ op, dst, src, imm }: Insn): number | undefined {
+  const cls = op & CLASS_MASK;
+  if (op === OP_LD_IMM64 || cls === CLASS_LDX || cls === CLASS_ALU || cls === CLASS_ALU64) return dst;
+  if (op !== OP_ATOMIC32 && op !== OP_ATOMIC64) return undefined;
+  if (imm === ATOMIC_LOAD_ACQUIRE) return dst;
+  return imm & ATOMIC_FETCH && imm !== ATOMIC_COMPARE_EXCHANGE ? src : undefined;
+}

@@ -125,6 +125,34 @@ describe('admission', () => {
     ]);
   });
 
+  it.each([
+    ['arithmetic', insn(0x07, 10, 0, 0, -8)],
+    ['32-bit arithmetic', insn(0xb4, 10, 0, 0, 1)],
+    ['a move from another register', insn(0xbf, 10, 1)],
+    ['a change of byte order', insn(0xdc, 10, 0, 0, 16)],
+    ['a load', insn(0x79, 10, 10, -8)],
+    ['a load that extends the sign', insn(0x81, 10, 10, -8)],
+    ['a 64-bit constant', ldImm64(10, 0, 0)],
+    ['an atomic addition that fetches', insn(0xdb, 10, 10, -8, 0x01)],
+    ['an atomic exchange', insn(0xdb, 1, 10, 0, 0xe1)],
+    ['an atomic load', insn(0xdb, 10, 1, 0, 0x100)],
+  ])('refuses to write to the frame pointer by %s', (_, code) => {
+    expect(check(withCode(code)).refusals).toMatchObject([
+      {
+        rule: 'opcode',
+        instruction: 0,
+        message: 'it writes to r10, the frame pointer, which programs may only read',
+      },
+    ]);
+  });
+
+  it('takes the frame pointer for an address, where it is not written', () => {
+    const stack = [insn(0x7a, 10, 0, -8, 5), insn(0x79, 1, 10, -8), insn(0xdb, 10, 1, -8, 0x01)];
+    // compare-and-exchange writes r0
+    const exchange = [insn(0xb7, 0), insn(0xdb, 10, 1, -8, 0xf1), insn(0xbf, 2, 10)];
+    expect(check(withCode(...stack, ...exchange, MOV0)).refusals).toEqual([]);
+  });
+
   it('admits what compilers make of ordinary code', () => {
     const ordinary = [
       insn(0x7a, 10, 0, -8, 5),

@@ -9,6 +9,7 @@ import {
   CALL_FUNCTION,
   CALL_HELPER,
   CALL_KFUNC,
+  FRAME_POINTER,
   INSN_BYTES,
   LAST_REGISTER,
   OP_ATOMIC32,
@@ -18,6 +19,7 @@ import {
   PLAIN_OPCODES,
   PSEUDO_NAMES,
   decodeInsn,
+  writtenRegister,
 } from '../../kernel/bpf-insn.ts';
 import type { Insn } from '../../kernel/bpf-insn.ts';
 import { helperName } from '../../kernel/helper-names.ts';
@@ -72,7 +74,8 @@ function checkSection(
   const relocations = readRelocations(code, c);
   const instructions = readInstructions(sectionBytes(c.bytes, code.section), relocations);
   for (let n = 0; n < instructions.length; n++) {
-    const { op: opcode, dst, src: source, imm, relocation } = instructions[n]!;
+    const instruction = instructions[n]!;
+    const { op: opcode, dst, src: source, imm, relocation } = instruction;
     relocations.delete(n * INSN_BYTES);
     const where = (): { program?: string; instruction: number } => {
       const fn = functionAt(code, n * INSN_BYTES);
@@ -80,6 +83,8 @@ function checkSection(
     };
     const refuse: Refuse = (rule, message, mend) => f.refuse(rule, message, mend, where());
 
+    if (PLAIN_OPCODES.has(opcode) && writtenRegister(instruction) === FRAME_POINTER)
+      refuse('opcode', 'it writes to r10, the frame pointer, which programs may only read', REBUILD);
     if (dst > LAST_REGISTER || (source > LAST_REGISTER && opcode !== OP_LD_IMM64)) {
       refuse(
         'opcode',
