@@ -25,12 +25,15 @@ if [ "$1" = purge ]; then rm -rf /var/lib/hyperturtle; fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 `;
 
-/** Debian's own script for dkms packages does the rest. */
+/** Debian's own script for dkms packages does the rest. A build that fails is told, and leaves the package configured. */
 export function dkmsPostinst(version: string): string {
   return `#!/bin/sh
 set -e
 if [ "$1" = configure ]; then
-  /usr/lib/dkms/common.postinst hyperturtle ${version} /usr/share/hyperturtle-dkms "" "$2"
+  status=0
+  output=$(/usr/lib/dkms/common.postinst hyperturtle ${version} /usr/share/hyperturtle-dkms "" "$2" 2>&1) || status=$?
+  printf '%s\\n' "$output"
+  if [ $status != 0 ]; then sh /usr/src/hyperturtle-${version}/why-not-built "$(uname -r)" $status "$output"; fi
 fi
 `;
 }

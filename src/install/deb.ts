@@ -10,7 +10,7 @@ import { exec } from '../core/exec.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { copyDependencies } from '../lab/payload-app.ts';
 import * as scripts from './deb-scripts.ts';
-import { moduleFiles, ownFiles } from './files.ts';
+import { KERNEL_HOOKS, moduleFiles, ownFiles } from './files.ts';
 import type { InstallFile, InstallSource } from './files.ts';
 
 const APP = '/usr/lib/hyperturtle/app';
@@ -199,7 +199,8 @@ async function writeControl(tree: string, spec: DebSpec, control: Control): Prom
 }
 
 function modeOf(e: { isDirectory(): boolean; name: string; parentPath: string }): number {
-  if (e.isDirectory()) return 0o755;
+  if (e.isDirectory() || KERNEL_HOOKS.some((at) => path.join(e.parentPath, e.name).endsWith(at)))
+    return 0o755;
   return /^(main|cni-main)\.js$/.test(e.name) && e.parentPath.endsWith('/dist/src/cli') ? 0o755 : 0o644;
 }
 

@@ -2,6 +2,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { errnoCode, HyperturtleError } from '../core/errors.ts';
+import { fillIn } from './dkms.ts';
 
 export type Role = 'host' | 'guest';
 
@@ -39,6 +40,9 @@ const CONFIGS: Readonly<Record<Role, string>> = { host: 'host.yaml', guest: 'gue
 const UNIT_COMMAND = '/usr/bin/hyperturtle';
 const PROGRAMS_DIR = '/usr/lib/hyperturtle';
 
+/** What packages of kernels and of their headers run. */
+export const KERNEL_HOOKS = ['postinst.d', 'header_postinst.d'].map((d) => `/etc/kernel/${d}/hyperturtle`);
+
 export const moduleSourceDir = (version: string): string => `/usr/src/hyperturtle-${version}`;
 
 /** All files of a role, in the order of their paths. */
@@ -63,7 +67,7 @@ export async function ownFiles(role: Role, source: InstallSource): Promise<Insta
   return files;
 }
 
-/** For dkms: both modules, from one source tree. */
+/** For dkms: both modules, from one source tree, and what has it build them for kernels to come. */
 export async function moduleFiles(source: InstallSource): Promise<InstallFile[]> {
   const to = moduleSourceDir(source.version);
   const files: InstallFile[] = [];
@@ -72,10 +76,11 @@ export async function moduleFiles(source: InstallSource): Promise<InstallFile[]>
     for (const name of await filesBelow(from))
       files.push(plain(`${to}/${part}/${name}`, await readFile(path.join(from, name))));
   }
-  const dkms = path.join(source.packageRoot, 'dist-files/dkms');
-  const conf = await readFile(path.join(dkms, 'dkms.conf'), 'utf8');
-  files.push(plain(`${to}/dkms.conf`, conf.replaceAll('@VERSION@', source.version)));
-  files.push(plain(`${to}/Makefile`, await readFile(path.join(dkms, 'Makefile'))));
+  const dkms = async (name: string): Promise<string> =>
+    fillIn(await readFile(path.join(source.packageRoot, 'dist-files/dkms', name), 'utf8'), source.version);
+  for (const name of ['dkms.conf', 'Makefile', 'why-not-built'])
+    files.push(plain(`${to}/${name}`, await dkms(name)));
+  for (const at of KERNEL_HOOKS) files.push({ ...plain(at, await dkms('kernel-hook')), mode: 0o755 });
   return files;
 }
 

@@ -14,7 +14,14 @@ export type Step =
   | { kind: 'write'; path: string; mode: number; content: Buffer; before: 'absent' | 'differs' }
   | { kind: 'remove'; path: string }
   /** `undo` is run when a later step fails. A step that may fail is one whose failure leaves nothing wrong. */
-  | { kind: 'run'; argv: readonly string[]; mayFail?: true; undo?: readonly string[] };
+  | {
+      kind: 'run';
+      argv: readonly string[];
+      mayFail?: true;
+      undo?: readonly string[];
+      /** It builds the modules for `kernel`, and writes of it to `log`. */
+      dkms?: { kernel: string; log: string };
+    };
 
 export interface Plan {
   steps: Step[];
@@ -70,6 +77,7 @@ export async function planInstall(spec: InstallSpec, machine: MachineFacts): Pro
       plan.steps.push({
         kind: 'run',
         argv: ['dkms', 'install', id, '-k', machine.kernel],
+        dkms: { kernel: machine.kernel, log: `/var/lib/dkms/${id}/build/make.log` },
         undo: ['dkms', 'remove', id, '--all'],
       });
   }

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { errnoCode, HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
 import { exec } from '../core/exec.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
+import { dkmsFailure } from './dkms.ts';
 import type { MachineFacts, Plan, Step } from './plan.ts';
 
 /** A module for one kernel compiles in well under a minute; dkms may make an initramfs after it. */
@@ -81,13 +82,20 @@ async function runStep(
         await exec(step.argv[0] ?? '', step.argv.slice(1), { timeoutMs: COMMAND_MS, signal });
       } catch (e) {
         if (step.mayFail && !signal?.aborted) return;
-        throw e;
+        const why = step.dkms ? await dkmsFailure(e, step.dkms.kernel, step.dkms.log) : e;
+        // what was added and not built is there nonetheless
+        if (step.undo) await undoRun(step.undo).catch(() => {}); // the first error is the one to tell
+        throw why;
       }
       if (step.undo) {
-        const [program = '', ...args] = step.undo;
-        undo.add(step.undo.join(' '), () => exec(program, args, { timeoutMs: COMMAND_MS }).then(() => {}));
+        const back = step.undo;
+        undo.add(back.join(' '), () => undoRun(back));
       }
   }
+}
+
+async function undoRun([program = '', ...args]: readonly string[]): Promise<void> {
+  await exec(program, args, { timeoutMs: COMMAND_MS });
 }
 
 async function writeStep(

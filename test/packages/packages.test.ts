@@ -67,6 +67,28 @@ describe.skipIf(why !== undefined)(`Debian packages${why ? ` (skipped: ${why})` 
     );
   });
 
+  it('leave apt whole where a kernel comes for which the modules do not compile, or are not meant', () => {
+    const kernel = (release: string, makefile: string): void => {
+      const build = `/lib/modules/${release}/build`;
+      machine.must(`mkdir -p ${build}/include && printf '${makefile}' > ${build}/Makefile`);
+      machine.must(
+        `printf 'CONFIG_KVM=m\\nCONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y\\nCONFIG_DEBUG_INFO_BTF=y\\n' > ${build}/.config`,
+      );
+    };
+    kernel('6.11.0-broken', 'all modules clean:\\n\\t@echo "x.c:1: error: no such member"; false\\n');
+    kernel('99.1.0-new', 'all:\\n');
+    for (const [release, said] of [
+      ['6.11.0-broken', /no modules for Linux 6\.11\.0-broken[^]*error: no such member/],
+      ['99.1.0-new', /no modules for Linux 99\.1\.0-new[^]*they are for Linux 6\.1 to/],
+    ] as const) {
+      const hooks = machine.run(`run-parts --exit-on-error --arg=${release} /etc/kernel/postinst.d`);
+      expect(hooks.status, hooks.text).toBe(0);
+      expect(hooks.text).toMatch(said);
+    }
+    expect(machine.must('dpkg --audit')).toBe('');
+    machine.must('rm -r /lib/modules/6.11.0-broken /lib/modules/99.1.0-new');
+  });
+
   it('have services that start, are reloaded, come back after kill -9, and an upgrade restarts', async () => {
     const started = machine.run('systemctl enable --now hyperturtled hyperturtle-agent');
     expect(started.status, machine.run('journalctl -u hyperturtled -u hyperturtle-agent').text).toBe(0);

@@ -13,6 +13,8 @@ import {
   TRIED_SERIES,
   wasTried,
 } from '../../core/nested-kvm.ts';
+import { howToLoad, moduleSigning } from '../../core/signed-modules.ts';
+import type { ModuleSigning } from '../../core/signed-modules.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { Finding } from '../../wire/schema.ts';
 import { findChannel } from './port.ts';
@@ -40,8 +42,7 @@ export interface Facts {
   sleep: string;
   /** Loaded modules of hypervisors other than KVM. */
   otherHypervisors: readonly string[];
-  /** The word in brackets of /sys/kernel/security/lockdown. */
-  lockdown: string | undefined;
+  signing: ModuleSigning;
   guestDevice: boolean;
   /** What of KVM differs from what hyperturtle_guest.ko relies on. */
   kvmTypes: KvmFacts;
@@ -79,7 +80,7 @@ export function collectFacts(
     },
     sleep: read('/sys/power/state') ?? '',
     otherHypervisors: OTHER_HYPERVISORS.filter((m) => existsSync(`/sys/module/${m}`)),
-    lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown') ?? '')?.[1],
+    signing: moduleSigning(),
     guestDevice: existsSync(GUEST_DEVICE),
     kvmTypes: kvmFacts('guest'),
     turtlefs: turtlefsMount(),
@@ -228,14 +229,9 @@ function kernelSettings({ ftrace, numa, sleep, otherHypervisors }: Facts): Findi
   return found;
 }
 
-function guestModule({ guestDevice, agent, lockdown }: Facts): Finding {
+function guestModule({ guestDevice, agent, signing }: Facts): Finding {
   if (!guestDevice)
-    return fail(
-      'hyperturtle_guest.ko is not loaded',
-      lockdown === undefined || lockdown === 'none'
-        ? 'modprobe hyperturtle_guest (or insmod it)'
-        : `modprobe hyperturtle_guest; the kernel is locked down (${lockdown}): the module must be signed with a key that it trusts`,
-    );
+    return fail('hyperturtle_guest.ko is not loaded', howToLoad('hyperturtle_guest', signing));
   if (agent?.module?.state === 'mismatch')
     return fail(
       'hyperturtle_guest.ko speaks another ABI than this program',

@@ -14,6 +14,8 @@ import {
   TRIED_SERIES,
   wasTried,
 } from '../../core/nested-kvm.ts';
+import { howToLoad, moduleSigning } from '../../core/signed-modules.ts';
+import type { ModuleSigning } from '../../core/signed-modules.ts';
 import { HOST_DEVICE } from '../../kernel/host.ts';
 import type { Finding } from '../../wire/schema.ts';
 
@@ -27,8 +29,7 @@ export interface HostFacts {
   hostDevice: boolean;
   /** /proc/sys/kernel/ftrace_enabled; undefined: a kernel without ftrace. */
   ftrace: string | undefined;
-  /** The word in brackets of /sys/kernel/security/lockdown. */
-  lockdown: string | undefined;
+  signing: ModuleSigning;
   bpffs: { dir: string; mounted: boolean };
   jit: string | undefined;
   /** What of KVM differs from what hyperturtle_host.ko relies on. */
@@ -58,7 +59,7 @@ export function collectHostFacts(bpffs: string): HostFacts {
     paging: each((v) => PAGING[v]),
     hostDevice: existsSync(HOST_DEVICE),
     ftrace: read('/proc/sys/kernel/ftrace_enabled'),
-    lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown') ?? '')?.[1],
+    signing: moduleSigning(),
     bpffs: { dir: bpffs, mounted: isBpffs(bpffs) },
     jit: read('/proc/sys/net/core/bpf_jit_enable'),
     kvmTypes: kvmFacts('host'),
@@ -126,7 +127,7 @@ function kvm({ cpu, nested, paging }: HostFacts): Finding[] {
 }
 
 /** The module that calls programs, and what it stands on. */
-function hooks({ hostDevice, ftrace, lockdown }: HostFacts): Finding[] {
+function hooks({ hostDevice, ftrace, signing }: HostFacts): Finding[] {
   const found: Finding[] = [];
   if (ftrace === undefined)
     found.push(
@@ -135,16 +136,8 @@ function hooks({ hostDevice, ftrace, lockdown }: HostFacts): Finding[] {
   else if (ftrace !== '1')
     found.push(fail('ftrace is off: hooks in KVM are not called', 'sysctl kernel.ftrace_enabled=1'));
   if (hostDevice) found.push(ok('hyperturtle_host.ko is loaded'));
-  else
-    found.push(
-      fail(
-        'hyperturtle_host.ko is not loaded',
-        lockdown === undefined || lockdown === 'none'
-          ? 'modprobe hyperturtle_host'
-          : `modprobe hyperturtle_host; the kernel is locked down (${lockdown}): the module must be signed with a key that it trusts`,
-      ),
-    );
-  if (lockdown === 'confidentiality')
+  else found.push(fail('hyperturtle_host.ko is not loaded', howToLoad('hyperturtle_host', signing)));
+  if (signing.lockdown === 'confidentiality')
     found.push(
       fail(
         'the kernel is locked down for confidentiality: programs may not use most helpers',

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { collectHostFacts, judgeHost } from '../../../src/host/daemon/doctor-host.ts';
 import type { HostFacts } from '../../../src/host/daemon/doctor-host.ts';
 
+const SIGNING = { lockdown: 'none', secureBoot: false, enforced: false, certificate: undefined };
 const facts = (over: Partial<HostFacts> = {}): HostFacts => ({
   kernel: { release: '6.1.0-50-amd64', version: '#1 SMP Debian 6.1.180-1 (2026-09-01)' },
   cpu: { svm: true, vmx: false },
@@ -10,7 +11,7 @@ const facts = (over: Partial<HostFacts> = {}): HostFacts => ({
   paging: { kvm_amd: 'Y', kvm_intel: undefined },
   hostDevice: true,
   ftrace: '1',
-  lockdown: 'none',
+  signing: SIGNING,
   bpffs: { dir: '/sys/fs/bpf', mounted: true },
   jit: '1',
   kvmTypes: [],
@@ -96,10 +97,20 @@ describe('the host', () => {
     ['no module', { hostDevice: false }, 'fail', /hyperturtle_host\.ko is not loaded/, /^modprobe \S+$/],
     [
       'a module that a locked kernel may not take',
-      { hostDevice: false, lockdown: 'integrity' },
-      ...(['fail', /hyperturtle_host\.ko is not loaded/, /locked down \(integrity\).*signed/] as const),
+      { hostDevice: false, signing: { ...SIGNING, lockdown: 'integrity' } },
+      ...([
+        'fail',
+        /hyperturtle_host\.ko is not loaded/,
+        /locked down \(integrity\).*dkms signs.*mokutil --import \/var\/lib\/dkms\/mok\.pub/,
+      ] as const),
     ],
-    ['a kernel that lets no program read', { lockdown: 'confidentiality' }, 'fail', /locked/, /integrity/],
+    [
+      'a kernel that lets no program read',
+      { signing: { ...SIGNING, lockdown: 'confidentiality' } },
+      'fail',
+      /locked/,
+      /integrity/,
+    ],
     ['ftrace off', { ftrace: '0' }, 'fail', /ftrace is off/, /ftrace_enabled=1/],
     ['no ftrace', { ftrace: undefined }, 'fail', /no ftrace/, /CONFIG_DYNAMIC_FTRACE/],
     ['no bpffs', { bpffs: { dir: '/x', mounted: false } }, 'fail', /\/x is no bpffs/, /mount -t bpf bpf \/x/],

@@ -1,0 +1,75 @@
+/** What dkms is told of kernels, and what it says when it builds no module. */
+import { readFile } from 'node:fs/promises';
+import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { TRIED_SERIES } from '../core/nested-kvm.ts';
+
+/** dkms' exit status for a kernel that dkms.conf excludes. */
+const EXCLUDED = 77;
+
+const version = (series: string): [number, number] => {
+  const [major = 0, minor = 0] = series.split('.').map(Number);
+  return [major, minor];
+};
+
+/** The oldest and the newest series on which the modules have been tried, such as `6.1` and `6.12`. */
+export function kernelRange(tried: readonly string[] = TRIED_SERIES): { oldest: string; newest: string } {
+  const sorted = [...tried].sort((a, b) => {
+    const [[am, an], [bm, bn]] = [version(a), version(b)];
+    return am - bm || an - bn;
+  });
+  return { oldest: sorted[0]!, newest: sorted.at(-1)! };
+}
+
+/**
+ * BUILD_EXCLUSIVE_KERNEL of dkms.conf: an extended regular expression for the releases of all series in the range. What
+ * lies between two that were tried is built: what KVM is like is asked of the kernel, not read off its number.
+ */
+export function exclusiveKernels(tried: readonly string[] = TRIED_SERIES): string {
+  const { oldest, newest } = kernelRange(tried);
+  const [[fromMajor, fromMinor], [toMajor, toMinor]] = [version(oldest), version(newest)];
+  const minors = (from: number, to: number): string =>
+    `(${Array.from({ length: to - from + 1 }, (_, i) => from + i).join('|')})`;
+  const parts: string[] = [];
+  for (let major = fromMajor; major <= toMajor; major++) {
+    // no series of Linux has gone beyond 20
+    const from = major === fromMajor ? fromMinor : 0;
+    const to = major === toMajor ? toMinor : 20;
+    parts.push(`${major}[.]${minors(from, to)}`);
+  }
+  return `^(${parts.join('|')})[^0-9]`;
+}
+
+/** Fills in what the files of dist-files/dkms leave open. Pure. */
+export function fillIn(text: string, packageVersion: string): string {
+  const { oldest, newest } = kernelRange();
+  return text
+    .replaceAll('@VERSION@', packageVersion)
+    .replaceAll('@KERNELS@', exclusiveKernels())
+    .replaceAll('@RANGE@', `Linux ${oldest} to ${newest}`);
+}
+
+/**
+ * The error of `dkms install` with its reason: a kernel that is excluded, or the first errors of the compiler.
+ * `logFile`: what dkms wrote of the build.
+ */
+export async function dkmsFailure(e: unknown, kernel: string, logFile: string): Promise<unknown> {
+  if (!isHyperturtleError(e, 'HT_COMMAND_FAILED')) return e;
+  const { status, tail = '' } = (e.detail ?? {}) as { status?: number; tail?: string };
+  const { oldest, newest } = kernelRange();
+  if (status === EXCLUDED)
+    return new HyperturtleError(
+      'HT_UNSUPPORTED',
+      `no modules for Linux ${kernel}: they are for Linux ${oldest} to ${newest} on x86_64, with KVM, BTF and direct calls of ftrace; --no-module installs all else`,
+      { cause: e },
+    );
+  const errors = (await readFile(logFile, 'utf8').catch(() => ''))
+    .split('\n')
+    .filter((l) => /error:|Error \d/.test(l))
+    .slice(0, 5);
+  const why = errors.length > 0 ? `${errors.join('\n')}\n(the whole build: ${logFile})` : tail;
+  return new HyperturtleError(
+    'HT_COMMAND_FAILED',
+    `dkms did not build the modules for Linux ${kernel}; all was undone, and --no-module installs all else:\n${why}`,
+    { cause: e },
+  );
+}
