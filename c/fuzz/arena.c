@@ -34,16 +34,6 @@ static u64 htf_block(struct htf_random *r)
 	return page_to_phys(htf.blocks[htf_below(r, HTF_BLOCKS)]);
 }
 
-bool htf_given(u64 frame)
-{
-	int i;
-
-	for (i = 0; i < HTF_BLOCKS; i++)
-		if (frame - page_to_phys(htf.blocks[i]) < HT_LARGE_PAGES * HT_PAGE_SIZE)
-			return true;
-	return !pfn_valid(frame >> HT_PAGE_SHIFT);
-}
-
 u64 htf_frame(struct htf_random *r)
 {
 	return htf_block(r) + (htf_below(r, HT_LARGE_PAGES) << HT_PAGE_SHIFT);

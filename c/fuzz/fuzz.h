@@ -47,13 +47,12 @@ void htf_arena_exit(void);
 void htf_arena_repair(struct htf_random *r, unsigned int apicid, u64 root); /* as it must be for the L2 of this root */
 void htf_arena_template(u64 flags);	/* what a leaf of L1's KVM has beside its frame */
 bool htf_arena_op(struct htf_random *r, enum htf_kind kind, unsigned int apicid);
-bool htf_given(u64 frame);	/* one of those that nobody misses, or no memory of this L1's */
 u64 htf_frame(struct htf_random *r);	/* address of a page that nobody misses */
 u64 htf_bad_frame(struct htf_random *r); /* of one that is not this L1's to give, or is nothing */
 
 /* npt.c */
 bool htf_npt_op(struct htf_random *r, enum htf_kind kind, struct kvm_vcpu *vcpu);
-void htf_npt_take_back(struct kvm_vcpu *vcpu);
-void htf_npt_restore(struct kvm_vcpu *vcpu); /* what was overwritten for L2's time; NULL: whoever's it was */
+void htf_npt_remember(struct kvm_vcpu *vcpu);	/* before the operations of an entry */
+void htf_npt_restore(struct kvm_vcpu *vcpu);	/* after L2 ran; NULL: whoever's it was */
 
 #endif

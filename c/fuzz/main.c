@@ -10,6 +10,7 @@
 #include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
+#include <linux/panic_notifier.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 #include <linux/smp.h>
@@ -81,6 +82,7 @@ static void htf_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 	if (!n)
 		goto out;
 	atomic64_inc(&htf_entries);
+	htf_npt_remember(vcpu);
 	if (READ_ONCE(htf_quiet) || htf_below(&htf_entry_random, 4))
 		htf_arena_repair(&htf_entry_random, apicid, vcpu->arch.mmu->root.hpa & HT_PFN_MASK);
 	for (i = 0; i < n; i++) {
@@ -103,8 +105,6 @@ static void htf_kvm_exit(void *data, struct kvm_vcpu *vcpu)
 	raw_spin_lock_irqsave(&htf_lock, flags);
 	WRITE_ONCE(htf_running, 0);
 	htf_npt_restore(vcpu);
-	if (READ_ONCE(htf_batch))
-		htf_npt_take_back(vcpu);
 	raw_spin_unlock_irqrestore(&htf_lock, flags);
 }
 
@@ -133,16 +133,35 @@ static int htf_beside_l2(void *unused)
 	return 0;
 }
 
+static char htf_words[512];	/* counters as one line of JSON: of the reader of the file, or of a panic */
+
+static const char *htf_counters(void)
+{
+	int kind, n;
+
+	n = scnprintf(htf_words, sizeof(htf_words), "{\"entries\":%lld,\"beside\":%lld", atomic64_read(&htf_entries),
+		      atomic64_read(&htf_beside));
+	for (kind = 0; kind < HTF_KINDS; kind++)
+		n += scnprintf(htf_words + n, sizeof(htf_words) - n, ",\"%s\":%lld", htf_kind_names[kind],
+			       atomic64_read(&htf_done[kind]));
+	scnprintf(htf_words + n, sizeof(htf_words) - n, "}");
+	return htf_words;
+}
+
 static int htf_show(struct seq_file *s, void *unused)
 {
-	int kind;
-
-	seq_printf(s, "{\"entries\":%lld,\"beside\":%lld", atomic64_read(&htf_entries), atomic64_read(&htf_beside));
-	for (kind = 0; kind < HTF_KINDS; kind++)
-		seq_printf(s, ",\"%s\":%lld", htf_kind_names[kind], atomic64_read(&htf_done[kind]));
-	seq_puts(s, "}\n");
+	seq_printf(s, "%s\n", htf_counters());
 	return 0;
 }
+
+/* This machine ends by what was done to it: what it did until then counts, so the console is told. */
+static int htf_on_panic(struct notifier_block *block, unsigned long event, void *what)
+{
+	pr_emerg("hyperturtle_fuzz: counted %s\n", htf_counters());
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block htf_panic_block = { .notifier_call = htf_on_panic, .priority = INT_MAX };
 
 static int __init htf_init(void)
 {
@@ -169,8 +188,10 @@ static int __init htf_init(void)
 	if (ret)
 		goto thread;
 	ret = tracepoint_probe_register(&__tracepoint_kvm_entry, htf_kvm_entry, NULL);
-	if (!ret)
+	if (!ret) {
+		atomic_notifier_chain_register(&panic_notifier_list, &htf_panic_block);
 		return 0;
+	}
 	tracepoint_probe_unregister(&__tracepoint_kvm_exit, htf_kvm_exit, NULL);
 	tracepoint_synchronize_unregister();
 thread:
@@ -186,6 +207,7 @@ static void __exit htf_exit(void)
 {
 	unsigned long flags;
 
+	atomic_notifier_chain_unregister(&panic_notifier_list, &htf_panic_block);
 	tracepoint_probe_unregister(&__tracepoint_kvm_entry, htf_kvm_entry, NULL);
 	tracepoint_probe_unregister(&__tracepoint_kvm_exit, htf_kvm_exit, NULL);
 	tracepoint_synchronize_unregister();

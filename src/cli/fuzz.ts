@@ -12,6 +12,7 @@ interface FuzzOptions {
   kernel: string;
   batch: number;
   operations: number;
+  slow?: boolean;
   json?: string;
 }
 
@@ -21,11 +22,22 @@ export function registerFuzz(program: Command): void {
     .description(
       'let a hostile guest hypervisor loose on its host, beside one that must not notice; in a lab',
     )
-    .option('--minutes <number>', 'how long, once all is set up', integer('--minutes', 1, 10_000), 10)
+    .option(
+      '--minutes <number>',
+      'of turns: setting up and restarts do not count',
+      integer('--minutes', 1, 10_000),
+      10,
+    )
     .option('--seed <number>', 'the same operations in the same order', integer('--seed', 0, 2 ** 32 - 1), 1)
     .addOption(kernelOption('kernel of all levels'))
     .option('--batch <number>', 'operations at each entry of a nested guest', integer('--batch', 1, 64), 48)
-    .option('--operations <number>', 'fewer are a failure', integer('--operations', 0, 2 ** 31), 0)
+    .option(
+      '--operations <number>',
+      'go on until there are so many; fewer are a failure',
+      integer('--operations', 0, 2 ** 31),
+      0,
+    )
+    .option('--slow', 'no attack: programs that are as slow as admission lets them be')
     .option('--json <file>', 'write the report')
     .addHelpText(
       'after',
@@ -41,7 +53,8 @@ async function fuzz(o: FuzzOptions): Promise<void> {
     ({ lab, progress, signal }) =>
       runFuzz(lab, {
         ...{ minutes: o.minutes, seed: o.seed, kernel: o.kernel, batch: o.batch, atLeast: o.operations },
-        ...{ quietSeconds: 20, attackSeconds: 60, progress, signal },
+        // figures of both kinds are compared with --slow
+        ...{ slow: o.slow ?? false, quietSeconds: o.slow ? 60 : 20, attackSeconds: 60, progress, signal },
       }),
   );
   writeJson(JSON.stringify(report, null, 1));

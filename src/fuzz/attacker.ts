@@ -3,6 +3,7 @@
  * (c/fuzz), a nested guest that faults all the time, hostile programs in L0 and a port into which nonsense is written. It
  * breaks now and then: then it is reset, or booted again, and goes on with the next seed.
  */
+import { readFile, stat } from 'node:fs/promises';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import { tailOf } from '../lab/boot.ts';
@@ -23,12 +24,23 @@ const CPUS = 2;
 /** Under emulation, with another L1 at work, and while it is being broken. */
 const ASK_MS = 60_000;
 
-/** Of hooks npf and exit: the real program, and one that answers nonsense. */
+/** Of hooks npf and exit: the real program, one that answers nonsense, and one as slow as admission lets it be. */
 const OBJECTS = {
-  npf: { npf: '/payload/bpf/npf.bpf.o', 'fuzz-npf': '/payload/fuzz/fuzz-npf.bpf.o' },
-  exit: { 'exit-cache': '/payload/bpf/exit-cache.bpf.o', 'fuzz-exit': '/payload/fuzz/fuzz-exit.bpf.o' },
+  npf: {
+    npf: '/payload/bpf/npf.bpf.o',
+    'fuzz-npf': '/payload/fuzz/fuzz-npf.bpf.o',
+    'slow-npf': '/payload/fuzz/slow-npf.bpf.o',
+  },
+  exit: {
+    'exit-cache': '/payload/bpf/exit-cache.bpf.o',
+    'fuzz-exit': '/payload/fuzz/fuzz-exit.bpf.o',
+    'slow-exit': '/payload/fuzz/slow-exit.bpf.o',
+  },
 } as const;
+const HONEST = { npf: 'npf', exit: 'exit-cache' } as const;
+const SLOW = { npf: 'slow-npf', exit: 'slow-exit' } as const;
 type Hook = keyof typeof OBJECTS;
+const HOOKS: readonly Hook[] = ['npf', 'exit'];
 const OPTIONS = {
   npf: undefined,
   exit: {
@@ -66,21 +78,26 @@ export class Attacker {
   readonly #lab: Lab;
   readonly #seed: number;
   readonly #batch: number;
+  /** Its attack is slow programs, and nothing else. */
+  readonly #slow: boolean;
   #boot = 0;
   #machine: SecondL1 | undefined;
   #port: RawPort | undefined;
   #vmm: Job | undefined;
   #random: Random;
   #lines = 0;
+  /** How long its console was when this boot began. */
+  #consoleAt = 0;
   /** Of earlier boots, and of this one when it was last asked. */
   #before: AttackCounts = NO_COUNTS;
   #now: AttackCounts = NO_COUNTS;
   #links = new Map<Hook, { object: string; id: number }>();
 
-  constructor(lab: Lab, seed: number, batch: number) {
+  constructor(lab: Lab, seed: number, batch: number, slow: boolean) {
     this.#lab = lab;
     this.#seed = seed;
     this.#batch = batch;
+    this.#slow = slow;
     this.#random = new Random(seedFor(seed, 0));
   }
 
@@ -89,9 +106,9 @@ export class Attacker {
     return addCounts(this.#before, this.#now);
   }
 
-  /** Which program answers a hook. */
-  linked(hook: Hook): string | undefined {
-    return this.#links.get(hook)?.object;
+  /** Whether no honest program answers a hook. */
+  isHostile(hook: Hook): boolean {
+    return (this.#links.get(hook)?.object ?? HONEST[hook]) !== HONEST[hook];
   }
 
   /** Boots it and makes all ready; it is quiet until `attack`. */
@@ -107,6 +124,7 @@ export class Attacker {
 
   async #setUp(signal?: AbortSignal): Promise<void> {
     const { l1 } = this.#machine!;
+    this.#consoleAt = (await stat(this.#lab.files.secondSerial)).size;
     const seed = seedFor(this.#seed, ++this.#boot);
     this.#random = new Random(seed);
     this.#links.clear();
@@ -128,15 +146,20 @@ export class Attacker {
       },
       { timeoutMs: 120_000, intervalMs: 1000, signal },
     );
-    // an oops ends it at once, rather than leaving locks held
-    await runScript(l1, 'echo 1 >/proc/sys/kernel/panic_on_oops; dmesg -n 1', { signal });
+    // An oops ends it at once, rather than leaving locks held. Nothing but L2's exits makes its KVM walk L2's tables: they
+    // are overwritten while L2 runs
+    const quiet = '[ ! -e $thp ] || echo never >$thp; echo 0 >/proc/sys/vm/compaction_proactiveness';
+    await runScript(
+      l1,
+      `echo 1 >/proc/sys/kernel/panic_on_oops; dmesg -n 1; thp=/sys/kernel/mm/transparent_hugepage/enabled; ${quiet}`,
+      { signal },
+    );
     this.#port = await RawPort.open(l1, signal);
     await this.#port.hello(signal);
     for (const objects of Object.values(OBJECTS))
       for (const [name, file] of Object.entries(objects))
         await this.#port.load(name, file, name.startsWith('fuzz') ? { seed: seedBytes(seed) } : {}, signal);
-    await this.#link('npf', 'npf', signal);
-    await this.#link('exit', 'exit-cache', signal);
+    for (const hook of HOOKS) await this.#link(hook, HONEST[hook], signal);
     await this.#startVmm(seed, signal);
   }
 
@@ -161,16 +184,21 @@ export class Attacker {
     this.#links.set(hook, { object, id: link.id });
   }
 
-  /** Only leaves are emptied: as many faults as in an attack, all of them honest. */
+  /** Only leaves are emptied: as many faults as in an attack, all of them honest, and honest programs. */
   async beQuiet(signal?: AbortSignal): Promise<void> {
+    for (const hook of HOOKS) await this.#link(hook, HONEST[hook], signal);
     await this.#set(true, signal);
   }
 
   /** Programs of this turn, then operations at each entry of L2 until told otherwise. */
   async attack(signal?: AbortSignal): Promise<void> {
-    for (const hook of ['npf', 'exit'] as const)
-      await this.#link(hook, this.#random.pick(Object.keys(OBJECTS[hook])), signal);
-    await this.#set(false, signal);
+    for (const hook of HOOKS)
+      await this.#link(
+        hook,
+        this.#slow ? SLOW[hook] : this.#random.pick([HONEST[hook], `fuzz-${hook}`]),
+        signal,
+      );
+    await this.#set(this.#slow, signal);
   }
 
   async #set(quiet: boolean, signal?: AbortSignal): Promise<void> {
@@ -184,6 +212,7 @@ export class Attacker {
 
   /** Some hostile lines; a session that the daemon closed is made again. */
   async write(lines: number, signal?: AbortSignal): Promise<void> {
+    if (this.#slow) return;
     await this.#port!.write(hostileLines(this.#random, lines), 30_000, signal);
     this.#lines += lines;
   }
@@ -231,8 +260,21 @@ export class Attacker {
     return [messageOf(cause).slice(0, 150), ...said.slice(-4)].join(' | ').slice(0, 600);
   }
 
+  /** What it had done when it broke: its module tells the console in a panic. */
+  async #countLast(): Promise<void> {
+    const output = (await readFile(this.#lab.files.secondSerial))
+      .subarray(this.#consoleAt)
+      .toString('latin1');
+    const last = lastCounts(output);
+    if (last === undefined) return;
+    const { slots = 0, messages = 0 } = this.#now.operations;
+    const { entries = 0, beside = 0, ...operations } = last;
+    this.#now = { ...this.#now, entries, beside, operations: { ...operations, slots, messages } };
+  }
+
   /** By reset, or by a new QEMU where that does not help. */
   async restart(cause: unknown, signal?: AbortSignal): Promise<void> {
+    await this.#countLast();
     this.restarts.push({ boot: this.#boot, why: await this.#why(cause) });
     this.#before = addCounts(this.#before, this.#now);
     this.#now = NO_COUNTS;
@@ -246,6 +288,12 @@ export class Attacker {
     }
     await this.#setUp(signal);
   }
+}
+
+/** Of a console: what the module counted, as it said it last. */
+export function lastCounts(output: string): Record<string, number> | undefined {
+  const said = [...output.matchAll(/hyperturtle_fuzz: counted (\{"entries":[^}\r\n]*\})/g)].at(-1)?.[1];
+  return said === undefined ? undefined : (JSON.parse(said) as Record<string, number>);
 }
 
 export function addCounts(a: AttackCounts, b: AttackCounts): AttackCounts {

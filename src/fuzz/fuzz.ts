@@ -6,6 +6,7 @@
 import { ManagedHost } from '../bench/managed.ts';
 import type { ManagedVmSpec } from '../bench/managed.ts';
 import { isHyperturtleError, messageOf } from '../core/errors.ts';
+import type { HyperturtleError } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import type { Progress } from '../core/progress.ts';
 import { sleep } from '../core/wait.ts';
@@ -20,13 +21,15 @@ import type { Slice } from './watched.ts';
 import { addOwn } from '../core/own.ts';
 
 export interface FuzzSpec {
-  /** Of turns, without setting up. */
+  /** Of turns: neither setting up nor starting a broken L1 again counts. */
   minutes: number;
   seed: number;
   kernel: string;
   /** Operations at each entry of the hostile L1's nested guest. */
   batch: number;
-  /** Fewer are a problem; the run ends when there are so many, if `untilReached`. */
+  /** Not an attack, but programs as slow as admission lets them be. */
+  slow: boolean;
+  /** The run goes on until there are so many; fewer are a problem. */
   atLeast: number;
   /** Of one turn. */
   quietSeconds: number;
@@ -41,6 +44,8 @@ const VMS: ManagedVmSpec[] = [
 ];
 const LINES = 60;
 const LOOK_SECONDS = 5;
+/** A run ends after so many times the minutes that it was asked for, whatever it has reached. */
+const PATIENCE = 10;
 
 /** The lab must have memory for a second L1. It is left as it was found. */
 export async function runFuzz(lab: Lab, spec: FuzzSpec): Promise<FuzzReport> {
@@ -51,7 +56,7 @@ export async function runFuzz(lab: Lab, spec: FuzzSpec): Promise<FuzzReport> {
     const host = new ManagedHost(lab.l0);
     await host.setUp(undo, VMS, signal);
     const watched = await Watched.start(lab.l1, undo, signal);
-    const attacker = new Attacker(lab, spec.seed, spec.batch);
+    const attacker = new Attacker(lab, spec.seed, spec.batch, spec.slow);
     undo.add('hostile L1', () => attacker.end());
     await attacker.start(signal);
     step.done();
@@ -72,14 +77,16 @@ class Fuzz {
   readonly #slices: Record<Phase, Slice[]> = { quiet: [], attack: [] };
   readonly #handled: Record<Phase, number> = { quiet: 0, attack: 0 };
   readonly #hooks: Record<'npf' | 'exit', HookTotals> = {
-    npf: { runs: 0, handled: 0, hostileRuns: 0 },
-    exit: { runs: 0, handled: 0, hostileRuns: 0 },
+    npf: { runs: 0, handled: 0, hostileRuns: 0, longestHostileUs: 0 },
+    exit: { runs: 0, handled: 0, hostileRuns: 0, longestHostileUs: 0 },
   };
   readonly #reasons: Record<string, number> = {};
   #hostileMetrics = new Map<string, number>();
   #log = '';
   readonly #reports: string[] = [];
   readonly #complaints: Record<string, number> = {};
+  /** Of turns so far. */
+  #turnedMs = 0;
 
   constructor(lab: Lab, spec: FuzzSpec, host: ManagedHost, watched: Watched, attacker: Attacker) {
     this.#lab = lab;
@@ -90,7 +97,7 @@ class Fuzz {
   }
 
   async run(): Promise<FuzzReport> {
-    const { minutes, progress, quietSeconds, attackSeconds } = this.#spec;
+    const { progress, quietSeconds, attackSeconds } = this.#spec;
     const t0 = performance.now();
     const step = progress.step(`fuzzing, seed ${this.#spec.seed}`);
     this.#log = await this.#dmesg();
@@ -99,8 +106,10 @@ class Fuzz {
         await this.#turn('quiet', quietSeconds);
         await this.#turn('attack', attackSeconds);
         const n = sumOperations(this.#attacker.counts, this.#hooks);
-        step.update(`${n} operations, ${this.#attacker.restarts.length} restarts`);
-      } while (this.#reports.length === 0 && performance.now() - t0 < minutes * 60_000);
+        step.update(
+          `${n} operations in ${Math.round(this.#turnedMs / 1000)} s, ${this.#attacker.restarts.length} restarts`,
+        );
+      } while (this.#reports.length === 0 && this.#goesOn(performance.now() - t0));
       step.done();
     } catch (e) {
       // L0 that does not answer is what is looked for
@@ -113,11 +122,17 @@ class Fuzz {
     return this.#report(Math.round((performance.now() - t0) / 1000));
   }
 
-  /** One turn; the hostile L1 is started again when it breaks in it. */
+  #goesOn(elapsedMs: number): boolean {
+    const { minutes, atLeast } = this.#spec;
+    if (elapsedMs > PATIENCE * minutes * 60_000) return false;
+    return this.#turnedMs < minutes * 60_000 || sumOperations(this.#attacker.counts, this.#hooks) < atLeast;
+  }
+
+  /** One turn; the hostile L1 is started again when it broke in it, which is nobody's time. */
   async #turn(phase: Phase, seconds: number): Promise<void> {
     const { signal } = this.#spec;
     const attacker = this.#attacker;
-    const begin = await this.#guarded(async () => {
+    let broke = await this.#guarded(async () => {
       if (phase === 'attack') await attacker.attack(signal);
       else await attacker.beQuiet(signal);
     });
@@ -125,37 +140,41 @@ class Fuzz {
     const handled = await this.#watchedHandled();
     await this.#count(false);
     const end = performance.now() + seconds * 1000;
-    let fine = begin;
-    while (performance.now() < end && fine) {
-      fine = await this.#guarded(async () => {
+    while (performance.now() < end && broke === undefined) {
+      const from = performance.now();
+      broke = await this.#guarded(async () => {
         if (phase === 'attack') await attacker.write(LINES, signal);
         await sleep(Math.min(LOOK_SECONDS * 1000, Math.max(0, end - performance.now())), signal);
         await attacker.look(signal);
       });
+      this.#turnedMs += performance.now() - from;
       await this.#readLog();
-      if (this.#reports.length > 0) break;
+      if (this.#reports.length > 0) return;
     }
     await this.#count(phase === 'attack');
     const slice = await this.#watched.slice(signal);
     this.#handled[phase] += (await this.#watchedHandled()) - handled;
     this.#slices[phase].push(slice);
-    if (phase === 'attack' && fine) await this.#guarded(() => attacker.settle(signal));
+    if (phase === 'attack' && broke === undefined) broke = await this.#guarded(() => attacker.settle(signal));
+    if (broke !== undefined) await this.#revive(broke);
   }
 
-  /** False when the hostile L1 broke, and has been started again. L0's trouble is an error. */
-  async #guarded(what: () => Promise<void>): Promise<boolean> {
+  /** Why the hostile L1 broke, if it did. L0's trouble is another matter, and read here. */
+  async #guarded(what: () => Promise<void>): Promise<HyperturtleError | undefined> {
     try {
       await what();
-      return true;
+      return undefined;
     } catch (e) {
       if (!isHyperturtleError(e) || isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
       await this.#readLog();
-      if (this.#reports.length > 0) return false;
-      await this.#count(true);
-      this.#spec.progress.note(`  the hostile L1 broke: ${messageOf(e).slice(0, 160)}`);
-      await this.#attacker.restart(e, this.#spec.signal);
-      return false;
+      return e;
     }
+  }
+
+  async #revive(broke: HyperturtleError): Promise<void> {
+    if (this.#reports.length > 0) return;
+    this.#spec.progress.note(`  the hostile L1 broke: ${messageOf(broke).slice(0, 160)}`);
+    await this.#attacker.restart(broke, this.#spec.signal);
   }
 
   #dmesg(): Promise<string> {
@@ -185,7 +204,11 @@ class Fuzz {
       const runs = since(`hook_runs ${hook}`);
       this.#hooks[hook].runs += runs;
       this.#hooks[hook].handled += since(`hook_handled ${hook}`);
-      if (attack && this.#attacker.linked(hook)?.startsWith('fuzz')) this.#hooks[hook].hostileRuns += runs;
+      if (!attack || !this.#attacker.isHostile(hook)) continue;
+      const h = this.#hooks[hook];
+      h.hostileRuns += runs;
+      const longestUs = Math.round((now.get(`hook_longest_run_ns ${hook}`) ?? 0) / 100) / 10;
+      h.longestHostileUs = Math.max(h.longestHostileUs, longestUs);
     }
     for (const key of now.keys())
       if (key.startsWith('hook_reasons ')) {
@@ -196,7 +219,7 @@ class Fuzz {
   }
 
   #report(seconds: number): FuzzReport {
-    const { seed, kernel, batch, atLeast } = this.#spec;
+    const { seed, kernel, batch, slow, atLeast } = this.#spec;
     const all = [...this.#slices.quiet, ...this.#slices.attack];
     const [quiet, attack] = [faultTimes(this.#slices.quiet), faultTimes(this.#slices.attack)];
     const share = (phase: Phase): number => {
@@ -204,7 +227,7 @@ class Fuzz {
       return faults === 0 ? 0 : Math.round((this.#handled[phase] / faults) * 1000) / 1000;
     };
     const report = {
-      ...{ seed, kernel, batch, seconds, attack: this.#attacker.counts, hooks: this.#hooks },
+      ...{ seed, kernel, batch, slow, seconds, attack: this.#attacker.counts, hooks: this.#hooks },
       operations: sumOperations(this.#attacker.counts, this.#hooks),
       reasons: Object.fromEntries(Object.entries(this.#reasons).filter(([, n]) => n > 0)),
       restarts: this.#attacker.restarts,

@@ -9,12 +9,15 @@ export interface HookTotals {
   handled: number;
   /** Runs while a hostile program was linked: each is an answer that L0 had to judge. */
   hostileRuns: number;
+  /** The longest of them, as the host's module measured it. */
+  longestHostileUs: number;
 }
 
 export interface FuzzReport {
   seed: number;
   kernel: string;
   batch: number;
+  slow: boolean;
   seconds: number;
   /** All of them; by kind in `attack`, answers of hostile programs in `hooks`. */
   operations: number;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { addCounts } from '../../../src/fuzz/attacker.ts';
+import { addCounts, lastCounts } from '../../../src/fuzz/attacker.ts';
 import { hostileLines } from '../../../src/fuzz/messages.ts';
 import { Random, seedFor } from '../../../src/fuzz/random.ts';
 import { fuzzProblems, judgeLog, newLines, sumOperations } from '../../../src/fuzz/report.ts';
@@ -46,10 +46,21 @@ describe("the other L1's faults", () => {
   });
 });
 
+describe('a hostile L1 that broke', () => {
+  it('has told its console what it had done until then', () => {
+    const said = (n: number): string =>
+      `[ 9.1] hyperturtle_fuzz: counted {"entries":${n},"beside":3,"header":12}\r\n`;
+    expect(lastCounts(`boot\r\n${said(1)}more\r\n${said(7)}Kernel panic\r\n`)).toEqual({
+      ...{ entries: 7, beside: 3, header: 12 },
+    });
+    expect(lastCounts('Kernel panic\nhyperturtle_fuzz: counted {"entr')).toBeUndefined();
+  });
+});
+
 const counts = { entries: 10, beside: 1, l2Exits: 5, l2Restarts: 1, l2Vms: 1 };
-const hook = { runs: 50, handled: 40, hostileRuns: 30 };
+const hook = { runs: 50, handled: 40, hostileRuns: 30, longestHostileUs: 9 };
 const good: Omit<FuzzReport, 'problems'> = {
-  ...{ seed: 1, kernel: '6.1', batch: 48, seconds: 60, operations: 1000 },
+  ...{ seed: 1, kernel: '6.1', batch: 48, slow: false, seconds: 60, operations: 1000 },
   attack: { ...counts, operations: { index: 900, zap: 40 } },
   hooks: { npf: hook, exit: hook },
   reasons: {},
