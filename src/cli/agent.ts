@@ -6,7 +6,7 @@ import type { Agent } from '../guest/agent/agent.ts';
 import { LOG_LEVELS } from '../core/log-levels.ts';
 import type { LogLevel } from '../core/log-levels.ts';
 import type { AgentConfig } from '../guest/agent/config.ts';
-import type { AgentResult } from '../guest/agent/schema.ts';
+import type { AgentResult, L2Info } from '../guest/agent/schema.ts';
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
 import type { L1Options } from './l1-client.ts';
 import { integer } from './values.ts';
@@ -57,7 +57,13 @@ Example of /etc/hyperturtle/guest.yaml:
     .description('whether this machine is connected to its host and has there what it wants')
     .addHelpText(
       'after',
-      '\nExit status 24 when it is not connected, 1 when something that is wanted is not so.',
+      `
+Exit status 24 when it is not connected, 1 when something that is wanted is not so.
+
+PAGES     of each nested guest's RAM that programs know; HELD: with a frame; UNUSED: given ahead, not seen to be used
+FAULTS    that its program saw; PASSED: left to this machine
+MAPPED    pages that its program mapped, those ahead of their fault included; A FAULT: how many for each answered
+All of it counts since the time in the last column: that of the registration, which ends with the agent.`,
     )
     .action(status);
   l1Options(guest.command('desired'))
@@ -190,7 +196,10 @@ export function statusText(s: AgentResult<'agent.status'>): string {
     ...[...d.problems, ...s.l2Problems].map((p) => `  ${p.step}: ${p.message} (${p.kind}, since ${p.since})`),
     module,
     columns(
-      ['NESTED GUEST', 'PID', 'PAGES', 'HELD', 'UNUSED', 'FRAMES', 'FAULTS', 'MAPPED', 'PASSED', 'SINCE'],
+      [
+        ...['NESTED GUEST', 'PID', 'PAGES', 'HELD', 'UNUSED', 'FRAMES', 'FAULTS', 'MAPPED', 'A FAULT'],
+        ...['PASSED', 'COUNTED SINCE'],
+      ],
       s.l2s.map((l) => [
         l.name,
         String(l.pid),
@@ -199,12 +208,22 @@ export function statusText(s: AgentResult<'agent.status'>): string {
         `${l.pagesUnused} (${((100 * l.pagesUnused) / Math.max(1, l.pagesHeld)).toFixed(1)}%)`,
         String(l.framesTaken),
         String(l.faults),
-        String(l.mappedNew + l.mappedExisting),
+        String(mappedPages(l)),
+        pagesAFault(l),
         String(l.passes),
         l.since,
       ]),
     ) || 'no nested guests registered',
+    ...s.l2s.flatMap((l) => (l.noIndex === undefined ? [] : [`  ${l.name}: ${l.noIndex}`])),
   ].join('\n');
+}
+
+const mappedPages = (l: L2Info): number => l.mappedExisting + l.mappedNew + l.mappedAhead;
+
+/** Of the faults that its program answered. */
+function pagesAFault(l: L2Info): string {
+  const answered = l.mappedExisting + l.mappedNew;
+  return answered === 0 ? '-' : (mappedPages(l) / answered).toFixed(1);
 }
 
 async function desired(options: L1Options): Promise<void> {

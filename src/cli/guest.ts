@@ -48,7 +48,7 @@ export function register(program: Command): Command {
     .command('register')
     .description('register a nested guest; runs until SIGTERM or until that guest ends')
     .requiredOption('--pid <number>', 'process that runs the nested guest', integer('--pid', 1, 2 ** 22))
-    .option('--name <text>', 'for listings; default: pid-N')
+    .option('--name <text>', "for listings; default: the VMM's -name, or pid-N")
     .option(
       '--group-max <pages>',
       'most pages mapped by one fault; 0: the default',
@@ -116,17 +116,22 @@ async function set(options: SetOptions): Promise<void> {
   }
 }
 
-const NO_INDEX =
-  'no page of its RAM has a place in the arena, so no fault of it is answered in L0: its RAM is no shared turtlefs file, or the file is older than this arena (end the nested guest and start it again), or the index is full (hyperturtle guest status)';
-
 async function registerL2(options: RegisterOptions): Promise<void> {
-  const [{ GuestDevice }, { takeVm }, { abortOnSignals, CleanupStack }, { isHyperturtleError }] =
-    await Promise.all([
-      import('../guest/device.ts'),
-      import('../bpf/kvm.ts'),
-      import('../core/lifecycle.ts'),
-      import('../core/errors.ts'),
-    ]);
+  const [
+    { GuestDevice },
+    { takeVm },
+    { vmName },
+    { noIndexOf },
+    { abortOnSignals, CleanupStack },
+    { isHyperturtleError },
+  ] = await Promise.all([
+    import('../guest/device.ts'),
+    import('../bpf/kvm.ts'),
+    import('../guest/agent/vms.ts'),
+    import('../guest/agent/no-index.ts'),
+    import('../core/lifecycle.ts'),
+    import('../core/errors.ts'),
+  ]);
   const signals = abortOnSignals();
   const undo = new CleanupStack();
   try {
@@ -137,7 +142,7 @@ async function registerL2(options: RegisterOptions): Promise<void> {
     undo.add('vm descriptor', () => taken.vm.close());
     const l2 = device.register({
       vm: taken.vm,
-      name: options.name ?? `pid-${options.pid}`,
+      name: options.name ?? vmName(options.pid),
       framesLimit: options.framesLimit,
       groupMax: options.groupMax,
     });
@@ -145,8 +150,14 @@ async function registerL2(options: RegisterOptions): Promise<void> {
     // or this process would keep the VM alive after its QEMU
     taken.vm.close();
     const first = l2.status();
-    const problem = first.slots === 0 ? { problem: NO_INDEX } : {};
-    printJson({ registered: true, pid: options.pid, ...first, ...problem });
+    const { index_words: words, index_used: used } = device.info();
+    const problem = noIndexOf(options.pid, first, { words, used });
+    printJson({
+      registered: true,
+      pid: options.pid,
+      ...first,
+      ...(problem === undefined ? {} : { problem }),
+    });
     try {
       await l2.whenGone(signals.signal);
       printJson({ event: 'gone', ...l2.status() });

@@ -111,10 +111,10 @@ async function run(image: string, command: string[], o: Options): Promise<void> 
   if (o.service && found.about?.service === undefined)
     throw new HyperturtleError('HT_USAGE', `--service: ${image} does not say what service it is`);
   const id = o.name ?? `${found.name.slice(0, 20)}-${process.pid}`;
-  if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$/.test(id))
+  if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$/.test(id))
     throw new HyperturtleError(
       'HT_USAGE',
-      `--name: letters, digits, dots and dashes expected, '${id}' found`,
+      `--name: up to 31 letters, digits, dots, dashes and underscores expected, '${id}' found`,
     );
   const pin = o.pin === undefined ? [] : parseCpuList('--pin', o.pin);
   const wanted = parseNet(o.net);
@@ -127,6 +127,7 @@ async function run(image: string, command: string[], o: Options): Promise<void> 
       ? { path: spec.runFilesIn(`${spec.RUN_DIR}/${id}`).root, fileSystem: 'erofs' as const }
       : found.root;
   const shape: RunSpec = {
+    name: o.print ? (o.name ?? found.name) : id,
     memMib: o.memory ?? found.about?.memMib ?? 256,
     ...{ cpus: o.cpus, ram: o.ram, append: o.append, machine: o.machine, qemu: o.qemu },
     kernel:

@@ -172,7 +172,10 @@ export function topText(before: TopSample | undefined, now: TopSample, width = I
           : `module ${m.state}`;
   const connected =
     host.state === 'connected' ? `${host.vm ?? '?'}, connected` : `${host.state} for the host`;
-  const problems = [...desired.problems, ...l2Problems].map((p) => `! ${p.step}: ${p.message}`);
+  const problems = [
+    ...[...desired.problems, ...l2Problems].map((p) => `! ${p.step}: ${p.message}`),
+    ...now.status.l2s.flatMap((l) => (l.noIndex === undefined ? [] : [`! ${l.name}: ${l.noIndex}`])),
+  ];
   const head = [
     `hyperturtle top: ${connected};`,
     `${pool};`,

@@ -174,7 +174,12 @@ describe('guest register', () => {
     );
 
     const first = await start(l1, register);
-    expect(await lineWith(first, 'registered')).toMatchObject({ number: 1, dead: 0, name: `pid-${vmm.pid}` });
+    expect(await lineWith(first, 'registered')).toMatchObject({
+      ...{ number: 1, dead: 0, name: `pid-${vmm.pid}`, slots: 0 },
+      problem: expect.stringMatching(
+        /no page of its RAM has a place .*: its RAM is no file on turtlefs$/,
+      ) as string,
+    });
     expect(await stderrOf(l1, register)).toEqual([6, expect.stringMatching(/registered already/)]);
     await first.kill('TERM');
     expect(await first.wait({ timeoutMs: 30_000 })).toBe(0);

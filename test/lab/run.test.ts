@@ -108,13 +108,17 @@ test('a service answers from a bridge of L1, and kill -9 of the run takes guest,
     lab().l1,
     'ip link add br0 type bridge; ip address add 10.8.0.1/24 dev br0; ip link set br0 up',
   );
-  const args = 'redis --net bridge=br0 --ip 10.8.0.2/24 --service --events /tmp/events --pin 0';
+  const args = 'redis --name redis1 --net bridge=br0 --ip 10.8.0.2/24 --service --events /tmp/events --pin 0';
   const pid = await background(args, '/tmp/run.log');
   await says(pid, '/tmp/events', /"answered"/);
   expect(await runScript(lab().l1, "printf 'PING\\r\\n' | nc -w 20 10.8.0.2 6379 | head -n 1")).toContain(
     '+PONG',
   );
   expect(await left()).toMatch(/ht-[0-9a-f]{8}[^]*qemu-system/);
+  // the run's name is the guest's
+  expect(await acceleration.guest.command(['status'])).toMatch(/^redis1 +\d+ /m);
+  const doctor = await lab().l1.exec([CLI, 'doctor'], { timeoutMs: TIMEOUT_MS });
+  expect(doctor.stdout.toString()).toContain('VMM redis1 (process ');
 
   await runScript(lab().l1, `kill -9 ${pid}`);
   await gone();

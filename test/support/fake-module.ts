@@ -23,6 +23,8 @@ export class FakeModule {
   /** Thrown by the next registrations. */
   readonly failures: Error[] = [];
   room = Infinity;
+  /** False: RAM of VMs is in no index, as after an arena was replaced. */
+  index = true;
   #queue: HtgVmEvent[] = [];
   #wake: () => void = () => {};
 
@@ -99,7 +101,7 @@ export class FakeModule {
     this.registered.set(pid, end);
     return [
       {
-        status: () => status(pid),
+        status: () => status(pid, this.index ? 1 : 0),
         whenGone: (signal) =>
           new Promise((resolve, reject) => {
             signal.addEventListener('abort', () => reject(new Error('closed')), { once: true });
@@ -119,13 +121,13 @@ export class FakeModule {
   }
 }
 
-function status(pid: number): L2Status {
+function status(pid: number, slots: number): L2Status {
   const zero = {
     number: pid,
-    state: 1,
+    state: slots,
     dead: 0,
-    slots: 1,
-    pages: 1024,
+    slots,
+    pages: 1024 * slots,
     pages_held: 20,
     pages_unused: 1,
     large_new: 0,

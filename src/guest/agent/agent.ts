@@ -20,6 +20,8 @@ import { MetricsServer } from './metrics.ts';
 import { agentMethods } from './methods.ts';
 import { openModule } from './module-device.ts';
 import type { GuestModule } from './module-device.ts';
+import { noIndexOf } from './no-index.ts';
+import type { IndexUse } from './no-index.ts';
 import type { HostCalls } from './reconcile.ts';
 import { keepReporting, l1Report } from './report.ts';
 import { Registrar } from './registrar.ts';
@@ -127,6 +129,7 @@ export class Agent implements AsyncDisposable {
   status(): AgentResult<'agent.status'> {
     const up = this.#uplink.status;
     const { desired, status } = this.#control;
+    const module = this.#moduleInfo();
     return {
       version: this.#o.version,
       port: this.#config.port,
@@ -145,8 +148,8 @@ export class Agent implements AsyncDisposable {
         checked: status.checked?.toISOString() ?? null,
         problems: status.problems,
       },
-      module: this.#moduleInfo(),
-      l2s: this.#registrar?.l2s.map(l2Info) ?? [],
+      module,
+      l2s: this.#registrar?.l2s.map((l2) => l2Info(l2, module?.index)) ?? [],
       l2Problems: [...(this.#registrar?.problems ?? [])],
     };
   }
@@ -246,8 +249,9 @@ function moduleInfo(state: ModuleInfo['state'], i: HtgInfo | undefined): ModuleI
   };
 }
 
-function l2Info({ pid, since, registration }: Registrar['l2s'][number]): L2Info {
+function l2Info({ pid, since, registration }: Registrar['l2s'][number], index?: IndexUse): L2Info {
   const s = registration.status();
+  const problem = noIndexOf(pid, s, index);
   return {
     pid,
     name: s.name,
@@ -263,5 +267,7 @@ function l2Info({ pid, since, registration }: Registrar['l2s'][number]): L2Info 
     mappedAhead: s.mapped_ahead,
     passes: s.passes,
     slotChanges: s.slot_changes,
+    slots: s.slots,
+    ...(problem === undefined ? {} : { noIndex: problem }),
   };
 }

@@ -17,6 +17,7 @@ import { howToLoad, moduleSigning } from '../../core/signed-modules.ts';
 import type { ModuleSigning } from '../../core/signed-modules.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { Finding } from '../../wire/schema.ts';
+import { END_NO_INDEX } from './no-index.ts';
 import { findChannel } from './port.ts';
 import type { AgentResult } from './schema.ts';
 import { turtlefsMount, vmName, vmProcesses } from './vms.ts';
@@ -368,6 +369,9 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
         `${who}: not registered by the agent`,
         'fine when someone else registered it; else see l2.register in guest.yaml and the kernel log',
       );
+    const without = agent?.l2s.find((l) => l.pid === vm.pid && l.noIndex !== undefined);
+    if (without?.noIndex !== undefined)
+      return warn(`${who}: registered, but ${without.noIndex}`, END_NO_INDEX);
     return ok(`${who}: RAM on turtlefs`);
   });
 }

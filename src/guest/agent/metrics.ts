@@ -75,9 +75,17 @@ export function agentRegistry(status: () => Status): Registry {
     });
   };
   perL2('faults', 'Faults that its program saw since registration', (l) => l.faults);
-  perL2('mapped_new', 'Pages mapped with a frame of the pool since registration', (l) => l.mappedNew);
-  perL2('mapped_existing', 'Pages mapped that had a frame since registration', (l) => l.mappedExisting);
-  perL2('mapped_ahead', 'Of those, ahead of their fault', (l) => l.mappedAhead);
+  perL2('mapped_new', 'Faults answered with a frame of the pool since registration', (l) => l.mappedNew);
+  perL2(
+    'mapped_existing',
+    'Faults answered with a frame that was there since registration',
+    (l) => l.mappedExisting,
+  );
+  perL2(
+    'mapped_ahead',
+    'Pages that got a frame of the pool ahead of their fault, besides those',
+    (l) => l.mappedAhead,
+  );
   perL2('passes', 'Faults left to this machine since registration', (l) => l.passes);
   perL2('frames_taken', 'Frames taken from the pool', (l) => l.framesTaken);
   perL2('pages_held', 'Pages of its RAM that have a frame', (l) => l.pagesHeld);
@@ -86,7 +94,10 @@ export function agentRegistry(status: () => Status): Registry {
     'Of those held, given ahead of their fault and not seen to be used',
     (l) => l.pagesUnused,
   );
-  perL2('pages', 'Pages of its RAM', (l) => l.pages);
+  perL2('pages', 'Pages of its RAM that programs know', (l) => l.pages);
+  perL2('indexed', '0 while no page of its RAM has a place in the arena: no fault of it is answered', (l) =>
+    l.noIndex === undefined ? 1 : 0,
+  );
   const metrics = registry.metrics.bind(registry);
   registry.metrics = () => {
     now = undefined;

@@ -30,7 +30,9 @@ export const L2Info = z.strictObject({
   name: Text,
   /** In the arena. */
   number: Count,
+  /** Registered, and all counted, since then: another time than before says that counting has begun again. */
   since: Time,
+  /** Pages that programs know. */
   pages: Count,
   /** Of these, how many have a frame now. */
   pagesHeld: Count,
@@ -38,11 +40,16 @@ export const L2Info = z.strictObject({
   pagesUnused: Count,
   framesTaken: Count,
   faults: Count,
+  /** Faults answered with a frame that was there, with a new one; pages that got one ahead of their fault, besides. */
   mappedExisting: Count,
   mappedNew: Count,
   mappedAhead: Count,
   passes: Count,
   slotChanges: Count,
+  /** Ranges of its RAM that programs know; an older agent does not say. */
+  slots: Count.optional(),
+  /** Why there are none, so that no fault of it is answered in L0. */
+  noIndex: Text.optional(),
 });
 export type L2Info = z.output<typeof L2Info>;
 

@@ -47,6 +47,15 @@ export function vmProcesses(): { pid: number; turtlefs: TurtlefsUse }[] {
   });
 }
 
+/** Undefined when the process has gone. */
+export function turtlefsUseOf(pid: number): TurtlefsUse | undefined {
+  try {
+    return turtlefsUse(pid);
+  } catch {
+    return undefined;
+  }
+}
+
 /** Throws when the process has gone. */
 function turtlefsUse(pid: number): TurtlefsUse {
   // its own mounts: it may live in a mount namespace of its own
@@ -96,9 +105,15 @@ export function vmName(pid: number): string {
   return `pid-${pid}`;
 }
 
+/** Of `-name NAME,...` and `-name ...,guest=NAME,...`; a comma of the name itself is doubled. */
 export function vmNameOf(args: readonly string[]): string | undefined {
   const at = args.findIndex((a) => a === '-name' || a === '--name');
-  const first = at < 0 ? undefined : args[at + 1]?.split(',')[0]?.replace(/^guest=/, '');
-  const name = first?.replace(/[^\x21-\x7e]/g, '_').slice(0, NAME_BYTES);
+  const options = at < 0 ? [] : (args[at + 1]?.match(/(?:,,|[^,])+/g) ?? []);
+  const guest = options.find((o) => o.startsWith('guest='))?.slice('guest='.length);
+  const first = options[0]?.includes('=') ? undefined : options[0];
+  const name = (guest ?? first)
+    ?.replaceAll(',,', ',')
+    .replace(/[^\x21-\x7e]/g, '_')
+    .slice(0, NAME_BYTES);
   return name === '' ? undefined : name;
 }

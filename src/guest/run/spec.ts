@@ -20,6 +20,8 @@ export type RunNet =
   | { kind: 'direct'; address: string };
 
 export interface RunSpec {
+  /** By which the agent, and so all that asks it, knows the guest. */
+  name: string;
   memMib: number;
   cpus: number;
   ram: Exclude<RamKind, 'tmpfs-prealloc'>;
@@ -70,6 +72,7 @@ export function runArguments(s: RunSpec): string[] {
   if (!Number.isInteger(s.memMib) || s.memMib < MIN_MEM_MIB)
     throw new HyperturtleError('HT_USAGE', `--memory: MiB >= ${MIN_MEM_MIB} expected, found ${s.memMib}`);
   return [
+    ...['-name', `guest=${q(s.name)}`],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', String(s.cpus), '-m', `${s.memMib}M`],
     ...['-object', ramObject(s), '-machine', `${s.machine},memory-backend=ram`],

@@ -187,6 +187,16 @@ describe('top', () => {
 });
 
 describe('status', () => {
+  test('MAPPED of an L2 has the pages mapped ahead of their faults, and how many for a fault', () => {
+    const web = { ...l2(973), mappedNew: 973, mappedExisting: 27, mappedAhead: 50_252 };
+    const row = statusText(status({ l2s: [web] }))
+      .split('\n')
+      .find((l) => l.startsWith('web'));
+    expect(row?.trim().split(/ {2,}/)).toEqual(
+      expect.arrayContaining(['973', '51252', '51.3', '2026-01-01T00:00:00Z']),
+    );
+  });
+
   test('names each problem and since when', () => {
     const problem = {
       step: 'load npf',
@@ -274,6 +284,14 @@ describe('doctor', () => {
     ],
     ['other RAM', { vms: [{ pid: 7, name: 'web', turtlefs: 'none' }] }, /web \(process 7\).*not on turtlefs/],
     ['private RAM', { vms: [{ pid: 7, name: 'web', turtlefs: 'private' }] }, /as a private copy/],
+    [
+      'no index',
+      {
+        vms: [{ pid: 42, name: 'web', turtlefs: 'shared' }],
+        agent: status({ l2s: [{ ...l2(3), slots: 0, noIndex: 'no page has a place' }] }),
+      },
+      /web \(process 42\): registered, but no page has a place/,
+    ],
     ['not registered', { vms: [{ pid: 7, name: 'web', turtlefs: 'shared' }] }, /not registered/],
   ])('%s is found, with a mend', (_, over, what) => {
     const found = judge(facts(over)).filter((f) => f.level !== 'ok');

@@ -295,6 +295,29 @@ test('nested guests are registered and shown with their counters, also in the me
   expect(text.trimEnd().endsWith('# EOF')).toBe(true);
 });
 
+test('a running nested guest that is registered after detach and attach is told to have no index, in status and metrics', async () => {
+  await host.start();
+  await startAgent({ metrics: { socket: path.join(dir, 'metrics.sock') } });
+  module.startVm(42);
+  await until('the registration', () => agent!.status().l2s.length === 1);
+  expect(agent!.status().l2s[0]).toMatchObject({ slots: 1 });
+  expect(agent!.status().l2s[0]).not.toHaveProperty('noIndex');
+  module.setArena(false);
+  await until('the end of the arena', () => agent!.status().l2s.length === 0);
+  module.index = false;
+  module.setArena(true);
+  await until('the registration', () => agent!.status().l2s.length === 1);
+  expect(agent!.status().l2s[0]).toMatchObject({
+    slots: 0,
+    noIndex: expect.stringMatching(/no page of its RAM has a place in the arena/) as string,
+  });
+  const { l2s } = await (await client()).request('agent.status', {});
+  expect(l2s[0]).toHaveProperty('noIndex');
+  expect(await scrape(path.join(dir, 'metrics.sock'))).toContain(
+    'hyperturtle_l2_indexed{l2="l2-42",pid="42"} 0',
+  );
+});
+
 test('a second agent at the same socket is refused, an abandoned socket is not', async () => {
   await host.start();
   const first = await startAgent();

@@ -28,5 +28,8 @@ test("a guest's name is QEMU's, cut to what the module keeps", () => {
   expect(vmNameOf(['qemu', '-name', 'guest=web-1,debug-threads=on'])).toBe('web-1');
   expect(vmNameOf(['qemu', '-name', 'a b\nc'])).toBe('a_b_c');
   expect(vmNameOf(['qemu', '-name', 'x'.repeat(40)])).toHaveLength(31);
+  expect(vmNameOf(['qemu', '-name', 'debug-threads=on,guest=web-1'])).toBe('web-1');
+  expect(vmNameOf(['qemu', '-name', 'debug-threads=on'])).toBeUndefined();
+  expect(vmNameOf(['qemu', '-name', 'guest=a,,b,process=c'])).toBe('a,b');
   expect(vmNameOf(['cloud-hypervisor'])).toBeUndefined();
 });

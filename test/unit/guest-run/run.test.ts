@@ -5,6 +5,7 @@ import path from 'node:path';
 import type { Writable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { waitFor } from '../../../src/core/wait.ts';
+import { vmNameOf } from '../../../src/guest/agent/vms.ts';
 import { resolveImage } from '../../../src/guest/run/image.ts';
 import { RUN_INIT, UDHCPC_SCRIPT, commandScript, settingsScript } from '../../../src/guest/run/init.ts';
 import type { GuestSettings } from '../../../src/guest/run/init.ts';
@@ -21,6 +22,7 @@ beforeEach(() => {
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
 const spec: RunSpec = {
+  name: 'redis1',
   ...{
     memMib: 256,
     cpus: 2,
@@ -58,6 +60,11 @@ describe("a run's VMM", () => {
     expect(plugArguments(direct)).toMatchObject({ driver: 'vfio-pci', host: '0000:08:00.0' });
     expect(plugArguments(net)).toBeUndefined();
     expect(runModules({ ...spec, net: direct })).toContain('virtio_net');
+  });
+
+  it("has the run's name, which is then the guest's in status, top, doctor, profiles and the dashboard", () => {
+    expect(vmNameOf(runArguments(spec))).toBe('redis1');
+    expect(vmNameOf(runArguments({ ...spec, name: 'a_b.c-31-letters-are-what-is-ke' }))).toHaveLength(31);
   });
 
   it('is refused memory that no kernel boots in', () => {
