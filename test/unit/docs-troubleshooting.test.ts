@@ -5,7 +5,12 @@ import { EXIT_REASON } from '../../src/kernel/exit.ts';
 import { NPF_REASON } from '../../src/kernel/npf.ts';
 
 const doc = readFileSync('docs/troubleshooting.md', 'utf8');
-const said = ['guest/agent/doctor.ts', 'host/daemon/doctor.ts', 'host/daemon/doctor-host.ts']
+const said = [
+  'guest/agent/doctor.ts',
+  'guest/agent/no-index.ts',
+  'host/daemon/doctor.ts',
+  'host/daemon/doctor-host.ts',
+]
   .map((f) => readFileSync(`src/${f}`, 'utf8'))
   .join('\n');
 
