@@ -6,6 +6,7 @@ import type { Agent } from '../guest/agent/agent.ts';
 import { LOG_LEVELS } from '../core/log-levels.ts';
 import type { LogLevel } from '../core/log-levels.ts';
 import type { AgentConfig } from '../guest/agent/config.ts';
+import { fixOf } from '../guest/agent/fixes.ts';
 import type { AgentResult, L2Info } from '../guest/agent/schema.ts';
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
 import type { L1Options } from './l1-client.ts';
@@ -193,7 +194,10 @@ export function statusText(s: AgentResult<'agent.status'>): string {
   return [
     `agent ${s.version}: ${connected}`,
     `wanted: ${d.objects} objects, ${d.links} links: ${d.reached ? 'the host has them' : d.checked === null ? 'not compared with the host yet' : 'not reached'}`,
-    ...[...d.problems, ...s.l2Problems].map((p) => `  ${p.step}: ${p.message} (${p.kind}, since ${p.since})`),
+    ...[...d.problems, ...s.l2Problems].flatMap((p) => [
+      `  ${p.step}: ${p.message} (${p.kind}, since ${p.since})`,
+      `    fix: ${fixOf(p)}`,
+    ]),
     module,
     columns(
       [

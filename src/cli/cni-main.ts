@@ -8,7 +8,7 @@ import { delegate } from '../cni/delegate.ts';
 import { configure, inspect, moveIn } from '../cni/netns.ts';
 import { runCommand } from '../cni/plugin.ts';
 import type { Means } from '../cni/plugin.ts';
-import { messageOf } from '../core/errors.ts';
+import { isHyperturtleError, messageOf } from '../core/errors.ts';
 import { guardOutput, writeJson } from '../core/output.ts';
 import { abortOnSignals } from '../core/lifecycle.ts';
 import { withAgent } from './l1-client.ts';
@@ -42,7 +42,7 @@ function means(request: CniRequest): Means {
           interface: made.interface ?? undefined,
         };
       }),
-    delNic: (id) => agent(async (c) => void (await nicHost(c).del(id))),
+    delNic: (id) => agent((c) => giveBack(c, id)),
     nics: () =>
       agent(async (c) => {
         const { nics, free } = await nicHost(c).list();
@@ -51,6 +51,14 @@ function means(request: CniRequest): Means {
     applyPolicy: (nic, policy) => agent((c) => setNicPolicy(c, nic, policy)),
     dropPolicy: (nic) => agent((c) => dropNicPolicy(c, nic)),
   };
+}
+
+/** With what else was linked to it by command: a NIC of that name never comes again. */
+async function giveBack(c: AgentClient, id: string): Promise<void> {
+  await nicHost(c).del(id);
+  await c.peer.request('agent.unwant', { target: id }, { signal: c.signal }).catch((e: unknown) => {
+    if (!isHyperturtleError(e, 'HT_UNSUPPORTED')) throw e; // an older agent
+  });
 }
 
 /** Waits for what is not there yet, also where the descriptor is a non-blocking one. */

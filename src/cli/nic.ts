@@ -1,8 +1,10 @@
 /** `hyperturtle nic add|del|list`: NICs of this L1 that its host gives and takes, ready for a nested guest. */
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import type { AgentResult } from '../guest/agent/schema.ts';
 import type { LocalNic, NicHost, NicUse } from '../guest/nic/nic.ts';
 import type { Vmm } from '../guest/nic/vmm.ts';
+import { NETWORK_PROGRAMS, networkObject } from '../net/programs.ts';
 import { columns, l1Options, print, withAgent } from './l1-client.ts';
 import type { AgentClient, L1Options } from './l1-client.ts';
 
@@ -50,7 +52,13 @@ Examples:
   l1Options(nic.command('del'))
     .argument('<id>')
     .description('give a NIC back; links to it end')
-    .option('--force', 'also while a process uses it')
+    .option('--force', 'also while a process uses it; and what is wanted for it is given up')
+    .addHelpText(
+      'after',
+      `
+Programs that were enabled or linked on it stay wanted, and run again on a NIC of the same name. What that is, and
+what ends it, is said; --force ends it, also when the NIC has gone before.`,
+    )
     .action(del);
   l1Options(nic.command('list'))
     .description('NICs of this machine from its host, the networks there are, and how many more it may have')
@@ -93,10 +101,43 @@ async function add(id: string | undefined, o: AddOptions): Promise<void> {
 
 async function del(id: string, o: L1Options & { force?: boolean }): Promise<void> {
   const { delNic } = await import('../guest/nic/nic.ts');
-  const result = await withAgent(o, (c) =>
-    delNic(id, o.force ?? false, { host: nicHost(c), signal: c.signal }),
-  );
-  print(o, result, ({ existed }) => (existed ? `${id} removed` : `there was no NIC '${id}'`));
+  const { force = false } = o;
+  const result = await withAgent(o, async (c) => {
+    const to = { signal: c.signal, timeoutMs: c.timeoutMs };
+    const { existed } = await delNic(id, force, { host: nicHost(c), signal: c.signal });
+    const given = force ? await c.peer.request('agent.unwant', { target: id }, to) : NOTHING;
+    const { links } = await c.peer.request('agent.desired', {}, to);
+    return { existed, givenUp: given, wanted: links.filter((l) => l.target === id) };
+  });
+  print(o, result, (r) => delText(id, r));
+}
+
+type Unwanted = AgentResult<'agent.unwant'>;
+const NOTHING: Unwanted = { links: [], objects: [] };
+
+export function delText(
+  id: string,
+  r: { existed: boolean; givenUp: Unwanted; wanted: Unwanted['links'] },
+): string {
+  const name = (l: Unwanted['links'][number]): string => `${l.object} at ${l.hook}`;
+  const lines = [r.existed ? `${id} removed` : `there was no NIC '${id}'`];
+  const gone = [...new Set([...r.givenUp.links.map(name), ...r.givenUp.objects])];
+  if (gone.length > 0) lines.push(`not wanted any more: ${gone.join(', ')}`);
+  if (r.wanted.length > 0)
+    lines.push(
+      `still wanted, for when there is a NIC '${id}' again: ${r.wanted.map(name).join(', ')}`,
+      `to give that up: ${giveUp(id, r.wanted).join(' && ')}`,
+    );
+  return lines.join('\n');
+}
+
+/** Commands; without a NIC a link of other objects than this NIC's programs cannot be named by its number. */
+function giveUp(id: string, wanted: Unwanted['links']): string[] {
+  const objects = [...new Set(wanted.map((l) => l.object))];
+  const programs = objects.map((o) => NETWORK_PROGRAMS.find((p) => networkObject(p.name, id) === o)?.name);
+  return programs.every((p) => p !== undefined)
+    ? programs.map((p) => `hyperturtle disable ${p} --nic ${id}`)
+    : [`hyperturtle nic del ${id} --force`];
 }
 
 async function list(o: L1Options): Promise<void> {

@@ -68,8 +68,14 @@ it('a NIC comes while L1 runs, its frames obey rules that L1 changes, also with 
   await guest.command(['disable', 'firewall', '--nic', 'web']);
   expect(await runScript(l0, 'cat /sys/class/net/br0/brif/*/../operstate || true')).not.toContain('down');
 
-  await guest.command(['disable', 'packet-counter', '--nic', 'web']);
-  await guest.command(['nic', 'del', 'web']);
+  // what is wanted of a NIC that goes is said, and ended by force
+  expect(await guest.command(['nic', 'del', 'web'])).toMatch(
+    /still wanted[^]*give that up: hyperturtle disable packet-counter --nic web\n/,
+  );
+  expect(await guest.command(['nic', 'del', 'web', '--force'])).toMatch(
+    /not wanted any more: packet-counter/,
+  );
+  await guest.whenSettled(0, 60_000);
   expect((await taps()).trim()).toBe('');
   expect(await runScript(l1, `ls /sys/class/net`)).not.toContain(ifname);
 });

@@ -229,6 +229,8 @@ export class FakeHost {
       link: ({ object, program, hook, target }) => {
         note(`link ${object}`);
         const [first] = this.#object(object).info.programs;
+        if (target !== undefined && !this.nics.has(target))
+          throw wireFailure('NOT_FOUND', `there is no NIC '${target}'; there are: none`);
         const taken = this.links.find((l) => l.hook === hook);
         if (taken && taken.object !== object) throw wireFailure('HOOK_BUSY', `${hook} has '${taken.object}'`);
         if (taken) return { link: taken, existed: true };
@@ -324,6 +326,9 @@ export class FakeHost {
       },
       'nic.del': ({ id }) => {
         note(`nic.del ${id}`);
+        for (const link of this.links.filter((l) => l.target === id))
+          this.event({ type: 'link.ended', link, reason: 'its NIC was removed' });
+        this.links = this.links.filter((l) => l.target !== id);
         return { existed: this.nics.delete(id) };
       },
       'nic.list': () => ({

@@ -8,11 +8,12 @@ import { Turns } from '../../core/turns.ts';
 import { sleep } from '../../core/wait.ts';
 import { canonical } from '../../net/policy.ts';
 import type { ObjectPolicy } from '../../net/policy.ts';
+import { NETWORK_PROGRAMS, networkObject } from '../../net/programs.ts';
 import { kindOf } from '../../wire/errors.ts';
 import type { Event, Params, Result } from '../../wire/schema.ts';
 import { sameOptions } from '../../wire/link-options.ts';
 import { sameLink } from './desired.ts';
-import type { DesiredState, LinkSpec } from './desired.ts';
+import type { DesiredLink, DesiredState, LinkSpec } from './desired.ts';
 import { Reconciler } from './reconcile.ts';
 import type { HostCalls, Outcome } from './reconcile.ts';
 import type { Problem } from './schema.ts';
@@ -166,6 +167,8 @@ export class Control {
           } catch (e) {
             // the host never took it: not wanting it any more is all there is to do
             if (kindOf(e) !== 'NOT_FOUND' || !wanted) throw e;
+            // nothing will happen there that makes us compare: what was a problem is none any more
+            this.unsettle();
           }
         },
       );
@@ -235,6 +238,39 @@ export class Control {
         () => host.request('unlink', params, { signal }),
       );
       return {};
+    });
+  }
+
+  /**
+   * No longer wants what is for one NIC: links to it, and the network programs that are loaded for it alone. What the host has of
+   * them is unlinked and unloaded. Throws what the host answers.
+   */
+  unwant(
+    target: string,
+    host: HostCalls,
+    signal: AbortSignal,
+  ): Promise<{ links: DesiredLink[]; objects: string[] }> {
+    return this.#change(signal, async () => {
+      const programs = NETWORK_PROGRAMS.map((p) => networkObject(p.name, target));
+      const objects = this.desired
+        .objects()
+        .map((o) => o.name)
+        .filter((name) => programs.includes(name));
+      const links = this.desired.links().filter((l) => l.target === target);
+      if (links.length + objects.length === 0) return { links, objects };
+      await this.#written(
+        () => this.desired.removeTarget(target, objects),
+        async () => {
+          const there = await host.request('list', {}, { signal });
+          for (const link of there.links.filter((l) => l.target === target))
+            await host.request('unlink', { id: link.id }, { signal });
+          for (const { name } of there.objects.filter((o) => objects.includes(o.name)))
+            await host.request('unload', { name, force: true }, { signal });
+        },
+      );
+      for (const name of objects) this.#reconciler.forgetPolicy(name);
+      this.unsettle();
+      return { links, objects };
     });
   }
 

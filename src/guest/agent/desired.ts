@@ -228,6 +228,20 @@ export class DesiredState {
     return true;
   }
 
+  /** These objects, their links, and all links to that target. */
+  removeTarget(target: string, objects: readonly string[]): void {
+    const removed = objects.filter((name) => Object.hasOwn(this.#config.objects, name));
+    this.#save({
+      ...this.#state,
+      objects: {
+        ...omit(this.#state.objects, ...objects),
+        ...Object.fromEntries(removed.map((name) => [name, null])),
+      },
+      links: this.#linksWithout((l) => l.target === target || objects.includes(l.object)),
+      policies: omit(this.#state.policies, ...objects),
+    });
+  }
+
   /** From now on the configuration alone says what is wanted. */
   forget(): void {
     this.#save(emptyState());

@@ -17,6 +17,7 @@ import { howToLoad, moduleSigning } from '../../core/signed-modules.ts';
 import type { ModuleSigning } from '../../core/signed-modules.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { Finding } from '../../wire/schema.ts';
+import { fixOf } from './fixes.ts';
 import { END_NO_INDEX } from './no-index.ts';
 import { findChannel } from './port.ts';
 import type { AgentResult } from './schema.ts';
@@ -315,7 +316,7 @@ function desired({ agent }: Facts): Finding[] {
   if (agent?.host.state !== 'connected') return [];
   const { desired: d } = agent;
   const found = [...d.problems, ...agent.l2Problems].map((p) =>
-    fail(`${p.step}: ${p.message} (${p.kind})`, mendOf(p.kind)),
+    fail(`${p.step}: ${p.message} (${p.kind})`, fixOf(p)),
   );
   if (d.reached && d.objects === 0)
     found.push(warn('nothing is loaded in the host', 'hyperturtle load npf.bpf.o --link'));
@@ -324,26 +325,6 @@ function desired({ agent }: Facts): Finding[] {
   else if (d.reached)
     found.push(ok(`the host has all that is wanted: ${d.objects} objects, ${d.links} links`));
   return found;
-}
-
-function mendOf(kind: string): string {
-  switch (kind) {
-    case 'REFUSED':
-    case 'VERIFIER':
-      return 'hyperturtle check FILE explains it; load a mended object (hyperturtle load --replace)';
-    case 'SIGNATURE':
-      return 'sign the object with a key that the host knows (hyperturtle sign)';
-    case 'QUOTA':
-      return "hyperturtle limits shows what is used; unload something, or ask the host's operator";
-    case 'ENDED':
-      return 'load a faster program (hyperturtle load --replace); hyperturtle link tries this one again';
-    case 'HOOK_BUSY':
-      return 'unlink what is there (hyperturtle list, hyperturtle unlink)';
-    case 'HT_NO_SPACE':
-      return 'a larger arena, or fewer nested guests at a time';
-    default:
-      return "see the agent's log (journalctl -u hyperturtle-agent)";
-  }
 }
 
 function vmms({ vms, agent, turtlefs }: Facts): Finding[] {

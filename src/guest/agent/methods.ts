@@ -3,9 +3,11 @@ import type { CallContext, ServedMethods } from '../../wire/handlers.ts';
 import { serve, serveAll } from '../../wire/handlers.ts';
 import type { Control } from './control.ts';
 import { noSuch } from './control.ts';
+import type { DesiredLink } from './desired.ts';
+import { withoutUndefined } from './omit.ts';
 import type { EventRelay, WatchRelay } from './relay.ts';
 import { AGENT_METHODS, PASSED_ON } from './schema.ts';
-import type { AgentResult, Problem } from './schema.ts';
+import type { AgentResult, Problem, WantedLink } from './schema.ts';
 import type { Uplink } from './uplink.ts';
 
 export interface AgentParts {
@@ -67,6 +69,10 @@ export function agentMethods(parts: AgentParts): ServedMethods {
       'agent.desired': () => desiredOf(control),
       'agent.policy': ({ object }) => control.policy(object),
       'agent.policy.set': async (params, c) => control.setPolicy(params, uplink, await connected(c)),
+      'agent.unwant': async ({ target }, c) => {
+        const { links, objects } = await control.unwant(target, uplink, await connected(c));
+        return { links: links.map(wantedLink), objects };
+      },
       'agent.forget': async (_, { signal }) => {
         await control.change(() => control.desired.forget(), signal);
         return {};
@@ -90,15 +96,19 @@ function desiredOf({ desired }: Control): AgentResult<'agent.desired'> {
       ...(o.policy ? { policy: o.policy } : {}),
       origin: o.origin,
     })),
-    links: desired.links().map((l) => ({
-      object: l.object,
-      program: l.program ?? null,
-      hook: l.hook,
-      target: l.target ?? null,
-      ...(l.order === undefined ? {} : { order: l.order }),
-      ...(l.options === undefined ? {} : { options: l.options }),
-      origin: l.origin,
-    })),
+    links: desired.links().map(wantedLink),
     removed: desired.removed(),
   };
+}
+
+function wantedLink({
+  object,
+  program = null,
+  hook,
+  target = null,
+  order,
+  options,
+  origin,
+}: DesiredLink): WantedLink {
+  return { object, program, hook, target, ...withoutUndefined({ order, options }), origin };
 }

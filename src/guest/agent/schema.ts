@@ -76,6 +76,17 @@ const ModuleInfo = z.strictObject({
 });
 export type ModuleInfo = z.output<typeof ModuleInfo>;
 
+const WantedLink = z.strictObject({
+  object: Name,
+  program: Name.nullable(),
+  hook: Name,
+  target: Text.nullable(),
+  order: Count.optional(),
+  options: LinkOptions.optional(),
+  origin: Origin,
+});
+export type WantedLink = z.output<typeof WantedLink>;
+
 const PolicyState = z.strictObject({ policy: ObjectPolicy.nullable(), revision: Text.nullable() });
 
 export const AGENT_METHODS = {
@@ -122,17 +133,7 @@ export const AGENT_METHODS = {
           origin: Origin,
         }),
       ),
-      links: z.array(
-        z.strictObject({
-          object: Name,
-          program: Name.nullable(),
-          hook: Name,
-          target: Text.nullable(),
-          order: Count.optional(),
-          options: LinkOptions.optional(),
-          origin: Origin,
-        }),
-      ),
+      links: z.array(WantedLink),
       /** Of the configuration file, taken out by commands. */
       removed: z.array(Text),
     }),
@@ -143,6 +144,11 @@ export const AGENT_METHODS = {
   'agent.policy.set': {
     params: z.strictObject({ object: Name, policy: ObjectPolicy, revision: Text.nullable().optional() }),
     result: PolicyState,
+  },
+  /** No longer wants links to that NIC, nor the network programs that are its own (`firewall.NIC`). */
+  'agent.unwant': {
+    params: z.strictObject({ target: Name }),
+    result: z.strictObject({ links: z.array(WantedLink), objects: z.array(Name) }),
   },
   /** Forgets what commands changed: the configuration file alone says what is wanted. */
   'agent.forget': { params: Nothing, result: Nothing },

@@ -8,6 +8,7 @@ import { openFds } from '../../../src/bpf/fds.ts';
 import { waitFor } from '../../../src/core/wait.ts';
 import { Agent } from '../../../src/guest/agent/agent.ts';
 import { AgentConfig } from '../../../src/guest/agent/config.ts';
+import { fixOf } from '../../../src/guest/agent/fixes.ts';
 import { connectSocket } from '../../../src/guest/agent/port.ts';
 import { LOCAL_METHODS } from '../../../src/guest/agent/schema.ts';
 import { RpcPeer } from '../../../src/wire/peer.ts';
@@ -293,6 +294,51 @@ test('nested guests are registered and shown with their counters, also in the me
   expect(text).toContain('hyperturtle_l2_mapped_new{l2="l2-42",pid="42"} 5');
   expect(text).toContain('hyperturtle_agent_pool_frames 100');
   expect(text.trimEnd().endsWith('# EOF')).toBe(true);
+});
+
+test('what is wanted of a NIC that was given back is a problem with the command that ends it, and ends by it', async () => {
+  await host.start();
+  await startAgent();
+  const c = await client();
+  await c.request('nic.add', { id: 'web' });
+  for (const name of ['firewall.web', 'mine']) await c.request('load', { name, elf: elf(name) });
+  await c.request('link', { object: 'firewall.web', hook: 'tc-ingress', target: 'web' });
+  await c.request('link', { object: 'mine', hook: 'xdp', target: 'web' });
+  await c.request('nic.del', { id: 'web' });
+  await until('the problems', () => agent!.status().desired.problems.length === 2);
+  for (const p of agent!.status().desired.problems)
+    expect(fixOf(p), p.step).toMatch(/^'hyperturtle nic del web --force' gives up all/);
+
+  const given = await c.request('agent.unwant', { target: 'web' });
+  expect(given.links.map((l) => l.object).sort()).toEqual(['firewall.web', 'mine']);
+  expect(given.objects).toEqual(['firewall.web']);
+  await reached();
+  expect(inHost()).toBe('mine');
+  const { objects, links } = await c.request('agent.desired', {});
+  expect([objects.map((o) => o.name), links]).toEqual([['mine'], []]);
+  expect(await c.request('agent.unwant', { target: 'web' })).toEqual({ links: [], objects: [] });
+
+  // with the NIC there, and for good: also after a restart
+  await c.request('nic.add', { id: 'web' });
+  await c.request('link', { object: 'mine', hook: 'xdp', target: 'web' });
+  await c.request('agent.unwant', { target: 'web' });
+  expect(inHost()).toBe('mine');
+  await agent!.stop();
+  await startAgent();
+  await reached();
+  expect(inHost()).toBe('mine');
+});
+
+test('an object that the host has lost and that is given up is a problem no longer, at once', async () => {
+  await host.start();
+  await startAgent({}, { retryMinMs: 60_000, retryMaxMs: 60_000 });
+  const c = await client();
+  await c.request('load', { name: 'x', elf: elf('x') });
+  host.refuse.set('x', 'helper');
+  host.drop('x');
+  await until('the problem', () => agent!.status().desired.problems.length === 1);
+  await c.request('unload', { name: 'x' });
+  await reached();
 });
 
 test('a running nested guest that is registered after detach and attach is told to have no index, in status and metrics', async () => {
