@@ -101,14 +101,13 @@ function desiredOf({ desired }: Control): AgentResult<'agent.desired'> {
   };
 }
 
-function wantedLink({
-  object,
-  program = null,
-  hook,
-  target = null,
-  order,
-  options,
-  origin,
-}: DesiredLink): WantedLink {
-  return { object, program, hook, target, ...withoutUndefined({ order, options }), origin };
+function wantedLink(l: DesiredLink): WantedLink {
+  return {
+    object: l.object,
+    program: l.program ?? null,
+    hook: l.hook,
+    target: l.target ?? null,
+    ...withoutUndefined({ order: l.order, options: l.options }),
+    origin: l.origin,
+  };
 }
