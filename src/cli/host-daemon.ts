@@ -4,6 +4,7 @@ import { ADMIN_SOCKET } from '../core/default-paths.ts';
 import { writeOut } from '../core/output.ts';
 import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
 import type { ParamsOf, ResultOf } from '../wire/schema.ts';
+import { totalsOf } from '../wire/figures.ts';
 import { columns, print } from './l1-client.ts';
 import { doctorText } from './doctor.ts';
 import { integer } from './values.ts';
@@ -232,7 +233,7 @@ async function nics(name: string | undefined, options: AdminOptions): Promise<vo
 
 function vmTable(vms: readonly VmReport[]): string {
   const table = columns(
-    ['VM', 'state', 'pid', 'arena', 'agent', 'objects', 'links', 'handled', 'passed'],
+    ['VM', 'state', 'pid', 'arena', 'agent', 'objects', 'links', 'in L0', 'to L1'],
     vms.map((v) => [
       v.name,
       v.phase,
@@ -241,8 +242,8 @@ function vmTable(vms: readonly VmReport[]): string {
       v.agent.hello ? v.agent.hello.version : v.agent.connected ? 'silent' : '-',
       String(v.used?.objects ?? 0),
       String(v.links.length),
-      String(v.stats.reduce((n, s) => n + s.handled, 0)),
-      String(v.stats.reduce((n, s) => n + s.passed, 0)),
+      String(totalsOf(v.stats).inL0),
+      String(totalsOf(v.stats).toL1),
     ]),
   );
   const problems = vms.flatMap((v) =>

@@ -1,7 +1,7 @@
 /** `hyperturtle top`: hooks, pool and nested guests of this L1, live; plain lines when there is no terminal. */
 import type { Command } from 'commander';
 import type { AgentResult } from '../guest/agent/schema.ts';
-import type { HookStats } from '../wire/schema.ts';
+import type { HookStats, Result } from '../wire/schema.ts';
 import { figuresOf, reasonsToL1, shareOf } from '../wire/figures.ts';
 import { l1Options, withAgent } from './l1-client.ts';
 import { fitted, wrapped } from './layout.ts';
@@ -20,6 +20,8 @@ interface TopOptions extends Omit<ProfileTopOptions, 'l2'> {
 export interface TopSample {
   atMs: number;
   hooks: readonly HookStats[];
+  /** Since when hooks of exits count; an older host does not say. */
+  since?: string | undefined;
   status: AgentResult<'agent.status'>;
 }
 
@@ -81,17 +83,15 @@ async function top(options: TopOptions): Promise<void> {
 async function sample({ peer, signal, timeoutMs }: AgentClient): Promise<TopSample> {
   const status = await peer.request('agent.status', {}, { signal, timeoutMs });
   const { isHyperturtleError } = await import('../core/errors.ts');
-  const hooks =
+  const none = { hooks: [] };
+  const stats: Result<'stats'> =
     status.host.state === 'connected'
-      ? await peer.request('stats', {}, { signal, timeoutMs }).then(
-          (r) => r.hooks,
-          (e: unknown) => {
-            if (isHyperturtleError(e, 'HT_UNAVAILABLE') || isHyperturtleError(e, 'HT_TIMEOUT')) return [];
-            throw e;
-          },
-        )
-      : [];
-  return { atMs: performance.now(), hooks, status };
+      ? await peer.request('stats', {}, { signal, timeoutMs }).catch((e: unknown) => {
+          if (isHyperturtleError(e, 'HT_UNAVAILABLE') || isHyperturtleError(e, 'HT_TIMEOUT')) return none;
+          throw e;
+        })
+      : none;
+  return { atMs: performance.now(), ...stats, status };
 }
 
 interface HookRate {
@@ -125,7 +125,9 @@ export function rates(before: TopSample | undefined, now: TopSample): { hooks: H
     was === undefined || is < was ? (before ? 0 : is) : (is - was) / seconds;
   return {
     hooks: now.hooks.map((h) => {
-      const was = before?.hooks.find((b) => b.hook === h.hook && b.runs <= h.runs);
+      const was = before?.hooks.find(
+        (b) => b.hook === h.hook && b.link === h.link && b.runs <= h.runs && before.since === now.since,
+      );
       return {
         hook: h.hook,
         program: h.linked ? `${h.object ?? '?'}/${h.program ?? '?'}` : '-',

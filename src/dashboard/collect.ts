@@ -8,9 +8,10 @@ import { connectAdmin } from '../host/daemon/admin-client.ts';
 import { readFlows } from '../net/counters.ts';
 import { wireMaps } from '../net/maps.ts';
 import type { Ask } from '../net/maps.ts';
+import { figuresOf, reasonsToL1, totalsOf } from '../wire/figures.ts';
 import type { RpcPeer } from '../wire/peer.ts';
 import type { Params, Result } from '../wire/schema.ts';
-import type { ADMIN_METHODS } from '../host/daemon/admin-schema.ts';
+import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
 import { profileOf, samplingOf } from './profile.ts';
 import type { ProfileNames } from './profile.ts';
 import type { Detail, Finding, Profile, State, Traffic, Vm } from './model.ts';
@@ -70,11 +71,12 @@ export class Collector {
     try {
       const peer = await this.#connected();
       const options = { timeoutMs: TIMEOUT_MS, signal: this.#stop.signal };
-      const [daemon, { vms }, findings] = await Promise.all([
+      const [daemon, { vms: reports }, findings] = await Promise.all([
         peer.request('admin.status', {}, options),
         peer.request('admin.vm.list', {}, options),
         this.#findingsOf(peer),
       ]);
+      const vms = reports.map(shown);
       const vm = vms.find((v) => v.name === name);
       const [{ events }, detail] = await Promise.all([
         peer.request('admin.events', { limit: EVENTS, ...(vm ? { name: vm.name } : {}) }, options),
@@ -126,6 +128,14 @@ export class Collector {
     this.#profile = { key, atMs: performance.now(), profile };
     return profile;
   }
+}
+
+function shown(vm: VmReport): Vm {
+  const stats = vm.stats.map((s) => {
+    const { there, toL1 } = figuresOf(s);
+    return { ...s, there, toL1, why: reasonsToL1(s) };
+  });
+  return { ...vm, stats, totals: totalsOf(vm.stats) };
 }
 
 /** Reads maps of a VM; of one without an end so many pages. */

@@ -1,13 +1,21 @@
 /** What the dashboard's server tells its page, as JSON; types only, for both. */
 import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
+import type { Figures } from '../wire/figures.ts';
 import type { ResultOf } from '../wire/schema.ts';
 
-export type Vm = VmReport;
+/** A hook's counters in figures that mean one thing each (wire/figures.ts), as the page has no code of its own for that. */
+export type HookRow = VmReport['stats'][number] & {
+  there: number;
+  toL1: number;
+  /** Reasons for which L1 ran, most frequent first. */
+  why: [name: string, count: number][];
+};
+/** `totals`: of all hooks of exits. */
+export type Vm = Omit<VmReport, 'stats'> & { stats: HookRow[]; totals: Figures };
 export type Daemon = ResultOf<typeof ADMIN_METHODS, 'admin.status'>;
 export type Finding = ResultOf<typeof ADMIN_METHODS, 'admin.doctor'>['findings'][number];
 export type VmEvent = ResultOf<typeof ADMIN_METHODS, 'admin.events'>['events'][number];
 export type L2 = NonNullable<Vm['l1']>['l2s'][number];
-export type HookRow = Vm['stats'][number];
 
 /** As tcptop's client reads it; `local` is the nested guest's side. Spelled out here: the page knows nothing of Node. */
 export interface Flow {

@@ -149,7 +149,7 @@ export const HookStats = z.strictObject({
   /** Page table entries it wrote. */
   entries: Count,
   learned: Count,
-  /** Left to others: faults for L1 to handle, frames that went on. */
+  /** Not decided by the program: faults that were there already or that reached L1 (figures.ts), frames that went on. */
   passed: Count,
   /** Why it did, by name. */
   reasons: recordOf(Name, Count),
@@ -252,6 +252,8 @@ export const L1Report = z.strictObject({
         mappedExisting: Count,
         mappedAhead: Count,
         passes: Count,
+        /** Why none of its faults is answered in L0; left out when they may be. From version 2 on. */
+        noIndex: z.string().max(512).optional(),
       }),
     )
     .max(64),

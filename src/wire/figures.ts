@@ -28,6 +28,21 @@ export function figuresOf(s: Counted): Figures {
   return { events: s.runs, inL0: s.handled, there, toL1: s.passed - there };
 }
 
+/** They only look: nothing is answered by them, and L1 does not run for them. */
+const LOOKING = 'sample';
+
+/** Whether L1 runs where the hook's program does not answer: hooks of exits, not those that only look, nor those of NICs. */
+export function answersForL1(s: { hook: string; target?: string | undefined }): boolean {
+  return s.hook !== LOOKING && s.target === undefined;
+}
+
+/** Of all hooks of exits together. */
+export function totalsOf(all: readonly (Counted & { target?: string | undefined })[]): Figures {
+  const figures = all.filter(answersForL1).map(figuresOf);
+  const sum = (of: keyof Figures): number => figures.reduce((n, f) => n + f[of], 0);
+  return { events: sum('events'), inL0: sum('inL0'), there: sum('there'), toL1: sum('toL1') };
+}
+
 /** Reasons for which L1 ran, most frequent first. */
 export function reasonsToL1(s: Pick<Counted, 'hook' | 'reasons'>): [name: string, count: number][] {
   return Object.entries(s.reasons)

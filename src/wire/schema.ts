@@ -39,7 +39,10 @@ export * from './fields.ts';
 export { LinkOptions } from './link-options.ts';
 
 /** Versions of this protocol that this program speaks. */
-export const PROTOCOL = { min: 1, max: 1 } as const;
+export const PROTOCOL = { min: 1, max: 2 } as const;
+
+/** From this one on both sides leave out what they do not know of an answer, and know `epoch`, `since` and `noIndex`. */
+export const TOLERANT_PROTOCOL = 2;
 
 /** Name of the virtio-serial port: `/dev/virtio-ports/org.hyperturtle.v1` in L1. */
 export const PORT_NAME = 'org.hyperturtle.v1';
@@ -121,7 +124,14 @@ export const METHODS = {
     }),
     large: true,
   },
-  stats: { params: Nothing, result: z.strictObject({ hooks: z.array(HookStats) }) },
+  stats: {
+    params: Nothing,
+    result: z.strictObject({
+      hooks: z.array(HookStats),
+      /** Since when hooks of exits count: at another time than before they have begun at 0 again. From version 2 on. */
+      since: z.iso.datetime().optional(),
+    }),
+  },
   'map.get': {
     params: z.strictObject({ ...MapOf, key: Base64 }),
     result: z.strictObject({ value: Base64.nullable(), perCpu: z.array(Base64).optional() }),
@@ -161,6 +171,7 @@ export const METHODS = {
   events: {
     /** `epoch`: whose numbers `since` is one of; numbers of another epoch begin at 1. */
     params: z.strictObject({ since: Count.optional(), epoch: Uuid.optional() }),
+    /** `epoch` from version 2 on. */
     result: z.strictObject({ next: Count, epoch: Uuid.optional() }),
   },
   'nic.add': {

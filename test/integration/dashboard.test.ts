@@ -95,7 +95,7 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
         ...{ indexWords: 262_144, indexUsed: 57_344 },
       },
       l2Count: 2,
-      l2s: [l2(812, 'web'), l2(813, EVIL)],
+      l2s: [l2(812, 'web'), { ...l2(813, EVIL), noIndex: 'no page of its RAM has a place <b>there</b>' }],
     });
   };
 
@@ -196,8 +196,9 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
     const counted = (n: number): void =>
       writeCounts(h.at('kernel'), {
         npf: {
-          ...{ runs: 900 * n, handled: 880 * n, entries: 7000 * n, passed: 20 * n },
-          reasons: { NO_TEMPLATE: 12 * n, POOL_EMPTY: 8 * n },
+          ...{ runs: 1900 * n, handled: 880 * n, entries: 7000 * n, passed: 1020 * n },
+          // L1 did not run for what was there already
+          reasons: { PRESENT: 1000 * n, NO_TEMPLATE: 12 * n, POOL_EMPTY: 8 * n },
         },
         // it only looks: nothing of it is answered or left to L1
         sample: { runs: 100_000 * n, handled: 0, entries: 0, passed: 100_000 * n, reasons: {} },
@@ -216,7 +217,10 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
     const exits = page.getByRole('region', { name: 'Exits of nested guests by cause' });
     expect(await exits.getByRole('row', { name: /^cpuid/ }).innerText()).toMatch(/100%\s+1\.6 µs\s+–/);
     expect(await exits.getByRole('row', { name: /^hlt/ }).innerText()).toMatch(/0%\s+–\s+180\.0 µs/);
-    await expect.poll(() => page.locator('.tiles').first().innerText()).toMatch(/94%\s+[\d,]+ of/);
+    await expect
+      .poll(() => page.locator('.tiles').first().innerText())
+      .toMatch(/Reached L1\s+3\.?\d?%\s+[\d,]+ of [^]*Answered in L0\s+51\.?\d?%[^]*already there/i);
+    expect(await page.getByRole('region', { name: 'Reasons by hook' }).innerText()).not.toContain('PRESENT');
     const chart = page.locator('#rates svg');
     await expect
       .poll(() => chart.getAttribute('aria-label'))
@@ -246,6 +250,8 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
     await expect
       .poll(() => heading(page))
       .toContain('<img src=x onerror="document.title=1">\\u{202e}gnp.exe');
+    // and why none of its faults is answered
+    expect(await page.locator('main').innerText()).toContain('no page of its RAM has a place <b>there</b>');
     expect(await page.locator('img').count()).toBe(0);
     expect(await page.title()).toBe('build1 · HyperTurtle');
   });

@@ -97,6 +97,21 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     expect(two.greeting.limits.objects).toBe(1);
   });
 
+  it('gives an agent of version 1 answers without members that it would refuse: no epoch, no since', async () => {
+    const { peer } = two;
+    const agent = { version: '0.0.9', kernel: '6.1.0' };
+    const greet = (max: number) =>
+      peer.request('hello', { protocol: { min: 1, max }, agent, bootId: BOOT_A, nonce: '5f2c9e0b71aa43d8' });
+    expect((await greet(1)).protocol).toBe(1);
+    expect(await peer.request('events', {})).not.toHaveProperty('epoch');
+    expect(await peer.request('stats', {})).not.toHaveProperty('since');
+    expect((await greet(2)).protocol).toBe(2);
+    const { instance } = one.greeting.daemon;
+    expect(await peer.request('events', {})).toMatchObject({ epoch: instance });
+    const { countedSince } = await h.vm('two');
+    expect(await peer.request('stats', {})).toMatchObject({ since: countedSince });
+  });
+
   it('loads the npf hyperupcall on its own arena, and twice is the same as once', async () => {
     const first = await one.peer.request('load', { name: 'npf', elf: npf });
     expect(first.existed).toBe(false);

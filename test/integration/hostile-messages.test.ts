@@ -219,7 +219,7 @@ describe.skipIf(why !== undefined)(`messages of a hostile L1${why ? ` (skipped: 
       expect(expectTyped(await answerTo(id)), method).toBe(kind);
     };
     for (let i = 0; i < n; i++) {
-      const protocol = { min: 2 + i, max: i % 2 === 0 ? 2 + i : 1 };
+      const protocol = { min: 3 + i, max: i % 2 === 0 ? 3 + i : 1 };
       await refusal('hello', { ...HELLO, protocol }, 'UNSUPPORTED_PROTOCOL');
       for (const [method, params] of Object.entries(GOOD_PARAMS))
         if (method !== 'hello') await refusal(method, params, 'NO_HELLO');

@@ -4,46 +4,18 @@ import { bands, meter, spark } from './charts.ts';
 import { h, stranger } from './dom.ts';
 import type { Child } from './dom.ts';
 import { count, duration, rate, share } from './format.ts';
+import { keyOf, keyOfTotal } from './counted.ts';
 import type { History } from './history.ts';
 import { empty, legend, note, section, table } from './parts.ts';
 
 export const ANSWERED = 'Answered in L0';
-export const ENTERED = 'Left to L1';
-
-/** Counters of one row, over looks. A link has its own; a hook's begin anew with the VM's process. */
-export const keyOf = (vm: Vm, row: HookRow): string =>
-  [vm.name, vm.pid ?? 0, row.hook, row.target ?? '', row.link ?? ''].join('\u0000');
-
-export function remember(history: History, atMs: number, vms: readonly Vm[]): void {
-  for (const vm of vms) {
-    for (const row of vm.stats) {
-      const key = keyOf(vm, row);
-      for (const field of ['runs', 'handled', 'passed', 'entries'] as const)
-        history.add(`${key} ${field}`, atMs, row[field]);
-      for (const [name, n] of Object.entries(row.reasons)) history.add(`${key} why ${name}`, atMs, n);
-      for (const [kind, c] of Object.entries(row.exits ?? {}))
-        history.add(`${key} exit ${kind}`, atMs, c.seen);
-    }
-    const own = answering(vm);
-    history.add(`${vm.name} handled`, atMs, sum(own, 'handled'));
-    history.add(`${vm.name} passed`, atMs, sum(own, 'passed'));
-  }
-}
+export const THERE = 'Already there';
+export const ENTERED = 'Reached L1';
 
 /** They only look: there is nothing to answer, and nothing is left to L1. */
 const LOOKING: ReadonlySet<string> = new Set(['sample']);
 
 export const ofVcpu = (vm: Vm): HookRow[] => vm.stats.filter((r) => r.target === undefined);
-/** Hooks of exits: where not answering means entering L1. */
-const answering = (vm: Vm): HookRow[] => ofVcpu(vm).filter((r) => !LOOKING.has(r.hook));
-const sum = (rows: readonly HookRow[], field: 'handled' | 'passed' | 'runs'): number =>
-  rows.reduce((n, r) => n + r[field], 0);
-
-export const totals = (vm: Vm): { handled: number; passed: number } => ({
-  handled: sum(answering(vm), 'handled'),
-  passed: sum(answering(vm), 'passed'),
-});
-
 export function rateSection(vm: Vm, history: History, intervalS: number): HTMLElement {
   return section(
     'rates',
@@ -51,8 +23,8 @@ export function rateSection(vm: Vm, history: History, intervalS: number): HTMLEl
     bands(
       [
         // at the bottom, where little is seen best
-        { name: ENTERED, cls: 'l1', values: history.rates(`${vm.name} passed`) },
-        { name: ANSWERED, cls: 'l0', values: history.rates(`${vm.name} handled`) },
+        { name: ENTERED, cls: 'l1', values: history.rates(keyOfTotal(vm, 'toL1')) },
+        { name: ANSWERED, cls: 'l0', values: history.rates(keyOfTotal(vm, 'inL0')) },
       ],
       intervalS,
     ),
@@ -79,6 +51,8 @@ export function hooksSection(vm: Vm, purposes: ReadonlyMap<string, string>, hist
             { head: '', cls: 'chart' },
             { head: 'Events', number: true },
             { head: ANSWERED, number: true },
+            { head: THERE, number: true },
+            { head: ENTERED, number: true },
             { head: '', cls: 'chart' },
             { head: 'Entries written', number: true },
           ],
@@ -93,7 +67,9 @@ export function hooksSection(vm: Vm, purposes: ReadonlyMap<string, string>, hist
                 spark(history.rates(`${key} runs`), `Events of ${r.hook}`),
                 count(r.runs),
                 LOOKING.has(r.hook) ? '–' : share(r.handled, r.runs),
-                LOOKING.has(r.hook) ? null : meter(r.handled, r.runs),
+                r.hook === 'npf' ? share(r.there, r.runs) : '–',
+                LOOKING.has(r.hook) ? '–' : share(r.toL1, r.runs),
+                LOOKING.has(r.hook) ? null : meter(r.toL1, r.runs, 'l1'),
                 count(r.entries),
               ],
             };
@@ -158,7 +134,6 @@ function mean(ns: number, of: number): string {
 /** In words for people; reasons that are not here are shown by their names alone. */
 const MEANING: ReadonlyMap<string, string> = new Map(
   Object.entries({
-    PRESENT: 'L1’s table had the entry: L0 went on alone',
     POOL_EMPTY: 'the pool had no frame: raise it with guest set --pool-high',
     NO_TEMPLATE: 'first faults of a nested guest: flags are not learned yet',
     NO_L2: 'no registered nested guest runs on this vCPU',
@@ -186,7 +161,7 @@ const MEANING: ReadonlyMap<string, string> = new Map(
 /** Why events went to L1, for each hook that says so. */
 export function reasonsSection(vm: Vm, history: History): HTMLElement | null {
   const rows = ofVcpu(vm).flatMap((r) =>
-    Object.entries(r.reasons).map(([name, n]) => ({ r, name, n, key: `${keyOf(vm, r)} why ${name}` })),
+    r.why.map(([name, n]) => ({ r, name, n, key: `${keyOf(vm, r)} why ${name}` })),
   );
   if (rows.length === 0) return null;
   rows.sort((a, b) => a.r.hook.localeCompare(b.r.hook) || b.n - a.n);
@@ -216,6 +191,8 @@ export function reasonsSection(vm: Vm, history: History): HTMLElement | null {
         ],
       })),
     ),
-    note('Why a program was not asked or did not answer, as the hook counts it.'),
+    note(
+      `Why a program was not asked or did not answer, as the hook counts it. Faults that were ${THERE.toLowerCase()} are not among them: L1’s table had the entry, and L0 went on alone.`,
+    ),
   );
 }

@@ -5,20 +5,20 @@ import { h, stranger } from './dom.ts';
 import type { Child } from './dom.ts';
 import { eventsSection } from './events.ts';
 import { bytes, count, plural, rate, share, since } from './format.ts';
-import { totals } from './hooks.ts';
+import { keyOfTotal } from './counted.ts';
+import { ANSWERED, ENTERED } from './hooks.ts';
 import { badge, empty, section, table, tiles } from './parts.ts';
 import { hashOf } from './routes.ts';
 import { stateOf } from './tree.ts';
+import { totalTiles } from './vm.ts';
 import type { Showing } from './vm.ts';
 
 export function hostView({ state, history, refusalsOnly }: Showing): Child {
   const { daemon, host, vms } = state;
   if (!daemon) return null;
-  const all = vms.map(totals);
-  const handled = all.reduce((n, t) => n + t.handled, 0);
-  const passed = all.reduce((n, t) => n + t.passed, 0);
-  const perSecond = sumOf(vms.map((v) => history.rate(`${v.name} handled`)));
-  const entered = sumOf(vms.map((v) => history.rate(`${v.name} passed`)));
+  const total = (of: keyof Vm['totals']): number => vms.reduce((n, v) => n + v.totals[of], 0);
+  const perSecond = sumOf(vms.map((v) => history.rate(keyOfTotal(v, 'inL0'))));
+  const entered = sumOf(vms.map((v) => history.rate(keyOfTotal(v, 'toL1'))));
   const l2s = vms.reduce((n, v) => n + (v.l1?.l2Count ?? 0), 0);
   return [
     h(
@@ -33,12 +33,10 @@ export function hostView({ state, history, refusalsOnly }: Showing): Child {
     ),
     vms.length > 0 &&
       tiles([
-        {
-          name: 'Answered in L0',
-          value: share(handled, handled + passed),
-          under: `${count(handled)} of ${count(handled + passed)} events`,
-        },
-        { name: 'Answered a second', value: rate(perSecond), under: `${rate(entered)} left to L1` },
+        ...totalTiles({
+          ...{ events: total('events'), inL0: total('inL0'), there: total('there'), toL1: total('toL1') },
+        }),
+        { name: 'Answered a second', value: rate(perSecond), under: `${rate(entered)} reached L1` },
         {
           name: 'Guest hypervisors',
           value: `${count(daemon.attached)} of ${count(daemon.vms)}`,
@@ -88,12 +86,12 @@ function vmSection(vms: readonly Vm[], history: Showing['history']): HTMLElement
             { head: 'Links', number: true },
             { head: 'Answered/s', number: true },
             { head: '', cls: 'chart' },
-            { head: 'Left to L1/s', number: true },
-            { head: 'Answered in L0', number: true },
+            { head: `${ENTERED}/s`, number: true },
+            { head: ENTERED, number: true },
             { head: '', cls: 'chart' },
           ],
           vms.map((vm) => {
-            const { handled, passed } = totals(vm);
+            const { events, toL1 } = vm.totals;
             const { text, cls } = stateOf(vm);
             return {
               key: vm.name,
@@ -102,11 +100,11 @@ function vmSection(vms: readonly Vm[], history: Showing['history']): HTMLElement
                 badge(text, cls),
                 vm.l1 ? count(vm.l1.l2Count) : '–',
                 count(vm.links.length),
-                rate(history.rate(`${vm.name} handled`)),
-                spark(history.rates(`${vm.name} handled`), 'Answered in L0'),
-                rate(history.rate(`${vm.name} passed`)),
-                share(handled, handled + passed),
-                meter(handled, handled + passed),
+                rate(history.rate(keyOfTotal(vm, 'inL0'))),
+                spark(history.rates(keyOfTotal(vm, 'inL0')), ANSWERED),
+                rate(history.rate(keyOfTotal(vm, 'toL1'))),
+                share(toL1, events),
+                meter(toL1, events, 'l1'),
               ],
             };
           }),

@@ -39,11 +39,12 @@ export function l2View(vm: Vm, pid: number, { history, intervalS, flames, zoom }
         ` · process ${l2.pid} in L1 · registered for ${since(l2.since, Date.parse(vm.l1.at))}`,
       ),
     ),
+    l2.noIndex !== undefined && h('div', { class: 'problem' }, h('p', {}, stranger(l2.noIndex, 'said'))),
     tiles([
       {
         name: 'Faults answered in L0',
         value: share(l2.faults - l2.passes, l2.faults),
-        under: `${count(l2.passes)} of ${count(l2.faults)} left to L1`,
+        under: `${count(l2.passes)} of ${count(l2.faults)} reached L1`,
       },
       { name: 'Faults a second', value: rate(history.rate(key)), under: 'asked of the program' },
       {

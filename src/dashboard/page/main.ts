@@ -9,7 +9,7 @@ import { moveInFlame, oneBoxStop } from './flame.ts';
 import type { Flame } from './flame.ts';
 import { History } from './history.ts';
 import { hostView } from './host.ts';
-import { remember } from './hooks.ts';
+import { remember } from './counted.ts';
 import { l2View } from './l2.ts';
 import { empty } from './parts.ts';
 import { hashOf, routeOf } from './routes.ts';

@@ -1,14 +1,24 @@
 /** One L1: what L0 does for it, what it has loaded, and what it says of itself. */
 import type { Detail, L2, State, Traffic, Vm } from '../model.ts';
 import { meter, spark } from './charts.ts';
+import { keyOf, keyOfTotal } from './counted.ts';
 import { h, stranger } from './dom.ts';
 import type { Child } from './dom.ts';
 import { eventsSection } from './events.ts';
 import type { Flame } from './flame.ts';
 import { bytes, count, plural, rate, share } from './format.ts';
 import type { History } from './history.ts';
-import { exitsSection, hooksSection, keyOf, rateSection, reasonsSection, totals } from './hooks.ts';
+import {
+  ANSWERED,
+  ENTERED,
+  THERE,
+  exitsSection,
+  hooksSection,
+  rateSection,
+  reasonsSection,
+} from './hooks.ts';
 import { badge, empty, note, section, table, tiles } from './parts.ts';
+import type { Tile } from './parts.ts';
 import { hashOf } from './routes.ts';
 import { stateOf } from './tree.ts';
 
@@ -73,18 +83,25 @@ function problems(vm: Vm): Child {
   );
 }
 
-function summary(vm: Vm, history: History): HTMLElement {
-  const { handled, passed } = totals(vm);
-  return tiles([
+/** What reached L1 over all is the figure to watch: what was there already needed nobody. */
+export function totalTiles({ events, inL0, there, toL1 }: Vm['totals']): Tile[] {
+  return [
+    { name: ENTERED, value: share(toL1, events), under: `${count(toL1)} of ${count(events)} events` },
     {
-      name: 'Answered in L0',
-      value: share(handled, handled + passed),
-      under: `${count(handled)} of ${count(handled + passed)} events`,
+      name: ANSWERED,
+      value: share(inL0, events),
+      under: `${count(inL0)} events; ${count(there)} ${THERE.toLowerCase()}`,
     },
+  ];
+}
+
+function summary(vm: Vm, history: History): HTMLElement {
+  return tiles([
+    ...totalTiles(vm.totals),
     {
       name: 'Answered a second',
-      value: rate(history.rate(`${vm.name} handled`)),
-      under: `${rate(history.rate(`${vm.name} passed`))} left to L1`,
+      value: rate(history.rate(keyOfTotal(vm, 'inL0'))),
+      under: `${rate(history.rate(keyOfTotal(vm, 'toL1')))} reached L1`,
     },
     {
       name: 'Nested guests',
@@ -130,7 +147,7 @@ function l2Section(vm: Vm, history: History): HTMLElement {
               { head: 'Faults/s', number: true },
               { head: '', cls: 'chart' },
               { head: 'Faults', number: true },
-              { head: 'Left to L1', number: true },
+              { head: ENTERED, number: true },
               { head: 'Frames', number: true },
               { head: 'of RAM', number: true },
               { head: '', cls: 'chart' },
@@ -140,7 +157,10 @@ function l2Section(vm: Vm, history: History): HTMLElement {
               return {
                 key,
                 cells: [
-                  h('a', { href: hashOf({ at: 'l2', vm: vm.name, pid: l2.pid }) }, stranger(l2.name)),
+                  [
+                    h('a', { href: hashOf({ at: 'l2', vm: vm.name, pid: l2.pid }) }, stranger(l2.name)),
+                    l2.noIndex !== undefined && badge('no index', 'wait'),
+                  ],
                   rate(history.rate(key)),
                   spark(history.rates(key), 'Faults'),
                   count(l2.faults),

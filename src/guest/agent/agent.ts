@@ -10,6 +10,7 @@ import { changeNear } from '../../core/retry.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { HtgInfo } from '../../kernel/guest.ts';
 import type { WireLog } from '../../wire/peer.ts';
+import type { Result } from '../../wire/schema.ts';
 import { checkPortFree, holdState } from './alone.ts';
 import type { AgentConfig } from './config.ts';
 import { Control } from './control.ts';
@@ -56,6 +57,7 @@ export class Agent implements AsyncDisposable {
   readonly #registrar: Registrar | undefined;
   readonly #events = new EventRelay();
   readonly #watches = new WatchRelay();
+  readonly #startedAt = new Date().toISOString();
   #config: AgentConfig;
 
   /** Throws HT_BUSY when another agent has this one's state directory, port or socket. */
@@ -80,7 +82,7 @@ export class Agent implements AsyncDisposable {
       version,
       log,
       times: { pingEveryMs: config.pingEveryS * 1000, ...options.times },
-      onSession: (host, welcome, signal) => this.#session(host, welcome.daemon.instance, signal),
+      onSession: (host, welcome, signal) => this.#session(host, welcome, signal),
       onNotify: (name, params) => {
         if (name === 'event') {
           this.#events.add(params);
@@ -132,6 +134,7 @@ export class Agent implements AsyncDisposable {
     const module = this.#moduleInfo();
     return {
       version: this.#o.version,
+      startedAt: this.#startedAt,
       port: this.#config.port,
       host: {
         state: up.state,
@@ -186,14 +189,14 @@ export class Agent implements AsyncDisposable {
     this.#undo.add('connection to the host', () => connecting);
   }
 
-  async #session(host: HostCalls, instance: string, signal: AbortSignal): Promise<void> {
+  async #session(host: HostCalls, welcome: Result<'hello'>, signal: AbortSignal): Promise<void> {
     try {
-      await this.#events.subscribe(host, instance, signal);
+      await this.#events.subscribe(host, welcome.daemon.instance, signal);
       await Promise.all([
         this.#control.keep(host, signal, () =>
           this.#watches.renew(host, signal, (message) => this.#o.log.warn({}, message)),
         ),
-        keepReporting(host, () => l1Report(this.status()), signal),
+        keepReporting(host, () => l1Report(this.status(), welcome.protocol), signal),
       ]);
     } finally {
       this.#watches.sessionEnded();

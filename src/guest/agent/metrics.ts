@@ -42,6 +42,9 @@ export function agentRegistry(status: () => Status): Registry {
   gauge('connected', '1 while there is a session with the host', (s) =>
     s.host.state === 'connected' ? 1 : 0,
   );
+  gauge('start_time_seconds', 'When the agent started: its counters began at 0 then', (s) =>
+    s.startedAt === undefined ? undefined : Date.parse(s.startedAt) / 1000,
+  );
   counter('sessions', 'Sessions with the host since the agent started', (s) => s.host.sessions);
   gauge('desired_reached', '1 while the host has what is wanted', (s) => (s.desired.reached ? 1 : 0));
   gauge('desired_objects', 'Objects wanted', (s) => s.desired.objects);
@@ -74,6 +77,11 @@ export function agentRegistry(status: () => Status): Registry {
       },
     });
   };
+  perL2(
+    'start_time_seconds',
+    'When it was registered: all that is counted of it began at 0 then',
+    (l) => Date.parse(l.since) / 1000,
+  );
   perL2('faults', 'Faults that its program saw since registration', (l) => l.faults);
   perL2('mapped_new', 'Faults answered with a frame of the pool since registration', (l) => l.mappedNew);
   perL2(

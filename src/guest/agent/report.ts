@@ -1,6 +1,7 @@
 /** Tells the host what this L1 would show its own operator, for as long as a session lasts: few numbers, and names. */
 import { sleep } from '../../core/wait.ts';
 import { kindOf } from '../../wire/errors.ts';
+import { TOLERANT_PROTOCOL } from '../../wire/schema.ts';
 import type { L1Report } from '../../wire/schema.ts';
 import type { HostCalls } from './reconcile.ts';
 import type { AgentResult } from './schema.ts';
@@ -8,10 +9,15 @@ import type { AgentResult } from './schema.ts';
 /** Of L1Report: what the host takes. */
 const MAX_L2S = 64;
 const MAX_NAME = 64;
+const MAX_WHY = 512;
 /** Whatever the host wants. */
 const BOUNDS_MS = { least: 1000, most: 60_000 } as const;
 
-export function l1Report({ module, l2s }: Pick<AgentResult<'agent.status'>, 'module' | 'l2s'>): L1Report {
+/** `protocol`: an older host refuses a report with members that it does not know. */
+export function l1Report(
+  { module, l2s }: Pick<AgentResult<'agent.status'>, 'module' | 'l2s'>,
+  protocol: number,
+): L1Report {
   const { low, high, level, entries, refills, shrunk } = module?.pool ?? {
     ...{ low: 0, high: 0, level: 0, entries: 0, refills: 0, shrunk: 0 },
   };
@@ -29,6 +35,9 @@ export function l1Report({ module, l2s }: Pick<AgentResult<'agent.status'>, 'mod
       ...{ pid: l.pid, name: l.name.slice(0, MAX_NAME), number: l.number, since: l.since },
       ...{ pages: l.pages, framesTaken: l.framesTaken, faults: l.faults, mappedNew: l.mappedNew },
       ...{ mappedExisting: l.mappedExisting, mappedAhead: l.mappedAhead, passes: l.passes },
+      ...(l.noIndex === undefined || protocol < TOLERANT_PROTOCOL
+        ? {}
+        : { noIndex: l.noIndex.slice(0, MAX_WHY) }),
     })),
   };
 }

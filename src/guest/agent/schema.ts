@@ -94,6 +94,8 @@ export const AGENT_METHODS = {
     params: Nothing,
     result: z.strictObject({
       version: Text,
+      /** Numbers of events and counters of the agent began at 0 then. */
+      startedAt: Time.optional(),
       port: Text,
       host: z.strictObject({
         state: z.enum(['connected', 'connecting', 'waiting']),

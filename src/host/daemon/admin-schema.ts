@@ -42,6 +42,8 @@ export const VmStatusSchema = z.strictObject({
   /** By the host, as runs took too long. */
   ended: z.array(EndedLink),
   stats: z.array(HookStats),
+  /** Hooks of exits count since then: at another time than before they have begun at 0 again. */
+  countedSince: z.iso.datetime().nullable().optional(),
   /** What L1 said of itself, and when. */
   l1: L1Report.extend({ at: z.iso.datetime() }).nullable(),
   /** With the network device in L0. */

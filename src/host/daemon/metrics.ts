@@ -6,6 +6,7 @@ import http from 'node:http';
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client';
 import { metricsPage, servePages } from '../../core/metrics-http.ts';
 import type { Page } from '../../core/metrics-http.ts';
+import { answersForL1, figuresOf } from '../../wire/figures.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
 import type { HostConfig } from './config.ts';
 import { framesOf } from '../nics/tap.ts';
@@ -63,10 +64,29 @@ export class Metrics {
             .map((f): Sample => [{ ifname, network, direction: f.direction }, f.n]),
         ),
       );
-    for (const what of ['runs', 'handled', 'entries', 'learned', 'passed'] as const)
-      this.#perVm(`hook_${what}`, `Events of a hook since the VM was attached: ${what}`, (vm) =>
-        vm.stats.map((s) => [{ hook: s.hook }, s[what]]),
+    this.#perVm(
+      'vm_start_time_seconds',
+      'When it was attached: counters of its hooks began at 0 then',
+      (vm) => (vm.countedSince === null ? [] : [[{}, Date.parse(vm.countedSince) / 1000]]),
+    );
+    for (const [what, help] of HOOK_COUNTS)
+      this.#perVm(`hook_${what}`, `Since the VM was attached: ${help}`, (vm) =>
+        byHook(vm.stats, (s) => s[what]),
       );
+    this.#perVm(
+      'hook_there',
+      'Since the VM was attached: faults whose entry was there already; L1 did not run',
+      (vm) => byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).there),
+    );
+    this.#perVm('hook_to_l1', 'Since the VM was attached: events that reached L1', (vm) =>
+      byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).toL1),
+    );
+    this.#perVm('hook_went_on', 'Of hooks of NICs, since the links were made: frames that went on', (vm) =>
+      byHook(
+        vm.stats.filter((s) => s.target !== undefined),
+        (s) => s.passed,
+      ),
+    );
     this.#perVm('hook_overruns', 'Runs of programs that took longer than allowed', (vm) =>
       vm.stats.flatMap((s) => (s.overruns === undefined ? [] : [[{ hook: s.hook }, s.overruns]])),
     );
@@ -76,7 +96,7 @@ export class Metrics {
     this.#perVm('hook_link_ended', 'Links that were ended as runs took too long, and not made again', (vm) =>
       vm.ended.map(({ link }) => [{ hook: link.hook }, 1]),
     );
-    this.#perVm('hook_reasons', 'Why events were left to L1', (vm) =>
+    this.#perVm('hook_reasons', 'Why the program did not answer; L1 ran for all of them but PRESENT', (vm) =>
       vm.stats.flatMap((s) =>
         Object.entries(s.reasons).map(([reason, n]): Sample => [{ hook: s.hook, reason }, n]),
       ),
@@ -158,6 +178,22 @@ export class Metrics {
       },
     });
   }
+}
+
+const HOOK_COUNTS = [
+  ['runs', 'faults, exits or frames that a program saw'],
+  ['handled', 'faults and exits answered in L0, samples taken, frames dropped'],
+  ['entries', "entries written into L1's tables"],
+  ['learned', "faults from which the flags of L1's entries were learned"],
+] as const;
+
+type Stats = VmStatus['stats'];
+
+/** A hook of NICs has a row for each link. */
+function byHook(stats: Stats, value: (s: Stats[number]) => number): Sample[] {
+  const sums = new Map<string, number>();
+  for (const s of stats) sums.set(s.hook, (sums.get(s.hook) ?? 0) + value(s));
+  return Array.from(sums, ([hook, n]): Sample => [{ hook }, n]);
 }
 
 const LABELS = ['quota', 'state', 'hook', 'reason', 'ifname', 'network', 'direction'] as const;

@@ -12,7 +12,7 @@ import { kindOf, wireFailure } from '../../wire/errors.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
 import { negotiate } from '../../wire/hello.ts';
-import { METHODS } from '../../wire/schema.ts';
+import { METHODS, TOLERANT_PROTOCOL } from '../../wire/schema.ts';
 import type { ArenaInfo, EndedLink, Finding, L1Report, LinkInfo, Params, Result } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import { runNsOf } from './config.ts';
@@ -80,6 +80,10 @@ export class VmService {
   readonly #elfBytes = new Budget(ELF_BYTES_PER_SECOND, 4 << 20);
   readonly #linkChanges = new Budget(LINKS_PER_SECOND, LINKS_BURST);
   readonly #feeds = new Map<RpcSession, EventFeed>();
+  /** Version that each session speaks. */
+  readonly #protocols = new WeakMap<RpcSession, number>();
+  /** The module counts for this VM since then. */
+  readonly #since = new Date().toISOString();
   readonly methods: ServedMethods;
   /** Of the L1 that speaks; undefined before its first hello and after a reset. */
   #bootId: string | undefined;
@@ -122,6 +126,7 @@ export class VmService {
     links: LinkInfo[];
     ended: EndedLink[];
     stats: Result<'stats'>['hooks'];
+    since: string;
     l1: (L1Report & { at: string }) | null;
     nics: (Result<'nic.list'>['nics'][number] & { ifname: string })[];
   } {
@@ -133,6 +138,7 @@ export class VmService {
       agent: hello ? { ...hello.agent, at: hello.at } : null,
       used: this.#used(),
       stats: this.#stats(),
+      since: this.#since,
       l1: this.#report ?? null,
       nics: this.nics.devices().map(({ info, ifname }) => ({ ...info, ifname })),
     };
@@ -236,8 +242,9 @@ export class VmService {
     const objects = this.#objects;
     const ended = (link: LinkInfo, reason: string): void => events.add({ type: 'link.ended', link, reason });
     return {
-      hello: async (params, { signal }) => {
+      hello: async (params, { signal, session }) => {
         const protocol = negotiate(params.protocol);
+        this.#protocols.set(session, protocol);
         if (this.#bootId !== undefined && this.#bootId !== params.bootId)
           await this.reset('L1 has booted anew');
         signal.throwIfAborted();
@@ -302,7 +309,10 @@ export class VmService {
         });
       },
       list: () => ({ vm, arena: this.#options.arenaInfo(), ...objects.list() }),
-      stats: () => objects.stats(),
+      stats: (_, { session }) => ({
+        ...objects.stats(),
+        ...(this.#isTolerant(session) ? { since: this.#since } : {}),
+      }),
       'map.get': (params, { signal }) => mapGet(objects, this.#entries, params, signal),
       'map.set': (params, { signal }) => mapSet(objects, this.#entries, params, signal),
       'map.delete': (params, { signal }) => mapDelete(objects, this.#entries, params, signal),
@@ -320,7 +330,7 @@ export class VmService {
         if (!this.#feeds.has(session))
           session.signal.addEventListener('abort', () => this.#feeds.delete(session), { once: true });
         this.#feeds.set(session, feed);
-        return { next: events.next, epoch: instance };
+        return { next: events.next, ...(this.#isTolerant(session) ? { epoch: instance } : {}) };
       },
       // not in their turn with loads: a guest may take its time
       'nic.add': (params, { signal }) => this.nics.add(params, signal),
@@ -333,6 +343,11 @@ export class VmService {
       },
       doctor: () => ({ findings: this.#options.doctor() }),
     };
+  }
+
+  /** An older agent refuses answers with members that it does not know. */
+  #isTolerant(session: RpcSession): boolean {
+    return (this.#protocols.get(session) ?? 0) >= TOLERANT_PROTOCOL;
   }
 
   /** Counts all, logs the decisions, and turns refusals into events. */

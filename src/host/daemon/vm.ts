@@ -64,6 +64,7 @@ export interface VmStatus {
   links: ReturnType<VmService['status']>['links'];
   ended: ReturnType<VmService['status']>['ended'];
   stats: ReturnType<VmService['status']>['stats'];
+  countedSince: string | null;
   /** What L1 said last of itself. */
   l1: ReturnType<VmService['status']>['l1'];
   nics: ReturnType<VmService['status']>['nics'];
@@ -140,6 +141,7 @@ export class ManagedVm {
       links: service?.links ?? [],
       ended: service?.ended ?? [],
       stats: service?.stats ?? [],
+      countedSince: service?.since ?? null,
       l1: service?.l1 ?? null,
       nics: service?.nics ?? [],
       nicMachine: served?.service.nics.machine ?? null,

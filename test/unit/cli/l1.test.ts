@@ -175,6 +175,13 @@ describe('top', () => {
     expect(rates(undefined, now).hooks[0]).toMatchObject({ runs: 10, handled: 5 });
   });
 
+  test('counters that a new daemon began are not taken for the old ones, however high they are', () => {
+    const before = { ...look(0, 1000, 800, {}), since: '2026-01-01T00:00:00Z' };
+    const now = { ...look(1000, 5000, 4000, {}), since: '2026-01-01T00:00:09Z' };
+    expect(rates(before, now).hooks[0]).toMatchObject({ runs: 0, handled: 0, toL1: 0 });
+    expect(rates(before, { ...now, since: before.since }).hooks[0]).toMatchObject({ runs: 4000 });
+  });
+
   test('without host and module it says so', () => {
     const text = topText(undefined, {
       atMs: 0,

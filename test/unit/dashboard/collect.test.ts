@@ -195,3 +195,30 @@ it('says why it knows nothing while no daemon is there, and asks the next one', 
   await new Promise((r) => setTimeout(r, 450)); // as long as one look is fresh
   expect((await collector.state(undefined)).daemon).toMatchObject({ vms: 1 });
 });
+
+it('tells what was answered in L0, was there already, and reached L1, for each hook and for all', async () => {
+  const counts = { linked: true, entries: 0, learned: 0 };
+  const npf = {
+    hook: 'npf',
+    runs: 100,
+    handled: 10,
+    passed: 90,
+    reasons: { PRESENT: 80, NO_TABLE: 3, LOW_GPA: 7 },
+  };
+  const sample = { hook: 'sample', runs: 1000, handled: 0, passed: 1000, reasons: {} };
+  const nic = { hook: 'xdp', runs: 50, handled: 0, passed: 50, reasons: {}, target: 'web', link: 1 };
+  await daemon(() => ({ entries: [] }), {
+    ...VM,
+    stats: [npf, sample, nic].map((s) => ({ ...counts, ...s })),
+  });
+  const { vms, problem } = await collector.state(undefined);
+  expect(problem).toBeNull();
+  expect(vms[0]?.totals).toEqual({ events: 100, inL0: 10, there: 80, toL1: 10 });
+  expect(vms[0]?.stats[0]).toMatchObject({
+    ...{ there: 80, toL1: 10 },
+    why: [
+      ['LOW_GPA', 7],
+      ['NO_TABLE', 3],
+    ],
+  });
+});

@@ -1,7 +1,9 @@
 /** The parts of the dashboard's page that need no browser: rates, numbers as text, addresses. */
 import { describe, expect, it } from 'vitest';
+import type { Vm } from '../../../src/dashboard/model.ts';
 import { bytes, duration, rate, share } from '../../../src/dashboard/page/format.ts';
 import { History, KEPT } from '../../../src/dashboard/page/history.ts';
+import { keyOfTotal, remember } from '../../../src/dashboard/page/counted.ts';
 import { hashOf, routeOf } from '../../../src/dashboard/page/routes.ts';
 
 describe('rates', () => {
@@ -33,6 +35,26 @@ describe('rates', () => {
     history.end();
     expect(history.rates('k')).toEqual([]);
   });
+});
+
+it('a daemon that has attached a VM again has other counters: no rate and no dip between them, whatever they have reached', () => {
+  const history = new History();
+  const look = (atMs: number, countedSince: string, inL0: number): Vm => {
+    const totals = { events: inL0, inL0, there: 0, toL1: 0 };
+    const vm = { name: 'one', pid: 7, countedSince, stats: [], totals, l1: null } as unknown as Vm;
+    history.begin();
+    remember(history, atMs, [vm]);
+    history.end();
+    return vm;
+  };
+  look(0, 'a', 100);
+  const before = look(2000, 'a', 300);
+  expect(history.rate(keyOfTotal(before, 'inL0'))).toBe(100);
+  // more than the old ones had: that they began at 0 cannot be seen by the number
+  const after = look(4000, 'b', 900);
+  expect(history.rates(keyOfTotal(after, 'inL0'))).toEqual([]);
+  look(6000, 'b', 1000);
+  expect(history.rates(keyOfTotal(after, 'inL0'))).toEqual([50]);
 });
 
 it('numbers say no more than they know', () => {

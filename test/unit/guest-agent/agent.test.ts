@@ -296,6 +296,35 @@ test('nested guests are registered and shown with their counters, also in the me
   expect(text.trimEnd().endsWith('# EOF')).toBe(true);
 });
 
+test("counters of nested guests and of the agent have the time at which they began: another one after the agent's restart", async () => {
+  await host.start();
+  const metrics = { metrics: { socket: path.join(dir, 'metrics.sock') } };
+  const begun = async (): Promise<{ agent: number; l2: number; since: string | undefined }> => {
+    await until('the registration', () => agent!.status().l2s.length === 1);
+    const text = await scrape(path.join(dir, 'metrics.sock'));
+    const of = (name: string): number =>
+      Number(new RegExp(`^hyperturtle_${name} (\\S+)$`, 'm').exec(text)?.[1]);
+    const { startedAt, l2s } = agent!.status();
+    expect(of('agent_start_time_seconds')).toBe(Date.parse(startedAt!) / 1000);
+    const times = {
+      agent: of('agent_start_time_seconds'),
+      l2: of('l2_start_time_seconds\\{l2="l2-42",pid="42"\\}'),
+      since: l2s[0]?.since,
+    };
+    expect(times.l2).toBe(Date.parse(times.since!) / 1000);
+    return times;
+  };
+  await startAgent(metrics);
+  module.startVm(42);
+  const before = await begun();
+  await agent!.stop();
+  await new Promise((r) => setTimeout(r, 5));
+  await startAgent(metrics);
+  const after = await begun();
+  expect(after.agent).toBeGreaterThan(before.agent);
+  expect(after.l2).toBeGreaterThan(before.l2);
+});
+
 test('what is wanted of a NIC that was given back is a problem with the command that ends it, and ends by it', async () => {
   await host.start();
   await startAgent();

@@ -3,7 +3,7 @@ import { expect, it } from 'vitest';
 import { keepReporting, l1Report } from '../../../src/guest/agent/report.ts';
 import type { HostCalls } from '../../../src/guest/agent/reconcile.ts';
 import { wireFailure } from '../../../src/wire/errors.ts';
-import { METHODS } from '../../../src/wire/schema.ts';
+import { METHODS, PROTOCOL } from '../../../src/wire/schema.ts';
 import type { L1Report } from '../../../src/wire/schema.ts';
 
 const NOTHING: L1Report = { pool: null, l2Count: 0, l2s: [] };
@@ -34,9 +34,17 @@ function host(answer: () => { nextMs: number }): { calls: unknown[]; host: HostC
 }
 
 it('is what the host takes, however many nested guests there are and whatever they are called', () => {
-  const report = l1Report({ module: null, l2s: Array.from({ length: 70 }, (_, i) => l2(i)) });
+  const report = l1Report({ module: null, l2s: Array.from({ length: 70 }, (_, i) => l2(i)) }, PROTOCOL.max);
   expect(METHODS.report.params.safeParse(report).error).toBeUndefined();
   expect([report.l2Count, report.l2s.length, report.pool]).toEqual([70, 64, null]);
+});
+
+it('has why a nested guest has no index, for a host that knows of that', () => {
+  const l2s = [{ ...l2(1), slots: 0, noIndex: 'no page '.repeat(99) }];
+  const [told] = l1Report({ module: null, l2s }, 2).l2s;
+  expect(told?.noIndex).toMatch(/^no page/);
+  expect(METHODS.report.params.safeParse(l1Report({ module: null, l2s }, 2)).error).toBeUndefined();
+  expect(l1Report({ module: null, l2s }, 1).l2s[0]).not.toHaveProperty('noIndex');
 });
 
 it('is sent again when the host wants it, not more often than once a second', async () => {
