@@ -73,9 +73,19 @@ describe('verdicts', () => {
     const rows = [{ ...fine.rows[0]!, with: 'fail' as const }, fine.rows[1]!];
     expect(selftestProblems({ ...fine, rows })[0]).toMatch(/a: ok without our modules, fail with them/);
     expect(selftestTable({ ...fine, rows, problems: [] })).toMatch(/DIFFERS/);
+    const never = [{ ...rows[0]!, again: ['fail' as const, 'fail' as const] }, fine.rows[1]!];
+    expect(selftestProblems({ ...fine, rows: never })[0]).toMatch(/fail with them, 3 times/);
     expect(selftestProblems({ ...fine, npfRuns: 0 })[0]).toMatch(/never ran/);
     const troubles = { without: [], with: ['L0: BUG: KASAN'] };
     expect(selftestProblems({ ...fine, troubles })).toEqual(['only with our modules: L0: BUG: KASAN']);
+  });
+
+  it('of a program that fails when it is slow are the same when a further run says so', () => {
+    const rows = [{ ...fine.rows[0]!, with: 'fail' as const, again: ['fail' as const, 'ok' as const] }];
+    expect(selftestProblems({ ...fine, rows })).toEqual([]);
+    const table = selftestTable({ ...fine, rows, problems: [] });
+    expect(table).toContain('again: fail, ok');
+    expect(table).not.toContain('DIFFERS');
   });
 
   it('are told of new troubles only, with numbers taken out', () => {
