@@ -114,7 +114,7 @@ instruction (exit status 19), or carries the end of the verifier's log (14); not
   l1Options(program.command('stats'))
     .description('what the hooks did for this machine')
     .addHelpText('after', "\n'hyperturtle top' shows it live, with each nested guest.")
-    .action((o: L1Options) => ask(o, 'stats', (r) => r.hooks.map(statsText).join('\n')));
+    .action((o: L1Options) => ask(o, 'stats', allStatsText));
 
   l1Options(program.command('limits'))
     .description('what the host allows this machine, and how much of it is used')
@@ -342,6 +342,13 @@ function endedText(hook: string, f: Figures, of: (n: number) => string): string 
   if (/^(xdp|tc-)/.test(hook)) return `${f.inL0} dropped${of(f.inL0)}, ${f.toL1} went on`;
   const there = hook === 'npf' ? `, ${f.there} already there` : '';
   return `${f.inL0} answered in L0${of(f.inL0)}${there}, ${f.toL1} reached L1${of(f.toL1)}`;
+}
+
+/** All hooks, and since when they count. */
+export function allStatsText({ hooks, since }: Result<'stats'>): string {
+  const begun =
+    since === undefined ? [] : [`counted since ${since}, those of NICs since their links were made`];
+  return [...hooks.map(statsText), ...begun].join('\n');
 }
 
 /** One hook in lines: where the events ended, then why some reached L1, most frequent first. */

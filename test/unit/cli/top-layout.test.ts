@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { drawn } from '../../../src/cli/screen.ts';
-import { statsText } from '../../../src/cli/l1-objects.ts';
+import { allStatsText, statsText } from '../../../src/cli/l1-objects.ts';
 import { topText } from '../../../src/cli/top.ts';
 import type { TopSample } from '../../../src/cli/top.ts';
 import { formatStats } from '../../../src/host/stats.ts';
@@ -108,6 +108,14 @@ describe('top at any width', () => {
 describe('of faults', () => {
   // as an accelerated redis has them: most faults find the entry that a group made
   const redis = hook('npf', 942, { PRESENT: 8948, LOW_GPA: 490, NO_SLOT: 166 });
+
+  it('stats say since when they count, where the host tells', () => {
+    const hooks = [hook('npf', 1, {})];
+    expect(allStatsText({ hooks, since: '2026-01-01T00:00:00Z' })).toMatch(
+      /^npf: [^]*\ncounted since 2026-01-01T/,
+    );
+    expect(allStatsText({ hooks })).toBe(statsText(hooks[0]!));
+  });
 
   it('what reached L1 over all faults is the headline of top', () => {
     const lines = topText(undefined, sample([redis], [], 0));
