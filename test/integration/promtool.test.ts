@@ -16,6 +16,7 @@ const why = typeof tree === 'string' ? tree : undefined;
 
 const VM = {
   name: 'vm1',
+  countedSince: '2026-01-01T00:00:00.000Z',
   phase: 'attached',
   agent: { connected: true },
   used: { objects: 1 },
@@ -26,9 +27,11 @@ const VM = {
 } as unknown as VmStatus;
 const L2 = {
   ...{ name: 'l2 "quoted"\n', pid: 7, faults: 3, mappedNew: 2, mappedExisting: 1, mappedAhead: 0, passes: 0 },
+  since: '2026-01-01T00:00:00.000Z',
   ...{ framesTaken: 2, pagesHeld: 3, pagesUnused: 0, pages: 512 },
 };
 const STATUS = {
+  startedAt: '2026-01-01T00:00:00.000Z',
   host: { state: 'connected', sessions: 2 },
   desired: { reached: true, objects: 1, links: 1, problems: [] },
   l2Problems: [],
