@@ -118,9 +118,14 @@ const DATA_HELPERS: readonly HelperSpec[] = [
   helper('ringbuf_submit', 132, ['record', 'number']),
   helper('ringbuf_discard', 133, ['record', 'number']),
   helper('ringbuf_query', 134, ['map', 'number']),
-  helper('ktime_get_coarse_ns', 160, []),
   helper('map_lookup_percpu_elem', 195, ['map', 'key', 'number'], MEMORY),
 ];
+
+/**
+ * Only of packets: where a program of a tracepoint interrupts, the clock may just be written, and reading it would never
+ * end (bpf_sk_base_func_proto() has it, bpf_tracing_func_proto() has not: 6.1 and 6.12).
+ */
+const KTIME_GET_COARSE_NS = helper('ktime_get_coarse_ns', 160, []);
 
 /** Copies from a frame whose head is not in one piece. */
 const SKB_LOAD_BYTES = helper('skb_load_bytes', 26, ['context', 'number', 'out', 'number'], WRITES);
@@ -150,7 +155,7 @@ const packetHook = (
 const SCHED_CLS = {
   programType: { name: 'sched_cls', number: BPF_PROG_TYPE_SCHED_CLS },
   context: SKB_FIELDS,
-  helpers: [...DATA_HELPERS, SKB_LOAD_BYTES],
+  helpers: [...DATA_HELPERS, KTIME_GET_COARSE_NS, SKB_LOAD_BYTES],
 };
 
 export const HOOK_TABLE: readonly HookSpec[] = [
@@ -191,7 +196,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
   packetHook('xdp', 'xdp', 'a frame that L2 sends has arrived at a NIC of this VM', {
     programType: { name: 'xdp', number: BPF_PROG_TYPE_XDP },
     context: XDP_FIELDS,
-    helpers: [...DATA_HELPERS, XDP_GET_BUFF_LEN, XDP_LOAD_BYTES],
+    helpers: [...DATA_HELPERS, KTIME_GET_COARSE_NS, XDP_GET_BUFF_LEN, XDP_LOAD_BYTES],
   }),
   packetHook(
     'tc-ingress',

@@ -200,7 +200,10 @@ const CLASSES: readonly (readonly [pattern: RegExp, name: string])[] = [
     /infinite loop|back-edge|too large|complexity|too complex|sequence of/,
     'a loop without an end, or too much to walk',
   ],
-  [/unreachable insn|jump out of range|last insn|jump into the middle|fall through/, 'control flow'],
+  [
+    /unreachable insn|jump out of range|last insn|jump into the middle|fall through|no \.text section/,
+    'control flow',
+  ],
   [/At program exit|return value|R0 (has|is)|Unreleased|reference/, 'what it returns or holds'],
   [
     /invalid shift|div by zero|uses reserved|reserved fields|unknown opcode|invalid (BPF|bpf)_|BPF_\w+ uses/,

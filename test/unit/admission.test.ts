@@ -54,6 +54,11 @@ describe('admission', () => {
     expect(rules(withCode(call(0x7fffffff)))).toEqual(['helper']);
   });
 
+  it('lets only programs of packets have the coarse clock: the verifier refuses it to those of tracepoints', () => {
+    const allowed = HOOK_TABLE.filter((h) => h.helpers.some((x) => x.name === 'ktime_get_coarse_ns'));
+    expect(allowed.map((h) => h.name)).toEqual(['xdp', 'tc-ingress', 'tc-egress']);
+  });
+
   it('walks no longer for many programs than for some, and not at all for too many', () => {
     const limits = { ...DEFAULT_OBJECT_LIMITS, programs: 16 };
     const of = (count: number): Verdict => checkObject(slowPrograms(count), { policy: { cpus: 1 }, limits });
