@@ -8,6 +8,7 @@ import { codeFile } from '../../core/code-file.ts';
 import { ERROR_CODES, HyperturtleError } from '../../core/errors.ts';
 import type { ErrorCode } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
+import { patient } from '../../core/patience.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { HookSpec } from '../hooks.ts';
 import { adopt } from './adopt.ts';
@@ -101,7 +102,7 @@ export class Loader implements AsyncDisposable {
    * above the hook's budget), HT_TIMEOUT, HT_BUSY (queue full), HT_CRASHED (the worker ended), or the signal's reason.
    */
   async load(request: LoadRequest): Promise<LoadedObject> {
-    const timeoutMs = request.timeoutMs ?? DEFAULT_TIMEOUT_MS;
+    const timeoutMs = patient(request.timeoutMs ?? DEFAULT_TIMEOUT_MS);
     const what = `loading object '${request.name}'`;
     // disposed of: AbortSignal.any would leave something in the loader's own signal for each request
     using over = new ChildAbort(this.#cancel.signal);
