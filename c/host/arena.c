@@ -85,12 +85,32 @@ static loff_t ht_arena_llseek(struct file *file, loff_t off, int whence)
 	return fixed_size_llseek(file, off, whence, arena->bytes);
 }
 
+/*
+ * Where arrays do not fill a mapping as it is made but page by page (map_mmap_fault), the kernel's own fault handler takes the
+ * map from a map's file, which ours is not. Under mmap_lock or the vma's lock; may sleep. The array bounds vmf->pgoff by what
+ * its map_mmap allowed, and gives a page of its own, which the map has until it is freed: after the last vma.
+ */
+#ifdef HT_HAS_MAP_MMAP_FAULT
+static vm_fault_t ht_arena_fault(struct vm_fault *vmf)
+{
+	struct ht_arena *arena = vmf->vma->vm_file->private_data;
+
+	return arena->map->ops->map_mmap_fault(arena->map, vmf);
+}
+
+static const struct vm_operations_struct ht_arena_vm_ops = { .fault = ht_arena_fault };
+#endif
+
 static int ht_arena_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct ht_arena *arena = file->private_data;
 
 	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
+#ifdef HT_HAS_MAP_MMAP_FAULT
+	if (arena->map->ops->map_mmap_fault)
+		vma->vm_ops = &ht_arena_vm_ops;
+#endif
 	/* the vma's reference on the file holds the device, which holds the map */
 	return arena->map->ops->map_mmap(arena->map, vma);
 }

@@ -12,6 +12,7 @@ ht-features := \
 	$(call ht-has,include/linux/fs.h,inode_just_drop.,HT_HAS_INODE_JUST_DROP) \
 	$(call ht-has,include/linux/fs.h,struct dentry *\*..mkdir,HT_HAS_MKDIR_DENTRY) \
 	$(call ht-has,include/linux/dcache.h,d_make_persistent.,HT_HAS_PERSISTENT_DENTRIES) \
+	$(call ht-has,include/linux/bpf.h,map_mmap_fault..struct bpf_map,HT_HAS_MAP_MMAP_FAULT) \
 	$(call ht-has,include/linux/mm.h,vm_flags_set.,HT_HAS_VM_FLAGS_SET) \
 	$(call ht-has,include/linux/shrinker.h,shrinker_alloc.,HT_HAS_SHRINKER_ALLOC) \
 	$(call ht-has,include/linux/kthread.h,kthread_run_worker.,HT_HAS_KTHREAD_RUN_WORKER) \
