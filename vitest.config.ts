@@ -8,7 +8,9 @@ const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
 const SANITIZED = ['modules', 'races', 'slots', 'large', 'exits', 'profile', 'tenants'];
 /** Too long for every run. */
-const SLOW = ['test/lab/fuzz.test.ts', 'test/lab/interrupted.test.ts', 'test/lab/seen-from-l1.test.ts'];
+const SLOW = ['fuzz', 'interrupted', 'livepatch', 'matrix', 'seen-from-l1'].map(
+  (name) => `test/lab/${name}.test.ts`,
+);
 const common = { restoreMocks: true, passWithNoTests: false } as const;
 
 export default defineConfig({

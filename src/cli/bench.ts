@@ -11,6 +11,7 @@ import { registerHooksBench } from './bench-hooks.ts';
 import { registerHugeBench } from './bench-huge.ts';
 import { registerNetNative } from './bench-net-native.ts';
 import { registerPaper } from './bench-paper.ts';
+import { registerMatrix } from './bench-matrix.ts';
 import { registerStart } from './bench-start.ts';
 import { registerProfileBench } from './bench-profile.ts';
 import { inLab, labOptions } from './bench-lab.ts';
@@ -75,6 +76,7 @@ export function register(program: Command, version: string): void {
     measure('all', o, version),
   );
   registerControl(bench, version);
+  registerMatrix(bench);
   registerAgentBench(bench);
   registerBenchNet(bench, version);
   registerNetNative(bench, version);

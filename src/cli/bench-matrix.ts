@@ -1,0 +1,109 @@
+/** `hyperturtle bench matrix`: which hook works on which kernel and vendor, by running each. */
+import type { Command } from 'commander';
+import { HyperturtleError } from '../core/errors.ts';
+import { writeOut } from '../core/output.ts';
+import type { MatrixCell, MatrixHook, MatrixVendor } from '../bench/matrix.ts';
+import { bochsModelOf, modelOption } from './emulated-cpu.ts';
+import { qemuOption } from './kernel-option.ts';
+import { integer } from './values.ts';
+
+interface MatrixOptions {
+  kernel?: string;
+  cpu: string;
+  hook?: string;
+  quick?: boolean;
+  cpuModel?: string;
+  qemu?: string;
+  l1Cpus?: number;
+  cells?: string;
+  doc?: string;
+}
+
+export function registerMatrix(bench: Command): void {
+  bench
+    .command('matrix')
+    .description('each hook on each kernel and vendor: run, counted, and kept as the table of a document')
+    .option('-k, --kernel <list>', 'series; default: 6.1,6.12,7.3')
+    .option('--cpu <list>', 'vendors; intel takes minutes a hook', 'amd,intel')
+    .option('--hook <list>', 'npf, large (2 MiB), exit, sample, net (xdp and tc); default: all')
+    .option('--quick', 'one cell a kernel: npf on AMD')
+    .addOption(modelOption())
+    .addOption(qemuOption())
+    .option('--l1-cpus <number>', 'virtual CPUs of L1; default: 1', integer('--l1-cpus', 1, 8))
+    .option('--cells <file>', 'keep what was found in this JSON file, over what it has')
+    .option('--doc <file>', 'write the table of all kept cells into this document')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  hyperturtle bench matrix --quick
+  hyperturtle bench matrix --kernel 7.3 --cpu amd --cells docs/kernel-support.json --doc docs/kernel-support.md`,
+    )
+    .action(measure);
+}
+
+async function measure(o: MatrixOptions): Promise<void> {
+  const [
+    { MATRIX_HOOKS, MATRIX_KERNELS, MATRIX_VENDORS, matrixSchema, runMatrix },
+    report,
+    fs,
+    progress,
+    lifecycle,
+  ] = await Promise.all([
+    import('../bench/matrix.ts'),
+    import('../report/matrix.ts'),
+    import('node:fs/promises'),
+    import('../core/progress.ts'),
+    import('../core/lifecycle.ts'),
+  ]);
+  const vendors = o.quick ? (['amd'] as const) : listOf<MatrixVendor>('--cpu', o.cpu, MATRIX_VENDORS);
+  const hooks = o.quick
+    ? (['npf'] as const)
+    : o.hook === undefined
+      ? MATRIX_HOOKS
+      : listOf<MatrixHook>('--hook', o.hook, MATRIX_HOOKS);
+  const model = bochsModelOf({ ...o, cpu: vendors.some((v) => v === 'intel') ? 'intel' : 'amd' });
+  const found: MatrixCell[] = [];
+  /** Read again for each cell: another run may write to the same file. */
+  const keep = async (cells: readonly MatrixCell[]): Promise<MatrixCell[]> => {
+    if (o.cells === undefined) return report.mergedCells(found, cells);
+    const text = await fs.readFile(o.cells, 'utf8').catch(() => '[]');
+    const kept = report.mergedCells(matrixSchema.parse(JSON.parse(text)), cells);
+    if (cells.length > 0) await fs.writeFile(o.cells, `${JSON.stringify(kept, null, 1)}\n`);
+    return kept;
+  };
+  const { signal, dispose } = lifecycle.abortOnSignals();
+  await keep([]); // a file that is none of ours is said before hours of work
+  try {
+    await runMatrix({
+      ...{
+        kernels: o.kernel?.split(',') ?? MATRIX_KERNELS,
+        vendors,
+        hooks,
+        ...model,
+        qemu: o.qemu,
+        l1Cpus: o.l1Cpus,
+      },
+      ...{ progress: progress.createProgress(), signal },
+      onCell: async (cell) => {
+        found.push(cell);
+        const kept = await keep([cell]);
+        if (o.doc !== undefined)
+          await fs.writeFile(o.doc, report.withMatrix(await fs.readFile(o.doc, 'utf8'), kept));
+      },
+    });
+  } finally {
+    dispose();
+  }
+  writeOut(`${report.matrixTable(report.mergedCells([], found))}\n`);
+  if (found.some((c) => c.state === 'failed')) process.exitCode = 1;
+}
+
+function listOf<T extends string>(option: string, text: string, all: readonly T[]): T[] {
+  return text.split(',').map((name) => {
+    const found = all.find((a) => a === name);
+    if (found === undefined)
+      throw new HyperturtleError('HT_USAGE', `${option} ${name}: expected ${all.join(', ')}`);
+    return found;
+  });
+}

@@ -1,0 +1,18 @@
+/** `hyperturtle bench matrix --quick`: one cell of each kernel in turn, each in a lab of its own. */
+import { expect, it } from 'vitest';
+import { MATRIX_KERNELS, runMatrix } from '../../src/bench/matrix.ts';
+import type { MatrixCell } from '../../src/bench/matrix.ts';
+import { createProgress } from '../../src/core/progress.ts';
+
+it.each(MATRIX_KERNELS)('first touches are answered in L0 on %s', async (kernel) => {
+  const cells: MatrixCell[] = [];
+  await runMatrix({
+    ...{ kernels: [kernel], vendors: ['amd'], hooks: ['npf'], progress: createProgress() },
+    onCell: (cell) => {
+      cells.push(cell);
+      return Promise.resolve();
+    },
+  });
+  expect(cells).toMatchObject([{ kernel, vendor: 'amd', hook: 'npf', state: 'run' }]);
+  process.stdout.write(`  ${cells[0]!.found}\n`);
+});

@@ -1,0 +1,48 @@
+import { expect, test } from 'vitest';
+import type { MatrixCell } from '../../../src/bench/matrix.ts';
+import {
+  MATRIX_BEGIN,
+  MATRIX_END,
+  matrixTable,
+  mergedCells,
+  withMatrix,
+} from '../../../src/report/matrix.ts';
+
+const cell = (kernel: string, vendor: 'amd' | 'intel', more: Partial<MatrixCell> = {}): MatrixCell => ({
+  ...{ kernel, vendor, hook: 'npf', state: 'run', found: `counts of ${kernel}`, seconds: 3 },
+  ...{ on: 'a lab', date: '2026-11-28' },
+  ...more,
+});
+
+test('a column is a kernel of a vendor, in order of their numbers; what has not been run says so', () => {
+  const cells = mergedCells(
+    [],
+    [cell('7.3', 'amd'), cell('6.1', 'intel'), cell('6.12', 'amd'), cell('6.2', 'amd')],
+  );
+  const lines = matrixTable(cells).split('\n');
+  expect(lines[0]).toBe('| hook | AMD, 6.2 | AMD, 6.12 | AMD, 7.3 | Intel, 6.1 |');
+  expect(lines[2]).toBe('| `npf`, 4 KiB | run | run | run | run |');
+  expect(lines.find((l) => l.startsWith('| `exit`'))).toBe(
+    '| `exit` | not run | not run | not run | not run |',
+  );
+  expect(lines.find((l) => l.startsWith('| `xdp`'))).toContain('not run: no vendor in it');
+  expect(lines).toContain('| AMD, 6.12 | `npf`, 4 KiB | counts of 6.12 | 3 | 2026-11-28 |');
+  expect(lines).toContain('- Intel, 6.1: a lab');
+});
+
+test('a cell that failed tells what it said, and a later run of it takes its place', () => {
+  const failed = cell('7.3', 'amd', { state: 'failed', found: 'insmod: a | b' });
+  expect(matrixTable([failed])).toContain('| `npf`, 4 KiB | **failed** |');
+  expect(matrixTable([failed])).toContain('| **failed**: insmod: a \\| b |');
+  expect(mergedCells([failed], [cell('7.3', 'amd')])).toEqual([cell('7.3', 'amd')]);
+});
+
+test('only the block of a document changes', () => {
+  const document = `# A\n${MATRIX_BEGIN}\nold\n${MATRIX_END}\nrest\n`;
+  const after = withMatrix(document, [cell('6.1', 'amd')]);
+  expect(after).toContain(`# A\n${MATRIX_BEGIN}\n\n| hook | AMD, 6.1 |\n`);
+  expect(after.endsWith(`\n${MATRIX_END}\nrest\n`)).toBe(true);
+  expect(after).not.toContain('old');
+  expect(withMatrix(after, [cell('6.1', 'amd')])).toBe(after);
+  expect(() => withMatrix('no block', [])).toThrow(MATRIX_BEGIN);
+});
