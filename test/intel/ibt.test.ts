@@ -20,7 +20,11 @@ const RACED = 10_000;
 const RAM = `${TURTLEFS_DIR}/tiny.ram`;
 
 // 6.1 as Debian builds it does not know IBT
-const lab = useLab({ accel: 'bochs', bochsModel: 'tigerlake', kernel: '6.12' });
+const lab = useLab({
+  accel: 'bochs',
+  bochsModel: 'tigerlake',
+  kernel: process.env['HT_TEST_KERNEL'] ?? '6.12',
+});
 const undo = new CleanupStack();
 afterAll(() => undo.run());
 
