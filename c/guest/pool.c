@@ -230,7 +230,7 @@ void htg_pool_poke(struct htg_arena *a)
 	if (level >= low)
 		return;
 	if (level < htg_reserve(low, READ_ONCE(htg_high)) && !work_pending(&htg_refill_now))
-		queue_work(system_unbound_wq, &htg_refill_now);
+		queue_work(ht_unbound_wq, &htg_refill_now);
 	kthread_queue_work(htg_worker, &htg_refill_idle); /* nothing when it is queued already */
 }
 

@@ -115,7 +115,7 @@ static void ht_overrun(const struct ht_linked *l, u64 took)
 	if (before && now - before < HT_OVERRUN_WINDOW && READ_ONCE(l->state) != HT_RUN_ENDED) {
 		WRITE_ONCE(((struct ht_linked *)l)->state, HT_RUN_ENDED);
 		/* sleeping is the work's; VM and module are there until release has waited for it */
-		queue_work(system_unbound_wq, &l->vm->end_work);
+		queue_work(ht_unbound_wq, &l->vm->end_work);
 	}
 	raw_spin_unlock_irqrestore(&l->vm->overruns_lock, flags);
 }

@@ -80,6 +80,13 @@ static inline void ht_vm_flags_set(struct vm_area_struct *vma, unsigned long fla
 #define HT_SHRINKER_DYNAMIC 0
 #endif
 
+/* Of work that may run on any CPU. The older name is there beside the newer one, with a warning for each work item. */
+#ifdef HT_HAS_DFL_WQ
+#define ht_unbound_wq system_dfl_wq
+#else
+#define ht_unbound_wq system_unbound_wq
+#endif
+
 /* 6.14 gave kthread_create_worker to workers that do not run yet */
 #ifdef HT_HAS_KTHREAD_RUN_WORKER
 #define ht_kthread_worker(name) kthread_run_worker(0, name)

@@ -15,6 +15,7 @@ ht-features := \
 	$(call ht-has,include/linux/bpf.h,map_mmap_fault..struct bpf_map,HT_HAS_MAP_MMAP_FAULT) \
 	$(call ht-has,include/linux/mm.h,vm_flags_set.,HT_HAS_VM_FLAGS_SET) \
 	$(call ht-has,include/linux/shrinker.h,shrinker_alloc.,HT_HAS_SHRINKER_ALLOC) \
+	$(call ht-has,include/linux/workqueue.h,system_dfl_wq;,HT_HAS_DFL_WQ) \
 	$(call ht-has,include/linux/kthread.h,kthread_run_worker.,HT_HAS_KTHREAD_RUN_WORKER) \
 	$(call ht-has,include/linux/kvm_host.h,pid_lock;,HT_HAS_VCPU_PID_LOCK) \
 	$(call ht-has,arch/x86/include/asm/hardirq.h,IRQ_COUNT_RESCHEDULE,HT_HAS_IRQ_COUNTS) \
