@@ -69,7 +69,7 @@ async function measure(o: MatrixOptions): Promise<void> {
     if (o.cells === undefined) return report.mergedCells(found, cells);
     const text = await fs.readFile(o.cells, 'utf8').catch(() => '[]');
     const kept = report.mergedCells(matrixSchema.parse(JSON.parse(text)), cells);
-    if (cells.length > 0) await fs.writeFile(o.cells, `${JSON.stringify(kept, null, 1)}\n`);
+    if (cells.length > 0) await fs.writeFile(o.cells, `${JSON.stringify(kept, null, 2)}\n`);
     return kept;
   };
   const { signal, dispose } = lifecycle.abortOnSignals();
