@@ -2,7 +2,6 @@
  * A lab: L0 and L1 as emulated machines on this one, up in seconds from a snapshot. `labUp` starts one that ends
  * with this process, or one that stays until `lab down`; `labAttach` finds the latter again.
  */
-import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
@@ -35,6 +34,7 @@ import {
   isAlive,
   readRecord,
   removeLab,
+  removeLabFiles,
   saveRecord,
 } from './registry.ts';
 import type { LabEnvironment, LabRecord } from './registry.ts';
@@ -117,7 +117,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   await cleanDeadLabs();
   const record = await claimLab(spec.name ?? `run-${process.pid}-${unnamed++}`, lifetime, kernel);
   const undo = new CleanupStack();
-  undo.add('run directory', () => rm(record.dir, { recursive: true, force: true }));
+  undo.add('run directory', () => removeLabFiles(record.dir));
   try {
     await needMemory(outerMemMib(l1));
     const cache = await openCache(64 << 20);

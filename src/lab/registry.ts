@@ -165,9 +165,9 @@ export async function listRecords(): Promise<LabRecord[]> {
 export async function cleanDeadLabs(): Promise<string[]> {
   const dead: string[] = [];
   for (const name of await readdir(labsRoot()).catch(() => [] as string[])) {
-    // of a process that was killed while it claimed a name
-    const pid = /\.new-(\d+)$/.exec(name)?.[1];
-    if (pid !== undefined && !identify(Number(pid)))
+    // of a process that was killed while it claimed a name, or removed a lab
+    const pid = /\.(?:new|gone)-(\d+)$/.exec(name)?.[1];
+    if (pid !== undefined ? !identify(Number(pid)) : await isLeft(name))
       await rm(path.join(labsRoot(), name), { recursive: true, force: true });
   }
   for (const r of await listRecords()) {
@@ -181,5 +181,24 @@ export async function cleanDeadLabs(): Promise<string[]> {
 export async function removeLab(record: LabRecord): Promise<void> {
   if (record.qemu) await killProcess(record.qemu);
   for (const r of record.relays ?? []) await killProcess(r);
-  await rm(record.dir, { recursive: true, force: true });
+  await removeLabFiles(record.dir);
+}
+
+/**
+ * Moved out of the way first: who still makes files in it by name, such as locks of channels in whatever an interrupted command
+ * would undo, finds no directory, instead of keeping this one from being removed.
+ */
+export async function removeLabFiles(dir: string): Promise<void> {
+  const gone = `${dir}.gone-${process.pid}`;
+  try {
+    await rename(dir, gone);
+  } catch (e) {
+    if (errnoCode(e) !== 'ENOENT') throw e;
+  }
+  await rm(gone, { recursive: true, force: true });
+}
+
+/** A directory without a record: one is made with it, so somebody began to remove this one. */
+async function isLeft(name: string): Promise<boolean> {
+  return /^[a-z0-9-]+$/.test(name) && (await readRecord(name)) === undefined;
 }

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { identify, isRunning, killProcess } from '../../../src/core/process.ts';
@@ -14,8 +14,10 @@ import {
   labsRoot,
   listRecords,
   readRecord,
+  removeLab,
   saveRecord,
 } from '../../../src/lab/registry.ts';
+import { withCacheLock } from '../../../src/lab/xdg-lock.ts';
 
 let state: string;
 const children: ChildProcess[] = [];
@@ -91,6 +93,34 @@ describe('a lab in the registry', () => {
     await saveRecord({ ...record, state: 'up', qemu: await deadProcess() });
     expect(await cleanDeadLabs()).toEqual(['a']);
     expect(await readRecord('a')).toBeUndefined();
+  });
+
+  it('is removed whole while somebody still makes locks in it, as what an interrupted command undoes does', async () => {
+    for (let i = 0; i < 20; i++) {
+      const record = await claimLab('a', 'owner', '6.1');
+      for (let n = 0; n < 20; n++) writeFileSync(path.join(record.dir, `file${n}`), '');
+      let over = false;
+      const locking = (async () => {
+        while (!over)
+          await withCacheLock(path.join(record.dir, 'l0.lock'), { timeoutMs: 1000 }, () =>
+            Promise.resolve(),
+          ).catch(() => {});
+      })();
+      await new Promise((r) => setTimeout(r, 2));
+      await removeLab(record);
+      over = true;
+      await locking;
+      expect(readdirSync(labsRoot())).toEqual([]);
+    }
+  });
+
+  it('that somebody began to remove is removed by the next start', async () => {
+    const { pid } = await deadProcess();
+    for (const name of ['run-1-0', `b.gone-${pid}`, `c.new-${pid}`])
+      mkdirSync(path.join(labsRoot(), name), { recursive: true });
+    await claimLab('a', 'owner', '6.1');
+    await cleanDeadLabs();
+    expect(readdirSync(labsRoot())).toEqual(['a']);
   });
 
   it('has a name that is safe as a directory and short enough for sockets', () => {
