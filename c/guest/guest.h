@@ -124,7 +124,14 @@ struct htg_file {
 int htg_fs_init(void);
 void htg_fs_exit(void);
 struct htg_file *htg_file_of(struct file *file); /* NULL: not a turtlefs file */
+struct page *htg_page_get(struct htg_file *f, unsigned long i);
+struct page *htg_page_find(struct htg_file *f, unsigned long i);
+int htg_resize(struct inode *inode, loff_t size, unsigned long spare);
 void htg_fs_leave_arena(void); /* moves all words to our own memory; no program may run. Holds htg_lock. */
+
+/* rw.c */
+ssize_t htg_read_iter(struct kiocb *iocb, struct iov_iter *to);
+ssize_t htg_write_iter(struct kiocb *iocb, struct iov_iter *from);
 
 /* l2.c */
 int htg_l2_init(void);

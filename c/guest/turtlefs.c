@@ -83,47 +83,34 @@ static bool htg_granule_small(struct htg_file *f, unsigned long page)
 	return !large;
 }
 
-static vm_fault_t htg_fault(struct vm_fault *vmf)
+/* Page i, locked and with a reference; if it has no frame it gets one. -EFAULT behind the end, -ENOMEM. */
+struct page *htg_page_get(struct htg_file *f, unsigned long i)
 {
-	struct htg_file *f = file_inode(vmf->vma->vm_file)->i_private;
 	struct page *page, *fresh = NULL;
-	struct htg_arena *a;
-	vm_fault_t ret = VM_FAULT_LOCKED;
 	u64 *slot, word;
-
-	atomic64_inc(&htg_count.faults);
-	rcu_read_lock();
-	a = rcu_dereference(htg_arena);
-	if (a)
-		htg_pool_poke(a); /* L1 runs anyway: see whether the pool is low */
-	rcu_read_unlock();
 
 	down_read(&f->sem);
 	for (;;) {
-		page = NULL;
-		if (vmf->pgoff >= f->n) {
-			ret = VM_FAULT_SIGBUS;
+		page = ERR_PTR(-EFAULT);
+		if (i >= f->n)
 			break;
-		}
-		slot = &f->words[vmf->pgoff];
+		slot = &f->words[i];
 		word = READ_ONCE(*slot);
-		if (word & HT_WORD_CLOSED) {
-			ret = VM_FAULT_SIGBUS;
+		if (word & HT_WORD_CLOSED)
 			break;
-		}
 		if (!word) {
-			if (!htg_granule_small(f, vmf->pgoff))
+			if (!htg_granule_small(f, i))
 				continue;
 			if (!fresh) {
 				fresh = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
 				if (!fresh) {
-					ret = VM_FAULT_OOM;
+					page = ERR_PTR(-ENOMEM);
 					break;
 				}
 				atomic64_inc(&htg_count.frames_allocated);
 				lock_page(fresh);
 			}
-			get_page(fresh); /* the fault's reference, besides the word's */
+			get_page(fresh); /* the caller's reference, besides the word's */
 			if (cmpxchg64(slot, HT_WORD_EMPTY, htg_word(fresh)) == HT_WORD_EMPTY) {
 				page = fresh;
 				fresh = NULL;
@@ -157,9 +144,52 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 		unlock_page(fresh);
 		htg_put_frame(fresh);
 	}
+	return page;
+}
+
+/*
+ * The frame of page i with a reference, or NULL if it has none: nobody takes frames away while f->sem is held. One of a
+ * 2 MiB frame may have bytes of the guest before its own word is written: the granule's says so first.
+ */
+struct page *htg_page_find(struct htg_file *f, unsigned long i)
+{
+	struct page *page = NULL;
+	u64 word;
+
+	down_read(&f->sem);
+	word = i < f->n ? READ_ONCE(f->words[i]) : HT_WORD_CLOSED;
+	if (word == HT_WORD_EMPTY && f->granules) {
+		u64 large = READ_ONCE(f->granules[i / HTG_GRANULE]);
+
+		/* its words may not be written yet; else this page has got one of its own meanwhile, or is a hole */
+		word = large & HT_WORD_PRESENT ? htg_word_in_large(large, i) : READ_ONCE(f->words[i]);
+	}
+	if (word & HT_WORD_PRESENT) {
+		page = htg_word_page(word);
+		get_page(page);
+	}
+	up_read(&f->sem);
+	return page;
+}
+
+static vm_fault_t htg_fault(struct vm_fault *vmf)
+{
+	struct htg_file *f = file_inode(vmf->vma->vm_file)->i_private;
+	struct htg_arena *a;
+	struct page *page;
+
+	atomic64_inc(&htg_count.faults);
+	rcu_read_lock();
+	a = rcu_dereference(htg_arena);
+	if (a)
+		htg_pool_poke(a); /* L1 runs anyway: see whether the pool is low */
+	rcu_read_unlock();
+	page = htg_page_get(f, vmf->pgoff);
+	if (IS_ERR(page))
+		return PTR_ERR(page) == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
 	/* locked until it is mapped: whoever clears the word now waits for this lock before it unmaps */
 	vmf->page = page;
-	return ret;
+	return VM_FAULT_LOCKED;
 }
 
 /* How many pages are taken away at once: 128 MiB, a few milliseconds; f->sem is free in between */
@@ -338,10 +368,13 @@ static u64 *htg_granules(u64 *words, const u64 *old, unsigned long n, unsigned l
 	return granules;
 }
 
-/* Gives f at least n words; those it has are kept. -EBUSY while an L2 uses them: they would move. */
-static int htg_reserve(struct htg_file *f, unsigned long n)
+/*
+ * Gives f at least n words, and `spare` more if there is room in the index; those it has are kept. -EBUSY while an L2
+ * uses them: they would move.
+ */
+static int htg_reserve(struct htg_file *f, unsigned long n, unsigned long spare)
 {
-	unsigned long cap = round_up(n, HTG_GRANULE);
+	unsigned long cap = round_up(n, HTG_GRANULE), more = round_up(n + spare, HTG_GRANULE);
 	bool arena = true;
 	u64 *words;
 
@@ -349,7 +382,11 @@ static int htg_reserve(struct htg_file *f, unsigned long n)
 		return 0;
 	if (f->exports)
 		return -EBUSY;
-	words = htg_index_alloc(cap);
+	words = htg_index_alloc(more);
+	if (words)
+		cap = more;
+	else
+		words = htg_index_alloc(cap);
 	if (!words) {
 		/* no arena, or no room in it: RAM as good as any, but not accelerated */
 		words = vmalloc(array_size(cap, sizeof(u64)));
@@ -385,10 +422,13 @@ static void htg_zero_part(struct htg_file *f, loff_t from, loff_t to)
 		memzero_page(htg_word_page(word), offset_in_page(from), to - from);
 }
 
-/* More pages for a file that has `had`. Caller holds htg_lock, as they come from the index, and f->sem. */
-static int htg_grow(struct htg_file *f, unsigned long had, unsigned long n)
+/*
+ * More pages for a file that has `had`, and if they must be moved, room for as many more as `spare` says. Caller holds
+ * htg_lock, as they come from the index, and f->sem.
+ */
+static int htg_grow(struct htg_file *f, unsigned long had, unsigned long n, unsigned long spare)
 {
-	int ret = htg_reserve(f, n);
+	int ret = htg_reserve(f, n, spare);
 
 	if (ret)
 		return ret;
@@ -398,8 +438,8 @@ static int htg_grow(struct htg_file *f, unsigned long had, unsigned long n)
 	return 0;
 }
 
-/* The inode is locked, or nobody else knows it. */
-static int htg_resize(struct inode *inode, loff_t size)
+/* The inode is locked, or nobody else knows it. `spare`: how many pages are likely to come soon. */
+int htg_resize(struct inode *inode, loff_t size, unsigned long spare)
 {
 	struct htg_file *f = inode->i_private;
 	unsigned long had = htg_pages(i_size_read(inode)), n = htg_pages(size);
@@ -410,7 +450,7 @@ static int htg_resize(struct inode *inode, loff_t size)
 		mutex_lock(&htg_lock);
 	down_write(&f->sem);
 	if (grows)
-		ret = htg_grow(f, had, n);
+		ret = htg_grow(f, had, n, spare);
 	if (!ret) {
 		if (size < i_size_read(inode)) /* what is behind the end does not come back when the file grows */
 			htg_zero_part(f, size, round_up(size, PAGE_SIZE));
@@ -429,7 +469,7 @@ static int htg_setattr(struct ht_idmap *idmap, struct dentry *dentry, struct iat
 	int ret = setattr_prepare(idmap, dentry, attr);
 
 	if (!ret && (attr->ia_valid & ATTR_SIZE))
-		ret = htg_resize(inode, attr->ia_size);
+		ret = htg_resize(inode, attr->ia_size, 0);
 	if (ret)
 		return ret;
 	setattr_copy(idmap, inode, attr);
@@ -487,6 +527,10 @@ static const struct file_operations htg_file_fops = {
 	.mmap = htg_mmap,
 	.fallocate = htg_fallocate,
 	.llseek = generic_file_llseek,
+	.read_iter = htg_read_iter,
+	.write_iter = htg_write_iter,
+	.splice_read = ht_splice_read,
+	.splice_write = iter_file_splice_write,
 	.fsync = noop_fsync,
 };
 

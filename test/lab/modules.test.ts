@@ -11,6 +11,7 @@ import { waitFor } from '../../src/core/wait.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { useLab } from '../support/lab.ts';
+import { FILE_IO } from '../support/file-io.ts';
 import { MIGRATE } from '../support/migrate.ts';
 
 // one L1 CPU: fast; what races here is L0's own threads. test/lab/integrity.test.ts races L1 against its programs
@@ -73,6 +74,22 @@ describe('turtlefs in L1', () => {
       fullDirectory: 'ENOTEMPTY',
       left: [],
     });
+    expect(await framesInFiles()).toBe(before);
+    void a;
+  });
+
+  it('answers read, write, sendfile, splice, copy_file_range, cp and dd as tmpfs does, beside faults and holes', async () => {
+    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    const before = await framesInFiles();
+    await lab().l1.writeFile('/run/file-io.mjs', FILE_IO);
+    const out = JSON.parse(
+      await run(lab().l1, ['node', '/run/file-io.mjs', RAM, '/run'], { timeoutMs: 300_000 }),
+    ) as { turtlefs: unknown; tmpfs: unknown; reads: number; held: number; mismatches: number };
+    expect(out.turtlefs).toEqual(out.tmpfs);
+    expect(out).toMatchObject({ mismatches: 0 });
+    // raced reads saw both kinds of pages: with a frame and without
+    expect(out.held).toBeGreaterThan(out.reads / 20);
+    expect(out.held).toBeLessThan(out.reads - out.reads / 20);
     expect(await framesInFiles()).toBe(before);
     void a;
   });

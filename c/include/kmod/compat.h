@@ -176,6 +176,13 @@ static inline void ht_d_keep(struct dentry *dentry, struct inode *inode)
 #define ht_kill_super kill_litter_super
 #endif
 
+/* Into pages of the pipe, by read_iter; before 6.5 it was a kind of iov_iter that did this. */
+#ifdef HT_HAS_COPY_SPLICE_READ
+#define ht_splice_read copy_splice_read
+#else
+#define ht_splice_read generic_file_splice_read
+#endif
+
 static inline bool ht_memslot_is_gmem(const struct kvm_memory_slot *slot)
 {
 #ifdef KVM_MEM_GUEST_MEMFD

@@ -11,6 +11,7 @@ ht-features := \
 	$(call ht-has,include/linux/fs.h,generic_fillattr.struct mnt_idmap.*u32,HT_HAS_FILLATTR_MASK) \
 	$(call ht-has,include/linux/fs.h,inode_just_drop.,HT_HAS_INODE_JUST_DROP) \
 	$(call ht-has,include/linux/fs.h,struct dentry *\*..mkdir,HT_HAS_MKDIR_DENTRY) \
+	$(call ht-has,include/linux/fs.h,[^_]copy_splice_read.,HT_HAS_COPY_SPLICE_READ) \
 	$(call ht-has,include/linux/dcache.h,d_make_persistent.,HT_HAS_PERSISTENT_DENTRIES) \
 	$(call ht-has,include/linux/bpf.h,map_mmap_fault..struct bpf_map,HT_HAS_MAP_MMAP_FAULT) \
 	$(call ht-has,include/linux/mm.h,vm_flags_set.,HT_HAS_VM_FLAGS_SET) \

@@ -1,0 +1,99 @@
+/** In L1: the same calls on files of two directories, what each gave; then reads and writes beside holes. */
+export const FILE_IO = `
+import fs from 'node:fs';
+import { createHash } from 'node:crypto';
+import { execFileSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { OwnedFd } from '/payload/app/dist/src/bpf/fds.js';
+import { SharedMemory } from '/payload/app/dist/src/bpf/sys.js';
+const koffi = createRequire('/payload/app/dist/src/')('koffi');
+const libc = koffi.load('libc.so.6');
+const sendfile = libc.func('int64_t sendfile(int to, int from, void *off, size_t n)');
+const splice = libc.func('int64_t splice(int from, void *offFrom, int to, void *offTo, size_t n, unsigned int flags)');
+const copyRange = libc.func('int64_t copy_file_range(int from, void *a, int to, void *b, size_t n, unsigned int flags)');
+const pipe = libc.func('int pipe(_Out_ int *fds)');
+const lseek = libc.func('int64_t lseek(int fd, int64_t off, int whence)');
+const readTo = libc.func('int64_t pread(int fd, intptr_t at, size_t n, int64_t off)');
+const writeFrom = libc.func('int64_t pwrite(int fd, intptr_t at, size_t n, int64_t off)');
+const fallocate = libc.func('int fallocate(int fd, int mode, int64_t off, int64_t len)');
+const K = 1024, M = K * K, NEAR = 8;
+const buf = Buffer.alloc(300 * K + 5, (i) => i), sha = (b) => createHash('sha256').update(b).digest('hex').slice(0, 12);
+for (let i = 0; i < buf.length; i++) buf[i] = (i * 7 + (i >> 9)) & 255;
+
+function calls(dir) {
+  const out = [], at = (name) => dir + '/io.' + name, names = [];
+  const open = (name, flags) => { if (!names.includes(name)) names.push(name); return fs.openSync(at(name), flags); };
+  const state = (fd) => { const s = fs.fstatSync(fd); return [s.size, s.blocks / 8]; };
+  const content = (name) => sha(fs.readFileSync(at(name)));
+  const f = open('f', 'w+');
+  out.push('write', fs.writeSync(f, 'abc'), fs.writeSync(f, 'xyz', 10000), state(f), content('f'));
+  fs.ftruncateSync(f, 2 * M);
+  out.push('holes', content('f'), state(f));
+  out.push('pwrite', fs.writeSync(f, buf, 0, buf.length, 4000), content('f'), state(f));
+  const back = Buffer.alloc(buf.length);
+  out.push('pread', fs.readSync(f, back, 0, back.length, 4000), back.equals(buf));
+  out.push('end', fs.readSync(f, back, 0, 100, 2 * M), fs.readSync(f, back, 0, 100, 2 * M - 40), fs.readSync(f, back, 0, 9, 9 * M));
+  out.push('bad address', Number(readTo(f, NEAR, 100, 0)), koffi.errno(), Number(writeFrom(f, NEAR, 100, 0)), koffi.errno());
+  out.push('bad address behind the end', Number(writeFrom(f, NEAR, 9000, 3 * M)), state(f));
+  fs.appendFileSync(at('f'), 'tail');
+  out.push('append', state(f), content('f'));
+  const each = (name, move) => {
+    const g = open(name, 'w+');
+    lseek(f, 0, 0);
+    let all = 0, n;
+    while ((n = Number(move(g))) > 0) all += n;
+    out.push(name, n, all, content(name));
+    fs.closeSync(g);
+  };
+  each('sendfile', (g) => sendfile(g, f, null, 1 << 20));
+  each('copy_file_range', (g) => copyRange(f, null, g, null, 1 << 20, 0));
+  const ends = [0, 0];
+  pipe(ends);
+  each('splice', (g) => {
+    const n = Number(splice(f, null, ends[1], null, 16 * K, 0));
+    for (let left = n; left > 0; ) {
+      const k = Number(splice(ends[0], null, g, null, left, 0));
+      if (k <= 0) throw new Error('splice from the pipe: ' + k + ', errno ' + koffi.errno());
+      left -= k;
+    }
+    return n;
+  });
+  ends.forEach((fd) => fs.closeSync(fd));
+  names.push('cp', 'dd');
+  execFileSync('cp', [at('f'), at('cp')]);
+  execFileSync('dd', ['if=' + at('f'), 'of=' + at('dd'), 'bs=65536'], { stdio: 'ignore' });
+  out.push('cp and dd', content('cp'), content('dd'));
+  fs.closeSync(f);
+  for (const name of names) fs.unlinkSync(at(name));
+  return out;
+}
+
+const [turtle, tmp] = process.argv.slice(2), out = { turtlefs: calls(turtle), tmpfs: calls(tmp), reads: 0, held: 0, mismatches: 0 };
+const PAGES = 64, fd = fs.openSync(turtle + '/io.race', 'w+'), own = new OwnedFd(fd, 'io.race');
+fs.ftruncateSync(fd, PAGES * 4096);
+const m = new SharedMemory(own, PAGES * 4096), some = Buffer.alloc(16 * 4096), word = Buffer.alloc(8);
+const holes = (n) => new Promise((done, failed) => {
+  fallocate.async(fd, 3, Math.floor(Math.random() * PAGES) * 4096, 8192, (e, r) =>
+    e || r ? failed(e ?? new Error('fallocate')) : n > 1 ? holes(n - 1).then(done, failed) : done());
+});
+for (let k = 0; k < 60; k++) {
+  const punched = Promise.all([holes(2), holes(2)]);
+  for (let i = 0; i < 12; i++) {
+    const page = Math.floor(Math.random() * PAGES);
+    if (i % 3 === 0) m.store(page * 4096, BigInt(page + 7));
+    if (i % 3 === 1) { word.writeBigUInt64LE(BigInt(page + 7)); fs.writeSync(fd, word, 0, 8, page * 4096); }
+    const from = Math.floor(Math.random() * (PAGES - 16));
+    fs.readSync(fd, some, 0, some.length, from * 4096);
+    for (let p = 0; p < 16; p++) {
+      const seen = some.readBigUInt64LE(p * 4096);
+      out.reads++;
+      if (seen === BigInt(from + p + 7)) out.held++;
+      else if (seen !== 0n) out.mismatches++;
+    }
+    if (!some.subarray(8, 4096).equals(Buffer.alloc(4088))) out.mismatches++;
+  }
+  await punched;
+}
+m.close(); own.close(); fs.unlinkSync(turtle + '/io.race');
+console.log(JSON.stringify(out));
+`;
