@@ -8,7 +8,9 @@ const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
 const SANITIZED = ['modules', 'races', 'slots', 'large', 'exits', 'profile', 'tenants'];
 /** Too long for every run. */
-const SLOW = ['fuzz', 'interrupted', 'matrix', 'seen-from-l1'].map((name) => `test/lab/${name}.test.ts`);
+const SLOW = ['fuzz', 'interrupted', 'livepatch', 'matrix', 'seen-from-l1'].map(
+  (name) => `test/lab/${name}.test.ts`,
+);
 const common = { restoreMocks: true, passWithNoTests: false } as const;
 
 export default defineConfig({

@@ -8,7 +8,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
 import type { BuiltPayload } from './artifacts.ts';
 import { buildFuzzPrograms, buildL2Programs, buildModule, buildPrograms } from './build.ts';
-import type { Built, BuildContext } from './build.ts';
+import type { Built, BuildContext, ModuleSide } from './build.ts';
 import { busybox, makeErofs } from './images.ts';
 import type { ImageContext } from './images.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
@@ -33,13 +33,14 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
   const host = await buildModule(c, 'host');
   const guest = await buildModule(c, 'guest');
   const fuzz = await buildModule(c, 'fuzz');
+  const livepatch = await buildModule(c, 'livepatch');
   const programs = await buildPrograms(c);
   const fuzzPrograms = await buildFuzzPrograms(c);
   const l2 = await buildL2Programs(c);
   const app = await buildApp(c);
   const key = contentKey([
     PAYLOAD_VERSION,
-    ...[host, guest, fuzz, programs, fuzzPrograms, l2, app].map((b) => b.key),
+    ...[host, guest, fuzz, livepatch, programs, fuzzPrograms, l2, app].map((b) => b.key),
     ...[
       c.tools.key,
       c.kernel.key,
@@ -65,7 +66,7 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
     const tree = `${staging}.tree`;
     try {
       await rm(tree, { recursive: true, force: true });
-      await packTree(c, tree, { host, guest, fuzz, programs, fuzzPrograms, l2, app });
+      await packTree(c, tree, { host, guest, fuzz, livepatch, programs, fuzzPrograms, l2, app });
       await makeErofs(c.tools, tree, staging, c.signal);
       step.done();
     } catch (e) {
@@ -87,7 +88,7 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
 async function packTree(
   c: BuildContext,
   tree: string,
-  parts: Record<'host' | 'guest' | 'fuzz' | 'programs' | 'fuzzPrograms' | 'l2' | 'app', Built>,
+  parts: Record<ModuleSide | 'programs' | 'fuzzPrograms' | 'l2' | 'app', Built>,
 ): Promise<void> {
   const at = (p: string): string => path.join(tree, p);
   const copy = (from: string, to: string): Promise<void> => cp(from, at(to), { recursive: true });
@@ -95,6 +96,7 @@ async function packTree(
   await copy(parts.host.dir, 'modules');
   await copy(parts.guest.dir, 'modules');
   await copy(parts.fuzz.dir, 'modules');
+  await copy(parts.livepatch.dir, 'modules');
   await copy(parts.programs.dir, 'bpf');
   await copy(parts.fuzzPrograms.dir, 'fuzz');
   await copy(parts.app.dir, 'app/dist/src');
