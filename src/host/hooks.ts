@@ -150,7 +150,7 @@ const packetHook = (
   mapTypes: DATA_MAPS,
   instructions: 16_384,
   verifiedInstructions: 250_000,
-  runNs: 25_000,
+  runNs: 20_000,
 });
 const SCHED_CLS = {
   programType: { name: 'sched_cls', number: BPF_PROG_TYPE_SCHED_CLS },

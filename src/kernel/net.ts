@@ -38,6 +38,8 @@ const u16 = scalar(2);
 
 export const GENERATION = struct('struct ht_generation', { number: u64, zero: u64 });
 
+export const FW_CONTROL = struct('struct ht_fw_control', { number: u64, zero: u64, filled: u64 });
+
 export const PACKET_COUNT = struct('struct ht_packet_count', {
   packets: count,
   segments: count,

@@ -1,6 +1,7 @@
 /** Client of the firewall program: sets policies atomically, reads them back, and counts hits. */
 import { HyperturtleError } from '../core/errors.ts';
 import {
+  FW_CONTROL,
   FW_HITS,
   FW_POLICY,
   GENERATION,
@@ -90,6 +91,8 @@ export async function applyFirewall(maps: MapAccess, input: PolicyInput): Promis
   const nothing = new Uint8Array(FW_HITS.size);
   for (const slot of DIRECTIONS.flatMap((d) => slots[d]))
     if (!used.has(slot) && before !== undefined) await maps.set('hits', index(slot), nothing);
+  // first of all: a program that still reads what is filled in now drops its packet
+  await setControl(maps, { number, filled: next });
   for (const [i, table] of tables.entries())
     await maps.set('tables', index(which * HT_NET_DIRECTIONS + i), table);
   await maps.set('policy', index(which), record);
@@ -98,7 +101,13 @@ export async function applyFirewall(maps: MapAccess, input: PolicyInput): Promis
       'HT_BUSY',
       'someone else has changed the rules meanwhile: look, and try again',
     );
-  await maps.set('control', index(0), GENERATION.encode({ number: next }));
+  await setControl(maps, { number: next, filled: next });
+}
+
+/** An object of an earlier version of the program has the first words only. */
+async function setControl(maps: MapAccess, value: { number: bigint; filled: bigint }): Promise<void> {
+  const { length } = await one(maps, 'control', 0);
+  await maps.set('control', index(0), FW_CONTROL.encode(value).subarray(0, length));
 }
 
 /** Unchanged rules keep their counters; others get such as neither policy uses. */

@@ -2,19 +2,19 @@
 /*
  * firewall: the first rule that matches decides, else the direction's default.
  *
- * Rules are changed by filling in the generation that is not in use and then writing `control`, one word. A program that
- * still reads a generation while it is being filled in sees at its end that `control` is not what it was, and begins
- * again: nobody ever acts on a mix. Before the first policy everything is dropped.
+ * Rules are changed by filling in the generation that is not in use and then writing `control.number`, one word. A program
+ * goes on with the generation that it began with, which stays whole until the change after that one fills it in. Whoever
+ * does so writes `control.filled` first, and the program looks at that last: when it has come so far the packet is dropped,
+ * as nobody knows what was read. So nobody ever acts on a mix, and a packet is looked at once. Before the first policy
+ * everything is dropped.
  */
 #include "packet.h"
-
-#define TRIES 2
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct ht_generation);
+	__type(value, struct ht_fw_control);
 } control SEC(".maps");
 
 struct {
@@ -160,38 +160,34 @@ static __always_inline int decide(struct ht_fw_table *t, struct packet *p, __u32
 
 static __always_inline int run(void *ctx, int is_xdp, __u32 direction)
 {
-	__u32 zero = 0, slot = 8 * direction + HT_FW_CHANGING;
+	__u32 zero = 0, slot = 8 * direction + HT_FW_DEFAULT;
 	struct packet p = { .bytes = frame_bytes(ctx, is_xdp) };
+	struct ht_fw_control *in_use;
+	struct ht_fw_table *t;
 	struct ht_fw_hits *h;
-	struct ht_generation *in_use;
 	int pass = 0;
+	__u64 number;
+	__u32 key;
 
 	in_use = bpf_map_lookup_elem(&control, &zero);
 	if (!in_use)
 		return 0;
 	parse(ctx, is_xdp, &p);
 	merge_paths(&p, READ(in_use->zero));
-#pragma nounroll
-	for (int i = 0; i < TRIES; i++) {
-		__u64 before = READ(in_use->number);
-		__u32 key = (before & 1) * HT_NET_DIRECTIONS + direction;
-		struct ht_fw_table *t = bpf_map_lookup_elem(&tables, &key);
-		__u32 found;
-
-		if (!t)
-			return 0;
-		if (!before) {
-			slot = 8 * direction + HT_FW_DEFAULT;
-			break;
-		}
-		pass = decide(t, &p, direction, &found);
-		/* loads are not reordered with loads on x86; the barrier is for clang */
+	number = READ(in_use->number);
+	key = (number & 1) * HT_NET_DIRECTIONS + direction;
+	t = bpf_map_lookup_elem(&tables, &key);
+	if (!t)
+		return 0;
+	if (number) {
+		pass = decide(t, &p, direction, &slot);
+		/* loads are not reordered with loads on x86, stores not with stores; the barrier is for clang */
 		asm volatile("" ::: "memory");
-		if (READ(in_use->number) == before) {
-			slot = found;
-			break;
+		/* number + 2 is filled in where number was */
+		if (READ(in_use->filled) - number > 1) {
+			slot = 8 * direction + HT_FW_CHANGING;
+			pass = 0;
 		}
-		pass = 0;
 	}
 	h = bpf_map_lookup_elem(&hits, &slot);
 	if (h) {

@@ -21,6 +21,16 @@ struct ht_generation {
 	__u64 zero; /* always 0; see merge_paths() */
 };
 
+/*
+ * The same for tables that a program reads for a while. Whoever changes them writes `filled` before anything of a
+ * generation is filled in, and `number` when all is: so `filled` is `number`, or 1 more.
+ */
+struct ht_fw_control {
+	__u64 number;
+	__u64 zero;
+	__u64 filled; /* the generation that was filled in last, or is being filled in */
+};
+
 /* packet_counter: one of these for each direction and CPU */
 struct ht_packet_count {
 	__u64 packets;  /* as the host sees them: a GSO frame is one */
@@ -45,7 +55,7 @@ enum ht_fw_other {
 	HT_FW_NEIGHBOUR = 1, /* ARP, IPv6 neighbour discovery */
 	HT_FW_NON_IP = 2,
 	HT_FW_MALFORMED = 3, /* dropped whatever the rules say */
-	HT_FW_CHANGING = 4,  /* dropped: the rules changed twice while it was looked at */
+	HT_FW_CHANGING = 4,  /* dropped: the rules changed, and began to change again, while it was looked at */
 };
 
 #define HT_FW_ALLOW_DEFAULT 1

@@ -11,7 +11,7 @@ import { PRICES, helperPrice } from './prices.ts';
 import { Worst } from './worst.ts';
 import type { Cost, OpenLoop } from './worst.ts';
 
-/** Work for one program, and for all of an object: some tenths of a second. The firewall needs 140,000 for each of three. */
+/** Work for one program, and for all of an object: some tenths of a second. The largest shipped one fits three times. */
 const BUDGET = 180_000;
 const OBJECT_BUDGET = 4 * BUDGET;
 
