@@ -154,7 +154,7 @@ export async function runNetNative(
     await exec('ip', ['link', 'add', bridge, 'type', 'bridge']);
     undo.add('bridge', async () => void (await exec('ip', ['link', 'del', bridge])));
     await exec('ip', ['link', 'set', bridge, 'up']);
-    const tap = makeTap({ bridge });
+    const tap = await makeTap(here, { bridge });
     undo.add('tap', () => Promise.resolve(tap.file.close()));
     results.push({ program: 'none', nanoseconds: [] }, ...objects.map((o) => ({ ...o, nanoseconds: [] })));
     const bytes = Buffer.concat([VNET_HEADER, FRAME4]);

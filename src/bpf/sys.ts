@@ -82,6 +82,20 @@ export async function ioctlBy(
   return result;
 }
 
+const cWrite = libc.func('long write(int fd, const void *bytes, size_t length)') as (
+  fd: number,
+  bytes: Uint8Array,
+  length: number,
+) => number;
+
+/** Writes to a file of /proc or /sys by `call`, as a whole. Throws HT_KERNEL, or what `explain` says for the errno. */
+export async function writeBy(call: Caller, file: OwnedFd, text: string, explain?: Explain): Promise<void> {
+  const bytes = new TextEncoder().encode(text);
+  // SAFETY: the kernel reads `length` bytes, which `bytes` has; koffi holds it until the call is over.
+  const { result, errno } = await call(cWrite, file.fd, bytes, bytes.length);
+  if (result < 0) throw kernelError(`writing to ${file.what}`, errno, explain);
+}
+
 /** Closes by `call`: what the kernel undoes then may wait for a grace period. Closing twice is fine. */
 export async function closeBy(call: Caller, file: OwnedFd): Promise<void> {
   // the number is nobody's from here on and is not given again before it is closed

@@ -1,5 +1,6 @@
 /** What stands behind a NIC in L0: a tap on a bridge, or a vDPA device. Made for one NIC, handed to its QEMU. */
 import type { Caller } from '../../bpf/calls.ts';
+import { closeBy } from '../../bpf/sys.ts';
 import { PACKET_HOOKS } from '../hooks.ts';
 import { removeLeftovers } from '../packets/chain.ts';
 import type { NetdevSpec } from './plug.ts';
@@ -32,14 +33,15 @@ export interface Backend {
   hooks: readonly string[];
   netdev: NetdevSpec;
   /** Closes the descriptors here: QEMU has copies. */
-  close(): void;
+  close(): Promise<void>;
   /** When QEMU did not get it. */
   discard(): Promise<void>;
 }
 
-/** Throws what makeTap and makeVdpa throw; then nothing is left. */
+/** By `call` what waits is called. Throws what makeTap and makeVdpa throw; then nothing is left. */
 export async function makeBackend(
   network: NetworkSpec,
+  call: Caller,
   of: { vm: string; nic: string; mac: string },
 ): Promise<Backend> {
   if (network.vdpa) {
@@ -55,11 +57,11 @@ export async function makeBackend(
       mtu: networkMtu(network),
       hooks: [],
       netdev: { type: 'vhost-vdpa', file, mtu: network.mtu },
-      close: () => file.close(),
+      close: () => closeBy(call, file),
       discard: () => removeVdpa(name),
     };
   }
-  const { file, ifname, ifindex, mtu: asked } = makeTap(network);
+  const { file, ifname, ifindex, mtu: asked } = await makeTap(call, network);
   const vhost = network.vhost ? openVhost() : undefined;
   const mtu = Math.min(asked, MAX_MTU);
   return {
@@ -69,9 +71,9 @@ export async function makeBackend(
     mtu,
     hooks: PACKET_HOOKS,
     netdev: { type: 'tap', file, vhost, mtu },
-    close() {
-      file.close();
-      vhost?.close();
+    async close() {
+      await closeBy(call, file);
+      if (vhost) await closeBy(call, vhost);
     },
     discard: () => Promise.resolve(),
   };

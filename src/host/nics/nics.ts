@@ -255,7 +255,7 @@ export class VmNics {
       );
     const ports = await this.#freePorts();
     if (kindOf(network) === 'vdpa') await this.#refuseOldQemu();
-    const behind = await makeBackend(network, { vm, nic: id, mac });
+    const behind = await makeBackend(this.#options.call ?? here, network, { vm, nic: id, mac });
     let kept = false;
     try {
       for (const port of ports) {
@@ -304,7 +304,7 @@ export class VmNics {
         'this VM has no spare PCIe root port: it must be started with some (hyperturtle host args prints how)',
       );
     } finally {
-      behind.close();
+      await behind.close();
       if (!kept) await behind.discard().catch(this.#warn(id));
     }
   }

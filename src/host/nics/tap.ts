@@ -2,9 +2,10 @@
  * Tap devices, the L0 end of NICs. Not persistent: a tap ends with its last descriptor, so with the QEMU that got it,
  * however that ends. The descriptors that are made here are for handing on.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
-import type { OwnedFd } from '../../bpf/fds.ts';
-import { deviceSocket, ioctl, openDevice } from '../../bpf/sys.ts';
+import { openSync, readFileSync } from 'node:fs';
+import type { Caller } from '../../bpf/calls.ts';
+import { OwnedFd } from '../../bpf/fds.ts';
+import { closeBy, deviceSocket, ioctlBy, openDevice, writeBy } from '../../bpf/sys.ts';
 import type { Explain } from '../../bpf/sys.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import type { IoctlRequest } from '../../kernel/ioctl.ts';
@@ -44,8 +45,11 @@ export interface Tap {
   mtu: number;
 }
 
-/** An up tap on the bridge. Throws HT_NOT_FOUND without the bridge or /dev/net/tun, HT_KERNEL. */
-export function makeTap(spec: TapSpec): Tap {
+/**
+ * An up tap on the bridge. Most of it waits for the lock of all network devices (RTNL), which others hold for as long as
+ * they like, so it is called by `call`. Throws HT_NOT_FOUND without the bridge or /dev/net/tun, HT_KERNEL.
+ */
+export async function makeTap(call: Caller, spec: TapSpec): Promise<Tap> {
   const file = openDevice(TUN_DEVICE, "load the module: 'modprobe tun'");
   const socket = deviceSocket();
   try {
@@ -57,22 +61,22 @@ export function makeTap(spec: TapSpec): Tap {
       EOPNOTSUPP: ['HT_CONFIG', `${spec.bridge} is no bridge`],
       EPERM: ['HT_KERNEL', 'not permitted: CAP_NET_ADMIN is needed'],
     };
-    const mtu = spec.mtu ?? numberIn(ioctlOf(socket, SIOCGIFMTU, spec.bridge, 0, noBridge));
-    const made = ioctlOf(file, TUNSETIFF, 'htn%d', IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, {
+    const mtu = spec.mtu ?? numberIn(await ioctlOf(call, socket, SIOCGIFMTU, spec.bridge, 0, noBridge));
+    const made = await ioctlOf(call, file, TUNSETIFF, 'htn%d', IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, {
       EPERM: ['HT_KERNEL', 'not permitted: CAP_NET_ADMIN is needed'],
     });
     const ifname = Buffer.from(made.subarray(0, NAME_BYTES)).toString('latin1').replace(/\0.*$/s, '');
-    const ifindex = numberIn(ioctlOf(socket, SIOCGIFINDEX, ifname));
-    quiet(ifname);
-    ioctlOf(socket, SIOCSIFMTU, ifname, mtu, {
+    const ifindex = numberIn(await ioctlOf(call, socket, SIOCGIFINDEX, ifname));
+    await quiet(call, ifname);
+    await ioctlOf(call, socket, SIOCSIFMTU, ifname, mtu, {
       EINVAL: ['HT_CONFIG', `an MTU of ${mtu} is not possible for a tap`],
     });
-    ioctlOf(socket, SIOCBRADDIF, spec.bridge, ifindex, noBridge);
-    const flags = numberIn(ioctlOf(socket, SIOCGIFFLAGS, ifname)) & 0xffff;
-    ioctlOf(socket, SIOCSIFFLAGS, ifname, flags | IFF_UP);
+    await ioctlOf(call, socket, SIOCBRADDIF, spec.bridge, ifindex, noBridge);
+    const flags = numberIn(await ioctlOf(call, socket, SIOCGIFFLAGS, ifname)) & 0xffff;
+    await ioctlOf(call, socket, SIOCSIFFLAGS, ifname, flags | IFF_UP);
     return { file, ifname, ifindex, mtu };
   } catch (e) {
-    file.close();
+    await closeBy(call, file);
     throw e;
   } finally {
     socket.close();
@@ -130,28 +134,34 @@ export function openVhost(): OwnedFd | undefined {
 }
 
 /** The host itself has no business with what L2 sends: no address of its own on this device. */
-function quiet(ifname: string): void {
+async function quiet(call: Caller, ifname: string): Promise<void> {
+  const path = `/proc/sys/net/ipv6/conf/${ifname}/disable_ipv6`;
+  let file: OwnedFd | undefined;
   try {
-    writeFileSync(`/proc/sys/net/ipv6/conf/${ifname}/disable_ipv6`, '1');
+    file = new OwnedFd(openSync(path, 'w'), path);
+    await writeBy(call, file, '1');
   } catch {
     // no IPv6 here, or not ours to change: as a bridge's port it hands all frames to the bridge
+  } finally {
+    file?.close();
   }
 }
 
 /** A struct ifreq with a name and one number; what the kernel made of it. */
-function ioctlOf(
+async function ioctlOf(
+  call: Caller,
   file: OwnedFd,
   of: IoctlRequest,
   name: string,
   value = 0,
   explain: Explain = {},
-): Uint8Array {
+): Promise<Uint8Array> {
   const arg = Buffer.alloc(IFREQ_BYTES);
   if (Buffer.byteLength(name) >= NAME_BYTES)
     throw new HyperturtleError('HT_CONFIG', `network device '${name}': at most 15 bytes expected`);
   arg.write(name, 'latin1');
   arg.writeInt32LE(value, NAME_BYTES);
-  ioctl(file, of, arg, explain);
+  await ioctlBy(call, file, of, arg, explain);
   return arg;
 }
 
