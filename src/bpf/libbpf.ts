@@ -146,6 +146,11 @@ export const libbpf = {
     program: number,
     opts: null,
   ) => number,
+  link_detach: lib.func('int bpf_link_detach(int link)') as (link: number) => number,
+  tc_query: lib.func('int bpf_tc_query(const void *hook, void *opts)') as (
+    hook: Uint8Array,
+    opts: Uint8Array,
+  ) => number,
   tc_hook_create: lib.func('int bpf_tc_hook_create(void *hook)') as (hook: Uint8Array) => number,
   tc_hook_destroy: lib.func('int bpf_tc_hook_destroy(void *hook)') as (hook: Uint8Array) => number,
   tc_attach: lib.func('int bpf_tc_attach(const void *hook, void *opts)') as (

@@ -4,7 +4,7 @@
  */
 import { errnoName } from '../kernel/errno.ts';
 import { BPF_NAME_MAX } from '../kernel/bpf.ts';
-import { count, s32, struct, u32, u64 } from '../kernel/struct.ts';
+import { aligned, count, s32, struct, u32, u64, viewOf } from '../kernel/struct.ts';
 import { OwnedFd } from './fds.ts';
 import type { Caller, Outcome } from './calls.ts';
 import { failureIn, failureOf, freeMemory, libbpf, memoryWith, takePrinted } from './libbpf.ts';
@@ -127,6 +127,36 @@ export async function updateLink(call: Caller, file: OwnedFd, program: OwnedFd):
   if (r !== 0) throw kernelError(`another program for ${file.what}`, r, EXPLAIN);
 }
 
+/** The head of `struct bpf_link_info`, and of what links of network devices say in its union. */
+const LINK_INFO = struct('struct bpf_link_info', {
+  type: u32,
+  id: u32,
+  prog_id: u32,
+  ifindex: aligned(8, u32),
+});
+
+/** What runs there, and on which device; `ifindex` 0: the device has gone. The kernel takes RTNL for it. */
+export async function linkPlace(
+  call: Caller,
+  file: OwnedFd,
+): Promise<{ programId: number; ifindex: number }> {
+  const info = new Uint8Array(LINK_INFO.size);
+  const length = new Uint8Array(4);
+  u32.write(viewOf(length), 0, info.length);
+  // SAFETY: the kernel writes at most `length` bytes, which `info` has; koffi holds both until the call is over.
+  const errno = failureIn(await call(libbpf.obj_get_info, file.fd, info, length));
+  if (errno !== 0) throw kernelError(`information on ${file.what}`, errno, EXPLAIN);
+  const { prog_id, ifindex } = LINK_INFO.decode(info);
+  return { programId: prog_id, ifindex };
+}
+
+/** Ends what a link does at once, whoever else holds it (Linux 5.9). Fine when its device has gone. */
+export async function detachLink(call: Caller, file: OwnedFd): Promise<void> {
+  const errno = failureIn(await call(libbpf.link_detach, file.fd));
+  if (errno !== 0 && !['ENOENT', 'ENODEV', 'ENOLINK'].includes(errnoName(errno)))
+    throw kernelError(`detaching ${file.what}`, errno, EXPLAIN);
+}
+
 const TC_HOOK = struct('struct bpf_tc_hook', { sz: count, ifindex: s32, attach_point: u32, parent: u32 });
 const TC_OPTS = struct('struct bpf_tc_opts', {
   sz: count,
@@ -185,9 +215,26 @@ export async function removeFilter(call: Caller, ifindex: number, direction: Dir
   );
 }
 
+/** The kernel's number of the program of our filter, also of one that a process left behind; undefined: none. */
+export async function filterProgram(
+  call: Caller,
+  ifindex: number,
+  direction: Direction,
+): Promise<number | undefined> {
+  const opts = TC_OPTS.encode({ sz: TC_OPTS.size, ...FILTER });
+  const errno = failureIn(await call(libbpf.tc_query, tcHook(ifindex, TC_POINT[direction]), opts));
+  takePrinted();
+  if (errno === 0) return TC_OPTS.decode(opts).prog_id;
+  if (NO_FILTER.includes(errnoName(errno))) return undefined;
+  throw kernelError(`tc filter (${direction}) of network device ${ifindex}`, errno, EXPLAIN);
+}
+
+/** No filter, no qdisc, no device. */
+const NO_FILTER = ['ENOENT', 'EINVAL', 'ENODEV'];
+
 function gone(outcome: Outcome, what: string): void {
   const errno = failureIn(outcome);
   takePrinted();
-  if (errno === 0 || ['ENOENT', 'EINVAL', 'ENODEV'].includes(errnoName(errno))) return;
+  if (errno === 0 || NO_FILTER.includes(errnoName(errno))) return;
   throw kernelError(`removing ${what}`, errno, EXPLAIN);
 }

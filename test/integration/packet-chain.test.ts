@@ -1,9 +1,13 @@
 /** Chains of programs on a real network device: a veth pair in a network namespace of the test's own, real frames. */
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { here } from '../../src/bpf/calls.ts';
 import { openFds } from '../../src/bpf/fds.ts';
+import { ensureBpffs } from '../../src/bpf/pins.ts';
 import { BpfObject } from '../../src/bpf/object.ts';
 import type { PacketHook } from '../../src/host/hooks.ts';
 import { PACKET_HOOKS, packetProgramTypes } from '../../src/host/hooks.ts';
@@ -138,13 +142,18 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
     },
   );
 
-  it('a filter of clsact that a killed process left passes all frames, and the next start removes it', async () => {
+  /** A process that drops all by a filter of clsact, until it is killed. */
+  const killed = async (options: object): Promise<void> => {
     const child = spawn(
       'ip',
       ['netns', 'exec', net.name, process.execPath, '--input-type=module', '-e', LEFT_BEHIND],
       {
         stdio: ['ignore', 'pipe', 'inherit'],
-        env: { ...process.env, SOURCES: compiledSources(), IFINDEX: String(net.ifindex) },
+        env: {
+          ...process.env,
+          ...{ SOURCES: compiledSources(), IFINDEX: String(net.ifindex) },
+          OPTIONS: JSON.stringify(options),
+        },
       },
     );
     await once(child.stdout, 'data');
@@ -152,6 +161,38 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
     const ended = once(child, 'exit');
     child.kill('SIGKILL');
     await ended;
+  };
+
+  it('a filter of clsact that is pinned drops on after a kill -9, and the next process has it go on with its counters', async () => {
+    const bpffs = mkdtempSync(path.join(os.tmpdir(), 'ht-pins-'));
+    ensureBpffs(bpffs);
+    const pins = path.join(bpffs, 'chain');
+    try {
+      await killed({ pins });
+      const drop = program('tc-ingress', DROP['tc-ingress']);
+      const c = new PacketChain(here, net.ifindex, 'tc-ingress', { tcx: false, pins });
+      chains.push(c);
+      await net.within(async () => {
+        expect(net.ping()).toBe(false);
+        expect(await c.adopt([{ id: 1, order: 1, program: drop }])).toBe(true);
+        // one by the killed one, one without it, one here
+        expect(net.ping()).toBe(false);
+        expect(c.counts(1)).toEqual({ runs: 3, dropped: 3 });
+        expect(drop.seen()).toBe(1);
+        // a stranger's filter, or none, is nothing to take over
+        await c.close();
+        expect(net.ping()).toBe(true);
+        expect(await c.adopt([{ id: 1, order: 1, program: drop }])).toBe(false);
+        expect(existsSync(pins)).toBe(false);
+      });
+    } finally {
+      execFileSync('umount', [bpffs]);
+      rmSync(bpffs, { recursive: true });
+    }
+  });
+
+  it('a filter of clsact that a killed process left unpinned passes all frames, and the next start removes it', async () => {
+    await killed({});
     await net.within(async () => {
       expect(net.ping()).toBe(true);
       expect(net.attached()).toHaveLength(1);
@@ -168,7 +209,7 @@ const { loadCode } = await import(process.env.SOURCES + '/bpf/net.js');
 const code = new Uint8Array([0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0]);
 const program = loadCode(3, 'drop', code);
 const { here } = await import(process.env.SOURCES + '/bpf/calls.js');
-const chain = new PacketChain(here, Number(process.env.IFINDEX), 'tc-ingress', { tcx: false });
+const chain = new PacketChain(here, Number(process.env.IFINDEX), 'tc-ingress', { tcx: false, ...JSON.parse(process.env.OPTIONS) });
 await chain.set([{ id: 1, order: 1, program: { fd: program.fd, name: 'drop' } }]);
 console.log('ready');
 setInterval(() => {}, 1000);`;

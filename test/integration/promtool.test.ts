@@ -23,6 +23,7 @@ const VM = {
   arena: { state: 'plugged', bytes: 1 << 24 },
   nics: [],
   ended: [],
+  leftOff: [],
   stats: [{ hook: 'npf', runs: 9, handled: 5, entries: 6, learned: 1, passed: 4, reasons: { NO_TABLE: 4 } }],
 } as unknown as VmStatus;
 const L2 = {

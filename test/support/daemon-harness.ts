@@ -170,7 +170,7 @@ export class DaemonHarness {
 
   async endDaemon(signal: NodeJS.Signals): Promise<number | null> {
     const child = this.#daemon;
-    if (!child || child.exitCode !== null) return child?.exitCode ?? null;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null;
     const exit = once(child, 'close');
     child.kill(signal);
     await exit;

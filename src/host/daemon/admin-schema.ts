@@ -41,6 +41,8 @@ export const VmStatusSchema = z.strictObject({
   links: z.array(LinkInfo),
   /** By the host, as runs took too long. */
   ended: z.array(EndedLink),
+  /** Programs on NICs that are off since an earlier daemon ended: frames pass without them. */
+  leftOff: z.array(EndedLink),
   stats: z.array(HookStats),
   /** Hooks of exits count since then: at another time than before they have begun at 0 again. */
   countedSince: z.iso.datetime().nullable().optional(),

@@ -10,6 +10,7 @@ import { HT_SAMPLE_HZ_MAX } from '../../kernel/sample.ts';
 import { NAME } from '../../wire/fields.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { HookSpec } from '../hooks.ts';
+import { WITHOUT_DAEMON } from '../packets/chain-pins.ts';
 import { recordOf } from '../../core/record.ts';
 
 export const DEFAULT_BPFFS = '/sys/fs/bpf';
@@ -109,6 +110,8 @@ const nicsSchema = z.strictObject({
     .min(1)
     .max(64)
     .optional(),
+  /** What becomes of frames that programs on NICs see, while no daemon runs. */
+  withoutDaemon: z.enum(WITHOUT_DAEMON).default('keep'),
 });
 
 const agentSchema = z.union(

@@ -38,6 +38,12 @@ export function vmFindings(vm: VmStatus): Finding[] {
       what: `host: link of '${link.object}' to ${link.hook}: ${reason}`.slice(0, 4096),
       mend: "load a faster program ('hyperturtle check' says how long a run may take), or link it again",
     });
+  for (const { link, reason } of vm.leftOff)
+    found.push({
+      level: 'fail',
+      what: `host: '${link.object}' on ${link.hook} of NIC ${link.target ?? ''} is ${reason}`.slice(0, 4096),
+      mend: `have L1 link it again ('hyperturtle status' there says what keeps it); nics.withoutDaemon: keep or drop holds frames back meanwhile`,
+    });
   found.push(...nicFindings(vm));
   return found;
 }

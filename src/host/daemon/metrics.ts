@@ -7,6 +7,7 @@ import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client';
 import { metricsPage, servePages } from '../../core/metrics-http.ts';
 import type { Page } from '../../core/metrics-http.ts';
 import { answersForL1, figuresOf } from '../../wire/figures.ts';
+import { HOOK_TABLE } from '../hooks.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
 import type { HostConfig } from './config.ts';
 import { framesOf } from '../nics/tap.ts';
@@ -95,6 +96,12 @@ export class Metrics {
     );
     this.#perVm('hook_link_ended', 'Links that were ended as runs took too long, and not made again', (vm) =>
       vm.ended.map(({ link }) => [{ hook: link.hook }, 1]),
+    );
+    this.#perVm('nic_link_left_off', 'Links to NICs that are off since an earlier daemon ended', (vm) =>
+      HOOK_TABLE.flatMap(({ name }): Sample[] => {
+        const n = vm.leftOff.filter(({ link }) => link.hook === name).length;
+        return n === 0 ? [] : [[{ hook: name }, n]];
+      }),
     );
     this.#perVm('hook_reasons', 'Why the program did not answer; L1 ran for all of them but PRESENT', (vm) =>
       vm.stats.flatMap((s) =>

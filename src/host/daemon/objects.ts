@@ -13,16 +13,23 @@ import type { EndedLink as KernelEnd } from '../device.ts';
 import { HOOK_TABLE, isPacketHook } from '../hooks.ts';
 import type { HookName, PacketHook } from '../hooks.ts';
 import type { LoadedObject, LoadedProgram } from '../loader/loader.ts';
+import type { ChainEntry } from '../packets/chain.ts';
 import type { PacketLinks } from '../packets/packet-links.ts';
 import { admit, candidate, quotaError } from './admit.ts';
 import type { AdmissionDeps, Admitted, ElfParams, ObjectsUsed } from './admit.ts';
 import type { VmSpec } from './config.ts';
 import type { VmHooks } from './kernel.ts';
+import type { Kept, KeptLink, KeptPrograms } from './kept.ts';
 
 export interface ObjectsOptions extends AdmissionDeps {
   hooks: VmHooks;
   packets: PacketLinks;
+  /** Left out: nothing outlives this process. */
+  kept?: KeptPrograms | undefined;
 }
+
+/** A link that was there before the daemon ended, and could not be taken over. */
+export type LeftOff = EndedLink;
 
 interface Linked {
   readonly info: LinkInfo;
@@ -41,6 +48,8 @@ export class VmObjects {
   readonly #links = new Map<number, Linked>();
   /** By hook; until another link or version takes its place. */
   readonly #ended = new Map<HookName, EndedLink>();
+  /** Until the same hook of the same NIC has the object's program again. */
+  #leftOff: LeftOff[] = [];
   /** By hook, on the clock of performance.now(). */
   readonly #closedUntil = new Map<HookName, number>();
   #nextLink = 1;
@@ -100,16 +109,19 @@ export class VmObjects {
         await this.#swap(link, loaded, after);
         swapped.push({ link, before });
       }
+      for (const { link } of swapped) {
+        const { name } = successor(loaded.object, link);
+        this.#links.set(link.info.id, { ...link, info: { ...link.info, program: name } });
+      }
+      this.#objects.set(params.name, loaded);
+      this.#save();
     } catch (e) {
+      this.#objects.set(params.name, old);
+      for (const { link } of swapped) this.#links.set(link.info.id, link);
       await this.#swapBack(swapped, old, loaded, e);
       throw e;
     }
-    for (const { link } of swapped) {
-      const { name } = successor(loaded.object, link);
-      this.#links.set(link.info.id, { ...link, info: { ...link.info, program: name } });
-    }
     this.#forgetEnds(params.name);
-    this.#objects.set(params.name, loaded);
     old.object.close();
     const kept = loaded.object.maps.filter((m) => m.reused).map((m) => m.name);
     return {
@@ -162,16 +174,34 @@ export class VmObjects {
       since: new Date().toISOString(),
     };
     this.#links.set(info.id, { info, hook });
+    if (isPacketHook(hook)) await this.#keepNew(info);
     this.#ended.delete(hook);
     return { link: info, existed: false };
   }
 
+  /** A link that the next daemon would not find is not made. */
+  async #keepNew(info: LinkInfo): Promise<void> {
+    try {
+      this.#save();
+    } catch (e) {
+      this.#links.delete(info.id);
+      await this.#options.packets.unlink(info.id);
+      throw e;
+    }
+    const left = this.#leftOff.filter(({ link }) => !sameWork(link, info));
+    if (left.length === this.#leftOff.length) return;
+    this.#leftOff = left;
+    this.#save();
+  }
+
   /** Ends the links to a NIC that goes; they are returned. */
   async dropNic(nic: string): Promise<LinkInfo[]> {
+    const ended = [...this.#links.values()].filter((l) => l.info.target === nic).map((l) => l.info);
+    this.#leftOff = this.#leftOff.filter(({ link }) => link.target !== nic);
+    this.#saveQuietly(ended);
     await this.#options.packets.drop(nic);
-    const ended = [...this.#links.values()].filter((l) => l.info.target === nic);
-    for (const { info } of ended) this.#links.delete(info.id);
-    return ended.map((l) => l.info);
+    for (const { id } of ended) this.#links.delete(id);
+    return ended;
   }
 
   /** Throws HT_NOT_FOUND. No run of the program is under way when it settles. */
@@ -182,10 +212,15 @@ export class VmObjects {
         'HT_NOT_FOUND',
         `there is no link ${id}; there are: ${[...this.#links.keys()].join(', ') || 'none'}`,
       );
-    if (isPacketHook(link.hook)) await this.#options.packets.unlink(id);
-    else await this.#kernelUnlink(link.hook);
-    this.#links.delete(id);
+    if (isPacketHook(link.hook)) this.#saveQuietly([link.info]);
+    await this.#end(link);
     return link.info;
+  }
+
+  async #end({ info, hook }: Linked): Promise<void> {
+    if (isPacketHook(hook)) await this.#options.packets.unlink(info.id);
+    else await this.#kernelUnlink(hook);
+    this.#links.delete(info.id);
   }
 
   /** The kernel has ended a link. It is returned, or undefined when something else has taken its place. */
@@ -213,13 +248,127 @@ export class VmObjects {
         failures.push(e);
       }
     };
-    for (const id of [...this.#links.keys()]) await attempt(async () => ended.push(await this.unlink(id)));
+    this.#leftOff = [];
+    this.#saveQuietly(Array.from(this.#links.values(), (l) => l.info));
+    for (const link of [...this.#links.values()])
+      await attempt(async () => {
+        await this.#end(link);
+        ended.push(link.info);
+      });
     this.#links.clear();
     this.#ended.clear();
     for (const { object } of this.#objects.values()) await attempt(() => object.close());
     this.#objects.clear();
     if (failures.length > 0) throw new AggregateError(failures, 'not all could be unlinked and unloaded');
     return ended;
+  }
+
+  /**
+   * Gives up all for the next daemon: what acts on frames stays, the rest is unlinked. Failures are thrown together. The
+   * links that have ended.
+   */
+  async release(): Promise<LinkInfo[]> {
+    const failures: unknown[] = [];
+    const ended: LinkInfo[] = [];
+    for (const link of [...this.#links.values()])
+      if (!isPacketHook(link.hook))
+        await this.#end(link).then(
+          () => ended.push(link.info),
+          (e: unknown) => failures.push(e),
+        );
+    await this.#options.packets.release().catch((e: unknown) => failures.push(e));
+    for (const { object } of this.#objects.values()) object.close();
+    this.#objects.clear();
+    this.#links.clear();
+    if (failures.length > 0) throw new AggregateError(failures, 'not all could be given up');
+    return ended;
+  }
+
+  /**
+   * Takes over what an earlier daemon left, before anything else. `nics`: those that the VM had then. The links that could
+   * not be, with the reason; what they did has ended.
+   */
+  async adopt(kept: Kept, nics: readonly { id: string; ifindex: number }[]): Promise<LeftOff[]> {
+    for (const o of kept.objects) this.#objects.set(o.info.name, o);
+    this.#nextLink = kept.nextLink;
+    const failed = new Map<number, string>();
+    for (const links of placesOf(kept.links)) {
+      const whole = links.flatMap((l) => this.#leftEntry(l, kept, nics, failed));
+      const [first] = links;
+      const hook = first?.info.hook ?? '';
+      if (!first || !isPacketHook(hook)) continue;
+      const problem = await this.#options.packets.adopt({
+        nic: first.info.target ?? '',
+        hook,
+        ifindex: first.ifindex,
+        entries: whole,
+        before: new Map(links.map((l) => [l.info.id, l.before])),
+      });
+      for (const { info } of links)
+        if (problem === undefined && !failed.has(info.id)) this.#links.set(info.id, { info, hook });
+        else if (!failed.has(info.id)) failed.set(info.id, problem ?? '');
+    }
+    await this.#options.packets.discardOthers(nics);
+    const at = new Date().toISOString();
+    const fresh = kept.links.flatMap(({ info: link }) => {
+      const why = failed.get(link.id);
+      return why === undefined
+        ? []
+        : [{ link, reason: `off since the host's daemon ended, frames pass without it: ${why}`, at }];
+    });
+    this.#leftOff = [...kept.leftOff, ...fresh];
+    this.#saveQuietly();
+    return fresh;
+  }
+
+  #leftEntry(
+    { info, ifindex }: KeptLink,
+    kept: Kept,
+    nics: readonly { id: string; ifindex: number }[],
+    failed: Map<number, string>,
+  ): ChainEntry[] {
+    const { id, hook, order = DEFAULT_ORDER } = info;
+    const program = this.#objects
+      .get(info.object)
+      ?.object.programs.find((p) => p.hook === hook && p.name === info.program);
+    const nic = nics.find((n) => n.id === info.target);
+    if (kept.withoutDaemon === 'open') failed.set(id, "the VM's nics.withoutDaemon is open");
+    else if (nic?.ifindex !== ifindex) failed.set(id, `its NIC '${info.target ?? ''}' is not there any more`);
+    else if (!program) failed.set(id, kept.lost.get(info.object) ?? 'its object has no such program');
+    else return [{ id, order, program: fileOf(program) }];
+    return [];
+  }
+
+  /** What becomes of frames without the daemon has changed. */
+  async keepOtherwise(): Promise<void> {
+    await this.#options.packets.refresh();
+    this.#save();
+  }
+
+  get leftOff(): readonly LeftOff[] {
+    return this.#leftOff;
+  }
+
+  /** The next daemon is not to look for what is about to end. When that cannot be written, it says that it was left off. */
+  #saveQuietly(but: readonly LinkInfo[] = []): void {
+    try {
+      this.#save(but);
+    } catch {
+      // the old record stands, which tells of more than there is
+    }
+  }
+
+  /** Throws what KeptPrograms.save throws. */
+  #save(but: readonly LinkInfo[] = []): void {
+    const { packets, kept } = this.#options;
+    if (!kept) return;
+    const links = Array.from(this.#links.values()).flatMap(({ info, hook }): KeptLink[] => {
+      const ifindex = packets.ifindexOf(info.id);
+      if (!isPacketHook(hook) || ifindex === undefined || but.some((b) => b.id === info.id)) return [];
+      return [{ info, ifindex, before: packets.before(info.id) }];
+    });
+    const [objects, nextLink, leftOff] = [this.#objects.values(), this.#nextLink, this.#leftOff];
+    kept.save({ objects, links, nextLink, leftOff });
   }
 
   list(): Pick<Result<'list'>, 'objects' | 'links' | 'ended'> {
@@ -343,6 +492,7 @@ export class VmObjects {
     await this.#options.packets.change(link.info.id, { order });
     const info = { ...link.info, order };
     this.#links.set(info.id, { ...link, info });
+    this.#save();
     return info;
   }
 
@@ -422,6 +572,20 @@ export class VmObjects {
     }
     return { objects, programs, links: this.#links.size, maps, mapBytes };
   }
+}
+
+/** The same program on the same hook of the same NIC. */
+const sameWork = (a: LinkInfo, b: LinkInfo): boolean =>
+  a.object === b.object && a.program === b.program && a.hook === b.hook && a.target === b.target;
+
+/** Links by hook and NIC. */
+function placesOf(links: readonly KeptLink[]): KeptLink[][] {
+  const places = new Map<string, KeptLink[]>();
+  for (const link of links) {
+    const place = `${link.info.hook} ${link.info.target ?? ''}`;
+    places.set(place, [...(places.get(place) ?? []), link]);
+  }
+  return [...places.values()];
 }
 
 const fileOf = (program: LoadedProgram): { fd: number; name: string } => ({

@@ -24,8 +24,10 @@ import { mapDelete, mapDump, mapGet, mapSet } from './map-methods.ts';
 import { PacketLinks } from '../packets/packet-links.ts';
 import { VmNics } from '../nics/nics.ts';
 import type { VmNicsOptions } from '../nics/nics.ts';
+import { KeptPrograms, nicPinsOf } from './kept.ts';
+import type { Kept, KeptOptions } from './kept.ts';
 import { VmObjects } from './objects.ts';
-import type { ObjectsOptions } from './objects.ts';
+import type { LeftOff, ObjectsOptions } from './objects.ts';
 import { Budget } from './budget.ts';
 import { Watches } from './watches.ts';
 import { setOwn } from '../../core/own.ts';
@@ -42,7 +44,9 @@ const WATCHED_MS = 10_000;
 /** Bytes of objects that are decoded and hashed on the daemon's thread, and checked in that for all VMs. */
 const ELF_BYTES_PER_SECOND = 2 << 20;
 
-export interface ServiceOptions extends Omit<ObjectsOptions, 'packets'> {
+export interface ServiceOptions extends Omit<ObjectsOptions, 'packets' | 'kept'> {
+  /** Where what acts on frames without the daemon is kept, and what that is; left out: nothing is. */
+  keep?: Omit<KeptOptions, 'vm' | 'bootId'>;
   /** By it what waits for the kernel is called: one call of this VM after the other. */
   call: Caller;
   nics: Omit<VmNicsOptions, 'vm' | 'call' | 'onGoing' | 'onAdded' | 'log'>;
@@ -74,6 +78,7 @@ export class VmService {
   readonly #options: ServiceOptions;
   readonly #turns = new Turns();
   readonly #objects: VmObjects;
+  readonly #kept: KeptPrograms | undefined;
   readonly #watches: Watches;
   readonly nics: VmNics;
   readonly #entries = new Budget(ENTRIES_PER_SECOND, 4096);
@@ -87,6 +92,8 @@ export class VmService {
   readonly methods: ServedMethods;
   /** Of the L1 that speaks; undefined before its first hello and after a reset. */
   #bootId: string | undefined;
+  /** Of the L1 whose programs were taken over from an earlier daemon, until it says hello. */
+  #keptBootId: string | undefined;
   /** Aborted with the boot: what is being loaded for it is given up. */
   #boot = new AbortController();
   #closed = false;
@@ -104,6 +111,7 @@ export class VmService {
       call: options.call,
       log: options.audit,
       onAdded: (nic) => options.events.add({ type: 'nic.added', nic }),
+      taken: (nic) => packets.hooksOf(nic),
       onGoing: async (nic, reason) => {
         // in its turn: a link to it may just be made
         await this.#turns.take(async () => {
@@ -113,10 +121,42 @@ export class VmService {
         options.events.add({ type: 'nic.removed', nic, reason });
       },
     });
-    const packets = new PacketLinks({ call: options.call, nics: () => this.nics.hooked() });
-    this.#objects = new VmObjects({ ...options, packets });
+    const { call, keep, vm } = options;
+    const packets = new PacketLinks({
+      call,
+      nics: () => this.nics.hooked(),
+      ...(keep ? { pins: nicPinsOf({ ...keep, vm }), withoutDaemon: keep.withoutDaemon } : {}),
+    });
+    this.#kept = keep && new KeptPrograms({ ...keep, vm, bootId: () => this.#bootId ?? this.#keptBootId });
+    this.#objects = new VmObjects({ ...options, packets, kept: this.#kept });
     this.#watches = new Watches(this.#objects, this.#entries, () => options.settings().quotas.watches);
     this.methods = this.#observed(serve(METHODS, this.#handlers()));
+  }
+
+  /**
+   * Takes over what an earlier daemon left to act on frames, before anything is asked. Whatever cannot be taken over is
+   * told: it is off, and frames pass without it.
+   */
+  async adopt(nics: readonly { id: string; ifindex: number }[]): Promise<void> {
+    const { arena, audit, events } = this.#options;
+    await this.#turns.take(async () => {
+      const kept: Kept | undefined = await this.#kept?.restore(arena.map.info().id);
+      if (!kept) return;
+      this.#keptBootId = kept.bootId ?? undefined;
+      const off = await this.#objects.adopt(kept, nics);
+      for (const { link, reason } of off) {
+        audit.warn({ object: link.object, hook: link.hook, target: link.target, reason }, 'left off');
+        events.add({ type: 'link.ended', link, reason });
+      }
+      const links = this.#objects.list().links.map((l) => l.id);
+      if (links.length > 0)
+        audit.info({ links, meanwhile: kept.withoutDaemon }, 'programs on NICs taken over');
+    });
+  }
+
+  /** What becomes of frames without the daemon has changed. */
+  async keepOtherwise(): Promise<void> {
+    await this.#turns.take(() => this.#objects.keepOtherwise());
   }
 
   /** For `host vm list` and metrics. */
@@ -125,6 +165,7 @@ export class VmService {
     used: Result<'limits'>['used'];
     links: LinkInfo[];
     ended: EndedLink[];
+    leftOff: LeftOff[];
     stats: Result<'stats'>['hooks'];
     since: string;
     l1: (L1Report & { at: string }) | null;
@@ -135,6 +176,7 @@ export class VmService {
     return {
       links,
       ended,
+      leftOff: [...this.#objects.leftOff],
       agent: hello ? { ...hello.agent, at: hello.at } : null,
       used: this.#used(),
       stats: this.#stats(),
@@ -195,6 +237,7 @@ export class VmService {
    */
   async reset(reason: string, after?: () => Promise<void>): Promise<void> {
     this.#bootId = undefined;
+    this.#keptBootId = undefined;
     this.#report = undefined;
     await this.#clear(reason);
     await this.#turns.take(async () => {
@@ -203,11 +246,23 @@ export class VmService {
     });
   }
 
-  /** Unlinks and unloads all; then nothing is answered any more but UNAVAILABLE. */
-  async close(reason: string): Promise<void> {
+  /**
+   * Unlinks and unloads all; then nothing is answered any more but UNAVAILABLE. With `keep` what acts on frames stays for
+   * the next daemon.
+   */
+  async close(reason: string, { keep = false }: { keep?: boolean } = {}): Promise<void> {
     this.#closed = true;
     this.#watches.clear();
-    await this.#clear(reason);
+    if (!keep) return this.#clear(reason);
+    this.#boot.abort(new HyperturtleError('HT_UNAVAILABLE', `given up: ${reason}`));
+    await this.#turns.take(async () => {
+      try {
+        for (const link of await this.#objects.release())
+          this.#options.events.add({ type: 'link.ended', link, reason });
+      } catch (e) {
+        this.#options.audit.error({ error: messageOf(e) }, 'not all could be undone');
+      }
+    });
   }
 
   async #clear(reason: string): Promise<void> {
@@ -245,8 +300,8 @@ export class VmService {
       hello: async (params, { signal, session }) => {
         const protocol = negotiate(params.protocol);
         this.#protocols.set(session, protocol);
-        if (this.#bootId !== undefined && this.#bootId !== params.bootId)
-          await this.reset('L1 has booted anew');
+        const before = this.#bootId ?? this.#keptBootId;
+        if (before !== undefined && before !== params.bootId) await this.reset('L1 has booted anew');
         signal.throwIfAborted();
         this.#bootId = params.bootId;
         this.nics.boot(params.bootId);

@@ -15,10 +15,12 @@ import { findArena, plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
 import { AgentChannel } from './agent-channel.ts';
 import { VmArena } from './arena.ts';
 import type { NicMachine, NicSettings } from '../nics/nics.ts';
+import { readNics } from '../nics/record.ts';
 import { nicPorts } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
 import { EventRing } from './events.ts';
 import type { HostKernel, VmProcess } from './kernel.ts';
+import { forgetKept, keptIsLive } from './kept.ts';
 import type { Log } from './log.ts';
 import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
 import { plugPort, unplugPort } from './qemu-side.ts';
@@ -63,6 +65,8 @@ export interface VmStatus {
   used: ReturnType<VmService['status']>['used'] | null;
   links: ReturnType<VmService['status']>['links'];
   ended: ReturnType<VmService['status']>['ended'];
+  /** Off since an earlier daemon ended. */
+  leftOff: ReturnType<VmService['status']>['leftOff'];
   stats: ReturnType<VmService['status']>['stats'];
   countedSince: string | null;
   /** What L1 said last of itself. */
@@ -95,6 +99,8 @@ export class ManagedVm {
   #served: Served | undefined;
   #problem: string | undefined;
   #stopped = false;
+  /** It is to lose all that it has, not to be left to the next daemon. */
+  #removing = false;
 
   /** Throws what is wrong with its keys. */
   constructor(name: string, spec: VmSpec, deps: VmDeps) {
@@ -116,8 +122,13 @@ export class ManagedVm {
   /** Takes over what can change while the VM runs. Throws what is wrong with its keys; then nothing has changed. */
   update(spec: VmSpec): void {
     this.#verify = this.#deps.verifier(spec.keys);
+    const before = this.#spec.nics.withoutDaemon;
     this.#spec = spec;
     const served = this.#served;
+    if (spec.nics.withoutDaemon !== before)
+      void served?.service
+        .keepOtherwise()
+        .catch((e: unknown) => this.#log.error({ problem: messageOf(e) }, 'nics.withoutDaemon not in force'));
     served?.channel.update();
     if (served?.monitor.problem === undefined) void served?.service.nics.recover();
   }
@@ -140,6 +151,7 @@ export class ManagedVm {
       used: service?.used ?? null,
       links: service?.links ?? [],
       ended: service?.ended ?? [],
+      leftOff: service?.leftOff ?? [],
       stats: service?.stats ?? [],
       countedSince: service?.since ?? null,
       l1: service?.l1 ?? null,
@@ -198,13 +210,20 @@ export class ManagedVm {
     }
     if (served && alive && options.remove && 'hotplug' in this.#spec.agent)
       await this.#unplug('port', unplugPort);
+    this.#removing = options.remove;
     this.#stop.abort(new HyperturtleError('HT_INTERRUPTED', 'the daemon is stopping'));
     await this.#running;
     this.#stopped = true;
+    if (options.remove) await forgetKept(this.#keptAt);
     await this.#arena?.close({ forget: options.remove || !this.#mayRun() });
     this.#arena = undefined;
     this.#arenaState = 'absent';
     if (options.remove) removeRecord(this.#deps.paths.run, this.name);
+  }
+
+  get #keptAt(): { vm: string; run: string; bpffs: string } {
+    const { run, bpffs } = this.#deps.paths;
+    return { vm: this.name, run, bpffs };
   }
 
   /** Whether a process may have the arena, attached or not. */
@@ -253,6 +272,8 @@ export class ManagedVm {
 
   async #openArena(): Promise<VmArena> {
     const { arenaMib, owner } = this.#spec;
+    // of a process that ended while no daemon ran
+    if (!keptIsLive(this.#keptAt)) await forgetKept(this.#keptAt);
     const spec = { vm: this.name, bytes: arenaMib << 20, owner, ...this.#deps.paths };
     const arena = await VmArena.open(spec, this.#deps.kernel);
     this.#setArena('offered', arena);
@@ -313,9 +334,22 @@ export class ManagedVm {
           settings: () => nicSettings(this.#spec, this.#deps.networks()),
           qmp: () => monitor.client(),
         },
+        keep: {
+          run: this.#deps.paths.run,
+          bpffs: this.#deps.paths.bpffs,
+          process: { pid: process.pid, startTicks },
+          withoutDaemon: () => this.#spec.nics.withoutDaemon,
+        },
       });
       undo.add('objects', () =>
-        service.close(signal.aborted ? 'the daemon is stopping' : 'the VM has ended'),
+        service.close(signal.aborted ? 'the daemon is stopping' : 'the VM has ended', {
+          keep: signal.aborted && !this.#removing,
+        }),
+      );
+      const nics = readNics(this.#deps.paths.run, this.name);
+      const same = nics?.pid === process.pid && nics.startTicks === startTicks;
+      await service.adopt(
+        same ? nics.nics.filter((n) => n.complete).map((n) => ({ id: n.info.id, ifindex: n.ifindex })) : [],
       );
       const monitor = new QmpMonitor({
         path: this.#spec.qmp,

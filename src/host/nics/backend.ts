@@ -2,6 +2,7 @@
 import type { Caller } from '../../bpf/calls.ts';
 import { closeBy } from '../../bpf/sys.ts';
 import { PACKET_HOOKS } from '../hooks.ts';
+import type { PacketHook } from '../hooks.ts';
 import { removeLeftovers } from '../packets/chain.ts';
 import type { NetdevSpec } from './plug.ts';
 import type { NicRecord } from './record.ts';
@@ -40,8 +41,8 @@ export interface Backend {
 
 /** By `call` what waits is called. Throws what makeTap and makeVdpa throw; then nothing is left. */
 export async function makeBackend(
-  network: NetworkSpec,
   call: Caller,
+  network: NetworkSpec,
   of: { vm: string; nic: string; mac: string },
 ): Promise<Backend> {
   if (network.vdpa) {
@@ -84,9 +85,13 @@ export function backendThere({ info, ifname, ifindex }: NicRecord): boolean {
   return info.kind === 'vdpa' ? vdpaThere(ifname) : ifindexOf(ifname) === ifindex;
 }
 
-/** Of a daemon that was killed: filters on a network device that are not links. */
-export async function cleanBackend(call: Caller, { info, ifname, ifindex }: NicRecord): Promise<void> {
-  if (info.kind === 'tap' && ifindexOf(ifname) === ifindex) await removeLeftovers(call, ifindex);
+/** Of a daemon that was killed: filters on a network device that are not links, and not taken over. */
+export async function cleanBackend(
+  call: Caller,
+  { info, ifname, ifindex }: NicRecord,
+  taken: readonly PacketHook[],
+): Promise<void> {
+  if (info.kind === 'tap' && ifindexOf(ifname) === ifindex) await removeLeftovers(call, ifindex, taken);
 }
 
 /** After QEMU has let it go: a tap has gone by itself. */

@@ -9,6 +9,7 @@ import { here } from '../../bpf/calls.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { Turns } from '../../core/turns.ts';
 import type { NicInfo, Params, Result } from '../../wire/schema.ts';
+import type { PacketHook } from '../hooks.ts';
 import type { HookedNic } from '../packets/packet-links.ts';
 import { isRefusal } from '../qemu-devices.ts';
 import {
@@ -68,6 +69,8 @@ export interface VmNicsOptions {
   /** Just before a NIC goes, or when it has gone: whatever is attached to its network device ends now. */
   onGoing: (nic: NicInfo, reason: string) => void | Promise<void>;
   onAdded: (nic: NicInfo) => void;
+  /** Hooks of a NIC on which what an earlier daemon attached has been taken over. */
+  taken?: (nic: string) => readonly PacketHook[];
   log: { warn(fields: object, message: string): void; info(fields: object, message: string): void };
   /** For the guest to let a NIC go; default 30 s. */
   unplugMs?: number;
@@ -155,7 +158,8 @@ export class VmNics {
         this.#bootId ??= record?.bootId ?? null;
         const earlier =
           record?.pid === process.pid && record.startTicks === process.startTicks ? record.nics : [];
-        for (const nic of earlier) await cleanBackend(this.#options.call ?? here, nic);
+        const { call = here, taken } = this.#options;
+        for (const nic of earlier) await cleanBackend(call, nic, taken?.(nic.info.id) ?? []);
         // all of them at once: whatever goes wrong with one, the record keeps the others
         this.#nics.push(...earlier);
         await closeStrayFds(qmp());

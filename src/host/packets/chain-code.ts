@@ -26,10 +26,10 @@ export const COUNT_BYTES = 16;
 const EMPTY_ANSWER = COUNT_BYTES * MAX_CHAIN;
 export const COUNTS_BYTES = EMPTY_ANSWER + 8;
 
-/** The counters as a chain begins with them. */
-export function firstCounts(hook: PacketHook): Uint8Array {
+/** The counters as a chain begins with them. `whenEmptied`: what becomes of frames once nobody holds its programs. */
+export function firstCounts(hook: PacketHook, whenEmptied: 'pass' | 'drop'): Uint8Array {
   const value = new Uint8Array(COUNTS_BYTES);
-  new DataView(value.buffer).setInt32(EMPTY_ANSWER, ANSWERS[hook].pass, true);
+  new DataView(value.buffer).setInt32(EMPTY_ANSWER, ANSWERS[hook][whenEmptied], true);
   return value;
 }
 

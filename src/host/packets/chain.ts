@@ -6,22 +6,16 @@ import type { Caller } from '../../bpf/calls.ts';
 import { OwnedFd } from '../../bpf/fds.ts';
 import { failureOf, libbpf, takePrinted } from '../../bpf/libbpf.ts';
 import { MapAccess } from '../../bpf/map-ops.ts';
-import {
-  addClsact,
-  linkTcx,
-  linkXdp,
-  loadCode,
-  removeClsact,
-  removeFilter,
-  setFilter,
-  updateLink,
-} from '../../bpf/net.ts';
-import type { Direction } from '../../bpf/net.ts';
-import { closeBy, kernelError, waitForReaders } from '../../bpf/sys.ts';
+import { filterProgram, linkPlace, loadCode, removeFilter } from '../../bpf/net.ts';
+import { kernelError, waitForReaders } from '../../bpf/sys.ts';
 import { BPF_MAP_CREATE_OPTS, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PROG_ARRAY } from '../../kernel/bpf.ts';
 import { u32, viewOf } from '../../kernel/struct.ts';
 import type { PacketHook } from '../hooks.ts';
+import { attach, directionOf, leftFilter, linkAttachment } from './attachment.ts';
+import type { Attachment } from './attachment.ts';
 import { ANSWERS, COUNTS_BYTES, COUNT_BYTES, MAX_CHAIN, chainCode, firstCounts } from './chain-code.ts';
+import { ChainPins } from './chain-pins.ts';
+import type { PinnedVersion, WithoutDaemon } from './chain-pins.ts';
 
 /** One program in the chain. */
 export interface ChainEntry {
@@ -39,18 +33,24 @@ export interface ChainCounts {
   dropped: number;
 }
 
-/** Something attached to a device. */
-interface Attachment {
-  replace(program: OwnedFd): Promise<void>;
-  close(): Promise<void>;
-}
-
 /** What runs now. */
 interface Running {
   readonly entries: readonly ChainEntry[];
-  /** The kernel empties it when the last descriptor goes, also by the death of this process. */
-  readonly programs: OwnedFd;
+  /** Of links, in the order of their counters: of an earlier daemon's version all that is known. */
+  readonly ids: readonly number[];
+  /** The kernel empties it when the last descriptor or pin goes, also by the death of this process. */
+  readonly programs?: OwnedFd;
   readonly counts: OwnedFd;
+  readonly pinned: PinnedVersion | undefined;
+}
+
+export interface ChainOptions {
+  /** False leaves out what kernels before 6.6 lack. */
+  tcx?: boolean;
+  /** Where it is pinned, in a bpffs, a directory of its own; left out: nowhere, and all frames pass without the daemon. */
+  pins?: string;
+  /** Asked with each change. */
+  withoutDaemon?: () => WithoutDaemon;
 }
 
 /** One change at a time: whoever makes one waits for the one before. */
@@ -58,79 +58,165 @@ export class PacketChain {
   readonly #call: Caller;
   readonly #ifindex: number;
   readonly #hook: PacketHook;
-  readonly #tcx: boolean;
+  readonly #options: ChainOptions;
+  readonly #pins: ChainPins | undefined;
   readonly #before = new Map<number, ChainCounts>();
   #running: Running | undefined;
   #attachment: Attachment | undefined;
 
-  /** By `call` what waits is called. `tcx: false` leaves out what kernels before 6.6 lack. */
-  constructor(call: Caller, ifindex: number, hook: PacketHook, options: { tcx?: boolean } = {}) {
+  /** By `call` what waits is called. */
+  constructor(call: Caller, ifindex: number, hook: PacketHook, options: ChainOptions = {}) {
     this.#call = call;
     this.#ifindex = ifindex;
     this.#hook = hook;
-    this.#tcx = options.tcx ?? true;
+    this.#options = options;
+    this.#pins = options.pins === undefined ? undefined : new ChainPins(options.pins);
   }
 
   get entries(): readonly ChainEntry[] {
     return this.#running?.entries ?? [];
   }
 
+  get ifindex(): number {
+    return this.#ifindex;
+  }
+
   /** Throws HT_BUSY when something else is attached, HT_NOT_FOUND without the device; then all is as before. */
   async set(entries: readonly ChainEntry[]): Promise<void> {
     if (entries.length > MAX_CHAIN) throw new RangeError(`at most ${MAX_CHAIN} programs in a chain`);
     const sorted = [...entries].sort((a, b) => a.order - b.order || a.id - b.id);
-    if (sorted.length === 0) return this.#detach();
+    if (sorted.length === 0) return this.close();
     const { program, running } = this.#build(sorted);
+    const there = this.#attachment;
     try {
-      if (this.#attachment) await this.#attachment.replace(program);
-      else this.#attachment = await attach(this.#call, this.#hook, this.#ifindex, program, this.#tcx);
+      if (there) {
+        this.#pinLink(there, running);
+        await there.replace(program);
+      } else {
+        const { tcx = true } = this.#options;
+        const made = await attach(this.#call, this.#hook, this.#ifindex, program, tcx);
+        this.#attachment = made;
+        this.#pinLink(made, running);
+      }
     } catch (e) {
-      running.programs.close();
+      if (!there) await this.#end();
+      running.programs?.close();
       running.counts.close();
+      if (running.pinned) this.#pins?.remove(running.pinned);
       throw e;
     } finally {
       program.close(); // what is attached holds it
     }
+    // a link that is to end with this process
+    if (!running.pinned) this.#pins?.removeLink();
     await this.#take(running);
   }
 
+  /**
+   * Takes over what an earlier daemon attached and pinned, and has it run these programs, with no frame in between that
+   * sees neither. `before`: what they had counted before the version that runs. False when nothing of it is attached to
+   * this device.
+   */
+  async adopt(
+    entries: readonly ChainEntry[],
+    before: ReadonlyMap<number, ChainCounts> = new Map(),
+  ): Promise<boolean> {
+    const found = await this.#found();
+    if (!found) return false;
+    this.#attachment = found.attachment;
+    for (const [id, counts] of before) this.#before.set(id, { ...counts });
+    const pinned = this.#pins?.versionOf(found.programId);
+    const counts = pinned && this.#pins?.counts(pinned);
+    if (counts) this.#running = { entries: [], ids: pinned.ids, counts, pinned };
+    await this.set(entries);
+    return true;
+  }
+
   counts(id: number): ChainCounts {
-    const total = { ...(this.#before.get(id) ?? { runs: 0, dropped: 0 }) };
-    const at = this.#running?.entries.findIndex((e) => e.id === id) ?? -1;
-    if (!this.#running || at < 0) return total;
-    const now = readCounts(this.#running.counts, at);
-    return { runs: total.runs + now.runs, dropped: total.dropped + now.dropped };
+    const total = { ...(this.#before.get(id) ?? NOTHING) };
+    const at = this.#running?.ids.indexOf(id) ?? -1;
+    return !this.#running || at < 0 ? total : plus(total, readCounts(this.#running.counts, at));
+  }
+
+  /** What was counted before the version that runs: its own counters are pinned with it. */
+  before(id: number): ChainCounts {
+    return this.#before.get(id) ?? NOTHING;
   }
 
   /** Ends all; also when the device has gone already. */
-  close(): Promise<void> {
-    return this.#detach();
-  }
-
-  async #detach(): Promise<void> {
-    const attachment = this.#attachment;
-    this.#attachment = undefined;
+  async close(): Promise<void> {
     try {
-      await attachment?.close();
+      await this.#end();
     } finally {
       await this.#take(undefined);
     }
   }
 
+  /** Ends what an earlier daemon left and nobody takes over. */
+  async discard(): Promise<void> {
+    this.#attachment ??= (await this.#found())?.attachment;
+    await this.close();
+  }
+
+  /** Gives up what this process has of it: what is pinned stays for the next daemon, and does what was asked for. */
+  async release(): Promise<void> {
+    const attachment = this.#attachment;
+    const running = this.#running;
+    this.#attachment = undefined;
+    this.#running = undefined;
+    running?.programs?.close();
+    running?.counts.close();
+    await attachment?.release();
+  }
+
+  async #end(): Promise<void> {
+    const attachment = this.#attachment;
+    this.#attachment = undefined;
+    this.#pins?.removeLink();
+    await attachment?.close();
+  }
+
+  #pinLink({ link }: Attachment, running: Running): void {
+    if (link && running.pinned) this.#pins?.addLink(link);
+  }
+
+  async #found(): Promise<{ attachment: Attachment; programId: number } | undefined> {
+    const link = this.#pins?.link();
+    if (link) {
+      try {
+        const { programId, ifindex } = await linkPlace(this.#call, link);
+        // the kernel says which device it is on: 0 when that has gone, whatever has its number now
+        if (ifindex === this.#ifindex) return { attachment: linkAttachment(this.#call, link), programId };
+      } catch (e) {
+        link.close();
+        throw e;
+      }
+      link.close();
+      return undefined;
+    }
+    if (this.#hook === 'xdp') return undefined;
+    const direction = directionOf(this.#hook);
+    const programId = await filterProgram(this.#call, this.#ifindex, direction);
+    if (programId === undefined || !this.#pins?.versionOf(programId)) return undefined;
+    return { attachment: leftFilter(this.#call, this.#ifindex, direction), programId };
+  }
+
   /** What the old chain counted is kept for those that are in the new one as well. */
   async #take(running: Running | undefined): Promise<void> {
     const old = this.#running;
-    const kept = new Map((running?.entries ?? []).map((e) => [e.id, this.counts(e.id)]));
-    this.#before.clear();
-    for (const [id, counts] of kept) this.#before.set(id, counts);
-    this.#running = running;
-    // a frame may still be in the old chain, and would pass it once the array is emptied by its closing
-    if (!old) return;
+    const gone = this.#pins?.versions().filter((v) => v.name !== running?.pinned?.name) ?? [];
     try {
-      await waitForReaders(this.#call);
+      // a frame may still be in the old chain, whose array is emptied by its closing
+      if (old || gone.length > 0) await waitForReaders(this.#call);
     } finally {
-      old.programs.close();
-      old.counts.close();
+      const kept = (running?.ids ?? []).map((id) => [id, this.counts(id)] as const);
+      this.#before.clear();
+      for (const [id, counts] of kept) this.#before.set(id, counts);
+      this.#running = running;
+      old?.programs?.close();
+      old?.counts.close();
+      if (running) for (const version of gone) this.#pins?.remove(version);
+      else this.#pins?.clear();
     }
   }
 
@@ -139,18 +225,25 @@ export class PacketChain {
     try {
       const counts = createMap(BPF_MAP_TYPE_PERCPU_ARRAY, 'ht_counts', COUNTS_BYTES, 1);
       try {
-        new MapAccess(counts).set(new Uint8Array(4), firstCounts(this.#hook));
+        const mode = this.#pins ? (this.#options.withoutDaemon?.() ?? 'keep') : 'open';
+        const emptied = mode === 'open' ? 'pass' : 'drop';
+        new MapAccess(counts).set(new Uint8Array(4), firstCounts(this.#hook, emptied));
         const fds = { programs: programs.fd, counts: counts.fd };
         const { code, types } = chainCode(this.#hook, entries.length, fds);
         const program = loadCode(ANSWERS[this.#hook].programType, 'ht_chain', code, types);
         try {
           // after the program: the kernel then knows of what type the array's programs must be
           entries.forEach((e, i) => setProgram(programs, i, e.program));
+          const ids = entries.map((e) => e.id);
+          const pinned =
+            mode === 'open'
+              ? undefined
+              : this.#pins?.add(ids, { program, counts, programs: mode === 'keep' ? programs : undefined });
+          return { program, running: { entries, ids, programs, counts, pinned } };
         } catch (e) {
           program.close();
           throw e;
         }
-        return { program, running: { entries, programs, counts } };
       } catch (e) {
         counts.close();
         throw e;
@@ -162,69 +255,17 @@ export class PacketChain {
   }
 }
 
-/** Removes what a daemon that was killed left on this device. Links have ended with it, filters of clsact have not. */
-export async function removeLeftovers(call: Caller, ifindex: number): Promise<void> {
-  await removeFilter(call, ifindex, 'ingress');
-  await removeFilter(call, ifindex, 'egress');
-}
-
-async function attach(
+/**
+ * Removes filters of clsact that a daemon that was killed left on this device, but for the hooks `taken`, which have been
+ * taken over. Links end with their pins.
+ */
+export async function removeLeftovers(
   call: Caller,
-  hook: PacketHook,
   ifindex: number,
-  program: OwnedFd,
-  tcx: boolean,
-): Promise<Attachment> {
-  if (hook === 'xdp') return linkAttachment(call, await linkXdp(call, program, ifindex));
-  const direction: Direction = hook === 'tc-ingress' ? 'ingress' : 'egress';
-  const link = tcx ? await linkTcx(call, program, ifindex, direction) : undefined;
-  return link ? linkAttachment(call, link) : await filterAttachment(call, program, ifindex, direction);
-}
-
-function linkAttachment(call: Caller, link: OwnedFd): Attachment {
-  return {
-    replace: (program) => updateLink(call, link, program),
-    close: () => closeBy(call, link),
-  };
-}
-
-/** How many filters of ours need the qdisc that we made, by device. */
-const qdiscs = new Map<number, number>();
-
-async function filterAttachment(
-  call: Caller,
-  program: OwnedFd,
-  ifindex: number,
-  direction: Direction,
-): Promise<Attachment> {
-  const users = qdiscs.get(ifindex);
-  if (await addClsact(call, ifindex)) qdiscs.set(ifindex, 1);
-  else if (users !== undefined) qdiscs.set(ifindex, users + 1);
-  const release = async (): Promise<void> => {
-    const left = qdiscs.get(ifindex);
-    if (left === undefined) return; // somebody else made it
-    if (left > 1) qdiscs.set(ifindex, left - 1);
-    else {
-      qdiscs.delete(ifindex);
-      await removeClsact(call, ifindex);
-    }
-  };
-  try {
-    await setFilter(call, program, ifindex, direction);
-  } catch (e) {
-    await release();
-    throw e;
-  }
-  return {
-    replace: (next) => setFilter(call, next, ifindex, direction),
-    async close() {
-      try {
-        await removeFilter(call, ifindex, direction);
-      } finally {
-        await release();
-      }
-    },
-  };
+  taken: readonly PacketHook[] = [],
+): Promise<void> {
+  for (const hook of ['tc-ingress', 'tc-egress'] as const)
+    if (!taken.includes(hook)) await removeFilter(call, ifindex, directionOf(hook));
 }
 
 function createMap(type: number, name: string, valueBytes: number, entries: number): OwnedFd {
@@ -255,3 +296,10 @@ function readCounts(file: OwnedFd, index: number): ChainCounts {
     values.reduce((n, v) => n + Number(viewOf(v).getBigUint64(COUNT_BYTES * index + at, true)), 0);
   return { runs: sum(0), dropped: sum(8) };
 }
+
+const NOTHING: ChainCounts = { runs: 0, dropped: 0 };
+
+const plus = (a: ChainCounts = NOTHING, b: ChainCounts): ChainCounts => ({
+  runs: a.runs + b.runs,
+  dropped: a.dropped + b.dropped,
+});

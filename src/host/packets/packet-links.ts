@@ -1,10 +1,14 @@
 /** The links of one VM's programs to hooks of its NICs: a chain for each hook of each NIC that has any. */
 import type { Caller } from '../../bpf/calls.ts';
-import { HyperturtleError } from '../../core/errors.ts';
+import path from 'node:path';
+import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { PACKET_HOOKS } from '../hooks.ts';
 import type { PacketHook } from '../hooks.ts';
 import { PacketChain } from './chain.ts';
 import type { ChainCounts, ChainEntry } from './chain.ts';
 import { MAX_CHAIN } from './chain-code.ts';
+import { namesIn } from './chain-pins.ts';
+import type { WithoutDaemon } from './chain-pins.ts';
 
 /** A NIC as far as linking needs it: its network device in L0, and which hooks that has. */
 export interface HookedNic {
@@ -20,6 +24,18 @@ export interface PacketLinksOptions {
   nics: () => readonly HookedNic[];
   /** False: filters of clsact also where the kernel has tcx. */
   tcx?: boolean;
+  /** Directory in a bpffs, this VM's and root's alone; left out: nothing outlives this process. */
+  pins?: string;
+  withoutDaemon?: () => WithoutDaemon;
+}
+
+/** What an earlier daemon had on a hook of a NIC. */
+export interface LeftPlace {
+  readonly nic: string;
+  readonly hook: PacketHook;
+  readonly ifindex: number;
+  readonly entries: readonly ChainEntry[];
+  readonly before: ReadonlyMap<number, ChainCounts>;
 }
 
 interface Place {
@@ -55,11 +71,7 @@ export class PacketLinks {
     const entries = place?.chain.entries ?? [];
     if (entries.length >= MAX_CHAIN)
       throw new HyperturtleError('HT_QUOTA', `at most ${MAX_CHAIN} programs on one hook of a NIC`);
-    if (!place) {
-      const { tcx, call } = this.#options;
-      const chain = new PacketChain(call, nic.ifindex, hook, tcx === undefined ? {} : { tcx });
-      place = { nic: nicId, hook, chain };
-    }
+    place ??= { nic: nicId, hook, chain: this.#chain(nicId, hook, nic.ifindex) };
     await place.chain.set([...entries, entry]);
     if (!this.#places.includes(place)) this.#places.push(place);
   }
@@ -87,6 +99,77 @@ export class PacketLinks {
     this.#places = this.#places.filter((p) => p.nic !== nicId);
     for (const { chain } of gone) await chain.close();
     return ids;
+  }
+
+  /** Takes over what an earlier daemon attached there. What is in the way, or undefined; then it has ended. */
+  async adopt(left: LeftPlace): Promise<string | undefined> {
+    const chain = this.#chain(left.nic, left.hook, left.ifindex);
+    let problem = 'it was not attached any more';
+    try {
+      if (left.entries.length > 0 && (await chain.adopt(left.entries, left.before))) {
+        this.#places.push({ nic: left.nic, hook: left.hook, chain });
+        return undefined;
+      }
+    } catch (e) {
+      problem = messageOf(e);
+    }
+    await chain.discard().catch((e: unknown) => (problem = `${problem}; ${messageOf(e)}`));
+    return problem;
+  }
+
+  /** Ends what an earlier daemon had begun and nobody has taken over. `nics`: those that are there. */
+  async discardOthers(nics: readonly { id: string; ifindex: number }[]): Promise<void> {
+    const { pins } = this.#options;
+    if (pins === undefined) return;
+    for (const name of namesIn(pins)) {
+      const nic = name.replaceAll(',', '.');
+      for (const hook of PACKET_HOOKS) {
+        if (!namesIn(path.join(pins, name)).includes(hook)) continue;
+        if (this.#places.some((p) => p.nic === nic && p.hook === hook)) continue;
+        await this.#chain(nic, hook, nics.find((n) => n.id === nic)?.ifindex ?? 0)
+          .discard()
+          // its pins are gone, and the rest goes with the device
+          .catch(() => {});
+      }
+    }
+  }
+
+  /** Hooks of a NIC on which there is something of this VM. */
+  hooksOf(nic: string): PacketHook[] {
+    return this.#places.filter((p) => p.nic === nic).map((p) => p.hook);
+  }
+
+  /** What becomes of frames without the daemon has changed. */
+  async refresh(): Promise<void> {
+    for (const { chain } of this.#places) await chain.set(chain.entries);
+  }
+
+  /** This process gives up all: what is to act on frames without it stays for the next daemon, the rest ends. */
+  async release(): Promise<void> {
+    const places = this.#places;
+    this.#places = [];
+    const { pins, withoutDaemon } = this.#options;
+    const stays = pins !== undefined && withoutDaemon?.() !== 'open';
+    for (const { chain } of places) await (stays ? chain.release() : chain.close());
+  }
+
+  ifindexOf(id: number): number | undefined {
+    return this.#placeOf(id)?.chain.ifindex;
+  }
+
+  /** Of what is not in the counters that are pinned. */
+  before(id: number): ChainCounts {
+    return this.#placeOf(id)?.chain.before(id) ?? { runs: 0, dropped: 0 };
+  }
+
+  #chain(nic: string, hook: PacketHook, ifindex: number): PacketChain {
+    const { tcx, call, pins, withoutDaemon } = this.#options;
+    return new PacketChain(call, ifindex, hook, {
+      ...(tcx === undefined ? {} : { tcx }),
+      // bpffs keeps names with dots for itself; no NIC's name has a comma
+      ...(pins === undefined ? {} : { pins: path.join(pins, nic.replaceAll('.', ','), hook) }),
+      ...(withoutDaemon ? { withoutDaemon } : {}),
+    });
   }
 
   counts(id: number): ChainCounts {

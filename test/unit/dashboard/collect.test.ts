@@ -23,7 +23,7 @@ const VM: VmReport = {
   qmp: { path: '/q', problem: null },
   arena: { bytes: 1 << 20, state: 'plugged' },
   agent: { socket: '/a', connected: true, hello: null },
-  ...{ used: null, ended: [], stats: [], l1: null, nicMachine: null },
+  ...{ used: null, ended: [], leftOff: [], stats: [], l1: null, nicMachine: null },
   nics: [{ ...NIC, id: 'web', ifname: 'htt0' }],
   links: [
     { id: 1, object: 'tcptop.web', program: 'in', hook: 'xdp', target: 'web', since: SINCE },

@@ -6,7 +6,13 @@ import type { VmStatus } from '../../../src/host/daemon/vm.ts';
 const nic = { hook: 'tc-egress', runs: 10, handled: 4, entries: 0, learned: 0, passed: 6, reasons: {} };
 const VM = {
   ...{ name: 'vm1', phase: 'attached', countedSince: '2026-01-01T00:00:01.500Z' },
-  ...{ agent: { connected: true }, arena: { state: 'plugged', bytes: 1 << 24 }, nics: [], ended: [] },
+  ...{
+    agent: { connected: true },
+    arena: { state: 'plugged', bytes: 1 << 24 },
+    nics: [],
+    ended: [],
+    leftOff: [],
+  },
   used: {},
   stats: [
     {
