@@ -11,6 +11,8 @@ import type { Pause, RpcCounters } from './peer-options.ts';
 
 /** Lines taken in one turn of the event loop, before others have theirs. */
 const LINES_PER_TURN = 64;
+/** And for how long: a line may be a request that takes a while to check and begin. One is always taken. */
+const TURN_MS = 1;
 
 export interface ReaderOwner {
   /** Asked before each line. When it names an obstacle, the owner calls `resume()` once that is gone. */
@@ -60,6 +62,7 @@ export class Reader {
     if (this.#reading) return;
     this.#reading = true;
     try {
+      const begun = performance.now();
       for (let budget = LINES_PER_TURN; this.#mayRead(budget); ) {
         const line = this.#lines.next();
         if (line !== undefined) {
@@ -67,6 +70,7 @@ export class Reader {
           this.#counters.linesRead++;
           this.#lineBucket.take(1);
           this.#owner.onLine(line);
+          if (performance.now() - begun > TURN_MS) budget = 0;
           continue;
         }
         const chunk = this.#stream.read() as Buffer | null;
