@@ -4,7 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import { text } from 'node:stream/consumers';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -100,6 +100,7 @@ describe.skipIf(why !== undefined)(
       l1 = await h.agent('one', BOOT_A);
       await l1.peer.request('nic.add', { id: 'web' });
       frames = TapFrames.of(vm.pid, bridge);
+      await frames.whenOpen();
       const { sent, ...passed } = await frames.passing();
       expect(sent).toBeGreaterThan(10);
       expect(passed).toEqual({ fromL2: sent, toL2: sent });
@@ -220,6 +221,25 @@ describe.skipIf(why !== undefined)(
       }
       expect(await findings()).toEqual([]);
       expect(await frames.passing(100)).toMatchObject({ fromL2: 0, toL2: 0 });
+    }, 120_000);
+
+    it('a record that is not whole is told for each NIC and hook, until L1 has something there again', async () => {
+      const { frames } = await begin('keep', ['tc-ingress'], DROP);
+      l1.close();
+      await h.endDaemon('SIGKILL');
+      writeFileSync(h.at('run/vms/one/programs.json'), '{"pid":');
+      await h.startDaemon();
+      await attached();
+      expect(await findings()).toEqual([
+        expect.stringMatching(/'unknown' on tc-ingress of NIC web is off since .*not there or not whole/),
+      ]);
+      expect(h.log).toMatch(/"object":"unknown"[^}]*"target":"web"[^}]*"msg":"left off"/);
+      expect(pins()).toEqual([]);
+      l1 = await h.agent('one', BOOT_A);
+      await load('tc-ingress', DROP['tc-ingress']);
+      await link('tc-ingress');
+      expect(await findings()).toEqual([]);
+      expect((await frames.passing(100)).fromL2).toBe(0);
     }, 120_000);
 
     it('a setting that changes is in force from the next kill -9 on', async () => {

@@ -5,6 +5,7 @@ import { readFileSync, readSync, readdirSync, readlinkSync, writeSync } from 'no
 import type { OwnedFd } from '../../src/bpf/fds.ts';
 import { ioctl, pidfdGetfd, pidfdOpen } from '../../src/bpf/sys.ts';
 import { errnoCode } from '../../src/core/errors.ts';
+import { waitFor } from '../../src/core/wait.ts';
 import { TUN_DEVICE } from '../../src/host/nics/tap.ts';
 
 const TUNGETVNETHDRSZ = { name: 'TUNGETVNETHDRSZ', code: 0x800454d7, size: 4 };
@@ -91,6 +92,18 @@ export class TapFrames {
   /** For so long. */
   passing(ms = 300): Promise<Passed> {
     return this.during(() => new Promise((resolve) => setTimeout(resolve, ms)));
+  }
+
+  /** Until frames pass in both directions: a bridge that has just come up, or a socket that is new, may lose the first. */
+  async whenOpen(): Promise<void> {
+    await waitFor(
+      'frames in both directions',
+      async () => {
+        const { fromL2, toL2 } = await this.passing(20);
+        return fromL2 > 0 && toL2 > 0 ? true : undefined;
+      },
+      { timeoutMs: 10_000, intervalMs: 10 },
+    );
   }
 
   close(): void {

@@ -23,7 +23,6 @@ import { ChainPins, WITHOUT_DAEMON, namesIn } from '../packets/chain-pins.ts';
 import type { WithoutDaemon } from '../packets/chain-pins.ts';
 import type { Admitted } from './admit.ts';
 import { pinDirectoryOf } from './arena.ts';
-import { startTicksOf } from './process-record.ts';
 
 const count = z.int().nonnegative();
 const recordSchema = z.strictObject({
@@ -82,11 +81,15 @@ export interface KeptOptions {
   withoutDaemon: () => WithoutDaemon;
 }
 
+/** Object and program of a link that is pinned and that no record names. */
+export const UNNAMED = 'unknown';
+
 type Paths = Pick<KeptOptions, 'vm' | 'run' | 'bpffs'>;
 
 const fileOf = ({ run, vm }: Pick<Paths, 'run' | 'vm'>): string => path.join(run, 'vms', vm, 'programs.json');
 /** Of chains: a directory for each NIC. */
 export const nicPinsOf = (p: Paths): string => path.join(pinDirectoryOf(p), 'nics');
+const pinsOfNic = (p: Paths, nic: string): string => path.join(nicPinsOf(p), nic.replaceAll('.', ','));
 const objectPinsOf = (p: Paths): string => path.join(pinDirectoryOf(p), 'objects');
 
 export class KeptPrograms {
@@ -135,9 +138,22 @@ export class KeptPrograms {
       if (mode === 'open' || !wanted.some((w) => w.object === object)) this.#unpin(object, number);
   }
 
-  /** Undefined when this process and boot have nothing that is known; what is pinned all the same has been removed. */
-  async restore(arenaMapId: number): Promise<Kept | undefined> {
+  /**
+   * Undefined when this process and boot have nothing; what is pinned all the same has been removed. `nics`: those of this
+   * process. What is pinned for one of them, and named by no record, is among the links as lost.
+   */
+  async restore(
+    arenaMapId: number,
+    nics: readonly { id: string; ifindex: number }[],
+  ): Promise<Kept | undefined> {
     const record = readRecord(this.#options);
+    if (record === undefined) {
+      const links = this.#unnamed(nics);
+      if (links.length > 0) {
+        for (const name of namesIn(objectPinsOf(this.#options))) this.#remove(name);
+        return unnamedKept(links);
+      }
+    }
     const { pid, startTicks } = this.#options.process;
     if (record?.pid !== pid || record.startTicks !== startTicks) {
       await forgetKept(this.#options);
@@ -155,6 +171,22 @@ export class KeptPrograms {
     for (const name of namesIn(objectPinsOf(this.#options))) if (!known.has(name)) this.#remove(name);
     const { bootId, withoutDaemon, nextLink, links, leftOff } = record;
     return { bootId, withoutDaemon, nextLink, objects, lost, links, leftOff };
+  }
+
+  #unnamed(nics: readonly { id: string; ifindex: number }[]): KeptLink[] {
+    const since = new Date().toISOString();
+    return nics.flatMap(({ id: target, ifindex }) => {
+      const directory = pinsOfNic(this.#options, target);
+      return namesIn(directory).flatMap((hook) => {
+        const versions = new ChainPins(path.join(directory, hook)).versions();
+        const ids = new Set(versions.flatMap((v) => v.ids));
+        return Array.from(ids, (id) => ({
+          info: { id, object: UNNAMED, program: UNNAMED, hook, target, since },
+          ifindex,
+          before: { runs: 0, dropped: 0 },
+        }));
+      });
+    });
   }
 
   #open(o: KeptRecord['objects'][number], arenaMapId: number): Admitted {
@@ -236,6 +268,18 @@ export class KeptPrograms {
   }
 }
 
+function unnamedKept(links: readonly KeptLink[]): Kept {
+  return {
+    bootId: null,
+    withoutDaemon: 'keep',
+    nextLink: 1 + Math.max(...links.map((l) => l.info.id)),
+    objects: [],
+    lost: new Map([[UNNAMED, 'the record of what is kept is not there or not whole']]),
+    links,
+    leftOff: [],
+  };
+}
+
 function expectSame(what: string, found: number, expected: number | undefined): void {
   if (found !== expected)
     throw new HyperturtleError('HT_NOT_FOUND', `${what} is another one than was loaded`);
@@ -254,10 +298,9 @@ export function keptVms(run: string): string[] {
   return namesIn(path.join(run, 'vms')).filter((vm) => existsSync(fileOf({ run, vm })));
 }
 
-/** Whether the process whose programs these are lives. False without a record. */
-export function keptIsLive(paths: Paths): boolean {
-  const record = readRecord(paths);
-  return record !== undefined && startTicksOf(record.pid) === record.startTicks;
+/** The process whose programs these are; undefined without a record that can be read. */
+export function keptProcess(paths: Paths): { pid: number; startTicks: number } | undefined {
+  return readRecord(paths);
 }
 
 /**
@@ -270,7 +313,7 @@ export async function forgetKept(paths: Paths): Promise<LinkInfo[]> {
   for (const { info, ifindex } of links) {
     const { hook, target } = info;
     if (!isPacketHook(hook) || hook === 'xdp' || target === null) continue;
-    const pins = new ChainPins(path.join(nicPinsOf(paths), target.replaceAll('.', ','), hook));
+    const pins = new ChainPins(path.join(pinsOfNic(paths, target), hook));
     const direction = directionOf(hook);
     const program = await filterProgram(here, ifindex, direction).catch(() => undefined);
     // another device may have the number by now

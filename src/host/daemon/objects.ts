@@ -19,6 +19,7 @@ import { admit, candidate, quotaError } from './admit.ts';
 import type { AdmissionDeps, Admitted, ElfParams, ObjectsUsed } from './admit.ts';
 import type { VmSpec } from './config.ts';
 import type { VmHooks } from './kernel.ts';
+import { UNNAMED } from './kept.ts';
 import type { Kept, KeptLink, KeptPrograms } from './kept.ts';
 
 export interface ObjectsOptions extends AdmissionDeps {
@@ -575,8 +576,11 @@ export class VmObjects {
 }
 
 /** The same program on the same hook of the same NIC. */
-const sameWork = (a: LinkInfo, b: LinkInfo): boolean =>
-  a.object === b.object && a.program === b.program && a.hook === b.hook && a.target === b.target;
+/** Of what was left off nobody may know the name: then whatever takes its place is what did its work. */
+const sameWork = (left: LinkInfo, b: LinkInfo): boolean =>
+  left.hook === b.hook &&
+  left.target === b.target &&
+  (left.object === UNNAMED || (left.object === b.object && left.program === b.program));
 
 /** Links by hook and NIC. */
 function placesOf(links: readonly KeptLink[]): KeptLink[][] {

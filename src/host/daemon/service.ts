@@ -140,7 +140,7 @@ export class VmService {
   async adopt(nics: readonly { id: string; ifindex: number }[]): Promise<void> {
     const { arena, audit, events } = this.#options;
     await this.#turns.take(async () => {
-      const kept: Kept | undefined = await this.#kept?.restore(arena.map.info().id);
+      const kept: Kept | undefined = await this.#kept?.restore(arena.map.info().id, nics);
       if (!kept) return;
       this.#keptBootId = kept.bootId ?? undefined;
       const off = await this.#objects.adopt(kept, nics);

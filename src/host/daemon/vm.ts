@@ -20,7 +20,7 @@ import { nicPorts } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
 import { EventRing } from './events.ts';
 import type { HostKernel, VmProcess } from './kernel.ts';
-import { forgetKept, keptIsLive } from './kept.ts';
+import { forgetKept, keptProcess } from './kept.ts';
 import type { Log } from './log.ts';
 import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
 import { plugPort, unplugPort } from './qemu-side.ts';
@@ -272,8 +272,9 @@ export class ManagedVm {
 
   async #openArena(): Promise<VmArena> {
     const { arenaMib, owner } = this.#spec;
-    // of a process that ended while no daemon ran
-    if (!keptIsLive(this.#keptAt)) await forgetKept(this.#keptAt);
+    // of a process that ended while no daemon ran; where the record is lost that of its NICs says whose they are
+    const of = keptProcess(this.#keptAt) ?? readNics(this.#deps.paths.run, this.name);
+    if (of === undefined || startTicksOf(of.pid) !== of.startTicks) await forgetKept(this.#keptAt);
     const spec = { vm: this.name, bytes: arenaMib << 20, owner, ...this.#deps.paths };
     const arena = await VmArena.open(spec, this.#deps.kernel);
     this.#setArena('offered', arena);
