@@ -21,7 +21,7 @@ import { imagesDisk, makeReady, payloadDisk } from './lab-ready.ts';
 import { l2ImageSpec } from './l2-image.ts';
 import { L2Level } from './levels-l2.ts';
 import type { Level } from './levels.ts';
-import { L2_CHANNELS, l2Numbers, outerMemMib, runFiles } from './machine.ts';
+import { l1AddressBits, L2_CHANNELS, l2Numbers, outerMemMib, runFiles } from './machine.ts';
 import type { Accelerator, L1Shape, RunFiles } from './machine.ts';
 import { prepareArtifacts } from './prepare.ts';
 import { cpuSeconds, isRunning } from '../core/process.ts';
@@ -104,13 +104,13 @@ let unnamed = 0;
 export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prepareArtifacts): Promise<Lab> {
   const progress = spec.progress ?? silentProgress;
   const { signal } = spec;
-  const l1: L1Shape = {
+  const shape: L1Shape = {
     cpus: spec.l1Cpus ?? 1,
     memMib: spec.l1MemoryMib ?? (spec.accel === 'bochs' ? BOCHS_L1_MEM_MIB : 2048),
     ...(spec.secondL1MemoryMib ? { secondMemMib: spec.secondL1MemoryMib } : {}),
   };
   const accel = spec.accel ?? 'tcg';
-  checkShape(l1, accel, spec.images?.length);
+  checkShape(shape, accel, spec.images?.length);
   const kernel = spec.kernel ?? defaultKernel();
   bePatient(patienceFor(kernel));
   const lifetime = spec.lifetime ?? 'owner';
@@ -119,7 +119,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   const undo = new CleanupStack();
   undo.add('run directory', () => removeLabFiles(record.dir));
   try {
-    await needMemory(outerMemMib(l1));
+    await needMemory(outerMemMib(shape));
     const cache = await openCache(64 << 20);
     const artifacts = await prepare({ kernel, qemu: spec.qemu, progress, ...(signal ? { signal } : {}) });
     const payload =
@@ -129,6 +129,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     const disk = await payloadDisk(record.dir, payload);
     const images = await imagesFor(spec, artifacts, progress);
     const imagesPath = await imagesDisk(record.dir, images);
+    const l1 = { ...shape, ...(accel === 'tcg' ? l1AddressBits(artifacts.qemu.version) : {}) };
     const boot: BootSpec = { artifacts, accel, l1, bochsModel: spec.bochsModel };
     if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
     const { machine, snapshotKey } = await start(
@@ -260,6 +261,7 @@ class RunningLab implements Lab {
       );
     return SecondL1.boot(this.l0, this.files, {
       ...{ memMib: l1.secondMemMib, cpus, kernelArgs: l1KernelArgs, signal },
+      ...(l1.addressBits === undefined ? {} : { addressBits: l1.addressBits }),
     });
   }
 

@@ -27,6 +27,8 @@ export interface MachineSpec {
   accel: Accelerator;
   cpus: number;
   memMib: number;
+  /** Of physical addresses, where the processor's are not right for the firmware; KVM's guests alone. */
+  addressBits?: number;
   /** RAM in this file. `private`: changes stay in this process, the file is a template. */
   ramFile?: { path: string; private: boolean };
   kernel: string;
@@ -144,7 +146,8 @@ export function qemuArguments(m: MachineSpec): string[] {
   if (!m.reboots) args.push('-no-reboot');
   // a large translation buffer: three kernels are translated. Interrupt routing and so on: see kernelArgs().
   args.push('-accel', m.accel === 'tcg' ? 'tcg,thread=multi,tb-size=512' : 'kvm');
-  args.push('-cpu', m.accel === 'tcg' ? TCG_CPU : 'host');
+  const host = m.addressBits === undefined ? 'host' : `host,host-phys-bits-limit=${m.addressBits}`;
+  args.push('-cpu', m.accel === 'tcg' ? TCG_CPU : host);
   args.push('-smp', String(m.cpus), '-m', `${m.memMib}M`);
   // interrupt remapping needs QEMU's own IOAPIC
   const irqchip = m.iommu ? ',kernel-irqchip=split' : '';
@@ -195,13 +198,24 @@ export function qemuArguments(m: MachineSpec): string[] {
 export interface L1Shape {
   cpus: number;
   memMib: number;
+  /** By l1AddressBits(). */
+  addressBits?: number;
   /** Memory of L0 that is kept for a second L1. */
   secondMemMib?: number;
 }
 
+/**
+ * The SeaBIOS that comes with QEMU since 8 puts 64-bit windows at the end of the physical address space. TCG has 40 bits of
+ * it, and QEMU says of an AMD guest's that the last 12 GiB below 1 TiB are reserved: no BAR that is plugged later, as the
+ * arena's is, gets an address there. With a bit less there is no such hole.
+ */
+export function l1AddressBits(qemuVersion: string): { addressBits?: number } {
+  return Number.parseInt(qemuVersion, 10) >= 8 ? { addressBits: 39 } : {};
+}
+
 /** L1, as L0 runs it. `kernelArgs`: of Artifacts.kernelArgs(1). */
 export function l1Machine(
-  shape: Pick<L1Shape, 'cpus' | 'memMib'>,
+  shape: Pick<L1Shape, 'cpus' | 'memMib' | 'addressBits'>,
   kernelArgs: string,
   { run, ports, l2, images = true, nics = true }: L1Seat = FIRST_SEAT,
 ): MachineSpec {
@@ -210,6 +224,7 @@ export function l1Machine(
     accel: 'kvm',
     cpus: shape.cpus,
     memMib: shape.memMib,
+    ...(shape.addressBits === undefined ? {} : { addressBits: shape.addressBits }),
     kernel: IN_GUEST.vmlinux,
     initrd: IN_GUEST.initramfs,
     cmdline: `console=ttyS0 ${kernelArgs}`,

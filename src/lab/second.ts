@@ -26,6 +26,7 @@ export interface SecondL1Spec {
   memMib: number;
   /** Default 1. */
   cpus?: number;
+  addressBits?: number;
   /** Of Artifacts.kernelArgs(1), as the first L1 has it. */
   kernelArgs: string;
   signal?: AbortSignal | undefined;
@@ -47,7 +48,10 @@ export class SecondL1 implements AsyncDisposable {
   /** Boots it, with the payload mounted. Throws HT_BOOT_FAILED with the end of its console; leaves nothing then. */
   static async boot(l0: Level, files: RunFiles, spec: SecondL1Spec): Promise<SecondL1> {
     const { signal } = spec;
-    const shape = { cpus: spec.cpus ?? 1, memMib: spec.memMib };
+    const shape = {
+      ...{ cpus: spec.cpus ?? 1, memMib: spec.memMib },
+      ...(spec.addressBits === undefined ? {} : { addressBits: spec.addressBits }),
+    };
     const machine = { ...l1Machine(shape, spec.kernelArgs, SECOND_SEAT), reboots: true };
     await l0.writeFile(SCRIPT, l1Script(machine, SECOND_SEAT), { signal });
     const agent = new AgentLevel('L1b', new Channel(files.channel.second, 'L1b'));

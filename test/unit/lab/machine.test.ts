@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import {
   channelBases,
   SPARE_PORTS,
+  l1AddressBits,
   l1Machine,
   l1Script,
   outerMachine,
@@ -43,6 +44,15 @@ describe('the outer machine', () => {
   it('is emulated with 4-level paging and without XSAVE and all that needs it, and passes the CPU through under KVM', () => {
     expect(valuesOf(args(), '-cpu')).toEqual(['max,la57=off,-xsave,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq']);
     expect(valuesOf(args({ accel: 'kvm' }), '-cpu')).toEqual(['host']);
+  });
+
+  it.each([
+    ['7.2.22', 'host'],
+    ['10.0.8', 'host,host-phys-bits-limit=39'],
+    ['11.1.0', 'host,host-phys-bits-limit=39'],
+  ])('of QEMU %s gives L1 addresses in which an arena that is plugged has a place', (version, cpu) => {
+    const shape = { cpus: 1, memMib: 1024, ...l1AddressBits(version) };
+    expect(valuesOf(qemuArguments(l1Machine(shape, 'quiet')), '-cpu')).toEqual([cpu]);
   });
 
   it('has a GiB more than its L1', () => {
