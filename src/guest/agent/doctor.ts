@@ -2,7 +2,7 @@
  * Findings about this L1: what it needs to be accelerated, what of it is there, and what to do about the rest. Facts
  * are collected in one place and judged in another, so that every judgement can be tested anywhere.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import os from 'node:os';
 import { kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
 import type { KvmFacts } from '../../bpf/kvm-abi.ts';
@@ -49,6 +49,8 @@ export interface Facts {
   /** What of KVM differs from what hyperturtle_guest.ko relies on. */
   kvmTypes: KvmFacts;
   turtlefs: string | undefined;
+  /** PCI devices that may be the arena, whose memory this kernel gave no address. */
+  unplacedArenas: readonly string[];
   channel: boolean;
   port: string;
   vms: readonly { pid: number; name: string; turtlefs: TurtlefsUse }[];
@@ -86,12 +88,33 @@ export function collectFacts(
     guestDevice: existsSync(GUEST_DEVICE),
     kvmTypes: kvmFacts('guest'),
     turtlefs: turtlefsMount(),
+    unplacedArenas: unplacedArenas(),
     channel: findChannel(port) !== undefined,
     port,
     vms: vmProcesses().map((v) => ({ ...v, name: vmName(v.pid) })),
     agent,
     agentProblem,
   };
+}
+
+/** By the kernel's own view of each ivshmem device: `start end flags` of its BARs, in hexadecimal. */
+function unplacedArenas(): string[] {
+  const devices = '/sys/bus/pci/devices';
+  let names: string[];
+  try {
+    names = readdirSync(devices);
+  } catch {
+    return []; // a kernel without PCI
+  }
+  return names.filter((name) => {
+    const at = (file: string): string => read(`${devices}/${name}/${file}`) ?? '';
+    return at('vendor') === '0x1af4' && at('device') === '0x1110' && hasNoAddress(at('resource'));
+  });
+}
+
+/** Whether BAR 2, the shared memory, starts nowhere. Pure. */
+export function hasNoAddress(resource: string): boolean {
+  return /^0x0+ /.test(resource.split('\n')[2] ?? '');
 }
 
 const OTHER_HYPERVISORS = ['vboxdrv', 'vmmon'];
@@ -242,7 +265,7 @@ function guestModule({ guestDevice, agent, signing }: Facts): Finding {
   return ok('hyperturtle_guest.ko is loaded');
 }
 
-function arena({ agent, turtlefs }: Facts): Finding[] {
+function arena({ agent, turtlefs, unplacedArenas: unplaced }: Facts): Finding[] {
   const found = [
     turtlefs === undefined
       ? fail(
@@ -253,14 +276,21 @@ function arena({ agent, turtlefs }: Facts): Finding[] {
   ];
   const m = agent?.module;
   if (m?.state !== 'present') return found;
-  if (!m.arenaBound)
+  if (!m.arenaBound && unplaced.length === 0)
     found.push(
       fail(
         'there is no arena',
         "the host must offer one: 'hyperturtle host args' there prints the devices; behind a root port with pref64-reserve, see this machine's kernel log",
       ),
     );
-  else {
+  if (!m.arenaBound && unplaced.length > 0)
+    found.push(
+      fail(
+        `the arena's device has no address (${unplaced.join(', ')})`,
+        "its root port needs a window (pref64-reserve) where this kernel may use it. An AMD machine of 40 address bits may not where SeaBIOS 1.16.3 puts it: give this VM '-cpu ...,phys-bits=39', or host-phys-bits=on on a host that has more",
+      ),
+    );
+  if (m.arenaBound) {
     found.push(ok(`arena of ${m.arenaBytes >> 20} MiB is bound`));
     if (!m.enabled)
       found.push(warn('programs are told to pass every fault', 'hyperturtle guest set --enable'));

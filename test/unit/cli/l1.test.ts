@@ -17,7 +17,7 @@ import {
 import { rates, topText } from '../../../src/cli/top.ts';
 import type { TopSample } from '../../../src/cli/top.ts';
 import { exec } from '../../../src/core/exec.ts';
-import { collectFacts, judge } from '../../../src/guest/agent/doctor.ts';
+import { hasNoAddress, collectFacts, judge } from '../../../src/guest/agent/doctor.ts';
 import type { Facts } from '../../../src/guest/agent/doctor.ts';
 import { Name } from '../../../src/wire/schema.ts';
 
@@ -234,6 +234,7 @@ const facts = (over: Partial<Facts> = {}): Facts => ({
   guestDevice: true,
   kvmTypes: [],
   turtlefs: '/run/hyperturtle/ram',
+  unplacedArenas: [],
   channel: true,
   port: '/dev/port',
   vms: [],
@@ -243,6 +244,24 @@ const facts = (over: Partial<Facts> = {}): Facts => ({
 });
 
 describe('doctor', () => {
+  test.each([
+    [
+      '0x00000000fe800000 0x00000000fe8000ff 0x0000000000040200\n0x0 0x0 0x0\n0x0000000000000000 0x0000000000000000 0x0000000000000000\n',
+      true,
+    ],
+    [
+      '0x00000000fe800000 0x00000000fe8000ff 0x0000000000040200\n0x0 0x0 0x0\n0x0000000000000000 0x0000000000ffffff 0x000000000014220c\n',
+      true,
+    ],
+    [
+      '0x00000000fe800000 0x00000000fe8000ff 0x0000000000040200\n0x0 0x0 0x0\n0x0000007f00000000 0x0000007f00ffffff 0x000000000014220c\n',
+      false,
+    ],
+    ['', false],
+  ])('reads off where the memory of an ivshmem device is: %#', (resource, nowhere) => {
+    expect(hasNoAddress(resource)).toBe(nowhere);
+  });
+
   test('finds nothing wrong with a machine that is set up', () => {
     expect(judge(facts()).filter((f) => f.level !== 'ok')).toEqual([]);
   });
@@ -276,6 +295,14 @@ describe('doctor', () => {
     ['another ABI', { agent: status({ module: { ...status().module, state: 'mismatch' } }) }, /another ABI/],
     ['no mount', { turtlefs: undefined }, /turtlefs is not mounted/],
     ['no arena', { agent: status({ module: { ...status().module, arenaBound: false } }) }, /no arena/],
+    [
+      'an arena without an address',
+      {
+        unplacedArenas: ['0000:01:00.0'],
+        agent: status({ module: { ...status().module, arenaBound: false } }),
+      },
+      /no address \(0000:01:00\.0\)/,
+    ],
     ['disabled', { agent: status({ module: { ...status().module, enabled: false } }) }, /pass every fault/],
     ['no port', { channel: false }, /channel \/dev\/port is not there/],
     ['no agent', { agent: undefined, agentProblem: 'none' }, /agent does not answer: none/],
