@@ -87,14 +87,17 @@ static loff_t ht_arena_llseek(struct file *file, loff_t off, int whence)
 
 /*
  * Where arrays do not fill a mapping as it is made but page by page (map_mmap_fault), the kernel's own fault handler takes the
- * map from a map's file, which ours is not. Under mmap_lock or the vma's lock; may sleep. The array bounds vmf->pgoff by what
- * its map_mmap allowed, and gives a page of its own, which the map has until it is freed: after the last vma.
+ * map from a map's file, which ours is not. Under mmap_lock or the vma's lock; may sleep. map_mmap looks at the size once, and
+ * mremap may have made the vma longer since: so we bound vmf->pgoff. The page is the array's own, which the map has until it
+ * is freed: after the last vma.
  */
 #ifdef HT_HAS_MAP_MMAP_FAULT
 static vm_fault_t ht_arena_fault(struct vm_fault *vmf)
 {
 	struct ht_arena *arena = vmf->vma->vm_file->private_data;
 
+	if (vmf->pgoff >= arena->bytes >> PAGE_SHIFT)
+		return VM_FAULT_SIGBUS;
 	return arena->map->ops->map_mmap_fault(arena->map, vmf);
 }
 

@@ -78,7 +78,11 @@ export async function planInstall(spec: InstallSpec, machine: MachineFacts): Pro
         kind: 'run',
         argv: ['dkms', 'install', id, '-k', machine.kernel],
         dkms: { kernel: machine.kernel, log: `/var/lib/dkms/${id}/build/make.log` },
-        undo: ['dkms', 'remove', id, '--all'],
+        // modules that were there for other kernels stay
+        undo: [
+          ...['dkms', 'remove', id],
+          ...(machine.dkms.added && !changed ? ['-k', machine.kernel] : ['--all']),
+        ],
       });
   }
   if (machine.udev && written(/\/rules\.d\//))

@@ -42,7 +42,7 @@ export const VmStatusSchema = z.strictObject({
   /** By the host, as runs took too long. */
   ended: z.array(EndedLink),
   /** Programs on NICs that are off since an earlier daemon ended: frames pass without them. */
-  leftOff: z.array(EndedLink),
+  leftOff: z.array(EndedLink).default([]),
   stats: z.array(HookStats),
   /** Hooks of exits count since then: at another time than before they have begun at 0 again. */
   countedSince: z.iso.datetime().nullable().optional(),

@@ -163,6 +163,12 @@ describe('installing', () => {
     await install('host');
     expect(await runs(facts(true, true))).toEqual([]);
     expect(await runs(facts(true, false))).toEqual([build]);
+    // what is built for other kernels is not undone with it
+    const undone = async (f: MachineFacts): Promise<(readonly string[])[]> =>
+      (await plan('host', '1.0.0', f)).steps.flatMap((s) => (s.kind === 'run' && s.undo ? [s.undo] : []));
+    const remove = ['dkms', 'remove', 'hyperturtle/1.0.0'];
+    expect(await undone(facts(true, false))).toEqual([[...remove, '-k', '6.1.0-50-amd64']]);
+    expect(await undone(facts(false, false))).toEqual([[...remove, '--all']]);
     writeFileSync(at('usr/src/hyperturtle-1.0.0/host/main.c'), 'old');
     expect(await runs(facts(true, true))).toEqual(['run     dkms remove hyperturtle/1.0.0 --all', build]);
   });
