@@ -16,6 +16,7 @@ import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { makeDirectory, replaceFile } from '../../core/files.ts';
 import { EndedLink, LinkInfo, ObjectInfo } from '../../wire/fields.ts';
 import { HOOK_TABLE, isPacketHook } from '../hooks.ts';
+import { closedOnError, emptyObject } from '../loader/adopt.ts';
 import type { LoadedObject } from '../loader/loader.ts';
 import { directionOf } from '../packets/attachment.ts';
 import type { ChainCounts } from '../packets/chain.ts';
@@ -191,27 +192,10 @@ export class KeptPrograms {
 
   #open(o: KeptRecord['objects'][number], arenaMapId: number): Admitted {
     const { info, identity, number } = o;
-    const object: LoadedObject = {
-      name: info.name,
-      programs: [],
-      maps: [],
-      close() {
-        for (const x of [...this.programs, ...this.maps]) x.file.close();
-      },
-      [Symbol.dispose]() {
-        this.close();
-      },
-    };
     if (number === null) throw new HyperturtleError('HT_NOT_FOUND', 'it was not kept');
-    const take = <T>(name: string, use: (file: OwnedFd) => T): T => {
-      const file = openPinned(this.#file(number, name));
-      try {
-        return use(file);
-      } catch (e) {
-        file.close();
-        throw e;
-      }
-    };
+    const object = emptyObject(info.name);
+    const take = (name: string, use: (file: OwnedFd) => void): void =>
+      closedOnError(openPinned(this.#file(number, name)), use);
     try {
       info.programs.forEach((p, i) =>
         take(`p${i}`, (file) => {

@@ -41,15 +41,10 @@ export interface LoadedObject extends Disposable {
   close(): void;
 }
 
-/** Throws HT_REFUSED for a program of another type than its hook's, or above the hook's budget; then nothing is kept. */
-export function adopt(
-  worker: Pick<WorkerProcess, 'copyFd'>,
-  answer: WorkerAnswer & { kind: 'loaded' },
-  request: { name: string; reuse?: Readonly<Record<string, OwnedFd>> },
-  hooks: readonly HookSpec[],
-): LoadedObject {
-  const object: LoadedObject = {
-    name: request.name,
+/** To be filled with programs and maps, whose descriptors are its own then. */
+export function emptyObject(name: string): LoadedObject {
+  return {
+    name,
     programs: [],
     maps: [],
     close() {
@@ -59,15 +54,28 @@ export function adopt(
       this.close();
     },
   };
-  const take = <T>(fd: number, what: string, use: (file: OwnedFd) => T): T => {
-    const file = worker.copyFd(fd, what);
-    try {
-      return use(file);
-    } catch (e) {
-      file.close();
-      throw e;
-    }
-  };
+}
+
+/** What `use` makes of a descriptor; when it throws, the descriptor is closed. */
+export function closedOnError<T>(file: OwnedFd, use: (file: OwnedFd) => T): T {
+  try {
+    return use(file);
+  } catch (e) {
+    file.close();
+    throw e;
+  }
+}
+
+/** Throws HT_REFUSED for a program of another type than its hook's, or above the hook's budget; then nothing is kept. */
+export function adopt(
+  worker: Pick<WorkerProcess, 'copyFd'>,
+  answer: WorkerAnswer & { kind: 'loaded' },
+  request: { name: string; reuse?: Readonly<Record<string, OwnedFd>> },
+  hooks: readonly HookSpec[],
+): LoadedObject {
+  const object = emptyObject(request.name);
+  const take = <T>(fd: number, what: string, use: (file: OwnedFd) => T): T =>
+    closedOnError(worker.copyFd(fd, what), use);
   try {
     for (const p of answer.programs)
       object.programs.push(
