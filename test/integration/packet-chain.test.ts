@@ -174,7 +174,8 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
       chains.push(c);
       await net.within(async () => {
         expect(net.ping()).toBe(false);
-        expect(await c.adopt([{ id: 1, order: 1, program: drop }])).toBe(true);
+        expect([await c.hold(), c.ids]).toEqual([true, [1]]);
+        await c.adopt([{ id: 1, order: 1, program: drop }], new Map());
         // one by the killed one, one without it, one here
         expect(net.ping()).toBe(false);
         expect(c.counts(1)).toEqual({ runs: 3, dropped: 3 });
@@ -182,7 +183,7 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
         // a stranger's filter, or none, is nothing to take over
         await c.close();
         expect(net.ping()).toBe(true);
-        expect(await c.adopt([{ id: 1, order: 1, program: drop }])).toBe(false);
+        expect(await c.hold()).toBe(false);
         expect(existsSync(pins)).toBe(false);
       });
     } finally {

@@ -4,7 +4,15 @@
  */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import http from 'node:http';
 import { text } from 'node:stream/consumers';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -223,23 +231,129 @@ describe.skipIf(why !== undefined)(
       expect(await frames.passing(100)).toMatchObject({ fromL2: 0, toL2: 0 });
     }, 120_000);
 
-    it('a record that is not whole is told for each NIC and hook, until L1 has something there again', async () => {
-      const { frames } = await begin('keep', ['tc-ingress'], DROP);
+    it.each([
+      ['keep', DROP, /'unknown' on tc-ingress of NIC web is held .*runs on until .*not there or not whole/],
+      [
+        'drop',
+        NEXT,
+        /'unknown' on tc-ingress of NIC web is off .*frames are dropped there.*not there or not whole/,
+      ],
+    ] as const)(
+      'with %s, a record that is not whole opens nothing: it is told for each NIC and hook, until L1 has something there again',
+      async (mode, answers, told) => {
+        const { frames } = await begin(mode, ['tc-ingress'], answers);
+        l1.close();
+        const { fromL2 } = await frames.during(async () => {
+          await h.endDaemon('SIGKILL');
+          writeFileSync(h.at('run/vms/one/programs.json'), '{"pid":');
+          await sleep(100);
+        });
+        // with drop a program had let frames pass until then
+        if (mode === 'keep') expect(fromL2).toBe(0);
+        const { fromL2: meanwhile, sent } = await frames.during(async () => {
+          await h.startDaemon();
+          await attached();
+          await h.whenVm('one', (v) => v.nics.length === 1);
+        });
+        expect(sent).toBeGreaterThan(50);
+        expect(meanwhile).toBe(0);
+        expect(await findings()).toEqual([expect.stringMatching(told)]);
+        expect(h.log).toMatch(/"object":"unknown"[^}]*"target":"web"[^}]*"msg":"left off"/);
+        l1 = await h.agent('one', BOOT_A);
+        expect((await l1.peer.request('list', {})).links).toEqual([]);
+        await load('tc-ingress', NEXT['tc-ingress']);
+        await link('tc-ingress');
+        expect(await findings()).toEqual([]);
+        const after = await frames.passing(100);
+        expect(after.fromL2).toBe(after.sent);
+        // and nothing of the earlier version is left
+        await l1.peer.request('unload', { name: 'tc-ingress', force: true });
+        expect(pins()).toEqual([]);
+      },
+      120_000,
+    );
+
+    it('an object that cannot be had again keeps its hook held as it was, and a NIC that goes ends that', async () => {
+      const { frames } = await begin(undefined, ['tc-ingress', 'tc-egress'], DROP);
       l1.close();
       await h.endDaemon('SIGKILL');
-      writeFileSync(h.at('run/vms/one/programs.json'), '{"pid":');
-      await h.startDaemon();
-      await attached();
+      const object = readdirSync(h.at('bpf/hyperturtle/one/objects')).sort()[0] ?? '';
+      rmSync(h.at(`bpf/hyperturtle/one/objects/${object}`), { recursive: true });
+      const { fromL2 } = await frames.during(async () => {
+        await h.startDaemon();
+        await attached();
+        await h.whenVm('one', (v) => v.nics.length === 1);
+      });
+      expect(fromL2).toBe(0);
       expect(await findings()).toEqual([
-        expect.stringMatching(/'unknown' on tc-ingress of NIC web is off since .*not there or not whole/),
+        expect.stringMatching(/'tc-ingress' on tc-ingress of NIC web is held as the earlier daemon left it/),
       ]);
-      expect(h.log).toMatch(/"object":"unknown"[^}]*"target":"web"[^}]*"msg":"left off"/);
-      expect(pins()).toEqual([]);
       l1 = await h.agent('one', BOOT_A);
-      await load('tc-ingress', DROP['tc-ingress']);
-      await link('tc-ingress');
+      expect((await l1.peer.request('list', {})).links.map((l) => l.hook)).toEqual(['tc-egress']);
+      await l1.peer.request('nic.del', { id: 'web' });
+      expect([await findings(), pins()]).toEqual([[], []]);
+    }, 120_000);
+
+    it('where the record of NICs is lost as well, that is told, and no frame passes before the NIC has gone', async () => {
+      const { frames } = await begin(undefined, ['xdp', 'tc-egress'], DROP);
+      l1.close();
+      await h.endDaemon('SIGKILL');
+      for (const name of ['programs', 'nics']) writeFileSync(h.at(`run/vms/one/${name}.json`), '{');
+      const { fromL2, toL2 } = await frames.during(async () => {
+        await h.startDaemon();
+        await attached();
+      });
+      expect([fromL2, toL2]).toEqual([0, 0]);
+      expect(await findings()).toEqual([
+        expect.stringMatching(/'unknown' on xdp of NIC web is .*its NIC 'web' is not there any more/),
+        expect.stringMatching(/'unknown' on tc-egress of NIC web is .*its NIC 'web' is not there any more/),
+      ]);
+      l1 = await h.agent('one', BOOT_A);
+      expect(await l1.peer.request('nic.del', { id: 'web' })).toEqual({ existed: false });
+      expect([await findings(), pins()]).toEqual([[], []]);
+    }, 120_000);
+
+    it('what L1 has ended does not act again, though the record of it could not be written', async () => {
+      const { frames } = await begin(undefined, ['tc-ingress'], NEXT);
+      if (!clang) return;
+      const elf = compileBpf(clang, packetSource(SECTIONS['tc-ingress'], DROP['tc-ingress']));
+      await l1.peer.request('load', { name: 'dropper', elf: elf.toString('base64') }, { timeoutMs: 20_000 });
+      const dropper = { object: 'dropper', hook: 'tc-ingress', target: 'web' };
+      const { id } = (await l1.peer.request('link', dropper)).link;
+      expect((await frames.passing(50)).fromL2).toBe(0);
+      mkdirSync(h.at('run/vms/one/programs.json.new')); // in the way of every new record
+      await l1.peer.request('unlink', { id });
+      await l1.peer.request('unload', { name: 'dropper', force: false });
+      // and a link that the next daemon could not find is not made, nor a new order kept
+      await expect(
+        l1.peer.request('link', { object: 'tc-ingress', hook: 'tc-ingress', target: 'web', order: 7 }),
+      ).rejects.toThrow('the other side failed');
+      await restart('SIGKILL');
+      l1 = await h.agent('one', BOOT_A);
+      const { objects, links } = await l1.peer.request('list', {});
+      expect([objects.map((o) => o.name), links.map((l) => [l.object, l.order])]).toEqual([
+        ['tc-ingress'],
+        [['tc-ingress', 100]],
+      ]);
+      const { fromL2, sent } = await frames.passing(100);
+      expect(fromL2).toBe(sent);
       expect(await findings()).toEqual([]);
-      expect((await frames.passing(100)).fromL2).toBe(0);
+    }, 120_000);
+
+    it('a VM that the configuration has no more, and whose pins cannot be ended, does not keep the daemon from starting', async () => {
+      await begin(undefined, ['xdp'], DROP);
+      l1.close();
+      await h.endDaemon('SIGKILL');
+      h.writeConfig({});
+      // no directory of pins, but a file: neither to be read nor removed as one
+      const nics = h.at('run/vms/gone');
+      mkdirSync(nics, { recursive: true });
+      writeFileSync(h.at('run/vms/gone/programs.json'), '{');
+      mkdirSync(h.at('bpf/hyperturtle/gone'), { recursive: true });
+      symlinkSync('/proc/self/mem', h.at('bpf/hyperturtle/gone/nics'));
+      await h.startDaemon();
+      expect(h.log).toContain('programs on NICs of a VM that the configuration has no more');
+      expect(pins()).toEqual([h.at('bpf/hyperturtle/gone/nics')]);
     }, 120_000);
 
     it('a setting that changes is in force from the next kill -9 on', async () => {
@@ -304,17 +418,29 @@ describe.skipIf(why !== undefined)(
 
     it('a daemon that is killed at any moment of a change leaves what it has granted, and nothing else', async () => {
       await begin(undefined, ['xdp', 'tc-egress'], NEXT);
+      if (!clang) return;
+      const versions = [NEXT['tc-ingress'], 0].map((answer) =>
+        compileBpf(clang, packetSource(SECTIONS['tc-ingress'], answer)).toString('base64'),
+      );
+      let version = 0;
       await load('tc-ingress', NEXT['tc-ingress']);
-      for (let round = 0; round < 4; round++) {
+      for (let round = 0; round < 6; round++) {
         let granted: LinkInfo[] = [];
         const changes = (async () => {
           for (;;) {
             granted = (await l1.peer.request('list', {})).links;
             const { id } = await link('tc-ingress');
+            await l1.peer.request('link', {
+              object: 'tc-ingress',
+              hook: 'tc-ingress',
+              target: 'web',
+              order: 7,
+            });
+            await l1.peer.request('replace', { name: 'tc-ingress', elf: versions[++version % 2] ?? '' });
             await l1.peer.request('unlink', { id });
           }
         })().catch(() => {});
-        await sleep(300 + 37 * round);
+        await sleep(250 + 87 * round);
         await h.endDaemon('SIGKILL');
         l1.close();
         await changes;

@@ -21,7 +21,7 @@ import { adminSocketOf, checkVm, readConfig, socketsOf } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
 import { networkFindings, vmFindings } from './doctor.ts';
 import { hostFindings } from './doctor-host.ts';
-import { forgetKept, keptVms } from './kept.ts';
+import { forgetOthers } from './forget.ts';
 import type { HostKernel } from './kernel.ts';
 import type { DaemonLog } from './log.ts';
 import { Metrics } from './metrics.ts';
@@ -144,20 +144,9 @@ export class HostDaemon {
       for (const f of failed) log.error({ err: f.reason as unknown }, 'stopping a VM');
       this.#vms.clear();
     });
-    await this.#forgetOthers(wanted);
+    await forgetOthers(this.#config, wanted, log);
     for (const { vm } of this.#vms.values()) vm.start();
     log.info({ version: this.#options.version, instance: this.instance, vms: wanted.size }, 'started');
-  }
-
-  /** What an earlier daemon kept for VMs that the configuration has no more. */
-  async #forgetOthers(wanted: ReadonlyMap<string, unknown>): Promise<void> {
-    const { run, bpffs } = this.#config;
-    for (const vm of keptVms(run)) {
-      if (wanted.has(vm)) continue;
-      const links = await forgetKept({ vm, run, bpffs });
-      if (links.length > 0)
-        this.#log.log.warn({ vm, links }, 'programs on NICs ended: the configuration has this VM no more');
-    }
   }
 
   #make(name: string, spec: VmSpec): ManagedVm {

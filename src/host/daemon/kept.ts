@@ -3,57 +3,31 @@
  * program and map by map in a bpffs, and a record in the run directory that says what they are and where they were linked.
  * The record is of one process and one boot; pins that no record of a process that lives names are removed.
  */
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import path from 'node:path';
-import { z } from 'zod';
-import { here } from '../../bpf/calls.ts';
+import type { Caller } from '../../bpf/calls.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { mapInfo, mapMemoryBytes } from '../../bpf/map-ops.ts';
-import { filterProgram, removeFilter } from '../../bpf/net.ts';
 import { programInfo } from '../../bpf/object.ts';
 import { openPinned, pin } from '../../bpf/pins.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { makeDirectory, replaceFile } from '../../core/files.ts';
-import { EndedLink, LinkInfo, ObjectInfo } from '../../wire/fields.ts';
-import { HOOK_TABLE, isPacketHook } from '../hooks.ts';
+import type { EndedLink, LinkInfo } from '../../wire/schema.ts';
+import { networkDevices } from '../nics/tap.ts';
+import { HOOK_TABLE } from '../hooks.ts';
 import { closedOnError, emptyObject } from '../loader/adopt.ts';
 import type { LoadedObject } from '../loader/loader.ts';
-import { directionOf } from '../packets/attachment.ts';
 import type { ChainCounts } from '../packets/chain.ts';
-import { ChainPins, WITHOUT_DAEMON, namesIn } from '../packets/chain-pins.ts';
+import { namesIn } from '../packets/chain-pins.ts';
 import type { WithoutDaemon } from '../packets/chain-pins.ts';
+import { leftAttached } from '../packets/left.ts';
 import type { Admitted } from './admit.ts';
-import { pinDirectoryOf } from './arena.ts';
+import { forgetKept } from './forget.ts';
+import { fileOf, objectPinsOf, pinnedChains, readRecord } from './kept-record.ts';
+import type { KeptPaths, KeptRecord } from './kept-record.ts';
 
-const count = z.int().nonnegative();
-const recordSchema = z.strictObject({
-  pid: z.int().positive(),
-  startTicks: count,
-  bootId: z.string().nullable(),
-  withoutDaemon: z.enum(WITHOUT_DAEMON),
-  nextLink: z.int().positive(),
-  objects: z.array(
-    z.strictObject({
-      /** Its directory among the pins; null: it is not pinned. */
-      number: count.nullable(),
-      identity: z.string(),
-      info: ObjectInfo,
-      /** The kernel's numbers, in the order of the pins. */
-      programs: z.array(count),
-      maps: z.array(count),
-    }),
-  ),
-  links: z.array(
-    z.strictObject({
-      info: LinkInfo,
-      ifindex: z.int().positive(),
-      before: z.strictObject({ runs: count, dropped: count }),
-    }),
-  ),
-  /** What could not be taken over, by an earlier daemon. */
-  leftOff: z.array(EndedLink),
-});
-type KeptRecord = z.infer<typeof recordSchema>;
+/** Object and program of a link that is pinned and that no record names. */
+export const UNNAMED = 'unknown';
 
 export interface KeptLink {
   readonly info: LinkInfo;
@@ -73,25 +47,13 @@ export interface Kept {
   readonly leftOff: readonly EndedLink[];
 }
 
-export interface KeptOptions {
-  vm: string;
-  run: string;
-  bpffs: string;
+export interface KeptOptions extends KeptPaths {
+  /** By it what waits is called. */
+  call: Caller;
   process: { pid: number; startTicks: number };
   bootId: () => string | undefined;
   withoutDaemon: () => WithoutDaemon;
 }
-
-/** Object and program of a link that is pinned and that no record names. */
-export const UNNAMED = 'unknown';
-
-type Paths = Pick<KeptOptions, 'vm' | 'run' | 'bpffs'>;
-
-const fileOf = ({ run, vm }: Pick<Paths, 'run' | 'vm'>): string => path.join(run, 'vms', vm, 'programs.json');
-/** Of chains: a directory for each NIC. */
-export const nicPinsOf = (p: Paths): string => path.join(pinDirectoryOf(p), 'nics');
-const pinsOfNic = (p: Paths, nic: string): string => path.join(nicPinsOf(p), nic.replaceAll('.', ','));
-const objectPinsOf = (p: Paths): string => path.join(pinDirectoryOf(p), 'objects');
 
 export class KeptPrograms {
   readonly #options: KeptOptions;
@@ -116,9 +78,11 @@ export class KeptPrograms {
     const wanted = Array.from(state.objects).filter((o) =>
       state.links.some((l) => l.info.object === o.info.name),
     );
-    if (wanted.length + state.leftOff.length > 0) {
+    try {
+      if (wanted.length + state.leftOff.length === 0) return rmSync(fileOf(this.#options), { force: true });
       if (mode !== 'open') for (const { object } of wanted) this.#pin(object);
       const record: KeptRecord = {
+        version: 1,
         ...process,
         bootId: bootId() ?? null,
         withoutDaemon: mode,
@@ -134,31 +98,28 @@ export class KeptPrograms {
         leftOff: [...state.leftOff],
       };
       replaceFile(fileOf(this.#options), JSON.stringify(record), { mode: 0o600 });
-    } else rmSync(fileOf(this.#options), { force: true });
-    for (const [object, number] of this.#numbers)
-      if (mode === 'open' || !wanted.some((w) => w.object === object)) this.#unpin(object, number);
+    } finally {
+      // also when the record still names them: what was unloaded is not to be found again
+      for (const [object, number] of this.#numbers)
+        if (mode === 'open' || !wanted.some((w) => w.object === object)) this.#unpin(object, number);
+    }
   }
 
   /**
    * Undefined when this process and boot have nothing; what is pinned all the same has been removed. `nics`: those of this
-   * process. What is pinned for one of them, and named by no record, is among the links as lost.
+   * process. Where no record can be read, links that are pinned and act on a network device are there as lost.
    */
   async restore(
     arenaMapId: number,
     nics: readonly { id: string; ifindex: number }[],
   ): Promise<Kept | undefined> {
     const record = readRecord(this.#options);
-    if (record === undefined) {
-      const links = this.#unnamed(nics);
-      if (links.length > 0) {
-        for (const name of namesIn(objectPinsOf(this.#options))) this.#remove(name);
-        return unnamedKept(links);
-      }
-    }
     const { pid, startTicks } = this.#options.process;
     if (record?.pid !== pid || record.startTicks !== startTicks) {
-      await forgetKept(this.#options);
-      return undefined;
+      const links = record ? [] : await this.#unnamed(nics);
+      if (links.length === 0) await forgetKept(this.#options, this.#options.call);
+      else for (const name of namesIn(objectPinsOf(this.#options))) this.#remove(name);
+      return links.length === 0 ? undefined : unnamedKept(links);
     }
     const objects: Admitted[] = [];
     const lost = new Map<string, string>();
@@ -174,20 +135,24 @@ export class KeptPrograms {
     return { bootId, withoutDaemon, nextLink, objects, lost, links, leftOff };
   }
 
-  #unnamed(nics: readonly { id: string; ifindex: number }[]): KeptLink[] {
+  async #unnamed(nics: readonly { id: string; ifindex: number }[]): Promise<KeptLink[]> {
     const since = new Date().toISOString();
-    return nics.flatMap(({ id: target, ifindex }) => {
-      const directory = pinsOfNic(this.#options, target);
-      return namesIn(directory).flatMap((hook) => {
-        const versions = new ChainPins(path.join(directory, hook)).versions();
-        const ids = new Set(versions.flatMap((v) => v.ids));
-        return Array.from(ids, (id) => ({
+    const found: KeptLink[] = [];
+    for (const { nic: target, hook, pins } of pinnedChains(this.#options)) {
+      const known = nics.find((n) => n.id === target)?.ifindex;
+      const devices = (): number[] => (known === undefined ? networkDevices() : [known]);
+      const left = await leftAttached(this.#options.call, pins, hook, devices);
+      left?.link?.close();
+      if (!left) continue;
+      const ids = pins.versionOf(left.programId)?.ids ?? pins.versions().flatMap((v) => v.ids);
+      for (const id of new Set(ids))
+        found.push({
           info: { id, object: UNNAMED, program: UNNAMED, hook, target, since },
-          ifindex,
+          ifindex: left.ifindex,
           before: { runs: 0, dropped: 0 },
-        }));
-      });
-    });
+        });
+    }
+    return found;
   }
 
   #open(o: KeptRecord['objects'][number], arenaMapId: number): Admitted {
@@ -267,43 +232,4 @@ function unnamedKept(links: readonly KeptLink[]): Kept {
 function expectSame(what: string, found: number, expected: number | undefined): void {
   if (found !== expected)
     throw new HyperturtleError('HT_NOT_FOUND', `${what} is another one than was loaded`);
-}
-
-function readRecord(paths: Paths): KeptRecord | undefined {
-  try {
-    return recordSchema.parse(JSON.parse(readFileSync(fileOf(paths), 'utf8')));
-  } catch {
-    return undefined; // none, or not whole: nothing is known then
-  }
-}
-
-/** VMs of which there is a record. */
-export function keptVms(run: string): string[] {
-  return namesIn(path.join(run, 'vms')).filter((vm) => existsSync(fileOf({ run, vm })));
-}
-
-/** The process whose programs these are; undefined without a record that can be read. */
-export function keptProcess(paths: Paths): { pid: number; startTicks: number } | undefined {
-  return readRecord(paths);
-}
-
-/**
- * Ends all that is pinned for this VM, and forgets it. Links end with their pins; filters on network devices that are there
- * yet are removed. Never throws for what is not there. The names of the links that were known.
- */
-export async function forgetKept(paths: Paths): Promise<LinkInfo[]> {
-  const links = readRecord(paths)?.links ?? [];
-  rmSync(fileOf(paths), { force: true });
-  for (const { info, ifindex } of links) {
-    const { hook, target } = info;
-    if (!isPacketHook(hook) || hook === 'xdp' || target === null) continue;
-    const pins = new ChainPins(path.join(pinsOfNic(paths, target), hook));
-    const direction = directionOf(hook);
-    const program = await filterProgram(here, ifindex, direction).catch(() => undefined);
-    // another device may have the number by now
-    if (program !== undefined && pins.versionOf(program)) await removeFilter(here, ifindex, direction);
-  }
-  for (const directory of [nicPinsOf(paths), objectPinsOf(paths)])
-    rmSync(directory, { recursive: true, force: true });
-  return links.map((l) => l.info);
 }

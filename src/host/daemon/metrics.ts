@@ -97,11 +97,14 @@ export class Metrics {
     this.#perVm('hook_link_ended', 'Links that were ended as runs took too long, and not made again', (vm) =>
       vm.ended.map(({ link }) => [{ hook: link.hook }, 1]),
     );
-    this.#perVm('nic_link_left_off', 'Links to NICs that are off since an earlier daemon ended', (vm) =>
-      HOOK_TABLE.flatMap(({ name }): Sample[] => {
-        const n = vm.leftOff.filter(({ link }) => link.hook === name).length;
-        return n === 0 ? [] : [[{ hook: name }, n]];
-      }),
+    this.#perVm(
+      'nic_link_left_off',
+      'Links to NICs that could not be taken over from an earlier daemon: off, or held as they were',
+      (vm) =>
+        HOOK_TABLE.flatMap(({ name }): Sample[] => {
+          const n = vm.leftOff.filter(({ link }) => link.hook === name).length;
+          return n === 0 ? [] : [[{ hook: name }, n]];
+        }),
     );
     this.#perVm('hook_reasons', 'Why the program did not answer; L1 ran for all of them but PRESENT', (vm) =>
       vm.stats.flatMap((s) =>

@@ -14,31 +14,28 @@ import { HOOK_TABLE, isPacketHook } from '../hooks.ts';
 import type { HookName, PacketHook } from '../hooks.ts';
 import type { LoadedObject, LoadedProgram } from '../loader/loader.ts';
 import type { ChainEntry } from '../packets/chain.ts';
+import type { WithoutDaemon } from '../packets/chain-pins.ts';
 import type { PacketLinks } from '../packets/packet-links.ts';
 import { admit, candidate, quotaError } from './admit.ts';
 import type { AdmissionDeps, Admitted, ElfParams, ObjectsUsed } from './admit.ts';
 import type { VmSpec } from './config.ts';
 import type { VmHooks } from './kernel.ts';
-import { UNNAMED } from './kept.ts';
 import type { Kept, KeptLink, KeptPrograms } from './kept.ts';
+import { DEFAULT_ORDER, leftOffOf, leftPlaces, noLongerHeld, sameWork } from './takeover.ts';
+import type { KnownNic } from './takeover.ts';
 
 export interface ObjectsOptions extends AdmissionDeps {
   hooks: VmHooks;
   packets: PacketLinks;
   /** Left out: nothing outlives this process. */
   kept?: KeptPrograms | undefined;
+  withoutDaemon?: (() => WithoutDaemon) | undefined;
 }
-
-/** A link that was there before the daemon ended, and could not be taken over. */
-export type LeftOff = EndedLink;
 
 interface Linked {
   readonly info: LinkInfo;
   readonly hook: HookName;
 }
-
-/** Of programs on one hook of a NIC, when L1 does not say. */
-const DEFAULT_ORDER = 100;
 
 /** Nothing is linked to a hook so soon after the kernel has ended a link of it: overruns are counted for a minute. */
 const AFTER_END_MS = 60_000;
@@ -50,7 +47,7 @@ export class VmObjects {
   /** By hook; until another link or version takes its place. */
   readonly #ended = new Map<HookName, EndedLink>();
   /** Until the same hook of the same NIC has the object's program again. */
-  #leftOff: LeftOff[] = [];
+  #leftOff: EndedLink[] = [];
   /** By hook, on the clock of performance.now(). */
   readonly #closedUntil = new Map<HookName, number>();
   #nextLink = 1;
@@ -182,17 +179,16 @@ export class VmObjects {
 
   /** A link that the next daemon would not find is not made. */
   async #keepNew(info: LinkInfo): Promise<void> {
+    const before = this.#leftOff;
+    this.#leftOff = before.filter(({ link }) => !sameWork(link, info));
     try {
       this.#save();
     } catch (e) {
+      this.#leftOff = before;
       this.#links.delete(info.id);
       await this.#options.packets.unlink(info.id);
       throw e;
     }
-    const left = this.#leftOff.filter(({ link }) => !sameWork(link, info));
-    if (left.length === this.#leftOff.length) return;
-    this.#leftOff = left;
-    this.#save();
   }
 
   /** Ends the links to a NIC that goes; they are returned. */
@@ -256,6 +252,7 @@ export class VmObjects {
         await this.#end(link);
         ended.push(link.info);
       });
+    await attempt(() => this.#options.packets.endHeld());
     this.#links.clear();
     this.#ended.clear();
     for (const { object } of this.#objects.values()) await attempt(() => object.close());
@@ -287,66 +284,40 @@ export class VmObjects {
 
   /**
    * Takes over what an earlier daemon left, before anything else. `nics`: those that the VM had then. The links that could
-   * not be, with the reason; what they did has ended.
+   * not be, with the reason.
    */
-  async adopt(kept: Kept, nics: readonly { id: string; ifindex: number }[]): Promise<LeftOff[]> {
+  async adopt(kept: Kept, nics: readonly KnownNic[]): Promise<EndedLink[]> {
+    const { packets, withoutDaemon } = this.#options;
     for (const o of kept.objects) this.#objects.set(o.info.name, o);
     this.#nextLink = kept.nextLink;
-    const failed = new Map<number, string>();
-    for (const links of placesOf(kept.links)) {
-      const whole = links.flatMap((l) => this.#leftEntry(l, kept, nics, failed));
-      const [first] = links;
-      const hook = first?.info.hook ?? '';
-      if (!first || !isPacketHook(hook)) continue;
-      const problem = await this.#options.packets.adopt({
-        nic: first.info.target ?? '',
-        hook,
-        ifindex: first.ifindex,
-        entries: whole,
-        before: new Map(links.map((l) => [l.info.id, l.before])),
-      });
-      for (const { info } of links)
-        if (problem === undefined && !failed.has(info.id)) this.#links.set(info.id, { info, hook });
-        else if (!failed.has(info.id)) failed.set(info.id, problem ?? '');
+    const programOf = (link: LinkInfo): ChainEntry['program'] | undefined => {
+      const there = this.#objects.get(link.object)?.object.programs;
+      const program = there?.find((p) => p.hook === link.hook && p.name === link.program);
+      return program && fileOf(program);
+    };
+    const fresh: EndedLink[] = [];
+    for (const place of leftPlaces(kept, nics, programOf)) {
+      const { nic, hook } = place;
+      const links = kept.links.map((l) => l.info).filter((l) => l.target === nic && l.hook === hook);
+      const adopted = await packets.adopt(place);
+      fresh.push(...leftOffOf(links, adopted, withoutDaemon?.()));
+      if ('problem' in adopted) continue;
+      for (const info of links) if (adopted.ids.includes(info.id)) this.#links.set(info.id, { info, hook });
     }
-    await this.#options.packets.discardOthers(nics);
-    const at = new Date().toISOString();
-    const fresh = kept.links.flatMap(({ info: link }) => {
-      const why = failed.get(link.id);
-      return why === undefined
-        ? []
-        : [{ link, reason: `off since the host's daemon ended, frames pass without it: ${why}`, at }];
-    });
+    await packets.discardOthers(nics);
     this.#leftOff = [...kept.leftOff, ...fresh];
     this.#saveQuietly();
     return fresh;
   }
 
-  #leftEntry(
-    { info, ifindex }: KeptLink,
-    kept: Kept,
-    nics: readonly { id: string; ifindex: number }[],
-    failed: Map<number, string>,
-  ): ChainEntry[] {
-    const { id, hook, order = DEFAULT_ORDER } = info;
-    const program = this.#objects
-      .get(info.object)
-      ?.object.programs.find((p) => p.hook === hook && p.name === info.program);
-    const nic = nics.find((n) => n.id === info.target);
-    if (kept.withoutDaemon === 'open') failed.set(id, "the VM's nics.withoutDaemon is open");
-    else if (nic?.ifindex !== ifindex) failed.set(id, `its NIC '${info.target ?? ''}' is not there any more`);
-    else if (!program) failed.set(id, kept.lost.get(info.object) ?? 'its object has no such program');
-    else return [{ id, order, program: fileOf(program) }];
-    return [];
-  }
-
   /** What becomes of frames without the daemon has changed. */
   async keepOtherwise(): Promise<void> {
     await this.#options.packets.refresh();
+    if (this.#options.withoutDaemon?.() === 'open') this.#leftOff = this.#leftOff.map(noLongerHeld);
     this.#save();
   }
 
-  get leftOff(): readonly LeftOff[] {
+  get leftOff(): readonly EndedLink[] {
     return this.#leftOff;
   }
 
@@ -493,7 +464,13 @@ export class VmObjects {
     await this.#options.packets.change(link.info.id, { order });
     const info = { ...link.info, order };
     this.#links.set(info.id, { ...link, info });
-    this.#save();
+    try {
+      this.#save();
+    } catch (e) {
+      this.#links.set(info.id, link);
+      await this.#options.packets.change(info.id, { order: link.info.order ?? DEFAULT_ORDER });
+      throw e;
+    }
     return info;
   }
 
@@ -573,23 +550,6 @@ export class VmObjects {
     }
     return { objects, programs, links: this.#links.size, maps, mapBytes };
   }
-}
-
-/** The same program on the same hook of the same NIC. */
-/** Of what was left off nobody may know the name: then whatever takes its place is what did its work. */
-const sameWork = (left: LinkInfo, b: LinkInfo): boolean =>
-  left.hook === b.hook &&
-  left.target === b.target &&
-  (left.object === UNNAMED || (left.object === b.object && left.program === b.program));
-
-/** Links by hook and NIC. */
-function placesOf(links: readonly KeptLink[]): KeptLink[][] {
-  const places = new Map<string, KeptLink[]>();
-  for (const link of links) {
-    const place = `${link.info.hook} ${link.info.target ?? ''}`;
-    places.set(place, [...(places.get(place) ?? []), link]);
-  }
-  return [...places.values()];
 }
 
 const fileOf = (program: LoadedProgram): { fd: number; name: string } => ({

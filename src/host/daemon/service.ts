@@ -24,10 +24,11 @@ import { mapDelete, mapDump, mapGet, mapSet } from './map-methods.ts';
 import { PacketLinks } from '../packets/packet-links.ts';
 import { VmNics } from '../nics/nics.ts';
 import type { VmNicsOptions } from '../nics/nics.ts';
-import { KeptPrograms, nicPinsOf } from './kept.ts';
+import { KeptPrograms } from './kept.ts';
+import { nicPinsOf } from './kept-record.ts';
 import type { Kept, KeptOptions } from './kept.ts';
 import { VmObjects } from './objects.ts';
-import type { LeftOff, ObjectsOptions } from './objects.ts';
+import type { ObjectsOptions } from './objects.ts';
 import { Budget } from './budget.ts';
 import { Watches } from './watches.ts';
 import { setOwn } from '../../core/own.ts';
@@ -46,7 +47,7 @@ const ELF_BYTES_PER_SECOND = 2 << 20;
 
 export interface ServiceOptions extends Omit<ObjectsOptions, 'packets' | 'kept'> {
   /** Where what acts on frames without the daemon is kept, and what that is; left out: nothing is. */
-  keep?: Omit<KeptOptions, 'vm' | 'bootId'>;
+  keep?: Omit<KeptOptions, 'vm' | 'bootId' | 'call'>;
   /** By it what waits for the kernel is called: one call of this VM after the other. */
   call: Caller;
   nics: Omit<VmNicsOptions, 'vm' | 'call' | 'onGoing' | 'onAdded' | 'log'>;
@@ -127,15 +128,19 @@ export class VmService {
       nics: () => this.nics.hooked(),
       ...(keep ? { pins: nicPinsOf({ ...keep, vm }), withoutDaemon: keep.withoutDaemon } : {}),
     });
-    this.#kept = keep && new KeptPrograms({ ...keep, vm, bootId: () => this.#bootId ?? this.#keptBootId });
-    this.#objects = new VmObjects({ ...options, packets, kept: this.#kept });
+    this.#kept =
+      keep && new KeptPrograms({ ...keep, vm, call, bootId: () => this.#bootId ?? this.#keptBootId });
+    this.#objects = new VmObjects({
+      ...{ ...options, packets, kept: this.#kept },
+      withoutDaemon: keep?.withoutDaemon,
+    });
     this.#watches = new Watches(this.#objects, this.#entries, () => options.settings().quotas.watches);
     this.methods = this.#observed(serve(METHODS, this.#handlers()));
   }
 
   /**
-   * Takes over what an earlier daemon left to act on frames, before anything is asked. Whatever cannot be taken over is
-   * told: it is off, and frames pass without it.
+   * Takes over what an earlier daemon left to act on frames, before anything is asked. What cannot be taken over is told:
+   * it is held as it was, or off, and why.
    */
   async adopt(nics: readonly { id: string; ifindex: number }[]): Promise<void> {
     const { arena, audit, events } = this.#options;
@@ -165,7 +170,7 @@ export class VmService {
     used: Result<'limits'>['used'];
     links: LinkInfo[];
     ended: EndedLink[];
-    leftOff: LeftOff[];
+    leftOff: EndedLink[];
     stats: Result<'stats'>['hooks'];
     since: string;
     l1: (L1Report & { at: string }) | null;
@@ -389,7 +394,12 @@ export class VmService {
       },
       // not in their turn with loads: a guest may take its time
       'nic.add': (params, { signal }) => this.nics.add(params, signal),
-      'nic.del': (params) => this.nics.del(params.id),
+      'nic.del': async ({ id }) => {
+        const result = await this.nics.del(id);
+        // what an earlier daemon had on one that is not known any more
+        if (!result.existed) await this.#turns.take(() => this.#objects.dropNic(id));
+        return result;
+      },
       'nic.list': () => this.nics.list(),
       report: (report) => {
         this.#report = { ...report, at: new Date().toISOString() };

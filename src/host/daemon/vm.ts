@@ -4,7 +4,7 @@
  */
 import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { callThreads } from '../../bpf/calls.ts';
+import { callThreads, here } from '../../bpf/calls.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { Backoff, changeNear } from '../../core/retry.ts';
@@ -20,7 +20,8 @@ import { nicPorts } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
 import { EventRing } from './events.ts';
 import type { HostKernel, VmProcess } from './kernel.ts';
-import { forgetKept, keptProcess } from './kept.ts';
+import { forgetKept } from './forget.ts';
+import { keptProcess } from './kept-record.ts';
 import type { Log } from './log.ts';
 import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
 import { plugPort, unplugPort } from './qemu-side.ts';
@@ -214,7 +215,7 @@ export class ManagedVm {
     this.#stop.abort(new HyperturtleError('HT_INTERRUPTED', 'the daemon is stopping'));
     await this.#running;
     this.#stopped = true;
-    if (options.remove) await forgetKept(this.#keptAt);
+    if (options.remove) await forgetKept(this.#keptAt, here);
     await this.#arena?.close({ forget: options.remove || !this.#mayRun() });
     this.#arena = undefined;
     this.#arenaState = 'absent';
@@ -272,9 +273,9 @@ export class ManagedVm {
 
   async #openArena(): Promise<VmArena> {
     const { arenaMib, owner } = this.#spec;
-    // of a process that ended while no daemon ran; where the record is lost that of its NICs says whose they are
+    // of a process that ended while no daemon ran; where both records are lost, serving finds out
     const of = keptProcess(this.#keptAt) ?? readNics(this.#deps.paths.run, this.name);
-    if (of === undefined || startTicksOf(of.pid) !== of.startTicks) await forgetKept(this.#keptAt);
+    if (of !== undefined && startTicksOf(of.pid) !== of.startTicks) await forgetKept(this.#keptAt, here);
     const spec = { vm: this.name, bytes: arenaMib << 20, owner, ...this.#deps.paths };
     const arena = await VmArena.open(spec, this.#deps.kernel);
     this.#setArena('offered', arena);

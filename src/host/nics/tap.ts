@@ -2,7 +2,7 @@
  * Tap devices, the L0 end of NICs. Not persistent: a tap ends with its last descriptor, so with the QEMU that got it,
  * however that ends. The descriptors that are made here are for handing on.
  */
-import { openSync, readFileSync } from 'node:fs';
+import { openSync, readFileSync, readdirSync } from 'node:fs';
 import type { Caller } from '../../bpf/calls.ts';
 import { OwnedFd } from '../../bpf/fds.ts';
 import { closeBy, deviceSocket, ioctlBy, openDevice, writeBy } from '../../bpf/sys.ts';
@@ -90,6 +90,11 @@ export function ifindexOf(ifname: string): number | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Numbers of all network devices that this process sees. */
+export function networkDevices(): number[] {
+  return readdirSync('/sys/class/net').flatMap((name) => ifindexOf(name) ?? []);
 }
 
 /** MTU of a network device, or undefined when there is none of this name. */

@@ -6,7 +6,7 @@ import type { Caller } from '../../bpf/calls.ts';
 import { OwnedFd } from '../../bpf/fds.ts';
 import { failureOf, libbpf, takePrinted } from '../../bpf/libbpf.ts';
 import { MapAccess } from '../../bpf/map-ops.ts';
-import { filterProgram, linkPlace, loadCode, removeFilter } from '../../bpf/net.ts';
+import { loadCode, removeFilter } from '../../bpf/net.ts';
 import { kernelError, waitForReaders } from '../../bpf/sys.ts';
 import { BPF_MAP_CREATE_OPTS, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PROG_ARRAY } from '../../kernel/bpf.ts';
 import { u32, viewOf } from '../../kernel/struct.ts';
@@ -16,6 +16,7 @@ import type { Attachment } from './attachment.ts';
 import { ANSWERS, COUNTS_BYTES, COUNT_BYTES, MAX_CHAIN, chainCode, firstCounts } from './chain-code.ts';
 import { ChainPins } from './chain-pins.ts';
 import type { PinnedVersion, WithoutDaemon } from './chain-pins.ts';
+import { leftAttached } from './left.ts';
 
 /** One program in the chain. */
 export interface ChainEntry {
@@ -113,23 +114,32 @@ export class PacketChain {
   }
 
   /**
-   * Takes over what an earlier daemon attached and pinned, and has it run these programs, with no frame in between that
-   * sees neither. `before`: what they had counted before the version that runs. False when nothing of it is attached to
-   * this device.
+   * Takes over what an earlier daemon attached to this device, as it is, until `set`: it has no entries until then. False
+   * when there is nothing of it.
    */
-  async adopt(
-    entries: readonly ChainEntry[],
-    before: ReadonlyMap<number, ChainCounts> = new Map(),
-  ): Promise<boolean> {
+  async hold(): Promise<boolean> {
+    if (this.#attachment) return true;
     const found = await this.#found();
     if (!found) return false;
     this.#attachment = found.attachment;
-    for (const [id, counts] of before) this.#before.set(id, { ...counts });
     const pinned = this.#pins?.versionOf(found.programId);
     const counts = pinned && this.#pins?.counts(pinned);
     if (counts) this.#running = { entries: [], ids: pinned.ids, counts, pinned };
-    await this.set(entries);
     return true;
+  }
+
+  /** Of the links whose programs run, also of an earlier daemon's; undefined: that is not known. */
+  get ids(): readonly number[] | undefined {
+    return this.#running?.ids;
+  }
+
+  /**
+   * Has what is held run these programs, with no frame in between that sees neither. `before`: what they had counted
+   * before the version that runs. When it throws all is held as before.
+   */
+  async adopt(entries: readonly ChainEntry[], before: ReadonlyMap<number, ChainCounts>): Promise<void> {
+    for (const [id, counts] of before) this.#before.set(id, { ...counts });
+    await this.set(entries);
   }
 
   counts(id: number): ChainCounts {
@@ -154,7 +164,7 @@ export class PacketChain {
 
   /** Ends what an earlier daemon left and nobody takes over. */
   async discard(): Promise<void> {
-    this.#attachment ??= (await this.#found())?.attachment;
+    await this.hold();
     await this.close();
   }
 
@@ -181,24 +191,17 @@ export class PacketChain {
   }
 
   async #found(): Promise<{ attachment: Attachment; programId: number } | undefined> {
-    const link = this.#pins?.link();
-    if (link) {
-      try {
-        const { programId, ifindex } = await linkPlace(this.#call, link);
-        // the kernel says which device it is on: 0 when that has gone, whatever has its number now
-        if (ifindex === this.#ifindex) return { attachment: linkAttachment(this.#call, link), programId };
-      } catch (e) {
-        link.close();
-        throw e;
-      }
-      link.close();
+    const pins = this.#pins;
+    const left = pins && (await leftAttached(this.#call, pins, this.#hook, () => [this.#ifindex]));
+    if (!left) return undefined;
+    const { link, programId } = left;
+    if (left.ifindex !== this.#ifindex) {
+      link?.close();
       return undefined;
     }
+    if (link) return { attachment: linkAttachment(this.#call, link), programId };
     if (this.#hook === 'xdp') return undefined;
-    const direction = directionOf(this.#hook);
-    const programId = await filterProgram(this.#call, this.#ifindex, direction);
-    if (programId === undefined || !this.#pins?.versionOf(programId)) return undefined;
-    return { attachment: leftFilter(this.#call, this.#ifindex, direction), programId };
+    return { attachment: leftFilter(this.#call, this.#ifindex, directionOf(this.#hook)), programId };
   }
 
   /** What the old chain counted is kept for those that are in the new one as well. */

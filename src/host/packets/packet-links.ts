@@ -34,9 +34,23 @@ export interface LeftPlace {
   readonly nic: string;
   readonly hook: PacketHook;
   readonly ifindex: number;
-  readonly entries: readonly ChainEntry[];
-  readonly before: ReadonlyMap<number, ChainCounts>;
+  readonly links: readonly LeftLink[];
 }
+
+export interface LeftLink {
+  readonly id: number;
+  /** Or why there is none. */
+  readonly entry: ChainEntry | string;
+  readonly before: ChainCounts;
+}
+
+/**
+ * The links that were taken over; those of the others that nobody knows had been ended. Or why none could be: then frames
+ * meet what they met before (`held`) until a program is linked there, or pass.
+ */
+export type Adopted =
+  | { readonly ids: readonly number[] }
+  | { readonly problem: string; readonly held: boolean; readonly ids: readonly number[] | undefined };
 
 interface Place {
   nic: string;
@@ -68,6 +82,11 @@ export class PacketLinks {
         `NIC '${nicId}' has no hook ${hook}; it has: ${nic.hooks.join(', ') || 'none'}`,
       );
     let place = this.#places.find((p) => p.nic === nicId && p.hook === hook);
+    if (place && place.chain.ifindex !== nic.ifindex) {
+      // held for an earlier NIC of this name
+      await this.#end(place);
+      place = undefined;
+    }
     const entries = place?.chain.entries ?? [];
     if (entries.length >= MAX_CHAIN)
       throw new HyperturtleError('HT_QUOTA', `at most ${MAX_CHAIN} programs on one hook of a NIC`);
@@ -81,8 +100,13 @@ export class PacketLinks {
     const place = this.#placeOf(id);
     if (!place) return;
     const left = place.chain.entries.filter((e) => e.id !== id);
-    if (left.length === 0) this.#places = this.#places.filter((p) => p !== place);
-    await place.chain.set(left);
+    if (left.length === 0) await this.#end(place);
+    else await place.chain.set(left);
+  }
+
+  async #end(place: Place): Promise<void> {
+    this.#places = this.#places.filter((p) => p !== place);
+    await place.chain.close();
   }
 
   /** The link gets another program or order at once. */
@@ -101,20 +125,43 @@ export class PacketLinks {
     return ids;
   }
 
-  /** Takes over what an earlier daemon attached there. What is in the way, or undefined; then it has ended. */
-  async adopt(left: LeftPlace): Promise<string | undefined> {
-    const chain = this.#chain(left.nic, left.hook, left.ifindex);
-    let problem = 'it was not attached any more';
+  /** Takes over what an earlier daemon attached there. */
+  async adopt({ nic, hook, ifindex, links }: LeftPlace): Promise<Adopted> {
+    const chain = this.#chain(nic, hook, ifindex);
+    let ids: readonly number[] | undefined;
     try {
-      if (left.entries.length > 0 && (await chain.adopt(left.entries, left.before))) {
-        this.#places.push({ nic: left.nic, hook: left.hook, chain });
-        return undefined;
+      if (!(await chain.hold())) {
+        await chain.discard();
+        return { problem: whyNot(links) ?? 'it was not attached any more', held: false, ids };
       }
+      ids = chain.ids;
+      // a link that is not in the version that runs had been ended, whatever the record says
+      const left = links.filter((l) => ids?.includes(l.id) ?? true);
+      const problem = ids === undefined ? 'what runs there is not pinned any more' : whyNot(left);
+      if (problem !== undefined) throw new HyperturtleError('HT_NOT_FOUND', problem);
+      await chain.adopt(left.map((l) => l.entry).filter(isEntry), new Map(left.map((l) => [l.id, l.before])));
+      if (left.length > 0) this.#places.push({ nic, hook, chain });
+      return { ids: left.map((l) => l.id) };
     } catch (e) {
-      problem = messageOf(e);
+      const problem = messageOf(e);
+      if (this.#options.withoutDaemon?.() !== 'open' && (await chain.hold().catch(() => false))) {
+        this.#places.push({ nic, hook, chain });
+        return { problem, held: true, ids };
+      }
+      const more = await chain.discard().then(
+        () => '',
+        (f: unknown) => `; ${messageOf(f)}`,
+      );
+      return { problem: problem + more, held: false, ids };
     }
-    await chain.discard().catch((e: unknown) => (problem = `${problem}; ${messageOf(e)}`));
-    return problem;
+  }
+
+  /** Ends what is held of an earlier daemon's. Failures are thrown together. */
+  async endHeld(): Promise<void> {
+    const held = this.#places.filter((p) => p.chain.entries.length === 0);
+    const ended = await Promise.allSettled(held.map((p) => this.#end(p)));
+    const failures = ended.flatMap((r) => (r.status === 'rejected' ? [r.reason as unknown] : []));
+    if (failures.length > 0) throw new AggregateError(failures, 'not all that was held could be ended');
   }
 
   /** Ends what an earlier daemon had begun and nobody has taken over. `nics`: those that are there. */
@@ -141,7 +188,8 @@ export class PacketLinks {
 
   /** What becomes of frames without the daemon has changed. */
   async refresh(): Promise<void> {
-    for (const { chain } of this.#places) await chain.set(chain.entries);
+    if (this.#options.withoutDaemon?.() === 'open') await this.endHeld();
+    for (const { chain } of this.#places) if (chain.entries.length > 0) await chain.set(chain.entries);
   }
 
   /** This process gives up all: what is to act on frames without it stays for the next daemon, the rest ends. */
@@ -180,3 +228,8 @@ export class PacketLinks {
     return this.#places.find((p) => p.chain.entries.some((e) => e.id === id));
   }
 }
+
+const isEntry = (entry: ChainEntry | string): entry is ChainEntry => typeof entry !== 'string';
+
+const whyNot = (links: readonly LeftLink[]): string | undefined =>
+  links.map((l) => l.entry).find((e) => typeof e === 'string');

@@ -1,0 +1,75 @@
+/** Links to NICs that an earlier daemon made: what the next one does with each, and how it tells of those that it cannot have. */
+import type { EndedLink, LinkInfo } from '../../wire/schema.ts';
+import { isPacketHook } from '../hooks.ts';
+import type { ChainEntry } from '../packets/chain.ts';
+import type { WithoutDaemon } from '../packets/chain-pins.ts';
+import type { Adopted, LeftLink, LeftPlace } from '../packets/packet-links.ts';
+import { UNNAMED } from './kept.ts';
+import type { Kept, KeptLink } from './kept.ts';
+
+/** Of programs on one hook of a NIC, when L1 does not say. */
+export const DEFAULT_ORDER = 100;
+
+export interface KnownNic {
+  readonly id: string;
+  readonly ifindex: number;
+}
+
+/** By `programOf` the program of a link among the objects that could be had again. */
+export function leftPlaces(
+  kept: Kept,
+  nics: readonly KnownNic[],
+  programOf: (link: LinkInfo) => ChainEntry['program'] | undefined,
+): LeftPlace[] {
+  const entryOf = ({ info, ifindex }: KeptLink): LeftLink['entry'] => {
+    if (kept.withoutDaemon === 'open') return "the VM's nics.withoutDaemon is open";
+    if (nics.find((n) => n.id === info.target)?.ifindex !== ifindex)
+      return `its NIC '${info.target ?? ''}' is not there any more`;
+    const program = programOf(info);
+    if (!program) return kept.lost.get(info.object) ?? 'its object has no such program';
+    return { id: info.id, order: info.order ?? DEFAULT_ORDER, program };
+  };
+  const places = new Map<string, LeftPlace & { links: LeftLink[] }>();
+  for (const link of kept.links) {
+    const { id, hook, target } = link.info;
+    if (!isPacketHook(hook) || target === null) continue;
+    const key = `${hook} ${target}`;
+    const place = places.get(key) ?? { nic: target, hook, ifindex: link.ifindex, links: [] };
+    place.links.push({ id, entry: entryOf(link), before: link.before });
+    places.set(key, place);
+  }
+  return [...places.values()];
+}
+
+/** Of the links of a place, those that are to be told of, and why. A link that had been ended is not among them. */
+export function leftOffOf(
+  links: readonly LinkInfo[],
+  adopted: Adopted,
+  mode: WithoutDaemon | undefined,
+): EndedLink[] {
+  if (!('problem' in adopted)) return [];
+  const at = new Date().toISOString();
+  const reason = `${adopted.held ? held(mode) : PASSES}${adopted.problem}`;
+  return links.filter((l) => adopted.ids?.includes(l.id) ?? true).map((link) => ({ link, reason, at }));
+}
+
+const PASSES = "off since the host's daemon ended, frames pass without it: ";
+const RUNS_ON = 'held as the earlier daemon left it, and runs on until a program is linked there again: ';
+const DROPS = "off since the host's daemon ended, frames are dropped there until a program is linked again: ";
+
+const held = (mode: WithoutDaemon | undefined): string => (mode === 'drop' ? DROPS : RUNS_ON);
+
+/** What was held has ended. */
+export function noLongerHeld(left: EndedLink): EndedLink {
+  const prefix = [RUNS_ON, DROPS].find((p) => left.reason.startsWith(p));
+  return prefix === undefined ? left : { ...left, reason: PASSES + left.reason.slice(prefix.length) };
+}
+
+/**
+ * The same program on the same hook of the same NIC. Of what was left off nobody may know the name: then whatever takes
+ * its place is what did its work.
+ */
+export const sameWork = (left: LinkInfo, b: LinkInfo): boolean =>
+  left.hook === b.hook &&
+  left.target === b.target &&
+  (left.object === UNNAMED || (left.object === b.object && left.program === b.program));
