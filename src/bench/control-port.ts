@@ -1,6 +1,7 @@
 /** One VM's port without a VM: the unix socket at which its QEMU would listen, and an agent's peer behind it. */
 import net from 'node:net';
 import { randomUUID } from 'node:crypto';
+import { checkSocketPath } from '../core/sockets.ts';
 import { waitFor } from '../core/wait.ts';
 import { hello } from '../wire/hello.ts';
 import { RpcPeer } from '../wire/peer.ts';
@@ -31,6 +32,7 @@ export class Port {
     });
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
+      checkSocketPath(path);
       server.listen(path, resolve);
     });
     return port;

@@ -29,24 +29,12 @@ const checked =
     throw new HyperturtleError('HT_USAGE', `${option} '${text}': ${expected} expected`);
   };
 
-/** Room for a gateway and a guest, as host-local wants it. */
-const MOST_BITS = { 4: 30, 6: 126 } as const;
-
 async function checkSubnet(text: string): Promise<void> {
-  const { parsePrefix } = await import('../net/address.ts');
-  const prefix = text.includes('/')
-    ? parsePrefix(text)
-    : 'a prefix such as 10.1.0.0/24 or fd00:1::/64 expected';
-  const most = typeof prefix === 'string' ? 0 : MOST_BITS[prefix.version];
-  const wrong =
-    typeof prefix === 'string'
-      ? prefix
-      : prefix.bits > most
-        ? `a prefix of at most ${most} bits expected, or no address is left to give`
-        : undefined;
-  if (wrong === undefined) return;
+  const { parseSubnet } = await import('../net/subnet.ts');
+  const subnet = parseSubnet(text);
+  if (typeof subnet !== 'string') return;
   const { HyperturtleError } = await import('../core/errors.ts');
-  throw new HyperturtleError('HT_USAGE', `--subnet '${text}': ${wrong}`);
+  throw new HyperturtleError('HT_USAGE', `--subnet '${text}': ${subnet}`);
 }
 
 export function registerConfig(program: Command): void {

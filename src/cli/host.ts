@@ -262,7 +262,7 @@ async function run(options: RunOptions): Promise<void> {
     ? parseCases(readInput(options.contexts, 'give a JSON file of contexts').toString('utf8'))
     : [[{}]];
   const content = options.arenaFrom
-    ? readInput(options.arenaFrom, 'give the content of an arena')
+    ? readInput(options.arenaFrom, 'give the content of an arena', 2 ** 30)
     : new Uint8Array();
   const spec = { ...baseSpec(options), ownVm: true, programPath: options.program };
   const size = spec.arenaBytes;

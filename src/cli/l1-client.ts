@@ -38,24 +38,26 @@ export async function withAgent<T>(
   use: (client: AgentClient) => Promise<T>,
   onNotify?: OnNotify,
 ): Promise<T> {
-  const [{ connectSocket }, { LOCAL_METHODS }, { RpcPeer }, { abortOnSignals }, errors] = await Promise.all([
-    import('../guest/agent/port.ts'),
-    import('../guest/agent/schema.ts'),
-    import('../wire/peer.ts'),
-    import('../core/lifecycle.ts'),
-    import('../core/errors.ts'),
-  ]);
+  const [{ connectSocket, whyNot }, { LOCAL_METHODS }, { RpcPeer }, { abortOnSignals }, errors] =
+    await Promise.all([
+      import('../core/sockets.ts'),
+      import('../guest/agent/schema.ts'),
+      import('../wire/peer.ts'),
+      import('../core/lifecycle.ts'),
+      import('../core/errors.ts'),
+    ]);
   const { HyperturtleError, isHyperturtleError } = errors;
   const signals = abortOnSignals();
   const ended = new AbortController();
   try {
     const stream = await connectSocket(options.socket, signals.signal).catch((e: unknown) => {
-      if (isHyperturtleError(e, 'HT_NOT_FOUND') || isHyperturtleError(e, 'HT_CHANNEL'))
+      if (isHyperturtleError(e, 'HT_NOT_FOUND') || isHyperturtleError(e, 'HT_CHANNEL')) {
         throw new HyperturtleError(
           'HT_UNAVAILABLE',
-          `no agent at ${options.socket}: start it (systemctl start hyperturtle-agent, or hyperturtle guest agent) as root`,
+          `no agent at ${options.socket} (${whyNot(options.socket, e)}): start it (systemctl start hyperturtle-agent, or hyperturtle guest agent) as root`,
           { cause: e },
         );
+      }
       throw e;
     });
     const peer = new RpcPeer(stream, {

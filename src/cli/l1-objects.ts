@@ -180,16 +180,21 @@ export async function readObject(
   file: string,
   options: Pick<LoadOptions, 'signature' | 'set'>,
 ): Promise<Omit<Params<'load'>, 'name'>> {
-  const [{ parseSignature }, { readObject: readElf }, { readInput }, { existsSync }] = await Promise.all([
-    import('../guest/agent/desired.ts'),
-    import('./object-file.ts'),
-    import('../core/files.ts'),
-    import('node:fs'),
-  ]);
+  const [{ parseSignature }, { readObject: readElf }, { readInput }, signatures, { lstatSync }] =
+    await Promise.all([
+      import('../guest/agent/desired.ts'),
+      import('./object-file.ts'),
+      import('../core/files.ts'),
+      import('../core/signature.ts'),
+      import('node:fs'),
+    ]);
   const elf = readElf(file);
   const sigFile = options.signature ?? `${file}.sig`;
-  const wanted = options.signature !== undefined || existsSync(sigFile);
-  const sig = wanted ? readInput(sigFile, "give a signature that 'hyperturtle sign' wrote") : undefined;
+  // a link that leads nowhere is no reason to load without a signature
+  const wanted = options.signature !== undefined || lstatSync(sigFile, { throwIfNoEntry: false });
+  const sig = wanted
+    ? readInput(sigFile, "give a signature that 'hyperturtle sign' wrote", signatures.KEY_BYTES_MAX)
+    : undefined;
   return {
     elf: elf.toString('base64'),
     ...(sig ? { signature: parseSignature(sig.toString('utf8'), sigFile) } : {}),

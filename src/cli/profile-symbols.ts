@@ -97,7 +97,10 @@ async function binaries(options: SymbolOptions, notes: string[]): Promise<Symbol
   const found: Symbols['binaries'][number][] = [];
   for (const text of options.binary) {
     const [, file = text, hex] = /^(.*?)(?:@(0x[0-9a-f]+))?$/i.exec(text) ?? [];
-    const elf = readElf(readInput(file, '--binary: give a program or library of the nested guest'), file);
+    const elf = readElf(
+      readInput(file, '--binary: give a program or library of the nested guest', FILE_BYTES_MAX),
+      file,
+    );
     found.push({ name: path.basename(file), elf, ...(hex === undefined ? {} : { base: BigInt(hex) }) });
   }
   for (const file of options.root === undefined ? [] : await filesBelow(options.root, notes)) {

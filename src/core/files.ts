@@ -4,15 +4,20 @@
  */
 import {
   closeSync,
+  constants,
+  fstatSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
+  readSync,
   renameSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
+import type { Stats } from 'node:fs';
 import path from 'node:path';
 import { HyperturtleError, errnoCode, messageOf } from './errors.ts';
 import { own } from './own.ts';
@@ -55,21 +60,100 @@ export function asFileError(e: unknown): HyperturtleError | undefined {
   return fileError(e, `${syscall ?? 'access'} failed`, file ?? 'a file');
 }
 
+/** More than any object, signature or configuration has. */
+const INPUT_BYTES_MAX = 64 << 20;
+const CHUNK_BYTES = 1 << 20;
+
 /**
- * The content of a file that somebody named. Throws HT_NOT_FOUND, HT_USAGE for a directory, HT_KERNEL for what else keeps it
- * from being read; `expected` ends the sentence: "give a compiled .bpf.o".
+ * The content of a file that somebody named: a regular file, or a pipe that this process was given (`<(command)`, /dev/stdin).
+ * A device may have no end, and a named pipe no writer. Throws HT_NOT_FOUND, HT_USAGE for what is no file or too large,
+ * HT_KERNEL for what else keeps it from being read; `expected` ends the sentence: "give a compiled .bpf.o".
  */
-export function readInput(file: string, expected: string): Buffer {
+export function readInput(file: string, expected: string, maxBytes = INPUT_BYTES_MAX): Buffer {
+  const given = GIVEN_PIPE.test(file);
   try {
-    return readFileSync(file);
+    checkKind(statSync(file), file, given, expected);
+    // of a pipe the end is waited for; of /proc/kmsg, a regular file by its mode, it is not
+    const fd = openSync(file, constants.O_RDONLY | constants.O_NOCTTY | (given ? 0 : constants.O_NONBLOCK));
+    try {
+      checkKind(fstatSync(fd), file, given, expected); // it may have been replaced
+      return readUpTo(fd, file, maxBytes);
+    } finally {
+      closeSync(fd);
+    }
   } catch (e) {
     if (errnoCode(e) === 'ENOENT')
-      throw new HyperturtleError('HT_NOT_FOUND', `${file}: no such file: ${expected}`, { cause: e });
-    if (errnoCode(e) === 'EISDIR')
-      throw new HyperturtleError('HT_USAGE', `${file} is a directory: ${expected}`, { cause: e });
-    throw fileError(e, 'cannot be read', file);
+      throw new HyperturtleError(
+        'HT_NOT_FOUND',
+        `${file}: no such file${isLink(file) ? ' behind the symbolic link' : ''}: ${expected}`,
+        { cause: e },
+      );
+    throw e instanceof HyperturtleError ? e : fileError(e, 'cannot be read', file);
   }
 }
+
+/** Names of this process's descriptors. */
+const GIVEN_PIPE = /^\/(dev\/stdin|dev\/fd\/\d+|proc\/self\/fd\/\d+)$/;
+
+function checkKind(found: Stats, file: string, given: boolean, expected: string): void {
+  if (found.isFile() || (given && found.isFIFO())) return;
+  throw new HyperturtleError(
+    'HT_USAGE',
+    `${file} is ${kindOf(found)}: ${found.isDirectory() ? '' : 'a regular file expected: '}${expected}`,
+  );
+}
+
+/** The size of a file may not be told before (/proc), and it may grow. */
+function readUpTo(fd: number, file: string, maxBytes: number): Buffer {
+  const tooLarge = (found: string): HyperturtleError =>
+    new HyperturtleError('HT_USAGE', `${file} has ${found}: at most ${sizeText(maxBytes)} expected`);
+  const { size } = fstatSync(fd);
+  if (size > maxBytes) throw tooLarge(sizeText(size));
+  const parts: Buffer[] = [];
+  for (let n = 0; ; ) {
+    const part = Buffer.allocUnsafe(Math.max(4096, Math.min(CHUNK_BYTES, size + 1 - n)));
+    const got = readSync(fd, part, 0, part.length, null);
+    if (got === 0) return parts.length === 1 ? parts[0]! : Buffer.concat(parts, n);
+    n += got;
+    if (n > maxBytes) throw tooLarge('more');
+    parts.push(part.subarray(0, got));
+  }
+}
+
+function sizeText(bytes: number): string {
+  const [unit, by] = bytes < 1 << 20 ? ['KiB', 1 << 10] : ['MiB', 1 << 20];
+  return bytes < 1 << 10 ? `${bytes} bytes` : `${+(bytes / by).toFixed(1)} ${unit}`;
+}
+
+function isLink(file: string): boolean {
+  try {
+    return lstatSync(file, { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
+  } catch {
+    return false;
+  }
+}
+
+/** What stands at a path, for messages. */
+export function kindOf(found: Stats): string {
+  if (found.isFile()) return 'a regular file';
+  if (found.isDirectory()) return 'a directory';
+  if (found.isSymbolicLink()) return 'a symbolic link';
+  if (found.isSocket()) return 'a socket';
+  if (found.isFIFO()) return 'a named pipe';
+  return found.isBlockDevice() ? 'a block device' : 'a character device';
+}
+
+/** The content of a file of the kernel or the firmware; undefined where these, or our rights, do not have it. */
+export function readIfThere(file: string): Buffer | undefined {
+  try {
+    return readFileSync(file);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The same as text without white space around it. */
+export const textIfThere = (file: string): string | undefined => readIfThere(file)?.toString('utf8').trim();
 
 /**
  * Makes a directory and its parents. (Node's own `recursive: true` runs in an endless loop where a parent says ENOENT,

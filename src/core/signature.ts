@@ -11,9 +11,12 @@ import {
   verify,
 } from 'node:crypto';
 import type { KeyObject } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { z } from 'zod';
-import { HyperturtleError, errnoCode, messageOf } from './errors.ts';
+import { HyperturtleError, isHyperturtleError, messageOf } from './errors.ts';
+import { readInput } from './files.ts';
+
+/** Of a file with a key or a signature, which has some hundred. */
+export const KEY_BYTES_MAX = 64 << 10;
 
 /** In FILE.sig, and `signature` of the wire's `load`. */
 export const Signature = z.strictObject({
@@ -98,9 +101,9 @@ export function readPrivateKey(file: string): KeyObject {
 export function readSignature(file: string): Signature | undefined {
   let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    text = readInput(file, "a signature of 'hyperturtle sign' expected", KEY_BYTES_MAX).toString('utf8');
   } catch (e) {
-    if (errnoCode(e) === 'ENOENT') return undefined;
+    if (isHyperturtleError(e, 'HT_NOT_FOUND')) return undefined;
     throw e;
   }
   try {
@@ -117,14 +120,10 @@ export function readSignature(file: string): Signature | undefined {
 function readKey(file: string, kind: 'public' | 'private', parse: (pem: string) => KeyObject): KeyObject {
   let pem: string;
   try {
-    pem = readFileSync(file, 'utf8');
+    pem = readInput(file, "make a key with 'hyperturtle keygen'", KEY_BYTES_MAX).toString('utf8');
   } catch (e) {
-    if (errnoCode(e) === 'ENOENT')
-      throw new HyperturtleError(
-        'HT_NOT_FOUND',
-        `${file}: no such key file: make one with 'hyperturtle keygen'`,
-      );
-    throw new HyperturtleError('HT_CONFIG', `${file}: cannot be read: ${messageOf(e)}`, { cause: e });
+    const code = isHyperturtleError(e, 'HT_NOT_FOUND') ? e.code : 'HT_CONFIG';
+    throw new HyperturtleError(code, messageOf(e), { cause: e });
   }
   const wrong = (found: string): HyperturtleError =>
     new HyperturtleError(

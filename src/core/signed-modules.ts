@@ -1,5 +1,6 @@
 /** Whether this kernel loads modules without a signature, and what to do where it does not. For both doctors. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
+import { readIfThere, textIfThere } from './files.ts';
 
 export interface ModuleSigning {
   /** The word in brackets of /sys/kernel/security/lockdown; undefined: no lockdown. */
@@ -18,10 +19,10 @@ const CERTIFICATES = ['/var/lib/shim-signed/mok/MOK.der', '/var/lib/dkms/mok.pub
 
 export function moduleSigning(): ModuleSigning {
   return {
-    lockdown: /\[(\w+)\]/.exec(read('/sys/kernel/security/lockdown')?.toString('utf8') ?? '')?.[1],
+    lockdown: /\[(\w+)\]/.exec(textIfThere('/sys/kernel/security/lockdown') ?? '')?.[1],
     // four bytes of attributes, then the value
-    secureBoot: read(SECURE_BOOT)?.[4] === 1,
-    enforced: read('/sys/module/module/parameters/sig_enforce')?.toString('utf8').trim() === 'Y',
+    secureBoot: readIfThere(SECURE_BOOT)?.[4] === 1,
+    enforced: textIfThere('/sys/module/module/parameters/sig_enforce') === 'Y',
     certificate: CERTIFICATES.find((c) => existsSync(c)),
   };
 }
@@ -41,12 +42,4 @@ export function howToLoad(module: string, s: ModuleSigning): string {
   return s.certificate === undefined
     ? `${load}; the kernel ${why} and may want it signed: dkms signs what it builds with a key of this machine (install dkms, then this package), and the key must be trusted: ${enroll('/var/lib/dkms/mok.pub')}`
     : `${load}; the kernel ${why}: if it says "Key was rejected by service", its key is not trusted yet: ${enroll(s.certificate)}`;
-}
-
-function read(file: string): Buffer | undefined {
-  try {
-    return readFileSync(file);
-  } catch {
-    return undefined; // the kernel, the firmware or our rights do not have it
-  }
 }

@@ -2,11 +2,14 @@
  * A YAML file checked against a schema. Each problem names file, line and column, what was expected and what stands
  * there; all are told at once.
  */
-import { readFileSync } from 'node:fs';
 import { LineCounter, isMap, isNode, isPair, parseDocument } from 'yaml';
 import type { Document } from 'yaml';
 import type { z } from 'zod';
-import { HyperturtleError, errnoCode, messageOf } from './errors.ts';
+import { HyperturtleError, isHyperturtleError, messageOf } from './errors.ts';
+import { readInput } from './files.ts';
+
+/** A configuration of thousands of VMs or rules has less. */
+const YAML_BYTES_MAX = 4 << 20;
 
 /** A mistake at a place of the file. */
 export interface Mistake {
@@ -25,11 +28,10 @@ export function readYaml<S extends z.ZodType>(
 ): z.output<S> {
   let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    text = readInput(file, 'a YAML file expected', YAML_BYTES_MAX).toString('utf8');
   } catch (e) {
-    if (errnoCode(e) === 'ENOENT')
-      throw new HyperturtleError('HT_NOT_FOUND', `configuration ${file}: no such file`, { cause: e });
-    throw new HyperturtleError('HT_CONFIG', `configuration ${file}: ${messageOf(e)}`, { cause: e });
+    const code = isHyperturtleError(e, 'HT_NOT_FOUND') ? e.code : 'HT_CONFIG';
+    throw new HyperturtleError(code, `configuration ${messageOf(e)}`, { cause: e });
   }
   return parseYaml(text, file, schema, further);
 }

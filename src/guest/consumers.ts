@@ -94,14 +94,22 @@ const kataClh =
 enable_hugepages = false
 `;
 
-/** It takes a file that is there and as large as the memory, and leaves it there. */
-const cloudHypervisor = (s: ConsumerSpec): string => `#!/bin/sh -e
-ram=${s.ramDir}/${s.name}
-trap 'rm -f "$ram"' EXIT
-truncate -s ${s.memMib}M "$ram"
-cloud-hypervisor \\
+/**
+ * It takes a file that is there and as large as the memory, and leaves it there. So the file loses its name before the program
+ * starts: no signal, to whichever process, can leave it behind, and the program keeps terminal, signals and status.
+ */
+const cloudHypervisor = (s: ConsumerSpec): string => `#!/bin/sh
+# The guest's RAM is a file without a name, open as descriptor 3: it ends with the process, however that ends.
+set -e
+ram=${s.ramDir}/${s.name}.$$
+trap 'rm -f "$ram"; exit 1' HUP INT TERM
+exec 3<>"$ram"
+rm "$ram"
+trap - HUP INT TERM
+truncate -s ${s.memMib}M /proc/self/fd/3
+exec cloud-hypervisor \\
   --cpus boot=${s.cpus} \\
-  --memory size=0 --memory-zone id=ram,size=${s.memMib}M,file="$ram",shared=on \\
+  --memory size=0 --memory-zone id=ram,size=${s.memMib}M,file=/proc/self/fd/3,shared=on \\
   --kernel vmlinux --cmdline "console=hvc0 root=/dev/vda rw" --disk path=root.img
 `;
 

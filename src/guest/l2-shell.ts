@@ -4,8 +4,9 @@
  * lines of an earlier L2, so every command has an id that no other has.
  */
 import { randomBytes } from 'node:crypto';
-import net from 'node:net';
+import type net from 'node:net';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import { dial } from '../core/sockets.ts';
 import { withDeadline } from '../core/wait.ts';
 
 export interface ReadOptions {
@@ -114,7 +115,7 @@ export class SocketLines implements LineTransport, Disposable {
   }
 
   static async connect(path: string, options: ReadOptions): Promise<SocketLines> {
-    const socket = net.connect(path);
+    const socket = dial(path);
     const ready = new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve);
       socket.once('error', (e) =>

@@ -36,7 +36,7 @@ export async function agentHasRegistered(
 ): Promise<void> {
   // much to load, for those who need it
   const [{ connectSocket }, { LOCAL_METHODS }, { RpcPeer }] = await Promise.all([
-    import('./agent/port.ts'),
+    import('../core/sockets.ts'),
     import('./agent/schema.ts'),
     import('../wire/peer.ts'),
   ]);

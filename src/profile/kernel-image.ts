@@ -8,6 +8,9 @@ import { isElf, readElf } from './elf-file.ts';
 import { kallsymsOfImage, parseKallsyms } from './kallsyms.ts';
 import type { SymbolTable } from './symbol-table.ts';
 
+/** Of a kernel with debug information; also of what a packed one may unpack to. */
+const IMAGE_BYTES_MAX = 1 << 30;
+
 /** How a bzImage's payload begins, and what unpacks it. */
 const PACKERS = [
   { magic: '1f8b', program: undefined },
@@ -21,7 +24,11 @@ const PACKERS = [
  * HT_NOT_FOUND, HT_UNSUPPORTED.
  */
 export async function kernelSymbols(file: string): Promise<SymbolTable> {
-  const bytes = readInput(file, 'give the vmlinux, bzImage, System.map or /proc/kallsyms of a kernel');
+  const bytes = readInput(
+    file,
+    'give the vmlinux, bzImage, System.map or /proc/kallsyms of a kernel',
+    IMAGE_BYTES_MAX,
+  );
   if (isElf(bytes)) return imageSymbols(bytes, file);
   if (bytes.toString('latin1', 0x202, 0x206) === 'HdrS')
     return imageSymbols(await unpacked(bytes, file), file);
@@ -53,12 +60,12 @@ async function unpacked(bzImage: Buffer, file: string): Promise<Buffer> {
       `${file}: packed in an unknown way: give its vmlinux, System.map or /proc/kallsyms with --kernel`,
     );
   if (packer.program === undefined)
-    return promisify(gunzip)(payload).catch((e: unknown) => {
+    return promisify(gunzip)(payload, { maxOutputLength: IMAGE_BYTES_MAX }).catch((e: unknown) => {
       throw bad(e);
     });
   const [program, ...args] = packer.program;
   // the kernel's build appends the unpacked size (4 bytes), which the programs would take for garbage
-  const r = await exec(program, args, { input: payload.subarray(0, -4), maxBytes: 1 << 30 }).catch(
+  const r = await exec(program, args, { input: payload.subarray(0, -4), maxBytes: IMAGE_BYTES_MAX }).catch(
     (e: unknown) => {
       throw new HyperturtleError(
         'HT_UNSUPPORTED',

@@ -3,8 +3,9 @@
  * The same class talks to the outer machine from the host, to L1's QEMU from L0 and to L2's QEMU from L1.
  * QEMU serves one client per socket at a time; a second one waits in the backlog until its deadline.
  */
-import net from 'node:net';
+import type net from 'node:net';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import { dial } from '../core/sockets.ts';
 import { withDeadline } from '../core/wait.ts';
 
 export type QmpArguments = Readonly<Record<string, unknown>>;
@@ -66,7 +67,7 @@ export class QmpClient {
   /** Connects and negotiates. Throws HT_QMP when nobody listens, HT_TIMEOUT when another client holds the socket. */
   static async connect(path: string, options: QmpOptions = {}): Promise<QmpClient> {
     const timeoutMs = options.timeoutMs ?? 10_000;
-    const socket = net.connect(path);
+    const socket = dial(path);
     try {
       await withDeadline(`connecting to QMP ${path}`, connected(socket, path), timeoutMs, options.signal);
       const client = new QmpClient(socket, path);

@@ -8,13 +8,15 @@ import {
   readdirSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { HyperturtleError } from '../../src/core/errors.ts';
-import { makeDirectory, replaceFile } from '../../src/core/files.ts';
+import { makeDirectory, readIfThere, readInput, replaceFile, textIfThere } from '../../src/core/files.ts';
 
 let dir: string;
 beforeEach(() => {
@@ -92,4 +94,72 @@ describe('a file that is replaced', () => {
       }
     },
   );
+});
+
+describe('a file that somebody named', () => {
+  const GIVE = 'give a compiled object';
+
+  it('is read as it is, also where its size is not told before', () => {
+    writeFileSync(path.join(dir, 'f'), 'content');
+    expect(readInput(path.join(dir, 'f'), GIVE).toString()).toBe('content');
+    writeFileSync(path.join(dir, 'empty'), '');
+    expect(readInput(path.join(dir, 'empty'), GIVE).length).toBe(0);
+    const big = Buffer.alloc((3 << 20) + 5, 'abc');
+    writeFileSync(path.join(dir, 'big'), big);
+    expect(readInput(path.join(dir, 'big'), GIVE).equals(big)).toBe(true);
+    expect(readInput('/proc/self/status', GIVE).toString()).toMatch(/^Name:/);
+  });
+
+  it.each([
+    [
+      'a device without an end',
+      () => '/dev/zero',
+      /zero is a character device: a regular file expected: give a c/,
+    ],
+    ['a directory', () => dir, / is a directory: give a compiled object$/],
+    ['a pipe without a writer', () => 'pipe', /pipe is a named pipe: a regular file expected/],
+    ['a socket', () => 'socket', /socket is a socket: a regular file expected/],
+    ['a link to a device', () => 'link', /link is a character device/],
+  ])('is refused where it is %s', (_, name, why) => {
+    execFileSync('mkfifo', [path.join(dir, 'pipe')]);
+    const server = net.createServer().listen(path.join(dir, 'socket')); // bound at once
+    symlinkSync('/dev/zero', path.join(dir, 'link'));
+    const e = thrown(() => readInput(path.resolve(dir, name()), GIVE));
+    expect(e.code).toBe('HT_USAGE');
+    expect(e.message).toMatch(why);
+    server.close();
+  });
+
+  it('is refused where a link leads nowhere, which is said', () => {
+    symlinkSync(path.join(dir, 'gone'), path.join(dir, 'link'));
+    const e = thrown(() => readInput(path.join(dir, 'link'), GIVE));
+    expect([e.code, e.message]).toEqual([
+      'HT_NOT_FOUND',
+      `${dir}/link: no such file behind the symbolic link: ${GIVE}`,
+    ]);
+    symlinkSync('loop', path.join(dir, 'loop'));
+    expect(thrown(() => readInput(path.join(dir, 'loop'), GIVE)).message).toContain('lead in a circle');
+  });
+
+  it('is refused where it is larger than its use allows, with the limit, also where nobody said so before', () => {
+    writeFileSync(path.join(dir, 'f'), Buffer.alloc(65_537));
+    expect(thrown(() => readInput(path.join(dir, 'f'), GIVE, 65_536)).message).toBe(
+      `${dir}/f has 64 KiB: at most 64 KiB expected`,
+    );
+    expect(readInput(path.join(dir, 'f'), GIVE, 65_537).length).toBe(65_537);
+    expect(thrown(() => readInput('/proc/self/status', GIVE, 100)).message).toBe(
+      '/proc/self/status has more: at most 100 bytes expected',
+    );
+    execFileSync('truncate', ['-s', '5G', path.join(dir, 'sparse')]);
+    expect(thrown(() => readInput(path.join(dir, 'sparse'), GIVE)).message).toMatch(
+      /has 5120 MiB: at most 64 MiB/,
+    );
+  });
+
+  it('of the kernel is undefined where it is not', () => {
+    expect(readIfThere(path.join(dir, 'none'))).toBeUndefined();
+    expect(textIfThere(dir)).toBeUndefined();
+    writeFileSync(path.join(dir, 'f'), ' 1\n');
+    expect(textIfThere(path.join(dir, 'f'))).toBe('1');
+  });
 });

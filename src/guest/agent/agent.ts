@@ -7,16 +7,17 @@ import { existsSync } from 'node:fs';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { changeNear } from '../../core/retry.ts';
+import { claimSocket } from '../../core/sockets.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { HtgInfo } from '../../kernel/guest.ts';
 import type { WireLog } from '../../wire/peer.ts';
 import type { Result } from '../../wire/schema.ts';
-import { checkPortFree, holdState } from './alone.ts';
+import { holdPort, holdState } from './alone.ts';
 import type { AgentConfig } from './config.ts';
 import { Control } from './control.ts';
 import type { ControlTimes } from './control.ts';
 import { DesiredState } from './desired.ts';
-import { LocalServer, makeWayFor } from './local.ts';
+import { LocalServer, agentRuns } from './local.ts';
 import { MetricsServer } from './metrics.ts';
 import { agentMethods } from './methods.ts';
 import { openModule } from './module-device.ts';
@@ -171,10 +172,11 @@ export class Agent implements AsyncDisposable {
         await this.#registrar?.release(seconds * 1000);
       },
     });
-    await makeWayFor(this.#config.socket, signal);
+    await claimSocket(this.#config.socket, { signal, taken: agentRuns(this.#config.socket) });
     const held = await holdState(this.#config.state, signal);
     this.#undo.add('state directory', held.release);
-    checkPortFree(this.#config.port);
+    const port = await holdPort(this.#config.port);
+    this.#undo.add('port', port.release);
     const local = await LocalServer.listen(this.#config.socket, methods, log, signal);
     this.#undo.add('local socket', () => local.close());
     if (this.#config.metrics) {

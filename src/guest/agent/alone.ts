@@ -1,42 +1,107 @@
 /** That an agent is alone with its state directory and its port: two would undo each other's work, or wait for ever. */
-import { readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { readFileSync, readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import type { Stats } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
-import { HyperturtleError } from '../../core/errors.ts';
-import { listen, makeWayFor } from './local.ts';
+import { HyperturtleError, errnoCode } from '../../core/errors.ts';
+import { kindOf } from '../../core/files.ts';
+import { checkSocketPath, listenAt, listening } from '../../core/sockets.ts';
+
+export interface Held {
+  release: () => Promise<void>;
+}
 
 /**
  * Holds the directory until the process ends, however it does: a socket that nobody listens at is an abandoned one.
- * Throws HT_BUSY when another agent holds it.
+ * Throws HT_BUSY when another agent holds it, and what listenAt throws.
  */
-export async function holdState(dir: string, signal: AbortSignal): Promise<{ release: () => Promise<void> }> {
-  const file = path.join(dir, 'agent.lock');
-  await makeWayFor(
-    file,
+export async function holdState(dir: string, signal: AbortSignal): Promise<Held> {
+  const server = lockServer();
+  await listenAt(server, path.join(dir, 'agent.lock'), {
     signal,
-    `${dir}: another agent keeps its state there: stop it first, or give this one --state`,
-  );
-  const server = net.createServer((socket) => socket.destroy());
-  await listen(server, file);
-  server.unref();
+    taken: `${dir}: another agent keeps its state there: stop it first, or give this one --state`,
+  });
+  return held(server);
+}
+
+/**
+ * Holds the port, be it there or not yet, until the process ends: by a socket in abstract space, as nothing may be written beside
+ * a device or a socket of the host's. Throws HT_BUSY when another agent has it, HT_KERNEL and HT_USAGE when it can be none.
+ */
+export async function holdPort(port: string, proc = '/proc'): Promise<Held> {
+  checkPort(port, proc);
+  const name = portName(port);
+  const server = lockServer();
+  try {
+    await listening(server, () => server.listen(`\0${name}`));
+  } catch (e) {
+    if (errnoCode(e) !== 'EADDRINUSE') throw e;
+    const pid = holderOf(name, proc);
+    // names in abstract space are anybody's: a user without rights must not keep the agent from starting
+    if (pid !== undefined && isOthers(path.join(proc, pid))) return { release: () => Promise.resolve() };
+    throw inUse(port, pid === undefined ? 'another agent has it' : `process ${pid} has it`);
+  }
+  return held(server);
+}
+
+function lockServer(): net.Server {
+  return net.createServer((socket) => socket.destroy()).unref();
+}
+
+function held(server: net.Server): Held {
   return { release: () => new Promise((resolve) => server.close(() => resolve())) };
 }
 
-/** Throws HT_BUSY when another process has the device open; a unix socket is not looked at. */
-export function checkPortFree(port: string, proc = '/proc'): void {
+/** The same for all names of one port. */
+function portName(port: string): string {
+  let real = path.resolve(port);
+  try {
+    real = realpathSync(port);
+  } catch {
+    // not there yet
+  }
+  return `hyperturtle-agent-port-${createHash('sha256').update(real).digest('hex').slice(0, 32)}`;
+}
+
+function holderOf(name: string, proc: string): string | undefined {
+  const line = readFileSync(path.join(proc, 'net/unix'), 'latin1')
+    .split('\n')
+    .find((l) => l.includes(`@${name}`));
+  const inode = line?.trim().split(/\s+/)[6];
+  return inode === undefined ? undefined : openerOf(`socket:[${inode}]`, proc);
+}
+
+function isOthers(processDir: string): boolean {
+  const uid = statSync(processDir, { throwIfNoEntry: false })?.uid;
+  return uid !== undefined && uid !== 0 && uid !== process.getuid?.();
+}
+
+function inUse(port: string, who: string): HyperturtleError {
+  return new HyperturtleError(
+    'HT_BUSY',
+    `${port}: ${who} open, and only one agent may: stop that one first, or give this one --port`,
+  );
+}
+
+/** A port that is not there yet is waited for. */
+function checkPort(port: string, proc: string): void {
   let device: string;
+  let found: Stats;
   try {
     device = realpathSync(port);
-    if (!statSync(device).isCharacterDevice()) return;
+    found = statSync(device);
   } catch {
-    return; // not there yet: it is waited for
+    return;
   }
-  const pid = openerOf(device, proc);
-  if (pid !== undefined)
+  if (found.isSocket()) return checkSocketPath(port);
+  if (!found.isCharacterDevice())
     throw new HyperturtleError(
-      'HT_BUSY',
-      `${port}: process ${pid} has it open, and only one agent may: stop that one first, or give this one --port`,
+      'HT_KERNEL',
+      `${port}: a virtio-serial port or a unix socket expected, ${kindOf(found)} found: give another --port`,
     );
+  const pid = openerOf(device, proc);
+  if (pid !== undefined) throw inUse(port, `process ${pid} has it`);
 }
 
 function openerOf(device: string, proc: string): string | undefined {

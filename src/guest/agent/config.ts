@@ -5,6 +5,8 @@ import { LOG_LEVELS } from '../../core/log-levels.ts';
 import { AGENT_PORT, AGENT_SOCKET } from '../../core/default-paths.ts';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { readInput } from '../../core/files.ts';
+import { KEY_BYTES_MAX } from '../../core/signature.ts';
+import { SOCKET_PATH_LIMIT, isSocketPath } from '../../core/sockets.ts';
 import { readYaml } from '../../core/yaml.ts';
 import type { Mistake } from '../../core/yaml.ts';
 import { ObjectPolicy } from '../../net/policy.ts';
@@ -19,8 +21,7 @@ const AbsolutePath = z
   .string()
   .max(4096)
   .regex(/^\/[^\0]*$/, 'an absolute path expected');
-/** sun_path has 108 bytes, with the NUL. */
-const SocketPath = AbsolutePath.refine((p) => Buffer.byteLength(p) < 108, 'at most 107 bytes for a socket');
+const SocketPath = AbsolutePath.refine(isSocketPath, SOCKET_PATH_LIMIT);
 const groupMax = (min: number) => z.int().min(min).max(64);
 
 const ObjectConfig = z.strictObject({
@@ -115,7 +116,10 @@ function objectMistakes({ objects }: AgentConfig): Mistake[] {
     };
     return [
       ...mistake('file', () => readInput(o.file, 'a compiled object (.bpf.o) expected')),
-      ...mistake('signature', () => o.signature && readInput(o.signature, 'a signature expected')),
+      ...mistake(
+        'signature',
+        () => o.signature && readInput(o.signature, 'a signature expected', KEY_BYTES_MAX),
+      ),
     ];
   });
 }

@@ -2,8 +2,9 @@
  * The desired state: which objects and links this machine wants in its host. The configuration file says so, and
  * commands change it; what they changed is kept (state-file.ts) and wins.
  */
-import { readFileSync } from 'node:fs';
-import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
+import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { readInput } from '../../core/files.ts';
+import { KEY_BYTES_MAX } from '../../core/signature.ts';
 import { canonical } from '../../net/policy.ts';
 import type { ObjectPolicy } from '../../net/policy.ts';
 import { Signature } from '../../wire/schema.ts';
@@ -101,7 +102,7 @@ export class DesiredState {
     this.#unreadable = [];
     for (const [name, spec] of Object.entries(this.#config.objects))
       try {
-        const elf = readFileSync(spec.file);
+        const elf = readInput(spec.file, 'a compiled object (.bpf.o) expected');
         const signature = readSignature(spec.signature ?? `${spec.file}.sig`, spec.signature !== undefined);
         this.#fromConfig.set(name, {
           name,
@@ -296,9 +297,9 @@ export class DesiredState {
 function readSignature(file: string, required: boolean): Signature | undefined {
   let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    text = readInput(file, 'a signature expected', KEY_BYTES_MAX).toString('utf8');
   } catch (e) {
-    if (errnoCode(e) === 'ENOENT' && !required) return undefined;
+    if (isHyperturtleError(e, 'HT_NOT_FOUND') && !required) return undefined;
     throw e;
   }
   return parseSignature(text, file);

@@ -2,10 +2,11 @@
  * Findings about this L1: what it needs to be accelerated, what of it is there, and what to do about the rest. Facts
  * are collected in one place and judged in another, so that every judgement can be tested anywhere.
  */
-import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import os from 'node:os';
 import { kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
 import type { KvmFacts } from '../../bpf/kvm-abi.ts';
+import { textIfThere } from '../../core/files.ts';
 import {
   SHADOW_MMU_CVE,
   SHADOW_MMU_FIXED_IN,
@@ -64,7 +65,7 @@ export function collectFacts(
   agent: Status | undefined,
   agentProblem: string | undefined,
 ): Facts {
-  const flags = /^flags\s*:(.*)$/m.exec(read('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? [];
+  const flags = /^flags\s*:(.*)$/m.exec(textIfThere('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? [];
   return {
     kernel: { release: os.release(), version: os.version() },
     cpu: {
@@ -73,16 +74,16 @@ export function collectFacts(
       hypervisor: flags.includes('hypervisor'),
     },
     devKvm: existsSync('/dev/kvm'),
-    npt: read('/sys/module/kvm_amd/parameters/npt'),
-    ept: read('/sys/module/kvm_intel/parameters/ept'),
-    tdpMmu: read('/sys/module/kvm/parameters/tdp_mmu'),
-    nohzFull: (read('/sys/devices/system/cpu/nohz_full') ?? '').replace('(null)', ''),
-    ftrace: read('/proc/sys/kernel/ftrace_enabled'),
+    npt: textIfThere('/sys/module/kvm_amd/parameters/npt'),
+    ept: textIfThere('/sys/module/kvm_intel/parameters/ept'),
+    tdpMmu: textIfThere('/sys/module/kvm/parameters/tdp_mmu'),
+    nohzFull: (textIfThere('/sys/devices/system/cpu/nohz_full') ?? '').replace('(null)', ''),
+    ftrace: textIfThere('/proc/sys/kernel/ftrace_enabled'),
     numa: {
-      nodes: numaNodes(read('/sys/devices/system/node/has_memory') ?? ''),
-      balancing: read('/proc/sys/kernel/numa_balancing'),
+      nodes: numaNodes(textIfThere('/sys/devices/system/node/has_memory') ?? ''),
+      balancing: textIfThere('/proc/sys/kernel/numa_balancing'),
     },
-    sleep: read('/sys/power/state') ?? '',
+    sleep: textIfThere('/sys/power/state') ?? '',
     otherHypervisors: OTHER_HYPERVISORS.filter((m) => existsSync(`/sys/module/${m}`)),
     signing: moduleSigning(),
     guestDevice: existsSync(GUEST_DEVICE),
@@ -107,7 +108,7 @@ function unplacedArenas(): string[] {
     return []; // a kernel without PCI
   }
   return names.filter((name) => {
-    const at = (file: string): string => read(`${devices}/${name}/${file}`) ?? '';
+    const at = (file: string): string => textIfThere(`${devices}/${name}/${file}`) ?? '';
     return at('vendor') === '0x1af4' && at('device') === '0x1110' && hasNoAddress(at('resource'));
   });
 }
@@ -385,12 +386,4 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
       return warn(`${who}: registered, but ${without.noIndex}`, END_NO_INDEX);
     return ok(`${who}: RAM on turtlefs`);
   });
-}
-
-function read(file: string): string | undefined {
-  try {
-    return readFileSync(file, 'utf8').trim();
-  } catch {
-    return undefined;
-  }
 }

@@ -1,10 +1,9 @@
 /** The agent's measurements in OpenMetrics form, on a unix socket or a loopback port. Values are taken when asked for. */
-import { chmodSync } from 'node:fs';
 import http from 'node:http';
 import { Counter, Gauge, Registry } from 'prom-client';
 import { metricsPage, servePages } from '../../core/metrics-http.ts';
+import { listenAt, listening } from '../../core/sockets.ts';
 import type { AgentConfig } from './config.ts';
-import { listen, makeWayFor } from './local.ts';
 import type { AgentResult } from './schema.ts';
 
 type Status = AgentResult<'agent.status'>;
@@ -132,16 +131,14 @@ export class MetricsServer {
     const server = http.createServer((request, response) => void servePages(pages, request, response));
     server.requestTimeout = 10_000;
     server.maxConnections = 16;
-    if ('socket' in at) {
-      await makeWayFor(at.socket, signal);
-      await listen(server, at.socket);
-      // measurements are no secret within the machine's group of readers; the rest of the directory is root's
-      chmodSync(at.socket, 0o660);
-    } else
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject);
-        server.listen(at.port, '127.0.0.1', () => resolve());
+    if ('socket' in at)
+      await listenAt(server, at.socket, {
+        signal,
+        // measurements are no secret within the machine's group of readers; the rest of the directory is root's
+        mode: 0o660,
+        taken: `${at.socket}: another agent serves its measurements there: stop it first, or give this one another socket`,
       });
+    else await listening(server, () => server.listen(at.port, '127.0.0.1'));
     return new MetricsServer(server);
   }
 

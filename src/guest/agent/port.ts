@@ -6,13 +6,13 @@
  */
 import koffi from 'koffi';
 import { constants, readFileSync, readSync, readdirSync, statSync, openSync, writeSync } from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
 import { Duplex } from 'node:stream';
 import { AGENT_PORT } from '../../core/default-paths.ts';
 import { OwnedFd } from '../../bpf/fds.ts';
 import { isPollable } from '../../bpf/sys.ts';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
+import { connectSocket } from '../../core/sockets.ts';
 
 const READ_BYTES = 64 << 10;
 /** Reads in one turn of the event loop, so that a flood leaves time for the rest. */
@@ -178,33 +178,6 @@ export function findChannel(
   return undefined;
 }
 
-/** Connects to a unix socket. Throws HT_CHANNEL when nobody listens, HT_NOT_FOUND without the file. */
-export function connectSocket(socketPath: string, signal: AbortSignal): Promise<net.Socket> {
-  return new Promise((resolve, reject) => {
-    signal.throwIfAborted();
-    const socket = net.connect({ path: socketPath });
-    const settle = (): void => {
-      signal.removeEventListener('abort', onAbort);
-      socket.off('error', onError);
-    };
-    const onAbort = (): void => {
-      settle();
-      socket.destroy();
-      reject(signal.reason instanceof Error ? signal.reason : new Error('aborted'));
-    };
-    const onError = (e: Error): void => {
-      settle();
-      reject(openError(socketPath, e));
-    };
-    signal.addEventListener('abort', onAbort, { once: true });
-    socket.once('error', onError);
-    socket.once('connect', () => {
-      settle();
-      resolve(socket);
-    });
-  });
-}
-
 function isAgain(e: unknown): boolean {
   const code = errnoCode(e);
   return code === 'EAGAIN' || code === 'EINTR';
@@ -225,8 +198,6 @@ function openError(channelPath: string, e: unknown): Error {
     case 'EACCES':
     case 'EPERM':
       return new HyperturtleError('HT_CHANNEL', `${channelPath}: no permission: run as root`, { cause: e });
-    case 'ECONNREFUSED':
-      return new HyperturtleError('HT_CHANNEL', `${channelPath}: nobody listens there`, { cause: e });
     case undefined:
     default:
       return e instanceof Error ? e : new Error(messageOf(e));

@@ -7,7 +7,7 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import net from 'node:net';
+import type net from 'node:net';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Writable } from 'node:stream';
@@ -16,6 +16,7 @@ import { HyperturtleError, errnoCode } from '../../core/errors.ts';
 import { exec } from '../../core/exec.ts';
 import { identify, isRunning, killProcess } from '../../core/process.ts';
 import type { ProcessId } from '../../core/process.ts';
+import { dial } from '../../core/sockets.ts';
 import { waitFor, withDeadline } from '../../core/wait.ts';
 import { QmpClient } from '../../qmp/client.ts';
 import { pinVcpus } from '../../qmp/pin.ts';
@@ -207,7 +208,7 @@ class RunningGuest {
   }
 
   async #connectStatus(): Promise<net.Socket> {
-    const socket = net.connect(this.#files.statusSocket);
+    const socket = dial(this.#files.statusSocket);
     socket.on('error', () => {}); // QEMU's end: #ended tells
     await withDeadline(
       'the status port',

@@ -1,9 +1,9 @@
 /** The operator's side of the admin socket. */
 import type net from 'node:net';
-import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
+import { connectSocket, whyNot } from '../../core/sockets.ts';
 import { RpcPeer } from '../../wire/peer.ts';
 import { ADMIN_METHODS } from './admin-schema.ts';
-import { connectTo } from './sockets.ts';
 
 /** To be closed by the caller. Throws HT_UNAVAILABLE when no daemon listens there. */
 export async function connectAdmin(
@@ -12,12 +12,13 @@ export async function connectAdmin(
 ): Promise<RpcPeer<typeof ADMIN_METHODS>> {
   let socket: net.Socket;
   try {
-    socket = await connectTo(socketPath, signal);
+    socket = await connectSocket(socketPath, signal);
   } catch (e) {
     signal.throwIfAborted();
+    if (isHyperturtleError(e, 'HT_USAGE')) throw e;
     throw new HyperturtleError(
       'HT_UNAVAILABLE',
-      `no daemon at ${socketPath} (${messageOf(e)}): start it (systemctl start hyperturtled, or hyperturtle host daemon) as root`,
+      `no daemon at ${socketPath} (${e instanceof Error ? whyNot(socketPath, e) : String(e)}): start it (systemctl start hyperturtled, or hyperturtle host daemon) as root`,
       { cause: e },
     );
   }

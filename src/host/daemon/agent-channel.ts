@@ -4,12 +4,12 @@
  */
 import { messageOf } from '../../core/errors.ts';
 import { Backoff, changeNear } from '../../core/retry.ts';
+import { connectSocket } from '../../core/sockets.ts';
 import type { ServedMethods } from '../../wire/handlers.ts';
 import { TENANT_LIMITS } from '../../wire/limits.ts';
 import { RpcPeer } from '../../wire/peer.ts';
 import type { RpcCounters } from '../../wire/peer.ts';
 import type { Log } from './log.ts';
-import { connectTo } from './sockets.ts';
 
 export interface AgentChannelOptions {
   socketPath: string;
@@ -60,7 +60,7 @@ export class AgentChannel {
 
   async #serve(signal: AbortSignal): Promise<void> {
     const { socketPath, methods, onDrain, requestsPerSecond, log } = this.#options;
-    const socket = await connectTo(socketPath, signal);
+    const socket = await connectSocket(socketPath, signal);
     await new Promise<void>((resolve) => {
       const peer = new RpcPeer(socket, {
         calls: {},

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { LOG_LEVELS } from '../../core/log-levels.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { verifierOf } from '../../core/signature.ts';
+import { SOCKET_PATH_LIMIT, isSocketPath } from '../../core/sockets.ts';
 import { parseYaml, readYaml } from '../../core/yaml.ts';
 import type { Mistake } from '../../core/yaml.ts';
 import { arenaSizeProblem } from '../../kernel/arena.ts';
@@ -19,8 +20,7 @@ const absolutePath = z
   .string()
   .regex(/^\/[^\0]*$/, 'an absolute path expected')
   .max(4096);
-/** sun_path has 108 bytes, with the NUL. */
-const socketPath = absolutePath.refine((p) => Buffer.byteLength(p) < 108, 'at most 107 bytes for a socket');
+const socketPath = absolutePath.refine(isSocketPath, SOCKET_PATH_LIMIT);
 const positive = (max: number) => z.int().min(1).max(max);
 
 export const quotasSchema = z.strictObject({

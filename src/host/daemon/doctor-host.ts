@@ -2,11 +2,12 @@
  * Findings of `doctor` about the host as a whole. Facts are collected in one place and judged in another, so that every
  * judgement can be tested anywhere. Nothing secret is in them: tenants read them. They need no daemon.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import os from 'node:os';
 import { hookedFunctions, kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
 import type { KvmFacts } from '../../bpf/kvm-abi.ts';
 import { isBpffs } from '../../bpf/pins.ts';
+import { textIfThere } from '../../core/files.ts';
 import {
   SHADOW_MMU_CVE,
   SHADOW_MMU_FIXED_IN,
@@ -45,9 +46,9 @@ const VENDORS = ['kvm_amd', 'kvm_intel'] as const;
 const PAGING = { kvm_amd: 'npt', kvm_intel: 'ept' } as const;
 
 export function collectHostFacts(bpffs: string): HostFacts {
-  const flags = /^flags\s*:(.*)$/m.exec(read('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? [];
+  const flags = /^flags\s*:(.*)$/m.exec(textIfThere('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? [];
   const parameter = (vendor: Vendor, name: string): string | undefined =>
-    read(`/sys/module/${vendor}/parameters/${name}`);
+    textIfThere(`/sys/module/${vendor}/parameters/${name}`);
   const each = (name: (v: Vendor) => string): Record<Vendor, string | undefined> => ({
     kvm_amd: parameter('kvm_amd', name('kvm_amd')),
     kvm_intel: parameter('kvm_intel', name('kvm_intel')),
@@ -58,12 +59,12 @@ export function collectHostFacts(bpffs: string): HostFacts {
     nested: each(() => 'nested'),
     paging: each((v) => PAGING[v]),
     hostDevice: existsSync(HOST_DEVICE),
-    ftrace: read('/proc/sys/kernel/ftrace_enabled'),
+    ftrace: textIfThere('/proc/sys/kernel/ftrace_enabled'),
     signing: moduleSigning(),
     bpffs: { dir: bpffs, mounted: isBpffs(bpffs) },
-    jit: read('/proc/sys/net/core/bpf_jit_enable'),
+    jit: textIfThere('/proc/sys/net/core/bpf_jit_enable'),
     kvmTypes: kvmFacts('host'),
-    traced: read('/sys/kernel/tracing/enabled_functions')?.split('\n'),
+    traced: textIfThere('/sys/kernel/tracing/enabled_functions')?.split('\n'),
   };
 }
 
@@ -176,12 +177,4 @@ function pins({ bpffs: { dir, mounted } }: HostFacts): Finding {
 function native({ jit }: HostFacts): Finding {
   if (jit === '0') return warn('eBPF programs are interpreted', 'sysctl net.core.bpf_jit_enable=1');
   return ok('eBPF programs run as native code');
-}
-
-function read(file: string): string | undefined {
-  try {
-    return readFileSync(file, 'utf8').trim();
-  } catch {
-    return undefined;
-  }
 }

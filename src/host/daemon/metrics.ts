@@ -5,13 +5,14 @@
 import http from 'node:http';
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client';
 import { metricsPage, servePages } from '../../core/metrics-http.ts';
+import { listening } from '../../core/sockets.ts';
 import type { Page } from '../../core/metrics-http.ts';
 import { answersForL1, figuresOf } from '../../wire/figures.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
 import type { HostConfig } from './config.ts';
 import { framesOf } from '../nics/tap.ts';
-import { listenAt, listening } from './sockets.ts';
+import { listenAt } from './sockets.ts';
 import type { VmStatus } from './vm.ts';
 
 export interface MetricsSource {

@@ -9,7 +9,7 @@ import { waitFor } from '../../../src/core/wait.ts';
 import { Agent } from '../../../src/guest/agent/agent.ts';
 import { AgentConfig } from '../../../src/guest/agent/config.ts';
 import { fixOf } from '../../../src/guest/agent/fixes.ts';
-import { connectSocket } from '../../../src/guest/agent/port.ts';
+import { connectSocket } from '../../../src/core/sockets.ts';
 import { LOCAL_METHODS } from '../../../src/guest/agent/schema.ts';
 import { RpcPeer } from '../../../src/wire/peer.ts';
 import type { NotificationName } from '../../../src/wire/schema.ts';

@@ -1,10 +1,22 @@
 /** Two agents on one machine. */
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chownSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Agent } from '../../../src/guest/agent/agent.ts';
-import { checkPortFree, holdState } from '../../../src/guest/agent/alone.ts';
+import { holdPort, holdState } from '../../../src/guest/agent/alone.ts';
 import { AgentConfig } from '../../../src/guest/agent/config.ts';
 
 let dir: string;
@@ -12,6 +24,10 @@ beforeEach(() => (dir = mkdtempSync(path.join(os.tmpdir(), 'ht-alone-'))));
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 const never = new AbortController().signal;
 const log = { info: () => {}, warn: () => {}, error: () => {}, debug: () => {}, trace: () => {} };
+
+/** The name in abstract space of the one port that is held. */
+const lockName = (): string =>
+  /@(hyperturtle-agent-port-[0-9a-f]+)/.exec(readFileSync('/proc/net/unix', 'latin1'))?.[1] ?? '';
 
 describe('a second agent with a socket of its own', () => {
   it('is refused while the state directory is another’s, and starts when that one has stopped', async () => {
@@ -35,16 +51,84 @@ describe('a second agent with a socket of its own', () => {
     await (await start('b.sock')).stop();
   });
 
-  it('is refused while the port is another’s, naming its process', () => {
+  it('is refused while the port is another’s, naming its process', async () => {
     mkdirSync(path.join(dir, '4711/fd'), { recursive: true });
     symlinkSync('/dev/null', path.join(dir, '4711/fd/7'));
     symlinkSync('/dev/null', path.join(dir, 'port'));
-    expect(() => checkPortFree(path.join(dir, 'port'), dir)).toThrow(
+    await expect(holdPort(path.join(dir, 'port'), dir)).rejects.toThrow(
       /port: process 4711 has it open, and only one agent may: stop that one first/,
     );
-    expect(() => checkPortFree('/dev/zero', dir)).not.toThrow();
-    expect(() => checkPortFree('/dev/not-there', dir)).not.toThrow();
-    expect(() => checkPortFree(dir, dir)).not.toThrow();
+    for (const free of ['/dev/zero', '/dev/not-there']) await (await holdPort(free, dir)).release();
+  });
+
+  it.each([
+    ['a directory', () => dir],
+    ['a regular file', () => path.join(dir, 'file')],
+  ])('is refused where the port is %s', async (what, port) => {
+    writeFileSync(path.join(dir, 'file'), '');
+    await expect(holdPort(port())).rejects.toMatchObject({
+      code: 'HT_KERNEL',
+      message: expect.stringContaining(`a unix socket expected, ${what} found`) as string,
+    });
+  });
+
+  it('is refused while the port is another’s that is a unix socket, or not there yet, by whichever of its names', async () => {
+    const port = path.join(dir, 'port.sock');
+    const before = await holdPort(port);
+    await expect(holdPort(port)).rejects.toMatchObject({ code: 'HT_BUSY' });
+    const name = lockName();
+    await before.release();
+    const server = net.createServer().listen(port);
+    await once(server, 'listening');
+    symlinkSync(port, path.join(dir, 'other-name'));
+    const child = spawn(process.execPath, [
+      '-e',
+      `require('net').createServer().listen('\\0${name}', () => console.log('held'))`,
+    ]);
+    try {
+      await once(child.stdout, 'data');
+      await expect(holdPort(path.join(dir, 'other-name'))).rejects.toMatchObject({
+        code: 'HT_BUSY',
+        message: expect.stringContaining(
+          `other-name: process ${child.pid} has it open, and only one agent may`,
+        ) as string,
+      });
+    } finally {
+      child.kill('SIGKILL');
+      await once(child, 'close');
+      server.close();
+    }
+    await (await holdPort(port)).release();
+  });
+
+  it('keeps nothing of its own beside a port, and is not stopped by a user without rights', async () => {
+    const port = path.join(dir, 'port.sock');
+    const held = await holdPort(port);
+    expect(readdirSync(dir)).toEqual([]);
+    const inode = readFileSync('/proc/net/unix', 'latin1')
+      .split('\n')
+      .find((l) => l.includes(lockName()))
+      ?.split(/\s+/)[6];
+    // /proc as it is when process 4711 of another user has that socket
+    mkdirSync(path.join(dir, 'net'));
+    writeFileSync(path.join(dir, 'net/unix'), readFileSync('/proc/net/unix'));
+    mkdirSync(path.join(dir, '4711/fd'), { recursive: true });
+    symlinkSync(`socket:[${inode}]`, path.join(dir, '4711/fd/7'));
+    await expect(holdPort(port, dir)).rejects.toThrow(/process 4711 has it open/);
+    if (process.getuid?.() === 0) {
+      chownSync(path.join(dir, '4711'), 65534, 65534);
+      await (await holdPort(port, dir)).release();
+    }
+    await held.release();
+  });
+
+  it('is refused where its lock cannot have the name that it needs', async () => {
+    const long = path.join(dir, 'd'.repeat(120));
+    await expect(holdState(long, never)).rejects.toMatchObject({
+      code: 'HT_USAGE',
+      message: expect.stringMatching(/agent\.lock: at most 107 bytes for a socket expected/) as string,
+    });
+    expect(readdirSync(dir)).toEqual([]);
   });
 
   it('is not refused by what a killed agent left', async () => {

@@ -156,7 +156,7 @@ describe('a file with several mistakes', () => {
         expect.objectContaining({
           code: 'HT_CONFIG',
           message: expect.stringMatching(
-            /f\.yaml:6:9: vms\.one\.keys\.0: \/none\.pub: no such key file/,
+            /f\.yaml:6:9: vms\.one\.keys\.0: \/none\.pub: no such file: make a key with 'hyperturtle keygen'/,
           ) as string,
         }),
       );
