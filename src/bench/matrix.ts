@@ -55,7 +55,7 @@ export interface MatrixSpec {
   progress: Progress;
   signal?: AbortSignal | undefined;
   /** Called after each cell: a run that is interrupted keeps what it had. */
-  onCell: (cell: MatrixCell) => Promise<void>;
+  onCell: (cell: MatrixCell) => void;
 }
 
 /** Bochs takes minutes for what QEMU does in seconds. */
@@ -92,9 +92,9 @@ async function runColumn(
 ): Promise<number> {
   const { progress, signal } = spec;
   let on = 'no lab';
-  const tell = (hook: MatrixHook, verdict: Verdict, begin: number): Promise<void> => {
+  const tell = (hook: MatrixHook, verdict: Verdict, begin: number): void => {
     const seconds = Math.round((performance.now() - begin) / 1000);
-    return spec.onCell({
+    spec.onCell({
       ...{ ...column, hook, ...verdict, seconds, on },
       date: new Date().toISOString().slice(0, 10),
     });
@@ -112,7 +112,7 @@ async function runColumn(
     });
   } catch (e) {
     if (signal?.aborted) throw e;
-    for (const hook of hooks) await tell(hook, failure(e), started);
+    for (const hook of hooks) tell(hook, failure(e), started);
     return hooks.length;
   }
   try {
@@ -124,7 +124,7 @@ async function runColumn(
       const verdict = await tried(lab, column.vendor, hook, logs, signal);
       if (verdict.state === 'run') step.done();
       else step.fail();
-      await tell(hook, verdict, begin);
+      tell(hook, verdict, begin);
       if (verdict.state === 'failed') return i + 1;
     }
     return hooks.length;

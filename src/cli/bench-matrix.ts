@@ -1,11 +1,10 @@
 /** `hyperturtle bench matrix`: which hook works on which kernel and vendor, by running each. */
 import type { Command } from 'commander';
-import { HyperturtleError } from '../core/errors.ts';
 import { writeOut } from '../core/output.ts';
-import type { MatrixCell, MatrixHook, MatrixVendor } from '../bench/matrix.ts';
+import type { MatrixCell } from '../bench/matrix.ts';
 import { bochsModelOf, modelOption } from './emulated-cpu.ts';
 import { qemuOption } from './kernel-option.ts';
-import { integer } from './values.ts';
+import { choose, integer } from './values.ts';
 
 interface MatrixOptions {
   kernel?: string;
@@ -44,36 +43,36 @@ Examples:
 
 async function measure(o: MatrixOptions): Promise<void> {
   const [
-    { MATRIX_HOOKS, MATRIX_KERNELS, MATRIX_VENDORS, matrixSchema, runMatrix },
+    { MATRIX_HOOKS, MATRIX_KERNELS, MATRIX_VENDORS, runMatrix },
+    { readCells },
     report,
-    fs,
+    { readInput, replaceFile },
     progress,
     lifecycle,
   ] = await Promise.all([
     import('../bench/matrix.ts'),
+    import('../bench/matrix-cells.ts'),
     import('../report/matrix.ts'),
-    import('node:fs/promises'),
+    import('../core/files.ts'),
     import('../core/progress.ts'),
     import('../core/lifecycle.ts'),
   ]);
-  const vendors = o.quick ? (['amd'] as const) : listOf<MatrixVendor>('--cpu', o.cpu, MATRIX_VENDORS);
-  const hooks = o.quick
-    ? (['npf'] as const)
-    : o.hook === undefined
-      ? MATRIX_HOOKS
-      : listOf<MatrixHook>('--hook', o.hook, MATRIX_HOOKS);
+  const vendors = o.quick ? (['amd'] as const) : choose('--cpu', MATRIX_VENDORS, o.cpu);
+  const hooks = o.quick ? (['npf'] as const) : choose('--hook', MATRIX_HOOKS, o.hook);
   const model = bochsModelOf({ ...o, cpu: vendors.some((v) => v === 'intel') ? 'intel' : 'amd' });
   const found: MatrixCell[] = [];
   /** Read again for each cell: another run may write to the same file. */
-  const keep = async (cells: readonly MatrixCell[]): Promise<MatrixCell[]> => {
+  const keep = (cells: readonly MatrixCell[]): MatrixCell[] => {
     if (o.cells === undefined) return report.mergedCells(found, cells);
-    const text = await fs.readFile(o.cells, 'utf8').catch(() => '[]');
-    const kept = report.mergedCells(matrixSchema.parse(JSON.parse(text)), cells);
-    if (cells.length > 0) await fs.writeFile(o.cells, `${JSON.stringify(kept, null, 2)}\n`);
+    const kept = report.mergedCells(readCells(o.cells), cells);
+    if (cells.length > 0) replaceFile(o.cells, `${JSON.stringify(kept, null, 2)}\n`);
     return kept;
   };
   const { signal, dispose } = lifecycle.abortOnSignals();
-  await keep([]); // a file that is none of ours is said before hours of work
+  keep([]); // a file that is none of ours is said before hours of work
+  const inDocument = (file: string, kept: readonly MatrixCell[]): string =>
+    report.withMatrix(readInput(file, 'give the document').toString('utf8'), kept);
+  if (o.doc !== undefined) inDocument(o.doc, []);
   try {
     await runMatrix({
       ...{
@@ -85,11 +84,10 @@ async function measure(o: MatrixOptions): Promise<void> {
         l1Cpus: o.l1Cpus,
       },
       ...{ progress: progress.createProgress(), signal },
-      onCell: async (cell) => {
+      onCell: (cell) => {
         found.push(cell);
-        const kept = await keep([cell]);
-        if (o.doc !== undefined)
-          await fs.writeFile(o.doc, report.withMatrix(await fs.readFile(o.doc, 'utf8'), kept));
+        const kept = keep([cell]);
+        if (o.doc !== undefined) replaceFile(o.doc, inDocument(o.doc, kept));
       },
     });
   } finally {
@@ -97,13 +95,4 @@ async function measure(o: MatrixOptions): Promise<void> {
   }
   writeOut(`${report.matrixTable(report.mergedCells([], found))}\n`);
   if (found.some((c) => c.state === 'failed')) process.exitCode = 1;
-}
-
-function listOf<T extends string>(option: string, text: string, all: readonly T[]): T[] {
-  return text.split(',').map((name) => {
-    const found = all.find((a) => a === name);
-    if (found === undefined)
-      throw new HyperturtleError('HT_USAGE', `${option} ${name}: expected ${all.join(', ')}`);
-    return found;
-  });
 }

@@ -16,7 +16,7 @@ import { registerStart } from './bench-start.ts';
 import { registerProfileBench } from './bench-profile.ts';
 import { inLab, labOptions } from './bench-lab.ts';
 import type { LabOptions } from './bench-lab.ts';
-import { integer } from './values.ts';
+import { choose, integer } from './values.ts';
 
 interface CommonOptions extends LabOptions {
   report?: string;
@@ -154,16 +154,6 @@ async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: str
     o,
     version,
   );
-}
-
-function choose<T extends string>(name: string, all: readonly T[], list: string | undefined): T[] {
-  if (list === undefined) return [...all];
-  return list.split(',').map((word) => {
-    const known = all.find((a) => a === word);
-    if (known === undefined)
-      throw new HyperturtleError('HT_USAGE', `${name}: some of ${all.join(',')} expected, '${word}' found`);
-    return known;
-  });
 }
 
 /** Measures in a lab; then the table, and the files that were asked for. */

@@ -1,23 +1,25 @@
 #!/usr/bin/env node
 /** The `hyperturtle-cni` plugin: what a container runtime executes. Starts with as little as it can. */
-import { text } from 'node:stream/consumers';
 import { CniError, cniError } from '../cni/errors.ts';
-import { parseRequest } from '../cni/config.ts';
+import { configVersion, parseRequest } from '../cni/config.ts';
 import type { CniRequest } from '../cni/config.ts';
 import { delegate } from '../cni/delegate.ts';
 import { configure, inspect, moveIn } from '../cni/netns.ts';
 import { runCommand } from '../cni/plugin.ts';
 import type { Means } from '../cni/plugin.ts';
-import { isHyperturtleError, messageOf } from '../core/errors.ts';
+import { messageOf } from '../core/errors.ts';
+import { textUpTo } from '../core/files.ts';
 import { guardOutput, writeJson } from '../core/output.ts';
 import { abortOnSignals } from '../core/lifecycle.ts';
 import { withAgent } from './l1-client.ts';
 import type { AgentClient } from './l1-client.ts';
-import { nicHost } from './nic.ts';
+import { nicHost, unwantNic } from './nic.ts';
 import { dropNicPolicy, setNicPolicy } from './nic-policy.ts';
 
 const TIMEOUT_S = 90;
 const INPUT_MS = 30_000;
+/** A configuration with its policy and the result of an ADD has some kilobytes. */
+const INPUT_BYTES_MAX = 4 << 20;
 
 function means(request: CniRequest): Means {
   const agent = <T>(use: (c: AgentClient) => Promise<T>): Promise<T> =>
@@ -42,7 +44,12 @@ function means(request: CniRequest): Means {
           interface: made.interface ?? undefined,
         };
       }),
-    delNic: (id) => agent((c) => giveBack(c, id)),
+    delNic: (id) =>
+      agent(async (c) => {
+        await nicHost(c).del(id);
+        // with what else was linked to it by command: a NIC of that name never comes again
+        await unwantNic(c, id);
+      }),
     nics: () =>
       agent(async (c) => {
         const { nics, free } = await nicHost(c).list();
@@ -53,14 +60,6 @@ function means(request: CniRequest): Means {
   };
 }
 
-/** With what else was linked to it by command: a NIC of that name never comes again. */
-async function giveBack(c: AgentClient, id: string): Promise<void> {
-  await nicHost(c).del(id);
-  await c.peer.request('agent.unwant', { target: id }, { signal: c.signal }).catch((e: unknown) => {
-    if (!isHyperturtleError(e, 'HT_UNSUPPORTED')) throw e; // an older agent
-  });
-}
-
 /** Waits for what is not there yet, also where the descriptor is a non-blocking one. */
 async function standardInput(signal: AbortSignal): Promise<string> {
   const input = process.stdin;
@@ -68,7 +67,7 @@ async function standardInput(signal: AbortSignal): Promise<string> {
   const give = (): unknown => input.destroy(new Error(`no end within ${INPUT_MS / 1000} s`));
   late.addEventListener('abort', give, { once: true });
   try {
-    return await text(input);
+    return await textUpTo(input, INPUT_BYTES_MAX);
   } catch (e) {
     throw new CniError('IO_FAILURE', 'standard input: a network configuration expected', messageOf(e));
   } finally {
@@ -82,7 +81,9 @@ async function main(): Promise<void> {
   const signals = abortOnSignals();
   let version = '1.0.0';
   try {
-    const request = parseRequest(process.env, await standardInput(signals.signal));
+    const input = await standardInput(signals.signal);
+    version = configVersion(input) ?? version;
+    const request = parseRequest(process.env, input);
     version = request.version;
     const answer = await runCommand(request, means(request), signals.signal);
     if (answer) writeJson(JSON.stringify(answer));

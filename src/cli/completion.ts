@@ -42,6 +42,7 @@ interface Node {
   choices: readonly string[];
   /** The first argument is a file. */
   takesFiles: boolean;
+  takesArguments: boolean;
 }
 
 export function completionNodes(program: Command): Node[] {
@@ -69,6 +70,7 @@ export function completionNodes(program: Command): Node[] {
         { flag: '--help', takesValue: false, choices: [], description: 'what it does' },
       ],
       choices: command.registeredArguments[0]?.argChoices ?? [],
+      takesArguments: command.registeredArguments.length > 0,
       takesFiles: command.registeredArguments.some((a) => /file|path/.test(a.name())),
     });
     for (const c of command.commands) visit(c, path === '' ? c.name() : `${path} ${c.name()}`);
@@ -101,6 +103,7 @@ function bash(nodes: readonly Node[]): string {
     .join('\n');
   const commands = nodes.flatMap((n) => n.subcommands.map((s) => `${n.path} ${s.name}`.trim()));
   const valued = [...new Set(nodes.flatMap((n) => n.options.filter((o) => o.takesValue).map((o) => o.flag)))];
+  const groups = nodes.filter((n) => n.subcommands.length > 0 && !n.takesArguments).map((n) => n.path);
   const chosen = nodes
     .flatMap((n) => n.options.filter((o) => o.choices.length > 0).map((o) => ({ ...o, path: n.path })))
     .map((o) => `    '${`${o.path} ${o.flag}`.trim()}') words='${o.choices.join(' ')}'; files=0 ;;`)
@@ -108,14 +111,19 @@ function bash(nodes: readonly Node[]): string {
   return `# completion of hyperturtle for bash; made by: hyperturtle completion bash
 _hyperturtle() {
   local current previous path word words files i
+  COMPREPLY=()
   current=\${COMP_WORDS[COMP_CWORD]}
   previous=\${COMP_WORDS[COMP_CWORD-1]}
   path=
   for ((i = 1; i < COMP_CWORD; i++)); do
     word=\${COMP_WORDS[i]}
     case "\${path:+$path }$word" in
-    ${commands.map((c) => `'${c}'`).join('|')}) path="\${path:+$path }$word" ;;
+    ${commands.map((c) => `'${c}'`).join('|')}) path="\${path:+$path }$word"; continue ;;
     esac
+    # where a command of some is expected, any other word is a mistake: nothing follows it
+    case "$word" in -*) continue ;; esac
+    case "\${COMP_WORDS[i-1]}" in ${valued.join('|')}) continue ;; esac
+    case "$path" in ${groups.map((g) => `'${g}'`).join('|')}) return ;; esac
   done
   words= files=0
   case "$path" in
@@ -127,10 +135,11 @@ ${cases}
   case "\${path:+$path }$previous" in
 ${chosen}
   esac
-  COMPREPLY=($(compgen -W "$words" -- "$current"))
+  # a name of a file may have blanks and stars
+  while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -W "$words" -- "$current")
   if [ "$files" = 1 ]; then
     compopt -o filenames 2>/dev/null
-    COMPREPLY+=($(compgen -f -- "$current"))
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$current")
   fi
 }
 complete -F _hyperturtle hyperturtle

@@ -1,6 +1,7 @@
 /** `hyperturtle nic add|del|list`: NICs of this L1 that its host gives and takes, ready for a nested guest. */
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import { isHyperturtleError } from '../core/errors.ts';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import type { LocalNic, NicHost, NicUse } from '../guest/nic/nic.ts';
 import type { Vmm } from '../guest/nic/vmm.ts';
@@ -99,17 +100,42 @@ async function add(id: string | undefined, o: AddOptions): Promise<void> {
   });
 }
 
+/**
+ * Has the agent give up what is wanted for a NIC: links to it, and its network programs. An agent of an earlier version, which
+ * does not know how, is asked for each of these programs; links of other objects stay wanted there.
+ */
+export async function unwantNic(
+  { peer, signal, timeoutMs }: Pick<AgentClient, 'peer' | 'signal' | 'timeoutMs'>,
+  id: string,
+): Promise<Unwanted> {
+  const to = { signal, timeoutMs };
+  try {
+    return await peer.request('agent.unwant', { target: id }, to);
+  } catch (e) {
+    if (!isHyperturtleError(e, 'HT_UNSUPPORTED')) throw e;
+  }
+  const objects: string[] = [];
+  for (const name of NETWORK_PROGRAMS.map((p) => networkObject(p.name, id)))
+    try {
+      await peer.request('unload', { name, force: true }, to);
+      objects.push(name);
+    } catch (e) {
+      if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
+    }
+  return { links: [], objects };
+}
+
 async function del(id: string, o: L1Options & { force?: boolean }): Promise<void> {
   const { delNic } = await import('../guest/nic/nic.ts');
   const { force = false } = o;
   const result = await withAgent(o, async (c) => {
     const to = { signal: c.signal, timeoutMs: c.timeoutMs };
     const { existed } = await delNic(id, force, { host: nicHost(c), signal: c.signal });
-    const given = force ? await c.peer.request('agent.unwant', { target: id }, to) : NOTHING;
+    const givenUp = force ? await unwantNic(c, id) : NOTHING;
     const { links } = await c.peer.request('agent.desired', {}, to);
-    return { existed, givenUp: given, wanted: links.filter((l) => l.target === id) };
+    return { existed, givenUp, wanted: links.filter((l) => l.target === id) };
   });
-  print(o, result, (r) => delText(id, r));
+  print(o, result, (r) => delText(id, r, force));
 }
 
 type Unwanted = AgentResult<'agent.unwant'>;
@@ -118,6 +144,7 @@ const NOTHING: Unwanted = { links: [], objects: [] };
 export function delText(
   id: string,
   r: { existed: boolean; givenUp: Unwanted; wanted: Unwanted['links'] },
+  force = false,
 ): string {
   const name = (l: Unwanted['links'][number]): string => `${l.object} at ${l.hook}`;
   const lines = [r.existed ? `${id} removed` : `there was no NIC '${id}'`];
@@ -126,7 +153,7 @@ export function delText(
   if (r.wanted.length > 0)
     lines.push(
       `still wanted, for when there is a NIC '${id}' again: ${r.wanted.map(name).join(', ')}`,
-      `to give that up: ${giveUp(id, r.wanted).join(' && ')}`,
+      `to give that up: ${force ? 'restart the agent, which is of an earlier version, and then ' : ''}${giveUp(id, r.wanted).join(' && ')}`,
     );
   return lines.join('\n');
 }

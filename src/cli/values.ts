@@ -15,6 +15,17 @@ export function integer(name: string, min: number, max: number): (text: string) 
   };
 }
 
+/** Words of a list that are separated by commas, each one of `all`; left out: all of them. Throws HT_USAGE. */
+export function choose<T extends string>(option: string, all: readonly T[], list: string | undefined): T[] {
+  if (list === undefined) return [...all];
+  return list.split(',').map((word) => {
+    const known = all.find((a) => a === word);
+    if (known === undefined)
+      throw new HyperturtleError('HT_USAGE', `${option}: some of ${all.join(',')} expected, '${word}' found`);
+    return known;
+  });
+}
+
 export function printJson(value: unknown): void {
   writeJson(JSON.stringify(value, (_, v: unknown) => (typeof v === 'bigint' ? `0x${v.toString(16)}` : v)));
 }

@@ -127,12 +127,7 @@ const VERSION_CONFIG = { name: 'version', type: 'hyperturtle-cni' };
 
 /** Answered in the version of the configuration where there is one that we speak, else in the newest. */
 function versionRequest(input: string): CniRequest {
-  let version: CniVersion = CNI_VERSIONS[CNI_VERSIONS.length - 1] ?? '1.1.0';
-  try {
-    version = versionOf(parseJson(input));
-  } catch {
-    // the answer says what would be understood
-  }
+  const version = configVersion(input) ?? CNI_VERSIONS[CNI_VERSIONS.length - 1] ?? '1.1.0';
   const raw = { ...VERSION_CONFIG, cniVersion: version };
   return {
     ...{ command: 'VERSION', attachment: { containerId: '', ifname: '' }, netns: undefined, pluginPath: [] },
@@ -155,6 +150,15 @@ function parseJson(input: string): Record<string, unknown> {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw new CniError('UNDECODABLE', 'standard input: a JSON object expected');
   return { ...value };
+}
+
+/** The version that a configuration names, for an error about anything else; undefined where it names none that we speak. */
+export function configVersion(input: string): CniVersion | undefined {
+  try {
+    return versionOf(parseJson(input));
+  } catch {
+    return undefined;
+  }
 }
 
 function versionOf(raw: Readonly<Record<string, unknown>>): CniVersion {

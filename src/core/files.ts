@@ -120,6 +120,19 @@ function readUpTo(fd: number, file: string, maxBytes: number): Buffer {
   }
 }
 
+/** All of a stream as UTF-8, such as standard input. Throws HT_USAGE when it has more. */
+export async function textUpTo(stream: AsyncIterable<Buffer | string>, maxBytes: number): Promise<string> {
+  const parts: Buffer[] = [];
+  let n = 0;
+  for await (const part of stream) {
+    parts.push(Buffer.from(part));
+    n += part.length;
+    if (n > maxBytes)
+      throw new HyperturtleError('HT_USAGE', `at most ${sizeText(maxBytes)} expected, more found`);
+  }
+  return Buffer.concat(parts).toString('utf8');
+}
+
 function sizeText(bytes: number): string {
   const [unit, by] = bytes < 1 << 20 ? ['KiB', 1 << 10] : ['MiB', 1 << 20];
   return bytes < 1 << 10 ? `${bytes} bytes` : `${+(bytes / by).toFixed(1)} ${unit}`;

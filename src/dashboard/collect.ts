@@ -8,7 +8,7 @@ import { connectAdmin } from '../host/daemon/admin-client.ts';
 import { readFlows } from '../net/counters.ts';
 import { wireMaps } from '../net/maps.ts';
 import type { Ask } from '../net/maps.ts';
-import { figuresOf, reasonsToL1, totalsOf } from '../wire/figures.ts';
+import { answersForL1, figuresOf, reasonsToL1, totalsOf } from '../wire/figures.ts';
 import type { RpcPeer } from '../wire/peer.ts';
 import type { Params, Result } from '../wire/schema.ts';
 import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
@@ -133,7 +133,7 @@ export class Collector {
 function shown(vm: VmReport): Vm {
   const stats = vm.stats.map((s) => {
     const { there, toL1 } = figuresOf(s);
-    return { ...s, there, toL1, why: reasonsToL1(s) };
+    return { ...s, there, toL1, answersForL1: answersForL1(s), why: reasonsToL1(s) };
   });
   return { ...vm, stats, totals: totalsOf(vm.stats) };
 }

@@ -7,6 +7,8 @@ import type { ResultOf } from '../wire/schema.ts';
 export type HookRow = VmReport['stats'][number] & {
   there: number;
   toL1: number;
+  /** Whether L1 runs where its program does not answer; false: it only looks. */
+  answersForL1: boolean;
   /** Reasons for which L1 ran, most frequent first. */
   why: [name: string, count: number][];
 };

@@ -33,7 +33,13 @@ if [ "$1" = configure ]; then
   status=0
   output=$(/usr/lib/dkms/common.postinst hyperturtle ${version} /usr/share/hyperturtle-dkms "" "$2" 2>&1) || status=$?
   printf '%s\\n' "$output"
-  if [ $status != 0 ]; then sh /usr/src/hyperturtle-${version}/why-not-built "$(uname -r)" $status "$output"; fi
+  if [ $status != 0 ]; then
+    # it stops at the first kernel that fails: not always the one that runs
+    kernel=$(printf '%s\\n' "$output" | sed -n '
+      s/^Building initial module for \\([^ ]*\\).*/\\1/p
+      s/.* for kernel \\([0-9][^ ]*\\) (.*/\\1/p' | tail -n 1)
+    sh /usr/src/hyperturtle-${version}/why-not-built "\${kernel:-$(uname -r)}" $status "$output"
+  fi
 fi
 `;
 }

@@ -1,7 +1,7 @@
 /** What dkms is told of kernels, and what it says when it builds no module. */
 import { readFile } from 'node:fs/promises';
 import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
-import { TRIED_SERIES } from '../core/nested-kvm.ts';
+import { TRIED_SERIES, byNumbers } from '../core/nested-kvm.ts';
 
 /** dkms' exit status for a kernel that dkms.conf excludes. */
 const EXCLUDED = 77;
@@ -13,10 +13,7 @@ const version = (series: string): [number, number] => {
 
 /** The oldest and the newest series on which the modules have been tried, such as `6.1` and `6.12`. */
 export function kernelRange(tried: readonly string[] = TRIED_SERIES): { oldest: string; newest: string } {
-  const sorted = [...tried].sort((a, b) => {
-    const [[am, an], [bm, bn]] = [version(a), version(b)];
-    return am - bm || an - bn;
-  });
+  const sorted = [...tried].sort(byNumbers);
   return { oldest: sorted[0]!, newest: sorted.at(-1)! };
 }
 

@@ -1,6 +1,8 @@
 /** The tables of docs/kernel-support.md, out of the cells that have been run. Pure. */
 import { MATRIX_HOOKS } from '../bench/matrix.ts';
 import type { MatrixCell, MatrixHook } from '../bench/matrix.ts';
+import { HyperturtleError } from '../core/errors.ts';
+import { byNumbers } from '../core/nested-kvm.ts';
 
 export const MATRIX_BEGIN = '<!-- hyperturtle bench matrix: begin -->';
 export const MATRIX_END = '<!-- hyperturtle bench matrix: end -->';
@@ -18,19 +20,15 @@ type Column = Pick<MatrixCell, 'kernel' | 'vendor'>;
 const cellKey = (c: Pick<MatrixCell, 'kernel' | 'vendor' | 'hook'>): string =>
   `${c.kernel} ${c.vendor} ${c.hook}`;
 const columnName = (c: Column): string => `${c.vendor === 'amd' ? 'AMD' : 'Intel'}, ${c.kernel}`;
-/** Of a series, so that 6.12 comes after 6.1 and 6.2. */
-const sortable = (kernel: string): string =>
-  kernel
-    .split('.')
-    .map((n) => n.padStart(4, '0'))
-    .join('.');
-
 /** `more` in place of cells of the same kernel, vendor and hook; in the order of the table. */
 export function mergedCells(cells: readonly MatrixCell[], more: readonly MatrixCell[]): MatrixCell[] {
   const all = new Map([...cells, ...more].map((c) => [cellKey(c), c]));
-  const order = (c: MatrixCell): string =>
-    `${c.vendor} ${sortable(c.kernel)} ${MATRIX_HOOKS.indexOf(c.hook)}`;
-  return [...all.values()].sort((a, b) => (order(a) < order(b) ? -1 : 1));
+  return [...all.values()].sort(
+    (a, b) =>
+      a.vendor.localeCompare(b.vendor, 'en') ||
+      byNumbers(a.kernel, b.kernel) ||
+      MATRIX_HOOKS.indexOf(a.hook) - MATRIX_HOOKS.indexOf(b.hook),
+  );
 }
 
 /** Hooks by kernel and vendor: only what ran says so. */
@@ -70,6 +68,7 @@ export function matrixTable(cells: readonly MatrixCell[]): string {
 /** The document with the tables in its block. */
 export function withMatrix(document: string, cells: readonly MatrixCell[]): string {
   const [begin, end] = [document.indexOf(MATRIX_BEGIN), document.indexOf(MATRIX_END)];
-  if (begin < 0 || end < begin) throw new Error(`no block ${MATRIX_BEGIN}`);
+  if (begin < 0 || end < begin)
+    throw new HyperturtleError('HT_CONFIG', `the document has no block ${MATRIX_BEGIN}`);
   return `${document.slice(0, begin)}${MATRIX_BEGIN}\n\n${matrixTable(cells)}\n\n${document.slice(end)}`;
 }

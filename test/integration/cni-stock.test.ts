@@ -156,4 +156,42 @@ describe('the plugin process', () => {
       close W; open STDIN,"<&R"; exec @ARGV' "$1" "$2"`;
     expect(answer(nonBlocking)).toEqual(all);
   });
+
+  it('tells an error in the version of the configuration, whatever is wrong, where that can be had', () => {
+    const answer = (input: string, env: Record<string, string>): Record<string, unknown> => {
+      const r = spawnSync(process.execPath, [MAIN()], {
+        input,
+        encoding: 'utf8',
+        timeout: 20_000,
+        env: { PATH: process.env['PATH'], ...env },
+      });
+      expect(r.status).toBe(1);
+      return JSON.parse(r.stdout) as Record<string, unknown>;
+    };
+    const config = (cniVersion: string, more = ''): string =>
+      `{"cniVersion": "${cniVersion}", "name": "n", "type": "hyperturtle-cni"${more}}`;
+    const add = { CNI_COMMAND: 'ADD', CNI_CONTAINERID: 'c', CNI_IFNAME: 'eth0', CNI_NETNS: '/n' };
+    for (const cniVersion of CNI_VERSIONS) {
+      expect(answer(config(cniVersion), {})).toMatchObject({ cniVersion, code: 4 });
+      expect(answer(config(cniVersion), { ...add, CNI_CONTAINERID: '..' })).toMatchObject({
+        cniVersion,
+        code: 4,
+      });
+      expect(answer(config(cniVersion, ', "mode": "x"'), add)).toMatchObject({ cniVersion, code: 7 });
+    }
+    expect(answer(config('9.0.0'), add)).toMatchObject({ code: 1 });
+    expect(answer('{', add)).toMatchObject({ code: 6 });
+  });
+
+  it('reads no configuration without an end', () => {
+    const r = spawnSync('bash', ['-c', '"$1" "$2" </dev/zero', 'sh', process.execPath, MAIN()], {
+      encoding: 'utf8',
+      timeout: 20_000,
+      env: { ...process.env, CNI_COMMAND: 'ADD' },
+    });
+    expect(JSON.parse(r.stdout)).toMatchObject({
+      code: 5,
+      details: expect.stringContaining('at most 4 MiB') as string,
+    });
+  });
 });

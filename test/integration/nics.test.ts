@@ -1,10 +1,7 @@
 /** NICs given at run time: the daemon's process, a stock QEMU, real taps on a real bridge, real programs on them. */
 import { execFileSync } from 'node:child_process';
-import { once } from 'node:events';
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
-import http from 'node:http';
 import path from 'node:path';
-import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { waitFor } from '../../src/core/wait.ts';
@@ -117,14 +114,6 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
     expect((await l1.peer.request('limits', {})).used.nics).toBe(1);
   });
 
-  const measured = async (): Promise<string> => {
-    const [response] = (await once(
-      http.get({ socketPath: h.at('metrics'), path: '/metrics' }),
-      'response',
-    )) as [http.IncomingMessage];
-    return text(response);
-  };
-
   it("are seen by the host's operator: device, frames, and what a VM or the host lacks for them", async () => {
     l1 = await h.agent('one', BOOT_A);
     const { nic } = await l1.peer.request('nic.add', { id: 'web' });
@@ -144,7 +133,7 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
       '16',
       '-',
     ]);
-    expect(await measured()).toMatch(
+    expect(await h.measured()).toMatch(
       new RegExp(
         `^hyperturtle_host_nic_packets\\{vm="one",ifname="${ifname}",network="lan",direction="sent"\\} 0$`,
         'm',

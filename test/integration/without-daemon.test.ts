@@ -3,7 +3,6 @@
  * stock QEMU, real taps, real programs; frames go all the time.
  */
 import { execFileSync } from 'node:child_process';
-import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -13,8 +12,6 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import http from 'node:http';
-import { text } from 'node:stream/consumers';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep, waitFor } from '../../src/core/wait.ts';
 import type { LinkInfo } from '../../src/wire/schema.ts';
@@ -134,14 +131,6 @@ describe.skipIf(why !== undefined)(
       (await h.admin('admin.doctor', {})).findings
         .filter((f) => f.what.includes('of NIC web'))
         .map((f) => `${f.level} ${f.what}`);
-    const measured = async (): Promise<string> => {
-      const [response] = (await once(
-        http.get({ socketPath: h.at('metrics'), path: '/metrics' }),
-        'response',
-      )) as [http.IncomingMessage];
-      return text(response);
-    };
-
     it.each([
       ['xdp', 'SIGKILL'],
       ['tc-ingress', 'SIGKILL'],
@@ -215,7 +204,7 @@ describe.skipIf(why !== undefined)(
         ),
         expect.stringMatching(`^fail one: host: 'tc-egress' on tc-egress of NIC web ${off}`),
       ]);
-      expect(await measured()).toContain('hyperturtle_host_nic_link_left_off{vm="one",hook="tc-egress"} 1');
+      expect(await h.measured()).toContain('hyperturtle_host_nic_link_left_off{vm="one",hook="tc-egress"} 1');
       expect(h.log).toMatch(/"target":"web","reason":"off since [^}]*"msg":"left off"/);
       // also by a daemon that starts after that one
       await h.endDaemon('SIGKILL');

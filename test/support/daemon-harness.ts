@@ -3,9 +3,11 @@ import { execFileSync, spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { text } from 'node:stream/consumers';
 import { ensureBpffs, openPinned } from '../../src/bpf/pins.ts';
 import { SharedArray } from '../../src/bpf/map.ts';
 import { messageOf } from '../../src/core/errors.ts';
@@ -84,6 +86,15 @@ export class DaemonHarness {
 
   sockets(name: string): { qmp: string; agent: { socket: string } } {
     return { qmp: this.at(`${name}.qmp`), agent: { socket: this.at(`${name}.port`) } };
+  }
+
+  /** The page of its measurements, from the socket `metrics` of the configuration. */
+  async measured(): Promise<string> {
+    const [response] = (await once(
+      http.get({ socketPath: this.at('metrics'), path: '/metrics' }),
+      'response',
+    )) as [http.IncomingMessage];
+    return text(response);
   }
 
   get journal(): KernelEvent[] {

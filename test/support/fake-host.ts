@@ -48,6 +48,8 @@ export class FakeHost {
   readonly refuse = new Map<string, string>();
   readonly nics = new Map<string, NicInfo>();
   readonly reports: L1Report[] = [];
+  /** Told of each request before it is done; what it throws is the answer. */
+  onCall: (call: string) => void = () => {};
   /** Answers to `doctor`. */
   findings: { level: 'ok' | 'warn' | 'fail'; what: string; mend?: string }[] = [];
   readonly maps = new Map<string, string>();
@@ -170,7 +172,10 @@ export class FakeHost {
   }
 
   #methods() {
-    const note = (call: string): void => void this.calls.push(call);
+    const note = (call: string): void => {
+      this.calls.push(call);
+      this.onCall(call);
+    };
     return serve(METHODS, {
       hello: ({ nonce }, { session }) => {
         note('hello');

@@ -12,9 +12,6 @@ export const ANSWERED = 'Answered in L0';
 export const THERE = 'Already there';
 export const ENTERED = 'Reached L1';
 
-/** They only look: there is nothing to answer, and nothing is left to L1. */
-const LOOKING: ReadonlySet<string> = new Set(['sample']);
-
 export const ofVcpu = (vm: Vm): HookRow[] => vm.stats.filter((r) => r.target === undefined);
 export function rateSection(vm: Vm, history: History, intervalS: number): HTMLElement {
   return section(
@@ -66,10 +63,10 @@ export function hooksSection(vm: Vm, purposes: ReadonlyMap<string, string>, hist
                 rate(history.rate(`${key} runs`)),
                 spark(history.rates(`${key} runs`), `Events of ${r.hook}`),
                 count(r.runs),
-                LOOKING.has(r.hook) ? '–' : share(r.handled, r.runs),
+                r.answersForL1 ? share(r.handled, r.runs) : '–',
                 r.hook === 'npf' ? share(r.there, r.runs) : '–',
-                LOOKING.has(r.hook) ? '–' : share(r.toL1, r.runs),
-                LOOKING.has(r.hook) ? null : meter(r.toL1, r.runs, 'l1'),
+                r.answersForL1 ? share(r.toL1, r.runs) : '–',
+                r.answersForL1 ? meter(r.toL1, r.runs, 'l1') : null,
                 count(r.entries),
               ],
             };

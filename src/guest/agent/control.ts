@@ -243,7 +243,8 @@ export class Control {
 
   /**
    * No longer wants what is for one NIC: links to it, and the network programs that are loaded for it alone. What the host has of
-   * them is unlinked and unloaded. Throws what the host answers.
+   * them is unlinked and unloaded; what has gone meanwhile, with its NIC or by itself, is none the worse. Throws what the host
+   * answers: then all is wanted as before, and the host made to follow.
    */
   unwant(
     target: string,
@@ -260,18 +261,33 @@ export class Control {
       if (links.length + objects.length === 0) return { links, objects };
       await this.#written(
         () => this.desired.removeTarget(target, objects),
-        async () => {
-          const there = await host.request('list', {}, { signal });
-          for (const link of there.links.filter((l) => l.target === target))
-            await host.request('unlink', { id: link.id }, { signal });
-          for (const { name } of there.objects.filter((o) => objects.includes(o.name)))
-            await host.request('unload', { name, force: true }, { signal });
-        },
+        () => this.#takeAway(target, objects, host, signal),
       );
       for (const name of objects) this.#reconciler.forgetPolicy(name);
       this.unsettle();
       return { links, objects };
     });
+  }
+
+  async #takeAway(
+    target: string,
+    objects: readonly string[],
+    host: HostCalls,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const gone = (e: unknown): void => {
+      if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
+    };
+    try {
+      const there = await host.request('list', {}, { signal });
+      for (const link of there.links.filter((l) => l.target === target))
+        await host.request('unlink', { id: link.id }, { signal }).catch(gone);
+      for (const { name } of there.objects.filter((o) => objects.includes(o.name)))
+        await host.request('unload', { name, force: true }, { signal }).catch(gone);
+    } catch (e) {
+      this.unsettle(); // some may have ended
+      throw e;
+    }
   }
 
   /** Changes what is wanted without asking the host, which is then made to follow. */

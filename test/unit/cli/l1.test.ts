@@ -1,3 +1,6 @@
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { Command } from 'commander';
 import { statusText } from '../../../src/cli/agent.ts';
@@ -385,6 +388,37 @@ describe('completion', () => {
     const watch = nodes.find((n) => n.path === 'map watch' || n.path === 'map dump');
     expect(watch?.options.find((o) => o.choices.length > 0)?.choices).toEqual(['auto', 'hex', 'text']);
     expect(completionScript(program(), 'fish')).toContain(" -f -a 'zsh'");
+  });
+
+  test('words are taken as they are: names of every object, of files with blanks and stars, and commands of a shell', async () => {
+    const dir = mkdtempSync(path.join(tmpdir(), 'ht-completion-'));
+    try {
+      for (const name of ['a b.o', 'a*.o', "a'c.o", '$(touch b)']) writeFileSync(path.join(dir, name), '');
+      const script = completionScript(program(), 'bash');
+      const complete = async (...words: string[]): Promise<string[]> => {
+        const ask = `${script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _hyperturtle; printf '%s\\0' "\${COMPREPLY[@]}"`;
+        const r = await exec('bash', ['-c', ask, 'bash', ...words], { cwd: dir });
+        return r.stdout
+          .toString()
+          .split('\0')
+          .filter((w) => w !== '')
+          .sort();
+      };
+      for (const word of ['__proto__', 'constructor', 'toString', '*', '$(touch b)']) {
+        expect(await complete('hyperturtle', word), word).toEqual([]);
+        expect(await complete('hyperturtle', word, 'lo'), word).toEqual([]);
+        expect(await complete('hyperturtle', 'map', word, ''), word).toEqual([]);
+        // the name of an object, and the value of an option
+        expect(await complete('hyperturtle', 'unlink', word, '--js'), word).toEqual(['--json']);
+        expect(await complete('hyperturtle', 'load', '--name', word, '--js'), word).toEqual(['--json']);
+      }
+      expect(await complete('hyperturtle', 'load', 'a')).toEqual(['a b.o', "a'c.o", 'a*.o'].sort());
+      expect(await complete('hyperturtle', 'load', '$')).toEqual(['$(touch b)']);
+      expect(await complete('hyperturtle', 'map', '')).toContain('watch');
+      expect(readdirSync(dir)).not.toContain('b');
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
   });
 
   test('the bash script has no syntax error', async () => {

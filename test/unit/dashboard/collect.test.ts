@@ -214,6 +214,11 @@ it('tells what was answered in L0, was there already, and reached L1, for each h
   const { vms, problem } = await collector.state(undefined);
   expect(problem).toBeNull();
   expect(vms[0]?.totals).toEqual({ events: 100, inL0: 10, there: 80, toL1: 10 });
+  expect(vms[0]?.stats.map((s) => [s.hook, s.answersForL1])).toEqual([
+    ['npf', true],
+    ['sample', false],
+    ['xdp', false],
+  ]);
   expect(vms[0]?.stats[0]).toMatchObject({
     ...{ there: 80, toL1: 10 },
     why: [

@@ -11,6 +11,7 @@ import { AgentConfig } from '../../../src/guest/agent/config.ts';
 import { fixOf } from '../../../src/guest/agent/fixes.ts';
 import { connectSocket } from '../../../src/core/sockets.ts';
 import { LOCAL_METHODS } from '../../../src/guest/agent/schema.ts';
+import { wireFailure } from '../../../src/wire/errors.ts';
 import { RpcPeer } from '../../../src/wire/peer.ts';
 import type { NotificationName } from '../../../src/wire/schema.ts';
 import { FakeHost } from '../../support/fake-host.ts';
@@ -356,6 +357,45 @@ test('what is wanted of a NIC that was given back is a problem with the command 
   await startAgent();
   await reached();
   expect(inHost()).toBe('mine');
+});
+
+test('what is wanted of a NIC is given up also when the NIC, a link or a program goes meanwhile', async () => {
+  await host.start();
+  await startAgent();
+  const c = await client();
+  await c.request('nic.add', { id: 'web' });
+  for (const name of ['firewall.web', 'mine']) await c.request('load', { name, elf: elf(name) });
+  await c.request('link', { object: 'firewall.web', hook: 'tc-ingress', target: 'web' });
+  await c.request('link', { object: 'mine', hook: 'xdp', target: 'web' });
+  host.onCall = (call) => {
+    if (call.startsWith('unlink')) host.links = [];
+    if (call === 'unload firewall.web') host.objects.delete('firewall.web');
+  };
+  const given = await c.request('agent.unwant', { target: 'web' });
+  expect([given.links.length, given.objects]).toEqual([2, ['firewall.web']]);
+  expect(host.calls.filter((call) => call.startsWith('unlink'))).toHaveLength(2);
+  const { objects, links } = await c.request('agent.desired', {});
+  expect([objects.map((o) => o.name), links]).toEqual([['mine'], []]);
+  await reached();
+  expect(inHost()).toBe('mine');
+});
+
+test('what the host refuses to end for a NIC stays wanted, and comes back where it had gone', async () => {
+  await host.start();
+  await startAgent();
+  const c = await client();
+  await c.request('nic.add', { id: 'web' });
+  await c.request('load', { name: 'firewall.web', elf: elf('f') });
+  await reached();
+  await new Promise((resolve) => setTimeout(resolve, 100)); // nothing is left to be compared
+  host.onCall = (call) => {
+    if (call !== 'unload firewall.web') return;
+    host.objects.delete('firewall.web'); // and no event of it
+    throw wireFailure('BUSY', 'another request is under way');
+  };
+  await expect(c.request('agent.unwant', { target: 'web' })).rejects.toMatchObject({ code: 'HT_BUSY' });
+  await until('the object', () => inHost() === 'firewall.web');
+  expect((await c.request('agent.desired', {})).objects.map((o) => o.name)).toEqual(['firewall.web']);
 });
 
 test('an object that the host has lost and that is given up is a problem no longer, at once', async () => {

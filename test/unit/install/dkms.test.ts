@@ -123,6 +123,32 @@ describe('what the packages of kernels run', () => {
   });
 });
 
+describe('the package, where a kernel that does not run fails to build', () => {
+  it.each([
+    [
+      'Building for 6.1.0-x and 6.9.1-x\nBuilding initial module for 6.1.0-x\nDone.\nBuilding initial module for 6.9.1-x\nError! Bad return status',
+      '6.9.1-x',
+    ],
+    [
+      'Error! Bad return status for module build on kernel: 6.9.1-x (x86_64)\nBuilding initial module for 6.9.1-x',
+      '6.9.1-x',
+    ],
+    ['Done.\nModule hyperturtle-1.2.3 for kernel 6.9.3-x (x86_64).\nError!', '6.9.3-x'],
+    ['Building', spawnSync('uname', ['-r'], { encoding: 'utf8' }).stdout.trim()],
+  ])('names the one that failed (%#)', (output, kernel) => {
+    mkdirSync(at('dkms'));
+    writeFileSync(at('dkms/common.postinst'), `#!/bin/sh\ncat <<'EOF'\n${output}\nEOF\nexit 10\n`);
+    chmodSync(at('dkms/common.postinst'), 0o755);
+    mkdirSync(at('src'));
+    writeFileSync(at('src/why-not-built'), 'echo "not built: $1"\n');
+    const script = dkmsPostinst('1.2.3')
+      .replaceAll('/usr/lib/dkms', at('dkms'))
+      .replaceAll('/usr/src/hyperturtle-1.2.3', at('src'));
+    const r = spawnSync('sh', ['-c', script, 'postinst', 'configure'], { encoding: 'utf8' });
+    expect([r.status, r.stdout.trim().split('\n').at(-1)]).toEqual([0, `not built: ${kernel}`]);
+  });
+});
+
 describe('installing without a module that could be built', () => {
   const failed = (status: number): HyperturtleError =>
     new HyperturtleError('HT_COMMAND_FAILED', 'dkms: status', { detail: { status, tail: 'the tail' } });

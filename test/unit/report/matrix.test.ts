@@ -1,4 +1,8 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { expect, test } from 'vitest';
+import { readCells } from '../../../src/bench/matrix-cells.ts';
 import type { MatrixCell } from '../../../src/bench/matrix.ts';
 import {
   MATRIX_BEGIN,
@@ -45,4 +49,29 @@ test('only the block of a document changes', () => {
   expect(after).not.toContain('old');
   expect(withMatrix(after, [cell('6.1', 'amd')])).toBe(after);
   expect(() => withMatrix('no block', [])).toThrow(MATRIX_BEGIN);
+});
+
+test('a file of cells that is not there has none; one that is something else is told and stays', () => {
+  const dir = mkdtempSync(path.join(tmpdir(), 'ht-matrix-'));
+  try {
+    const file = path.join(dir, 'cells.json');
+    expect(readCells(file)).toEqual([]);
+    writeFileSync(file, JSON.stringify([cell('6.1', 'amd')]));
+    expect(readCells(file)).toEqual([cell('6.1', 'amd')]);
+    for (const text of ['[{"kernel":', '{}', '[{"kernel": 6}]', '']) {
+      writeFileSync(file, text);
+      expect(() => readCells(file), text).toThrow(
+        /cells\.json: cells of 'hyperturtle bench matrix' expected/,
+      );
+      expect(readFileSync(file, 'utf8')).toBe(text);
+    }
+    expect(() => readCells(dir)).toThrow(/is a directory/);
+    expect(() => readCells(path.join(file, 'below'))).toThrow(/cannot be read/);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+test('a document without the block is told', () => {
+  expect(() => withMatrix('# Other\n', [])).toThrow(/the document has no block/);
 });
