@@ -8,7 +8,7 @@ const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
 const SANITIZED = ['modules', 'races', 'slots', 'large', 'exits', 'profile', 'tenants'];
 /** Too long for every run. */
-const SLOW = ['fuzz', 'interrupted', 'livepatch', 'matrix', 'seen-from-l1'].map(
+const SLOW = ['fuzz', 'interrupted', 'livepatch', 'matrix', 'seen-from-l1', 'vectoring'].map(
   (name) => `test/lab/${name}.test.ts`,
 );
 const common = { restoreMocks: true, passWithNoTests: false } as const;

@@ -314,7 +314,7 @@ async function exits(lab: Lab, undo: CleanupStack, signal: AbortSignal | undefin
     throw new Error(`L1 was entered for ${toL1(m.counters)} of ${EXITS} CPUIDs`);
   if (String(m.result.registers) !== String(vanilla.result.registers))
     throw new Error('CPUID was answered with other values than those of L1');
-  return `${EXITS} CPUIDs: L1 entered for ${toL1(vanilla.counters)}, answered in L0 for ${toL1(m.counters)}`;
+  return `${EXITS} CPUIDs: L1 entered for ${toL1(vanilla.counters)}; with exit-cache for ${toL1(m.counters)}`;
 }
 
 async function samples(lab: Lab, undo: CleanupStack, signal: AbortSignal | undefined): Promise<string> {

@@ -20,7 +20,7 @@ export interface BuildContext extends ImageContext {
 }
 
 /** What is in c/SIDE becomes hyperturtle_SIDE.ko. */
-export type ModuleSide = 'host' | 'guest' | 'fuzz' | 'livepatch';
+export type ModuleSide = 'host' | 'guest' | 'fuzz' | 'livepatch' | 'vectoring';
 
 /** A directory of compiled files and the hash of what went in. */
 export interface Built {

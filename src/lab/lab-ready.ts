@@ -25,7 +25,7 @@ export async function imagesDisk(dir: string, images: string | undefined): Promi
   return disk;
 }
 
-/** Both levels mount the payload, L1 the images. L1 reads it through L0's disk, but not through L0's page cache. */
+/** Both levels mount the payload and correct their processor, L1 mounts the images. L1 reads it through L0's disk, but not through L0's page cache. */
 export async function makeReady(
   m: Machine,
   disks: { payload: boolean; images: boolean },
@@ -34,11 +34,14 @@ export async function makeReady(
   const mount = (disk: string, dir: string): string =>
     `blockdev --flushbufs ${disk}; mkdir -p ${dir}; mount -t erofs -o ro ${disk} ${dir}`;
   const payload = disks.payload ? mount(IN_GUEST.payloadDisk, IN_GUEST.payload) : ':';
+  // of c/vectoring, where the kernel needs it
+  const vectoring = `${IN_GUEST.payload}/modules/hyperturtle_vectoring.ko`;
+  const correct = `if [ -e ${vectoring} ] && [ -d /sys/module/kvm_amd ]; then insmod ${vectoring}; fi`;
   const images = disks.images ? mount(IN_GUEST.imagesDisk, IN_GUEST.images) : ':';
   await Promise.all(
     [m.l0, m.l1].map((level) => {
       // the guests' clock stood still while they were a file
-      const script = `set -e; date -s @${Math.round(Date.now() / 1000)} >/dev/null; ${payload}; ${level === m.l1 ? images : ':'}`;
+      const script = `set -e; date -s @${Math.round(Date.now() / 1000)} >/dev/null; ${payload}; ${correct}; ${level === m.l1 ? images : ':'}`;
       return runScript(level, script, { timeoutMs: 60_000, signal });
     }),
   );

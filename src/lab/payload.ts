@@ -34,13 +34,14 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
   const guest = await buildModule(c, 'guest');
   const fuzz = await buildModule(c, 'fuzz');
   const livepatch = await buildModule(c, 'livepatch');
+  const vectoring = (await endsVmsOnVectoring(c)) ? await buildModule(c, 'vectoring') : undefined;
   const programs = await buildPrograms(c);
   const fuzzPrograms = await buildFuzzPrograms(c);
   const l2 = await buildL2Programs(c);
   const app = await buildApp(c);
   const key = contentKey([
     PAYLOAD_VERSION,
-    ...[host, guest, fuzz, livepatch, programs, fuzzPrograms, l2, app].map((b) => b.key),
+    ...[host, guest, fuzz, livepatch, vectoring, programs, fuzzPrograms, l2, app].map((b) => b?.key),
     ...[
       c.tools.key,
       c.kernel.key,
@@ -66,7 +67,7 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
     const tree = `${staging}.tree`;
     try {
       await rm(tree, { recursive: true, force: true });
-      await packTree(c, tree, { host, guest, fuzz, livepatch, programs, fuzzPrograms, l2, app });
+      await packTree(c, tree, { host, guest, fuzz, livepatch, vectoring, programs, fuzzPrograms, l2, app });
       await makeErofs(c.tools, tree, staging, c.signal);
       step.done();
     } catch (e) {
@@ -85,10 +86,18 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
   return { path: image, key, bytes: size };
 }
 
+/** Whether KVM on AMD ends a VM that it finds in an exit while an event was being delivered: see c/vectoring. */
+async function endsVmsOnVectoring(c: BuildContext): Promise<boolean> {
+  const exported = await readFile(path.join(c.kernel.headers, 'Module.symvers'), 'utf8');
+  return exported.includes('\tkvm_prepare_event_vectoring_exit\t');
+}
+
 async function packTree(
   c: BuildContext,
   tree: string,
-  parts: Record<ModuleSide | 'programs' | 'fuzzPrograms' | 'l2' | 'app', Built>,
+  parts: Record<Exclude<ModuleSide, 'vectoring'> | 'programs' | 'fuzzPrograms' | 'l2' | 'app', Built> & {
+    vectoring: Built | undefined;
+  },
 ): Promise<void> {
   const at = (p: string): string => path.join(tree, p);
   const copy = (from: string, to: string): Promise<void> => cp(from, at(to), { recursive: true });
@@ -97,6 +106,7 @@ async function packTree(
   await copy(parts.guest.dir, 'modules');
   await copy(parts.fuzz.dir, 'modules');
   await copy(parts.livepatch.dir, 'modules');
+  if (parts.vectoring) await copy(parts.vectoring.dir, 'modules');
   await copy(parts.programs.dir, 'bpf');
   await copy(parts.fuzzPrograms.dir, 'fuzz');
   await copy(parts.app.dir, 'app/dist/src');

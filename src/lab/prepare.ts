@@ -149,7 +149,7 @@ export async function buildModules(options: PrepareOptions): Promise<Map<string,
   const { context } = await prepareTrees(options);
   const c = { ...context, projectRoot: await findProjectRoot() };
   const out = new Map<string, string>();
-  for (const side of ['host', 'guest', 'fuzz', 'livepatch'] as const) {
+  for (const side of ['host', 'guest', 'fuzz', 'livepatch', 'vectoring'] as const) {
     const name = `hyperturtle_${side}.ko`;
     out.set(name, path.join((await buildModule(c, side)).dir, name));
   }
