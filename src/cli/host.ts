@@ -3,7 +3,7 @@ import { Option } from 'commander';
 import type { Command } from 'commander';
 import { writeOut } from '../core/output.ts';
 import type { AttachSpec, Attachment } from '../host/attach.ts';
-import type { HookName } from '../kernel/host.ts';
+import type { KvmHook } from '../kernel/host.ts';
 import type { LinkOptions } from '../wire/link-options.ts';
 import { linkOption } from './link-option.ts';
 import { integer, printJson } from './values.ts';
@@ -14,7 +14,7 @@ interface TargetOptions {
 }
 
 interface AttachOptions extends TargetOptions {
-  hook: HookName;
+  hook: KvmHook;
   option: LinkOptions | undefined;
   arenaMib: number;
   bus: string;
@@ -213,7 +213,7 @@ function baseSpec(o: TargetOptions & { arenaMib: number }): AttachSpec {
   };
 }
 
-async function stats(options: TargetOptions & { hook: HookName; json?: boolean }): Promise<void> {
+async function stats(options: TargetOptions & { hook: KvmHook; json?: boolean }): Promise<void> {
   const [{ HostDevice }, { formatStats }] = await Promise.all([
     import('../host/device.ts'),
     import('../host/stats.ts'),

@@ -19,7 +19,7 @@ import { readInput } from '../core/files.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { HT_ARENA_OFFER, arenaSizeProblem } from '../kernel/arena.ts';
 import { BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE } from '../kernel/bpf.ts';
-import type { HookName } from '../kernel/host.ts';
+import type { KvmHook } from '../kernel/host.ts';
 import type { MapAccess } from '../net/maps.ts';
 import type { LinkOptions } from '../wire/link-options.ts';
 import { plugArena, unplugArena } from './arena-plug.ts';
@@ -40,7 +40,7 @@ export interface AttachSpec {
   bus?: string | undefined;
   /** ELF object to load and link; undefined: none. */
   programPath?: string | undefined;
-  hook: HookName;
+  hook: KvmHook;
   /** What the link asks of the hook. */
   options?: LinkOptions | undefined;
   /** Called before the first link, to fill the program's maps. */
@@ -54,7 +54,7 @@ export interface AttachStatus {
   pid: number;
   arena: { device: string; bytes: number; mapId: number; pluggedInto: string | null };
   program: { name: string; id: number; jitedBytes: number; verifiedInstructions: number } | null;
-  hook: HookName;
+  hook: KvmHook;
   linked: boolean;
 }
 
@@ -246,7 +246,7 @@ export class Attachment implements AsyncDisposable {
 }
 
 /** The program of an object that is meant for a hook, by its section. Throws HT_BPF that names what there is. */
-export function programFor(object: Pick<BpfObject, 'name' | 'programs'>, hook: HookName): BpfProgram {
+export function programFor(object: Pick<BpfObject, 'name' | 'programs'>, hook: KvmHook): BpfProgram {
   const section = `raw_tp.w/hyperturtle_${hook}`;
   const found = object.programs.find(
     (p) => p.section === section && p.type === BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE,

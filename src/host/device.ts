@@ -32,7 +32,7 @@ import {
   HT_VM_RUN,
   HT_VM_UNLINK,
 } from '../kernel/host.ts';
-import type { HookName } from '../kernel/host.ts';
+import type { KvmHook } from '../kernel/host.ts';
 import { HT_EXIT_CTX } from '../kernel/exit.ts';
 import { HT_NPF_CTX } from '../kernel/npf.ts';
 import type { Fields, StructCodec, ValueOf } from '../kernel/struct.ts';
@@ -145,7 +145,7 @@ export class HostDevice implements Disposable {
   }
 
   /** Statistics of the attached VM that process `pid` runs, whoever attached it. */
-  stats(pid: number, hook: HookName): HookStats {
+  stats(pid: number, hook: KvmHook): HookStats {
     const arg = HT_STATS.encode({ hook: HOOKS[hook], pid });
     ioctl(this.#file, HT_GET_STATS, arg, NOT_ATTACHED);
     return hookStats(hook, HT_STATS.decode(arg));
@@ -162,7 +162,7 @@ export class HostDevice implements Disposable {
 
 /** A link that the module has ended, as runs of its program took too long. */
 export interface EndedLink {
-  hook: HookName;
+  hook: KvmHook;
   /** BPF id. */
   programId: number;
   /** How long the last of these runs took, and how long none should. */
@@ -187,7 +187,7 @@ export class AttachedVm implements AsyncDisposable {
    * must stay open.
    */
   async link(
-    hook: HookName,
+    hook: KvmHook,
     program: LinkableProgram,
     arena?: SharedArray,
     options: LinkOptions = {},
@@ -214,7 +214,7 @@ export class AttachedVm implements AsyncDisposable {
   }
 
   /** No run of the program is under way when it settles. */
-  async unlink(hook: HookName): Promise<void> {
+  async unlink(hook: KvmHook): Promise<void> {
     const arg = HT_LINK_ARG.encode({ hook: HOOKS[hook], prog_fd: -1, arena_fd: -1 });
     await ioctlBy(this.#call, this.#file, HT_VM_UNLINK, arg, {
       ENOENT: ['HT_NOT_FOUND', `hook ${hook} has no program`],
@@ -222,7 +222,7 @@ export class AttachedVm implements AsyncDisposable {
   }
 
   /** Never waits for a link that is just being made or ended. */
-  stats(hook: HookName): HookStats {
+  stats(hook: KvmHook): HookStats {
     const arg = HT_STATS.encode({ hook: HOOKS[hook] });
     ioctl(this.#file, HT_GET_STATS, arg);
     return hookStats(hook, HT_STATS.decode(arg));
@@ -237,7 +237,7 @@ export class AttachedVm implements AsyncDisposable {
     const ended: EndedLink[] = [];
     for (let at = 0; at + HT_LINK_ENDED.size <= bytes; at += HT_LINK_ENDED.size) {
       const e = HT_LINK_ENDED.decode(buffer.subarray(at, at + HT_LINK_ENDED.size));
-      const hook = (Object.keys(HOOKS) as HookName[]).find((name) => HOOKS[name] === e.hook);
+      const hook = (Object.keys(HOOKS) as KvmHook[]).find((name) => HOOKS[name] === e.hook);
       if (hook) ended.push({ hook, programId: e.prog_id, ns: e.ns, limitNs: e.limit_ns });
     }
     return ended;

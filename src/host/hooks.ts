@@ -16,7 +16,7 @@ import {
   BPF_PROG_TYPE_SCHED_CLS,
   BPF_PROG_TYPE_XDP,
 } from '../kernel/bpf.ts';
-import type { HookName as KvmHook } from '../kernel/host.ts';
+import type { KvmHook } from '../kernel/host.ts';
 import { SKB_FIELDS, XDP_FIELDS } from '../kernel/packet.ts';
 import type { ContextField } from '../kernel/packet.ts';
 

@@ -4,7 +4,7 @@
  */
 import { HyperturtleError } from '../core/errors.ts';
 import { EXIT_KIND, HT_EXIT_ARGS, HT_EXIT_F_AFTER, HT_EXIT_F_USER, HT_EXIT_MSRS } from '../kernel/exit.ts';
-import type { HookName } from '../kernel/host.ts';
+import type { KvmHook } from '../kernel/host.ts';
 import { HT_SAMPLE_ARGS, HT_SAMPLE_F_CLOCK, HT_SAMPLE_FRAMES, HT_SAMPLE_HZ_MAX } from '../kernel/sample.ts';
 import type { ExitOptions, LinkOptions, SampleOptions } from '../wire/link-options.ts';
 import { own } from '../core/own.ts';
@@ -60,7 +60,7 @@ function ofHook<T extends LinkOptions>(
 }
 
 /** Throws HT_USAGE when the options are not this hook's, or it needs some. */
-export function linkArgs(hook: HookName, options: LinkOptions | undefined): Uint8Array {
+export function linkArgs(hook: KvmHook, options: LinkOptions | undefined): Uint8Array {
   switch (hook) {
     case 'npf':
       if (options !== undefined)

@@ -1,5 +1,5 @@
 /** Statistics of one hook of one VM, as users and programs see them. */
-import type { HookName, HtStats } from '../kernel/host.ts';
+import type { KvmHook, HtStats } from '../kernel/host.ts';
 import { exitCounts, exitReasonName } from '../kernel/exit.ts';
 import type { ExitCounts, ExitKind } from '../kernel/exit.ts';
 import { countsByReason, npfReasonName } from '../kernel/npf.ts';
@@ -8,14 +8,14 @@ import type { SampleCounts } from '../kernel/sample.ts';
 import { figuresOf, reasonsToL1, shareOf } from '../wire/figures.ts';
 
 /** Each hook has reasons of its own. */
-const REASON_NAMES: Readonly<Record<HookName, (reason: number) => string>> = {
+const REASON_NAMES: Readonly<Record<KvmHook, (reason: number) => string>> = {
   npf: npfReasonName,
   exit: exitReasonName,
   sample: sampleReasonName,
 };
 
 export interface HookStats {
-  hook: HookName;
+  hook: KvmHook;
   /** Process that runs the VM. */
   pid: number;
   linked: boolean;
@@ -44,7 +44,7 @@ export interface HookStats {
   samples?: SampleCounts;
 }
 
-export function hookStats(hook: HookName, raw: HtStats): HookStats {
+export function hookStats(hook: KvmHook, raw: HtStats): HookStats {
   const { s } = raw;
   return {
     hook,

@@ -8,7 +8,8 @@ export const HT_HOST_ABI = 3;
 export const HT_IOC = 0xb7;
 
 export const HOOKS = { npf: 0, exit: 1, sample: 2 } as const;
-export type HookName = keyof typeof HOOKS;
+export type KvmHook = keyof typeof HOOKS;
+export const KVM_HOOKS = ['npf', 'exit', 'sample'] as const satisfies readonly KvmHook[];
 export const HT_HOOKS = 4;
 
 export const HT_ARENA_CREATE_ARG = struct('struct ht_arena_create', {

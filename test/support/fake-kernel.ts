@@ -20,7 +20,7 @@ import { pidfdAlive, pidfdOpen } from '../../src/bpf/sys.ts';
 import { HyperturtleError, errnoCode } from '../../src/core/errors.ts';
 import type { HostKernel, VmHooks } from '../../src/host/daemon/kernel.ts';
 import { listenersOf } from '../../src/host/qemu.ts';
-import type { HookName } from '../../src/kernel/host.ts';
+import type { KvmHook } from '../../src/kernel/host.ts';
 import { sleep } from '../../src/core/wait.ts';
 import { BPF_PROG_INFO } from '../../src/kernel/bpf.ts';
 
@@ -116,16 +116,16 @@ function slowMs(dir: string, pid: number): number {
 }
 
 /** The program of this hook has run too long. */
-export function endLinks(dir: string, hook: HookName): void {
+export function endLinks(dir: string, hook: KvmHook): void {
   writeFileSync(path.join(dir, 'ended'), hook);
 }
 
-function takeEnd(dir: string): HookName | undefined {
+function takeEnd(dir: string): KvmHook | undefined {
   const file = path.join(dir, 'ended');
   if (!existsSync(file)) return undefined;
   const hook = readFileSync(file, 'utf8');
   rmSync(file);
-  return hook as HookName;
+  return hook as KvmHook;
 }
 
 function readCounts(dir: string): Record<string, object> {
@@ -138,7 +138,7 @@ function fakeHooks(
   tell: (e: KernelEvent) => void,
   onClose: () => void,
   counts: () => Record<string, object>,
-  ended: () => HookName | undefined,
+  ended: () => KvmHook | undefined,
   wait: () => Promise<void>,
 ): VmHooks {
   const linked = new Map<string, number>();

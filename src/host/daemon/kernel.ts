@@ -11,7 +11,7 @@ import type { SharedArray } from '../../bpf/map.ts';
 import { whenReadable } from '../../bpf/poll.ts';
 import { pidfdAlive } from '../../bpf/sys.ts';
 import { HOST_DEVICE } from '../../kernel/host.ts';
-import type { HookName } from '../../kernel/host.ts';
+import type { KvmHook } from '../../kernel/host.ts';
 import type { LinkOptions } from '../../wire/link-options.ts';
 import { HostDevice } from '../device.ts';
 import type { EndedLink } from '../device.ts';
@@ -34,15 +34,15 @@ export interface VmHooks {
    * for programs that use it. Throws HT_BPF when the program does not fit the hook, HT_BUSY when it has one.
    */
   link(
-    hook: HookName,
+    hook: KvmHook,
     program: ProgramFile,
     arena: SharedArray | undefined,
     options: { replace: boolean; options?: LinkOptions | undefined },
   ): Promise<void>;
   /** No run of the program is under way when it settles. */
-  unlink(hook: HookName): Promise<void>;
+  unlink(hook: KvmHook): Promise<void>;
   /** Waits for nothing. */
-  stats(hook: HookName): HookStats;
+  stats(hook: KvmHook): HookStats;
   /** Waits for links that the kernel has ended by itself. Not to be closed meanwhile. Throws the signal's reason. */
   endedLinks(signal: AbortSignal): Promise<EndedLink[]>;
   /** Unlinks all and detaches the VM. */

@@ -116,7 +116,7 @@ export class VmService {
       onGoing: async (nic, reason) => {
         // in its turn: a link to it may just be made
         await this.#turns.take(async () => {
-          for (const link of await this.#objects.dropNic(nic.id))
+          for (const link of await this.#objects.links.dropNic(nic.id))
             options.events.add({ type: 'link.ended', link, reason });
         });
         options.events.add({ type: 'nic.removed', nic, reason });
@@ -161,7 +161,7 @@ export class VmService {
 
   /** What becomes of frames without the daemon has changed. */
   async keepOtherwise(): Promise<void> {
-    await this.#turns.take(() => this.#objects.keepOtherwise());
+    await this.#turns.take(() => this.#objects.links.keepOtherwise());
   }
 
   /** For `host vm list` and metrics. */
@@ -181,7 +181,7 @@ export class VmService {
     return {
       links,
       ended,
-      leftOff: [...this.#objects.leftOff],
+      leftOff: [...this.#objects.links.leftOff],
       agent: hello ? { ...hello.agent, at: hello.at } : null,
       used: this.#used(),
       stats: this.#stats(),
@@ -204,7 +204,7 @@ export class VmService {
   async #overran(end: KernelEnd): Promise<void> {
     const us = (ns: number): number => Math.round(ns / 1000);
     const reason = `the host ended it: a run took ${us(end.ns)} us, the third within a minute above ${us(end.limitNs)} us`;
-    const link = await this.#turns.take(() => this.#objects.overran(end, reason));
+    const link = await this.#turns.take(() => this.#objects.links.overran(end, reason));
     this.#options.audit.warn({ ...end, ...(link ? { object: link.object, id: link.id } : {}) }, 'link ended');
     if (link) this.#options.events.add({ type: 'link.ended', link, reason });
   }
@@ -224,7 +224,7 @@ export class VmService {
   /** Empty when the kernel does not tell: that must not hide the rest. */
   #stats(): Result<'stats'>['hooks'] {
     try {
-      return this.#objects.stats().hooks;
+      return this.#objects.links.stats();
     } catch (e) {
       this.#options.audit.warn({ problem: messageOf(e) }, 'no statistics');
       return [];
@@ -364,13 +364,13 @@ export class VmService {
       unlink: async (params, context) => {
         await this.#linkChanges.take(1, context.signal);
         return await this.#change(context, async () => {
-          ended(await objects.unlink(params.id), 'unlinked');
+          ended(await objects.links.unlink(params.id), 'unlinked');
           return {};
         });
       },
       list: () => ({ vm, arena: this.#options.arenaInfo(), ...objects.list() }),
       stats: (_, { session }) => ({
-        ...objects.stats(),
+        hooks: objects.links.stats(),
         ...(this.#isTolerant(session) ? { since: this.#since } : {}),
       }),
       'map.get': (params, { signal }) => mapGet(objects, this.#entries, params, signal),
@@ -397,7 +397,7 @@ export class VmService {
       'nic.del': async ({ id }) => {
         const result = await this.nics.del(id);
         // what an earlier daemon had on one that is not known any more
-        if (!result.existed) await this.#turns.take(() => this.#objects.dropNic(id));
+        if (!result.existed) await this.#turns.take(() => this.#objects.links.dropNic(id));
         return result;
       },
       'nic.list': () => this.nics.list(),

@@ -7,27 +7,22 @@ import type { Adopted, LeftLink, LeftPlace } from '../packets/packet-links.ts';
 import { UNNAMED } from './kept.ts';
 import type { Kept, KeptLink } from './kept.ts';
 
-/** Of programs on one hook of a NIC, when L1 does not say. */
-export const DEFAULT_ORDER = 100;
-
 export interface KnownNic {
   readonly id: string;
   readonly ifindex: number;
 }
 
-/** By `programOf` the program of a link among the objects that could be had again. */
+/** By `entryOf` a link's program among the objects that could be had again. */
 export function leftPlaces(
   kept: Kept,
   nics: readonly KnownNic[],
-  programOf: (link: LinkInfo) => ChainEntry['program'] | undefined,
+  entryOf: (link: LinkInfo) => ChainEntry | undefined,
 ): LeftPlace[] {
-  const entryOf = ({ info, ifindex }: KeptLink): LeftLink['entry'] => {
+  const entryOrWhy = ({ info, ifindex }: KeptLink): LeftLink['entry'] => {
     if (kept.withoutDaemon === 'open') return "the VM's nics.withoutDaemon is open";
     if (nics.find((n) => n.id === info.target)?.ifindex !== ifindex)
       return `its NIC '${info.target ?? ''}' is not there any more`;
-    const program = programOf(info);
-    if (!program) return kept.lost.get(info.object) ?? 'its object has no such program';
-    return { id: info.id, order: info.order ?? DEFAULT_ORDER, program };
+    return entryOf(info) ?? kept.lost.get(info.object) ?? 'its object has no such program';
   };
   const places = new Map<string, LeftPlace & { links: LeftLink[] }>();
   for (const link of kept.links) {
@@ -35,7 +30,7 @@ export function leftPlaces(
     if (!isPacketHook(hook) || target === null) continue;
     const key = `${hook} ${target}`;
     const place = places.get(key) ?? { nic: target, hook, ifindex: link.ifindex, links: [] };
-    place.links.push({ id, entry: entryOf(link), before: link.before });
+    place.links.push({ id, entry: entryOrWhy(link), before: link.before });
     places.set(key, place);
   }
   return [...places.values()];

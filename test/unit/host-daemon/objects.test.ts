@@ -411,7 +411,7 @@ describe('a link that the kernel ends', () => {
     await load('one', 'p:x');
     const { link } = await w.objects.link({ object: 'one', hook: 'npf' });
     w.linked = false;
-    expect(w.objects.overran(end, 'slow')).toEqual(link);
+    expect(w.objects.links.overran(end, 'slow')).toEqual(link);
     expect(w.objects.list()).toMatchObject({ links: [], ended: [{ link, reason: 'slow' }] });
     expect(await kind(w.objects.link({ object: 'one', hook: 'npf' }))).toBe('BUSY');
     await w.objects.replace({ name: 'one', elf: b64('p:x p:y') }, never);
@@ -426,7 +426,7 @@ describe('a link that the kernel ends', () => {
     await load('one', 'p:x');
     await w.objects.link({ object: 'one', hook: 'npf' });
     w.linked = false;
-    w.objects.overran(end, 'slow');
+    w.objects.links.overran(end, 'slow');
     vi.advanceTimersByTime(60_000);
     expect(ended()).toHaveLength(1);
     await w.objects.link({ object: 'one', hook: 'npf' });
@@ -436,8 +436,8 @@ describe('a link that the kernel ends', () => {
   it('stays when another program, or the same one linked again, has taken its place by then', async () => {
     await load('one', 'p:x');
     const { link } = await w.objects.link({ object: 'one', hook: 'npf' });
-    expect(w.objects.overran({ ...end, programId: 77 }, 'slow')).toBeUndefined();
-    expect(w.objects.overran(end, 'slow')).toBeUndefined();
+    expect(w.objects.links.overran({ ...end, programId: 77 }, 'slow')).toBeUndefined();
+    expect(w.objects.links.overran(end, 'slow')).toBeUndefined();
     expect(w.objects.list().links).toEqual([link]);
   });
 });
