@@ -4,7 +4,7 @@
  */
 import { rmSync, writeFileSync } from 'node:fs';
 import { HyperturtleError } from '../core/errors.ts';
-import type { HostKernel } from '../host/daemon/kernel.ts';
+import type { HostKernel } from '../host/vm/kernel.ts';
 
 /** `directory` gets a file for each arena, which nobody opens. */
 export function kernelWithoutModule(directory: string): HostKernel {

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MetricsServer } from '../../src/guest/agent/metrics.ts';
 import type { AgentResult } from '../../src/guest/agent/schema.ts';
 import { Metrics } from '../../src/host/daemon/metrics.ts';
-import type { VmStatus } from '../../src/host/daemon/vm.ts';
+import type { VmStatus } from '../../src/host/vm/managed-vm.ts';
 import { debTree } from '../support/deb-tree.ts';
 
 const tree = debTree('prometheus', ['prometheus']);

@@ -18,7 +18,7 @@ import { infoOf } from '../../src/bpf/map.ts';
 import { whenReadable } from '../../src/bpf/poll.ts';
 import { pidfdAlive, pidfdOpen } from '../../src/bpf/sys.ts';
 import { HyperturtleError, errnoCode } from '../../src/core/errors.ts';
-import type { HostKernel, VmHooks } from '../../src/host/daemon/kernel.ts';
+import type { HostKernel, VmHooks } from '../../src/host/vm/kernel.ts';
 import { listenersOf } from '../../src/host/qemu.ts';
 import type { KvmHook } from '../../src/kernel/host.ts';
 import { sleep } from '../../src/core/wait.ts';

@@ -6,7 +6,7 @@
 import { createInterface } from 'node:readline';
 import path from 'node:path';
 import { findArena, plugArenaOver, unplugArenaOver } from '../../src/host/arena-plug.ts';
-import { plugPort, unplugPort } from '../../src/host/daemon/qemu-side.ts';
+import { plugPort, unplugPort } from '../../src/host/vm/qemu-side.ts';
 import { VmNics } from '../../src/host/nics/nics.ts';
 import { QmpClient } from '../../src/qmp/client.ts';
 

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { findArena, plugArena, unplugArena } from '../../src/host/arena-plug.ts';
-import { plugPort, unplugPort } from '../../src/host/daemon/qemu-side.ts';
+import { plugPort, unplugPort } from '../../src/host/vm/qemu-side.ts';
 import { QmpClient } from '../../src/qmp/client.ts';
 import { PORT_NAME } from '../../src/wire/schema.ts';
 import { fakeQmp } from '../support/fake-qmp.ts';

@@ -53,8 +53,8 @@ function held(server: net.Server): Held {
   return { release: () => new Promise((resolve) => server.close(() => resolve())) };
 }
 
-/** The same for all names of one port. */
-function portName(port: string): string {
+/** The lock of a port in abstract space, the same for all names of one port. */
+export function portName(port: string): string {
   let real = path.resolve(port);
   try {
     real = realpathSync(port);

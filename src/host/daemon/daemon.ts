@@ -21,15 +21,15 @@ import { adminSocketOf, checkVm, readConfig, socketsOf } from './config.ts';
 import type { HostConfig, VmSpec } from './config.ts';
 import { networkFindings, vmFindings } from './doctor.ts';
 import { hostFindings } from './doctor-host.ts';
-import { forgetOthers } from './forget.ts';
-import type { HostKernel } from './kernel.ts';
+import { forgetOthers } from '../vm/forget.ts';
+import type { HostKernel } from '../vm/kernel.ts';
 import type { DaemonLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { libvirtXml, qemuArgs } from './qemu-args.ts';
 import { RuntimeVms } from './runtime-vms.ts';
 import { listenAt } from './sockets.ts';
-import { ManagedVm } from './vm.ts';
-import type { VmDeps } from './vm.ts';
+import { ManagedVm } from '../vm/managed-vm.ts';
+import type { VmDeps } from '../vm/managed-vm.ts';
 
 export interface DaemonOptions {
   configFile: string;

@@ -13,7 +13,7 @@ import type { LoaderStatus } from '../loader/loader.ts';
 import type { HostConfig } from './config.ts';
 import { framesOf } from '../nics/tap.ts';
 import { listenAt } from './sockets.ts';
-import type { VmStatus } from './vm.ts';
+import type { VmStatus } from '../vm/managed-vm.ts';
 
 export interface MetricsSource {
   vms(): VmStatus[];

@@ -1,7 +1,7 @@
 /** What to give QEMU, or libvirt, so that a VM starts with its arena, its port and a QMP socket of the daemon's own. */
 import path from 'node:path';
 import { PORT_NAME } from '../../wire/schema.ts';
-import { arenaLinkOf } from './arena.ts';
+import { arenaLinkOf } from '../vm/arena.ts';
 import { nicPorts } from './config.ts';
 import type { VmSpec } from './config.ts';
 

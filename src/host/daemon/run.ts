@@ -3,7 +3,7 @@ import { messageOf } from '../../core/errors.ts';
 import { verifierOf } from '../../core/signature.ts';
 import { HostDaemon } from './daemon.ts';
 import type { DaemonOptions } from './daemon.ts';
-import { moduleKernel } from './kernel.ts';
+import { moduleKernel } from '../vm/kernel.ts';
 import { openLog } from './log.ts';
 import { systemdNotifier } from './notify.ts';
 

@@ -3,8 +3,8 @@ import type { LinkOptions } from '../../wire/link-options.ts';
 import type { HookStats, LinkInfo } from '../../wire/schema.ts';
 import type { HookName } from '../hooks.ts';
 import type { LoadedProgram } from '../loader/loader.ts';
-import type { Admitted } from '../daemon/admit.ts';
-import type { KeptLink } from '../daemon/kept.ts';
+import type { Admitted } from './admit.ts';
+import type { KeptLink } from './kept.ts';
 
 /** A version of an object. */
 export type Version = Pick<Admitted, 'object' | 'info'>;

@@ -6,7 +6,7 @@ import type { KvmHook } from '../../kernel/host.ts';
 import { wireFailure } from '../../wire/errors.ts';
 import type { HookStats, LinkInfo } from '../../wire/schema.ts';
 import type { LoadedProgram } from '../loader/loader.ts';
-import type { VmHooks } from '../daemon/kernel.ts';
+import type { VmHooks } from './kernel.ts';
 import { Failures } from './hook-backend.ts';
 import type { HookBackend, LinkPlace, Version } from './hook-backend.ts';
 

@@ -6,7 +6,7 @@ import type { PacketHook } from '../hooks.ts';
 import type { LoadedProgram } from '../loader/loader.ts';
 import type { ChainEntry } from '../packets/chain.ts';
 import type { PacketLinks } from '../packets/packet-links.ts';
-import type { KeptLink } from '../daemon/kept.ts';
+import type { KeptLink } from './kept.ts';
 import type { HookBackend, LinkPlace, Version } from './hook-backend.ts';
 
 /** Of programs on one hook of a NIC, when L1 does not say. */

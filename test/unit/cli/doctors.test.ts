@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { doctorText, isHost } from '../../../src/cli/doctor.ts';
-import { moduleKernel } from '../../../src/host/daemon/kernel.ts';
+import { moduleKernel } from '../../../src/host/vm/kernel.ts';
 import { HOST_DEVICE } from '../../../src/kernel/host.ts';
 
 function machine(...files: string[]): boolean {

@@ -16,7 +16,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Agent } from '../../../src/guest/agent/agent.ts';
-import { holdPort, holdState } from '../../../src/guest/agent/alone.ts';
+import { holdPort, holdState, portName } from '../../../src/guest/agent/alone.ts';
 import { AgentConfig } from '../../../src/guest/agent/config.ts';
 
 let dir: string;
@@ -24,10 +24,6 @@ beforeEach(() => (dir = mkdtempSync(path.join(os.tmpdir(), 'ht-alone-'))));
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 const never = new AbortController().signal;
 const log = { info: () => {}, warn: () => {}, error: () => {}, debug: () => {}, trace: () => {} };
-
-/** The name in abstract space of the one port that is held. */
-const lockName = (): string =>
-  /@(hyperturtle-agent-port-[0-9a-f]+)/.exec(readFileSync('/proc/net/unix', 'latin1'))?.[1] ?? '';
 
 describe('a second agent with a socket of its own', () => {
   it('is refused while the state directory is another’s, and starts when that one has stopped', async () => {
@@ -76,7 +72,7 @@ describe('a second agent with a socket of its own', () => {
     const port = path.join(dir, 'port.sock');
     const before = await holdPort(port);
     await expect(holdPort(port)).rejects.toMatchObject({ code: 'HT_BUSY' });
-    const name = lockName();
+    const name = portName(port);
     await before.release();
     const server = net.createServer().listen(port);
     await once(server, 'listening');
@@ -107,7 +103,7 @@ describe('a second agent with a socket of its own', () => {
     expect(readdirSync(dir)).toEqual([]);
     const inode = readFileSync('/proc/net/unix', 'latin1')
       .split('\n')
-      .find((l) => l.includes(lockName()))
+      .find((l) => l.includes(portName(port)))
       ?.split(/\s+/)[6];
     // /proc as it is when process 4711 of another user has that socket
     mkdirSync(path.join(dir, 'net'));

@@ -1,7 +1,7 @@
 /** Events of a VM: numbered, kept for a while, told to who follows as fast as that reads. */
 import { describe, expect, it } from 'vitest';
-import { EventFeed } from '../../../src/host/daemon/event-feed.ts';
-import { EventRing } from '../../../src/host/daemon/events.ts';
+import { EventFeed } from '../../../src/host/vm/event-feed.ts';
+import { EventRing } from '../../../src/host/vm/events.ts';
 import type { RpcSession } from '../../../src/wire/handlers.ts';
 import { NOTIFICATIONS } from '../../../src/wire/schema.ts';
 

@@ -1,7 +1,7 @@
 /** What the daemon's measurements say of hooks. */
 import { expect, it } from 'vitest';
 import { Metrics } from '../../../src/host/daemon/metrics.ts';
-import type { VmStatus } from '../../../src/host/daemon/vm.ts';
+import type { VmStatus } from '../../../src/host/vm/managed-vm.ts';
 
 const nic = { hook: 'tc-egress', runs: 10, handled: 4, entries: 0, learned: 0, passed: 6, reasons: {} };
 const VM = {

@@ -10,7 +10,7 @@ import {
   startTicksOf,
   ticksNow,
   writeRecord,
-} from '../../../src/host/daemon/process-record.ts';
+} from '../../../src/host/vm/process-record.ts';
 import { libvirtXml, qemuArgs } from '../../../src/host/daemon/qemu-args.ts';
 
 const RUN = '/run/hyperturtle';

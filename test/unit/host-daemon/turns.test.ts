@@ -1,7 +1,7 @@
 /** One VM's work in order and in bounds. */
 import { describe, expect, it } from 'vitest';
 import { Turns } from '../../../src/core/turns.ts';
-import { Budget } from '../../../src/host/daemon/budget.ts';
+import { Budget } from '../../../src/host/vm/budget.ts';
 
 describe('turns', () => {
   it('are taken one after the other, in order, also when one fails', async () => {

@@ -19,7 +19,7 @@ import {
   readRecord,
 } from './kept-record.ts';
 import type { KeptPaths } from './kept-record.ts';
-import type { DaemonLog } from './log.ts';
+import type { DaemonLog } from '../daemon/log.ts';
 
 /**
  * Ends all that is pinned for this VM, and forgets it, the record last. Links end with their pins; filters on network devices
