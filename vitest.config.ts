@@ -6,9 +6,9 @@ const emulators = { maxWorkers: 2, sequence: { groupOrder: 1 } } as const;
 /** Kernels with sanitizers are several times slower. */
 const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
-const SANITIZED = ['modules', 'races', 'slots', 'large', 'exits', 'profile', 'tenants'];
+const SANITIZED = ['modules', 'memory', 'races', 'slots', 'large', 'exits', 'profile', 'tenants'];
 /** Too long for every run. */
-const SLOW = ['fuzz', 'interrupted', 'livepatch', 'matrix', 'seen-from-l1', 'vectoring'].map(
+const SLOW = ['fuzz', 'interrupted', 'left-out', 'livepatch', 'matrix', 'seen-from-l1', 'vectoring'].map(
   (name) => `test/lab/${name}.test.ts`,
 );
 const common = { restoreMocks: true, passWithNoTests: false } as const;

@@ -58,6 +58,7 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 		if (r) {
 			number = r->number;
 			htg_pool_poke(a);
+			htg_credit_poke(&r->credit);
 		}
 	}
 	cpu = &a->cpus[apicid];

@@ -105,9 +105,76 @@ u64 htg_large_level(const struct htg_arena *a); /* 2 MiB frames that no file has
 u64 htg_large_take(struct htg_arena *a); /* one of them, as a word, or 0 */
 int htg_pool_set(u64 low, u64 high);
 
+/* account.c */
+struct htg_account;
+void htg_account_init(void);
+void htg_account_exit(void);
+u64 htg_memcg(void);	/* HTG_MEMCG_* */
+struct htg_account *htg_account_of(struct mm_struct *mm);
+struct htg_account *htg_account_get(struct htg_account *acc);
+void htg_account_put(struct htg_account *acc);
+int htg_account_charge(struct htg_account *acc, u64 n, gfp_t gfp);
+int htg_account_charge_one(struct htg_account *acc);
+void htg_account_uncharge(struct htg_account *acc, u64 n);
+u64 htg_account_charged(const struct htg_account *acc);
+void htg_account_path(const struct htg_account *acc, char *buf, size_t bytes);
+
+/* So many frames more, and the VMM's count of resident pages follows. */
+#define HTG_COUNT_STEP 64
+
+/* What programs may take for an L2, paid by its account. */
+struct htg_credit {
+	raw_spinlock_t lock;	/* taken in kvm_entry, with interrupts off. For rec, paid, seen, resident, counted */
+	struct ht_l2 *rec;	/* NULL: nothing is taken any more */
+	struct htg_account *account; /* its L2's */
+	bool limited;		/* somebody counts; else everything is paid for */
+	u64 own_limit;		/* asked for at registration */
+	u64 paid;		/* programs may have taken that many since registration */
+	u64 seen;		/* frames_taken when we last looked whether it needs more */
+	u64 idle;		/* and when we last looked whether it uses what it has */
+	u64 low;		/* below this it needs more */
+	struct mm_struct *mm;	/* of the VMM */
+	u64 resident;		/* pages that we have added to its count of resident ones */
+	u64 counted;		/* frames_taken when we did */
+	u64 files;		/* its resident pages of files at registration: its program, mostly */
+	struct list_head node;
+};
+void htg_credit_open(struct htg_credit *c, struct ht_l2 *rec, struct htg_account *acc, struct mm_struct *mm,
+		     u64 own_limit);
+void htg_credit_close(struct htg_credit *c);
+u64 htg_credit_left(struct htg_credit *c);
+u64 htg_credit_wanted(struct htg_credit *c, bool press);
+bool htg_credit_add(struct htg_credit *c, struct htg_account *acc, u64 n);
+void htg_credit_top_up(struct htg_credit *c);
+void htg_credit_recount(struct htg_credit *c, u64 held, u64 taken);
+void htg_credit_mapped(struct htg_credit *c, u64 pages); /* at registration, of what it holds */
+
+/* What a kvm_entry looks at of an L2. */
+struct htg_running {
+	int number;		/* in the arena, 1.. */
+	struct htg_credit credit;
+};
+
+/*
+ * At an entry of the L2, under RCU. Not where something was given back, until it is used again: htg_fault() sees to the
+ * first.
+ */
+static inline void htg_credit_poke(struct htg_credit *c)
+{
+	const struct ht_l2 *rec = READ_ONCE(c->rec); /* the arena is there for a grace period more */
+	u64 taken;
+
+	if (!rec)
+		return;
+	taken = READ_ONCE(rec->frames_taken);
+	if (taken - READ_ONCE(c->counted) >= HTG_COUNT_STEP ||
+	    (c->limited && (s64)(READ_ONCE(c->paid) - taken) < (s64)READ_ONCE(c->low) && taken != READ_ONCE(c->seen)))
+		htg_credit_top_up(c);
+}
+
 /* turtlefs.c */
 struct htg_file {
-	struct rw_semaphore sem;	/* words, n, arena */
+	struct rw_semaphore sem;	/* words, n, arena, account */
 	u64 *words;			/* n of them; beyond the end of the file all are closed */
 	unsigned long n;
 	bool arena;			/* they are in the arena, else in our own memory */
@@ -120,13 +187,19 @@ struct htg_file {
 	DECLARE_BITMAP(l2s, HT_MAX_L2);
 	struct list_head node;		/* files whose words are in the arena; under htg_lock */
 	struct inode *inode;
+	struct htg_account *account;	/* all its frames are charged there; NULL only while it has none */
 };
 int htg_fs_init(void);
 void htg_fs_exit(void);
 struct htg_file *htg_file_of(struct file *file); /* NULL: not a turtlefs file */
-struct page *htg_page_get(struct htg_file *f, unsigned long i);
-struct page *htg_page_find(struct htg_file *f, unsigned long i);
+/* For files that an L2 takes over with frames in them: charged before locks are taken, and what was missing. */
+struct htg_purse {
+	u64 charged, missing;
+};
 int htg_resize(struct inode *inode, loff_t size, unsigned long spare);
+struct page *htg_page_get(struct htg_file *f, unsigned long i, struct mm_struct *mm, bool fault);
+struct page *htg_page_find(struct htg_file *f, unsigned long i);
+u32 htg_file_charge_to(struct htg_file *f, struct htg_account *acc, struct htg_purse *purse);
 void htg_fs_leave_arena(void); /* moves all words to our own memory; no program may run. Holds htg_lock. */
 
 /* rw.c */
@@ -137,15 +210,13 @@ ssize_t htg_write_iter(struct kiocb *iocb, struct iov_iter *from);
 int htg_l2_init(void);
 void htg_l2_exit(void);
 long htg_l2_register(const struct htg_register *req);
+void htg_l2_running_credit(struct htg_account *acc); /* in a fault of turtlefs: of the L2 that runs in this thread */
 void htg_l2_arena_gone(void);	/* ends all registrations; caller holds htg_lock */
 void htg_l2_mapped(struct mm_struct *mm); /* a turtlefs file has been mapped there; under mmap_lock */
 void htg_l2_protecting(struct mm_struct *mm); /* protections of such a mapping are about to change; the same */
 u64 htg_l2_count(void);
+void htg_l2_recount_soon(void); /* frames have come or gone; any context */
 
-/* What a kvm_entry looks at of an L2. */
-struct htg_running {
-	int number;		/* in the arena, 1.. */
-};
 struct kvm;
 struct htg_running *htg_l2_running(struct kvm *kvm); /* NULL: not registered. Under RCU. */
 

@@ -15,6 +15,7 @@ bool kvm_msr_allowed(struct kvm_vcpu *vcpu, u32 index, u32 type);
 	each(file_is_kvm)       \
 	each(kvm_get_kvm_safe)  \
 	each(kvm_put_kvm)       \
+	each(kvm_get_running_vcpu) \
 	each(kvm_cpuid)         \
 	each(kvm_msr_allowed)   \
 	each(ht_kvm_get_msr_fn)

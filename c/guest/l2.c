@@ -50,6 +50,9 @@ struct htg_l2 {
 	struct mmu_notifier mn;
 	struct htg_running running;
 	u64 frames_limit, group_max;
+	struct htg_account *account; /* of the VMM's memory */
+	struct htg_purse purse;	/* under htg_lock */
+	u64 pages_left_out, left_out; /* of the last export; under htg_lock */
 	char name[32];
 	struct ht_l2 *rec;	/* in the arena; NULL when dead; written under htg_lock */
 	bool dead;		/* its VM, its address space or the arena is gone */
@@ -234,9 +237,16 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 	unsigned long pgoff = vma->vm_pgoff + ((start - vma->vm_start) >> PAGE_SHIFT);
 	unsigned long n = (end - start) >> PAGE_SHIFT;
 	struct ht_slot *slot;
+	u32 why;
 
 	if (!f || l2->nranges == HT_MAX_SLOTS || !htg_vma_writable(l2, vma, exclusive))
 		return;
+	why = htg_file_charge_to(f, l2->account, &l2->purse);
+	if (why) { /* what L1 hands out is charged as before */
+		l2->left_out |= why;
+		l2->pages_left_out += n;
+		return;
+	}
 	down_read(&f->sem);
 	if (f->arena && pgoff < f->n) {
 		n = min(n, f->n - pgoff);
@@ -271,6 +281,8 @@ static void htg_l2_export(struct htg_l2 *l2, bool exclusive)
 		return;
 	WRITE_ONCE(l2->stale, false); /* before we look: what changes from now on sets it again */
 	htg_l2_unexport(l2);
+	l2->left_out = l2->pages_left_out = 0;
+	l2->purse.missing = 0;
 	l2->rec->template = 0;	/* learned anew: what L1's KVM puts in a leaf may have changed with the slots */
 	/* no mapping changes from here until programs may act on what we read */
 	if (exclusive)
@@ -305,16 +317,41 @@ static void htg_l2_export(struct htg_l2 *l2, bool exclusive)
 		mmap_write_unlock(l2->mm);
 	else
 		mmap_read_unlock(l2->mm);
+	htg_l2_recount_soon(); /* the VMM's mappings may have changed */
+	htg_account_uncharge(l2->account, l2->purse.charged);
+	l2->purse.charged = 0;
+	if (l2->purse.missing && !exclusive) { /* where there is no lock, charging may reclaim */
+		WRITE_ONCE(l2->stale, true);
+		schedule_work(&l2->again);
+	}
+}
+
+/* Exports if that is due. Caller holds no lock. Returns frames for which the cgroup had no room without waiting. */
+static u64 htg_l2_export_again(struct htg_l2 *l2, struct kvm *kvm)
+{
+	u64 missing = 0;
+
+	mutex_lock(&kvm->slots_lock);
+	mutex_lock(&htg_lock);
+	if (READ_ONCE(l2->stale)) {
+		htg_l2_export(l2, true);
+		missing = l2->dead ? 0 : l2->purse.missing;
+	}
+	mutex_unlock(&htg_lock);
+	mutex_unlock(&kvm->slots_lock);
+	return missing;
 }
 
 /*
  * What turned the L2 off for a while may be over: see. The VM is kept, as slots_lock is in it; if we are its last
- * user it ends here, as it does in KVM's own works.
+ * user it ends here, as it does in KVM's own works. A file that comes with frames is paid for here, without locks and
+ * without the OOM killer; if there is no room it stays left out until slots change again, and the status says so.
  */
 static void htg_l2_again(struct work_struct *work)
 {
 	struct htg_l2 *l2 = container_of(work, struct htg_l2, again);
 	struct kvm *kvm = NULL;
+	u64 missing;
 
 	mutex_lock(&htg_lock);
 	if (!l2->dead && htg_kvm(kvm_get_kvm_safe)(l2->kvm)) /* it is memory until htg_destroy_vm() has made us dead */
@@ -323,12 +360,14 @@ static void htg_l2_again(struct work_struct *work)
 	if (!kvm)
 		return;
 	if (mmget_not_zero(l2->mm)) {
-		mutex_lock(&kvm->slots_lock);
-		mutex_lock(&htg_lock);
-		if (READ_ONCE(l2->stale))
-			htg_l2_export(l2, true);
-		mutex_unlock(&htg_lock);
-		mutex_unlock(&kvm->slots_lock);
+		missing = htg_l2_export_again(l2, kvm);
+		if (missing && !htg_account_charge(l2->account, missing, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN)) {
+			mutex_lock(&htg_lock);
+			l2->purse.charged += missing;
+			WRITE_ONCE(l2->stale, true);
+			mutex_unlock(&htg_lock);
+			htg_l2_export_again(l2, kvm);
+		}
 		mmput(l2->mm);
 	}
 	htg_kvm(kvm_put_kvm)(kvm);
@@ -350,11 +389,45 @@ static void htg_l2_pages(const struct htg_l2 *l2, struct htg_l2_status *st)
 		for (k = 0; k < n; k++) {
 			u64 word = READ_ONCE(words[k]);
 
+			if (!(k % (64 * HTG_GRANULE)))
+				cond_resched();
 			st->pages_held += !!(word & HT_WORD_PRESENT);
 			st->pages_unused += (word & (HT_WORD_PRESENT | HT_WORD_AHEAD)) ==
 					    (HT_WORD_PRESENT | HT_WORD_AHEAD);
 		}
 	}
+}
+
+static unsigned long htg_recount_took; /* jiffies */
+
+/* What the VMM's count of resident pages should say. Holds htg_lock for about a millisecond for each GiB of guests. */
+static void htg_l2_recount(struct work_struct *work)
+{
+	struct htg_l2_status st;
+	unsigned long began = jiffies;
+	struct htg_l2 *l2;
+	u64 taken;
+	int bkt;
+
+	mutex_lock(&htg_lock);
+	hash_for_each(htg_l2s, bkt, l2, node) {
+		if (!l2->nranges)
+			continue; /* off, or logged: its words are its own again soon */
+		taken = READ_ONCE(l2->rec->frames_taken); /* first: what is taken meanwhile counts twice, until next time */
+		htg_l2_pages(l2, &st);
+		htg_credit_recount(&l2->running.credit, st.pages_held, taken);
+	}
+	mutex_unlock(&htg_lock);
+	WRITE_ONCE(htg_recount_took, jiffies - began);
+}
+
+static DECLARE_DELAYED_WORK(htg_recount_work, htg_l2_recount);
+
+/* After two seconds, or more with so many words that it would be more than a hundredth of a CPU's time. */
+void htg_l2_recount_soon(void)
+{
+	if (!delayed_work_pending(&htg_recount_work))
+		schedule_delayed_work(&htg_recount_work, 2 * HZ + 100 * READ_ONCE(htg_recount_took));
 }
 
 /* What programs have written about the L2. Caller holds htg_lock. */
@@ -383,6 +456,7 @@ static void htg_l2_kill(struct htg_l2 *l2)
 	htg_l2_pages(l2, &l2->last);
 	htg_l2_unexport(l2);
 	htg_l2_counters(l2, &l2->last);
+	htg_credit_close(&l2->running.credit);
 	WRITE_ONCE(l2->rec, NULL); /* the arena may go while our owner still holds the file */
 	WRITE_ONCE(l2->dead, true);
 	wake_up_all(&l2->wait);
@@ -537,7 +611,12 @@ static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		st.state = READ_ONCE(l2->rec->state);
 		htg_l2_counters(l2, &st);
 		htg_l2_pages(l2, &st);
+		st.frames_credit = htg_credit_left(&l2->running.credit);
 	}
+	st.frames_charged = htg_account_charged(l2->account);
+	st.left_out = l2->left_out;
+	st.pages_left_out = l2->pages_left_out;
+	htg_account_path(l2->account, st.cgroup, sizeof(st.cgroup));
 	mutex_unlock(&htg_lock);
 	return copy_to_user((void __user *)arg, &st, sizeof(st)) ? -EFAULT : 0;
 }
@@ -559,6 +638,8 @@ static void htg_l2_unregister(struct htg_l2 *l2)
 	synchronize_rcu();	/* kvm_entry and the hooks look at hashed L2s */
 	cancel_work_sync(&l2->again); /* nobody is left who would queue it */
 	mmdrop(l2->mm);
+	htg_account_uncharge(l2->account, l2->purse.charged); /* of an export that did not come */
+	htg_account_put(l2->account);
 	/* only now may another L2 have the number: no CPU publishes it any more */
 	ida_free(&htg_l2_ida, l2->running.number);
 	atomic_dec(&htg_l2_n);
@@ -641,6 +722,9 @@ long htg_l2_register(const struct htg_register *req)
 		goto put_kvm;
 	l2->kvm = kvm;
 	l2->mm = kvm->mm;
+	l2->account = htg_account_of(l2->mm);
+	if (!l2->account)
+		goto free;
 	l2->frames_limit = req->frames_limit ?: U64_MAX;
 	l2->group_max = req->group_max;
 	strscpy(l2->name, req->name, sizeof(l2->name));
@@ -668,12 +752,14 @@ long htg_l2_register(const struct htg_register *req)
 		if (!htg_l2_find(kvm)) {
 			l2->rec = &a->l2[l2->running.number];
 			memset(l2->rec, 0, sizeof(*l2->rec));
-			l2->rec->frames_limit = l2->frames_limit;
+			htg_credit_open(&l2->running.credit, l2->rec, l2->account, l2->mm, l2->frames_limit);
 			l2->rec->group_max = l2->group_max;
 			atomic_inc(&htg_l2_n);
 			htg_exit_forget();
 			hash_add_rcu(htg_l2s, &l2->node, (unsigned long)kvm);
 			htg_l2_export(l2, false);
+			htg_l2_pages(l2, &l2->last);
+			htg_credit_mapped(&l2->running.credit, l2->last.pages_held);
 			htg_pool_poke(a);
 			ret = 0;
 		}
@@ -708,10 +794,38 @@ mm:
 number:
 	ida_free(&htg_l2_ida, l2->running.number);
 free:
+	htg_account_put(l2->account);
 	kfree(l2);
 put_kvm:
 	fput(kvm_file);
 	return ret;
+}
+
+/*
+ * A fault of turtlefs in a vCPU's thread, where waiting and reclaiming are allowed: more credit for its L2, since a
+ * program that had none has left the fault to us. Charged between two looks at the L2, which may go meanwhile.
+ */
+void htg_l2_running_credit(struct htg_account *acc)
+{
+	struct kvm_vcpu *vcpu = htg_kvm(kvm_get_running_vcpu)();
+	struct htg_l2 *l2;
+	u64 n = 0;
+
+	if (!vcpu)
+		return;
+	rcu_read_lock();
+	l2 = htg_l2_find(vcpu->kvm);
+	if (l2 && l2->account == acc)
+		n = htg_credit_wanted(&l2->running.credit, true);
+	rcu_read_unlock();
+	if (!n || htg_account_charge(acc, n, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN))
+		return;
+	rcu_read_lock();
+	l2 = htg_l2_find(vcpu->kvm);
+	if (l2 && htg_credit_add(&l2->running.credit, acc, n))
+		n = 0;
+	rcu_read_unlock();
+	htg_account_uncharge(acc, n);
 }
 
 /* Their owners get POLLHUP, and may register them again when there is another arena. */
@@ -753,5 +867,6 @@ void htg_l2_exit(void)
 {
 	htg_entry_exit();
 	ht_hooks_disarm(htg_hooks, ARRAY_SIZE(htg_hooks));
+	cancel_delayed_work_sync(&htg_recount_work);
 	ida_destroy(&htg_l2_ida);
 }

@@ -37,6 +37,7 @@ static void htg_get_info(struct htg_info *info)
 		htg_large_poke(a); /* whoever waits for a full pool sees it become so */
 	}
 	mutex_unlock(&htg_lock);
+	info->memcg = htg_memcg();
 	info->l2_count = htg_l2_count();
 	info->frames_allocated = atomic64_read(&htg_count.frames_allocated);
 	info->frames_freed = atomic64_read(&htg_count.frames_freed);
@@ -124,7 +125,10 @@ static int __init htg_init(void)
 	if (ret)
 		return ret;
 	ret = ht_lookup_init();
-	ret = ret ?: htg_pool_init();
+	if (ret)
+		goto ftrace;
+	htg_account_init();
+	ret = htg_pool_init();
 	if (ret)
 		goto ftrace;
 	ret = htg_l2_init();
@@ -148,6 +152,7 @@ l2:
 	htg_l2_exit();
 pool:
 	htg_pool_exit();
+	htg_account_exit();
 ftrace:
 	ht_hooks_stay_off();
 	return ret;
@@ -161,6 +166,7 @@ static void __exit htg_exit(void)
 	htg_arena_exit();
 	htg_l2_exit();
 	htg_pool_exit();
+	htg_account_exit();
 	ht_hooks_stay_off();
 }
 

@@ -14,6 +14,7 @@
 #include <linux/magic.h>
 #include <linux/module.h>
 #include <linux/pagemap.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/statfs.h>
 #include <linux/vmalloc.h>
@@ -69,13 +70,18 @@ static bool htg_granule_small(struct htg_file *f, unsigned long page)
 		return true;
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
-	if (a)
+	if (a && !htg_account_charge(f->account, HTG_GRANULE, GFP_NOWAIT | __GFP_NOWARN)) {
 		large = htg_large_take(a);
+		if (!large)
+			htg_account_uncharge(f->account, HTG_GRANULE);
+	}
 	rcu_read_unlock();
 	word = large ?: HT_WORD_SMALL;
 	if (cmpxchg64(&f->granules[granule], HT_WORD_EMPTY, word) != HT_WORD_EMPTY) {
-		if (large)
+		if (large) {
 			htg_put_large(large);
+			htg_account_uncharge(f->account, HTG_GRANULE);
+		}
 		return false;
 	}
 	if (large)
@@ -83,10 +89,140 @@ static bool htg_granule_small(struct htg_file *f, unsigned long page)
 	return !large;
 }
 
-/* Page i, locked and with a reference; if it has no frame it gets one. -EFAULT behind the end, -ENOMEM. */
-struct page *htg_page_get(struct htg_file *f, unsigned long i)
+/* Pages that have a frame: of a 2 MiB frame all, though their words may not be written yet. Caller holds f->sem. */
+static unsigned long htg_frames(const struct htg_file *f)
 {
-	struct page *page, *fresh = NULL;
+	unsigned long g, i, n = 0;
+
+	for (g = 0; g < f->n / HTG_GRANULE; g++) { /* f->n is whole granules */
+		if (f->granules && (READ_ONCE(f->granules[g]) & HT_WORD_PRESENT)) {
+			n += HTG_GRANULE;
+			continue;
+		}
+		for (i = g * HTG_GRANULE; i < (g + 1) * HTG_GRANULE; i++)
+			n += READ_ONCE(f->words[i]) & HT_WORD_PRESENT;
+		if (!(g % 64))
+			cond_resched();
+	}
+	return n;
+}
+
+/*
+ * Sees to it that f has an account: that of the process whose mapping is touched first. f->sem is not held. Returns the
+ * account with a reference, or NULL.
+ */
+static struct htg_account *htg_file_account(struct htg_file *f, struct mm_struct *mm)
+{
+	struct htg_account *acc, *mine = NULL;
+
+	if (!READ_ONCE(f->account)) {
+		mine = htg_account_of(mm);
+		if (!mine)
+			return NULL;
+	}
+	down_read(&f->sem);	/* so it does not change, but for the first */
+	acc = cmpxchg(&f->account, NULL, mine);
+	if (!acc && mine) {
+		acc = mine;
+		mine = NULL;
+	}
+	if (acc)
+		htg_account_get(acc);
+	up_read(&f->sem);
+	htg_account_put(mine);
+	return acc;
+}
+
+/*
+ * From now on f's frames are charged to acc: also those that it has, from the purse or without waiting. 0, or the
+ * HTG_LEFT_OUT_* that says why not. Caller holds htg_lock.
+ */
+u32 htg_file_charge_to(struct htg_file *f, struct htg_account *acc, struct htg_purse *purse)
+{
+	struct htg_account *had;
+	u32 ret = HTG_LEFT_OUT_OTHER;
+	u64 n, paid;
+
+	if (READ_ONCE(f->account) == acc) /* it stays so while we hold htg_lock: others set only the first */
+		return 0;
+	down_write(&f->sem);
+	had = f->account;
+	if (f->exports)
+		goto out;
+	n = had ? htg_frames(f) : 0;
+	paid = min(n, purse->charged);
+	ret = HTG_LEFT_OUT_NO_ROOM;
+	if (htg_account_charge(acc, n - paid, GFP_NOWAIT | __GFP_NOWARN)) {
+		purse->missing += n - paid;
+		goto out;
+	}
+	ret = 0;
+	purse->charged -= paid;
+	f->account = htg_account_get(acc);
+	htg_account_uncharge(had, n);
+	htg_account_put(had);
+out:
+	up_write(&f->sem);
+	return ret;
+}
+
+/* A frame that a fault may need, and what it is charged to. */
+struct htg_fresh {
+	struct page *page;	/* locked */
+	struct htg_account *account;
+};
+
+static void htg_fresh_put(struct htg_fresh *fresh)
+{
+	if (fresh->page) {
+		unlock_page(fresh->page);
+		htg_put_frame(fresh->page);
+		htg_account_uncharge(fresh->account, 1);
+	}
+	htg_account_put(fresh->account);
+	*fresh = (struct htg_fresh){};
+}
+
+/*
+ * In the VMM's thread, without f->sem: charging may wait, reclaim, and have the OOM killer end a process of that cgroup,
+ * which may be the one that we are in; an end of it needs f->sem.
+ */
+static bool htg_fresh_get(struct htg_fresh *fresh, struct htg_file *f, struct mm_struct *mm)
+{
+	fresh->account = htg_file_account(f, mm);
+	if (!fresh->account || htg_account_charge_one(fresh->account))
+		goto fail;
+	fresh->page = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
+	if (!fresh->page) {
+		htg_account_uncharge(fresh->account, 1);
+		goto fail;
+	}
+	atomic64_inc(&htg_count.frames_allocated);
+	lock_page(fresh->page);
+	htg_l2_running_credit(fresh->account);
+	return true;
+fail:
+	htg_fresh_put(fresh);
+	return false;
+}
+
+/* A mapping gets a page that had a frame: maybe L0's, which is in the VMM's count of resident pages twice from now on. */
+static void htg_fault_found(void)
+{
+	atomic64_inc(&htg_count.faults_found);
+	if (htg_l2_count())
+		htg_l2_recount_soon();
+}
+
+/*
+ * Page i, locked and with a reference; if it has no frame it gets one, charged to the file's account or, if that is the
+ * first, to mm's. -EFAULT behind the end, -ENOMEM. `fault`: one of a mapping, and counted as such. Caller holds no lock
+ * of ours.
+ */
+struct page *htg_page_get(struct htg_file *f, unsigned long i, struct mm_struct *mm, bool fault)
+{
+	struct htg_fresh fresh = {};
+	struct page *page;
 	u64 *slot, word;
 
 	down_read(&f->sem);
@@ -99,25 +235,25 @@ struct page *htg_page_get(struct htg_file *f, unsigned long i)
 		if (word & HT_WORD_CLOSED)
 			break;
 		if (!word) {
+			if (!fresh.page || fresh.account != f->account) {
+				up_read(&f->sem);
+				htg_fresh_put(&fresh);
+				if (!htg_fresh_get(&fresh, f, mm))
+					return ERR_PTR(-ENOMEM);
+				down_read(&f->sem);
+				continue;
+			}
 			if (!htg_granule_small(f, i))
 				continue;
-			if (!fresh) {
-				fresh = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
-				if (!fresh) {
-					page = ERR_PTR(-ENOMEM);
-					break;
-				}
-				atomic64_inc(&htg_count.frames_allocated);
-				lock_page(fresh);
-			}
-			get_page(fresh); /* the caller's reference, besides the word's */
-			if (cmpxchg64(slot, HT_WORD_EMPTY, htg_word(fresh)) == HT_WORD_EMPTY) {
-				page = fresh;
-				fresh = NULL;
+			get_page(fresh.page); /* the caller's reference, besides the word's */
+			if (cmpxchg64(slot, HT_WORD_EMPTY, htg_word(fresh.page)) == HT_WORD_EMPTY) {
+				page = fresh.page;
+				fresh.page = NULL; /* and its charge is the file's */
 				break;
 			}
-			put_page(fresh);
-			atomic64_inc(&htg_count.faults_lost);
+			put_page(fresh.page);
+			if (fault)
+				atomic64_inc(&htg_count.faults_lost);
 			continue;
 		}
 		page = htg_word_page(word);
@@ -133,17 +269,15 @@ struct page *htg_page_get(struct htg_file *f, unsigned long i)
 				word &= ~HT_WORD_AHEAD;
 		}
 		if (READ_ONCE(*slot) == word) {
-			atomic64_inc(&htg_count.faults_found);
+			if (fault)
+				htg_fault_found();
 			break;
 		}
 		unlock_page(page);
 		put_page(page);
 	}
 	up_read(&f->sem);
-	if (fresh) {
-		unlock_page(fresh);
-		htg_put_frame(fresh);
-	}
+	htg_fresh_put(&fresh);
 	return page;
 }
 
@@ -184,7 +318,7 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 	if (a)
 		htg_pool_poke(a); /* L1 runs anyway: see whether the pool is low */
 	rcu_read_unlock();
-	page = htg_page_get(f, vmf->pgoff);
+	page = htg_page_get(f, vmf->pgoff, vmf->vma->vm_mm, true);
 	if (IS_ERR(page))
 		return PTR_ERR(page) == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
 	/* locked until it is mapped: whoever clears the word now waits for this lock before it unmaps */
@@ -309,6 +443,9 @@ static void htg_drop_some(struct htg_file *f, unsigned long first, unsigned long
 				cmpxchg64(&f->words[k], HT_WORD_CLOSED, mark);
 		for (k = 0; k < n; k++)
 			htg_put_frame(pages[k]);
+		htg_account_uncharge(f->account, n);
+		if (n && !bitmap_empty(f->l2s, HT_MAX_L2))
+			htg_l2_recount_soon();
 		cond_resched();
 	}
 	htg_open(f, first, last);
@@ -482,17 +619,11 @@ static int htg_getattr(struct ht_idmap *idmap, const struct path *path, struct k
 {
 	struct inode *inode = d_inode(path->dentry);
 	struct htg_file *f = inode->i_private;
-	unsigned long i, n = 0;
 
 	ht_generic_fillattr(idmap, mask, inode, stat);
 	down_read(&f->sem);
-	for (i = 0; i < f->n; i++) {
-		n += READ_ONCE(f->words[i]) & HT_WORD_PRESENT;
-		if (!(i % HTG_DROP_PAGES))
-			cond_resched();
-	}
+	stat->blocks = (u64)htg_frames(f) << (PAGE_SHIFT - 9);
 	up_read(&f->sem);
-	stat->blocks = (u64)n << (PAGE_SHIFT - 9);
 	return 0;
 }
 
@@ -522,6 +653,23 @@ static long htg_fallocate(struct file *file, int mode, loff_t off, loff_t len)
 	return 0;
 }
 
+/*
+ * /proc/PID/fdinfo: what smaps cannot say, as it counts what is in the tables of the process, and pages that a program in
+ * L0 has given are in none.
+ */
+static void htg_show_fdinfo(struct seq_file *m, struct file *file)
+{
+	struct htg_file *f = file_inode(file)->i_private;
+	char path[HTG_CGROUP_PATH];
+
+	down_read(&f->sem);
+	seq_printf(m, "turtlefs-held:\t%lu kB\n", htg_frames(f) << (PAGE_SHIFT - 10));
+	htg_account_path(f->account, path, sizeof(path));
+	up_read(&f->sem);
+	if (path[0])
+		seq_printf(m, "turtlefs-memory-cgroup:\t%s\n", path);
+}
+
 static const struct file_operations htg_file_fops = {
 	.owner = THIS_MODULE,
 	.mmap = htg_mmap,
@@ -532,6 +680,7 @@ static const struct file_operations htg_file_fops = {
 	.splice_read = ht_splice_read,
 	.splice_write = iter_file_splice_write,
 	.fsync = noop_fsync,
+	.show_fdinfo = htg_show_fdinfo,
 };
 
 static const struct inode_operations htg_file_iops = {
@@ -645,6 +794,7 @@ static void htg_evict(struct inode *inode)
 		vfree(f->words);
 	}
 	mutex_unlock(&htg_lock);
+	htg_account_put(f->account);
 	kfree(f);
 }
 

@@ -62,9 +62,9 @@ const CALLED: readonly Relied[] = [
   ...BOTH.flatMap((side) => [
     one(side, 'kvm', 'file_is_kvm', 'bool (struct file *)'),
     one(side, 'kvm', 'kvm_put_kvm', 'void (struct kvm *)'),
+    one(side, 'kvm', 'kvm_get_running_vcpu', 'struct kvm_vcpu * ()'),
   ]),
   one('host', 'kvm', 'kvm_get_kvm', 'void (struct kvm *)'),
-  one('host', 'kvm', 'kvm_get_running_vcpu', 'struct kvm_vcpu * ()'),
   one('host', 'kvm', 'kvm_get_linear_rip', 'long unsigned int (struct kvm_vcpu *)'),
   one('host', 'kvm', 'kvm_skip_emulated_instruction', 'int (struct kvm_vcpu *)'),
   one('host', 'kvm', 'kvm_vcpu_gfn_to_hva', 'long unsigned int (struct kvm_vcpu *, gfn_t)'),

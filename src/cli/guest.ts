@@ -1,6 +1,8 @@
 /** `hyperturtle guest ...`: commands of L1, the guest hypervisor. */
 import type { Command } from 'commander';
 import { writeOut } from '../core/output.ts';
+import { leftOutText } from '../guest/left-out.ts';
+import { HTG_MEMCG } from '../kernel/guest.ts';
 import type { HtgInfo } from '../kernel/guest.ts';
 import { integer, printJson } from './values.ts';
 
@@ -47,6 +49,10 @@ export function register(program: Command): Command {
   guest
     .command('register')
     .description('register a nested guest; runs until SIGTERM or until that guest ends')
+    .addHelpText(
+      'after',
+      '\nSIGURG prints a line of JSON with its counters and what its memory cgroup is charged.',
+    )
     .requiredOption('--pid <number>', 'process that runs the nested guest', integer('--pid', 1, 2 ** 22))
     .option('--name <text>', "for listings; default: the VMM's -name, or pid-N")
     .option(
@@ -85,7 +91,7 @@ function format(i: HtgInfo): string {
     `pool ${i.pool_level} of ${i.pool_entries} frames (refill below ${i.pool_low}, up to ${i.pool_high}); ${i.refills} refills, ${i.shrunk} given back under pressure`,
     `index ${i.index_used} of ${i.index_words} pages in files`,
     ...(i.large_frames === 0 ? [] : [`2 MiB frames ${i.large_level} of ${i.large_frames}`]),
-    `frames ${i.frames_allocated} allocated, ${i.frames_freed} freed`,
+    `frames ${i.frames_allocated} allocated, ${i.frames_freed} freed, ${HTG_MEMCG[i.memcg] === 'charged' ? 'charged to the memory cgroups of the VMMs' : 'counted by no memory cgroup'}`,
     `faults here ${i.faults} (${i.faults_found} found a frame, ${i.faults_lost} lost the race), ${i.grace_periods} grace periods (${i.interrupted} CPUs interrupted for single L2s)`,
   ].join('\n');
 }
@@ -150,14 +156,18 @@ async function registerL2(options: RegisterOptions): Promise<void> {
     // or this process would keep the VM alive after its QEMU
     taken.vm.close();
     const first = l2.status();
-    const { index_words: words, index_used: used } = device.info();
-    const problem = noIndexOf(options.pid, first, { words, used });
-    printJson({
-      registered: true,
-      pid: options.pid,
-      ...first,
-      ...(problem === undefined ? {} : { problem }),
-    });
+    const problemOf = (s: typeof first): { problem?: string } => {
+      const { index_words: words, index_used: used } = device.info();
+      const problem = leftOutText(s) ?? noIndexOf(options.pid, s, { words, used });
+      return problem === undefined ? {} : { problem };
+    };
+    const say = (): void => {
+      const now = l2.status();
+      printJson({ event: 'status', ...now, ...problemOf(now) });
+    };
+    process.on('SIGURG', say);
+    undo.add('signal', () => void process.off('SIGURG', say));
+    printJson({ registered: true, pid: options.pid, ...first, ...problemOf(first) });
     try {
       await l2.whenGone(signals.signal);
       printJson({ event: 'gone', ...l2.status() });

@@ -5,9 +5,9 @@ import { aligned, array, count, reserved, struct, u32, u64 } from './struct.ts';
 export const HT_ARENA_MAGIC = 0x414e455241544800n;
 /** `\0HTOFFER`: L0 writes it at offset 0 before it gives the device away; L1's module binds no other device. */
 export const HT_ARENA_OFFER = 0x524546464f544800n;
-export const HT_ARENA_VERSION = 3;
+export const HT_ARENA_VERSION = 5;
 /** With 2 MiB pages. */
-export const HT_ARENA_VERSION_LARGE = 4;
+export const HT_ARENA_VERSION_LARGE = 6;
 export const HT_ARENA_MIN_BYTES = 1 << 20;
 export const HT_ARENA_MAX_BYTES = 256 << 20;
 

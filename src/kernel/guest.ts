@@ -5,8 +5,16 @@ import { count, reserved, s32, struct, text, u32, u64 } from './struct.ts';
 import type { ValueOf } from './struct.ts';
 
 export const GUEST_DEVICE = '/dev/hyperturtle-guest';
-export const HTG_ABI = 1;
+export const HTG_ABI = 2;
 export const HTG_IOC = 0xb8;
+
+/** Whether frames of nested guests count in memory cgroups, by number: `HTG_MEMCG_*`. */
+export const HTG_MEMCG = ['none', 'charged', 'off'] as const;
+export const HTG_CGROUP_PATH = 256;
+
+/** Why pages of an L2's RAM have no place in the arena, though turtlefs has one for them; bits. */
+export const HTG_LEFT_OUT_NO_ROOM = 1;
+export const HTG_LEFT_OUT_OTHER = 2;
 
 export const HTG_INFO = struct('struct htg_info', {
   abi: u32,
@@ -32,7 +40,8 @@ export const HTG_INFO = struct('struct htg_info', {
   large_frames: count,
   large_level: count,
   interrupted: count,
-  reserved: reserved(3),
+  memcg: count,
+  reserved: reserved(2),
 });
 export type HtgInfo = ValueOf<typeof HTG_INFO>;
 
@@ -84,6 +93,11 @@ export const HTG_L2_STATUS_ARG = struct('struct htg_l2_status', {
   pages_unused: count,
   large_new: count,
   large_existing: count,
+  frames_charged: count,
+  frames_credit: count,
+  pages_left_out: count,
+  left_out: count,
+  cgroup: text(HTG_CGROUP_PATH),
 });
 export type HtgL2Status = ValueOf<typeof HTG_L2_STATUS_ARG>;
 

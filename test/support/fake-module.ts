@@ -134,6 +134,11 @@ function status(pid: number, slots: number): L2Status {
     large_existing: 0,
     slot_changes: 0,
     frames_taken: 5,
+    frames_charged: 30,
+    frames_credit: 10,
+    pages_left_out: 0,
+    left_out: 0,
+    cgroup: '/machine/a',
   };
   const counts = { faults: 10, mapped_existing: 1, mapped_new: 5, mapped_ahead: 2, passes: 3 };
   return { ...zero, ...counts, name: `l2-${pid}`, template: '0x0' };

@@ -58,6 +58,18 @@ static __always_inline __u64 take(void *base, struct ht_arena_header *h)
 	return take_from(base, &h->pool_head, &h->pool_tail, h->pool_off, h->pool_entries);
 }
 
+/*
+ * Whether n more frames may be taken for the L2: they are paid for. Counted first, and then compared: so never more are
+ * taken than allowed, however many CPUs run this, and L1 can lower the limit while we do (htg_credit_take_back()).
+ */
+static __always_inline int reserve(struct ht_l2 *l2, __u64 n)
+{
+	if (__sync_fetch_and_add(&l2->frames_taken, n) + n <= READ(l2->frames_limit))
+		return 1;
+	__sync_fetch_and_add(&l2->frames_taken, -n);
+	return 0;
+}
+
 /* The word of the granule that the page word at off belongs to, or NULL. */
 static __always_inline __u64 *granule_at(void *base, struct ht_arena_header *h, __u64 off)
 {
@@ -92,7 +104,7 @@ static __always_inline int large(struct ht_npf_ctx *ctx, void *base, struct ht_a
 
 	frame = READ(*granule);
 	if (frame == HT_WORD_EMPTY) {
-		if (READ(l2->frames_taken) + HT_LARGE_PAGES > l2->frames_limit)
+		if (READ(l2->frames_taken) + HT_LARGE_PAGES > READ(l2->frames_limit))
 			return pass(ctx, l2, HT_NPF_R_LIMIT);
 		frame = READ(cpu->spare_large);
 		if (!frame) {
@@ -101,17 +113,19 @@ static __always_inline int large(struct ht_npf_ctx *ctx, void *base, struct ht_a
 				return pass(ctx, l2, HT_NPF_R_POOL_EMPTY);
 			WRITE(cpu->spare_large, frame);
 		}
+		if (!reserve(l2, HT_LARGE_PAGES))
+			return pass(ctx, l2, HT_NPF_R_LIMIT);
 		if (__sync_val_compare_and_swap(granule, HT_WORD_EMPTY, frame) == HT_WORD_EMPTY) {
 			WRITE(cpu->spare_large, 0);
 			won = 1;
 		} else {
+			__sync_fetch_and_add(&l2->frames_taken, -HT_LARGE_PAGES);
 			frame = READ(*granule);
 		}
 	}
 	if (!(frame & HT_WORD_PRESENT))
 		return pass(ctx, l2, frame & HT_WORD_CLOSED ? HT_NPF_R_CLOSED : HT_NPF_R_SMALL);
 	if (won) {
-		__sync_fetch_and_add(&l2->frames_taken, HT_LARGE_PAGES);
 		__sync_fetch_and_add(&l2->mapped_ahead, HT_LARGE_PAGES - 1);
 		__sync_fetch_and_add(&l2->mapped_new, 1);
 		__sync_fetch_and_add(&l2->large_new, 1);
@@ -338,10 +352,10 @@ int npf(struct bpf_raw_tracepoint_args *args)
 	} else {
 		__u64 head = READ(h->pool_head), level = READ(h->pool_tail) - head;
 
-		if (READ(l2->frames_taken) >= l2->frames_limit)
+		if (READ(l2->frames_taken) >= READ(l2->frames_limit))
 			return pass(ctx, l2, HT_NPF_R_LIMIT);
 		want = ctx->error_code & HT_NPF_ERR_WRITE ? run_size(l2, gfn, max) : 1;
-		if ((__s64)level < (__s64)(h->pool_low + want) || READ(l2->frames_taken) + want > l2->frames_limit)
+		if ((__s64)level < (__s64)(h->pool_low + want) || READ(l2->frames_taken) + want > READ(l2->frames_limit))
 			want = 1;
 	}
 	first = gfn & ~(want - 1);
@@ -373,6 +387,8 @@ int npf(struct bpf_raw_tracepoint_args *args)
 		 * its word stays there for the next page or the next fault. (In memory, not in registers: so all
 		 * paths through the loop look alike to the verifier.)
 		 */
+		if (!reserve(l2, want))
+			return pass(ctx, l2, HT_NPF_R_LIMIT);
 		WRITE(cpu->taken, 0);
 		for (int i = 0; i < HT_GROUP_MAX; i++) {
 			if (i >= want)
@@ -393,7 +409,8 @@ int npf(struct bpf_raw_tracepoint_args *args)
 			}
 		}
 		taken = READ(cpu->taken);
-		__sync_fetch_and_add(&l2->frames_taken, taken);
+		if (taken != want) /* what of it was not needed */
+			__sync_fetch_and_add(&l2->frames_taken, taken - want);
 		if (!(READ(*word) & HT_WORD_PRESENT))
 			return pass(ctx, l2, HT_NPF_R_POOL_EMPTY);
 		run_note(l2, gfn, first, first + want, want);

@@ -16,8 +16,8 @@
  * 3 and 4: struct ht_cpu is 64 bytes and names a root (1 and 2: 32 bytes, without). A program acts only on versions it
  * knows, so neither an old program under a new module nor a new program under an old module does anything.
  */
-#define HT_ARENA_VERSION 3
-#define HT_ARENA_VERSION_LARGE 4 /* with 2 MiB pages: programs that know nothing of granules must not act on it */
+#define HT_ARENA_VERSION 5
+#define HT_ARENA_VERSION_LARGE 6 /* with 2 MiB pages: programs that know nothing of granules must not act on it */
 #define HT_ARENA_MIN_BYTES (1ull << 20)
 #define HT_ARENA_MAX_BYTES (256ull << 20)
 
@@ -164,13 +164,13 @@ struct ht_l2 { /* 512 bytes */
 	/* written by L1 */
 	__u64 state;           /* enum ht_l2_state; OFF, then a grace period, before anything below changes */
 	__u64 slot_count;
-	__u64 frames_limit;    /* most frames the programs may take for this L2 */
+	__u64 frames_limit;    /* most frames the programs may take for this L2; L1 may lower it at any time */
 	__u64 group_max;       /* 1..64, or 0 for the header's */
 	struct ht_slot slots[HT_MAX_SLOTS];
 	__u64 reserved0[4];
 	/* written by the program; L1 clears them while OFF */
 	__u64 template;        /* entry bits besides the frame, learned from a leaf that L1 made; 0 = none yet */
-	__u64 frames_taken;
+	__u64 frames_taken;    /* with those about to be: add first, then compare with frames_limit, subtract if over */
 	__u64 faults;          /* runs of the program */
 	__u64 mapped_existing; /* faults answered with a frame that was already there */
 	__u64 mapped_new;      /* faults answered with a new frame */

@@ -6,8 +6,22 @@
 #include <linux/ioctl.h>
 #include "types.h"
 
-#define HTG_ABI 1
+#define HTG_ABI 2
 #define HTG_IOC 0xB8
+
+/* Whether frames of nested guests count in memory cgroups. */
+enum htg_memcg {
+	HTG_MEMCG_NONE = 0,    /* the kernel has none, or not as we know them */
+	HTG_MEMCG_CHARGED = 1,
+	HTG_MEMCG_OFF = 2,     /* turned off (cgroup_disable=memory, cgroup.memory=nokmem), or there are no cgroups */
+};
+#define HTG_CGROUP_PATH 256
+
+/* Why pages of an L2's RAM have no place in the arena, though turtlefs has one for them; bits. Faults on them go to L1. */
+enum htg_left_out {
+	HTG_LEFT_OUT_NO_ROOM = 1, /* its memory cgroup has no room for what the file holds already */
+	HTG_LEFT_OUT_OTHER = 2,   /* an L2 of another memory cgroup uses the file */
+};
 
 struct htg_info {
 	__u32 abi;
@@ -34,7 +48,8 @@ struct htg_info {
 	__u64 large_frames;    /* 2 MiB frames to keep in the pool; 0: no 2 MiB pages */
 	__u64 large_level;     /* 2 MiB frames that no file has */
 	__u64 interrupted;     /* CPUs that were interrupted for a grace period of single L2s */
-	__u64 reserved[3];
+	__u64 memcg;           /* enum htg_memcg */
+	__u64 reserved[2];
 };
 
 /* SET: fields whose bit is in mask */
@@ -78,6 +93,11 @@ struct htg_l2_status {
 	__u64 pages_unused;    /* of these, given ahead of their fault, and not seen to be used; none of a 2 MiB page */
 	__u64 large_new;       /* faults answered with a new 2 MiB frame */
 	__u64 large_existing;  /* with one that was there */
+	__u64 frames_charged;  /* to its memory cgroup, for all turtlefs files and credits of that; 0: to none */
+	__u64 frames_credit;   /* of these, charged ahead of a program that takes them */
+	__u64 pages_left_out;
+	__u64 left_out;        /* enum htg_left_out */
+	char cgroup[HTG_CGROUP_PATH]; /* path in the hierarchy of its memory cgroup; empty: none, or the root */
 };
 
 enum htg_event_kind {

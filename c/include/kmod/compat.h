@@ -6,7 +6,9 @@
 #include <linux/device.h>
 #include <linux/fs.h>
 #include <linux/kvm_host.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/percpu_counter.h>
 #include <linux/shrinker.h>
 
 /* 6.4 dropped the owner argument of class_create */
@@ -70,6 +72,38 @@ static inline void ht_vm_flags_set(struct vm_area_struct *vma, unsigned long fla
 	vm_flags_set(vma, flags);
 #else
 	vma->vm_flags |= flags;
+#endif
+}
+
+/*
+ * To the resident pages of an address space. As add_mm_counter(), whose tracepoint is not exported. 6.2 made these counters
+ * per CPU.
+ */
+static inline void ht_mm_counter_add(struct mm_struct *mm, int member, long n)
+{
+#ifdef HT_HAS_RSS_PER_CPU
+	percpu_counter_add(&mm->rss_stat[member], n);
+#else
+	atomic_long_add(n, &mm->rss_stat.count[member]);
+#endif
+}
+
+#if IS_ENABLED(CONFIG_MEMCG)
+/* What a memory cgroup charges bytes by. 7.x has one a node, all of the same counter: always that of one node, so one. Under RCU. */
+#ifdef HT_HAS_OBJCG_PER_NODE
+#define ht_memcg_objcg(memcg) rcu_dereference((memcg)->nodeinfo[first_online_node]->objcg)
+#else
+#define ht_memcg_objcg(memcg) rcu_dereference((memcg)->objcg)
+#endif
+#endif
+
+/* 6.3 has another name for: some memory cgroup counts memory of the kernel */
+static inline bool ht_memcg_kmem(void)
+{
+#ifdef HT_HAS_MEMCG_KMEM_ONLINE
+	return memcg_kmem_online();
+#else
+	return memcg_kmem_enabled();
 #endif
 }
 

@@ -15,6 +15,10 @@ ht-features := \
 	$(call ht-has,include/linux/dcache.h,d_make_persistent.,HT_HAS_PERSISTENT_DENTRIES) \
 	$(call ht-has,include/linux/bpf.h,map_mmap_fault..struct bpf_map,HT_HAS_MAP_MMAP_FAULT) \
 	$(call ht-has,include/linux/mm.h,vm_flags_set.,HT_HAS_VM_FLAGS_SET) \
+	$(call ht-has,include/linux/mm_types.h,struct percpu_counter rss_stat,HT_HAS_RSS_PER_CPU) \
+	$(call ht-has,include/linux/memcontrol.h,memcg_kmem_online.,HT_HAS_MEMCG_KMEM_ONLINE) \
+	$(call ht-has,include/linux/memcontrol.h,obj_cgroup_is_root.,HT_HAS_OBJCG_PER_NODE) \
+	$(call ht-has,include/linux/memcontrol.h,CONFIG_MEMCG_KMEM,HT_HAS_MEMCG_KMEM_OPTION) \
 	$(call ht-has,include/linux/shrinker.h,shrinker_alloc.,HT_HAS_SHRINKER_ALLOC) \
 	$(call ht-has,include/linux/workqueue.h,system_dfl_wq;,HT_HAS_DFL_WQ) \
 	$(call ht-has,include/linux/kthread.h,kthread_run_worker.,HT_HAS_KTHREAD_RUN_WORKER) \

@@ -8,6 +8,7 @@ import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { changeNear } from '../../core/retry.ts';
 import { claimSocket } from '../../core/sockets.ts';
+import { leftOutText } from '../left-out.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { HtgInfo } from '../../kernel/guest.ts';
 import type { WireLog } from '../../wire/peer.ts';
@@ -154,7 +155,10 @@ export class Agent implements AsyncDisposable {
       },
       module,
       l2s: this.#registrar?.l2s.map((l2) => l2Info(l2, module?.index)) ?? [],
-      l2Problems: [...(this.#registrar?.problems ?? [])],
+      l2Problems: [
+        ...(this.#registrar?.problems ?? []),
+        ...(this.#registrar?.l2s.flatMap(leftOutProblem) ?? []),
+      ],
     };
   }
 
@@ -254,6 +258,15 @@ function moduleInfo(state: ModuleInfo['state'], i: HtgInfo | undefined): ModuleI
   };
 }
 
+/** RAM on turtlefs that programs in L0 leave alone, since nobody can be charged for it. */
+function leftOutProblem({ since, registration }: Registrar['l2s'][number]): Problem[] {
+  const s = registration.status();
+  const message = leftOutText(s);
+  return message === undefined
+    ? []
+    : [{ step: `memory of ${s.name}`, kind: 'LIMIT', message, since: since.toISOString() }];
+}
+
 function l2Info({ pid, since, registration }: Registrar['l2s'][number], index?: IndexUse): L2Info {
   const s = registration.status();
   const problem = noIndexOf(pid, s, index);
@@ -266,6 +279,9 @@ function l2Info({ pid, since, registration }: Registrar['l2s'][number], index?: 
     pagesHeld: s.pages_held,
     pagesUnused: s.pages_unused,
     framesTaken: s.frames_taken,
+    framesCharged: s.frames_charged,
+    framesCredit: s.frames_credit,
+    cgroup: s.cgroup,
     faults: s.faults,
     mappedExisting: s.mapped_existing,
     mappedNew: s.mapped_new,

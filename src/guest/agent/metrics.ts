@@ -95,6 +95,8 @@ export function agentRegistry(status: () => Status): Registry {
   );
   perL2('passes', 'Faults left to this machine since registration', (l) => l.passes);
   perL2('frames_taken', 'Frames taken from the pool', (l) => l.framesTaken);
+  perL2('frames_charged', 'Frames of turtlefs charged to its memory cgroup', (l) => l.framesCharged);
+  perL2('frames_credit', 'Of those, charged ahead of a program that takes them', (l) => l.framesCredit);
   perL2('pages_held', 'Pages of its RAM that have a frame', (l) => l.pagesHeld);
   perL2(
     'pages_unused',

@@ -39,6 +39,12 @@ export const L2Info = z.strictObject({
   /** And of those, how many were given ahead of their fault and have not been seen to be used since. */
   pagesUnused: Count,
   framesTaken: Count,
+  /** Charged to its memory cgroup, for all turtlefs files and credits of that; 0: nobody counts. */
+  framesCharged: Count,
+  /** Of these, charged ahead of a program that takes them. */
+  framesCredit: Count,
+  /** Path of that cgroup in its hierarchy; empty: none, or the root. */
+  cgroup: Text,
   faults: Count,
   /** Faults answered with a frame that was there, with a new one; pages that got one ahead of their fault, besides. */
   mappedExisting: Count,

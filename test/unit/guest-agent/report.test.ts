@@ -12,6 +12,9 @@ const l2 = (n: number) => ({
   ...{ pid: n, name: `\u202e${'x'.repeat(90)}`, number: n, since: '2026-11-22T10:00:00.000Z', pages: 1 },
   ...{
     pagesHeld: 2,
+    framesCharged: 30,
+    framesCredit: 10,
+    cgroup: '/machine/a',
     pagesUnused: 1,
     framesTaken: 2,
     faults: 3,

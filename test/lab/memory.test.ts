@@ -1,0 +1,139 @@
+/**
+ * Frames of an L2 count in the memory cgroup of its VMM and as its resident pages, also those that a program in L0 gives
+ * while L1 does not run: the figures agree, a limit holds and ends that VMM alone, and nothing stays charged.
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Acceleration } from '../../src/bench/accelerate.ts';
+import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { waitFor } from '../../src/core/wait.ts';
+import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { runScript } from '../../src/lab/levels.ts';
+import {
+  CGROUPS,
+  MIB,
+  PAGES_PER_MIB,
+  STEP_MS,
+  allFramesBack,
+  countMemory,
+  inCgroup,
+  settled,
+} from '../support/cgroup.ts';
+import { TEST_KERNEL, useLab } from '../support/lab.ts';
+
+/** Pages that only the guest touches. */
+const UNSEEN = 2048;
+
+// two L1 CPUs: the pool is filled while L2 runs
+const lab = useLab({ kernel: TEST_KERNEL, l1Cpus: 2 });
+let acceleration: Acceleration;
+
+/** How far two figures are apart, of the second. */
+const apart = (value: number, of: number): number => Math.abs(value - of) / of;
+
+beforeAll(async () => {
+  const { l1 } = lab();
+  await countMemory(l1);
+  acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+});
+afterAll(async () => {
+  await acceleration?.off();
+});
+
+describe('frames of an L2', () => {
+  it('count in the memory cgroup of its VMM: memory.current, RSS, du and the status agree', async () => {
+    const { l1 } = lab();
+    const pages = 96 * PAGES_PER_MIB;
+    // the VMM reads what `touch` wrote, and not what `share` did: of that it has nothing in its tables
+    const steps = ['touch:0:1', `touch:0:${pages}`, `share:${pages}:${UNSEEN}:1:${2 * UNSEEN}`, 'touch:0:1'];
+    await inCgroup(l1, { name: 'figures', pages: pages + UNSEEN, steps }, async (guest) => {
+      await guest.vmm.step(STEP_MS);
+      const first = await settled(guest);
+      const before = await guest.memory('memory.current');
+      expect(first.cgroup).toBe('/figures');
+      expect((await guest.vmm.step(STEP_MS)).mismatches).toBe(0);
+      expect((await guest.vmm.step(STEP_MS)).mismatches).toBe(0);
+      const s = await settled(guest); // the VMM ends after its last step, so there is one more
+      const current = await guest.memory('memory.current');
+      const blocks = Number(await runScript(l1, `stat -c %b ${TURTLEFS_DIR}/figures.ram`));
+      process.stdout.write(
+        `  ${JSON.stringify(s)}; memory.current ${before} -> ${current}; ${blocks} blocks\n`,
+      );
+      expect(s.frames_taken).toBeGreaterThan(pages / 2);
+      expect(s.passes).toBeLessThan(s.faults / 50); // being charged sends hardly any fault to L1
+      expect(s.pages_held).toBeGreaterThan(pages + UNSEEN / 2);
+      expect(apart(s.frames_charged, s.pages_held)).toBeLessThan(0.01); // below 2 MiB nothing is exported
+      expect(apart(blocks / 8, s.frames_charged)).toBeLessThan(0.01);
+      const grown = (current - before) / 4096;
+      const charged = s.frames_charged - first.frames_charged;
+      // the VMM's and KVM's page tables are in it too
+      expect(apart(grown, charged)).toBeLessThan(0.01);
+      let resident = 0;
+      await waitFor(
+        'resident pages as held',
+        async () => {
+          resident = await guest.resident();
+          return apart(resident, s.pages_held) < 0.01 ? true : undefined;
+        },
+        { timeoutMs: 20_000, intervalMs: 1000 },
+      ).catch((e: unknown) => {
+        throw new Error(`${resident} resident pages, ${s.pages_held} held`, { cause: e });
+      });
+      const tables = await guest.inTables();
+      process.stdout.write(
+        `  grown: memory.current ${grown}, charged ${charged}; resident ${resident}, of these in tables ${tables}\n`,
+      );
+      expect(tables).toBeLessThan(resident - UNSEEN / 2);
+    });
+    await allFramesBack(lab().l1);
+  });
+
+  it('end their VMM alone where they exceed its limit: 256 MiB in 64, not the other process there, nor a neighbour', async () => {
+    const steps = (pages: number): string[] => [`touch:0:${pages}`];
+    const small = 32 * PAGES_PER_MIB;
+    const large = 256 * PAGES_PER_MIB;
+    await inCgroup(
+      lab().l1,
+      { name: 'neighbour', limitMib: 64, pages: small, steps: steps(small) },
+      async (neighbour) => {
+        await inCgroup(
+          lab().l1,
+          { name: 'greedy', limitMib: 64, pages: large, steps: steps(large) },
+          async (greedy) => {
+            // has 16 MiB for itself; more than the tables of the VMM show
+            const other = await runScript(
+              lab().l1,
+              `sh -c 'echo $$ > ${CGROUPS}/greedy/cgroup.procs; exec tail -c 16777216 /dev/zero' < /dev/null > /dev/null 2>&1 &
+               for i in $(seq 300); do
+                 [ "$(awk '/^VmRSS/ { print $2 }' /proc/$!/status)" -gt 12000 ] && kill -STOP $! && break
+                 sleep 0.1
+               done; echo $!`,
+            );
+            await expect(greedy.vmm.step(STEP_MS)).rejects.toThrow(/status/);
+            expect(
+              await runScript(
+                lab().l1,
+                `kill -0 ${other.trim()} && kill -KILL ${other.trim()} && echo alive`,
+              ),
+            ).toBe('alive\n');
+            const events = await runScript(lab().l1, `cat ${CGROUPS}/greedy/memory.events`);
+            process.stdout.write(
+              `  ${events.replaceAll('\n', ' ')}; peak ${await greedy.memory('memory.peak')}\n`,
+            );
+            expect(events).toMatch(/^oom_kill 1$/m);
+            expect(await greedy.memory('memory.peak')).toBeLessThanOrEqual(64 * MIB);
+            // its RAM is a file, as on tmpfs: without it nothing stays charged but what the kernel keeps for its CPUs
+            await runScript(lab().l1, `rm ${TURTLEFS_DIR}/greedy.ram`);
+            await waitFor(
+              'nothing charged',
+              async () => ((await greedy.memory('memory.current')) < 2 * MIB ? true : undefined),
+              { timeoutMs: 60_000, intervalMs: 500 },
+            );
+          },
+        );
+        expect((await neighbour.vmm.step(STEP_MS)).mismatches).toBe(0);
+        expect(await runScript(lab().l1, `cat ${CGROUPS}/neighbour/memory.events`)).toMatch(/^oom_kill 0$/m);
+      },
+    );
+    await allFramesBack(lab().l1);
+  });
+});
