@@ -84,12 +84,24 @@ describe('turtlefs in L1', () => {
     await lab().l1.writeFile('/run/file-io.mjs', FILE_IO);
     const out = JSON.parse(
       await run(lab().l1, ['node', '/run/file-io.mjs', RAM, '/run'], { timeoutMs: 300_000 }),
-    ) as { turtlefs: unknown; tmpfs: unknown; reads: number; held: number; mismatches: number };
+    ) as {
+      turtlefs: unknown;
+      tmpfs: unknown;
+      reads: number;
+      held: number;
+      mismatches: number;
+      found: { byWrites: number; byFaults: number };
+      growth: { steps: number; moves: number };
+    };
     expect(out.turtlefs).toEqual(out.tmpfs);
     expect(out).toMatchObject({ mismatches: 0 });
     // raced reads saw both kinds of pages: with a frame and without
     expect(out.held).toBeGreaterThan(out.reads / 20);
     expect(out.held).toBeLessThan(out.reads - out.reads / 20);
+    // writing is no fault; and where the index is full the words of a growing file do not move each 2 MiB
+    expect(out.found).toEqual({ byWrites: 0, byFaults: 8 });
+    expect(out.growth.moves).toBeGreaterThan(4);
+    expect(out.growth.moves).toBeLessThan(out.growth.steps / 2);
     expect(await framesInFiles()).toBe(before);
     void a;
   });

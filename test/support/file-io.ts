@@ -1,4 +1,7 @@
-/** In L1: the same calls on files of two directories, what each gave; then reads and writes beside holes. */
+/**
+ * In L1: the same calls on files of two directories, what each gave; then reads and writes beside holes; what counts as a fault
+ * that found a frame; and how often the words of a file move that grows by write() where the index has no room left.
+ */
 export const FILE_IO = `
 import fs from 'node:fs';
 import { createHash } from 'node:crypto';
@@ -6,6 +9,7 @@ import { execFileSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 import { OwnedFd } from '/payload/app/dist/src/bpf/fds.js';
 import { SharedMemory } from '/payload/app/dist/src/bpf/sys.js';
+import { GuestDevice } from '/payload/app/dist/src/guest/device.js';
 const koffi = createRequire('/payload/app/dist/src/')('koffi');
 const libc = koffi.load('libc.so.6');
 const sendfile = libc.func('int64_t sendfile(int to, int from, void *off, size_t n)');
@@ -95,5 +99,25 @@ for (let k = 0; k < 60; k++) {
   await punched;
 }
 m.close(); own.close(); fs.unlinkSync(turtle + '/io.race');
+
+const device = GuestDevice.open(), found = () => device.info().faults_found, filled = Buffer.alloc(8 * 4096, 1);
+const c = fs.openSync(turtle + '/io.count', 'w+'), counted = new OwnedFd(c, 'io.count');
+fs.writeSync(c, filled, 0, filled.length, 0);
+const before = found();
+fs.writeSync(c, filled, 0, filled.length, 0);
+const written = found(), view = new SharedMemory(counted, filled.length);
+for (let page = 0; page < 8; page++) view.load(page * 4096);
+out.found = { byWrites: written - before, byFaults: found() - written };
+view.close(); counted.close(); fs.unlinkSync(turtle + '/io.count');
+
+const STEPS = 64, areas = new Set(), all = fs.openSync(turtle + '/io.all', 'w'), grows = fs.openSync(turtle + '/io.grows', 'w');
+fs.ftruncateSync(all, fs.statfsSync(turtle).bfree * 4096);
+for (let i = 0; i < STEPS; i++) {
+  fs.writeSync(grows, 'x', i * 2 * M);
+  for (const [, pages] of fs.readFileSync('/proc/vmallocinfo', 'utf8').matchAll(/\\[hyperturtle_guest\\] pages=(\\d+) vmalloc/g))
+    areas.add(pages);
+}
+out.growth = { steps: STEPS, moves: areas.size };
+for (const [fd, name] of [[all, '/io.all'], [grows, '/io.grows']]) { fs.closeSync(fd); fs.unlinkSync(turtle + name); }
 console.log(JSON.stringify(out));
 `;
