@@ -20,7 +20,7 @@ export async function environmentOf(lab: Lab, version: string, startedAt: Date):
     l1Kernel: await uname(lab.l1),
     // L2 boots the same file as L1 (payload.ts)
     l2Kernel: e.kernelVersion,
-    l0Qemu: e.qemuVersion,
+    l0Qemu: e.l0QemuVersion,
     outerQemu: e.qemuVersion,
   };
 }

@@ -156,10 +156,10 @@ const failure = (e: unknown): Verdict => ({
 });
 
 function labLine(lab: Lab, bochsModel: string | undefined): string {
-  const { accel, qemuVersion, kernelVersion, l1 } = lab.environment();
+  const { accel, qemuVersion, l0QemuVersion, kernelVersion, l1 } = lab.environment();
   const bochs = `Bochs${bochsModel === undefined ? '' : ` (${bochsModel})`}`;
   const outer = accel === 'bochs' ? bochs : `QEMU ${qemuVersion}`;
-  return `Linux ${kernelVersion} at L0 and L1, ${outer} outside, QEMU ${qemuVersion} in L0${l1.cpus > 1 ? `, ${l1.cpus} CPUs in L1` : ''}`;
+  return `Linux ${kernelVersion} at L0 and L1, ${outer} outside, QEMU ${l0QemuVersion} in L0${l1.cpus > 1 ? `, ${l1.cpus} CPUs in L1` : ''}`;
 }
 
 /** What the kernels of L0 and L1 say from a moment on: of an emulator's processor some have something to say as they boot. */

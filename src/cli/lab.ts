@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { passThrough, writeOut } from '../core/output.ts';
 import type { Lab } from '../lab/lab.ts';
 import { bochsModelOf, cpuOption, emulatedBy, modelOption } from './emulated-cpu.ts';
-import { kernelOption, qemuOption } from './kernel-option.ts';
+import { kernelOption, outerQemuOption, qemuOption } from './kernel-option.ts';
 import { registerSelftests } from './lab-selftests.ts';
 import { integer, printJson } from './values.ts';
 
@@ -20,6 +20,7 @@ interface UpOptions extends NameOption {
   cpu: 'amd' | 'intel';
   cpuModel?: string;
   qemu?: string;
+  outerQemu?: string;
   l1Cpus: number;
   l1Memory?: number;
   fresh?: boolean;
@@ -90,6 +91,7 @@ $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this m
     .addOption(cpuOption())
     .addOption(modelOption())
     .addOption(qemuOption())
+    .addOption(outerQemuOption())
     .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
     .option(
       '--l1-memory <MiB>',
@@ -237,6 +239,7 @@ async function up(o: UpOptions): Promise<void> {
       accel: emulatedBy(o),
       ...bochsModelOf(o),
       qemu: o.qemu,
+      outerQemu: o.outerQemu,
       l1Cpus: o.l1Cpus,
       ...(o.l1Memory === undefined ? {} : { l1MemoryMib: o.l1Memory }),
       fresh: o.fresh ?? false,

@@ -107,6 +107,8 @@ export function ramPath(spec: Pick<L2Spec, 'ram' | 'ramFileName'>): string | und
 
 export const FAST_FIRMWARE = 'qboot.rom';
 export const CONSOLE_PORT_ID = 'console0';
+/** By default a guest's driver sets up queues of 31 ports, some 20 exits to the VMM for each: seconds of a nested boot. */
+export const MAX_PORTS = 2;
 
 /** The object of QEMU that is L2's RAM: `ram`. */
 export function ramObject(spec: Pick<L2Spec, 'ram' | 'ramFileName' | 'memMib'>): string {
@@ -136,7 +138,7 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     ...(spec.firmware === undefined ? [] : ['-bios', spec.firmware]),
     ...['-serial', `file:${files.serial}`, '-qmp', `unix:${files.qmpSocket},server=on,wait=off`],
     ...['-qmp', `unix:${files.monitorSocket},server=on,wait=off`],
-    ...['-device', `${bus},id=serial0`, '-chardev', chardev],
+    ...['-device', `${bus},id=serial0,max_ports=${MAX_PORTS}`, '-chardev', chardev],
     // the id makes QEMU tell when the guest opens the port: that is when userspace is up
     ...['-device', `virtserialport,bus=serial0.0,nr=1,chardev=console,id=${CONSOLE_PORT_ID},name=l2`],
     ...['-kernel', spec.kernel],

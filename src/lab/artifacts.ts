@@ -13,6 +13,8 @@ export interface PrepareOptions {
   kernel: KernelSeries;
   /** Default: the machine's Debian's. Else the version of another release's: `10`, `11.1`. */
   qemu?: string | undefined;
+  /** Of the outer machine alone; default `qemu`. */
+  outerQemu?: string | undefined;
   progress?: Progress;
   signal?: AbortSignal;
   /** Ask apt for newer versions. Otherwise a complete, recorded set is used as it is, without network. */
@@ -99,7 +101,10 @@ export interface Artifacts {
   kernelVersion: string;
   /** Debian version of every package in use. */
   versions: Readonly<Record<string, string>>;
+  /** Runs L0. */
   qemu: QemuProgram;
+  /** Version of the one in L0, which runs L1; L1 has it too, for L2s. */
+  l0QemuVersion: string;
   /** ELF kernel for PVH boot. */
   vmlinux: string;
   /** Small uncompressed initramfs for L0 and L1; `hyperturtle.level=N` on the command line says which. */

@@ -49,6 +49,8 @@ export interface LabSpec {
   kernel?: string;
   /** Version of QEMU, outside and in L0 (`10`, `11.1`); default the machine's Debian's. */
   qemu?: string | undefined;
+  /** Of the outer machine alone; default `qemu`. */
+  outerQemu?: string | undefined;
   accel?: Accelerator;
   /** Bochs' model of the processor; default one that all tests run on. */
   bochsModel?: string;
@@ -121,7 +123,10 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   try {
     await needMemory(outerMemMib(shape));
     const cache = await openCache(64 << 20);
-    const artifacts = await prepare({ kernel, qemu: spec.qemu, progress, ...(signal ? { signal } : {}) });
+    const artifacts = await prepare({
+      ...{ kernel, qemu: spec.qemu, outerQemu: spec.outerQemu },
+      ...{ progress, ...(signal ? { signal } : {}) },
+    });
     const payload =
       spec.payload === false
         ? undefined
@@ -129,7 +134,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     const disk = await payloadDisk(record.dir, payload);
     const images = await imagesFor(spec, artifacts, progress);
     const imagesPath = await imagesDisk(record.dir, images);
-    const l1 = { ...shape, ...(accel === 'tcg' ? l1AddressBits(artifacts.qemu.version) : {}) };
+    const l1 = { ...shape, ...(accel === 'tcg' ? l1AddressBits(artifacts.l0QemuVersion) : {}) };
     const boot: BootSpec = { artifacts, accel, l1, bochsModel: spec.bochsModel };
     if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
     const { machine, snapshotKey } = await start(
@@ -154,6 +159,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
       accel,
       kernelVersion: artifacts.kernelVersion,
       qemuVersion: artifacts.qemu.version,
+      l0QemuVersion: artifacts.l0QemuVersion,
       l0: {
         cpus: accel === 'kvm' ? Math.max(2, l1.cpus) : 1,
         memMib: accel === 'bochs' ? BOCHS_MEM_MIB : outerMemMib(l1),

@@ -23,6 +23,7 @@ import { defaultKernel, machineRelease } from './debian.ts';
 import {
   isKernelPackage,
   qemuProgram,
+  qemuVersion,
   toolEnv,
   toolPath,
   treesExist,
@@ -30,6 +31,7 @@ import {
   unpackKernel,
   unpackTools,
 } from './tools.ts';
+import type { ToolsTree } from './tools.ts';
 import { cacheRoot, contentKey, openCache } from './xdg.ts';
 
 /** The eBPF programs alone, for what is installed: they are the same for every kernel. */
@@ -52,9 +54,9 @@ export async function disassembledModule(options: PrepareOptions, side: ModuleSi
 
 /** Fetches, unpacks and builds what is missing; with a complete cache it takes a fraction of a second and no network. */
 export async function prepareArtifacts(options: PrepareOptions): Promise<Artifacts> {
-  const { debs, context } = await prepareTrees(options);
+  const { debs, outer, context } = await prepareTrees(options);
   const { cacheRoot: root, tools, progress, signal } = context;
-  const versions = Object.fromEntries(debs.map((d) => [d.name, d.version]));
+  const versions = versionsOf(debs);
 
   const images = await bootImages(context);
   const { series, flavor } = parseKernelName(options.kernel);
@@ -63,7 +65,8 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
     series: options.kernel,
     kernelVersion: context.kernel.kernelVersion,
     versions,
-    qemu: qemuProgram(context.qemu, versions),
+    qemu: qemuProgram(outer.tree, versionsOf(outer.debs)),
+    l0QemuVersion: qemuVersion(versions),
     vmlinux: images.vmlinux,
     bootInitramfs: images.initramfs,
     baseImage: images.base,
@@ -93,7 +96,17 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
   };
 }
 
-async function prepareTrees(options: PrepareOptions): Promise<{ debs: DebRecord[]; context: ImageContext }> {
+const versionsOf = (debs: readonly DebRecord[]): Record<string, string> =>
+  Object.fromEntries(debs.map((d) => [d.name, d.version]));
+
+interface Prepared {
+  debs: DebRecord[];
+  /** What runs L0, if another than what L0 has. */
+  outer: { tree: ToolsTree; debs: readonly DebRecord[] };
+  context: ImageContext;
+}
+
+async function prepareTrees(options: PrepareOptions): Promise<Prepared> {
   checkHost();
   const { series, flavor } = parseKernelName(options.kernel);
   const progress = options.progress ?? silentProgress;
@@ -112,11 +125,13 @@ async function prepareTrees(options: PrepareOptions): Promise<{ debs: DebRecord[
     );
   const tools = await unpackTools(own, unpack);
   const ownQemu = own.debs.find((d) => d.name === 'qemu-system-x86')?.version ?? '';
-  const other =
-    options.qemu === undefined || isQemuVersion(ownQemu, options.qemu)
-      ? undefined
-      : await fetched(root, qemuSet(options.qemu), options);
-  const qemu = other === undefined ? tools : await unpackForeignTools(other, unpack);
+  const qemuOf = async (asked: string | undefined): Promise<Prepared['outer']> => {
+    if (asked === undefined || isQemuVersion(ownQemu, asked)) return { tree: tools, debs: own.debs };
+    const other = await fetched(root, qemuSet(asked), options);
+    return { tree: await unpackForeignTools(other, unpack), debs: other.debs };
+  };
+  const qemu = await qemuOf(options.qemu);
+  const outer = options.outerQemu === undefined ? qemu : await qemuOf(options.outerQemu);
   const stock = await unpackKernel(set, unpack);
   const kernel =
     flavor === undefined ? stock : await debugKernel({ ...unpack, refresh, tools, stock: set, flavor });
@@ -125,12 +140,13 @@ async function prepareTrees(options: PrepareOptions): Promise<{ debs: DebRecord[
   const inUse = [
     ...own.debs.filter((d) => !isKernelPackage(d.name)),
     ...set.debs.filter((d) => isKernelPackage(d.name)),
-    ...(other?.debs ?? []).filter((d) => d.name.startsWith('qemu-')),
+    ...qemu.debs.filter((d) => d.name.startsWith('qemu-')),
   ];
   const named = new Map(inUse.map((d) => [d.name, d]));
   return {
     debs: [...named.values()],
-    context: { cacheRoot: root, tools, qemu, kernel, l2Kernel: stock, patience, progress, signal },
+    outer,
+    context: { cacheRoot: root, tools, qemu: qemu.tree, kernel, l2Kernel: stock, patience, progress, signal },
   };
 }
 

@@ -34,7 +34,10 @@ export interface LabRecord {
 export interface LabEnvironment {
   accel: Accelerator;
   kernelVersion: string;
+  /** Of the outer machine's. */
   qemuVersion: string;
+  /** Of the one in L0 and L1. */
+  l0QemuVersion: string;
   l0: { cpus: number; memMib: number };
   l1: L1Shape;
   l1KernelArgs: string;

@@ -283,7 +283,11 @@ export function qemuProgram(tools: ToolsTree, versions: Readonly<Record<string, 
     args: ['-L', dataDir, '-L', path.join(share, 'seabios')],
     env: toolEnv(tools),
     dataDir,
-    // 1:7.2+dfsg-7+deb12u18 -> 7.2
-    version: /^(?:\d+:)?(\d+(?:\.\d+)*)/.exec(versions['qemu-system-x86'] ?? '')?.[1] ?? 'unknown',
+    version: qemuVersion(versions),
   };
+}
+
+/** 1:7.2+dfsg-7+deb12u18 -> 7.2 */
+export function qemuVersion(versions: Readonly<Record<string, string>>): string {
+  return /^(?:\d+:)?(\d+(?:\.\d+)*)/.exec(versions['qemu-system-x86'] ?? '')?.[1] ?? 'unknown';
 }

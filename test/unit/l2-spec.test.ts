@@ -39,6 +39,10 @@ describe('arguments of an L2', () => {
     );
   });
 
+  it('give it no more ports than it has, as each costs a nested boot some twenty exits', () => {
+    expect(args()).toContain('-device virtio-serial-pci,id=serial0,max_ports=2 ');
+  });
+
   it('leave out an initrd that is not there', () => {
     expect(args()).toContain('-initrd /i');
     expect(args({ initrd: undefined })).not.toContain('-initrd');

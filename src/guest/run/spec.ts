@@ -1,6 +1,6 @@
 /** What `hyperturtle run` starts, as data, and the arguments of the stock QEMU that runs it. Pure. */
 import { HyperturtleError } from '../../core/errors.ts';
-import { ramObject } from '../l2-spec.ts';
+import { MAX_PORTS, ramObject } from '../l2-spec.ts';
 import type { RamKind } from '../l2-spec.ts';
 
 /** File systems that the guest can mount as its root, read-only. */
@@ -82,7 +82,7 @@ export function runArguments(s: RunSpec): string[] {
     ...rootArguments(s.root),
     ...netArguments(s.net),
     ...(s.balloon ? ['-device', 'virtio-balloon-pci,id=balloon0,free-page-reporting=on'] : []),
-    ...['-device', 'virtio-serial-pci,id=serial0'],
+    ...['-device', `virtio-serial-pci,id=serial0,max_ports=${MAX_PORTS}`],
     // without a terminal its input is /dev/null: the end of it does not close a console
     ...['-chardev', 'stdio,id=console,signal=off'],
     ...['-device', 'virtconsole,bus=serial0.0,nr=0,chardev=console'],
