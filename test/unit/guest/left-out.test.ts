@@ -1,0 +1,22 @@
+/** RAM of a nested guest that its memory cgroup has no room for is told with the cgroup and what to do. */
+import { describe, expect, it } from 'vitest';
+import { leftOutText } from '../../../src/guest/left-out.ts';
+import { HTG_LEFT_OUT_NO_ROOM, HTG_LEFT_OUT_OTHER } from '../../../src/kernel/guest.ts';
+
+describe('pages that are left to L1', () => {
+  it('are no problem when there are none', () => {
+    expect(leftOutText({ left_out: 0, pages_left_out: 0, cgroup: '/a' })).toBeUndefined();
+  });
+
+  it('are told with their number, the cgroup and each reason', () => {
+    const both = { left_out: HTG_LEFT_OUT_NO_ROOM | HTG_LEFT_OUT_OTHER, pages_left_out: 6656, cgroup: '/a' };
+    expect(leftOutText(both)).toMatch(
+      /^6656 pages .*memory cgroup \/a\): .*raise memory\.max.*; .*one cgroup$/,
+    );
+  });
+
+  it('are of the root when the kernel names no cgroup', () => {
+    const root = { left_out: HTG_LEFT_OUT_OTHER, pages_left_out: 1, cgroup: '' };
+    expect(leftOutText(root)).toContain('memory cgroup /)');
+  });
+});
