@@ -53,13 +53,20 @@ async function controlInLab(o: ControlCommandOptions, version: string): Promise<
 }
 
 async function control(o: ControlCommandOptions, version: string): Promise<void> {
-  const [{ runControl }, { controlTable }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
+  const [
+    { runControl },
+    { controlTable },
+    { createProgress },
+    { abortOnSignals },
+    { checkOutput, writeOutput },
+  ] = await Promise.all([
     import('../bench/control.ts'),
     import('../bench/control-summary.ts'),
     import('../core/progress.ts'),
     import('../core/lifecycle.ts'),
-    import('node:fs/promises'),
+    import('../core/files.ts'),
   ]);
+  checkOutput(o.json);
   const { signal, dispose } = abortOnSignals();
   try {
     const result = await runControl(
@@ -75,7 +82,7 @@ async function control(o: ControlCommandOptions, version: string): Promise<void>
       },
       { version, progress: createProgress(), signal },
     );
-    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
+    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
     writeOut(controlTable(result));
   } finally {
     dispose();

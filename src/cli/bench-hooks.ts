@@ -18,14 +18,16 @@ export function registerHooksBench(bench: Command): void {
 }
 
 async function count(o: HooksOptions): Promise<void> {
-  const [{ disassembledModule }, { hookCosts }, { createProgress }, fs] = await Promise.all([
-    import('../lab/prepare.ts'),
-    import('../bench/hooks.ts'),
-    import('../core/progress.ts'),
-    import('node:fs/promises'),
-  ]);
+  const [{ disassembledModule }, { hookCosts }, { createProgress }, { checkOutput, writeOutput }] =
+    await Promise.all([
+      import('../lab/prepare.ts'),
+      import('../bench/hooks.ts'),
+      import('../core/progress.ts'),
+      import('../core/files.ts'),
+    ]);
+  checkOutput(o.json);
   const costs = hookCosts(await disassembledModule({ kernel: o.kernel, progress: createProgress() }, 'host'));
   for (const c of costs)
     writeOut(`${c.event}: ${c.instructions} instructions in ${c.functions} hooked functions\n`);
-  if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(costs, null, 1)}\n`);
+  if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(costs, null, 1)}\n`);
 }

@@ -14,6 +14,7 @@ export interface LabOptions {
   l1Cpus: number;
   secondL1Memory?: number;
   json?: string;
+  report?: string;
   images?: readonly string[];
   kvmSelftests?: boolean;
 }
@@ -32,12 +33,17 @@ const NOTICE_MS = 2000;
  * undo in them, which takes half a minute under emulation, goes with them.
  */
 export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise<T> {
-  const [{ labUp }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
-    import('../lab/lab.ts'),
-    import('../core/progress.ts'),
-    import('../core/lifecycle.ts'),
-    import('node:fs/promises'),
-  ]);
+  const [{ labUp }, { createProgress }, { abortOnSignals }, { checkOutput, writeOutput }] = await Promise.all(
+    [
+      import('../lab/lab.ts'),
+      import('../core/progress.ts'),
+      import('../core/lifecycle.ts'),
+      import('../core/files.ts'),
+    ],
+  );
+  // before an hour of work, not after it
+  checkOutput(o.json);
+  checkOutput(o.report);
   const progress = createProgress();
   const { signal, dispose } = abortOnSignals();
   try {
@@ -58,7 +64,7 @@ export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): P
     } finally {
       await lab.down();
     }
-    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
+    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
     return result;
   } finally {
     dispose();

@@ -36,16 +36,22 @@ export function registerNetNative(bench: Command, version: string): void {
 }
 
 async function measure(o: NetNativeOptions, version: string): Promise<void> {
-  const [{ netNativeTable, runNetNative }, { createProgress }, { abortOnSignals }, fs] = await Promise.all([
+  const [
+    { netNativeTable, runNetNative },
+    { createProgress },
+    { abortOnSignals },
+    { checkOutput, writeOutput },
+  ] = await Promise.all([
     import('../bench/net-native.ts'),
     import('../core/progress.ts'),
     import('../core/lifecycle.ts'),
-    import('node:fs/promises'),
+    import('../core/files.ts'),
   ]);
+  checkOutput(o.json);
   const { signal, dispose } = abortOnSignals();
   try {
     const result = await runNetNative(o, { version, progress: createProgress(), signal });
-    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
+    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
     writeOut(netNativeTable(result));
   } finally {
     dispose();

@@ -56,16 +56,15 @@ export function registerBenchNet(bench: Command, version: string): void {
 }
 
 async function measure(o: NetOptions, version: string): Promise<void> {
-  const [{ runNet }, { netHtml, netTerminal }, { APPS, CLIENTS }, { NET_APPS }, fs, path] = await Promise.all(
-    [
+  const [{ runNet }, { netHtml, netTerminal }, { APPS, CLIENTS }, { NET_APPS }, { writeOutput }, path] =
+    await Promise.all([
       import('../bench/net.ts'),
       import('../report/net.ts'),
       import('../bench/net-apps.ts'),
       import('../bench/net-schema.ts'),
-      import('node:fs/promises'),
+      import('../core/files.ts'),
       import('node:path'),
-    ],
-  );
+    ]);
   const asked = o.apps.split(',').filter((a) => a !== '');
   const apps = NET_APPS.filter((a) => asked.includes(a));
   const unknown = asked.filter((a) => !NET_APPS.some((x) => x === a));
@@ -86,6 +85,6 @@ async function measure(o: NetOptions, version: string): Promise<void> {
     runNet(lab, spec, { version, ...context }),
   );
   const report = o.report === undefined ? undefined : path.resolve(o.report);
-  if (report !== undefined) await fs.writeFile(report, netHtml(result));
+  if (report !== undefined) writeOutput(report, netHtml(result));
   writeOut(`\n${netTerminal(result, report)}`);
 }

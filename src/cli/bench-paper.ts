@@ -33,15 +33,21 @@ by what, and why ours differ: docs/reproduction.md.`,
 }
 
 async function paper(o: PaperOptions): Promise<void> {
-  const [{ PAPER_BENCHES }, { paperReport, paperRows }, { abortOnSignals }, { number }, fs, path] =
-    await Promise.all([
-      import('../bench/paper.ts'),
-      import('../report/paper.ts'),
-      import('../core/lifecycle.ts'),
-      import('../report/format.ts'),
-      import('node:fs/promises'),
-      import('node:path'),
-    ]);
+  const [
+    { PAPER_BENCHES },
+    { paperReport, paperRows },
+    { abortOnSignals },
+    { number },
+    { makeDirectory, writeOutput },
+    path,
+  ] = await Promise.all([
+    import('../bench/paper.ts'),
+    import('../report/paper.ts'),
+    import('../core/lifecycle.ts'),
+    import('../report/format.ts'),
+    import('../core/files.ts'),
+    import('node:path'),
+  ]);
   const names = o.only?.split(',');
   const unknown = names?.find((n) => !PAPER_BENCHES.some((b) => b.name === n));
   if (unknown !== undefined)
@@ -50,7 +56,7 @@ async function paper(o: PaperOptions): Promise<void> {
       `--only: some of ${PAPER_BENCHES.map((b) => b.name).join(',')} expected, '${unknown}' found`,
     );
   const dir = path.resolve(o.dir);
-  await fs.mkdir(dir, { recursive: true });
+  makeDirectory(dir);
   const startedAt = new Date().toISOString();
   const { signal, dispose } = abortOnSignals();
   const runs: PaperRun[] = [];
@@ -61,7 +67,7 @@ async function paper(o: PaperOptions): Promise<void> {
     dispose();
   }
   const report = path.join(dir, 'paper.html');
-  await fs.writeFile(report, paperReport(runs, startedAt));
+  writeOutput(report, paperReport(runs, startedAt));
   const lines = paperRows(runs)
     .filter((r) => r.gain !== undefined)
     .map(

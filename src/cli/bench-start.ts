@@ -1,4 +1,5 @@
 /** `hyperturtle bench start`: how long services of real images take to answer, nested. */
+import { HyperturtleError } from '../core/errors.ts';
 import type { Command } from 'commander';
 import { writeOut } from '../core/output.ts';
 import { inLab, labOptions } from './bench-lab.ts';
@@ -53,7 +54,7 @@ async function measure({ images: list, from, ...o }: StartCommandOptions, versio
     { formatTable },
     { L2_IMAGE_NAMES },
     { l2ImageSpec },
-    fs,
+    { readInput, writeOutput },
   ] = await Promise.all([
     import('../bench/start.ts'),
     import('../bench/start-summary.ts'),
@@ -62,19 +63,28 @@ async function measure({ images: list, from, ...o }: StartCommandOptions, versio
     import('../report/table.ts'),
     import('../lab/l2-image-specs.ts'),
     import('../lab/l2-image.ts'),
-    import('node:fs/promises'),
+    import('../core/files.ts'),
   ]);
   const images = list?.split(',') ?? L2_IMAGE_NAMES;
   for (const name of images) l2ImageSpec(name);
-  const joined = async (files: string[]): Promise<StartResult> => {
-    const read = async (f: string) => startResultSchema.parse(JSON.parse(await fs.readFile(f, 'utf8')));
-    const result = joinStarts(await Promise.all(files.map(read)));
-    if (o.json !== undefined) await fs.writeFile(o.json, `${JSON.stringify(result, null, 1)}\n`);
+  const joined = (files: string[]): StartResult => {
+    const read = (f: string): StartResult => {
+      const text = readInput(f, '--from: give results of --json').toString('utf8');
+      try {
+        return startResultSchema.parse(JSON.parse(text));
+      } catch (e) {
+        throw new HyperturtleError('HT_CONFIG', `${f}: a result of 'bench start --json' expected`, {
+          cause: e,
+        });
+      }
+    };
+    const result = joinStarts(files.map(read));
+    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
     return result;
   };
   const result =
     from !== undefined
-      ? await joined(from.split(','))
+      ? joined(from.split(','))
       : await inLab({ ...o, images }, async ({ lab, ...context }) => {
           const spec = {
             ...{ images, rounds: o.rounds, arenaMib: ARENA_MIB, exact: o.exact },
@@ -84,6 +94,6 @@ async function measure({ images: list, from, ...o }: StartCommandOptions, versio
           if (context.signal.aborted) process.exitCode = 130;
           return measured;
         });
-  if (o.report !== undefined) await fs.writeFile(o.report, startReport(result));
+  if (o.report !== undefined) writeOutput(o.report, startReport(result));
   writeOut(`\n${startTables(result).map(formatTable).join('\n\n')}\n`);
 }

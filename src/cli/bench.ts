@@ -158,15 +158,15 @@ async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: str
 
 /** Measures in a lab; then the table, and the files that were asked for. */
 export async function runAndReport(spec: BenchSpec, o: CommonOptions, version: string): Promise<void> {
-  const [{ runBench }, { terminalReport }, { htmlReport }, fs, path] = await Promise.all([
+  const [{ runBench }, { terminalReport }, { htmlReport }, { writeOutput }, path] = await Promise.all([
     import('../bench/run.ts'),
     import('../report/terminal.ts'),
     import('../report/html.ts'),
-    import('node:fs/promises'),
+    import('../core/files.ts'),
     import('node:path'),
   ]);
   const result = await inLab(o, ({ lab, ...context }) => runBench(lab, spec, { version, ...context }));
   const report = o.report === undefined ? undefined : path.resolve(o.report);
-  if (report !== undefined) await fs.writeFile(report, htmlReport(result));
+  if (report !== undefined) writeOutput(report, htmlReport(result));
   writeOut(`\n${terminalReport(result, report)}`);
 }

@@ -252,11 +252,10 @@ async function targetPid(options: TargetOptions): Promise<number> {
 }
 
 async function run(options: RunOptions): Promise<void> {
-  const [{ Attachment }, { answerOf, parseCases }, { readInput }, { writeFileSync }] = await Promise.all([
+  const [{ Attachment }, { answerOf, parseCases }, { readInput, writeOutput }] = await Promise.all([
     import('../host/attach.ts'),
     import('../host/contexts.ts'),
     import('../core/files.ts'),
-    import('node:fs'),
   ]);
   const cases = options.contexts
     ? parseCases(readInput(options.contexts, 'give a JSON file of contexts').toString('utf8'))
@@ -280,7 +279,7 @@ async function run(options: RunOptions): Promise<void> {
         if (options.arenaTo) contents.push(arena.read(0, size));
         return answers;
       });
-      if (options.arenaTo) writeFileSync(options.arenaTo, Buffer.concat(contents));
+      if (options.arenaTo) writeOutput(options.arenaTo, Buffer.concat(contents));
       printJson({ repeat: options.repeat, results });
     } finally {
       arena.close();

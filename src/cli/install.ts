@@ -88,7 +88,7 @@ async function install(role: Role, version: string, texts: Texts, o: Options): P
   const before = await records.readRecord(o.root, role);
   const others = await records.readRecord(o.root, other(role));
   const plan = await planInstall({ role, files, version, modules: o.module, before, others }, machine);
-  await carryOut(plan, o, () => records.writeRecord(o.root, role, record));
+  await carryOut(plan, o, () => Promise.resolve(records.writeRecord(o.root, role, record)));
   if (!o.dryRun && !o.json) writeErr(`${NEXT[role]}\n`);
 }
 

@@ -42,23 +42,33 @@ interface Output {
 }
 
 async function keygen(name: string, options: Output): Promise<void> {
-  const [{ generateKeys }, { writeFileSync }, { HyperturtleError, errnoCode }] = await Promise.all([
+  const [{ generateKeys }, fs, { HyperturtleError, errnoCode }, { fileError }, path] = await Promise.all([
     import('../core/signature.ts'),
     import('node:fs'),
     import('../core/errors.ts'),
+    import('../core/files.ts'),
+    import('node:path'),
   ]);
+  if (path.basename(name) === '' || name.endsWith('/'))
+    throw new HyperturtleError('HT_USAGE', `'${name}': a name for the files of the keys expected`);
   const keys = generateKeys();
   const files = { privateKey: `${name}.key`, publicKey: `${name}.pub` };
+  /** Never over a key that may be the only copy. */
+  const make = (file: string, text: string, mode: number): void => {
+    try {
+      fs.writeFileSync(file, text, { mode, flag: 'wx' });
+    } catch (e) {
+      if (errnoCode(e) === 'EEXIST')
+        throw new HyperturtleError('HT_EXISTS', `${file} is there already: give another name`);
+      fs.rmSync(file, { force: true }); // half a key
+      throw fileError(e, 'cannot be written', file);
+    }
+  };
+  make(files.privateKey, keys.privateKey, 0o600);
   try {
-    // never over a key that may be the only copy
-    writeFileSync(files.privateKey, keys.privateKey, { mode: 0o600, flag: 'wx' });
-    writeFileSync(files.publicKey, keys.publicKey, { mode: 0o644, flag: 'wx' });
+    make(files.publicKey, keys.publicKey, 0o644);
   } catch (e) {
-    if (errnoCode(e) === 'EEXIST')
-      throw new HyperturtleError(
-        'HT_EXISTS',
-        `${name}.key or ${name}.pub is there already: give another name`,
-      );
+    fs.rmSync(files.privateKey);
     throw e;
   }
   if (options.json) return printJson({ keyId: keys.keyId, ...files });
@@ -68,12 +78,15 @@ async function keygen(name: string, options: Output): Promise<void> {
 }
 
 async function signFile(file: string, options: Output & { key: string }): Promise<void> {
-  const [{ readPrivateKey, signObject, signaturePath }, { writeFileSync }, { readObject }] =
-    await Promise.all([import('../core/signature.ts'), import('node:fs'), import('./object-file.ts')]);
+  const [{ readPrivateKey, signObject, signaturePath }, { replaceFile }, { readObject }] = await Promise.all([
+    import('../core/signature.ts'),
+    import('../core/files.ts'),
+    import('./object-file.ts'),
+  ]);
   const key = readPrivateKey(options.key);
   const signature = signObject(readObject(file), key);
   const out = signaturePath(file);
-  writeFileSync(out, `${JSON.stringify(signature)}\n`);
+  replaceFile(out, `${JSON.stringify(signature)}\n`);
   if (options.json) return printJson({ file, signature: out, keyId: signature.keyId });
   writeOut(`${out}  signed with key ${signature.keyId}\n`);
 }

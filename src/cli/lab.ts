@@ -1,6 +1,7 @@
 /** `hyperturtle lab ...`: the emulated machines. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { makeDirectory, writeOutput } from '../core/files.ts';
 import { passThrough, writeOut } from '../core/output.ts';
 import type { Lab } from '../lab/lab.ts';
 import { bochsModelOf, cpuOption, emulatedBy, modelOption } from './emulated-cpu.ts';
@@ -288,13 +289,13 @@ async function images(
   const { signal, dispose } = abortOnSignals();
   try {
     const progress = createProgress();
+    if (o.output !== undefined) makeDirectory(o.output);
     const artifacts = await prepareArtifacts({ kernel: o.kernel, progress, signal });
-    if (o.output !== undefined) await fs.mkdir(o.output, { recursive: true });
     for (const name of names) {
       const image = await artifacts.buildImage(name, { progress, signal, refresh: o.refresh ?? false });
       if (o.output !== undefined) {
         await fs.copyFile(image.path, path.join(o.output, `${name}.erofs`));
-        await fs.writeFile(path.join(o.output, `${name}.json`), JSON.stringify(image.about));
+        writeOutput(path.join(o.output, `${name}.json`), JSON.stringify(image.about));
       }
       const where = o.output === undefined ? image.path : path.join(o.output, `${name}.erofs`);
       writeOut(`${name} ${Math.ceil(image.bytes / (1 << 20))} MiB ${where}\n`);
@@ -314,8 +315,8 @@ async function modules(o: { kernel: string; output?: string }): Promise<void> {
   ]);
   const { signal, dispose } = abortOnSignals();
   try {
+    if (o.output !== undefined) makeDirectory(o.output);
     const built = await buildModules({ kernel: o.kernel, progress: createProgress(), signal });
-    if (o.output !== undefined) await fs.mkdir(o.output, { recursive: true });
     for (const [name, file] of built) {
       const to = o.output === undefined ? file : path.join(o.output, name);
       if (to !== file) await fs.copyFile(file, to);

@@ -14,15 +14,15 @@ export function registerPackages(host: Command, version: string, texts: Texts): 
       '\nExample:\n  hyperturtle host packages out && apt install ./out/*.deb\n\nThe same sources and SOURCE_DATE_EPOCH give the same packages. DEBFULLNAME and DEBEMAIL: their maintainer.',
     )
     .action(async (dir: string) => {
-      const [{ buildDebs }, { abortOnSignals }, path, { mkdir }] = await Promise.all([
+      const [{ buildDebs }, { abortOnSignals }, path, { makeDirectory }] = await Promise.all([
         import('../install/deb.ts'),
         import('../core/lifecycle.ts'),
         import('node:path'),
-        import('node:fs/promises'),
+        import('../core/files.ts'),
       ]);
       const signals = abortOnSignals();
       try {
-        await mkdir(dir, { recursive: true });
+        makeDirectory(dir);
         const made = await buildDebs({
           packageRoot: codeFile('../..'),
           version,

@@ -128,7 +128,7 @@ async function write(
   stacks: readonly NamedStack[],
   facts: Facts,
 ): Promise<void> {
-  const { writeFile } = await import('node:fs/promises');
+  const { writeOutput } = await import('../core/files.ts');
   const titles = {
     title: facts.title,
     subtitle: `${facts.samples} samples, ${facts.hz} Hz by ${facts.source}, ${(facts.durationMs / 1000).toFixed(1)} s, ${facts.startedAt.toISOString()}`,
@@ -136,20 +136,20 @@ async function write(
   switch (format) {
     case '.svg': {
       const { flameGraph } = await import('../profile/flame-graph.ts');
-      return writeFile(file, flameGraph(stacks, titles));
+      return writeOutput(file, flameGraph(stacks, titles));
     }
     case '.html': {
       const { flamePage } = await import('../profile/flame-graph.ts');
       const { hottest } = await import('../profile/symbolize.ts');
-      return writeFile(file, flamePage(stacks, titles, hottest(stacks)));
+      return writeOutput(file, flamePage(stacks, titles, hottest(stacks)));
     }
     case '.folded': {
       const { folded } = await import('../profile/folded.ts');
-      return writeFile(file, folded(stacks));
+      return writeOutput(file, folded(stacks));
     }
     case '.pb.gz': {
       const { pprofOf } = await import('../profile/pprof.ts');
-      return writeFile(file, await pprofOf(stacks, facts));
+      return writeOutput(file, await pprofOf(stacks, facts));
     }
   }
 }

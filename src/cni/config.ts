@@ -6,6 +6,7 @@ import path from 'node:path';
 import { z } from 'zod';
 import { AGENT_SOCKET } from '../core/default-paths.ts';
 import { PolicyInput } from '../net/firewall-rules.ts';
+import { isIfname } from '../net/ifname.ts';
 import { RateLimitInput } from '../net/rate-limit.ts';
 import { ConventionArgs, ipsWanted, macWanted, parseCniArgs } from './args.ts';
 import { CniError } from './errors.ts';
@@ -133,11 +134,6 @@ function versionRequest(input: string): CniRequest {
     ...{ command: 'VERSION', attachment: { containerId: '', ifname: '' }, netns: undefined, pluginPath: [] },
     ...{ config: NetConfig.parse(raw), version, mac: undefined, raw },
   };
-}
-
-/** As the kernel's dev_valid_name() has it, which counts bytes; and no %, which stands for a number there. */
-function isIfname(text: string): boolean {
-  return /^[^\s/:%]+$/.test(text) && Buffer.byteLength(text) <= 15 && text !== '.' && text !== '..';
 }
 
 function parseJson(input: string): Record<string, unknown> {

@@ -5,6 +5,7 @@
 import {
   closeSync,
   constants,
+  existsSync,
   fstatSync,
   fsyncSync,
   lstatSync,
@@ -258,6 +259,27 @@ export function stageFile(
       if (o.sync) syncDirectory(path.dirname(file));
     });
   return { commit, discard };
+}
+
+/** Writes a file that an option names, also a device or a pipe. Throws HT_NO_SPACE and HT_KERNEL. */
+export function writeOutput(file: string, content: string | Uint8Array): void {
+  try {
+    writeFileSync(file, content);
+  } catch (e) {
+    throw fileError(e, 'cannot be written', file);
+  }
+}
+
+/** Whether writeOutput could do so, before the work whose result is to be written. Throws HT_KERNEL. */
+export function checkOutput(file: string | undefined): void {
+  if (file === undefined) return;
+  const there = existsSync(file);
+  try {
+    closeSync(openSync(file, constants.O_WRONLY | constants.O_CREAT | constants.O_NONBLOCK));
+    if (!there) rmSync(file, { force: true });
+  } catch (e) {
+    throw fileError(e, 'cannot be written', file);
+  }
 }
 
 function syncDirectory(dir: string): void {

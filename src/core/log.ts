@@ -2,6 +2,10 @@
 import { pino } from 'pino';
 import type { Logger } from 'pino';
 import type { LogLevel } from './log-levels.ts';
+import { errnoCode } from './errors.ts';
+import { fileError } from './files.ts';
+import { LogSink } from './log-sink.ts';
+import { writeErr } from './output.ts';
 import { visibleJson } from './visible.ts';
 
 export interface JsonLog {
@@ -10,12 +14,15 @@ export interface JsonLog {
   readonly flush: () => void;
 }
 
-/** Without a file: to standard output. */
+/** Without a file: to standard output. Throws HT_NO_SPACE and HT_KERNEL when the file cannot be opened. */
 export function jsonLog(level: LogLevel, file?: string): JsonLog {
   // a reader that stalls must not stall the service: writing is asynchronous
-  const destination = pino.destination({
-    ...(file === undefined ? { dest: 1 } : { dest: file, mkdir: true }),
-    sync: false,
+  const sink = new LogSink(file ?? 1, (e) => {
+    // nobody reads a pipe that is closed, and who closed it knows
+    if (errnoCode(e) === 'EPIPE') return;
+    writeErr(
+      `hyperturtle: ${fileError(e, 'the log cannot be written', file ?? 'standard output').message}\n`,
+    );
   });
   const log = pino(
     {
@@ -24,16 +31,7 @@ export function jsonLog(level: LogLevel, file?: string): JsonLog {
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
     },
-    { write: (line) => destination.write(visibleJson(line)) },
+    { write: (line) => sink.write(visibleJson(line)) },
   );
-  return {
-    log,
-    flush: () => {
-      try {
-        destination.flushSync();
-      } catch {
-        // the reader has gone, or nothing was written yet
-      }
-    },
-  };
+  return { log, flush: () => sink.flush() };
 }

@@ -2,7 +2,7 @@
  * A YAML file checked against a schema. Each problem names file, line and column, what was expected and what stands
  * there; all are told at once.
  */
-import { LineCounter, isMap, isNode, isPair, parseDocument } from 'yaml';
+import { LineCounter, isCollection, isMap, isNode, isPair, parseDocument, visit } from 'yaml';
 import type { Document } from 'yaml';
 import type { z } from 'zod';
 import { HyperturtleError, isHyperturtleError, messageOf } from './errors.ts';
@@ -44,7 +44,12 @@ export function parseYaml<S extends z.ZodType>(
   further: Further<z.output<S>> = () => [],
 ): z.output<S> {
   const lines = new LineCounter();
-  const doc = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
+  const doc = parseDocument(text, {
+    lineCounter: lines,
+    prettyErrors: false,
+    uniqueKeys: true,
+    logLevel: 'error',
+  });
   const at = (offset: number): string => {
     const { line, col } = lines.linePos(offset);
     return `${file}:${line}:${col}`;
@@ -53,7 +58,14 @@ export function parseYaml<S extends z.ZodType>(
     throw new HyperturtleError('HT_CONFIG', problems.join('\n'), { detail: { problems } });
   };
   if (doc.errors.length > 0)
-    return fail(doc.errors.map((e) => `${at(e.pos[0])}: ${e.message.split('\n')[0]}`));
+    return fail(
+      doc.errors.map((e) => {
+        const why = e.code === 'MULTIPLE_DOCS' ? 'one document expected, another one begins' : e.message;
+        return `${at(e.pos[0])}: ${why.split('\n')[0]}`;
+      }),
+    );
+  const odd = oddKeys(doc);
+  if (odd.length > 0) return fail(odd.map((offset) => `${at(offset)}: a plain name expected as a key`));
   let value: unknown;
   try {
     // aliases of aliases may stand for a document of any size
@@ -70,6 +82,17 @@ export function parseYaml<S extends z.ZodType>(
       .sort((a, b) => a.offset - b.offset)
       .map((m) => `${at(m.offset)}: ${m.text}`),
   );
+}
+
+/** Where a list or a mapping stands for a key: as JavaScript has it, that is a text nobody meant. */
+function oddKeys(doc: Document): number[] {
+  const found: number[] = [];
+  visit(doc, {
+    Pair: (_, pair) => {
+      if (isCollection(pair.key)) found.push(pair.key.range?.[0] ?? 0);
+    },
+  });
+  return found;
 }
 
 /** An unknown key is told at its own place. */

@@ -1,9 +1,10 @@
 /** What was installed for a role, so that exactly that is removed: kept beside the daemon's state. */
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { errnoCode, HyperturtleError, messageOf } from '../core/errors.ts';
+import { replaceFile } from '../core/files.ts';
 import type { Role } from './files.ts';
 
 const recordSchema = z.strictObject({
@@ -33,11 +34,9 @@ export async function readRecord(root: string, role: Role): Promise<InstallRecor
   }
 }
 
-export async function writeRecord(root: string, role: Role, record: InstallRecord): Promise<void> {
+export function writeRecord(root: string, role: Role, record: InstallRecord): void {
   const file = fileOf(root, role);
-  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
-  await writeFile(`${file}.new`, JSON.stringify(record));
-  await rename(`${file}.new`, file);
+  replaceFile(file, JSON.stringify(record), { directoryMode: 0o700 });
 }
 
 export async function removeRecord(root: string, role: Role): Promise<void> {

@@ -1,10 +1,11 @@
 /** Carries out a plan of installation; what was done is undone in reverse when a step fails. */
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { chmod, readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { errnoCode, HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
 import { exec } from '../core/exec.ts';
+import { makeDirectory } from '../core/files.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { dkmsFailure } from './dkms.ts';
 import type { MachineFacts, Plan, Step } from './plan.ts';
@@ -71,7 +72,7 @@ async function runStep(
       const file = path.join(root, step.path);
       const before = await readFile(file);
       undo.add(step.path, async () => {
-        await mkdir(path.dirname(file), { recursive: true });
+        makeDirectory(path.dirname(file));
         await writeFile(file, before);
       });
       await rm(file);
@@ -106,7 +107,7 @@ async function writeStep(
   const file = path.join(root, step.path);
   try {
     const before = step.before === 'differs' ? await readFile(file) : undefined;
-    await mkdir(path.dirname(file), { recursive: true, mode: 0o755 });
+    makeDirectory(path.dirname(file));
     // whole or not at all, whatever ends us
     await writeFile(`${file}.hyperturtle-new`, step.content);
     await chmod(`${file}.hyperturtle-new`, step.mode);
@@ -118,7 +119,8 @@ async function writeStep(
     });
   } catch (e) {
     await rm(`${file}.hyperturtle-new`, { force: true }).catch(() => {}); // the first error is the one to tell
-    if (errnoCode(e) === 'EACCES' || errnoCode(e) === 'EROFS' || errnoCode(e) === 'EPERM')
+    const errno = errnoCode(e instanceof HyperturtleError ? e.cause : e);
+    if (errno === 'EACCES' || errno === 'EROFS' || errno === 'EPERM')
       throw new HyperturtleError('HT_USAGE', `${file}: ${messageOf(e)}: run it as root, or with --root DIR`, {
         cause: e,
       });

@@ -2,9 +2,11 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   rmSync,
   statSync,
@@ -16,6 +18,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { waitFor } from '../../src/core/wait.ts';
 import { compiledSources } from '../support/compiled.ts';
 
 let main: string;
@@ -127,6 +130,36 @@ describe('one line, and what stands there still does, for', () => {
       ],
     ]),
     [
+      'a result into a directory',
+      () => ['bench', 'npf', '--json', at('dir')],
+      13,
+      'dir: cannot be written: it is a dir',
+    ],
+    [
+      'a report into no directory',
+      () => ['bench', 'npf', '--report', at('none/r')],
+      13,
+      'none/r: cannot be written',
+    ],
+    [
+      'packages below /proc',
+      () => ['host', 'packages', '/proc/none/x'],
+      13,
+      '/proc/none/x: the directory cannot be made',
+    ],
+    [
+      'images below /proc',
+      () => ['lab', 'images', 'bash', '--output', '/proc/none/x'],
+      13,
+      'directory cannot be made',
+    ],
+    [
+      'a result that is a directory',
+      () => ['bench', 'start', '--from', at('dir')],
+      2,
+      'dir is a directory: --from: give',
+    ],
+    [
       'status --socket of a file',
       () => ['status', '--socket', at('file')],
       24,
@@ -189,4 +222,36 @@ it('a second agent at a port that is a unix socket is refused, and the first one
     server.close();
   }
   expect(existsSync(at('one'))).toBe(false);
+});
+
+describe('a service whose log is on a full device', () => {
+  const services: [name: string, args: () => string[]][] = [
+    ['agent', () => agent('one', 'state1')],
+    ['daemon', () => ['host', 'daemon', '--config', at('host.yaml')]],
+  ];
+  it.each(services)('%s serves on, says so in one line, and ends when it is told to', async (_, args) => {
+    writeFileSync(at('host.yaml'), `run: ${at('run')}\nstate: ${at('host-state')}\nbpffs: ${at('bpf')}\n`);
+    const full = openSync('/dev/full', 'w');
+    const child = spawn(process.execPath, [main, ...args()], { stdio: ['ignore', full, 'pipe'] });
+    closeSync(full);
+    try {
+      const err = text(child.stderr!);
+      const socket = args().includes('agent') ? at('one') : at('run/host.sock');
+      await waitFor('the socket', () => existsSync(socket) || child.exitCode !== null || undefined, {
+        timeoutMs: 15_000,
+        intervalMs: 50,
+      });
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      child.kill('SIGTERM');
+      const late = setTimeout(() => child.kill('SIGKILL'), 10_000);
+      const [status, signal] = (await once(child, 'close')) as [number | null, string | null];
+      clearTimeout(late);
+      expect(await err).toMatch(
+        /^hyperturtle: standard output: the log cannot be written: no space is left[^\n]*\n$/,
+      );
+      expect([status, signal]).toEqual([0, null]);
+    } finally {
+      child.kill('SIGKILL');
+    }
+  });
 });

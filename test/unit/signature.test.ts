@@ -1,5 +1,5 @@
 /** Keys and signatures, and the commands that make and use them. */
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createPrivateKey } from 'node:crypto';
 import os from 'node:os';
 import path from 'node:path';
@@ -74,6 +74,18 @@ describe('signatures', () => {
     expect(statSync(at('team.key')).mode & 0o777).toBe(0o600);
     expect(readFileSync(at('team.pub'), 'utf8')).toMatch(/^-----BEGIN PUBLIC KEY-----/);
     await expect(hyperturtle('keygen', at('team'))).rejects.toMatchObject({ code: 'HT_EXISTS' });
+    // nothing of a pair that cannot be made whole, nor a name of nothing
+    writeFileSync(at('half.pub'), 'of somebody');
+    await expect(hyperturtle('keygen', at('half'))).rejects.toMatchObject({ code: 'HT_EXISTS' });
+    expect([existsSync(at('half.key')), readFileSync(at('half.pub'), 'utf8')]).toEqual([
+      false,
+      'of somebody',
+    ]);
+    for (const name of ['', `${at('x')}/`])
+      await expect(hyperturtle('keygen', name)).rejects.toMatchObject({ code: 'HT_USAGE' });
+    await expect(hyperturtle('keygen', at('none/x'))).rejects.toMatchObject({
+      message: expect.stringContaining('none/x.key: cannot be written: no such directory') as string,
+    });
     await expect(hyperturtle('verify', elf, '--key', at('team.pub'))).rejects.toMatchObject({
       code: 'HT_SIGNATURE',
     });

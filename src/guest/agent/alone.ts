@@ -7,6 +7,7 @@ import path from 'node:path';
 import { HyperturtleError, errnoCode } from '../../core/errors.ts';
 import { kindOf } from '../../core/files.ts';
 import { checkSocketPath, listenAt, listening } from '../../core/sockets.ts';
+import { lockOf } from './config.ts';
 
 export interface Held {
   release: () => Promise<void>;
@@ -18,7 +19,7 @@ export interface Held {
  */
 export async function holdState(dir: string, signal: AbortSignal): Promise<Held> {
   const server = lockServer();
-  await listenAt(server, path.join(dir, 'agent.lock'), {
+  await listenAt(server, lockOf(dir), {
     signal,
     taken: `${dir}: another agent keeps its state there: stop it first, or give this one --state`,
   });

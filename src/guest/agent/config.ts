@@ -61,7 +61,7 @@ const ModuleConfig = z.strictObject({
 });
 export type ModuleConfig = z.infer<typeof ModuleConfig>;
 
-export const AgentConfig = z.strictObject({
+const Settings = z.strictObject({
   /** Virtio-serial port to the host, or a unix socket. */
   port: AbsolutePath.default(AGENT_PORT),
   /** Seconds between pings to the host, which find a connection that is dead without looking closed. */
@@ -97,7 +97,28 @@ export const AgentConfig = z.strictObject({
     })
     .prefault({}),
 });
+/** The names of settings. */
+export const AGENT_SETTINGS = Object.keys(Settings.shape);
+
+/** Sockets and the lock are as long as a name may be, and each another. */
+export const AgentConfig = Settings.superRefine((config, context) => {
+  const fail = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message });
+  const lock = lockOf(config.state);
+  if (!isSocketPath(lock)) fail(['state'], `its lock ${lock} is too long: ${SOCKET_PATH_LIMIT}`);
+  const taken = new Map([[config.socket, 'socket']]);
+  const claim = (path: string[], socket: string): void => {
+    const by = taken.get(socket);
+    if (by !== undefined) fail(path, `${socket} is ${by} already`);
+    taken.set(socket, path.join('.'));
+  };
+  claim(['port'], config.port);
+  claim(['state'], lock);
+  if (config.metrics && 'socket' in config.metrics) claim(['metrics', 'socket'], config.metrics.socket);
+});
 export type AgentConfig = z.output<typeof AgentConfig>;
+
+/** Held by the agent that keeps its state there. */
+export const lockOf = (state: string): string => path.join(state, 'agent.lock');
 
 /** For `guest agent --check`: throws HT_NOT_FOUND, HT_CONFIG also with objects and signatures that cannot be read. */
 export function checkAgentConfig(file: string): AgentConfig {

@@ -7,6 +7,7 @@ import { SOCKET_PATH_LIMIT, isSocketPath } from '../../core/sockets.ts';
 import { parseYaml, readYaml } from '../../core/yaml.ts';
 import type { Mistake } from '../../core/yaml.ts';
 import { arenaSizeProblem } from '../../kernel/arena.ts';
+import { isIfname } from '../../net/ifname.ts';
 import { HT_SAMPLE_HZ_MAX } from '../../kernel/sample.ts';
 import { NAME } from '../../wire/fields.ts';
 import { HOOK_TABLE } from '../hooks.ts';
@@ -71,7 +72,7 @@ const networkSchema = z.union(
   [
     z.strictObject({
       /** Bridge of the host that NICs become ports of; nobody here makes it. */
-      bridge: z.string().regex(/^[^/\s]{1,15}$/, 'the name of a bridge expected, at most 15 characters'),
+      bridge: z.string().refine(isIfname, 'the name of a bridge expected, at most 15 bytes'),
       /** Move frames in the kernel where it has vhost_net, not in QEMU. */
       vhost: z.boolean().default(true),
       ...networkCommon,
@@ -189,12 +190,15 @@ const configSchema = z
     run: absolutePath.default('/run/hyperturtle'),
     bpffs: absolutePath.default(DEFAULT_BPFFS),
   })
-  .superRefine(checkNetworks);
+  .superRefine(checkNetworks)
+  .superRefine(checkOwnSockets);
 
 export type HostConfig = z.infer<typeof configSchema>;
 
 /** Where the admin socket is: given, or in the run directory. */
-export function adminSocketOf(config: HostConfig): string {
+export function adminSocketOf(
+  config: Pick<HostConfig, 'run'> & { admin: { socket?: string | undefined } },
+): string {
   return config.admin.socket ?? `${config.run}/host.sock`;
 }
 
@@ -219,6 +223,34 @@ function keyMistakes({ vms }: HostConfig): Mistake[] {
 /** `file` is for messages. */
 export function parseConfig(text: string, file: string): HostConfig {
   return parseYaml(text, file, configSchema);
+}
+
+/** The daemon's own sockets are as long as one may be, each another, and none of a VM's, whose QEMU makes it. */
+function checkOwnSockets(
+  config: {
+    run: string;
+    admin: { socket?: string | undefined };
+    metrics?: { socket: string } | { port: number } | undefined;
+    vms: Readonly<Record<string, VmSpec>>;
+  },
+  context: z.RefinementCtx,
+): void {
+  const fail = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message });
+  const admin = adminSocketOf(config);
+  const at = config.admin.socket === undefined ? ['run'] : ['admin', 'socket'];
+  if (config.admin.socket === undefined && !isSocketPath(admin))
+    fail(at, `its socket ${admin} is too long: ${SOCKET_PATH_LIMIT}`);
+  const own = new Map([[admin, at]]);
+  if (config.metrics && 'socket' in config.metrics) {
+    const { socket } = config.metrics;
+    if (own.has(socket)) fail(['metrics', 'socket'], `${socket} is ${at.join('.')} already`);
+    own.set(socket, ['metrics', 'socket']);
+  }
+  for (const [name, vm] of Object.entries(config.vms))
+    for (const [path, socket] of socketsOf(name, vm)) {
+      const taken = own.get(socket);
+      if (taken) fail(['vms', ...path], `${socket} is ${taken.join('.')} already`);
+    }
 }
 
 /** Every network that a VM may use is there. */

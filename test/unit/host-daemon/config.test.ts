@@ -4,7 +4,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../../src/core/errors.ts';
-import { checkAgentConfig } from '../../../src/guest/agent/config.ts';
+import { parseYaml } from '../../../src/core/yaml.ts';
+import { AgentConfig, checkAgentConfig } from '../../../src/guest/agent/config.ts';
 import { adminSocketOf, checkVm, parseConfig, readConfig } from '../../../src/host/daemon/config.ts';
 
 const problemsOf = (text: string): string[] => {
@@ -87,6 +88,63 @@ describe('a mistake is told with its line and column', () => {
         'vms:\n  one: {qmp: /q1, agent: {socket: /a}}\n  two:\n    qmp: /q2\n    agent:\n      socket: /a\n',
       ),
     ).toEqual(['host.yaml:6:7: vms.two.agent.socket: /a is vms.one.agent.socket already']);
+  });
+
+  it.each([
+    [
+      'admin: {socket: /run/a}\nmetrics: {socket: /run/a}',
+      'host.yaml:2:11: metrics.socket: /run/a is admin.socket already',
+    ],
+    [
+      'metrics: {socket: /run/hyperturtle/host.sock}',
+      'host.yaml:1:11: metrics.socket: /run/hyperturtle/host.sock is run already',
+    ],
+    [
+      'run: /r\nvms:\n  one: {qmp: /r/host.sock, agent: {hotplug: true}}',
+      'host.yaml:3:9: vms.one.qmp: /r/host.sock is run already',
+    ],
+    [
+      `run: /${'r'.repeat(104)}`,
+      `host.yaml:1:1: run: its socket /${'r'.repeat(104)}/host.sock is too long: at most 107 bytes for a socket`,
+    ],
+    [`admin: {socket: /${'r'.repeat(107)}}`, 'host.yaml:1:9: admin.socket: at most 107 bytes for a socket'],
+  ])("when one of the daemon's own sockets is taken or has too long a name (%#)", (text, problem) => {
+    expect(problemsOf(text)).toEqual([problem]);
+  });
+
+  it.each([
+    ['socket: /a\nmetrics: {socket: /a}', 'guest.yaml:2:11: metrics.socket: /a is socket already'],
+    ['socket: /a\nport: /a', 'guest.yaml:2:1: port: /a is socket already'],
+    ['state: /s\nsocket: /s/agent.lock', 'guest.yaml:1:1: state: /s/agent.lock is socket already'],
+    [
+      `state: /${'s'.repeat(104)}`,
+      `guest.yaml:1:1: state: its lock /${'s'.repeat(104)}/agent.lock is too long: at most 107 bytes for a socket`,
+    ],
+  ])("when one of the agent's own sockets is taken or has too long a name (%#)", (text, problem) => {
+    expect(() => parseYaml(text, 'guest.yaml', AgentConfig)).toThrow(
+      expect.objectContaining({ detail: { problems: [problem] } }),
+    );
+  });
+
+  it.each(['..', 'a:b', 'ht%d', 'br0/x', '\u00e4'.repeat(8)])(
+    'when a bridge cannot be called %s',
+    (bridge) => {
+      expect(problemsOf(`networks:\n  n: {bridge: "${bridge}"}`)).toEqual([
+        expect.stringMatching(
+          /^host\.yaml:2:7: networks\.n\.bridge: the name of a bridge expected, at most 15 bytes/,
+        ),
+      ]);
+    },
+  );
+
+  it('when a list or a mapping stands for a name, and when another document follows', () => {
+    expect(problemsOf('vms:\n  ? [a, b]\n  : {qmp: /x}\n  ? {c: d}\n  : {}\n')).toEqual([
+      'host.yaml:2:5: a plain name expected as a key',
+      'host.yaml:4:5: a plain name expected as a key',
+    ]);
+    expect(problemsOf('vms: {}\n---\nvms: {}\n')).toEqual([
+      'host.yaml:2:1: one document expected, another one begins',
+    ]);
   });
 
   it('when signatures are required and nobody could have signed', () => {

@@ -170,6 +170,19 @@ describe('installing without a module that could be built', () => {
     });
   });
 
+  it('ends at once below /proc, where no directory can be made', async () => {
+    const step = {
+      kind: 'write' as const,
+      path: '/a/b',
+      content: Buffer.from('x'),
+      mode: 0o644,
+      before: 'absent' as const,
+    };
+    await expect(runPlan({ steps: [step], left: [] }, '/proc/none', { say: () => {} })).rejects.toThrow(
+      /\/proc\/none\/a: the directory cannot be made/,
+    );
+  });
+
   it('takes back what dkms was told of them', async () => {
     const step = {
       kind: 'run' as const,

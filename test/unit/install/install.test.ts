@@ -71,7 +71,7 @@ async function install(role: Role, version = '1.0.0'): Promise<string[]> {
   const list = (await files(role, version)).map((f) => ({
     ...{ path: f.path, sha256: sha256(f.content), config: f.config },
   }));
-  await writeRecord(root, role, { schema: 1, version, files: list });
+  writeRecord(root, role, { schema: 1, version, files: list });
   return p.steps.map(stepText);
 }
 
