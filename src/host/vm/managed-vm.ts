@@ -66,7 +66,7 @@ export interface VmStatus {
   used: ReturnType<VmService['status']>['used'] | null;
   links: ReturnType<VmService['status']>['links'];
   ended: ReturnType<VmService['status']>['ended'];
-  /** Off since an earlier daemon ended. */
+  /** Could not be taken over from an earlier daemon: off, or held as it was. */
   leftOff: ReturnType<VmService['status']>['leftOff'];
   stats: ReturnType<VmService['status']>['stats'];
   countedSince: string | null;

@@ -4,11 +4,10 @@
  */
 import os from 'node:os';
 import type { Caller } from '../../bpf/calls.ts';
-import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
+import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
 import { Turns } from '../../core/turns.ts';
-import { messageWithReason } from '../../core/verifier-log.ts';
-import { kindOf, wireFailure } from '../../wire/errors.ts';
+import { wireFailure } from '../../wire/errors.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
 import { negotiate } from '../../wire/hello.ts';
@@ -29,9 +28,9 @@ import { nicPinsOf } from './kept-record.ts';
 import type { Kept, KeptOptions } from './kept.ts';
 import { VmObjects } from './objects.ts';
 import type { ObjectsOptions } from './objects.ts';
+import { audited } from './audit.ts';
 import { Budget } from './budget.ts';
 import { Watches } from './watches.ts';
-import { setOwn } from '../../core/own.ts';
 
 /** Map entries that one VM may have looked at, for all its requests and watches. */
 const ENTRIES_PER_SECOND = 20_000;
@@ -60,20 +59,7 @@ export interface ServiceOptions extends Omit<ObjectsOptions, 'packets' | 'kept'>
   onCall: (method: string, outcome: string) => void;
 }
 
-/** Methods that change something: each is a line of the audit log. */
-const AUDITED: ReadonlySet<string> = new Set([
-  'hello',
-  'load',
-  'unload',
-  'replace',
-  'link',
-  'unlink',
-  'map.set',
-  'map.delete',
-  'map.watch',
-  'nic.add',
-  'nic.del',
-]);
+type Some<Method extends keyof typeof METHODS> = Pick<Handlers<typeof METHODS>, Method>;
 
 export class VmService {
   readonly #options: ServiceOptions;
@@ -135,7 +121,15 @@ export class VmService {
       withoutDaemon: keep?.withoutDaemon,
     });
     this.#watches = new Watches(this.#objects, this.#entries, () => options.settings().quotas.watches);
-    this.methods = this.#observed(serve(METHODS, this.#handlers()));
+    this.methods = audited(serve(METHODS, this.#handlers()), {
+      ...options,
+      admit: (method) => {
+        this.#assertOpen();
+        // what a boot that is over still had in the channel must not count for the next one
+        if (this.#bootId === undefined && method !== 'hello' && method !== 'ping')
+          throw wireFailure('NO_HELLO', 'the VM was reset: hello is expected first');
+      },
+    });
   }
 
   /**
@@ -298,9 +292,18 @@ export class VmService {
   }
 
   #handlers(): Handlers<typeof METHODS> {
+    return {
+      ...this.#sessionHandlers(),
+      ...this.#reportHandlers(),
+      ...this.#objectHandlers(),
+      ...this.#linkHandlers(),
+      ...this.#mapHandlers(),
+      ...this.#nicHandlers(),
+    };
+  }
+
+  #sessionHandlers(): Some<'hello' | 'ping' | 'limits' | 'events'> {
     const { events, daemon, vm } = this.#options;
-    const objects = this.#objects;
-    const ended = (link: LinkInfo, reason: string): void => events.add({ type: 'link.ended', link, reason });
     return {
       hello: async (params, { signal, session }) => {
         const protocol = negotiate(params.protocol);
@@ -332,6 +335,40 @@ export class VmService {
         }));
         return { limits: quotas, used: this.#used(), hooks, signature };
       },
+      events: (params, { session }) => {
+        this.#feeds.get(session)?.close();
+        const { instance } = daemon;
+        const from = params.epoch !== undefined && params.epoch !== instance ? 1 : params.since;
+        const feed = new EventFeed(events, session, from ?? events.next);
+        if (!this.#feeds.has(session))
+          session.signal.addEventListener('abort', () => this.#feeds.delete(session), { once: true });
+        this.#feeds.set(session, feed);
+        return { next: events.next, ...(this.#isTolerant(session) ? { epoch: instance } : {}) };
+      },
+    };
+  }
+
+  #reportHandlers(): Some<'list' | 'stats' | 'report' | 'doctor'> {
+    const objects = this.#objects;
+    return {
+      list: () => ({ vm: this.#options.vm, arena: this.#options.arenaInfo(), ...objects.list() }),
+      stats: (_, { session }) => ({
+        hooks: objects.links.stats(),
+        ...(this.#isTolerant(session) ? { since: this.#since } : {}),
+      }),
+      report: (report) => {
+        this.#report = { ...report, at: new Date().toISOString() };
+        const watched = performance.now() - this.#watchedAtMs < WATCHED_MS;
+        return { nextMs: watched ? REPORT_MS.watched : REPORT_MS.unwatched };
+      },
+      doctor: () => ({ findings: this.#options.doctor() }),
+    };
+  }
+
+  #objectHandlers(): Some<'load' | 'unload' | 'replace'> {
+    const { events } = this.#options;
+    const objects = this.#objects;
+    return {
       load: async (params, context) => {
         await this.#elfBytes.take(params.elf.length * 0.75, context.signal);
         const result = await this.#change(context, (signal) => objects.load(params, signal));
@@ -342,7 +379,7 @@ export class VmService {
       unload: (params, context) =>
         this.#change(context, async () => {
           for (const link of await objects.unload(params.name, params.force ?? false))
-            ended(link, 'its object was unloaded');
+            events.add({ type: 'link.ended', link, reason: 'its object was unloaded' });
           events.add({ type: 'object.unloaded', object: params.name });
           return {};
         }),
@@ -353,6 +390,13 @@ export class VmService {
         events.add({ type: 'object.replaced', object: object.name, sha256: object.sha256, kept, created });
         return result;
       },
+    };
+  }
+
+  #linkHandlers(): Some<'link' | 'unlink'> {
+    const { events } = this.#options;
+    const objects = this.#objects;
+    return {
       link: async (params, context) => {
         await this.#linkChanges.take(1, context.signal);
         return await this.#change(context, async () => {
@@ -364,15 +408,17 @@ export class VmService {
       unlink: async (params, context) => {
         await this.#linkChanges.take(1, context.signal);
         return await this.#change(context, async () => {
-          ended(await objects.links.unlink(params.id), 'unlinked');
+          const link = await objects.links.unlink(params.id);
+          events.add({ type: 'link.ended', link, reason: 'unlinked' });
           return {};
         });
       },
-      list: () => ({ vm, arena: this.#options.arenaInfo(), ...objects.list() }),
-      stats: (_, { session }) => ({
-        hooks: objects.links.stats(),
-        ...(this.#isTolerant(session) ? { since: this.#since } : {}),
-      }),
+    };
+  }
+
+  #mapHandlers(): Some<'map.get' | 'map.set' | 'map.delete' | 'map.dump' | 'map.watch' | 'map.unwatch'> {
+    const objects = this.#objects;
+    return {
       'map.get': (params, { signal }) => mapGet(objects, this.#entries, params, signal),
       'map.set': (params, { signal }) => mapSet(objects, this.#entries, params, signal),
       'map.delete': (params, { signal }) => mapDelete(objects, this.#entries, params, signal),
@@ -382,16 +428,11 @@ export class VmService {
         this.#watches.remove(params.watch, session);
         return {};
       },
-      events: (params, { session }) => {
-        this.#feeds.get(session)?.close();
-        const { instance } = daemon;
-        const from = params.epoch !== undefined && params.epoch !== instance ? 1 : params.since;
-        const feed = new EventFeed(events, session, from ?? events.next);
-        if (!this.#feeds.has(session))
-          session.signal.addEventListener('abort', () => this.#feeds.delete(session), { once: true });
-        this.#feeds.set(session, feed);
-        return { next: events.next, ...(this.#isTolerant(session) ? { epoch: instance } : {}) };
-      },
+    };
+  }
+
+  #nicHandlers(): Some<'nic.add' | 'nic.del' | 'nic.list'> {
+    return {
       // not in their turn with loads: a guest may take its time
       'nic.add': (params, { signal }) => this.nics.add(params, signal),
       'nic.del': async ({ id }) => {
@@ -401,76 +442,12 @@ export class VmService {
         return result;
       },
       'nic.list': () => this.nics.list(),
-      report: (report) => {
-        this.#report = { ...report, at: new Date().toISOString() };
-        const watched = performance.now() - this.#watchedAtMs < WATCHED_MS;
-        return { nextMs: watched ? REPORT_MS.watched : REPORT_MS.unwatched };
-      },
-      doctor: () => ({ findings: this.#options.doctor() }),
     };
   }
 
   /** An older agent refuses answers with members that it does not know. */
   #isTolerant(session: RpcSession): boolean {
     return (this.#protocols.get(session) ?? 0) >= TOLERANT_PROTOCOL;
-  }
-
-  /** Counts all, logs the decisions, and turns refusals into events. */
-  #observed(methods: ServedMethods): ServedMethods {
-    const observe = async (
-      method: string,
-      call: (params: unknown, context: CallContext) => unknown,
-      params: unknown,
-      context: CallContext,
-    ): Promise<unknown> => {
-      const fields = { method, ...subjectOf(params) };
-      try {
-        this.#assertOpen();
-        // what a boot that is over still had in the channel must not count for the next one
-        if (this.#bootId === undefined && method !== 'hello' && method !== 'ping')
-          throw wireFailure('NO_HELLO', 'the VM was reset: hello is expected first');
-        const result = await call(params, context);
-        this.#options.onCall(method, 'ok');
-        if (AUDITED.has(method)) this.#options.audit.info({ ...fields, outcome: 'ok' }, 'granted');
-        return result;
-      } catch (e) {
-        const kind = kindOf(e);
-        this.#options.onCall(method, kind);
-        const rule = isHyperturtleError(e) ? e.detail['rule'] : undefined;
-        const line = { ...fields, outcome: kind, ...(rule === undefined ? {} : { rule }), why: messageOf(e) };
-        if (kind === 'INTERNAL') this.#options.audit.error({ ...line, err: e }, 'failed');
-        else if (AUDITED.has(method)) this.#options.audit.info(line, 'refused');
-        this.#tellRefusal(method, params, e);
-        throw e;
-      }
-    };
-    return Object.fromEntries(
-      Object.entries(methods).map(([name, { spec, call }]) => [
-        name,
-        { spec, call: (params: unknown, context: CallContext) => observe(name, call, params, context) },
-      ]),
-    );
-  }
-
-  #tellRefusal(method: string, params: unknown, e: unknown): void {
-    if (!isHyperturtleError(e)) return;
-    const { events } = this.#options;
-    const quota = e.detail['quota'];
-    const limit = e.detail['limit'];
-    if (typeof quota === 'string' && typeof limit === 'number')
-      return events.add({ type: 'quota.refused', quota, limit, method });
-    const object = subjectOf(params).object;
-    if ((method !== 'load' && method !== 'replace') || object === undefined) return;
-    const kind = kindOf(e);
-    if (!['REFUSED', 'VERIFIER', 'SIGNATURE', 'QUOTA'].includes(kind)) return;
-    const rule = e.detail['rule'];
-    events.add({
-      type: 'object.refused',
-      object,
-      kind,
-      ...(typeof rule === 'string' ? { rule } : {}),
-      message: messageWithReason(e).slice(0, 2048),
-    });
   }
 
   #used(): Result<'limits'>['used'] {
@@ -484,27 +461,4 @@ export class VmService {
         'the host is not attached to this VM any more: try again later',
       );
   }
-}
-
-/** What a request is about, for the log: names only, never content. */
-function subjectOf(params: unknown): { object?: string; [field: string]: unknown } {
-  if (typeof params !== 'object' || params === null) return {};
-  const given = new Map<string, unknown>(Object.entries(params));
-  const out: { object?: string; [field: string]: unknown } = {};
-  const object = given.get('object') ?? given.get('name');
-  if (typeof object === 'string') out.object = object;
-  for (const field of [
-    'program',
-    'hook',
-    'target',
-    'order',
-    'id',
-    'network',
-    'mac',
-    'map',
-    'watch',
-    'bootId',
-  ])
-    if (given.has(field)) setOwn(out, field, given.get(field));
-  return out;
 }
