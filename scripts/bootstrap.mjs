@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// `npm run demo` and `npm test` on a fresh clone: checks the machine, installs, compiles, then runs what was asked
-// for. Plain JavaScript with no dependency, as nothing is installed yet when it starts.
+// `npm run demo`, `npm test` and `npm run check` on a fresh clone: checks the machine, installs, compiles, then runs what
+// was asked for. Plain JavaScript with no dependency, as nothing is installed yet when it starts.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,11 +9,12 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
+const COMMANDS = ['demo', 'test', 'check'];
 const PROJECTS = ['unit', 'integration', 'lab'];
 const NODE_AT_LEAST = [20, 19];
 /** As hyperturtle and shells have it. */
 const INTERRUPTED = 130;
-/** Ctrl-C, while a program of ours had the terminal. */
+/** Ctrl-C, while one of our programs had the terminal. */
 let interrupted = false;
 
 class Refusal extends Error {}
@@ -267,11 +268,12 @@ function expected(e) {
 }
 
 async function main([command, ...args]) {
-  if (command !== 'demo' && command !== 'test')
-    throw new Refusal('usage: node scripts/bootstrap.mjs demo|test [arguments]');
+  if (!COMMANDS.includes(command))
+    throw new Refusal(`usage: node scripts/bootstrap.mjs ${COMMANDS.join('|')} [arguments]`);
   checkMachine();
   if (command === 'demo') checkDebian();
   await install();
+  if (command === 'check') return run(process.execPath, [path.join(ROOT, 'scripts/check.mjs'), ...args]);
   await build();
   if (command === 'test') return test(args);
   return run(process.execPath, [path.join(ROOT, 'dist/src/cli/main.js'), 'demo', ...args]);

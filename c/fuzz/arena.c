@@ -245,7 +245,7 @@ static int htf_layout(void)
 	return 0;
 }
 
-/* For good: whoever was given one of these frames may have it still, so this kernel never gets them back. */
+/* For good: anyone who was given one of these frames may have it still, so this kernel never gets them back. */
 static int htf_blocks_alloc(void)
 {
 	int i, k;

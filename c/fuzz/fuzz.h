@@ -53,6 +53,6 @@ u64 htf_bad_frame(struct htf_random *r); /* of one that is not this L1's to give
 /* npt.c */
 bool htf_npt_op(struct htf_random *r, enum htf_kind kind, struct kvm_vcpu *vcpu);
 void htf_npt_remember(struct kvm_vcpu *vcpu);	/* before the operations of an entry */
-void htf_npt_restore(struct kvm_vcpu *vcpu);	/* after L2 ran; NULL: whoever's it was */
+void htf_npt_restore(struct kvm_vcpu *vcpu);	/* after L2 ran; NULL: the one that was there before */
 
 #endif

@@ -14,7 +14,7 @@
  * and what an export that found no room has charged for its next attempt.
  *
  * Locks under which charges are made, and how: under mmap_lock for reading alone (a fault), with all that waiting means;
- * under locks of ours, of KVM's slots and with interrupts off only GFP_NOWAIT, so nothing is reclaimed, nobody is killed,
+ * under our locks, those of KVM's slots and with interrupts off only GFP_NOWAIT, so nothing is reclaimed, nobody is killed,
  * and no cgroup above its memory.high makes others wait for a lock that its task sleeps with.
  *
  * The OOM killer goes by resident pages, and those that L0 has given are in no page table of the VMM's. So they are added
@@ -53,7 +53,7 @@ static u64 htg_memcg_state = HTG_MEMCG_NONE;
 /* One call charges less than 4 GiB: 6.1 and 6.12 count bytes in 32 bits (refill_obj_stock()). */
 #define HTG_CHARGE_STEP (1ull << 18)
 
-/* The credit of an L2, in frames: a 64th of what its cgroup holds of ours, within these. */
+/* The credit of an L2, in frames: a 64th of what its cgroup holds of our frames, within these. */
 #define HTG_CREDIT_MIN 512ull
 #define HTG_CREDIT_MIN_LARGE (4 * HT_LARGE_PAGES) /* half of it, when it is topped up, is enough for a 2 MiB frame */
 #define HTG_CREDIT_MAX 8192ull
@@ -149,7 +149,7 @@ struct htg_account *htg_account_of(struct mm_struct *mm)
 	mutex_lock(&htg_accounts_lock);
 	list_for_each_entry(acc, &htg_accounts, node)
 		if (acc->objcg == objcg) {
-			refcount_inc(&acc->refs);	/* not 0: whoever makes it so holds our lock */
+			refcount_inc(&acc->refs);	/* not 0: anyone who makes it so holds our lock */
 			mutex_unlock(&htg_accounts_lock);
 			obj_cgroup_put(objcg);
 			return acc;

@@ -33,7 +33,7 @@ static bool htg_large_ok(const struct kvm *kvm)
 
 /*
  * Every entry into a guest: says which registered L2 runs on this CPU from now on. Interrupts are off from
- * here until the guest runs, so that whoever answers a later interrupt has written this first. Nothing is
+ * here until the guest runs, so that anyone who answers a later interrupt has written this first. Nothing is
  * published while the vCPU is in SMM (its entries would go to roots of the other address space, which is
  * not the one whose slots we exported), runs a guest of its own, or has had tables shadowed (pages then are
  * write-protected one by one). The root goes with the number: a hypervisor beside KVM enters guests without telling us,

@@ -113,7 +113,7 @@ static struct htg_l2 *htg_l2_lock(struct kvm *kvm)
 }
 
 /*
- * After this no program acts for the L2. Lock-free; interrupts on. One that is off already waits too: whoever
+ * After this no program acts for the L2. Lock-free; interrupts on. One that is off already waits too: anyone who
  * turned it off may not have seen the end of its grace period yet.
  */
 static void htg_l2_off(struct htg_l2 *l2)
@@ -182,7 +182,7 @@ static void htg_l2_unexport(struct htg_l2 *l2)
 	spin_unlock(&l2->ranges_lock);
 	if (l2->rec)
 		l2->rec->slot_count = 0;
-	smp_mb(); /* whoever sees the bit gone sees what programs have done */
+	smp_mb(); /* anyone who sees the bit gone sees what programs have done */
 	for (i = 0; i < n; i++) {
 		clear_bit(l2->running.number, htg_file_of(files[i])->l2s);
 		htg_file_of(files[i])->exports--;
@@ -283,7 +283,7 @@ static void htg_l2_export(struct htg_l2 *l2, bool exclusive)
 	htg_l2_unexport(l2);
 	l2->left_out = l2->pages_left_out = 0;
 	l2->purse.missing = 0;
-	l2->rec->template = 0;	/* learned anew: what L1's KVM puts in a leaf may have changed with the slots */
+	l2->rec->template = 0;	/* learned again: what L1's KVM puts in a leaf may have changed with the slots */
 	/* no mapping changes from here until programs may act on what we read */
 	if (exclusive)
 		mmap_write_lock(l2->mm);

@@ -34,7 +34,7 @@ static void htg_get_info(struct htg_info *info)
 		info->index_used = htg_index_used();
 		info->large_frames = a->large_pool ? htg_large_frames : 0;
 		info->large_level = htg_large_level(a);
-		htg_large_poke(a); /* whoever waits for a full pool sees it become so */
+		htg_large_poke(a); /* anyone who waits for a full pool sees it become so */
 	}
 	mutex_unlock(&htg_lock);
 	info->memcg = htg_memcg();

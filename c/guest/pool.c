@@ -18,7 +18,7 @@
 #include <linux/workqueue.h>
 #include "guest.h"
 
-static DEFINE_SPINLOCK(htg_push_lock);	/* whoever puts a frame in; never held while one is made */
+static DEFINE_SPINLOCK(htg_push_lock);	/* anyone who puts a frame in; never held while one is made */
 static u64 htg_low, htg_high;
 static unsigned long htg_pressure_until; /* jiffies: no refill before, memory was short */
 static unsigned long htg_large_until;	/* the same for 2 MiB frames, there were none */
@@ -102,7 +102,7 @@ static u64 htg_reserve(u64 low, u64 high)
 	return min(low, high / 8);
 }
 
-/* Whoever holds htg_push_lock alone moves tail. */
+/* Anyone who holds htg_push_lock alone moves tail. */
 static bool htg_ring_push(u64 *ring_tail, u64 *slots, u64 entries, struct page *page)
 {
 	u64 tail = *ring_tail, *slot = &slots[tail & (entries - 1)];

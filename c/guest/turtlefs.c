@@ -2,7 +2,7 @@
 /*
  * turtlefs: a file system whose files are guest RAM. A page of a file is found through one 64-bit word, in
  * the arena, so that a program in L0 can give the page a frame, or find the frame it has, without L1
- * running. The word is the truth: whoever needs the page first sets it with compare-and-exchange.
+ * running. The word is the truth: the one that needs the page first sets it with compare-and-exchange.
  *
  * Lock order: inode lock, htg_lock, mmap_lock, htg_file.sem, page lock. Programs in L0 take no lock: what
  * excludes them is an L2 turned off, or a cleared word, each followed by a grace period.
@@ -321,7 +321,7 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 	page = htg_page_get(f, vmf->pgoff, vmf->vma->vm_mm, true);
 	if (IS_ERR(page))
 		return PTR_ERR(page) == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
-	/* locked until it is mapped: whoever clears the word now waits for this lock before it unmaps */
+	/* locked until it is mapped: anyone who clears the word now waits for this lock before it unmaps */
 	vmf->page = page;
 	return VM_FAULT_LOCKED;
 }
@@ -349,7 +349,7 @@ static void htg_close(struct htg_file *f, unsigned long first, unsigned long las
 	for (g = first / HTG_GRANULE; g <= (last - 1) / HTG_GRANULE; g++) {
 		u64 word = xchg(&f->granules[g], HT_WORD_CLOSED);
 
-		/* whoever claimed it may not have written all words, and will not any more after the grace period */
+		/* the one that claimed it may not have written all words, and will not any more after the grace period */
 		if (word & HT_WORD_PRESENT)
 			htg_fill_large(f, g, word);
 		cond_resched();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Tells user space what it should act on: a VM whose RAM is a turtlefs file and that nobody has registered,
- * the coming and going of the arena. So the agent need not poll, and misses nothing: whoever opens a watch and
+ * the coming and going of the arena. So the agent need not poll, and misses nothing: anyone who opens a watch and
  * then looks around once knows of everything.
  */
 #include <linux/anon_inodes.h>

@@ -433,7 +433,7 @@ static int ht_svm_find(void)
 	return ht_svm_caller_size ? 0 : -ENOENT;
 }
 
-/* What is called by pointer has an ENDBR of ours: these. */
+/* What is called by pointer has our ENDBR: these. */
 static int ht_svm_cpl(struct kvm_vcpu *vcpu)
 {
 	return ht_kvm(svm_get_cpl)(vcpu);

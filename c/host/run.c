@@ -98,7 +98,7 @@ u64 ht_run_longest_ns(const struct ht_linked *l)
 
 /*
  * The overruns of a hook are its VM's and not its program's, so that linking another or the same one does not
- * begin anew. In any context but an NMI.
+ * begin again. In any context but an NMI.
  */
 static void ht_overrun(const struct ht_linked *l, u64 took)
 {

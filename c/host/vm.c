@@ -225,7 +225,7 @@ static long ht_vm_unlink(struct ht_vm *vm, u32 hook)
 }
 
 /*
- * Takes no lock that waits: whoever links or unlinks has vm->lock for a grace period, and the daemon asks for all its VMs
+ * Takes no lock that waits: anyone who links or unlinks has vm->lock for a grace period, and the daemon asks for all its VMs
  * on one thread. SRCU keeps the program that is found; while one is just being taken off, max_ns may be that of the one
  * before it. longest_ns is written under vm->lock, an aligned word at once.
  */

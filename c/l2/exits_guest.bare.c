@@ -103,7 +103,7 @@ static u32 rdmsr(u32 msr, u32 *lo, u32 *hi)
 	return faulted;
 }
 
-/* Asked twice: whoever remembers answers has to remember this one by then. */
+/* Asked twice: anyone who remembers answers has to remember this one by then. */
 static void say_cpuid(u32 leaf, u32 sub)
 {
 	u32 r[4];

@@ -15,7 +15,7 @@
  * --second   then frees everything and touches in the first pattern's order again: memory that the guest
  *            reuses, where the hypervisor should have nothing left to do.
  * --gate     before each phase prints {"gate":"before",...} and waits for a line, after it {"gate":"after",...}
- *            and waits again: whoever counts exits counts the touches and nothing else.
+ *            and waits again: anyone who counts exits counts the touches and nothing else.
  * One JSON line per phase. The program's own tables are touched before the first phase.
  */
 #define _GNU_SOURCE

@@ -3,7 +3,7 @@
  * Two small VMMs for `hyperturtle fuzz`, without devices and kernel as tiny_vmm.
  *
  *   fuzz_vmm wild STATUS PAGES SEED
- *     The nested guest of a hostile L1: touches PAGES pages in random order for ever and executes what exits. Whatever
+ *     The nested guest of a hostile L1: touches PAGES pages in random order forever and executes what exits. Whatever
  *     happens to it, it is set up again. Memory slots are added, moved, logged and deleted meanwhile (SIGUSR2: no more;
  *     SIGUSR1: again). STATUS is a file with one JSON line of counters, about every second.
  *

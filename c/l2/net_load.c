@@ -11,7 +11,7 @@
  * tcp    BYTES over one connection: `up` is over when the peer has said that it has them all.
  * --warm that many round trips first, which count nowhere: addresses resolved, processes in memory.
  * --gate prints {"gate":"before"} and waits for a line, after what is measured {"gate":"after"} and waits again, so that
- *        whoever counts exits counts the packets and nothing else.
+ *        anyone who counts exits counts the packets and nothing else.
  * One JSON line; times in ns, each round trip's own in the order of their answers.
  */
 #define _GNU_SOURCE

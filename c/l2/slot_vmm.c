@@ -441,7 +441,7 @@ int main(int argc, char **argv)
 			;
 		bad += run_step(argv[i], &wanted);
 	}
-	/* whoever looks at the VM still can */
+	/* anyone who looks at the VM still can */
 	while (sigwait(&wanted, &got))
 		;
 	return bad != 0;

@@ -125,7 +125,7 @@ asm(".pushsection .rodata\n"
     "	leaq (%r14,%rdx), %r8\n"	/* our word for it */
     "	leaq (%r9,%rdx), %r11\n"	/* anybody's, without the role */
     "	movl $512, %ecx\n"
-    "	xorl %ebp, %ebp\n"		/* bit 0: a wrong word, bit 1: one of ours */
+    "	xorl %ebp, %ebp\n"		/* bit 0: a wrong word, bit 1: one of our words */
     "2:	movq (%rbx), %rax\n"
     "	testq %rax, %rax\n"
     "	jz 4f\n"

@@ -20,7 +20,7 @@ export const CLI = '/payload/bin/hyperturtle';
 
 /** What benchmarks need of either way to accelerate: by hand (below), or by daemon and agent (managed.ts). */
 export interface Accelerated {
-  /** Vanilla is measured with no program linked: nothing of ours runs in its faults. */
+  /** Vanilla is measured with no program linked: nothing of HyperTurtle runs in its faults. */
   setLinked(linked: boolean, signal?: AbortSignal): Promise<void>;
   hookCounts(signal?: AbortSignal): Promise<HookCounts>;
   /** Who registers nested guests on turtlefs. */

@@ -18,8 +18,8 @@ import type { ManagedVmSpec } from './managed.ts';
 import { Tenant } from './tenant.ts';
 import type { Checked } from './tenant.ts';
 
-export const VICTIMS = ['daemon', 'agent', 'qemu'] as const;
-export type Victim = (typeof VICTIMS)[number];
+const VICTIMS = ['daemon', 'agent', 'qemu'] as const;
+type Victim = (typeof VICTIMS)[number];
 
 export interface ChaosSpec {
   rounds: number;
@@ -36,11 +36,11 @@ export interface Stage {
   host: ManagedHost;
   vms: readonly ManagedVmSpec[];
   first: ManagedGuest;
-  /** It is another one after its QEMU was killed; whoever has the stage ends it. */
+  /** It is another one after its QEMU was killed; anyone who has the stage ends it. */
   second: Tenant;
 }
 
-export interface ChaosRound {
+interface ChaosRound {
   victim: Victim;
   /** After the beginning of the L2's check. */
   atMs: number;
@@ -62,7 +62,7 @@ export interface ChaosReport {
   leftAttached: string[];
   kernelTroubles: string[];
   durationSeconds: number;
-  /** Empty: all is well. */
+  /** Empty: nothing is wrong. */
   problems: string[];
 }
 

@@ -24,7 +24,7 @@ export interface ChurnReport extends ChurnResult {
   leftInL0: { qemu: number; attach: number };
   kernelTroubles: string[];
   durationSeconds: number;
-  /** Empty: all is well. */
+  /** Empty: nothing is wrong. */
   problems: string[];
 }
 

@@ -38,9 +38,9 @@ export class Port {
     return port;
   }
 
-  /** The daemon's connection; with `anew` it is cut, and the next one awaited. Throws HT_TIMEOUT. */
-  connection(options: { anew: boolean }, signal?: AbortSignal): Promise<net.Socket> {
-    if (options.anew) {
+  /** The daemon's connection; with `fresh` it is cut, and the next one awaited. Throws HT_TIMEOUT. */
+  connection(options: { fresh: boolean }, signal?: AbortSignal): Promise<net.Socket> {
+    if (options.fresh) {
       this.#socket?.destroy();
       this.#socket = undefined;
     }
@@ -53,7 +53,7 @@ export class Port {
 
   /** A session over a fresh connection. */
   async session(signal?: AbortSignal): Promise<RpcPeer<typeof METHODS>> {
-    const peer = new RpcPeer(await this.connection({ anew: true }, signal), { calls: METHODS });
+    const peer = new RpcPeer(await this.connection({ fresh: true }, signal), { calls: METHODS });
     await hello(
       peer,
       { agent: { version: 'bench', kernel: 'none' }, bootId: this.#bootId },

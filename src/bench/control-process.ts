@@ -78,7 +78,7 @@ async function requests(port: Port, seconds: number, window: number): Promise<Fr
 
 /** Lines that are no messages, as many as the socket takes; what comes back is counted and thrown away. */
 async function garbage(port: Port, seconds: number): Promise<FromProcess> {
-  const socket: net.Socket = await port.connection({ anew: true });
+  const socket: net.Socket = await port.connection({ fresh: true });
   const counter = new PerSecond(seconds);
   socket.on('data', (chunk: Buffer) =>
     counter.count(chunk.toString('latin1').split('PARSE_ERROR').length - 1),

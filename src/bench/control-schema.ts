@@ -7,7 +7,7 @@ const number = z.number().nonnegative();
 
 /** What one VM does while the other one is measured. */
 export const LOADS = ['quiet', 'requests', 'garbage'] as const;
-export const loadSchema = z.enum(LOADS);
+const loadSchema = z.enum(LOADS);
 /**
  * `quiet`: nothing. `requests`: as many valid requests as the daemon takes. `garbage`: lines that are no messages,
  * as fast as its socket takes them.
@@ -17,10 +17,10 @@ export type Load = z.infer<typeof loadSchema>;
 /** Methods whose round trip is measured, one request after the other. */
 export const ROUND_TRIPS = ['ping', 'stats', 'list'] as const;
 /** In microseconds, in order. */
-export const roundTripsSchema = z.record(z.enum(ROUND_TRIPS), z.array(number));
+const roundTripsSchema = z.record(z.enum(ROUND_TRIPS), z.array(number));
 export type RoundTrips = z.infer<typeof roundTripsSchema>;
 
-export const memorySchema = z.object({
+const memorySchema = z.object({
   when: z.string(),
   /** Resident memory of the daemon's process, in KiB, and what of it is its own (not shared with others). */
   rssKib: count,
@@ -31,7 +31,7 @@ export const memorySchema = z.object({
 });
 export type MemorySample = z.infer<typeof memorySchema>;
 
-export const phaseSchema = z.object({
+const phaseSchema = z.object({
   round: count,
   load: loadSchema,
   seconds: z.number().positive(),
@@ -46,7 +46,7 @@ export const phaseSchema = z.object({
 });
 export type PhaseSample = z.infer<typeof phaseSchema>;
 
-export const changeSchema = z.object({
+const changeSchema = z.object({
   /** `apart`: after a pause in which the next loading process gets ready; `next`: right after the one before. */
   pace: z.enum(['apart', 'next']),
   loadMs: number,
@@ -88,7 +88,6 @@ export const agentResultSchema = z.object({
   roundTripsUs: roundTripsSchema,
   changes: z.array(changeSchema),
 });
-export type AgentResult = z.infer<typeof agentResultSchema>;
 
 export const controlResultSchema = z.object({
   schema: z.literal(RESULT_SCHEMA_VERSION),
@@ -127,13 +126,12 @@ export const controlResultSchema = z.object({
 export type ControlResult = z.infer<typeof controlResultSchema>;
 
 /** `hyperturtle bench control --lab`. */
-export const controlLabResultSchema = z.object({
-  schema: z.literal(RESULT_SCHEMA_VERSION),
-  benchmark: z.literal('control-lab'),
-  environment: environmentSchema,
-  parameters: z.object({ roundTrips: count, changes: count, commands: count, objectBytes: count }),
-  client: agentResultSchema,
+export interface ControlLabResult {
+  schema: typeof RESULT_SCHEMA_VERSION;
+  benchmark: 'control-lab';
+  environment: z.infer<typeof environmentSchema>;
+  parameters: { roundTrips: number; changes: number; commands: number; objectBytes: number };
+  client: z.infer<typeof agentResultSchema>;
   /** From the command's start to its end. */
-  loadCommandMs: z.array(number),
-});
-export type ControlLabResult = z.infer<typeof controlLabResultSchema>;
+  loadCommandMs: number[];
+}

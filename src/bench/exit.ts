@@ -36,7 +36,7 @@ export interface ExitBenchSpec {
   signal?: AbortSignal | undefined;
 }
 
-export const EXIT_VARIANTS = ['vanilla', 'accelerated', 'l1'] as const;
+const EXIT_VARIANTS = ['vanilla', 'accelerated', 'l1'] as const;
 export type ExitVariant = (typeof EXIT_VARIANTS)[number];
 
 const count = z.number().int().nonnegative();

@@ -20,7 +20,7 @@ import { TinyVmm } from './tiny-vmm.ts';
 import { L2_TICK_ARGUMENTS } from './touch.ts';
 
 export const HUGE_VARIANTS = ['vanilla', 'accelerated'] as const;
-export type HugeVariant = (typeof HUGE_VARIANTS)[number];
+type HugeVariant = (typeof HUGE_VARIANTS)[number];
 
 export interface HugeSpec {
   rounds: number;

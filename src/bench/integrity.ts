@@ -45,7 +45,7 @@ const patternSchema = z.object({
   zeroed: z.number(),
   mismatches: z.number(),
 });
-export type PatternResult = z.infer<typeof patternSchema>;
+type PatternResult = z.infer<typeof patternSchema>;
 
 export interface IntegrityReport {
   /** Pages taken away by holes while both sides used them. */

@@ -59,7 +59,7 @@ const VMX_CAUSES: Readonly<Record<number, string>> = {
   55: 'xsetbv',
 };
 
-/** Same words for both vendors, so that whoever reads them need not know which it was. */
+/** Same words for both vendors, so that anyone who reads them need not know which it was. */
 export function causeName(exitCode: number, vendor: 'amd' | 'intel'): string {
   const known = (vendor === 'amd' ? SVM_CAUSES : VMX_CAUSES)[exitCode];
   if (known !== undefined) return known;

@@ -1,5 +1,5 @@
 /**
- * KVM's selftests in L1, once without anything of ours and once with both modules loaded and npf linked: verdicts must
+ * KVM's selftests in L1, once without anything of HyperTurtle and once with both modules loaded and npf linked: verdicts must
  * be the same. L1 runs them, so that their VMs are nested guests, whose faults come to L0's hook.
  */
 import { HyperturtleError } from '../core/errors.ts';
@@ -15,9 +15,9 @@ import { IN_GUEST } from '../lab/artifacts.ts';
 import { Acceleration } from './accelerate.ts';
 
 /** `crash 11`: by signal 11. `unbuilt`: does not compile from this source. */
-export type Verdict = 'ok' | 'skip' | 'fail' | 'timeout' | `crash ${number}` | 'unbuilt';
+type Verdict = 'ok' | 'skip' | 'fail' | 'timeout' | `crash ${number}` | 'unbuilt';
 
-export interface SelftestRow {
+interface SelftestRow {
   name: string;
   without: Verdict;
   with: Verdict;
@@ -47,7 +47,7 @@ export interface SelftestSpec {
 
 /**
  * What measures rather than tests, or takes minutes or most of L1's memory under emulation: only run when asked for.
- * Linux 6.1's kvm_page_table_test stood still in an L1 of 2 GiB, without anything of ours.
+ * Linux 6.1's kvm_page_table_test stood still in an L1 of 2 GiB, without anything of HyperTurtle.
  */
 const HEAVY =
   /(_perf_test|stress_test|max_guest_memory_test|kvm_page_table_test|create_max_vcpus|demand_paging_test|hardware_disable_test)$/;
@@ -190,7 +190,7 @@ export function passScript(names: readonly string[], timeoutSeconds: number): st
 }
 
 /** Of a command that `timeout -s KILL` ended the status is the same as of one that was killed: the time tells. */
-export function verdictOf(status: number, timedOut: boolean): Verdict {
+function verdictOf(status: number, timedOut: boolean): Verdict {
   if (timedOut) return 'timeout';
   if (status === 0) return 'ok';
   if (status === SKIP_STATUS) return 'skip';

@@ -1,6 +1,6 @@
 /**
  * One L2 of a lab, from its start to its end. Its launcher runs in L1; commands go over its console port, which
- * reaches this process through L1's and L0's QEMU with no program of ours in between. While a phase is measured
+ * reaches this process through L1's and L0's QEMU with none of our programs in between. While a phase is measured
  * nothing here polls.
  */
 import { L2Shell } from '../guest/l2-shell.ts';

@@ -97,7 +97,7 @@ export class ManagedHost {
   }
 }
 
-/** A command of busybox: much sooner there than one of ours, under emulation. */
+/** A command of busybox: much sooner there than one of our commands, under emulation. */
 function metricsOf(level: Level, port: number, signal: AbortSignal | undefined): Promise<string> {
   return runScript(level, `wget -q -O - http://127.0.0.1:${port}/metrics`, { signal });
 }

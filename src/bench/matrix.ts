@@ -27,7 +27,7 @@ export const MATRIX_KERNELS = ['6.1', '6.12', '7.3'] as const;
 export const MATRIX_HOOKS = ['npf', 'large', 'exit', 'sample', 'net'] as const;
 export type MatrixHook = (typeof MATRIX_HOOKS)[number];
 export const MATRIX_VENDORS = ['amd', 'intel'] as const;
-export type MatrixVendor = (typeof MATRIX_VENDORS)[number];
+type MatrixVendor = (typeof MATRIX_VENDORS)[number];
 
 const cellSchema = z.object({
   kernel: z.string(),

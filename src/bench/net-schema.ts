@@ -18,7 +18,7 @@ export const NET_VARIANTS = [
   'rate-limiter',
   'tcptop',
 ] as const;
-export const netVariantSchema = z.enum(NET_VARIANTS);
+const netVariantSchema = z.enum(NET_VARIANTS);
 export type NetVariant = z.infer<typeof netVariantSchema>;
 
 /** Round trips one by one, round trips with several under way, and one TCP connection each way. */
@@ -27,7 +27,7 @@ export const NET_LOADS = ['round-trip', 'packets', 'tcp-up', 'tcp-down'] as cons
 export const NET_APPS = ['memcached', 'redis', 'nginx'] as const;
 export type NetApp = (typeof NET_APPS)[number];
 /** `idle`: nothing, so that what ticks cost is known. */
-export const netLoadSchema = z.enum([...NET_LOADS, ...NET_APPS, 'idle']);
+const netLoadSchema = z.enum([...NET_LOADS, ...NET_APPS, 'idle']);
 export type NetLoad = z.infer<typeof netLoadSchema>;
 
 const count = z.number().int().nonnegative();
@@ -46,7 +46,7 @@ export const loadLineSchema = z.discriminatedUnion('kind', [
 ]);
 
 /** One block: all of one load over one variant, between two readings of KVM's counters in L0. */
-export const netBlockSchema = z.object({
+const netBlockSchema = z.object({
   variant: netVariantSchema,
   load: netLoadSchema,
   round: count,
@@ -64,10 +64,10 @@ export const netBlockSchema = z.object({
 export type NetBlock = z.infer<typeof netBlockSchema>;
 
 /** Median of the turns, and the least and the greatest median of a round. */
-export const spreadSchema = z.object({ median: z.number(), least: z.number(), greatest: z.number() });
+const spreadSchema = z.object({ median: z.number(), least: z.number(), greatest: z.number() });
 export type Spread = z.infer<typeof spreadSchema>;
 
-export const netVariantSummarySchema = z.object({
+const netVariantSummarySchema = z.object({
   variant: netVariantSchema,
   roundTripAvgNs: z.number(),
   roundTripP50Ns: z.number(),
@@ -97,7 +97,7 @@ export const netVariantSummarySchema = z.object({
 });
 export type NetVariantSummary = z.infer<typeof netVariantSummarySchema>;
 
-export const netSummarySchema = z.object({
+const netSummarySchema = z.object({
   variants: z.array(netVariantSummarySchema),
   /** All exits of L1 and L2 while L2 does nothing. */
   idleExitsPerSecond: z.number(),

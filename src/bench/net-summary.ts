@@ -76,7 +76,7 @@ function bar(
 const median = (values: readonly number[]): number => percentile(values, 0.5);
 
 /** Time of one unit of a block: the median round trip, or the time of all by their number. */
-export function unitNs(b: NetBlock): number {
+function unitNs(b: NetBlock): number {
   return b.load === 'round-trip' ? median(b.ns) : b.totalNs / b.units;
 }
 

@@ -358,7 +358,7 @@ function some(v: number | undefined, f: (v: number) => number): number | undefin
 }
 
 /** Nested, accelerated, direct; without one of the first two there is nothing to compare. */
-export function whole(
+function whole(
   all: Readonly<Record<string, readonly [number | undefined, number | undefined, number | undefined]>>,
 ): Partial<Record<string, Values>> {
   return Object.fromEntries(

@@ -30,10 +30,10 @@ export interface ProfileBenchSpec {
 }
 
 /** `none`; `l0`: the hyperupcall; `perf`: the stock tool in L1; `l1`: its events, read by `bench sampler`. */
-export type Profiler = 'none' | 'l0' | 'perf' | 'l1';
+type Profiler = 'none' | 'l0' | 'perf' | 'l1';
 export const PROFILERS = ['l0', 'perf', 'l1'] as const;
 
-export interface ProfileSample {
+interface ProfileSample {
   profiler: Profiler;
   hz: number;
   round: number;
@@ -180,7 +180,7 @@ async function measure(m: Measuring): Promise<ProfileSample> {
   }
 }
 
-/** Processes of ours start before the measurement and end after it; meanwhile they sleep. */
+/** Our processes start before the measurement and end after it; meanwhile they sleep. */
 async function startProfiler(
   lab: Lab,
   profiler: Profiler,
@@ -227,7 +227,7 @@ async function ended(job: Job): Promise<void> {
   await job.wait({ timeoutMs: 60_000 });
 }
 
-/** A process of ours, which prints its counts when it is signalled. */
+/** Our process, which prints its counts when it is signalled. */
 function ours(job: Job, profiler: 'l0' | 'l1', signal: AbortSignal | undefined): Counting {
   let first: Seen = { samples: 0, hookNs: null };
   return {

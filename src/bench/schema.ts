@@ -9,7 +9,7 @@ export const RESULT_SCHEMA_VERSION = 1;
 
 /** In the order in which tables and plots show them. */
 export const VARIANTS = ['l1', 'l2-vanilla', 'l2-vanilla-prealloc', 'l2-group1', 'l2-default'] as const;
-export const variantSchema = z.enum(VARIANTS);
+const variantSchema = z.enum(VARIANTS);
 export type Variant = z.infer<typeof variantSchema>;
 
 /**
@@ -17,11 +17,11 @@ export type Variant = z.infer<typeof variantSchema>;
  * ascending order; `scattered` shuffles the physical pages themselves, which is what a hypervisor sees as random.
  */
 export const PATTERNS = ['seq', 'stride', 'random', 'scattered'] as const;
-export const patternSchema = z.enum(PATTERNS);
+const patternSchema = z.enum(PATTERNS);
 export type Pattern = z.infer<typeof patternSchema>;
 
 export const BOOT_VARIANTS = ['not-nested', 'vanilla', 'accelerated'] as const;
-export const bootVariantSchema = z.enum(BOOT_VARIANTS);
+const bootVariantSchema = z.enum(BOOT_VARIANTS);
 export type BootVariant = z.infer<typeof bootVariantSchema>;
 
 const count = z.number().int().nonnegative();
@@ -59,7 +59,7 @@ export const countersSchema = z.object({
 });
 export type Counters = z.infer<typeof countersSchema>;
 
-export const touchSampleSchema = z.object({
+const touchSampleSchema = z.object({
   variant: variantSchema,
   round: count,
   touch: touchSchema,
@@ -72,7 +72,7 @@ export const touchSampleSchema = z.object({
 });
 export type TouchSample = z.infer<typeof touchSampleSchema>;
 
-export const bootSampleSchema = z.object({
+const bootSampleSchema = z.object({
   variant: bootVariantSchema,
   round: count,
   /** From the VMM's `cont` to the first line of the guest's /init. */
@@ -101,7 +101,7 @@ export const environmentSchema = z.object({
 });
 export type Environment = z.infer<typeof environmentSchema>;
 
-export const parametersSchema = z.object({
+const parametersSchema = z.object({
   touchMib: count,
   rounds: count,
   variants: z.array(variantSchema),
@@ -114,7 +114,6 @@ export const parametersSchema = z.object({
   l2Machine: z.string(),
   l2KernelArguments: z.string(),
 });
-export type Parameters = z.infer<typeof parametersSchema>;
 
 /** Each number is defined where it is computed, in summary.ts. Absent when the run did not measure it. */
 export const summarySchema = z.object({

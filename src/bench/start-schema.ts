@@ -4,13 +4,13 @@ import { countersSchema, environmentSchema } from './schema.ts';
 import { recordOf } from '../core/record.ts';
 
 export const START_VARIANTS = ['vanilla', 'accelerated'] as const;
-export const startVariantSchema = z.enum(START_VARIANTS);
+const startVariantSchema = z.enum(START_VARIANTS);
 export type StartVariant = z.infer<typeof startVariantSchema>;
 
 const count = z.number().int().nonnegative();
 const ms = z.number().nonnegative();
 
-export const startSampleSchema = z.object({
+const startSampleSchema = z.object({
   image: z.string(),
   variant: startVariantSchema,
   round: count,
@@ -32,7 +32,7 @@ export const startSampleSchema = z.object({
 });
 export type StartSample = z.infer<typeof startSampleSchema>;
 
-export const startSummarySchema = z.object({
+const startSummarySchema = z.object({
   /** By image: part by which the time to the first answer, and to the open port, is shorter. */
   answered: recordOf(z.string(), z.number()),
   open: recordOf(z.string(), z.number()),

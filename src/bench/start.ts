@@ -1,7 +1,7 @@
 /**
  * Time from the start of a nested guest to the open port and the first right answer of its service, image by image,
  * with stock hypervisors and with the hyperupcall, taking turns. The guests are started by `hyperturtle run`, as users
- * start them; each step comes over a console port that reaches this process without a program of ours in between, so
+ * start them; each step comes over a console port that reaches this process without any of our programs in between, so
  * nothing polls while it is measured.
  */
 import { z } from 'zod';

@@ -27,7 +27,7 @@ export interface ReservedMemory {
 }
 
 /** Memory of L2 that is not for touching: its kernel, initramfs and a shell. */
-export const L2_OWN_MIB = 96;
+const L2_OWN_MIB = 96;
 /** The end of memory: firmware works there, and the initramfs is there. */
 const END_MIB = 24;
 /** Patterns that touch anonymous memory, each its own. */

@@ -27,7 +27,7 @@ export const BTF_KIND = {
   ENUM64: 19,
 } as const;
 
-export interface BtfMember {
+interface BtfMember {
   name: string;
   type: number;
   /** Of a variable in a DATASEC, in bytes; else 0. */
@@ -219,7 +219,7 @@ function extraBytes(kind: number, vlen: number): number {
   }
 }
 
-export interface FunctionRecord {
+interface FunctionRecord {
   section: string;
   /** Byte offset in its section. */
   offset: number;

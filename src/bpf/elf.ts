@@ -40,7 +40,6 @@ export interface Elf {
 export const SHT_PROGBITS = 1;
 export const SHT_SYMTAB = 2;
 export const SHT_STRTAB = 3;
-export const SHT_RELA = 4;
 export const SHT_NOBITS = 8;
 export const SHT_REL = 9;
 export const SHT_LLVM_ADDRSIG = 0x6fff_4c03;

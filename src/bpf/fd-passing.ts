@@ -54,7 +54,7 @@ const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const MSG_CTRUNC = 8;
 const CMSG_HEADER = 16;
-export const MAX_PASSED_FDS = 32;
+const MAX_PASSED_FDS = 32;
 
 /** Two ends of a channel for descriptors; close-on-exec, so name one in `stdio` of a child. */
 export function fdChannel(what: string): [OwnedFd, OwnedFd] {

@@ -1,5 +1,5 @@
 /**
- * One owner for every file descriptor that comes from the kernel by other ways than Node's: whoever holds the
+ * One owner for every file descriptor that comes from the kernel by other ways than Node's: the one that holds the
  * OwnedFd closes it. `openFds` tells what is still open, so that a test can show what leaked.
  */
 import { closeSync } from 'node:fs';

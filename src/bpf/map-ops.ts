@@ -1,4 +1,4 @@
-/** Reading and writing any map through its descriptor, whoever created it. */
+/** Reading and writing any map through its descriptor, no matter who created it. */
 import { readFileSync } from 'node:fs';
 import { HyperturtleError } from '../core/errors.ts';
 import { BPF_MAP_INFO, PER_CPU_MAP_TYPES, mapTypeName } from '../kernel/bpf.ts';

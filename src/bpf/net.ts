@@ -150,7 +150,7 @@ export async function linkPlace(
   return { programId: prog_id, ifindex };
 }
 
-/** Ends what a link does at once, whoever else holds it (Linux 5.9). Fine when its device has gone. */
+/** Ends what a link does at once, no matter who else holds it (Linux 5.9). Fine when its device has gone. */
 export async function detachLink(call: Caller, file: OwnedFd): Promise<void> {
   const errno = failureIn(await call(libbpf.link_detach, file.fd));
   if (errno !== 0 && !['ENOENT', 'ENODEV', 'ENOLINK'].includes(errnoName(errno)))

@@ -14,9 +14,6 @@ export interface TestRun {
   nanoseconds: number;
 }
 
-/** Least frame that the kernel takes for all hooks: one byte behind the Ethernet header. */
-export const TEST_FRAME_MIN = 15;
-
 /** Runs it `repeat` times on the frame. `context` is a struct __sk_buff (tc only). Throws HT_KERNEL. */
 export function runProgram(fd: number, frame: Uint8Array, repeat = 1, context?: Uint8Array): TestRun {
   const memory = koffi.alloc('uint8_t', frame.length + (context?.length ?? 0)) as bigint;

@@ -40,7 +40,7 @@ export function registerAgent(program: Command, guest: Command, version: string)
       'after',
       `
 Connects to the host and stays connected; loads and links there what the configuration and earlier
-commands want, registers nested guests whose RAM is on turtlefs. SIGHUP reads the configuration anew.
+commands want, registers nested guests whose RAM is on turtlefs. SIGHUP reads the configuration again.
 All of it can be restarted in any order: the agent, the host's daemon, the machine, the kernel module
 ('hyperturtle guest release' lets go of that one first).
 
@@ -71,7 +71,7 @@ All of it counts since the time in the last column: that of the registration, wh
     .description('what is wanted in the host: of the configuration file, and of commands')
     .action(desired);
   l1Options(guest.command('reload'))
-    .description('read the configuration file anew, compare with the host, mend')
+    .description('read the configuration file again, compare with the host, fix what differs')
     .action(reload);
   l1Options(guest.command('forget'))
     .description('forget what commands loaded and unloaded: the configuration file alone counts')

@@ -69,7 +69,7 @@ async function measure(o: MatrixOptions): Promise<void> {
     return kept;
   };
   const { signal, dispose } = lifecycle.abortOnSignals();
-  keep([]); // a file that is none of ours is said before hours of work
+  keep([]); // a file that is not ours is said before hours of work
   const inDocument = (file: string, kept: readonly MatrixCell[]): string =>
     report.withMatrix(readInput(file, 'give the document').toString('utf8'), kept);
   if (o.doc !== undefined) inDocument(o.doc, []);

@@ -1,4 +1,4 @@
-/** `hyperturtle doctor`: what is needed at both levels, what is missing, and how to mend it. */
+/** `hyperturtle doctor`: what is needed at both levels, what is missing, and how to fix it. */
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { ADMIN_SOCKET, AGENT_PORT, AGENT_SOCKET } from '../core/default-paths.ts';
@@ -16,7 +16,7 @@ type Located = Finding & { where: 'L0' | 'L1' };
 
 export function registerDoctor(program: Command): void {
   l1Options(program.command('doctor'))
-    .description('look for what keeps this machine and its host from working together, with a mend for each')
+    .description('look for what keeps this machine and its host from working together, with a fix for each')
     .option('--port <path>', "channel to the host; default: the agent's")
     .addHelpText(
       'after',

@@ -40,7 +40,7 @@ export function registerHostDaemon(host: Command, version: string): void {
     .addHelpText(
       'after',
       `
-SIGHUP reads the configuration anew and applies what differs. After a crash it takes the arenas of running
+SIGHUP reads the configuration again and applies what differs. After a crash it takes the arenas of running
 VMs up again; their agents load again what they want.
 
 Example of ${CONFIG}:
@@ -58,10 +58,10 @@ Then start the VM with what 'hyperturtle host args build1' prints.`,
   adminOptions(host.command('status')).description('the daemon and its VMs').action(status);
   adminOptions(host.command('health')).description('exit status 0 when the daemon is healthy').action(health);
   adminOptions(host.command('reload'))
-    .description('read the configuration anew and apply what differs')
+    .description('read the configuration again and apply what differs')
     .action(reload);
   adminOptions(host.command('doctor'))
-    .description('what is wrong on this host, and the mend of each; works without the daemon')
+    .description('what is wrong on this host, and the fix of each; works without the daemon')
     .action(doctor);
   adminOptions(host.command('args').argument('<vm>'))
     .description('what to start a VM with: its arena, its port and a QMP socket for the daemon')

@@ -85,7 +85,7 @@ export function register(program: Command): Command {
 
   host
     .command('pin')
-    .description("a VM's virtual CPUs on chosen CPUs of this machine, until it ends or they are chosen anew")
+    .description("a VM's virtual CPUs on chosen CPUs of this machine, until it ends or they are chosen again")
     .requiredOption(...qmpOption)
     .requiredOption(
       '--cpus <list>',
@@ -191,7 +191,7 @@ async function serve(attachment: Attachment, signal: AbortSignal): Promise<void>
     await attachment.whenVmEnds(signal);
     printJson({ event: 'vm-ended' });
   } catch (e) {
-    // asked to end: that is how this command ends when all is well
+    // asked to end: that is how this command ends when all went right
     if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
   } finally {
     process.off('SIGURG', handle.churn);

@@ -160,7 +160,7 @@ async function hits(options: NicOptions): Promise<void> {
   print(options, result, hitsText);
 }
 
-export function hitsText({ rules, others }: FirewallHits): string {
+function hitsText({ rules, others }: FirewallHits): string {
   return columns(
     ['PACKETS', 'BYTES', 'DIRECTION', 'RULE'],
     [

@@ -149,18 +149,14 @@ async function showLimit(o: NicOptions): Promise<void> {
   );
 }
 
-export interface FlowRate extends Flow {
+interface FlowRate extends Flow {
   /** Since the look before; bytes per second. */
   outRate: number;
   inRate: number;
 }
 
 /** Busiest since the look before first; without one, most bytes in all. */
-export function flowRates(
-  before: readonly Flow[] | undefined,
-  now: readonly Flow[],
-  seconds: number,
-): FlowRate[] {
+function flowRates(before: readonly Flow[] | undefined, now: readonly Flow[], seconds: number): FlowRate[] {
   const id = (f: Flow): string =>
     [f.protocol, f.local, f.localPort, f.remote, f.remotePort, f.firstNs].join(' ');
   const known = new Map(before?.map((f) => [id(f), f]));
@@ -185,7 +181,7 @@ function short(n: number): string {
 }
 
 /** Numbers first, as addresses may be long: what a narrow screen cuts off is their end. */
-export function flowsText(
+function flowsText(
   rates: readonly FlowRate[],
   o: { perSecond: boolean; rows: number; brief?: boolean },
 ): string {

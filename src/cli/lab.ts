@@ -99,7 +99,7 @@ $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this m
       'memory of L1 (default 2048, on intel 1024)',
       integer('--l1-memory', 512, 65_536),
     )
-    .option('--fresh', 'boot, and make the snapshot of booted machines anew')
+    .option('--fresh', 'boot, and make the snapshot of booted machines again')
     .option(
       '--images <list>',
       'root file systems for nested guests, in /images of L1: `lab images` names them',

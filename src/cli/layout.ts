@@ -51,7 +51,7 @@ export function fitted(all: readonly Column[], width: number, empty: string): st
 }
 
 /** At most so many characters, with a mark where some were left out. */
-export function cutText(text: string, width: number): string {
+function cutText(text: string, width: number): string {
   return text.length <= width ? text : `${text.slice(0, Math.max(0, width - 1))}…`;
 }
 

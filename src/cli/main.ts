@@ -108,7 +108,7 @@ Examples:
   hyperturtle demo                       see it work, on emulated machines, without root
   hyperturtle load npf.bpf.o --link      in an L1: have the host answer nested page faults with it
   hyperturtle top                        what it does, live
-  hyperturtle doctor                     what is missing, and how to mend it
+  hyperturtle doctor                     what is missing, and how to fix it
 Every command has --help; most have --json. Exit statuses: docs/cli.md.`,
   );
   return program;

@@ -41,7 +41,7 @@ export function registerNic(program: Command): void {
     .addHelpText(
       'after',
       `
-Asked for again, it is the same NIC. It stays until it is removed or this machine boots anew. A VMM locks all of its
+Asked for again, it is the same NIC. It stays until it is removed or this machine boots again. A VMM locks all of its
 guest's memory for it (ulimit -l).
 
 Examples:

@@ -1,11 +1,11 @@
 /** What a profile is shown as: a file in one of the formats, or a table. */
 import type { NamedStack } from '../profile/symbolize.ts';
 import { columns } from './l1-client.ts';
-import type { Counted } from './profile-session.ts';
+import type { Counted, Taken } from './profile-session.ts';
 import { findSymbols } from './profile-symbols.ts';
 import type { SymbolOptions } from './profile-symbols.ts';
 
-export const FORMATS = ['.svg', '.html', '.folded', '.pb.gz'] as const;
+const FORMATS = ['.svg', '.html', '.folded', '.pb.gz'] as const;
 type Format = (typeof FORMATS)[number];
 
 export async function formatOf(file: string): Promise<Format> {
@@ -35,15 +35,6 @@ export interface ProfileResult {
   output: string | null;
   hottest: { name: string; module: string; samples: number }[];
   notes: string[];
-}
-
-/** What a hook did while the profile was taken. */
-export interface Taken {
-  source: string;
-  outside: number;
-  throttled: number;
-  ns: number;
-  samples: number;
 }
 
 export interface OutputOptions extends SymbolOptions {

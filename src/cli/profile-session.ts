@@ -3,7 +3,6 @@ import type { Result } from '../wire/schema.ts';
 import type { MapAccess } from '../net/maps.ts';
 import type { Stack, Totals } from '../profile/stacks.ts';
 import type { AgentClient } from './l1-client.ts';
-import type { Taken } from './profile-output.ts';
 
 /** The object's name: an L1 has one profile at a time, as the hook has one program. */
 const OBJECT = 'profile';
@@ -27,6 +26,15 @@ export interface Counted {
   totals: Totals;
   /** Where the page fault handler of each L2's kernel is, by its number. */
   entries: Map<number, bigint>;
+}
+
+/** What a hook did while the profile was taken. */
+export interface Taken {
+  source: string;
+  outside: number;
+  throttled: number;
+  ns: number;
+  samples: number;
 }
 
 type SampleStats = Result<'stats'>['hooks'][number];

@@ -281,7 +281,7 @@ async function start(
       },
     });
   } catch (e) {
-    // for whoever follows the steps and does not see this process
+    // for those who follow the steps and do not see this process
     if (events !== undefined)
       fs.writeSync(events, `${JSON.stringify({ run: r.id, event: 'error', message: messageOf(e) })}\n`);
     throw e;
@@ -291,7 +291,7 @@ async function start(
   }
 }
 
-/** A NIC of the host's, bound to vfio-pci; given back by whoever undoes the run. */
+/** A NIC of the host's, bound to vfio-pci; given back by what undoes the run. */
 async function addNic(
   id: string,
   network: string | undefined,

@@ -35,7 +35,7 @@ export function drawn(lines: readonly string[], to: { rows?: number; columns?: n
 }
 
 /** At most so many characters, with a mark where some were left out: never in the middle of a figure. */
-export function cutLine(line: string, width: number): string {
+function cutLine(line: string, width: number): string {
   const all = [...line];
   if (all.length <= width) return line;
   const kept = all.slice(0, Math.max(0, width - 1)).join('');

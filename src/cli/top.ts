@@ -118,7 +118,7 @@ interface L2Rate {
   passed: number;
 }
 
-/** Per second since the sample before; the totals when there is none, or when counters began anew. */
+/** Per second since the sample before; the totals when there is none, or when counters began again. */
 export function rates(before: TopSample | undefined, now: TopSample): { hooks: HookRate[]; l2s: L2Rate[] } {
   const seconds = before ? Math.max((now.atMs - before.atMs) / 1000, 0.001) : 1;
   const per = (was: number | undefined, is: number): number =>

@@ -1,4 +1,4 @@
-/** Reading option values, and the one-line JSON that long-running commands print for whoever started them. */
+/** Reading option values, and the one-line JSON that long-running commands print for anyone who started them. */
 import { writeJson } from '../core/output.ts';
 import { HyperturtleError } from '../core/errors.ts';
 

@@ -17,7 +17,7 @@ import { StateDir, attachmentId } from './state.ts';
 import type { AttachmentState } from './state.ts';
 
 /** A NIC that the host gave and this machine has bound. */
-export interface DirectNic {
+interface DirectNic {
   mac: string;
   mtu: number;
   pciAddress: string;

@@ -51,7 +51,7 @@ export class StateDir {
     }
   }
 
-  /** Undefined when there is none, or its content is none of ours. */
+  /** Undefined when there is none, or its content is not ours. */
   read(network: string, a: Attachment): AttachmentState | undefined {
     return this.#parse(this.#file(attachmentId(network, a)));
   }

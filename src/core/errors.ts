@@ -32,7 +32,7 @@ export const ERROR_CODES = {
   HT_IN_USE: 23,
   /** The other side is not there, or is shutting down. */
   HT_UNAVAILABLE: 24,
-  /** A helper process of ours ended without an answer. */
+  /** One of our helper processes ended without an answer. */
   HT_CRASHED: 25,
   HT_CONFIG: 26,
   HT_INTERRUPTED: 130,

@@ -211,7 +211,7 @@ export interface ReplaceOptions {
 }
 
 /**
- * Writes a file as a whole: whoever reads sees the old content or the new, also when this process is killed. Makes its
+ * Writes a file as a whole: anyone who reads sees the old content or the new, also when this process is killed. Makes its
  * directory. When it fails the old file is as it was and nothing is left beside it. Throws HT_NO_SPACE and HT_KERNEL.
  */
 export function replaceFile(file: string, content: string | Uint8Array, o: ReplaceOptions = {}): void {

@@ -1,4 +1,4 @@
-/** The log of a service: JSON lines, safe to read on a terminal whoever the words in them came from. */
+/** The log of a service: JSON lines, safe to read on a terminal no matter who the words in them came from. */
 import { pino } from 'pino';
 import type { Logger } from 'pino';
 import type { LogLevel } from './log-levels.ts';

@@ -31,7 +31,7 @@ export function metricsPage(text: () => Promise<string>): Page {
  * The same samples in the older text format: it has no line `# EOF` and no units, and a counter's HELP and TYPE carry the
  * name of its samples.
  */
-export function prometheusText(openMetrics: string): string {
+function prometheusText(openMetrics: string): string {
   const counters = new Set([...openMetrics.matchAll(/^# TYPE (\S+) counter$/gm)].map((m) => m[1] ?? ''));
   return openMetrics
     .split('\n')

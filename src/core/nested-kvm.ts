@@ -11,10 +11,10 @@ export const SHADOW_MMU_FIXED_IN = Object.entries(FIXED)
   .join(', ');
 
 /**
- * Whether a kernel has the mend: by its version as the distribution gives it (`#1 SMP ... Debian 6.1.170-3` in
+ * Whether a kernel has the fix: by its version as the distribution gives it (`#1 SMP ... Debian 6.1.170-3` in
  * `uname -v` counts before `uname -r`). Undefined: not known from the number, the distribution must say. That is so for
- * every other series, newer ones too: 6.18 was mended 38 releases after its first, and by then there were newer series
- * without the mend. It is also so for numbers of a distribution's own (`6.12.0-55.el10`), which takes mends over.
+ * every other series, newer ones too: 6.18 was fixed 38 releases after its first, and by then there were newer series
+ * without the fix. It is also so for numbers of a distribution's own (`6.12.0-55.el10`), which takes fixes over.
  */
 export function shadowMmuFixed(release: string, version = ''): boolean | undefined {
   const debian = /Debian (\d+\.\d+\.\d+)/.exec(version)?.[1];

@@ -1,6 +1,6 @@
 /**
  * Standard output and error: the only place that writes to them (ESLint, hyperturtle/output). Text is written as it can be
- * seen, whoever it came from; and what happens when it cannot be written: a reader that has gone, a full disk.
+ * seen, no matter who it came from; and what happens when it cannot be written: a reader that has gone, a full disk.
  */
 import { ERROR_CODES, errnoCode } from './errors.ts';
 import { fileError } from './files.ts';

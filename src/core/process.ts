@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { errnoCode } from './errors.ts';
 import { waitFor } from './wait.ts';
 
-/** One process for ever: a pid alone is given to another one later. */
+/** One process forever: a pid alone is given to another one later. */
 export interface ProcessId {
   pid: number;
   /** Since boot, in clock ticks; field 22 of /proc/PID/stat. */

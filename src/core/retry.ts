@@ -33,7 +33,7 @@ export class Backoff {
 
 /**
  * Resolves when something changes in the directory of `file`, or after `timeoutMs`, or when the signal aborts:
- * whoever waits looks for itself. Never throws.
+ * anyone who waits looks for itself. Never throws.
  */
 export async function changeNear(file: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;

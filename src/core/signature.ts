@@ -47,7 +47,7 @@ export function generateKeys(): KeyPair {
   };
 }
 
-export function keyIdOf(publicKey: KeyObject): string {
+function keyIdOf(publicKey: KeyObject): string {
   const spki = publicKey.export({ type: 'spki', format: 'der' });
   // the key itself is the end of the structure around it
   return createHash('sha256').update(spki.subarray(-32)).digest('hex').slice(0, 16);
@@ -88,7 +88,7 @@ export function verifierOf(keyFiles: readonly string[]): (elf: Uint8Array, signa
 }
 
 /** Throws HT_NOT_FOUND, HT_CONFIG. */
-export function readPublicKey(file: string): KeyObject {
+function readPublicKey(file: string): KeyObject {
   return readKey(file, 'public', createPublicKey);
 }
 

@@ -45,7 +45,7 @@ export class Collector {
     this.#names = names;
   }
 
-  /** With details of this VM, and of the L2 that this process of it runs. Never rejects: what is wrong stands in the state. */
+  /** With details of this VM, and of the L2 that this process of it runs. Never rejects: the state says what is wrong. */
   state(vm: string | undefined, pid?: number): Promise<State> {
     const key = `${pid ?? ''} ${vm ?? ''}`;
     const now = performance.now();

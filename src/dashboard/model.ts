@@ -14,13 +14,13 @@ export type HookRow = VmReport['stats'][number] & {
 };
 /** `totals`: of all hooks of exits. */
 export type Vm = Omit<VmReport, 'stats'> & { stats: HookRow[]; totals: Figures };
-export type Daemon = ResultOf<typeof ADMIN_METHODS, 'admin.status'>;
+type Daemon = ResultOf<typeof ADMIN_METHODS, 'admin.status'>;
 export type Finding = ResultOf<typeof ADMIN_METHODS, 'admin.doctor'>['findings'][number];
 export type VmEvent = ResultOf<typeof ADMIN_METHODS, 'admin.events'>['events'][number];
 export type L2 = NonNullable<Vm['l1']>['l2s'][number];
 
 /** As tcptop's client reads it; `local` is the nested guest's side. Spelled out here: the page knows nothing of Node. */
-export interface Flow {
+interface Flow {
   protocol: 'tcp' | 'udp';
   local: string;
   localPort: number;

@@ -44,7 +44,7 @@ export interface FuzzReport {
   problems: string[];
 }
 
-export const P99_LIMIT = 1.5;
+const P99_LIMIT = 1.5;
 
 /** Everything that should not be, in words. `atLeast`: operations that were asked for. */
 export function fuzzProblems(r: Omit<FuzzReport, 'problems'>, atLeast: number): string[] {

@@ -4,10 +4,7 @@
  * lines of an earlier L2, so every command has an id that no other has.
  */
 import { randomBytes } from 'node:crypto';
-import type net from 'node:net';
-import { HyperturtleError, errnoCode } from '../core/errors.ts';
-import { dial } from '../core/sockets.ts';
-import { withDeadline } from '../core/wait.ts';
+import { HyperturtleError } from '../core/errors.ts';
 
 export interface ReadOptions {
   timeoutMs: number;
@@ -86,73 +83,5 @@ export class L2Shell {
       `L2: ${command.slice(0, 120)}: status ${r.status}: ${r.lines.slice(-3).join(' | ').slice(-500)}`,
       { detail: { status: r.status, lines: r.lines } },
     );
-  }
-}
-
-/** Lines over a unix socket, for an L2 whose console ends in this machine. */
-export class SocketLines implements LineTransport, Disposable {
-  readonly #socket: net.Socket;
-  readonly #lines: string[] = [];
-  #partial = '';
-  #dead: Error | undefined;
-  #wake: (() => void) | undefined;
-
-  constructor(socket: net.Socket) {
-    this.#socket = socket;
-    socket.setEncoding('utf8');
-    socket.on('data', (text: string) => {
-      const parts = (this.#partial + text).split('\n');
-      this.#partial = parts.pop() ?? '';
-      this.#lines.push(...parts);
-      this.#wake?.();
-    });
-    const gone = (why: string): void => {
-      this.#dead ??= new HyperturtleError('HT_CHANNEL', `console of L2: ${why}`);
-      this.#wake?.();
-    };
-    socket.on('error', (e) => gone(e.message));
-    socket.on('close', () => gone('closed: has its VMM ended?'));
-  }
-
-  static async connect(path: string, options: ReadOptions): Promise<SocketLines> {
-    const socket = dial(path);
-    const ready = new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve);
-      socket.once('error', (e) =>
-        reject(
-          new HyperturtleError('HT_CHANNEL', `console of L2 at ${path}: ${errnoCode(e) ?? e.message}`, {
-            cause: e,
-          }),
-        ),
-      );
-    });
-    try {
-      await withDeadline(`connecting to ${path}`, ready, options.timeoutMs, options.signal);
-    } catch (e) {
-      socket.destroy();
-      throw e;
-    }
-    return new SocketLines(socket);
-  }
-
-  write(text: string): void {
-    this.#socket.write(text);
-  }
-
-  async readLine(options: ReadOptions): Promise<string> {
-    if (this.#lines.length === 0) {
-      const some = new Promise<void>((resolve) => {
-        this.#wake = resolve;
-        if (this.#dead) resolve();
-      });
-      await withDeadline('console of L2: no line', some, options.timeoutMs, options.signal);
-    }
-    const line = this.#lines.shift();
-    if (line !== undefined) return line;
-    throw this.#dead ?? new HyperturtleError('HT_CHANNEL', 'console of L2: nothing to read');
-  }
-
-  [Symbol.dispose](): void {
-    this.#socket.destroy();
   }
 }

@@ -183,7 +183,7 @@ export class L2Machine implements AsyncDisposable {
       this.#qemu.once('error', () => resolve(127));
     });
     this.#undo.add('QEMU', async () => {
-      // QEMU has no state of ours to save: its memory files vanish with it
+      // QEMU has none of our state to save: its memory files vanish with it
       this.#qemu.kill('SIGKILL');
       await withDeadline('end of QEMU', this.#ended, STOP_TIMEOUT_MS);
     });

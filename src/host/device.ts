@@ -43,9 +43,9 @@ import { hookStats } from './stats.ts';
 import type { HookStats } from './stats.ts';
 
 /** The contexts that test runs can be made with. */
-export const CONTEXTS = { npf: HT_NPF_CTX, exit: HT_EXIT_CTX } as const;
+const CONTEXTS = { npf: HT_NPF_CTX, exit: HT_EXIT_CTX } as const;
 export type RunnableHook = keyof typeof CONTEXTS;
-export type ContextOf<H extends RunnableHook> = ValueOf<(typeof CONTEXTS)[H]>;
+type ContextOf<H extends RunnableHook> = ValueOf<(typeof CONTEXTS)[H]>;
 /** Values of struct ht_npf_ctx. */
 export type NpfContext = ContextOf<'npf'>;
 
@@ -144,7 +144,7 @@ export class HostDevice implements Disposable {
     return new AttachedVm(file, call);
   }
 
-  /** Statistics of the attached VM that process `pid` runs, whoever attached it. */
+  /** Statistics of the attached VM that process `pid` runs, no matter who attached it. */
   stats(pid: number, hook: KvmHook): HookStats {
     const arg = HT_STATS.encode({ hook: HOOKS[hook], pid });
     ioctl(this.#file, HT_GET_STATS, arg, NOT_ATTACHED);

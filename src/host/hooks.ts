@@ -47,7 +47,7 @@ export interface HookSpec {
   runNs: number;
 }
 
-export interface MapTypeSpec {
+interface MapTypeSpec {
   name: string;
   number: number;
   /** Bits of map_flags that may be set. */
@@ -58,7 +58,7 @@ export interface MapTypeSpec {
  * What a helper takes in a register: a number; a map; memory of the map's key or value size; memory of the size in the
  * next register, to read or (`out`) to write all of, also when it fails; memory that another helper gave; the context.
  */
-export type HelperArgument = 'number' | 'map' | 'key' | 'value' | 'data' | 'out' | 'record' | 'context';
+type HelperArgument = 'number' | 'map' | 'key' | 'value' | 'data' | 'out' | 'record' | 'context';
 
 export interface HelperSpec {
   name: string;

@@ -1,5 +1,5 @@
 /**
- * What we make in a QEMU has an id that was never used in it before, by us or by a process of ours that died: QEMU frees
+ * What we make in a QEMU has an id that was never used in it before, by us or by one of our processes that died: QEMU frees
  * some things after it has said that they are gone, and one of them (a RAM block, softmmu/physmem.c: qemu_ram_set_idstr)
  * makes it abort when its name comes again. What a dead process left is found by the prefix of its id.
  */

@@ -31,10 +31,6 @@ export const UNITS: Readonly<Record<Role, string>> = {
   host: 'hyperturtled.service',
   guest: 'hyperturtle-agent.service',
 };
-export const MODULES: Readonly<Record<Role, string>> = {
-  host: 'hyperturtle_host',
-  guest: 'hyperturtle_guest',
-};
 const CONFIGS: Readonly<Record<Role, string>> = { host: 'host.yaml', guest: 'guest.yaml' };
 /** What the shipped units start. */
 const UNIT_COMMAND = '/usr/bin/hyperturtle';

@@ -7,7 +7,7 @@ import type { Progress } from '../core/progress.ts';
 import type { ImageAbout } from '../guest/run/about.ts';
 
 /** Kernel as the user names it: `6.1`, `6.12`, any other series that apt's lists have, or `6.1-debug` (kernel-name.ts). */
-export type KernelSeries = string;
+type KernelSeries = string;
 
 export interface PrepareOptions {
   kernel: KernelSeries;

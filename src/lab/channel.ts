@@ -16,7 +16,7 @@ export interface ChannelOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** How long a turn is kept after its last use: short, or others starve; not zero, or each request opens anew. */
+/** How long a turn is kept after its last use: short, or others starve; not zero, or each request opens again. */
 const LINGER_MS = 15;
 
 export interface Connection {
@@ -60,7 +60,7 @@ export class Channel {
     try {
       await withDeadline(`${this.what}: its turn`, before, options.timeoutMs, options.signal);
     } catch (e) {
-      // the place in the queue is given up: whoever is behind waits for those before
+      // the place in the queue is given up: anyone who is behind waits for those before
       this.#waiting--;
       void before.finally(done);
       throw e;

@@ -21,7 +21,7 @@ export interface DebRecord {
 }
 
 /**
- * Packages that others depend on but that nothing of ours runs (maintainer scripts, boot set-up of a real
+ * Packages that others depend on but that none of our programs runs (maintainer scripts, boot set-up of a real
  * machine): apt is told that they are there, so it does not fetch them.
  */
 const ASSUMED = [

@@ -126,7 +126,7 @@ export class AgentLevel implements Level {
   ): Promise<Job> {
     const logPath = options.logPath ?? `/run/job-${this.#idPrefix}-${this.#nextId++}.log`;
     const script = ['sh', '-c', 'log=$1; shift; exec "$@" >"$log" 2>&1 </dev/null', 'job', logPath, ...argv];
-    // there before the command is: whoever asks for the output at once finds none, not an error
+    // there before the command is: anyone who asks for the output at once finds none, not an error
     await this.writeFile(logPath, Buffer.alloc(0));
     const pid = await this.#start(script, options, false);
     let ended: number | undefined;

@@ -1,6 +1,6 @@
 /**
  * The stock parts of L0 and L1 as files to boot from: kernel, initramfs, and one read-only base image for both. All
- * that is in a snapshot comes from here, and nothing of ours but shell scripts is in it, so that a change of our
+ * that is in a snapshot comes from here, and nothing of HyperTurtle but shell scripts is in it, so that a change of our
  * code never costs a new snapshot. Made of packages and the host's Node; rebuilt only when one of them changes.
  */
 import { createHash } from 'node:crypto';

@@ -1,12 +1,12 @@
 /**
  * What runs as first processes in L0 and L1 (busybox sh): /init of the small initramfs, which finds the base image,
  * and the base image's own set-up. One text for both levels; `hyperturtle.level=N` on the command line tells them
- * apart. Nothing here polls for ever: a level at rest halts, or no snapshot of it could be taken.
+ * apart. Nothing here polls forever: a level at rest halts, or no snapshot of it could be taken.
  */
 import { IN_GUEST, L1_SCRIPT_FW_CFG } from './artifacts.ts';
 import type { KernelFlavor } from './kernel-name.ts';
 
-/** Loaded by /init, before any file system of ours: disks, channels, the base image. */
+/** Loaded by /init, before any of our file systems: disks, channels, the base image. */
 export const BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'virtio_console', 'erofs', 'overlay'];
 
 /** The same for the machine of an emulator without virtio: its disks are ATA, its channels serial ports. */
@@ -156,7 +156,7 @@ done
 # where the machine has no virtio, serial ports under the same names: ttyS1:NAME,ttyS2:NAME
 for p in $(echo "$serial_ports" | tr , ' '); do
   # An interrupt for each byte, and that before the port is opened the first time: with more, Bochs has a timer for what
-  # is left over, and one that is pending when the port is closed holds the interrupt line for ever. Room for 16 bytes:
+  # is left over, and one that is pending when the port is closed holds the interrupt line forever. Room for 16 bytes:
   # the echo is the flow control
   echo 1 > "/sys/class/tty/\${p%%:*}/rx_trig_bytes"
   stty -F "/dev/\${p%%:*}" 38400 raw echo -echoctl

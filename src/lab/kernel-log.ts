@@ -29,7 +29,7 @@ export function kernelTroubles(log: string): string[] {
 }
 
 /**
- * Without data races in which no function of a module of ours takes part: a kernel has many of its own that its authors
+ * Without data races in which no function of our modules takes part: a kernel has many of its own that its authors
  * know about. A report's two stacks name the module of each function.
  */
 function withoutForeignRaces(lines: readonly string[]): string[] {

@@ -22,7 +22,7 @@ const MAGIC = [
 ] as const;
 
 /** ELF kernel of a bzImage. Throws HT_UNSUPPORTED for a file that is none or is packed in another way. */
-export async function extractVmlinux(bzImage: Buffer, tools: ToolsTree): Promise<Buffer> {
+async function extractVmlinux(bzImage: Buffer, tools: ToolsTree): Promise<Buffer> {
   if (bzImage.length < 0x250 || bzImage.toString('latin1', 0x202, 0x206) !== 'HdrS')
     throw new HyperturtleError('HT_UNSUPPORTED', 'kernel image: no bzImage (HdrS not found at 0x202)');
   const setupSectors = bzImage.readUInt8(0x1f1) || 4;

@@ -45,7 +45,7 @@ export const L2_APPLETS: readonly string[] = [
 ];
 
 /** The first port of the first virtio-serial device. It must have a name. */
-export const L2_PORT = 'vport0p1';
+const L2_PORT = 'vport0p1';
 
 /**
  * Text of /init. `modules`: paths in the image, in the order of loading. The image needs /bin/busybox with the

@@ -60,7 +60,7 @@ export interface LabSpec {
   l1MemoryMib?: number;
   /** Memory kept for a second L1 (`Lab.bootSecondL1`); default none. */
   secondL1MemoryMib?: number;
-  /** Boot, and make the snapshot anew. */
+  /** Boot, and make the snapshot again. */
   fresh?: boolean;
   /** Build and mount our modules and programs; default true. */
   payload?: boolean;
@@ -211,7 +211,7 @@ export async function labAttach(name: string): Promise<Lab> {
   return new RunningLab(record);
 }
 
-/** Ends the lab `name`, whoever started it and whatever state it is in. Throws HT_NOT_FOUND. */
+/** Ends the lab `name`, no matter who started it and whatever state it is in. Throws HT_NOT_FOUND. */
 export async function endLab(name: string): Promise<void> {
   const record = await readRecord(checkLabName(name));
   if (!record)
@@ -304,7 +304,7 @@ class RunningLab implements Lab {
   }
 }
 
-/** Restores the snapshot, making it first if need be; one that cannot be restored is made anew, once. */
+/** Restores the snapshot, making it first if need be; one that cannot be restored is made again, once. */
 async function start(
   boot: BootSpec,
   record: LabRecord,

@@ -7,7 +7,7 @@ import { IN_GUEST } from './artifacts.ts';
 /** What executes the outer machine. Bochs emulates Intel's processors, TCG AMD's as far as virtualization goes. */
 export type Accelerator = 'tcg' | 'kvm' | 'bochs';
 
-export interface DiskSpec {
+interface DiskSpec {
   /** File or, inside L0, block device. Always opened read-only. */
   path: string;
   /** Also past the page cache: what is below may be replaced while the machine stands still. */
@@ -15,7 +15,7 @@ export interface DiskSpec {
 }
 
 /** How the machine's end of a channel looks to its guest. */
-export interface ChannelSpec {
+interface ChannelSpec {
   /** Name of the virtio-serial port; of a `console`, only for us. */
   name: string;
   kind: 'port' | 'console';
@@ -54,13 +54,13 @@ export interface MachineSpec {
 }
 
 /** Size of L1's window for its arena: a BAR above 4 GiB, which firmware leaves cacheable. */
-export const ARENA_WINDOW_MIB = 1024;
+const ARENA_WINDOW_MIB = 1024;
 /** Root ports of L1 for NICs that it asks for. */
 export const SPARE_PORTS = 8;
 /** Consoles of nested guests that reach the host: of the first L1's, then of the second's. */
 export const L2_CHANNELS = 5;
 /** How much more memory L0 needs than its L1 has. */
-export const L0_OWN_MEM_MIB = 1024;
+const L0_OWN_MEM_MIB = 1024;
 
 export const PORT = {
   agent: 'org.qemu.guest_agent.0',

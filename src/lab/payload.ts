@@ -1,5 +1,5 @@
 /**
- * The payload disk: all code of ours that L0, L1 and L2 run, as one erofs image. It is no part of a snapshot, so a
+ * The payload disk: all of our code that L0, L1 and L2 run, as one erofs image. It is no part of a snapshot, so a
  * changed line costs a compile and no boot. Built from the sources in use; cached by content.
  */
 import { chmod, cp, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';

@@ -34,7 +34,10 @@ import {
 import type { ToolsTree } from './tools.ts';
 import { cacheRoot, contentKey, openCache } from './xdg.ts';
 
-/** The eBPF programs alone, for what is installed: they are the same for every kernel. */
+/**
+ * The eBPF programs alone, for what is installed: they are the same for every kernel.
+ * @public scripts/build-bpf.mjs calls it
+ */
 export async function buildInstalledPrograms(options: PrepareOptions): Promise<Built> {
   const { context } = await prepareTrees(options);
   return buildPrograms({ ...context, projectRoot: await findProjectRoot() });

@@ -1,6 +1,6 @@
 /**
  * The labs of this user: one directory each with its sockets, pipes and logs, and `lab.json` once it is up.
- * Directories whose machine is gone are removed by whoever starts a lab next.
+ * Directories whose machine is gone are removed by the next start of a lab.
  */
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';

@@ -18,7 +18,7 @@ export interface CacheLockOptions {
 
 interface Holder {
   pid: number;
-  /** Boot, pid namespace and start time: together with the pid they name one process for ever. */
+  /** Boot, pid namespace and start time: together with the pid they name one process forever. */
   boot: string;
   pidNs: string;
   startTicks: string;
@@ -114,7 +114,7 @@ async function readHolder(file: string): Promise<Holder | undefined> {
     return JSON.parse(await readFile(file, 'utf8')) as Holder;
   } catch (e) {
     if (errnoCode(e) === 'ENOENT') return undefined;
-    // no lock of ours is ever half-written: garbage is nobody's
+    // none of our locks is ever half-written: garbage is nobody's
     if (e instanceof SyntaxError) return { pid: 0, boot: '', pidNs: '', startTicks: '' };
     throw e;
   }

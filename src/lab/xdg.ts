@@ -115,7 +115,7 @@ export async function cacheEntry(
   await withCacheLock(lock, options, async () => {
     if (await touch(final)) return;
     const staging = path.join(folder, `.${spec.name}-${spec.key}${suffix}.staging`);
-    // whoever left it there is gone: the lock is ours
+    // the one that left it there is gone: the lock is ours
     await rm(staging, { recursive: true, force: true });
     try {
       await make(staging);

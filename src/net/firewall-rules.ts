@@ -48,7 +48,7 @@ const List = <T extends z.ZodType>(of: T) => z.union([of, z.array(of).min(1).max
 const PortText = z.union([z.int().min(0).max(65_535), z.string().max(16)]);
 
 /** A rule as an object; each field but the action may be left out, which means any (of the direction: both). */
-export const RuleFields = z.strictObject({
+const RuleFields = z.strictObject({
   action: Action,
   direction: z.enum(['in', 'out', 'both']).optional(),
   protocol: z.union([z.int().min(0).max(255), z.string().max(16)]).optional(),

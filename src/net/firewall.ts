@@ -28,7 +28,7 @@ interface Kept {
   slots: Record<Direction, number[]>;
 }
 
-export interface Hits {
+interface Hits {
   packets: number;
   bytes: number;
 }

@@ -5,7 +5,7 @@
 import { HyperturtleError } from '../core/errors.ts';
 import type { Params, Result } from '../wire/schema.ts';
 
-export interface MapContents {
+interface MapContents {
   key: Uint8Array;
   /** One value; of a per-CPU map one for each possible CPU. */
   values: Uint8Array[];

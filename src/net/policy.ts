@@ -1,6 +1,6 @@
 /**
  * What the maps of a network program hold as long as an L1 wants it, as data: it is kept with the object, so that it is
- * in force again before the program runs on a NIC anew.
+ * in force again before the program runs on a NIC again.
  */
 import { z } from 'zod';
 import { applyFirewall, readFirewall } from './firewall.ts';

@@ -15,7 +15,7 @@ import type { Direction } from './firewall-rules.ts';
 import { entry, index, one } from './maps.ts';
 import type { MapAccess } from './maps.ts';
 
-export const RATE_MIN = { bytesPerSecond: 1000, packetsPerSecond: 1 } as const;
+const RATE_MIN = { bytesPerSecond: 1000, packetsPerSecond: 1 } as const;
 const RATE_MAX = 1e12;
 /** A bucket that is this long full when none is asked for. */
 const DEFAULT_BURST_S = 0.05;

@@ -14,6 +14,6 @@ export function folded(stacks: readonly NamedStack[]): string {
 }
 
 /** `_[k]` marks the kernel, as stackcollapse-perf.pl does. Semicolons would be frames of their own. */
-export function frameText(name: string, kernel: boolean): string {
+function frameText(name: string, kernel: boolean): string {
   return `${name.replaceAll(';', ':')}${kernel ? '_[k]' : ''}`;
 }

@@ -11,7 +11,7 @@ export interface NamedStack {
   samples: number;
 }
 
-export interface Frame {
+interface Frame {
   name: string;
   /** `kernel`, or the file. */
   module: string;

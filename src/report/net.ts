@@ -21,7 +21,7 @@ const NAMES: Readonly<Record<NetVariantSummary['variant'], string>> = {
 
 const rate = (bytes: number): string => `${number(bytes / 1e6)} MB/s`;
 
-export function netTables(r: NetResult): Table[] {
+function netTables(r: NetResult): Table[] {
   const rows = (f: (v: NetVariantSummary) => string[]): string[][] =>
     r.summary.variants.map((v) => [NAMES[v.variant], ...f(v)]);
   return [

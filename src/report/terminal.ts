@@ -5,7 +5,7 @@ import { formatTable } from './table.ts';
 import { allTables } from './tables.ts';
 
 /** Tables only, with a blank line between. */
-export function terminalTables(r: BenchResult): string {
+function terminalTables(r: BenchResult): string {
   return allTables(r).map(formatTable).join('\n\n');
 }
 

@@ -60,9 +60,9 @@ const OWN_FAILURES: ReadonlySet<string> = new Set<ErrorCode>([
   ...['HT_COMMAND_FAILED', 'HT_CRASHED', 'HT_INTEGRITY'],
 ] as ErrorCode[]);
 
-export const MAX_MESSAGE_LENGTH = 2048;
+const MAX_MESSAGE_LENGTH = 2048;
 /** Of the verifier's log, in UTF-8: its tail says what was refused. */
-export const MAX_LOG_BYTES = 16 << 10;
+const MAX_LOG_BYTES = 16 << 10;
 
 const isOwnFailure = (v: string): v is ErrorCode => OWN_FAILURES.has(v);
 

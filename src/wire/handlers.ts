@@ -29,7 +29,7 @@ export interface CallContext {
   readonly method: string;
 }
 
-export type Handler<T extends MethodTable, M extends keyof T> = (
+type Handler<T extends MethodTable, M extends keyof T> = (
   params: ParamsOf<T, M>,
   context: CallContext,
 ) => ResultOf<T, M> | Promise<ResultOf<T, M>>;

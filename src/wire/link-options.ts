@@ -27,7 +27,7 @@ export const SampleOptions = z.strictObject({
 });
 
 /** By hook; a hook that is not here takes no options. */
-export const LINK_OPTIONS = { exit: ExitOptions, sample: SampleOptions } as const;
+const LINK_OPTIONS = { exit: ExitOptions, sample: SampleOptions } as const;
 
 export const LinkOptions = z.union([ExitOptions, SampleOptions], {
   error: 'options of a hook are expected: exits, msrs, after, user (exit); hz, depth, clock (sample)',

@@ -139,4 +139,4 @@ export class Running {
   }
 }
 
-export const CANCELLED = wireError('CANCELLED', 'cancelled by its caller');
+const CANCELLED = wireError('CANCELLED', 'cancelled by its caller');

@@ -66,7 +66,7 @@ export const METHODS = {
     params: z.strictObject({
       protocol: z.strictObject({ min: Count, max: Count }),
       agent: z.strictObject(Peer),
-      /** /proc/sys/kernel/random/boot_id of L1: another one means that L1 has booted anew. */
+      /** /proc/sys/kernel/random/boot_id of L1: another one means that L1 has booted again. */
       bootId: Uuid,
       nonce: Nonce,
     }),
@@ -191,7 +191,7 @@ export const METHODS = {
       free: Count,
     }),
   },
-  /** For whoever watches the host; `nextMs`: when another one is of use. */
+  /** For anyone who watches the host; `nextMs`: when another one is of use. */
   report: { params: L1Report, result: z.strictObject({ nextMs: Count }) },
   doctor: { params: Nothing, result: z.strictObject({ findings: z.array(Finding) }) },
 } as const satisfies MethodTable;

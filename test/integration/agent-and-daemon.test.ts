@@ -2,6 +2,7 @@
  * Both halves as they are run: a real agent, a real daemon (only its kernel module is a fake), real commands, real
  * programs in this kernel, and a process that plays the L1's QEMU between them.
  */
+// cspell:ignore defalt
 import { afterAll, afterEach, beforeAll, expect, describe, test } from 'vitest';
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';

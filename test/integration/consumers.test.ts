@@ -1,4 +1,5 @@
 /** What `hyperturtle config` prints, before those who read it: containerd, libvirt's schema, a stock QEMU, CNI clients. */
+// cspell:ignore flie
 import { spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';

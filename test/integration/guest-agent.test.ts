@@ -1,4 +1,5 @@
 /** The agent and the command line as real processes, over a unix socket in the virtio port's place, against a host in this process. */
+// cspell:ignore lsit objekts
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
@@ -175,7 +176,7 @@ describe('commands', () => {
 
   test('top prints plain lines without a terminal, doctor what it finds at both levels, status what is reached', async () => {
     startAgent();
-    host.findings = [{ level: 'warn', what: 'host: something', mend: 'mend it' }];
+    host.findings = [{ level: 'warn', what: 'host: something', mend: 'repair it' }];
     await until('socket', () => existsSync(file('agent.sock')));
     await ok('load', elf('a.o'), '--link');
     const top = await ok('top', '--count', '2');
@@ -186,7 +187,7 @@ describe('commands', () => {
     };
     expect(line.rates.hooks).toHaveLength(1);
     const doctor = await run('doctor');
-    expect(doctor.stdout.toString()).toMatch(/warning host: something\n +fix: mend it/);
+    expect(doctor.stdout.toString()).toMatch(/warning host: something\n +fix: repair it/);
     expect(doctor.stdout.toString()).toContain('the host has all that is wanted: 1 objects, 1 links');
     expect(await ok('status')).toContain('1 objects, 1 links: the host has them');
   });
@@ -267,7 +268,7 @@ describe('the agent process', () => {
     expect(bad.exitCode).toBe(26);
   });
 
-  test('killed agent, killed host, both, in any order: all that is wanted is there again, with no manual step', async () => {
+  test('killed agent, killed host, both, in any order: what is wanted is in force again, with no manual step', async () => {
     let agent = startAgent();
     await until('socket', () => existsSync(file('agent.sock')));
     await ok('load', elf('a.o'), '--link');

@@ -461,7 +461,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     rmSync(path.join(h.bpffs, 'hyperturtle/one/arena'));
     await h.startDaemon();
     const vm = await h.whenVm('one', (v) => v.phase === 'attached' && v.problem !== null);
-    expect(vm.problem).toMatch(/is not the one that is offered now: start the VM anew/);
+    expect(vm.problem).toMatch(/is not the one that is offered now: start the VM again/);
     expect(vm.arena.state).toBe('offered');
     await h.whenVm('two', (v) => v.arena.state === 'plugged');
     one.close();

@@ -1,4 +1,5 @@
 /** Paths that are not what an option wants, given to the commands as they ship: one line each, and nothing is lost. */
+// cspell:ignore preciousprecious
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {

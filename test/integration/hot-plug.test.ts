@@ -1,4 +1,4 @@
-/** A VM that was started without anything of ours: the daemon plugs what it needs into a stock QEMU. */
+/** A VM that was started without anything of HyperTurtle: the daemon plugs what it needs into a stock QEMU. */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';

@@ -227,7 +227,7 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
     expect(await l1.peer.request('nic.del', { id: 'web' })).toEqual({ existed: true });
   });
 
-  it('are taken away when L1 boots anew, and gone when its QEMU is', async () => {
+  it('are taken away when L1 boots again, and gone when its QEMU is', async () => {
     l1 = await h.agent('one', BOOT_A);
     await l1.peer.request('nic.add', { id: 'web' });
     l1.close();

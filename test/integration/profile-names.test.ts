@@ -1,4 +1,5 @@
 /** Names of functions out of real object files: compiled C++, and bytes as other languages write them. */
+// cspell:ignore mycrate
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';

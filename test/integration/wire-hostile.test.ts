@@ -222,7 +222,7 @@ it('ends what a peer had begun when it closes its side in the middle of a frame'
   await other.stop();
 });
 
-it('begins a session anew after each restart in the middle of a frame', async () => {
+it('begins a session again after each restart in the middle of a frame', async () => {
   limits = { ...TENANT_LIMITS, requestsPerSecond: 0 };
   const { raw, server } = await greetedAttacker();
   const whole = JSON.stringify({ jsonrpc: '2.0', id: 3, method: 'stats', params: {} });

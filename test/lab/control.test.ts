@@ -35,7 +35,7 @@ async function reported(): Promise<VmReport['l1'] | undefined> {
 }
 
 describe('an L1 that asks its host for npf over the channel', () => {
-  it('has its nested guests registered and their faults answered in L0, whoever restarts, and leaves nothing', async () => {
+  it('has its nested guests registered and their faults answered in L0, no matter who restarts, and leaves nothing', async () => {
     const a = await ManagedAcceleration.on(lab(), { arenaMib: ARENA_MIB });
     try {
       await withRegistered(async (l2) => {

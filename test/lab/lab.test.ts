@@ -310,7 +310,7 @@ describe('a machine that does not boot', () => {
   });
 });
 
-it('a snapshot that cannot be restored is made anew, and the reason is told', async () => {
+it('a snapshot that cannot be restored is made again, and the reason is told', async () => {
   // a size that no other test uses, so that nobody else's snapshot is damaged
   const l1 = { cpus: 1, memMib: 640 };
   const artifacts = await prepareArtifacts({ kernel: TEST_KERNEL });

@@ -1,5 +1,5 @@
 /**
- * The Debian packages on a machine that has nothing of ours: a minimal Debian with systemd as its first process. A command
+ * The Debian packages on a machine that has nothing of HyperTurtle: a minimal Debian with systemd as its first process. A command
  * of its own (npm run test:packages), because making that Debian takes minutes and most of a GiB the first time.
  */
 import { execFileSync } from 'node:child_process';

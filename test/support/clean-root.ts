@@ -4,9 +4,9 @@
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { waitFor } from '../../src/core/wait.ts';
-import { makeDebianRoot, ROOT_ENV as ENV, rootDir } from './debian-root.ts';
+import { makeDebianRoot, ROOT_ENV as ENV } from './debian-root.ts';
 
 const SUITE = 'bookworm';
 /** What our packages depend on but for Node.js, a kernel's headers to build for, and what the test looks with. */
@@ -14,11 +14,6 @@ const INCLUDE = [
   ...['systemd', 'systemd-sysv', 'udev', 'kmod', 'libbpf1', 'dkms', 'gcc', 'make', 'libc6-dev', 'man-db'],
   'linux-headers-cloud-amd64',
 ];
-
-/** The directory, or why there is none. */
-export function cleanRoot(): string | undefined {
-  return existsSync(rootDir(SUITE)) ? rootDir(SUITE) : undefined;
-}
 
 export function makeCleanRoot(): string {
   return makeDebianRoot({ suite: SUITE, name: SUITE, include: INCLUDE, install: ['lintian'] });

@@ -40,7 +40,7 @@ export interface L1 {
 }
 
 /** `bpf`, `kill` ...: what the daemon's systemd unit lets it have. */
-export function unitCapabilities(): string[] {
+function unitCapabilities(): string[] {
   const unit = readFileSync(
     path.resolve(import.meta.dirname, '../../dist-files/systemd/hyperturtled.service'),
     'utf8',

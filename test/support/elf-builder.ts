@@ -24,7 +24,7 @@ export interface SymbolSpec {
   binding?: number;
 }
 
-export interface RelocationSpec {
+interface RelocationSpec {
   offset: number;
   symbol: string;
   type?: number;

@@ -37,7 +37,7 @@ export function fakeAgent(answer: (r: Request) => unknown): FakeAgent {
     for (let nl = partial.indexOf(10); nl >= 0; nl = partial.indexOf(10)) {
       const line = partial.subarray(0, nl);
       partial = partial.subarray(nl + 1);
-      // 0xff begins a message anew, whatever came before
+      // 0xff begins a message again, whatever came before
       receive(line.subarray(line.lastIndexOf(0xff) + 1).toString());
     }
   });

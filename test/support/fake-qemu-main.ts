@@ -4,6 +4,7 @@
  * virtio port, and are lost while the host side is not connected. Lines on its input: `reset` makes a RESET event.
  * A fourth argument is the file that its arena was made with on the command line.
  */
+// cspell:ignore uery
 import net from 'node:net';
 import { createInterface } from 'node:readline';
 import { fakeQmp } from './fake-qmp.ts';

@@ -44,7 +44,7 @@ export function useLab(spec: LabSpec = {}): () => Lab {
 }
 
 /** Fails with what the kernels of L0 and L1 complained about. */
-export async function expectCleanKernelLogs(lab: Lab): Promise<void> {
+async function expectCleanKernelLogs(lab: Lab): Promise<void> {
   for (const level of [lab.l0, lab.l1]) {
     // packed: it goes through a serial port in an Intel lab
     const packed = await level.exec(['sh', '-c', 'dmesg | gzip'], { timeoutMs: 60_000 });
@@ -95,7 +95,7 @@ export function processesNaming(text: string): string[] {
   });
 }
 
-/** Compiles the package as it is now, and gives the path of a compiled file: for tests that need a process of ours. */
+/** Compiles the package as it is now, and gives the path of a compiled file: for tests that need one of our processes. */
 export async function compiled(file: string): Promise<string> {
   const tsc = path.join(ROOT, 'node_modules/typescript/bin/tsc');
   await exec(process.execPath, [tsc, '-p', ROOT, '--noCheck'], { timeoutMs: 300_000 });

@@ -26,7 +26,7 @@ const quoted = (text: string): string[] => [...text.matchAll(/`([^`]+)`/g)].map(
 it('quotes doctor as it speaks', () => {
   const all = rows.flatMap(([, doctor = '']) => quoted(doctor));
   expect(all.length).toBeGreaterThan(12);
-  // names and values stand in between; 'host: ' is said in one place for all
+  // names and values are in between; 'host: ' is said in one place for all
   for (const finding of all)
     for (const part of finding
       .replace(/^host: /, '')

@@ -1,3 +1,4 @@
+// cspell:ignore abcabcabcabcz
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';

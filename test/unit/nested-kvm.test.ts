@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { SHADOW_MMU_FIXED_IN, shadowMmuFixed } from '../../src/core/nested-kvm.ts';
 
-describe('the mend of the shadow MMU', () => {
+describe('the fix of the shadow MMU', () => {
   it('is there from one release of each listed series on', () => {
     expect(SHADOW_MMU_FIXED_IN).toBe('6.1.177, 6.6.144, 6.12.95, 6.18.38');
     for (const last of ['6.1.176', '6.6.143', '6.12.94', '6.18.37', '6.18.0', '6.1.9'])
@@ -11,7 +11,7 @@ describe('the mend of the shadow MMU', () => {
       expect([first, shadowMmuFixed(first)]).toEqual([first, true]);
   });
 
-  it("is not known of another series, be it newer, nor of a distribution's own number, nor of no number", () => {
+  it("is not known of another series, newer ones too, nor of a distribution's own number, nor of no number", () => {
     for (const r of ['5.15.190', '6.2.16', '6.19.3', '7.0.1', '7.4.0', '6.12.0-55.el10', '6.18', 'x', ''])
       expect([r, shadowMmuFixed(r)]).toEqual([r, undefined]);
   });

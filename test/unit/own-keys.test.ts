@@ -20,7 +20,7 @@ beforeEach(() => (dir = mkdtempSync(path.join(os.tmpdir(), 'ht-own-'))));
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
 describe.each(NAMES)('objects, VMs, networks named %s are ordinary', (name) => {
-  it('a VM in a network of that name stands in the configuration', () => {
+  it('the configuration has a VM in a network of that name', () => {
     const text = `
 networks: {"${name}": {bridge: br0}}
 vms: {"${name}": {qmp: /q, agent: {hotplug: true}, nics: {networks: ["${name}"]}}}`;

@@ -85,7 +85,7 @@ describe('nothing of an untrusted file reaches a terminal or log raw', () => {
     expect(text).toMatch(/\\x1b|\\u001b/);
   });
 
-  it.each(['esc-program.o', 'esc-constant.o'])('check of %s: each line is one of ours', (name) => {
+  it.each(['esc-program.o', 'esc-constant.o'])('check of %s: each line is one that we wrote', (name) => {
     const verdict = checkObject(fixture(name), { policy: { cpus: 1 } });
     const text = explain(name, verdict);
     expect(ACTS.exec(text)).toBeNull();

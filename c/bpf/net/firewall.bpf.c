@@ -3,7 +3,7 @@
  * firewall: the first rule that matches decides, else the direction's default.
  *
  * Rules are changed by filling in the generation that is not in use and then writing `control.number`, one word. A program
- * goes on with the generation that it began with, which stays whole until the change after that one fills it in. Whoever
+ * goes on with the generation that it began with, which stays whole until the change after that one fills it in. Anyone who
  * does so writes `control.filled` first, and the program looks at that last: when it has come so far the packet is dropped,
  * as nobody knows what was read. So nobody ever acts on a mix, and a packet is looked at once. Before the first policy
  * everything is dropped.

@@ -79,7 +79,7 @@ static __always_inline __u64 *granule_at(void *base, struct ht_arena_header *h, 
 /*
  * There is no last-level table: the whole 2 MiB range gets a 2 MiB frame with one entry one level up, where L1 allows it
  * and nobody has given any of its pages a frame; or the one it has. The claim is one compare-and-exchange of the
- * granule's word; the words of the pages follow from it, and whoever finds one missing writes the same.
+ * granule's word; the words of the pages follow from it, and anyone who finds one missing writes the same.
  */
 static __always_inline int large(struct ht_npf_ctx *ctx, void *base, struct ht_arena_header *h, struct ht_l2 *l2,
 				 struct ht_cpu *cpu, const struct ht_slot *slot, __u64 gfn)

@@ -5,7 +5,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Read anew each time: the verifier does not know this pointer any more once it was on the stack. */
+/* Read again each time: the verifier does not know this pointer any more once it was on the stack. */
 #define CTX ((struct ht_exit_ctx *)READ(args->args[0]))
 
 SEC("raw_tp.w/hyperturtle_exit")

@@ -32,12 +32,12 @@
 /*
  * 2 MiB pages: one more word per granule (the 512 words of one page of the index), with the values of page words, and
  * SMALL. EMPTY: all 512 words are empty, and stay so until this word changes. PRESENT: the 512 pages are the 2 MiB frame;
- * whoever finds a word of them empty fills it in. CLOSED: L1 is taking pages away, nobody acts on any of them.
+ * anyone who finds a word of them empty fills it in. CLOSED: L1 is taking pages away, nobody acts on any of them.
  */
 #define HT_LARGE_PAGES 512ull
 #define HT_LARGE_ENTRIES 256   /* of the pool of 2 MiB frames */
 
-/* The pool: a ring of zeroed frames. L1 fills at tail; whoever takes frames moves head, then empties slots. */
+/* The pool: a ring of zeroed frames. L1 fills at tail; anyone who takes frames moves head, then empties slots. */
 /* A slot holds frame address | HT_WORD_PRESENT, or 0. */
 
 #define HT_MAX_CPUS 1024       /* words of the table of running L2s, by APIC id of the L1 CPU */

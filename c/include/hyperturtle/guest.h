@@ -109,7 +109,7 @@ enum htg_event_kind {
 
 /* read() from the file that WATCH returns: whole records, oldest first; EAGAIN or waits when there is none */
 struct htg_vm_event {
-	__s32 pid;             /* in the pid namespace of whoever opened the file, or 0 */
+	__s32 pid;             /* in the pid namespace of anyone who opened the file, or 0 */
 	__u32 kind;            /* enum htg_event_kind */
 	__u64 seq;             /* 1, 2, 3, ... for each file */
 };

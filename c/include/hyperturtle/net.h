@@ -13,7 +13,7 @@
 #define HT_NET_DIRECTIONS 2
 
 /*
- * Which of two generations of a configuration is in use: an even number the first, an odd one the second. Whoever changes
+ * Which of two generations of a configuration is in use: an even number the first, an odd one the second. Anyone who changes
  * it fills in the other one and then writes this. 0: there is none yet.
  */
 struct ht_generation {
@@ -22,7 +22,7 @@ struct ht_generation {
 };
 
 /*
- * The same for tables that a program reads for a while. Whoever changes them writes `filled` before anything of a
+ * The same for tables that a program reads for a while. Anyone who changes them writes `filled` before anything of a
  * generation is filled in, and `number` when all is: so `filled` is `number`, or 1 more.
  */
 struct ht_fw_control {
@@ -101,7 +101,7 @@ struct ht_fw_table {
 	struct ht_fw_rules_set destination6_set[HT_FW_BOUNDS];
 };
 
-/* The policy as it was given, for whoever wants to see it; programs do not look at it. One for each generation. */
+/* The policy as it was given, for anyone who wants to see it; programs do not look at it. One for each generation. */
 struct ht_fw_policy {
 	__u32 bytes;
 	__u32 reserved;

@@ -4,13 +4,13 @@
  * (register_ftrace_direct_multi before 6.5), prepare_direct_functions_for_ipmodify, __ftrace_hash_update_ipmodify,
  * ftrace_enable_sysctl; arch/x86/kernel/ftrace_64.S ftrace_regs_caller.
  *
- * Sharing. A function has one direct trampoline (a BPF program with fentry is one: -EBUSY, for whoever comes second), but
+ * Sharing. A function has one direct trampoline (a BPF program with fentry is one: -EBUSY, for the one that comes second), but
  * any number of tracers, and a live patch beside it. When there is only us the function calls us; else it calls ftrace, which
  * goes to our trampoline last, with the address on the stack where the function goes on, be that its body or the
  * patch. Our trampolines only ever go on there, so both orders of coming are fine: ht_hook_share() says so.
  *
  * kernel.ftrace_enabled=0 takes direct calls off as well (FTRACE_DISABLE_CALLS), and registering one overwrites the flags of
- * its ops, FTRACE_OPS_FL_PERMANENT with them. So an ops of its own on a function of ours that nobody calls has that flag:
+ * its ops, FTRACE_OPS_FL_PERMANENT with them. So an ops of its own on our own function that nobody calls has that flag:
  * while it is registered the kernel refuses the 0, and it cannot be registered while it is 0. It comes before the
  * hooks and goes after them.
  */

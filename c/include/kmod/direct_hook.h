@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Hooks on functions of KVM. The function's ftrace call goes straight to a trampoline of ours (trampoline.h), which may
+ * Hooks on functions of KVM. The function's ftrace call goes straight to our trampoline (trampoline.h), which may
  * let it go on, answer in its stead, or call it and look at what it did. Nothing is replaced: a live patch of the same
  * function may come before or after us, and its function is the one that goes on.
  */

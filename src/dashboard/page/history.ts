@@ -1,5 +1,5 @@
 /**
- * What counters did over the last looks. A series begins anew when its counter falls, which means that what it counted is another
+ * What counters did over the last looks. A series begins again when its counter falls, which means that what it counted is another
  * thing now: a new boot, another program, another daemon.
  */
 

@@ -12,7 +12,7 @@ export const ANSWERED = 'Answered in L0';
 export const THERE = 'Already there';
 export const ENTERED = 'Reached L1';
 
-export const ofVcpu = (vm: Vm): HookRow[] => vm.stats.filter((r) => r.target === undefined);
+const ofVcpu = (vm: Vm): HookRow[] => vm.stats.filter((r) => r.target === undefined);
 export function rateSection(vm: Vm, history: History, intervalS: number): HTMLElement {
   return section(
     'rates',

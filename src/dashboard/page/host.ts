@@ -131,7 +131,7 @@ function findings({ findings: all }: State): HTMLElement {
                 'div',
                 {},
                 h('p', {}, stranger(f.what, 'said')),
-                f.mend !== undefined && h('p', { class: 'mend' }, stranger(f.mend, 'said')),
+                f.mend !== undefined && h('p', { class: 'fix' }, stranger(f.mend, 'said')),
               ),
             ),
           ),

@@ -94,7 +94,7 @@ th.time { color: var(--soft); }
 .findings li { display: flex; gap: 14px; padding: 8px 0; border-bottom: 1px solid var(--rule); }
 .findings li:last-child { border-bottom: 0; }
 .findings .badge { flex: none; width: 84px; padding-top: 1px; }
-.findings .said { color: var(--ink); } .findings .mend .said { color: var(--soft); }
+.findings .said { color: var(--ink); } .findings .fix .said { color: var(--soft); }
 
 svg { display: block; }
 .spark { width: 120px; height: 26px; }

@@ -35,13 +35,13 @@ import { Uplink } from './uplink.ts';
 import type { UplinkTimes } from './uplink.ts';
 import { turtlefsMount } from './vms.ts';
 
-export type AgentLog = WireLog & { info(fields: object, message: string): void };
+type AgentLog = WireLog & { info(fields: object, message: string): void };
 
 export interface AgentOptions {
   config: AgentConfig;
   version: string;
   log: AgentLog;
-  /** Reads the configuration anew. Default: the one given stays. */
+  /** Reads the configuration again. Default: the one given stays. */
   readConfig?: () => AgentConfig;
   /** False: nothing of this machine's kernel is used. A function is for tests. */
   module?: false | (() => GuestModule);

@@ -1,4 +1,4 @@
-/** That an agent is alone with its state directory and its port: two would undo each other's work, or wait for ever. */
+/** That an agent is alone with its state directory and its port: two would undo each other's work, or wait forever. */
 import { createHash } from 'node:crypto';
 import { readFileSync, readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import type { Stats } from 'node:fs';
@@ -27,7 +27,7 @@ export async function holdState(dir: string, signal: AbortSignal): Promise<Held>
 }
 
 /**
- * Holds the port, be it there or not yet, until the process ends: by a socket in abstract space, as nothing may be written beside
+ * Holds the port, whether it is there yet or not, until the process ends: by a socket in abstract space, as nothing may be written beside
  * a device or a socket of the host's. Throws HT_BUSY when another agent has it, HT_KERNEL and HT_USAGE when it can be none.
  */
 export async function holdPort(port: string, proc = '/proc'): Promise<Held> {

@@ -15,7 +15,7 @@ import { TURTLEFS_DIR } from '../l2-spec.ts';
 import { recordOf } from '../../core/record.ts';
 
 export const DEFAULT_CONFIG_FILE = '/etc/hyperturtle/guest.yaml';
-export const DEFAULT_STATE_DIR = '/var/lib/hyperturtle';
+const DEFAULT_STATE_DIR = '/var/lib/hyperturtle';
 
 const AbsolutePath = z
   .string()
@@ -46,7 +46,7 @@ const LinkConfig = z.strictObject({
   /** What is asked of the hook: exits, msrs, hz, ... */
   options: LinkOptions.optional(),
 });
-export type LinkConfig = z.infer<typeof LinkConfig>;
+type LinkConfig = z.infer<typeof LinkConfig>;
 
 const ModuleConfig = z.strictObject({
   /** Whether programs may answer faults at all. */
@@ -59,7 +59,7 @@ const ModuleConfig = z.strictObject({
     .refine((p) => p.low <= p.high, 'low must not be above high')
     .optional(),
 });
-export type ModuleConfig = z.infer<typeof ModuleConfig>;
+type ModuleConfig = z.infer<typeof ModuleConfig>;
 
 const Settings = z.strictObject({
   /** Virtio-serial port to the host, or a unix socket. */

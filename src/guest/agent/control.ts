@@ -32,7 +32,7 @@ export interface ControlTimes {
   retryMaxMs: number;
 }
 
-export const CONTROL_TIMES: ControlTimes = { settleMs: 100, retryMinMs: 1000, retryMaxMs: 60_000 };
+const CONTROL_TIMES: ControlTimes = { settleMs: 100, retryMinMs: 1000, retryMaxMs: 60_000 };
 
 const LOAD_TIMEOUT_MS = 100_000;
 

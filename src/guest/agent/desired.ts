@@ -15,7 +15,7 @@ import { StateFile, emptyState, sha256Of } from './state-file.ts';
 import type { State, StoredLink } from './state-file.ts';
 import { own } from '../../core/own.ts';
 
-export type Origin = 'config' | 'command';
+type Origin = 'config' | 'command';
 
 export interface DesiredObject {
   name: string;
@@ -96,7 +96,7 @@ export class DesiredState {
     this.refresh();
   }
 
-  /** Reads the configuration's objects anew: their files may have been replaced. */
+  /** Reads the configuration's objects again: their files may have been replaced. */
   refresh(): void {
     this.#fromConfig = new Map();
     this.#unreadable = [];

@@ -121,7 +121,7 @@ export function hasNoAddress(resource: string): boolean {
 const OTHER_HYPERVISORS = ['vboxdrv', 'vmmon'];
 
 /** Of a list such as `0-1,3`. */
-export function numaNodes(list: string): number {
+function numaNodes(list: string): number {
   return list
     .split(',')
     .filter((part) => part !== '')
@@ -152,10 +152,10 @@ export function judge(f: Facts): Finding[] {
   ];
 }
 
-/** Whoever runs L2s of L2s in here needs it; L0's own finding is the one that matters most. */
+/** Anyone who runs L2s of L2s in here needs it; L0's own finding is the one that matters most. */
 function kernel({ kernel: k }: Facts): Finding {
   const fixed = shadowMmuFixed(k.release, k.version);
-  if (fixed === true) return ok(`kernel ${k.release} has ${SHADOW_MMU_CVE} mended`);
+  if (fixed === true) return ok(`kernel ${k.release} has ${SHADOW_MMU_CVE} fixed`);
   const what = `kernel ${k.release} ${fixed === false ? 'has' : 'may have'} ${SHADOW_MMU_CVE} (use after free in KVM's shadow MMU)`;
   return warn(
     what,

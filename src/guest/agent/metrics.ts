@@ -9,7 +9,7 @@ import type { AgentResult } from './schema.ts';
 type Status = AgentResult<'agent.status'>;
 
 /** A registry whose values are those of `status()` at the time of the question. */
-export function agentRegistry(status: () => Status): Registry {
+function agentRegistry(status: () => Status): Registry {
   const registry = new Registry();
   registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE as never);
   const registers = [registry];

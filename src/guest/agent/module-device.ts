@@ -1,6 +1,6 @@
 /**
  * What the agent needs of the guest module, as an interface: the registrar is tested without the module. The real one
- * is /dev/hyperturtle-guest. Whoever opened it closes it; the kernel module cannot be unloaded before that.
+ * is /dev/hyperturtle-guest. Anyone who opened it closes it; the kernel module cannot be unloaded before that.
  */
 import { readSync } from 'node:fs';
 import { whenReadable } from '../../bpf/poll.ts';
@@ -67,7 +67,7 @@ export function openModule(devicePath?: string): GuestModule {
         for (const registration of made) registration.close();
         throw e;
       } finally {
-        // a descriptor of ours would keep the VM alive after its VMM
+        // a descriptor held here would keep the VM alive after its VMM
         for (const vm of vms) vm.close();
       }
     },

@@ -1,6 +1,6 @@
 /**
  * The channel to the host as a stream. In an L1 it is a virtio-serial port, a character device that Node has no class
- * for: a pending fs.read would occupy a thread for ever and keep the process from ending, so the descriptor is
+ * for: a pending fs.read would occupy a thread forever and keep the process from ending, so the descriptor is
  * non-blocking and waited for in the event loop. A path that is a unix socket is connected to instead (tests, and
  * machines whose host hands the channel over in that way). The stream owns its descriptor; destroy() closes it.
  */
@@ -22,7 +22,7 @@ type PollHandle = ReturnType<typeof koffi.node.poll>;
 
 /**
  * A virtio-serial port. While nobody has the host's end open it reads as ended (read gives 0, poll gives POLLHUP), which
- * destroys the stream with HT_CHANNEL: whoever wants it connected opens it again later.
+ * destroys the stream with HT_CHANNEL: anyone who wants it connected opens it again later.
  */
 export class PortStream extends Duplex {
   readonly #file: OwnedFd;

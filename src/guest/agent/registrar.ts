@@ -1,6 +1,6 @@
 /**
  * Registers every VM whose RAM is on turtlefs with the guest module, and keeps the module's settings as configured.
- * The module tells of each new VM and of the arena's coming and going; whoever opens its watch and then looks around
+ * The module tells of each new VM and of the arena's coming and going; anyone who opens its watch and then looks around
  * once misses nothing, so nothing here polls while a module is there. Owns the module's device and all registrations.
  */
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
@@ -13,7 +13,7 @@ import type { AgentConfig } from './config.ts';
 import type { GuestModule, Registration } from './module-device.ts';
 import type { Problem } from './schema.ts';
 
-export interface RegistrarLog {
+interface RegistrarLog {
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
 }

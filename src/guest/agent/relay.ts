@@ -1,6 +1,6 @@
 /**
  * Notifications of the host, passed on to the local sessions that asked for them. Events get numbers of the agent's
- * own, which go on when the daemon is restarted and its numbers begin anew; a watch of a map gets a number of the
+ * own, which go on when the daemon is restarted and its numbers begin again; a watch of a map gets a number of the
  * agent's own and is asked for again in the host's next session, so local users notice neither.
  */
 import { randomUUID } from 'node:crypto';

@@ -5,13 +5,13 @@
 import { z } from 'zod';
 import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Count, KeyId, LinkOptions, METHODS, Name, Sha256 } from '../../wire/schema.ts';
-import type { MethodTable, ParamsOf, ResultOf } from '../../wire/schema.ts';
+import type { MethodTable, ResultOf } from '../../wire/schema.ts';
 import { omit } from './omit.ts';
 
 const Text = z.string();
 const Nothing = z.strictObject({});
 const Time = z.iso.datetime();
-/** Whether it stands in the configuration file or came by a command. */
+/** Whether it is from the configuration file or came by a command. */
 const Origin = z.enum(['config', 'command']);
 
 /** Something that is wanted and is not so. */
@@ -146,7 +146,7 @@ export const AGENT_METHODS = {
       removed: z.array(Text),
     }),
   },
-  /** What is kept for the maps of an object, and put in force again before it is linked anew. */
+  /** What is kept for the maps of an object, and put in force again before it is linked again. */
   'agent.policy': { params: z.strictObject({ object: Name }), result: PolicyState },
   /** Puts a policy in force at once and keeps it; BUSY when `revision` is given and is not the kept one's. */
   'agent.policy.set': {
@@ -160,7 +160,7 @@ export const AGENT_METHODS = {
   },
   /** Forgets what commands changed: the configuration file alone says what is wanted. */
   'agent.forget': { params: Nothing, result: Nothing },
-  /** Reads the configuration file anew, compares with the host and mends. */
+  /** Reads the configuration file again, compares with the host and fixes what differs. */
   'agent.reload': { params: Nothing, result: z.strictObject({ problems: z.array(Problem) }) },
   /** Lets go of the kernel module, so that it can be unloaded; takes it up again when it is back, or after the time. */
   'agent.release': { params: z.strictObject({ seconds: z.int().min(1).max(3600) }), result: Nothing },
@@ -172,6 +172,4 @@ export const PASSED_ON = omit(METHODS, 'hello', 'report');
 /** All that the local socket serves. */
 export const LOCAL_METHODS = { ...PASSED_ON, ...AGENT_METHODS } as const satisfies MethodTable;
 
-export type LocalMethod = keyof typeof LOCAL_METHODS;
 export type AgentResult<M extends keyof typeof AGENT_METHODS> = ResultOf<typeof AGENT_METHODS, M>;
-export type LocalParams<M extends LocalMethod> = ParamsOf<typeof LOCAL_METHODS, M>;

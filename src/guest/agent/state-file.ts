@@ -17,7 +17,7 @@ const StoredObject = z.strictObject({
   signature: Signature.optional(),
   constants: Constants.optional(),
 });
-export type StoredObject = z.output<typeof StoredObject>;
+type StoredObject = z.output<typeof StoredObject>;
 
 const StoredLink = z.strictObject({
   object: Name,

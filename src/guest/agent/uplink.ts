@@ -28,7 +28,7 @@ export interface UplinkTimes {
   pingTimeoutMs: number;
 }
 
-export const UPLINK_TIMES: UplinkTimes = {
+const UPLINK_TIMES: UplinkTimes = {
   retryMinMs: 100,
   retryMaxMs: 5000,
   helloMs: 15_000,

@@ -100,7 +100,7 @@ export function vmName(pid: number): string {
     const given = vmNameOf(args);
     if (given !== undefined) return given;
   } catch {
-    // it has gone: whoever uses the name will find out
+    // it has gone: anyone who uses the name will find out
   }
   return `pid-${pid}`;
 }

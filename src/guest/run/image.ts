@@ -8,7 +8,7 @@ import type { ImageAbout } from './about.ts';
 import type { RootFileSystem, RunRoot } from './spec.ts';
 
 /** Where names are looked up. */
-export const IMAGE_DIRS = ['/var/lib/hyperturtle/images', '/images'];
+const IMAGE_DIRS = ['/var/lib/hyperturtle/images', '/images'];
 
 export interface RunImage {
   name: string;

@@ -66,7 +66,7 @@ export function settingsScript(s: GuestSettings): string {
     .join('');
 }
 
-/** Starts the command inside of the image, with nothing of ours in its environment. */
+/** Starts the command inside of the image, with nothing of HyperTurtle in its environment. */
 export function commandScript(s: GuestSettings): string {
   const env = [
     'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',

@@ -297,7 +297,7 @@ async function attachTap(tap: string, bridge: string, signal: AbortSignal): Prom
 }
 
 /** Removes what runs left whose process and supervisor were both killed. */
-export async function sweepDeadRuns(): Promise<void> {
+async function sweepDeadRuns(): Promise<void> {
   let names: string[];
   try {
     names = readdirSync(RUN_DIR);

@@ -4,8 +4,7 @@ import { MAX_PORTS, ramObject } from '../l2-spec.ts';
 import type { RamKind } from '../l2-spec.ts';
 
 /** File systems that the guest can mount as its root, read-only. */
-export const ROOT_FILE_SYSTEMS = ['erofs', 'squashfs', 'ext4'] as const;
-export type RootFileSystem = (typeof ROOT_FILE_SYSTEMS)[number];
+export type RootFileSystem = 'erofs' | 'squashfs' | 'ext4';
 
 export interface RunRoot {
   path: string;

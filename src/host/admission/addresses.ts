@@ -36,7 +36,7 @@ import type { CheckedMap } from './verdict.ts';
 
 /**
  * Work for one program, and for all of an object: instructions walked, and what copying stacks costs beside them. A
- * real program needs some thousand; a hostile one takes a tenth of a second of whoever asks, a hostile object four.
+ * real program needs some thousand; a hostile one takes a tenth of a second of anyone who asks, a hostile object four.
  */
 const BUDGET = 200_000;
 const OBJECT_BUDGET = 4 * BUDGET;

@@ -34,7 +34,7 @@ import type { Rule } from './verdict.ts';
 const R_BPF_64_64 = 1;
 const R_BPF_64_32 = 10;
 
-export interface Relocation {
+interface Relocation {
   type: number;
   symbol: ElfSymbol;
 }
@@ -231,7 +231,7 @@ function readRelocations(code: CodeSection, c: CodeContext): Map<number, Relocat
         c.f.refuse(
           'call',
           `it calls into section '${target}'`,
-          `functions to call stand in ${TEXT}: make them static`,
+          `functions to call are in ${TEXT}: make them static`,
         );
     }
   }

@@ -224,7 +224,7 @@ function checkSymbols(elf: Elf, f: Findings): void {
       );
     if (s.section >= SHN_LORESERVE) {
       if (s.section !== SHN_ABS || s.type !== STT_FILE)
-        f.refuse('symbol', `${what} stands in no section`, REBUILD);
+        f.refuse('symbol', `${what} is in no section`, REBUILD);
       return;
     }
     if (!SYMBOL_NAME.test(s.name))

@@ -13,7 +13,7 @@ import { asLoaded, shapeProblem } from './map-shape.ts';
 import type { CheckedMap } from './verdict.ts';
 
 /** Programs share the VM's arena through the map of this name. */
-export const ARENA_MAP = 'arena';
+const ARENA_MAP = 'arena';
 const MAP_NAME = /^[A-Za-z_][A-Za-z0-9_.]{0,62}$/;
 const GLOBAL = 1;
 

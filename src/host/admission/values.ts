@@ -46,7 +46,7 @@ function same(a: Value, b: Value): boolean {
  * the pointer's kind covers both. Not so for pointers into the packet: compared with a number of the program's choice
  * they would tell where they lead.
  */
-export function join(a: Value, b: Value): Value {
+function join(a: Value, b: Value): Value {
   if (same(a, b)) return a;
   if (isInPacket(a) || isInPacket(b)) return SECRET;
   if (isNumber(a)) return isNumber(b) ? NUMBER : b;

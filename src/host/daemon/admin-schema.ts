@@ -23,7 +23,7 @@ import { recordOf } from '../../core/record.ts';
 const Nothing = z.strictObject({});
 const VmName = z.string().max(63);
 
-export const VmStatusSchema = z.strictObject({
+const VmStatusSchema = z.strictObject({
   name: VmName,
   /** `config`: from the file; `runtime`: added by command. */
   from: z.enum(['config', 'runtime']),

@@ -53,7 +53,7 @@ export function runNsOf(hook: Pick<HookSpec, 'name' | 'runNs'>, { runUs }: Pick<
   return Math.min(hook.runNs, 1000 * (runUs?.[hook.name] ?? Infinity));
 }
 
-export const SIGNATURE_POLICIES = ['none', 'optional', 'required'] as const;
+const SIGNATURE_POLICIES = ['none', 'optional', 'required'] as const;
 
 const policySchema = z.strictObject({
   /** Hooks that this VM may use; left out: all. */
@@ -129,7 +129,7 @@ const agentSchema = z.union(
   { error: 'either socket: PATH or hotplug: true expected' },
 );
 
-export const vmSchema = z.strictObject({
+const vmSchema = z.strictObject({
   qmp: socketPath,
   agent: agentSchema,
   arenaMib: z

@@ -352,7 +352,7 @@ export class HostDaemon {
     if (from === 'config')
       throw new HyperturtleError(
         'HT_USAGE',
-        `VM '${name}' stands in ${this.#options.configFile}: take it out there and reload`,
+        `VM '${name}' is in ${this.#options.configFile}: take it out there and reload`,
       );
     this.#runtime.remove(name);
     await vm.stop({ remove: true });

@@ -83,14 +83,14 @@ const on = (value: string): boolean => value === '1' || value === 'Y';
 
 function known({ kernel: { release, version } }: HostFacts): Finding {
   const fixed = shadowMmuFixed(release, version);
-  if (fixed === true) return ok(`kernel ${release} has ${SHADOW_MMU_CVE} mended`);
+  if (fixed === true) return ok(`kernel ${release} has ${SHADOW_MMU_CVE} fixed`);
   if (fixed === false)
     return fail(
       `kernel ${release} has ${SHADOW_MMU_CVE} (use after free in KVM's shadow MMU)`,
       `update the host: fixed in ${SHADOW_MMU_FIXED_IN}`,
     );
   return warn(
-    `of kernel ${release} it is not known whether ${SHADOW_MMU_CVE} is mended`,
+    `of kernel ${release} it is not known whether ${SHADOW_MMU_CVE} is fixed`,
     "see the distribution's advisory",
   );
 }
@@ -153,7 +153,7 @@ function types({ kvmTypes }: HostFacts): Finding[] {
   return kvmFindings('host', kvmTypes, 'no VM is attached').map((f) => ({ ...f, what: `host: ${f.what}` }));
 }
 
-/** Whoever else has the one direct call of a hooked function, as BPF programs do (fentry): ftrace says to whom it goes. */
+/** Anyone else who has the one direct call of a hooked function, as BPF programs do (fentry): ftrace says to whom it goes. */
 function others({ traced = [] }: HostFacts): Finding[] {
   const taken = traced.flatMap((line, i) => {
     const name = /^(\S+)(?: \[\S+\])? \(\d+\).* D\b/.exec(line)?.[1] ?? '';

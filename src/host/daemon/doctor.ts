@@ -1,4 +1,4 @@
-/** Findings of `doctor` about the VMs and networks of a host: what is well, what is not, and what to do about it. */
+/** Findings of `doctor` about the VMs and networks of a host: what is right, what is not, and what to do about it. */
 import { existsSync } from 'node:fs';
 import type { Finding } from '../../wire/schema.ts';
 import { hasVdpa } from '../nics/vdpa.ts';
@@ -91,15 +91,15 @@ export function networkFindings(networks: HostConfig['networks']): Finding[] {
 function nicFindings(vm: VmStatus): Finding[] {
   const machine = vm.nicMachine;
   if (!machine) return [];
-  const anew = `start the VM with the arguments that 'hyperturtle host args ${vm.name}' prints`;
+  const restart = `start the VM with the arguments that 'hyperturtle host args ${vm.name}' prints`;
   const found: Finding[] = [];
   if (machine.ports > 0) found.push(ok(`host: the VM has ${machine.ports} PCIe root ports for NICs`));
-  else found.push({ level: 'fail', what: 'host: the VM has no PCIe root ports for NICs', mend: anew });
+  else found.push({ level: 'fail', what: 'host: the VM has no PCIe root ports for NICs', mend: restart });
   if (!machine.iommu)
     found.push({
       level: 'warn',
       what: 'host: the VM has no IOMMU: NICs of it cannot be handed to its guests',
-      mend: anew,
+      mend: restart,
     });
   return found;
 }

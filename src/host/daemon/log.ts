@@ -2,7 +2,6 @@
  * The daemon's log: JSON lines. Each decision about what a VM asked for is one line of the child logger `audit`,
  * with the VM, the method, the outcome and why.
  */
-import { pino } from 'pino';
 import type { Logger } from 'pino';
 import { jsonLog } from '../../core/log.ts';
 import type { HostConfig } from './config.ts';
@@ -23,5 +22,3 @@ export function openLog(config: HostConfig['log']): DaemonLog {
   const { log, flush } = jsonLog(config.level, config.file);
   return { log, setLevel: (level) => (log.level = level), flush };
 }
-
-export const silentLog: Log = pino({ level: 'silent' });

@@ -43,7 +43,7 @@ import { own } from '../../core/own.ts';
 const UNPLUG_MS = 30_000;
 /** Before it a vhost-vdpa device behind an IOMMU is given no mappings (hw/virtio/vhost-vdpa.c, 7.2). */
 const VDPA_IOMMU_QEMU = 8;
-const NEW_BOOT = 'L1 has booted anew';
+const NEW_BOOT = 'L1 has booted again';
 
 export interface NicSettings {
   /** Networks of the configuration that this VM may have NICs in, by name; the first is the default. */
@@ -147,7 +147,7 @@ export class VmNics {
   }
 
   /**
-   * Whenever QEMU can be asked: takes up what an earlier daemon gave, and takes away what is not whole, be it of an
+   * Whenever QEMU can be asked: takes up what an earlier daemon gave, and takes away what is not whole, whether of an
    * earlier daemon or of an earlier connection. Never throws.
    */
   recover(): Promise<void> {

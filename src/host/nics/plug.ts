@@ -131,7 +131,7 @@ export async function qemuVersion(qmp: NicQmp): Promise<[number, number]> {
   return [Number(answer?.qemu?.major ?? 0), Number(answer?.qemu?.minor ?? 0)];
 }
 
-/** Devices of NICs of ours that QEMU has, and those of which it has the netdev alone, by QEMU's ids. */
+/** Devices of our NICs that QEMU has, and those of which it has the netdev alone, by QEMU's ids. */
 export async function pluggedNics(qmp: NicQmp): Promise<{ devices: string[]; netdevs: string[] }> {
   const answer = await qmp.execute('qom-list', { path: DEVICES }, { timeoutMs: COMMAND_MS });
   const devices = namesOf(answer).filter((name) => name.startsWith(PREFIX));

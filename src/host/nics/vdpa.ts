@@ -1,6 +1,6 @@
 /**
  * vDPA devices, the L0 end of NICs whose frames a device of the host moves by itself. Made on a management device by
- * iproute2's `vdpa`, and persistent: unlike a tap one stays until it is taken away, whoever ends. Their names tell whose
+ * iproute2's `vdpa`, and persistent: unlike a tap one stays until it is taken away, no matter who ends. Their names tell whose
  * they are, so that those which nobody remembers are found.
  */
 import { createHash } from 'node:crypto';
@@ -92,7 +92,7 @@ export async function makeVdpa(name: string, spec: VdpaSpec, places = placesNow(
   }
 }
 
-/** Fine when there is none. Whoever has it open must have let it go: the kernel waits for that. Throws HT_KERNEL. */
+/** Fine when there is none. Anyone who has it open must have let it go: the kernel waits for that. Throws HT_KERNEL. */
 export async function removeVdpa(name: string, places = placesNow()): Promise<void> {
   if (!vdpaThere(name, places)) return;
   try {

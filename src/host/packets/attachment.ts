@@ -63,7 +63,7 @@ export function linkAttachment(call: Caller, link: OwnedFd): Attachment {
   };
 }
 
-/** How many filters of ours need the qdisc that we made, by device. */
+/** How many of our filters need the qdisc that we made, by device. */
 const qdiscs = new Map<number, number>();
 
 async function filterAttachment(
@@ -93,7 +93,7 @@ async function filterAttachment(
   return ownFilter(call, ifindex, direction, release);
 }
 
-/** A filter of ours that an earlier process left. The qdisc stays when it goes: who made it is not known any more. */
+/** Our filter that an earlier process left. The qdisc stays when it goes: who made it is not known any more. */
 export function leftFilter(call: Caller, ifindex: number, direction: Direction): Attachment {
   return ownFilter(call, ifindex, direction, () => Promise.resolve());
 }

@@ -54,7 +54,7 @@ export interface ChainOptions {
   withoutDaemon?: () => WithoutDaemon;
 }
 
-/** One change at a time: whoever makes one waits for the one before. */
+/** One change at a time: anyone who makes one waits for the one before. */
 export class PacketChain {
   readonly #call: Caller;
   readonly #ifindex: number;

@@ -58,7 +58,7 @@ interface Place {
   chain: PacketChain;
 }
 
-/** One change at a time: whoever makes one waits for the one before. */
+/** One change at a time: anyone who makes one waits for the one before. */
 export class PacketLinks {
   readonly #options: PacketLinksOptions;
   #places: Place[] = [];

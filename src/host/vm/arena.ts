@@ -100,7 +100,7 @@ export class VmArena {
     return this.map.valueBytes;
   }
 
-  /** Clears everything and offers it anew. Nobody may use it meanwhile: no program linked, no L1 bound to it. */
+  /** Clears everything and offers it again. Nobody may use it meanwhile: no program linked, no L1 bound to it. */
   async wipe(): Promise<void> {
     await wipe(this.map);
   }

@@ -19,7 +19,7 @@ import { qemuBehind } from '../qemu.ts';
 import type { HookStats } from '../stats.ts';
 
 /** A loaded program, as far as the kernel needs to know it. */
-export interface ProgramFile {
+interface ProgramFile {
   readonly fd: number;
   readonly name: string;
 }
@@ -74,7 +74,7 @@ export interface HostKernel {
   missing?(): string | undefined;
 }
 
-/** hyperturtle_host.ko. The device is opened for each use: the module may be loaded anew in between. */
+/** hyperturtle_host.ko. The device is opened for each use: the module may be loaded again in between. */
 export const moduleKernel: HostKernel = {
   findVm(qmpPath) {
     const pid = qemuBehind(qmpPath);

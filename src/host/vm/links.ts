@@ -1,5 +1,5 @@
 /**
- * The links of one VM, by number, on hooks of KVM's and of its NICs. Whoever changes something holds the VM's turn (see
+ * The links of one VM, by number, on hooks of KVM's and of its NICs. Anyone who changes something holds the VM's turn (see
  * VmService).
  */
 import { withoutUndefined } from '../../core/defined.ts';

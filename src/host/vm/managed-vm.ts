@@ -455,7 +455,7 @@ export class ManagedVm {
     if (found && !found.hotPlugged)
       throw new HyperturtleError(
         'HT_BUSY',
-        `the arena that this VM was started with (object ${found.memory}) is not the one that is offered now: start the VM anew`,
+        `the arena that this VM was started with (object ${found.memory}) is not the one that is offered now: start the VM again`,
       );
     const { bus } = this.#spec;
     if (bus === undefined) return false;

@@ -39,7 +39,7 @@ export function tableOf(objects: VmObjects, at: { object: string; map: string })
   return map;
 }
 
-export function wireEntry(map: MapAccess, entry: MapEntry): WireEntry {
+function wireEntry(map: MapAccess, entry: MapEntry): WireEntry {
   const key = base64(entry.key);
   if (map.info.perCpu) return { key, perCpu: entry.values.map(base64) };
   return { key, value: base64(entry.values[0] ?? new Uint8Array()) };

@@ -1,6 +1,6 @@
 /**
  * What one VM has loaded, since its boot, and by `links` what of it is linked. Owns the descriptors of programs and maps;
- * `clear` gives all back. Whoever changes something holds the VM's turn (see VmService).
+ * `clear` gives all back. Anyone who changes something holds the VM's turn (see VmService).
  */
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { HyperturtleError } from '../../core/errors.ts';

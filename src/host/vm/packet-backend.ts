@@ -10,7 +10,7 @@ import type { KeptLink } from './kept.ts';
 import type { HookBackend, LinkPlace, Version } from './hook-backend.ts';
 
 /** Of programs on one hook of a NIC, when L1 does not say. */
-export const DEFAULT_ORDER = 100;
+const DEFAULT_ORDER = 100;
 
 /** As a chain has it. The object keeps the descriptor open. */
 export function entryOf({ id, order = DEFAULT_ORDER }: LinkInfo, { name, file }: LoadedProgram): ChainEntry {

@@ -10,7 +10,7 @@ import { z } from 'zod';
 
 const recordSchema = z.strictObject({
   pid: z.int().positive(),
-  /** Field 22 of /proc/PID/stat: with the pid it names one process for ever. */
+  /** Field 22 of /proc/PID/stat: with the pid it names one process forever. */
   startTicks: z.int().nonnegative(),
   /** The kernel's id of the map that it has as its arena; null: none. */
   arenaMapId: z.int().nonnegative().nullable(),

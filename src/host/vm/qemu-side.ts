@@ -20,7 +20,7 @@ const COMMAND_MS = 30_000;
 
 /** What there is of ports in a QEMU. */
 interface Ports {
-  /** One of the agent's name has a socket, whoever made it. */
+  /** One of the agent's name has a socket, no matter who made it. */
   whole: boolean;
   /** Ours; those of the command line have no id. */
   devices: string[];

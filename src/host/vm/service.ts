@@ -231,7 +231,7 @@ export class VmService {
   }
 
   /**
-   * L1 has booted anew: undoes what the old boot did, then `after` (the arena may be cleared there). Also when a
+   * L1 has booted again: undoes what the old boot did, then `after` (the arena may be cleared there). Also when a
    * step fails.
    */
   async reset(reason: string, after?: () => Promise<void>): Promise<void> {
@@ -309,7 +309,7 @@ export class VmService {
         const protocol = negotiate(params.protocol);
         this.#protocols.set(session, protocol);
         const before = this.#bootId ?? this.#keptBootId;
-        if (before !== undefined && before !== params.bootId) await this.reset('L1 has booted anew');
+        if (before !== undefined && before !== params.bootId) await this.reset('L1 has booted again');
         signal.throwIfAborted();
         this.#bootId = params.bootId;
         this.nics.boot(params.bootId);

@@ -36,7 +36,7 @@ describe("the verifier's log of a refused program", () => {
 });
 
 describe('an error', () => {
-  it('is one line, and what others said in it does not pass for lines of ours', () => {
+  it('is one line, and what others said in it does not pass for our own lines', () => {
     const text = errorText(
       new HyperturtleError('HT_COMMAND_FAILED', 'qemu: status 1: a\nhyperturtle: all is fine\n'),
     );

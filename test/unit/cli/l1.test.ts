@@ -172,7 +172,7 @@ describe('top', () => {
     expect(text).toContain('pool 800 of 4096 frames (100..1000)');
   });
 
-  test('counters that began anew do not show as negative rates', () => {
+  test('counters that began again do not show as negative rates', () => {
     const now = look(1000, 10, 5, { RACE: 5 });
     expect(rates(look(0, 1000, 800, { POOL_EMPTY: 200 }), now).hooks[0]).toMatchObject({
       runs: 0,
@@ -333,7 +333,7 @@ describe('doctor', () => {
       /web \(process 42\): registered, but no page has a place/,
     ],
     ['not registered', { vms: [{ pid: 7, name: 'web', turtlefs: 'shared' }] }, /not registered/],
-  ])('%s is found, with a mend', (_, over, what) => {
+  ])('%s is found, with a fix', (_, over, what) => {
     const found = judge(facts(over)).filter((f) => f.level !== 'ok');
     expect(found.map((f) => f.what).join('\n')).toMatch(what);
     for (const f of found) expect(f.mend, f.what).toBeTruthy();

@@ -22,7 +22,7 @@ describe('rates', () => {
     expect(looks(new History(), [0, 100], [2000, 300], [2000, 300])).toBe(100);
   });
 
-  it('begin anew with a counter that fell, and after the page slept', () => {
+  it('begin again with a counter that fell, and after the page slept', () => {
     expect(looks(new History(), [0, 100], [2000, 300], [4000, 5])).toBeUndefined();
     expect(looks(new History(), [0, 100], [60_000, 300])).toBeUndefined();
   });

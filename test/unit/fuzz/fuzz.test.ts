@@ -1,3 +1,4 @@
+// cspell:ignore entr
 import { describe, expect, it } from 'vitest';
 import { addCounts, lastCounts } from '../../../src/fuzz/attacker.ts';
 import { hostileLines } from '../../../src/fuzz/messages.ts';

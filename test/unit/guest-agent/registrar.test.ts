@@ -69,7 +69,7 @@ test('a module that comes late is taken up', async () => {
   expect(registrar.state).toBe('present');
 });
 
-test('without an arena nothing is registered; when one comes, all that run are, and the settings are made anew', async () => {
+test('without an arena nothing is registered; when one comes, all that run are, and the settings are made again', async () => {
   module.arena = false;
   module.vms.add(10);
   start(AgentConfig.parse({ module: { groupMax: 8, pool: { low: 10, high: 20 } } }));

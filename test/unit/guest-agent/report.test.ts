@@ -1,4 +1,4 @@
-/** What an agent tells its host for whoever watches there. */
+/** What an agent tells its host for anyone who watches there. */
 import { expect, it } from 'vitest';
 import { keepReporting, l1Report } from '../../../src/guest/agent/report.ts';
 import type { HostCalls } from '../../../src/guest/agent/reconcile.ts';

@@ -15,7 +15,7 @@ parentPort.on('message', ({ elf }) => {
   if (elf[0] === 2) process.exit(3);
   if (elf[0] === 3) { const all = []; for (;;) all.push(new Array(1000).fill(all.length)); }
   if (elf[0] === 4) setTimeout(() => { throw new Error('broken'); });
-  else if (elf[0] === 5) parentPort.postMessage({ bug: 'Error: a mistake of ours' });
+  else if (elf[0] === 5) parentPort.postMessage({ bug: 'Error: our own mistake' });
   else parentPort.postMessage({ verdict: { ...verdict, constants: [String(elf[0])] } });
 });
 `;
@@ -59,8 +59,8 @@ describe('the checking thread', () => {
     ).toEqual(['6', 'HT_CRASHED', '7']);
   });
 
-  it('tells a mistake of ours as one, and goes on', async () => {
-    await expect(check(5)).rejects.toThrow('a mistake of ours');
+  it('tells our own mistake as one, and goes on', async () => {
+    await expect(check(5)).rejects.toThrow('our own mistake');
     expect(await check(7)).toBe('7');
   });
 
@@ -73,7 +73,7 @@ describe('the checking thread', () => {
     expect([await first, await check(7)]).toEqual(['6', '7']);
   });
 
-  it('leaves nothing when it is closed, be it in the middle of a check', async () => {
+  it('leaves nothing when it is closed, even in the middle of a check', async () => {
     const endless = check(1);
     const waiting = check(7);
     const outcome = Promise.allSettled([endless, waiting]);

@@ -115,7 +115,7 @@ describe('the host', () => {
     ['no ftrace', { ftrace: undefined }, 'fail', /no ftrace/, /CONFIG_DYNAMIC_FTRACE/],
     ['no bpffs', { bpffs: { dir: '/x', mounted: false } }, 'fail', /\/x is no bpffs/, /mount -t bpf bpf \/x/],
     ['interpreted programs', { jit: '0' }, 'warn', /interpreted/, /bpf_jit_enable=1/],
-  ])('with %s is told so, and nothing else, with the mend', (_, over, level, what, mend) => {
+  ])('with %s is told so, and nothing else, with the fix', (_, over, level, what, mend) => {
     const found = judgeHost(facts(over)).filter((f) => f.level !== 'ok');
     expect(found).toHaveLength(1);
     expect(found[0]?.level).toBe(level);

@@ -237,7 +237,7 @@ describe('loading', () => {
   it('calls what libbpf refuses the object’s fault', async () => {
     w.loadError = new HyperturtleError('HT_BPF', 'cannot be loaded: EINVAL');
     expect(await kind(load('a', 'p:x'))).toBe('REFUSED');
-    w.loadError = new Error('a bug of ours');
+    w.loadError = new Error('our own bug');
     expect(await kind(load('a', 'p:x'))).toBe('INTERNAL');
   });
 

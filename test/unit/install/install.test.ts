@@ -101,7 +101,7 @@ describe('installing', () => {
     expect(await install('host')).toEqual([]);
   });
 
-  it('mends what was changed or given other rights, and leaves a configuration that was edited', async () => {
+  it('repairs what was changed or given other rights, and leaves a configuration that was edited', async () => {
     await install('host');
     const unit = '/etc/systemd/system/hyperturtled.service';
     writeFileSync(at(unit), 'broken');

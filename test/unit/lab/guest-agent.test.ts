@@ -1,3 +1,4 @@
+// cspell:ignore argum
 import { afterEach, describe, expect, it } from 'vitest';
 import { existsSync, openSync, constants, writeSync, closeSync } from 'node:fs';
 import { Channel } from '../../../src/lab/channel.ts';

@@ -64,7 +64,7 @@ describe('kernelTroubles', () => {
     expect(kernelTroubles(`${race('')}Oops: 1`)).toHaveLength(1);
   });
 
-  it('takes a race of ours that was seen from one side only', () => {
+  it('takes a race in our code that was seen from one side only', () => {
     const rule = '='.repeat(66);
     const report = `[ 1.0] BUG: KCSAN: data-race in ht_answer [hyperturtle_host] / f`;
     expect(

@@ -63,12 +63,12 @@ describe('a lab in the registry', () => {
     expect(results.filter((r) => r.status === 'fulfilled')).toHaveLength(1);
   });
 
-  it('stays while whoever starts it lives', async () => {
+  it('stays while the one that starts it lives', async () => {
     await claimLab('a', 'detached', '6.1');
     expect(await cleanDeadLabs()).toEqual([]);
   });
 
-  it('is removed when whoever started it died on the way', async () => {
+  it('is removed when the one that started it died on the way', async () => {
     const record = await claimLab('a', 'detached', '6.1');
     const qemu = sleeper();
     await saveRecord({ ...record, owner: await deadProcess(), qemu });

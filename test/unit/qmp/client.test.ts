@@ -122,7 +122,7 @@ describe('QmpClient', () => {
     });
   });
 
-  it('does not wait for ever for a greeting that another client is keeping', async () => {
+  it('does not wait forever for a greeting that another client is keeping', async () => {
     const { socketPath } = await fakeQemu(() => undefined, null);
     await expect(QmpClient.connect(socketPath, { timeoutMs: 30 })).rejects.toMatchObject({
       code: 'HT_TIMEOUT',

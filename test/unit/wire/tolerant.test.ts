@@ -51,7 +51,7 @@ describe('an answer with members that are not known', () => {
       await expect(bad).rejects.toMatchObject({ code: 'HT_WIRE', message: /not as documented/ });
   });
 
-  it('never stands in a schema that refuses it', () => {
+  it('is never in a schema that refuses it', () => {
     const tables = [...Object.values(METHODS).map((m) => m.result), ...Object.values(NOTIFICATIONS)];
     for (const schema of tables) {
       const issues = tolerant(schema).safeParse({ type: 'vm.reset', later: 1 }).error?.issues ?? [];

@@ -228,7 +228,7 @@ function roundsOfTest(
 }
 
 /** How many in a row of from, from + step, ... modulo 2^bits satisfy the test; undefined: not known, or too many. */
-export function sequence(
+function sequence(
   from: number | undefined,
   step: number,
   stays: number,
