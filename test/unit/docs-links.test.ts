@@ -4,10 +4,10 @@ import path from 'node:path';
 import { expect, it } from 'vitest';
 
 const documents = [
-  ...readdirSync('docs')
+  ...readdirSync('docs', { recursive: true, encoding: 'utf8' })
     .filter((f) => f.endsWith('.md'))
     .map((f) => path.join('docs', f)),
-  ...['README.md', 'CONTRIBUTING.md'],
+  ...['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.md'],
 ];
 
 const linksOf = (file: string): string[] =>
@@ -20,7 +20,9 @@ it.each(documents)('%s links only to what is there', (file) => {
 });
 
 it('every document is found from docs/README.md', () => {
-  const known = linksOf('docs/README.md').map((to) => path.normalize(path.join('docs', to)));
+  const known = ['docs/README.md', 'docs/decisions/README.md'].flatMap((file) =>
+    linksOf(file).map((to) => path.normalize(path.join(path.dirname(file), to))),
+  );
   for (const file of documents.filter((f) => f.startsWith('docs/') && f !== 'docs/README.md'))
     expect(known, 'docs/README.md').toContain(file);
 });
