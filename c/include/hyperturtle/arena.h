@@ -13,8 +13,9 @@
 /* L0 writes this word at offset 0 before it gives the device away: L1's module binds no other ivshmem device */
 #define HT_ARENA_OFFER 0x524546464f544800ull /* "\0HTOFFER" */
 /*
- * 3 and 4: struct ht_cpu is 64 bytes and names a root (1 and 2: 32 bytes, without). A program acts only on versions it
- * knows, so neither an old program under a new module nor a new program under an old module does anything.
+ * 5 and 6: programs add to ht_l2.frames_taken before they compare (3 and 4: after). 3 and 4: struct ht_cpu is 64 bytes and
+ * names a root (1 and 2: 32 bytes, without). A program acts only on versions it knows, so neither an old program under a
+ * new module nor a new program under an old module does anything.
  */
 #define HT_ARENA_VERSION 5
 #define HT_ARENA_VERSION_LARGE 6 /* with 2 MiB pages: programs that know nothing of granules must not act on it */
