@@ -1,7 +1,7 @@
 /** Chains of programs on a real network device: a veth pair in a network namespace of the test's own, real frames. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -13,6 +13,7 @@ import type { PacketHook } from '../../src/host/hooks.ts';
 import { PACKET_HOOKS, packetProgramTypes } from '../../src/host/hooks.ts';
 import { checkObject } from '../../src/host/admission/check.ts';
 import { PacketChain, removeLeftovers } from '../../src/host/packets/chain.ts';
+import { PacketLinks } from '../../src/host/packets/packet-links.ts';
 import { compileBpf, findClang, whyNoBpf } from '../support/bpf.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { packetSource } from '../support/bpf-sources.ts';
@@ -190,6 +191,21 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
       execFileSync('umount', [bpffs]);
       rmSync(bpffs, { recursive: true });
     }
+  });
+
+  it('what cannot be looked at is held, not given up', async () => {
+    const pins = mkdtempSync(path.join(os.tmpdir(), 'ht-pins-'));
+    mkdirSync(path.join(pins, 'web/xdp'), { recursive: true });
+    writeFileSync(path.join(pins, 'web/xdp/link'), ''); // in no bpffs
+    const links = new PacketLinks({ call: here, nics: () => [], pins });
+    const before = { runs: 0, dropped: 0 };
+    const left = { id: 1, entry: 'none', before };
+    const adopted = await links.adopt({ nic: 'web', hook: 'xdp', ifindex: net.ifindex, links: [left] });
+    expect(adopted).toMatchObject({ held: true });
+    expect([existsSync(path.join(pins, 'web/xdp/link')), links.hooksOf('web')]).toEqual([true, ['xdp']]);
+    await links.endHeld();
+    expect(existsSync(path.join(pins, 'web'))).toBe(false);
+    rmSync(pins, { recursive: true });
   });
 
   it('a filter of clsact that a killed process left unpinned passes all frames, and the next start removes it', async () => {

@@ -3,6 +3,7 @@
  * stock QEMU, real taps, real programs; frames go all the time.
  */
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -12,6 +13,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import net from 'node:net';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep, waitFor } from '../../src/core/wait.ts';
 import type { LinkInfo } from '../../src/wire/schema.ts';
@@ -305,6 +307,7 @@ describe.skipIf(why !== undefined)(
     it('what L1 has ended does not act again, though the record of it could not be written', async () => {
       const { frames } = await begin(undefined, ['tc-ingress'], NEXT);
       if (!clang) return;
+      const before = await seen('tc-ingress');
       const elf = compileBpf(clang, packetSource(SECTIONS['tc-ingress'], DROP['tc-ingress']));
       await l1.peer.request('load', { name: 'dropper', elf: elf.toString('base64') }, { timeoutMs: 20_000 });
       const dropper = { object: 'dropper', hook: 'tc-ingress', target: 'web' };
@@ -317,8 +320,11 @@ describe.skipIf(why !== undefined)(
       await expect(
         l1.peer.request('link', { object: 'tc-ingress', hook: 'tc-ingress', target: 'web', order: 7 }),
       ).rejects.toThrow('the other side failed');
+      const version = compileBpf(clang, packetSource(SECTIONS['tc-ingress'], 0)).toString('base64');
+      await expect(l1.peer.request('replace', { name: 'tc-ingress', elf: version })).rejects.toThrow();
       await restart('SIGKILL');
       l1 = await h.agent('one', BOOT_A);
+      expect(await seen('tc-ingress')).toBeGreaterThanOrEqual(before);
       const { objects, links } = await l1.peer.request('list', {});
       expect([objects.map((o) => o.name), links.map((l) => [l.object, l.order])]).toEqual([
         ['tc-ingress'],
@@ -343,6 +349,49 @@ describe.skipIf(why !== undefined)(
       await h.startDaemon();
       expect(h.log).toContain('programs on NICs of a VM that the configuration has no more');
       expect(pins()).toEqual([h.at('bpf/hyperturtle/gone/nics')]);
+    }, 120_000);
+
+    it('of two that were held on a hook the second is told to be off once the first is linked again', async () => {
+      await begin(undefined, ['tc-ingress'], NEXT);
+      if (!clang) return;
+      const elf = compileBpf(clang, packetSource(SECTIONS['tc-ingress'], DROP['tc-ingress']));
+      const other = { name: 'other', elf: elf.toString('base64') };
+      await l1.peer.request('load', other, { timeoutMs: 20_000 });
+      const there = { hook: 'tc-ingress', target: 'web' };
+      await l1.peer.request('link', { object: 'other', ...there });
+      l1.close();
+      await h.endDaemon('SIGKILL');
+      writeFileSync(h.at('run/vms/one/programs.json'), '{');
+      await h.startDaemon();
+      await attached();
+      const held = expect.stringMatching(/is held as the earlier daemon left it/) as string;
+      expect(await findings()).toEqual([held, held]);
+      l1 = await h.agent('one', BOOT_A);
+      await load('tc-ingress', NEXT['tc-ingress']);
+      await link('tc-ingress');
+      expect(await findings()).toEqual([expect.stringMatching(/is off .*frames pass without it/)]);
+      await l1.peer.request('load', other, { timeoutMs: 20_000 });
+      await l1.peer.request('link', { object: 'other', ...there });
+      expect(await findings()).toEqual([]);
+    }, 120_000);
+
+    it('a NIC that QEMU has not been asked for yet is not taken for none, and keeps its programs', async () => {
+      const { frames } = await begin(undefined, ['xdp'], DROP);
+      l1.close();
+      await h.endDaemon('SIGKILL');
+      // QEMU serves one at a time
+      const somebody = net.connect(h.at('one.qmp'));
+      await once(somebody, 'data');
+      await h.startDaemon();
+      await h.whenVm('one', (v) => v.phase === 'attached');
+      l1 = await h.agent('one', BOOT_A);
+      await expect(l1.peer.request('nic.del', { id: 'web' })).rejects.toThrow('QEMU has not said yet');
+      expect((await frames.passing(100)).fromL2).toBe(0);
+      somebody.destroy();
+      await h.whenVm('one', (v) => v.nics.length === 1);
+      expect((await l1.peer.request('list', {})).links).toHaveLength(1);
+      expect(await l1.peer.request('nic.del', { id: 'web' })).toEqual({ existed: true });
+      expect(pins()).toEqual([]);
     }, 120_000);
 
     it('a setting that changes is in force from the next kill -9 on', async () => {

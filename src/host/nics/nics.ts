@@ -91,6 +91,8 @@ export class VmNics {
   /** Whose guest has not let them go yet. */
   readonly #leaving = new Map<string, Promise<void>>();
   #machine: NicMachine | undefined;
+  /** QEMU has been asked which it has. */
+  #recovered = false;
 
   constructor(options: VmNicsOptions) {
     this.#options = options;
@@ -122,10 +124,18 @@ export class VmNics {
     return this.#turns.take(() => this.#add(params, signal), signal);
   }
 
-  /** Throws HT_TIMEOUT when the guest does not let it go: it is then still listed, and can be asked for again. */
+  /**
+   * Throws HT_TIMEOUT when the guest does not let it go: it is then still listed, and can be asked for again. Throws
+   * HT_UNAVAILABLE while it is not known whether it is there.
+   */
   del(id: string): Promise<Result<'nic.del'>> {
     return this.#turns.take(async () => {
       const nic = this.#nics.find((n) => n.info.id === id);
+      if (!nic && !this.#recovered && this.#recorded().some((n) => n.info.id === id))
+        throw new HyperturtleError(
+          'HT_UNAVAILABLE',
+          `NIC '${id}': an earlier daemon gave it, and QEMU has not said yet whether it is there: try again later`,
+        );
       if (!nic) return { existed: false };
       await this.#remove(nic, 'removed by command');
       return { existed: true };
@@ -152,12 +162,11 @@ export class VmNics {
    */
   recover(): Promise<void> {
     return this.#turns.take(async () => {
-      const { run, vm, process, log, qmp, settings } = this.#options;
+      const { run, vm, log, qmp, settings } = this.#options;
       try {
         const record = this.#nics.length > 0 ? undefined : readNics(run, vm);
         this.#bootId ??= record?.bootId ?? null;
-        const earlier =
-          record?.pid === process.pid && record.startTicks === process.startTicks ? record.nics : [];
+        const earlier = this.#nics.length > 0 ? [] : this.#recorded();
         const { call = here, taken } = this.#options;
         for (const nic of earlier) await cleanBackend(call, nic, taken?.(nic.info.id) ?? []);
         // all of them at once: whatever goes wrong with one, the record keeps the others
@@ -171,6 +180,7 @@ export class VmNics {
         for (const device of [...devices, ...netdevs])
           if (!this.#nics.some((n) => deviceOf(n) === device))
             await this.#unplug(device).catch(this.#warn(device));
+        this.#recovered = true;
         await removeStrays(vm, this.#nics).catch(this.#warn('of nobody'));
         this.#write();
         if (earlier.length > 0) log.info({ nics: this.#nics.map((n) => n.info.id) }, 'NICs found again');
@@ -184,6 +194,13 @@ export class VmNics {
         log.warn({ problem: messageOf(e) }, 'NICs of an earlier daemon');
       }
     });
+  }
+
+  /** What an earlier daemon gave this process. */
+  #recorded(): readonly NicRecord[] {
+    const { run, vm, process } = this.#options;
+    const record = readNics(run, vm);
+    return record?.pid === process.pid && record.startTicks === process.startTicks ? record.nics : [];
   }
 
   /**

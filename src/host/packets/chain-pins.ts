@@ -9,7 +9,7 @@ import path from 'node:path';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { programInfo } from '../../bpf/object.ts';
 import { openPinned, pin } from '../../bpf/pins.ts';
-import { errnoCode } from '../../core/errors.ts';
+import { errnoCode, isHyperturtleError } from '../../core/errors.ts';
 import { makeDirectory } from '../../core/files.ts';
 
 /**
@@ -63,7 +63,7 @@ export class ChainPins {
     });
   }
 
-  /** The version whose program has this number of the kernel's. */
+  /** The version whose program has this number of the kernel's. Throws HT_BPF, HT_KERNEL. */
   versionOf(programId: number): PinnedVersion | undefined {
     return this.versions().find((v) => {
       const program = opened(this.#file(v, 'program'));
@@ -75,12 +75,12 @@ export class ChainPins {
     });
   }
 
-  /** The caller's to close. */
+  /** The caller's to close. Throws HT_BPF, HT_KERNEL. */
   counts(version: PinnedVersion): OwnedFd | undefined {
     return opened(this.#file(version, 'counts'));
   }
 
-  /** The caller's to close; undefined: none is pinned. */
+  /** The caller's to close; undefined: none is pinned. Throws HT_BPF, HT_KERNEL. */
   link(): OwnedFd | undefined {
     return opened(this.#link);
   }
@@ -118,12 +118,13 @@ const LINK = 'link';
 
 const numberOf = (name: string): number => Number(VERSION.exec(name)?.[1] ?? 0);
 
-/** Undefined when there is nothing of this name, or it cannot be had. */
+/** Undefined when there is nothing of this name. Throws what else keeps it from being opened: it may be there. */
 function opened(file: string): OwnedFd | undefined {
   try {
     return openPinned(file);
-  } catch {
-    return undefined;
+  } catch (e) {
+    if (isHyperturtleError(e, 'HT_NOT_FOUND')) return undefined;
+    throw e;
   }
 }
 

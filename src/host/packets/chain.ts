@@ -64,6 +64,8 @@ export class PacketChain {
   readonly #before = new Map<number, ChainCounts>();
   #running: Running | undefined;
   #attachment: Attachment | undefined;
+  /** Something of an earlier daemon's may be attached, and could not be looked at. */
+  #unknown = false;
 
   /** By `call` what waits is called. */
   constructor(call: Caller, ifindex: number, hook: PacketHook, options: ChainOptions = {}) {
@@ -87,6 +89,7 @@ export class PacketChain {
     if (entries.length > MAX_CHAIN) throw new RangeError(`at most ${MAX_CHAIN} programs in a chain`);
     const sorted = [...entries].sort((a, b) => a.order - b.order || a.id - b.id);
     if (sorted.length === 0) return this.close();
+    if (this.#unknown) await this.hold();
     const { program, running } = this.#build(sorted);
     const there = this.#attachment;
     try {
@@ -115,17 +118,20 @@ export class PacketChain {
 
   /**
    * Takes over what an earlier daemon attached to this device, as it is, until `set`: it has no entries until then. False
-   * when there is nothing of it.
+   * when there is nothing of it. When it throws, that is not known: `set` and `close` look again.
    */
   async hold(): Promise<boolean> {
     if (this.#attachment) return true;
+    this.#unknown = true;
     const found = await this.#found();
-    if (!found) return false;
-    this.#attachment = found.attachment;
-    const pinned = this.#pins?.versionOf(found.programId);
-    const counts = pinned && this.#pins?.counts(pinned);
-    if (counts) this.#running = { entries: [], ids: pinned.ids, counts, pinned };
-    return true;
+    if (found) {
+      this.#attachment = found.attachment;
+      const pinned = this.#pins?.versionOf(found.programId);
+      const counts = pinned && this.#pins?.counts(pinned);
+      if (counts) this.#running = { entries: [], ids: pinned.ids, counts, pinned };
+    }
+    this.#unknown = false;
+    return found !== undefined;
   }
 
   /** Of the links whose programs run, also of an earlier daemon's; undefined: that is not known. */
@@ -153,7 +159,7 @@ export class PacketChain {
     return this.#before.get(id) ?? NOTHING;
   }
 
-  /** Ends all; also when the device has gone already. */
+  /** Ends all; also when the device has gone already. A filter that cannot be looked at goes with its device. */
   async close(): Promise<void> {
     try {
       await this.#end();
@@ -164,7 +170,7 @@ export class PacketChain {
 
   /** Ends what an earlier daemon left and nobody takes over. */
   async discard(): Promise<void> {
-    await this.hold();
+    this.#unknown = this.#attachment === undefined;
     await this.close();
   }
 
@@ -180,6 +186,8 @@ export class PacketChain {
   }
 
   async #end(): Promise<void> {
+    // a link ends with its pin, also one that cannot be looked at
+    if (this.#unknown) await this.hold().catch(() => {});
     const attachment = this.#attachment;
     this.#attachment = undefined;
     this.#pins?.removeLink();

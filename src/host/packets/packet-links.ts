@@ -144,7 +144,8 @@ export class PacketLinks {
       return { ids: left.map((l) => l.id) };
     } catch (e) {
       const problem = messageOf(e);
-      if (this.#options.withoutDaemon?.() !== 'open' && (await chain.hold().catch(() => false))) {
+      // what cannot be looked at may be there
+      if (this.#options.withoutDaemon?.() !== 'open' && (await chain.hold().catch(() => true))) {
         this.#places.push({ nic, hook, chain });
         return { problem, held: true, ids };
       }

@@ -1,6 +1,6 @@
 /** What of VMs acts on frames without a daemon, and is to end. */
 import { rmSync } from 'node:fs';
-import { here } from '../../bpf/calls.ts';
+import { callThreads } from '../../bpf/calls.ts';
 import type { Caller } from '../../bpf/calls.ts';
 import { removeFilter } from '../../bpf/net.ts';
 import { messageOf } from '../../core/errors.ts';
@@ -23,7 +23,8 @@ import type { DaemonLog } from '../daemon/log.ts';
 
 /**
  * Ends all that is pinned for this VM, and forgets it, the record last. Links end with their pins; filters on network devices
- * that are there yet are removed. Never throws for what is not there. The links that were known.
+ * that are there yet are removed. The links that were known. Throws HT_KERNEL, HT_BPF and what a file system says, not for
+ * what is not there; the record is then there yet.
  */
 export async function forgetKept(paths: KeptPaths, call: Caller): Promise<LinkInfo[]> {
   const links = readRecord(paths)?.links ?? [];
@@ -46,10 +47,11 @@ export async function forgetOthers(
   wanted: ReadonlyMap<string, unknown>,
   log: DaemonLog['log'],
 ): Promise<void> {
+  const call = callThreads.lane();
   const others = keptVms(run).filter((vm) => !wanted.has(vm));
   for (const vm of others)
     try {
-      const links = await forgetKept({ vm, run, bpffs }, here);
+      const links = await forgetKept({ vm, run, bpffs }, call);
       if (links.length > 0)
         log.warn({ vm, links }, 'programs on NICs ended: the configuration has this VM no more');
     } catch (e) {

@@ -33,8 +33,8 @@ export interface HookBackend {
   stats(hook: HookName, links: readonly LinkInfo[]): HookStats[];
   /** What the next daemon needs to take the link over; undefined: it ends with this one. */
   kept(link: LinkInfo): KeptLink | undefined;
-  /** This daemon gives up all of these: which of them end. Failures are thrown together. */
-  release(links: readonly LinkInfo[]): Promise<LinkInfo[]>;
+  /** This daemon gives up all of these: which of them have ended. Never throws: failures are told to `failures`. */
+  release(links: readonly LinkInfo[], failures: Failures): Promise<LinkInfo[]>;
 }
 
 /** For failures that come one by one and are told together. */

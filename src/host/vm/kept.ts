@@ -47,11 +47,21 @@ export interface Kept {
   readonly leftOff: readonly EndedLink[];
 }
 
+/** What a VM has that the next daemon is to find. */
+export interface KeptState {
+  objects: Iterable<Admitted>;
+  links: readonly KeptLink[];
+  nextLink: number;
+  leftOff: readonly EndedLink[];
+}
+
 export interface KeptOptions extends KeptPaths {
   /** By it what waits is called. */
   call: Caller;
   process: { pid: number; startTicks: number };
   bootId: () => string | undefined;
+  /** What could not be forgotten of another process does not keep this one from being served. */
+  onProblem: (e: unknown) => void;
   withoutDaemon: () => WithoutDaemon;
 }
 
@@ -64,45 +74,47 @@ export class KeptPrograms {
   }
 
   /**
-   * What the next daemon is to find. Objects without links to NICs are left out. Throws HT_BPF, HT_KERNEL, HT_NO_SPACE; the
-   * record is then as it was.
+   * What the next daemon is to find. Objects without links to NICs are left out. Throws HT_BPF, HT_KERNEL, HT_NO_SPACE; record
+   * and pins of what it names are then as they were. With `ending` it never throws: what is not in `state` ends whatever the
+   * old record says, and is not to be found again.
    */
-  save(state: {
-    objects: Iterable<Admitted>;
-    links: readonly KeptLink[];
-    nextLink: number;
-    leftOff: readonly EndedLink[];
-  }): void {
-    const { process, bootId, withoutDaemon } = this.#options;
-    const mode = withoutDaemon();
+  save(state: KeptState, { ending = false }: { ending?: boolean } = {}): void {
     const wanted = Array.from(state.objects).filter((o) =>
       state.links.some((l) => l.info.object === o.info.name),
     );
     try {
-      if (wanted.length + state.leftOff.length === 0) return rmSync(fileOf(this.#options), { force: true });
-      if (mode !== 'open') for (const { object } of wanted) this.#pin(object);
-      const record: KeptRecord = {
-        version: 1,
-        ...process,
-        bootId: bootId() ?? null,
-        withoutDaemon: mode,
-        nextLink: state.nextLink,
-        objects: wanted.map(({ object, identity, info }) => ({
-          number: mode === 'open' ? null : (this.#numbers.get(object) ?? null),
-          identity,
-          info,
-          programs: object.programs.map((p) => p.info.id),
-          maps: object.maps.map((m) => m.info.id),
-        })),
-        links: [...state.links],
-        leftOff: [...state.leftOff],
-      };
-      replaceFile(fileOf(this.#options), JSON.stringify(record), { mode: 0o600 });
-    } finally {
-      // also when the record still names them: what was unloaded is not to be found again
-      for (const [object, number] of this.#numbers)
-        if (mode === 'open' || !wanted.some((w) => w.object === object)) this.#unpin(object, number);
+      this.#write(wanted, state);
+    } catch (e) {
+      // else the old record stands, which tells of more than there is
+      if (!ending) throw e;
     }
+    const all = this.#options.withoutDaemon() === 'open';
+    for (const [object, number] of this.#numbers)
+      if (all || !wanted.some((w) => w.object === object)) this.#unpin(object, number);
+  }
+
+  #write(wanted: readonly Admitted[], state: KeptState): void {
+    const { process, bootId, withoutDaemon } = this.#options;
+    const mode = withoutDaemon();
+    if (wanted.length + state.leftOff.length === 0) return rmSync(fileOf(this.#options), { force: true });
+    if (mode !== 'open') for (const { object } of wanted) this.#pin(object);
+    const record: KeptRecord = {
+      version: 1,
+      ...process,
+      bootId: bootId() ?? null,
+      withoutDaemon: mode,
+      nextLink: state.nextLink,
+      objects: wanted.map(({ object, identity, info }) => ({
+        number: mode === 'open' ? null : (this.#numbers.get(object) ?? null),
+        identity,
+        info,
+        programs: object.programs.map((p) => p.info.id),
+        maps: object.maps.map((m) => m.info.id),
+      })),
+      links: [...state.links],
+      leftOff: [...state.leftOff],
+    };
+    replaceFile(fileOf(this.#options), JSON.stringify(record), { mode: 0o600 });
   }
 
   /**
@@ -117,7 +129,8 @@ export class KeptPrograms {
     const { pid, startTicks } = this.#options.process;
     if (record?.pid !== pid || record.startTicks !== startTicks) {
       const links = record ? [] : await this.#unnamed(nics);
-      if (links.length === 0) await forgetKept(this.#options, this.#options.call);
+      if (links.length === 0)
+        await forgetKept(this.#options, this.#options.call).catch(this.#options.onProblem);
       else for (const name of namesIn(objectPinsOf(this.#options))) this.#remove(name);
       return links.length === 0 ? undefined : unnamedKept(links);
     }

@@ -13,8 +13,8 @@ import type { HookName } from '../hooks.ts';
 import type { WithoutDaemon } from '../packets/chain-pins.ts';
 import { quotaError } from './admit.ts';
 import type { Admitted, VmSettings } from './admit.ts';
-import type { Kept, KeptLink, KeptPrograms } from './kept.ts';
-import { leftOffOf, leftPlaces, noLongerHeld, sameWork } from './takeover.ts';
+import type { Kept, KeptLink, KeptPrograms, KeptState } from './kept.ts';
+import { leftOffBeside, leftOffOf, leftPlaces, noLongerHeld } from './takeover.ts';
 import type { KnownNic } from './takeover.ts';
 import type { Failures, HookBackend } from './hook-backend.ts';
 import type { KvmBackend } from './kvm-backend.ts';
@@ -110,7 +110,11 @@ export class VmLinks {
       this.#save();
     } catch (e) {
       this.#links.set(link.id, there);
-      await backend.replace(there, of, program);
+      const undone = backend.replace(there, of, program);
+      await undone.catch((f: unknown) => {
+        this.#links.set(link.id, link);
+        throw new AggregateError([e, f], `link ${link.id} could not be as it was`);
+      });
       throw e;
     }
     return link;
@@ -120,7 +124,7 @@ export class VmLinks {
   async #keepNew(link: LinkInfo): Promise<void> {
     const before = this.#leftOff;
     this.#links.set(link.id, link);
-    this.#leftOff = before.filter((left) => !sameWork(left.link, link));
+    this.#leftOff = leftOffBeside(before, link);
     try {
       if (this.#outlives(link)) this.#save();
     } catch (e) {
@@ -224,7 +228,7 @@ export class VmLinks {
     const ended: LinkInfo[] = [];
     for (const backend of this.#backends) {
       const links = this.list().filter((l) => this.#backend(l.hook) === backend);
-      await failures.during(async () => ended.push(...(await backend.release(links))));
+      ended.push(...(await backend.release(links, failures)));
     }
     this.#links.clear();
     return ended;
@@ -334,21 +338,21 @@ export class VmLinks {
 
   /** The next daemon is not to look for what is about to end. When that cannot be written, it says that it was left off. */
   #saveQuietly(but: readonly LinkInfo[] = []): void {
-    try {
-      this.#save(but);
-    } catch {
-      // the old record stands, which tells of more than there is
-    }
+    this.#options.kept?.save(this.#stateWithout(but), { ending: true });
   }
 
   /** Throws what KeptPrograms.save throws. */
-  #save(but: readonly LinkInfo[] = []): void {
+  #save(): void {
+    this.#options.kept?.save(this.#stateWithout([]));
+  }
+
+  #stateWithout(but: readonly LinkInfo[]): KeptState {
     const left = this.list().filter((l) => !but.some((b) => b.id === l.id));
-    this.#options.kept?.save({
+    return {
       objects: this.#options.objects(),
       links: left.flatMap((l) => this.#keptOf(l) ?? []),
       nextLink: this.#next,
       leftOff: this.#leftOff,
-    });
+    };
   }
 }

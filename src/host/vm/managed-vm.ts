@@ -4,7 +4,7 @@
  */
 import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { callThreads, here } from '../../bpf/calls.ts';
+import { callThreads } from '../../bpf/calls.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { Backoff, changeNear } from '../../core/retry.ts';
@@ -215,11 +215,20 @@ export class ManagedVm {
     this.#stop.abort(new HyperturtleError('HT_INTERRUPTED', 'the daemon is stopping'));
     await this.#running;
     this.#stopped = true;
-    if (options.remove) await forgetKept(this.#keptAt, here);
+    if (options.remove) await this.#forgetKept();
     await this.#arena?.close({ forget: options.remove || !this.#mayRun() });
     this.#arena = undefined;
     this.#arenaState = 'absent';
     if (options.remove) removeRecord(this.#deps.paths.run, this.name);
+  }
+
+  /** What cannot be forgotten is told, and keeps nothing else from being done. */
+  async #forgetKept(): Promise<void> {
+    await forgetKept(this.#keptAt, callThreads.lane()).catch((e: unknown) => this.#notForgotten(e));
+  }
+
+  #notForgotten(e: unknown): void {
+    this.#log.error({ problem: messageOf(e) }, 'programs on NICs that an earlier process had');
   }
 
   get #keptAt(): { vm: string; run: string; bpffs: string } {
@@ -275,7 +284,7 @@ export class ManagedVm {
     const { arenaMib, owner } = this.#spec;
     // of a process that ended while no daemon ran; where both records are lost, serving finds out
     const of = keptProcess(this.#keptAt) ?? readNics(this.#deps.paths.run, this.name);
-    if (of !== undefined && startTicksOf(of.pid) !== of.startTicks) await forgetKept(this.#keptAt, here);
+    if (of !== undefined && startTicksOf(of.pid) !== of.startTicks) await this.#forgetKept();
     const spec = { vm: this.name, bytes: arenaMib << 20, owner, ...this.#deps.paths };
     const arena = await VmArena.open(spec, this.#deps.kernel);
     this.#setArena('offered', arena);
@@ -341,6 +350,7 @@ export class ManagedVm {
           bpffs: this.#deps.paths.bpffs,
           process: { pid: process.pid, startTicks },
           withoutDaemon: () => this.#spec.nics.withoutDaemon,
+          onProblem: (e) => this.#notForgotten(e),
         },
       });
       undo.add('objects', () =>

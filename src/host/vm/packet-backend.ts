@@ -7,7 +7,7 @@ import type { LoadedProgram } from '../loader/loader.ts';
 import type { ChainEntry } from '../packets/chain.ts';
 import type { PacketLinks } from '../packets/packet-links.ts';
 import type { KeptLink } from './kept.ts';
-import type { HookBackend, LinkPlace, Version } from './hook-backend.ts';
+import type { Failures, HookBackend, LinkPlace, Version } from './hook-backend.ts';
 
 /** Of programs on one hook of a NIC, when L1 does not say. */
 const DEFAULT_ORDER = 100;
@@ -58,8 +58,8 @@ export class PacketBackend implements HookBackend {
     return ifindex === undefined ? undefined : { info, ifindex, before: this.links.before(info.id) };
   }
 
-  async release(): Promise<LinkInfo[]> {
-    await this.links.release();
+  async release(_links: readonly LinkInfo[], failures: Failures): Promise<LinkInfo[]> {
+    await failures.during(() => this.links.release());
     return [];
   }
 }

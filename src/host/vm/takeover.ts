@@ -61,10 +61,15 @@ export function noLongerHeld(left: EndedLink): EndedLink {
 }
 
 /**
- * The same program on the same hook of the same NIC. Of what was left off nobody may know the name: then whatever takes
- * its place is what did its work.
+ * What is left off beside a new link. It does the work of the same program on the same hook of the same NIC; of what nobody
+ * knows the name of it does that of one. What was held there has ended with it.
  */
-export const sameWork = (left: LinkInfo, b: LinkInfo): boolean =>
-  left.hook === b.hook &&
-  left.target === b.target &&
-  (left.object === UNNAMED || (left.object === b.object && left.program === b.program));
+export function leftOffBeside(all: readonly EndedLink[], link: LinkInfo): EndedLink[] {
+  const there = all.filter((left) => left.link.hook === link.hook && left.link.target === link.target);
+  const done =
+    there.find((left) => left.link.object === link.object && left.link.program === link.program) ??
+    there.find((left) => left.link.object === UNNAMED);
+  return all
+    .filter((left) => left !== done)
+    .map((left) => (there.includes(left) ? noLongerHeld(left) : left));
+}
