@@ -37,7 +37,8 @@ async function check(file: string, options: CheckFlags): Promise<void> {
   const [
     { checkObject },
     { explain },
-    { ERROR_CODES, HyperturtleError },
+    { HyperturtleError },
+    { EXIT_STATUS },
     { HOOK_TABLE },
     { readObject },
     os,
@@ -45,6 +46,7 @@ async function check(file: string, options: CheckFlags): Promise<void> {
     import('../host/admission/check.ts'),
     import('../host/admission/explain.ts'),
     import('../core/errors.ts'),
+    import('../core/exit-status.ts'),
     import('../host/hooks.ts'),
     import('./object-file.ts'),
     import('node:os'),
@@ -62,5 +64,5 @@ async function check(file: string, options: CheckFlags): Promise<void> {
   });
   if (options.json) printJson({ file, ...verdict });
   else writeOut(explain(file, verdict));
-  if (!verdict.ok) process.exitCode = ERROR_CODES.HT_REFUSED;
+  if (!verdict.ok) process.exitCode = EXIT_STATUS.HT_REFUSED.status;
 }

@@ -1,6 +1,7 @@
 /** `hyperturtle host daemon`, and the operator's commands that talk to it: status, vm, reload, args. */
 import type { Command } from 'commander';
-import { ADMIN_SOCKET } from '../core/default-paths.ts';
+import { ADMIN_SOCKET, PLACES } from '../core/default-paths.ts';
+import { variable } from '../core/environment.ts';
 import { writeOut } from '../core/output.ts';
 import type { ADMIN_METHODS, VmReport } from '../host/daemon/admin-schema.ts';
 import type { ParamsOf, ResultOf } from '../wire/schema.ts';
@@ -29,7 +30,7 @@ interface AddOptions extends AdminOptions {
 type Methods = typeof ADMIN_METHODS;
 
 /** As adminSocketOf in src/host/daemon/config.ts, which is not loaded for a list of options. */
-const CONFIG = '/etc/hyperturtle/host.yaml';
+const CONFIG = PLACES.hostConfig.path;
 
 export function registerHostDaemon(host: Command, version: string): void {
   host
@@ -104,7 +105,7 @@ Example: a VM that runs already, with a free root port 'arena0'
 
 function adminOptions(command: Command): Command {
   return command
-    .option('--socket <path>', "the daemon's socket", process.env['HYPERTURTLE_HOST_SOCKET'] ?? ADMIN_SOCKET)
+    .option('--socket <path>', "the daemon's socket", variable('HYPERTURTLE_HOST_SOCKET') ?? ADMIN_SOCKET)
     .option('--timeout-s <number>', 'for the answer', integer('--timeout-s', 1, 3600), 60)
     .option('--json', 'one line of JSON');
 }

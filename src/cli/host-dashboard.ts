@@ -1,6 +1,7 @@
 /** `hyperturtle host dashboard`: a page in the browser that shows what the daemon's VMs and their programs do. */
 import type { Command } from 'commander';
-import { ADMIN_SOCKET } from '../core/default-paths.ts';
+import { ADMIN_SOCKET, PORTS } from '../core/default-paths.ts';
+import { variable } from '../core/environment.ts';
 import { writeOut } from '../core/output.ts';
 import { nameOptions } from './l1-profile.ts';
 import type { SymbolOptions } from './profile-symbols.ts';
@@ -16,8 +17,13 @@ interface DashboardOptions extends SymbolOptions {
 export function registerDashboard(host: Command): void {
   nameOptions(host.command('dashboard'))
     .description('a page that shows all VMs, hooks and counters live; read-only; runs until Ctrl-C')
-    .option('--socket <path>', "the daemon's socket", process.env['HYPERTURTLE_HOST_SOCKET'] ?? ADMIN_SOCKET)
-    .option('--port <number>', 'on 127.0.0.1; 0: any that is free', integer('--port', 0, 65_535), 9466)
+    .option('--socket <path>', "the daemon's socket", variable('HYPERTURTLE_HOST_SOCKET') ?? ADMIN_SOCKET)
+    .option(
+      '--port <number>',
+      'on 127.0.0.1; 0: any that is free',
+      integer('--port', 0, 65_535),
+      PORTS.dashboard.port,
+    )
     .addHelpText(
       'after',
       `

@@ -1,6 +1,7 @@
 /** What all commands that talk to this machine's agent share: its socket, the deadline, --json, interruption. */
 import type { Command } from 'commander';
 import { AGENT_SOCKET } from '../core/default-paths.ts';
+import { variable } from '../core/environment.ts';
 import { writeOut } from '../core/output.ts';
 import { visibleLine } from '../core/visible.ts';
 import type { LOCAL_METHODS } from '../guest/agent/schema.ts';
@@ -18,7 +19,7 @@ export interface L1Options {
 
 export function l1Options(command: Command): Command {
   return command
-    .option('--socket <path>', "the agent's socket", process.env['HYPERTURTLE_SOCKET'] ?? AGENT_SOCKET)
+    .option('--socket <path>', "the agent's socket", variable('HYPERTURTLE_SOCKET') ?? AGENT_SOCKET)
     .option('--timeout-s <number>', 'for the answer', integer('--timeout-s', 1, 3600), 120)
     .option('--json', 'one line of JSON');
 }

@@ -1,4 +1,6 @@
 /** `hyperturtle enable|disable`: the network programs that come with this package, on a NIC of this L1. */
+import { PLACES } from '../core/default-paths.ts';
+import { variable } from '../core/environment.ts';
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { HOOK_OF_DIRECTION, NETWORK_HOOKS, NETWORK_PROGRAMS, networkObject } from '../net/programs.ts';
@@ -25,7 +27,7 @@ interface EnableOptions extends NicOptions {
 }
 
 /** Where compiled programs are looked for, after $HYPERTURTLE_BPF: as installed, in this package, and in the payload of a lab. */
-const FOLDERS = ['/usr/lib/hyperturtle', ...['../bpf', '../../../bpf'].map(codeFile)];
+const FOLDERS = [PLACES.programs.path, ...['../bpf', '../../../bpf'].map(codeFile)];
 
 export function nicOptions(command: Command): Command {
   return l1Options(command).requiredOption('--nic <id>', "a NIC of this machine ('hyperturtle nic list')");
@@ -83,7 +85,7 @@ export async function objectFile(file: string): Promise<string> {
     import('node:path'),
     import('../core/errors.ts'),
   ]);
-  const own = process.env['HYPERTURTLE_BPF'];
+  const own = variable('HYPERTURTLE_BPF');
   const folders = [...(own === undefined ? [] : [own]), ...FOLDERS];
   const found = folders.map((f) => path.join(f, file)).find((f) => existsSync(f));
   if (found !== undefined) return found;

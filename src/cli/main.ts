@@ -109,7 +109,7 @@ Examples:
   hyperturtle load npf.bpf.o --link      in an L1: have the host answer nested page faults with it
   hyperturtle top                        what it does, live
   hyperturtle doctor                     what is missing, and how to fix it
-Every command has --help; most have --json. Exit statuses: docs/cli.md.`,
+Every command has --help; most have --json. Exit statuses: docs/reference.md.`,
   );
   return program;
 }

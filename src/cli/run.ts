@@ -2,6 +2,7 @@
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { AGENT_SOCKET } from '../core/default-paths.ts';
+import { variable } from '../core/environment.ts';
 import { writeErr, writeOut } from '../core/output.ts';
 import { makeDirectory } from '../core/files.ts';
 import type { RunEvent } from '../guest/run/run.ts';
@@ -70,7 +71,7 @@ export function registerRun(program: Command): void {
       '--events <file>',
       'write a line of JSON for each step there: running, up, open, answered, exited',
     )
-    .option('--socket <path>', "the agent's", process.env['HYPERTURTLE_SOCKET'] ?? AGENT_SOCKET)
+    .option('--socket <path>', "the agent's", variable('HYPERTURTLE_SOCKET') ?? AGENT_SOCKET)
     .option('--timeout-s <number>', 'for the VMM and the agent', integer('--timeout-s', 1, 3600), 120)
     .addHelpText(
       'after',

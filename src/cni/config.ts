@@ -4,7 +4,7 @@
  */
 import path from 'node:path';
 import { z } from 'zod';
-import { AGENT_SOCKET } from '../core/default-paths.ts';
+import { AGENT_SOCKET, PLACES } from '../core/default-paths.ts';
 import { PolicyInput } from '../net/firewall-rules.ts';
 import { isIfname } from '../net/ifname.ts';
 import { RateLimitInput } from '../net/rate-limit.ts';
@@ -46,7 +46,7 @@ export const NetConfig = z.looseObject({
     })
     .optional(),
   agentSocket: z.string().startsWith('/').default(AGENT_SOCKET),
-  stateDir: z.string().startsWith('/').default('/var/lib/hyperturtle/cni'),
+  stateDir: z.string().startsWith('/').default(PLACES.cniState.path),
   runtimeConfig: z
     .looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() })
     .optional(),

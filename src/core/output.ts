@@ -2,7 +2,8 @@
  * Standard output and error: the only place that writes to them (ESLint, hyperturtle/output). Text is written as it can be
  * seen, no matter who it came from; and what happens when it cannot be written: a reader that has gone, a full disk.
  */
-import { ERROR_CODES, errnoCode } from './errors.ts';
+import { errnoCode } from './errors.ts';
+import { EXIT_STATUS } from './exit-status.ts';
 import { fileError } from './files.ts';
 import { visible, visibleJson } from './visible.ts';
 
@@ -48,10 +49,10 @@ export function guardOutput(name: string): void {
     if (failed) return;
     failed = true;
     writeErr(`${name}: ${fileError(e, 'cannot be written', 'standard output').message}\n`);
-    if (process.listenerCount('SIGTERM') === 0) process.exit(ERROR_CODES.HT_NO_SPACE);
+    if (process.listenerCount('SIGTERM') === 0) process.exit(EXIT_STATUS.HT_NO_SPACE.status);
     process.kill(process.pid, 'SIGTERM');
   });
   process.on('exit', () => {
-    if (failed) process.exitCode = ERROR_CODES.HT_NO_SPACE;
+    if (failed) process.exitCode = EXIT_STATUS.HT_NO_SPACE.status;
   });
 }

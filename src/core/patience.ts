@@ -2,9 +2,11 @@
  * How much longer than usual deadlines are: 1, or what HYPERTURTLE_PATIENCE says, for machines that are slow for a known
  * reason (a kernel with sanitizers under an emulator). Only deadlines: nothing waits longer than it must.
  */
+import { variable } from './environment.ts';
+
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
-let factor = fromEnvironment(process.env['HYPERTURTLE_PATIENCE']);
+let factor = fromEnvironment(variable('HYPERTURTLE_PATIENCE'));
 
 /** What of the environment is no number from 1 to 100 counts as 1. */
 export function fromEnvironment(text: string | undefined): number {

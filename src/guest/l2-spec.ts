@@ -1,4 +1,5 @@
 /** An L2 as data, and the arguments for the stock QEMU that runs it. Pure. */
+import { PLACES } from '../core/default-paths.ts';
 import { HyperturtleError } from '../core/errors.ts';
 
 /**
@@ -21,7 +22,7 @@ export type L2Nic =
   | { kind: 'vfio'; address: string }
   | { kind: 'tap'; ifname: string; mac: string; vhost: boolean };
 
-export const TURTLEFS_DIR = '/run/hyperturtle/ram';
+export const TURTLEFS_DIR = PLACES.turtlefs.path;
 export const HUGETLBFS_DIR = '/dev/hugepages';
 export const L2_RUN_DIR = '/run/hyperturtle/l2';
 

@@ -1,4 +1,5 @@
 /** What is installed on a real machine, as data: files with their contents, for each role, from the package's own. */
+import { PLACES } from '../core/default-paths.ts';
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { errnoCode, HyperturtleError } from '../core/errors.ts';
@@ -34,7 +35,7 @@ export const UNITS: Readonly<Record<Role, string>> = {
 const CONFIGS: Readonly<Record<Role, string>> = { host: 'host.yaml', guest: 'guest.yaml' };
 /** What the shipped units start. */
 const UNIT_COMMAND = '/usr/bin/hyperturtle';
-const PROGRAMS_DIR = '/usr/lib/hyperturtle';
+const PROGRAMS_DIR = PLACES.programs.path;
 
 /** What packages of kernels and of their headers run. */
 export const KERNEL_HOOKS = ['postinst.d', 'header_postinst.d'].map((d) => `/etc/kernel/${d}/hyperturtle`);

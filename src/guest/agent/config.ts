@@ -2,7 +2,7 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { LOG_LEVELS } from '../../core/log-levels.ts';
-import { AGENT_PORT, AGENT_SOCKET } from '../../core/default-paths.ts';
+import { AGENT_PORT, AGENT_SOCKET, PLACES } from '../../core/default-paths.ts';
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { readInput } from '../../core/files.ts';
 import { KEY_BYTES_MAX } from '../../core/signature.ts';
@@ -14,8 +14,8 @@ import { Constants, Count, Name, LinkOptions, LinkOrder } from '../../wire/schem
 import { TURTLEFS_DIR } from '../l2-spec.ts';
 import { recordOf } from '../../core/record.ts';
 
-export const DEFAULT_CONFIG_FILE = '/etc/hyperturtle/guest.yaml';
-const DEFAULT_STATE_DIR = '/var/lib/hyperturtle';
+export const DEFAULT_CONFIG_FILE = PLACES.guestConfig.path;
+const DEFAULT_STATE_DIR = PLACES.state.path;
 
 const AbsolutePath = z
   .string()

@@ -2,6 +2,7 @@
  * Findings about this L1: what it needs to be accelerated, what of it is there, and what to do about the rest. Facts
  * are collected in one place and judged in another, so that every judgement can be tested anywhere.
  */
+import { PLACES } from '../../core/default-paths.ts';
 import { existsSync, readdirSync } from 'node:fs';
 import os from 'node:os';
 import { kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
@@ -359,7 +360,7 @@ function desired({ agent }: Facts): Finding[] {
 }
 
 function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
-  const dir = turtlefs ?? '/run/hyperturtle/ram';
+  const dir = turtlefs ?? PLACES.turtlefs.path;
   return vms.map((vm) => {
     const who = `VMM ${vm.name} (process ${vm.pid})`;
     if (vm.turtlefs === 'private')

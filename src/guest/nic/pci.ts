@@ -2,6 +2,7 @@
  * The PCI device of a NIC in L1, through sysfs: where it is, which driver has it, and giving it to another one (what
  * driverctl does). `root` is `/` (or what $HYPERTURTLE_SYSFS_ROOT says), or a tree that a test made.
  */
+import { variable } from '../../core/environment.ts';
 import { existsSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { HyperturtleError, errnoCode } from '../../core/errors.ts';
@@ -19,7 +20,7 @@ const SLOT_CAPABILITIES = 0x14;
 export class PciBus {
   readonly #root: string;
 
-  constructor(root = process.env['HYPERTURTLE_SYSFS_ROOT'] ?? '/') {
+  constructor(root = variable('HYPERTURTLE_SYSFS_ROOT') ?? '/') {
     this.#root = root;
   }
 

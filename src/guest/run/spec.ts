@@ -1,4 +1,5 @@
 /** What `hyperturtle run` starts, as data, and the arguments of the stock QEMU that runs it. Pure. */
+import { PLACES } from '../../core/default-paths.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import { MAX_PORTS, ramObject } from '../l2-spec.ts';
 import type { RamKind } from '../l2-spec.ts';
@@ -57,7 +58,7 @@ export function runFilesIn(dir: string) {
 }
 export type RunFilesOf = ReturnType<typeof runFilesIn>;
 
-export const RUN_DIR = '/run/hyperturtle/run';
+export const RUN_DIR = PLACES.runs.path;
 /** Name of the port on which the guest tells what it does, and QEMU's id of it. */
 export const STATUS_PORT = 'org.hyperturtle.run';
 export const STATUS_PORT_ID = 'status0';

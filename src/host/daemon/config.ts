@@ -1,4 +1,5 @@
 /** The daemon's configuration file (YAML) as a schema, and what one part of it demands of another. */
+import { PLACES } from '../../core/default-paths.ts';
 import { z } from 'zod';
 import { LOG_LEVELS } from '../../core/log-levels.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
@@ -15,7 +16,7 @@ import type { HookSpec } from '../hooks.ts';
 import { WITHOUT_DAEMON } from '../packets/chain-pins.ts';
 import { recordOf } from '../../core/record.ts';
 
-export const DEFAULT_BPFFS = '/sys/fs/bpf';
+export const DEFAULT_BPFFS = PLACES.bpffs.path;
 
 const absolutePath = z
   .string()
@@ -186,8 +187,8 @@ const configSchema = z
         timeoutMs: z.int().min(100).max(600_000).default(30_000),
       })
       .prefault({}),
-    state: absolutePath.default('/var/lib/hyperturtle'),
-    run: absolutePath.default('/run/hyperturtle'),
+    state: absolutePath.default(PLACES.state.path),
+    run: absolutePath.default(PLACES.run.path),
     bpffs: absolutePath.default(DEFAULT_BPFFS),
   })
   .superRefine(checkNetworks)

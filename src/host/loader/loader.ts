@@ -5,7 +5,8 @@
  */
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { codeFile } from '../../core/code-file.ts';
-import { ERROR_CODES, HyperturtleError } from '../../core/errors.ts';
+import { HyperturtleError } from '../../core/errors.ts';
+import { EXIT_STATUS } from '../../core/exit-status.ts';
 import type { ErrorCode } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
 import { patient } from '../../core/patience.ts';
@@ -233,7 +234,7 @@ export class Loader implements AsyncDisposable {
     if (answer.kind === 'loaded') return adopt(worker, answer, request, this.#options.hooks);
     if (answer.kind === 'failed')
       throw new HyperturtleError(
-        Object.hasOwn(ERROR_CODES, answer.code) ? (answer.code as ErrorCode) : 'HT_BPF',
+        Object.hasOwn(EXIT_STATUS, answer.code) ? (answer.code as ErrorCode) : 'HT_BPF',
         withoutAddresses(answer.message),
         {
           detail: {

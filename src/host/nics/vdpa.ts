@@ -3,6 +3,7 @@
  * iproute2's `vdpa`, and persistent: unlike a tap one stays until it is taken away, no matter who ends. Their names tell whose
  * they are, so that those which nobody remembers are found.
  */
+import { variable } from '../../core/environment.ts';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -38,9 +39,9 @@ export interface VdpaPlaces {
   dev: string;
 }
 const placesNow = (): VdpaPlaces => ({
-  tool: process.env['HYPERTURTLE_VDPA_TOOL'] ?? 'vdpa',
-  sysfs: process.env['HYPERTURTLE_VDPA_SYSFS'] ?? '/sys/bus/vdpa',
-  dev: process.env['HYPERTURTLE_VDPA_DEV'] ?? '/dev',
+  tool: variable('HYPERTURTLE_VDPA_TOOL') ?? 'vdpa',
+  sysfs: variable('HYPERTURTLE_VDPA_SYSFS') ?? '/sys/bus/vdpa',
+  dev: variable('HYPERTURTLE_VDPA_DEV') ?? '/dev',
 });
 
 const prefixOf = (vm: string): string => `ht-${createHash('sha256').update(vm).digest('hex').slice(0, 12)}-`;

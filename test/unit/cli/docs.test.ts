@@ -15,7 +15,6 @@ import { registerObjects } from '../../../src/cli/l1-objects.ts';
 import { registerNic } from '../../../src/cli/nic.ts';
 import { registerTraffic } from '../../../src/cli/l1-traffic.ts';
 import { registerTop } from '../../../src/cli/top.ts';
-import { ERROR_CODES } from '../../../src/core/errors.ts';
 import { parseYaml } from '../../../src/core/yaml.ts';
 import { AGENT_SETTINGS, AgentConfig } from '../../../src/guest/agent/config.ts';
 
@@ -46,11 +45,6 @@ test('every command of an L1 is described', () => {
     if (path !== '' && path !== 'guest' && path !== 'map' && path !== 'nic' && path !== 'rate-limit')
       expect(cli).toMatch(told);
   }
-});
-
-test('every class of error has its row with its exit status', () => {
-  for (const [code, status] of Object.entries(ERROR_CODES))
-    expect(cli, code).toMatch(new RegExp(`^\\| ${status} \\| [^|]*\\b${code}\\b`, 'm'));
 });
 
 test('the example configuration is one, and names every setting', () => {

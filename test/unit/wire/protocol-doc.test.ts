@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { ERROR_CODES } from '../../../src/core/errors.ts';
+import { EXIT_STATUS } from '../../../src/core/exit-status.ts';
 import { WIRE_ERRORS, wireFailure } from '../../../src/wire/errors.ts';
 import { DEFAULT_LIMITS, TENANT_LIMITS } from '../../../src/wire/limits.ts';
 import { Event, METHODS, NOTIFICATIONS } from '../../../src/wire/schema.ts';
@@ -52,7 +52,7 @@ describe('the text', () => {
   it('names all kinds of errors with their codes', () => {
     for (const [kind, { code, class: errorClass }] of Object.entries(WIRE_ERRORS)) {
       expect(text).toMatch(new RegExp(`\\| ${code} \\| ${kind} \\|`));
-      expect(ERROR_CODES).toHaveProperty(errorClass);
+      expect(EXIT_STATUS).toHaveProperty(errorClass);
     }
     const codes = Object.values(WIRE_ERRORS).map((e) => e.code);
     expect(new Set(codes).size).toBe(codes.length);

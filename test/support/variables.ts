@@ -1,0 +1,19 @@
+/** Environment variables that tests read. docs/reference.md is made of this table. */
+export const TEST_VARIABLES = {
+  HT_TEST_KERNEL: {
+    default: "the machine's Debian's",
+    means: 'kernel of the lab: `6.1`, `6.12`, `6.1-debug`',
+  },
+  HT_TEST_IMAGES: { default: '`nginx`', means: 'images of nested guests to test, or `all`' },
+  HT_TEST_QEMU_ROOT: { default: 'none', means: 'root of another QEMU for tests with a real one' },
+  HT_TEST_KILLS: { default: '30', means: 'how often the daemon is killed while it plugs' },
+  HT_TEST_SEED: { default: 'of the clock, and printed', means: 'when it is killed' },
+  HT_SEED: { default: 'fixed', means: 'seed of hostile objects, messages and instructions' },
+  HT_MUTANTS: { default: '400 to 1,500; slow: 1,000,000', means: 'how many programs are made' },
+  HT_VERIFIED: { default: 'a part of them', means: 'how many of those the verifier is asked about' },
+  HT_RACES: { default: '80 or 200', means: 'rounds of races' },
+  HT_HOLES: { default: '2,048', means: 'holes punched beside a busy nested guest' },
+  HT_SLOT_CHANGES: { default: '60', means: 'changes of memory slots' },
+  HT_SCREENSHOTS: { default: 'none', means: 'directory for pictures of the dashboard' },
+  HYPERTURTLE_CLANG: { default: "the lab's", means: 'clang for tests that compile eBPF' },
+} as const;
