@@ -107,6 +107,20 @@ describe('npm run check', { timeout: 300_000 }, () => {
       "import { started } from '../cli/main.ts';\n\nexport const hello = (): boolean => started;\n",
       /import circle: src\/cli\/main.ts, src\/core\/hello.ts/,
     ],
+    [
+      'a function of 61 lines',
+      'structure',
+      'src/cli/main.ts',
+      `export function long(): void {\n${'  void 0;\n'.repeat(59)}}\n`,
+      /src\/cli\/main.ts: long: function of 61 lines, 60 at most/,
+    ],
+    [
+      'a file of 401 lines',
+      'structure',
+      'src/cli/main.ts',
+      '// more\n'.repeat(401),
+      /src\/cli\/main.ts: file of 401 lines, 400 at most/,
+    ],
     ['a heading with no text before the next', 'markdown', 'README.md', '# A project\n### Parts\n', /MD001/],
     ['another layout', 'format', 'src/cli/main.ts', 'export  const started = true\n', /started/],
   ])('fails on %s', (_, step, file, text, message) => {
