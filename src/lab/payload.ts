@@ -14,6 +14,7 @@ import type { ImageContext } from './images.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
 import { ModuleTree } from './kernel.ts';
 import { L2_APPLETS, L2_MODULES, L2_NET_MODULES, l2Init, l2Net } from './l2-init.ts';
+import { startNode } from './node-files.ts';
 import { buildApp, copyDependencies, findProjectRoot } from './payload-app.ts';
 import { cacheEntry, contentKey } from './xdg.ts';
 
@@ -25,8 +26,7 @@ const L1_ONLY = ['tiny_vmm', 'slot_vmm', 'touch_guest', 'fuzz_vmm'];
 
 /** Deadlines in the guests are as long as ours. */
 const wrapper = (patience: number): string => `#!/bin/sh
-${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}exec ${IN_GUEST.node} ${IN_GUEST.payload}/app/dist/src/cli/main.js "$@"
-`;
+${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}${startNode(IN_GUEST.node, `${IN_GUEST.payload}/app/dist/src/cli/main.js`)}`;
 
 export async function buildPayload(context: ImageContext): Promise<BuiltPayload> {
   const c: BuildContext = { ...context, projectRoot: await findProjectRoot() };

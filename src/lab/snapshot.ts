@@ -14,6 +14,7 @@ import { outerSpec, startMachine, waitBooted } from './boot.ts';
 import type { BootSpec, Machine, QemuMachine, StartOptions } from './boot.ts';
 import { runScript } from './levels.ts';
 import { l1Machine, l1Script, outerMemMib, qemuArguments } from './machine.ts';
+import { makeNodeStart, startsSlowly } from './node-files.ts';
 import { cacheEntry, contentKey, needSpace } from './xdg.ts';
 
 /** Raise it when what is done before the state is saved changes. */
@@ -51,6 +52,8 @@ export function snapshotKey(spec: BootSpec): string {
     spec.artifacts.qemu.version,
     qemuArguments(outerSpec(spec, o)),
     l1Script(l1Machine(spec.l1, spec.artifacts.kernelArgs(1))),
+    // upstream's Node is as it ever was, and so are the snapshots with it
+    ...(startsSlowly() ? [makeNodeStart()] : []),
   ]);
 }
 
@@ -152,7 +155,7 @@ async function settle(m: Machine, signal: AbortSignal | undefined): Promise<void
   for (const level of [m.l1, m.l0])
     await runScript(
       level,
-      `node -e 0; qemu-system-x86_64 -version; blockdev --flushbufs /dev/vdb; blockdev --flushbufs /dev/vdc; sync`,
+      `${makeNodeStart()}; qemu-system-x86_64 -version; blockdev --flushbufs /dev/vdb; blockdev --flushbufs /dev/vdc; sync`,
       {
         timeoutMs: 180_000,
         signal,
