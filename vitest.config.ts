@@ -8,9 +8,16 @@ const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
 const SANITIZED = ['modules', 'memory', 'races', 'slots', 'large', 'exits', 'profile', 'tenants'];
 /** Too long for every run. */
-const SLOW = ['fuzz', 'interrupted', 'left-out', 'livepatch', 'matrix', 'seen-from-l1', 'vectoring'].map(
-  (name) => `test/lab/${name}.test.ts`,
-);
+const SLOW = [
+  'emulators',
+  'fuzz',
+  'interrupted',
+  'left-out',
+  'livepatch',
+  'matrix',
+  'seen-from-l1',
+  'vectoring',
+].map((name) => `test/lab/${name}.test.ts`);
 const common = { restoreMocks: true, passWithNoTests: false } as const;
 
 export default defineConfig({
