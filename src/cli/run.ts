@@ -219,13 +219,20 @@ async function print(shape: RunSpec, initrd: Buffer, directory: string | undefin
 
 /** What can be said to be missing before anything is started. */
 async function prepare(shape: RunSpec, o: Options): Promise<void> {
-  const [{ existsSync }, { turtlefsMount }, { TURTLEFS_DIR }] = await Promise.all([
+  const [{ existsSync, statSync }, { kindOf }, { turtlefsMount }, { TURTLEFS_DIR }] = await Promise.all([
     import('node:fs'),
+    import('../core/files.ts'),
     import('../guest/agent/vms.ts'),
     import('../guest/l2-spec.ts'),
   ]);
-  if (!existsSync(shape.kernel))
+  const kernel = statSync(shape.kernel, { throwIfNoEntry: false });
+  if (kernel === undefined)
     throw new HyperturtleError('HT_NOT_FOUND', `kernel ${shape.kernel}: no such file: give one by --kernel`);
+  if (!kernel.isFile())
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `kernel ${shape.kernel} is ${kindOf(kernel)}: give a file by --kernel`,
+    );
   if (shape.ram === 'turtlefs' && (turtlefsMount() !== TURTLEFS_DIR || !existsSync(o.socket)))
     throw new HyperturtleError(
       'HT_UNAVAILABLE',
@@ -270,6 +277,7 @@ async function start(
         initrd: r.initrd,
         directory: r.directory,
         pin: r.pin,
+        agentSocket: o.socket,
         timeoutMs: o.timeoutS * 1000,
         signal,
       },

@@ -1,7 +1,7 @@
 /**
  * Where lines of a log go: a descriptor that may be a file on a full disk, a pipe whose reader stalls or has gone. None of that
  * stops a service or grows its memory: lines are lost, and said to be lost once there is room. (Not pino's own destination, whose
- * flushSync tries forever where no space is left, also at the end of the process: sonic-boom 4.2.)
+ * flushSync tries without end where no space is left, also at the end of the process: sonic-boom 4.2.)
  */
 import { closeSync, openSync, write, writeSync } from 'node:fs';
 import path from 'node:path';

@@ -33,6 +33,7 @@ export async function agentHasRegistered(
   pid: number,
   timeoutMs: number,
   signal: AbortSignal | undefined,
+  socket = AGENT_SOCKET,
 ): Promise<void> {
   // much to load, for those who need it
   const [{ connectSocket }, { LOCAL_METHODS }, { RpcPeer }] = await Promise.all([
@@ -40,7 +41,7 @@ export async function agentHasRegistered(
     import('./agent/schema.ts'),
     import('../wire/peer.ts'),
   ]);
-  const stream = await connectSocket(AGENT_SOCKET, signal ?? AbortSignal.timeout(timeoutMs));
+  const stream = await connectSocket(socket, signal ?? AbortSignal.timeout(timeoutMs));
   const peer = new RpcPeer(stream, { calls: LOCAL_METHODS, session: 'connection' });
   try {
     await waitFor(

@@ -3,6 +3,7 @@ import { closeSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { HyperturtleError, errnoCode, isHyperturtleError } from '../../core/errors.ts';
 import { exec } from '../../core/exec.ts';
+import { kindOf } from '../../core/files.ts';
 import { imageAboutSchema } from './about.ts';
 import type { ImageAbout } from './about.ts';
 import type { RootFileSystem, RunRoot } from './spec.ts';
@@ -23,6 +24,12 @@ export function resolveImage(image: string, dirs: readonly string[] = IMAGE_DIRS
   const info = statSync(found, { throwIfNoEntry: false });
   if (info === undefined)
     throw new HyperturtleError('HT_NOT_FOUND', `image ${found}: no such file or directory`);
+  // opening a pipe would wait for a writer
+  if (!info.isDirectory() && !info.isFile() && !info.isBlockDevice())
+    throw new HyperturtleError(
+      'HT_UNSUPPORTED',
+      `image ${found} is ${kindOf(info)}: a file, a directory or a block device expected`,
+    );
   const file = path.resolve(found);
   const name = path.basename(file).replace(/\.(erofs|squashfs|ext4|img)$/, '');
   if (info.isDirectory()) return { name, root: { directory: file }, about: undefined };

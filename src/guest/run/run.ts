@@ -33,6 +33,8 @@ export interface RunOptions {
   initrd: Buffer;
   /** To be packed as the root, which the spec then expects in the run's directory. */
   directory: string | undefined;
+  /** Of the agent that registers it; left out: where an agent is by itself. */
+  agentSocket?: string;
   /** CPUs of this machine for the guest's vCPUs, in their order; none: the scheduler's choice. */
   pin: readonly number[];
   /** What else is to be given back at the end: a NIC that was added for it. */
@@ -106,7 +108,7 @@ class RunningGuest {
     const { pid } = await this.#identifyQemu();
     if (this.#spec.net.kind === 'bridge') await attachTap(this.#spec.net.tap, this.#spec.net.bridge, signal);
     if (this.#o.pin.length > 0) await pinVcpus(this.#qmp, this.#o.pin, wait);
-    if (this.#spec.ram === 'turtlefs') await agentHasRegistered(pid, timeoutMs, signal);
+    if (this.#spec.ram === 'turtlefs') await agentHasRegistered(pid, timeoutMs, signal, this.#o.agentSocket);
     await this.#qmp.execute('cont', {}, wait);
     this.#o.onEvent?.({ event: 'running', pid });
     const stop = new Promise<never>((_, reject) => {

@@ -10,6 +10,7 @@ import { Agent } from '../../../src/guest/agent/agent.ts';
 import { AgentConfig } from '../../../src/guest/agent/config.ts';
 import { fixOf } from '../../../src/guest/agent/fixes.ts';
 import { connectSocket } from '../../../src/core/sockets.ts';
+import { agentHasRegistered } from '../../../src/guest/l2.ts';
 import { LOCAL_METHODS } from '../../../src/guest/agent/schema.ts';
 import { wireFailure } from '../../../src/wire/errors.ts';
 import { RpcPeer } from '../../../src/wire/peer.ts';
@@ -431,6 +432,13 @@ test('a running nested guest that is registered after detach and attach is told 
   expect(await scrape(path.join(dir, 'metrics.sock'))).toContain(
     'hyperturtle_l2_indexed{l2="l2-42",pid="42"} 0',
   );
+});
+
+test('a run waits for the agent at the socket that it was given', async () => {
+  await startAgent();
+  module.startVm(42);
+  await agentHasRegistered(42, 4000, undefined, path.join(dir, 'agent.sock'));
+  expect(agent!.status().l2s.map((l2) => l2.pid)).toEqual([42]);
 });
 
 test('a second agent at the same socket is refused, an abandoned socket is not', async () => {

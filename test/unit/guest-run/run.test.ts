@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -143,6 +143,11 @@ describe('an image', () => {
     expect(() => resolveImage('nope', [dir])).toThrow(/image 'nope': not in/);
     expect(() => resolveImage('./nope')).toThrow(/no such file/);
     expect(() => resolveImage(file('d', 0, '00'))).toThrow(/expected erofs, squashfs or ext4/);
+    execFileSync('mkfifo', [path.join(dir, 'pipe')]);
+    expect(() => resolveImage(path.join(dir, 'pipe'))).toThrow(
+      /pipe is a named pipe: a file, a directory or a/,
+    );
+    expect(() => resolveImage('/dev/zero')).toThrow(/zero is a character device/);
   });
 });
 
