@@ -1,5 +1,5 @@
 /** Stock plugins that do a part of the work: IPAM, and the bridge for veth pairs. */
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { exec } from '../core/exec.ts';
@@ -101,7 +101,7 @@ function find(plugin: string, dirs: readonly string[]): string {
     const file = path.join(dir, plugin);
     try {
       accessSync(file, constants.X_OK);
-      return file;
+      if (statSync(file).isFile()) return file; // a directory may be entered, not run
     } catch {
       // in the next one, perhaps
     }

@@ -1,6 +1,7 @@
 /** Runs one program to its end, with a deadline and a bounded copy of its output. */
 import { spawn } from 'node:child_process';
 import { HyperturtleError } from './errors.ts';
+import { fileError } from './files.ts';
 import { patient } from './patience.ts';
 
 export interface ExecOptions {
@@ -77,7 +78,7 @@ export function exec(file: string, args: readonly string[], options: ExecOptions
       reject(
         e.code === 'ENOENT'
           ? new HyperturtleError('HT_NOT_FOUND', `program '${file}' not found: install it or set PATH`)
-          : e,
+          : fileError(e, 'the program cannot be run', file),
       );
     });
     child.on('close', (code, sig) => {

@@ -194,4 +194,28 @@ describe('the plugin process', () => {
       details: expect.stringContaining('at most 4 MiB') as string,
     });
   });
+
+  it('takes a directory for no plugin, and tells what cannot be run', () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'ht-cni-plugins-'));
+    try {
+      mkdirSync(path.join(dir, 'folder'));
+      writeFileSync(path.join(dir, 'broken'), '#!/not/there\n', { mode: 0o755 });
+      const status = (type: string): unknown => {
+        const r = spawnSync(process.execPath, [MAIN()], {
+          input: JSON.stringify({ cniVersion: '1.1.0', name: 'n', type: 't', mode: 'veth', ipam: { type } }),
+          encoding: 'utf8',
+          timeout: 20_000,
+          env: { PATH: process.env['PATH'], CNI_COMMAND: 'STATUS', CNI_PATH: dir },
+        });
+        return JSON.parse(r.stdout);
+      };
+      expect(status('folder')).toMatchObject({
+        code: 7,
+        msg: expect.stringContaining("'folder' is in none") as string,
+      });
+      expect(status('broken')).toMatchObject({ code: 100, msg: expect.stringContaining('broken') as string });
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  });
 });

@@ -457,7 +457,7 @@ function scrape(socketPath: string): Promise<string> {
   return new Promise((resolve, reject) => {
     http
       .get(
-        { socketPath, path: '/metrics', headers: { accept: 'application/openmetrics-text' } },
+        { socketPath, path: '/metrics', headers: { accept: 'application/openmetrics-text' }, agent: false },
         (response) => {
           let text = '';
           response.on('data', (part: Buffer) => (text += part.toString()));
