@@ -22,6 +22,7 @@ export class LogSink {
   #queue: Buffer[] = [];
   #bytes = 0;
   #busy = false;
+  #scheduled = false;
   #failed = false;
   #lost = 0;
 
@@ -50,7 +51,13 @@ export class LogSink {
     }
     this.#queue.push(bytes);
     this.#bytes += bytes.length;
-    this.#pump();
+    if (this.#scheduled) return;
+    // a moment later, so that lines are written together, and by flush() where the process ends now
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#pump();
+    });
   }
 
   /** Writes what is queued, as far as that can be done now. */
