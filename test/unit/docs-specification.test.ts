@@ -14,7 +14,7 @@ it('names tests of what people bring that there are, one at least for each claim
     for (const [, file = '', name = ''] of named) {
       const path = `test/${file}`;
       expect(existsSync(path), path).toBe(true);
-      // quoted as they stand in the file, by whichever quotes
+      // quoted as they are in the file, in one of three ways
       const text = readFileSync(path, 'utf8').replaceAll("\\'", "'");
       expect(
         ["'", '"', '`'].some((q) => text.includes(`${q}${name}${q}`)),
