@@ -33,7 +33,7 @@ export async function agentHasRegistered(
   pid: number,
   timeoutMs: number,
   signal: AbortSignal | undefined,
-  socket = AGENT_SOCKET,
+  socket: string = AGENT_SOCKET,
 ): Promise<void> {
   // much to load, for those who need it
   const [{ connectSocket }, { LOCAL_METHODS }, { RpcPeer }] = await Promise.all([
