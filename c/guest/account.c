@@ -13,9 +13,10 @@
  * For each account: charged frames = frames in words of its files + credit of its L2s + what faults are about to use,
  * and what an export that found no room has charged for its next attempt.
  *
- * Locks under which charges are made, and how: under mmap_lock for reading alone (a fault), with all that waiting means;
- * under our locks, those of KVM's slots and with interrupts off only GFP_NOWAIT, so nothing is reclaimed, nobody is killed,
- * and no cgroup above its memory.high makes others wait for a lock that its task sleeps with.
+ * Locks under which charges are made, and how: under mmap_lock of the VMM for reading (a fault), with all that waiting
+ * means: to reclaim, to sleep for up to two seconds above memory.high, to wait for the OOM killer's victim. So nobody may
+ * wait for an mmap_lock with a lock that others need, which htg_lock is (l2.c). Under our locks, those of KVM's slots and
+ * with interrupts off only GFP_NOWAIT: nothing is reclaimed, nobody sleeps or is killed.
  *
  * The OOM killer goes by resident pages, and those that L0 has given are in no page table of the VMM's. So they are added
  * to its pages of shared memory (RssShmem), at the entry of the L2 as programs count them, and made exact by what its

@@ -11,8 +11,15 @@
  * mmap_lock, so for the end of mprotect() and the like, and then exports what KVM and the address space say.
  * Exports happen under kvm->slots_lock only: none comes between two steps of one slot change.
  *
- * Lock order: kvm->slots_lock, kvm->slots_arch_lock, htg_lock, mmap_lock, htg_file.sem. What is called under
+ * Lock order: kvm->slots_lock, kvm->slots_arch_lock, mmap_lock, htg_lock, htg_file.sem. What the kernel calls under
  * mmap_lock (MMU notifier, mmap, mprotect) takes only htg_l2.ranges_lock.
+ *
+ * htg_lock is everybody's, so who holds it waits for no VMM. A fault of turtlefs may sleep for seconds with mmap_lock of its
+ * VMM: above memory.high, or until the OOM killer's victim is gone, which may be another VMM that waits for htg_lock in its
+ * htg_mn_release(). So an export takes mmap_lock first: then only this VM's slot changes and its registration wait for its
+ * faults, with its own slots_lock. Under htg_lock memory is charged with GFP_NOWAIT only (account.c), no flag of a mapping
+ * is changed (which waits for faults that hold that mapping alone), and htg_file.sem is waited for, which nobody holds
+ * while he charges. What is allocated under htg_lock is charged to no cgroup.
  */
 #include <linux/anon_inodes.h>
 #include <linux/cc_platform.h>
@@ -131,12 +138,18 @@ static void htg_l2_off(struct htg_l2 *l2)
 		htg_grace_l2s(this);
 }
 
+/* Exports again when those who hold slots_lock and mmap_lock now are done. Lock-free. */
+static void htg_l2_look_again(struct htg_l2 *l2)
+{
+	WRITE_ONCE(l2->stale, true);
+	schedule_work(&l2->again);
+}
+
 /* Off, until what happens now is over. The L2 is hashed, or its MMU notifier registered. Lock-free as htg_l2_off(). */
 static void htg_l2_pause(struct htg_l2 *l2)
 {
 	htg_l2_off(l2);
-	WRITE_ONCE(l2->stale, true);
-	schedule_work(&l2->again);
+	htg_l2_look_again(l2);
 }
 
 /* A turtlefs mapping of this address space has come. Lock-free. */
@@ -147,10 +160,8 @@ void htg_l2_mapped(struct mm_struct *mm)
 
 	rcu_read_lock();
 	hash_for_each_rcu(htg_l2s, bkt, l2, node)
-		if (l2->mm == mm) {
-			WRITE_ONCE(l2->stale, true);
-			schedule_work(&l2->again);
-		}
+		if (l2->mm == mm)
+			htg_l2_look_again(l2);
 	rcu_read_unlock();
 }
 
@@ -205,42 +216,87 @@ static bool htg_slot_large(const struct kvm_memory_slot *ms, u64 gfn, unsigned l
 	return true;
 }
 
-/*
- * Whether L2 may write into this mapping unseen. Not where somebody asks which pages are written (clear_refs takes
- * VM_SOFTDIRTY from mappings, after which only faults of the VMM and of L1's KVM count): such a mapping gets the flag
- * back, and pagemap then says of all its pages that they may have been written. That needs mmap_lock for writing.
- */
-static bool htg_vma_writable(struct htg_l2 *l2, struct vm_area_struct *vma, bool exclusive)
+/* A mapping of a turtlefs file that L2 may write into, as far as the VMM is concerned. */
+static bool htg_vma_shared(const struct vm_area_struct *vma)
 {
-	if ((vma->vm_flags & (VM_SHARED | VM_WRITE)) != (VM_SHARED | VM_WRITE))
-		return false;
-	if ((vma->vm_flags & VM_SOFTDIRTY) == VM_SOFTDIRTY) /* 0 where kernels do not have that */
-		return true;
-	if (exclusive) {
-		ht_vm_flags_set(vma, VM_SOFTDIRTY);
-		return true;
-	}
-	WRITE_ONCE(l2->stale, true);
-	schedule_work(&l2->again);
-	return false;
+	return vma->vm_file && htg_file_of(vma->vm_file) &&
+	       (vma->vm_flags & (VM_SHARED | VM_WRITE)) == (VM_SHARED | VM_WRITE);
 }
 
 /*
- * One piece of a memory slot that lies in one turtlefs mapping. Caller holds htg_lock and mmap_lock, the latter for
- * writing if exclusive.
+ * Whether nobody asks which pages of it are written. clear_refs takes VM_SOFTDIRTY from mappings, after which only faults of
+ * the VMM and of L1's KVM count: such a mapping is exported when it has the flag back (htg_mark_written()).
  */
-static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot *ms, struct vm_area_struct *vma,
-				u64 gfn, unsigned long start, unsigned long end, bool exclusive)
+static bool htg_vma_unwatched(const struct vm_area_struct *vma)
 {
-	struct htg_file *f = vma->vm_file ? htg_file_of(vma->vm_file) : NULL;
+	return (vma->vm_flags & VM_SOFTDIRTY) == VM_SOFTDIRTY; /* 0 where kernels do not have that */
+}
+
+typedef void (*htg_piece_fn)(struct htg_l2 *l2, const struct kvm_memory_slot *ms, struct vm_area_struct *vma, u64 gfn,
+			     unsigned long start, unsigned long end);
+
+/*
+ * Calls fn for each piece of a memory slot that lies in one mapping. Slots that must fault are left out: read-only,
+ * dirty-logged, about to go, without memory of the VMM's. Caller holds kvm->slots_lock and mmap_lock.
+ */
+static void htg_l2_pieces(struct htg_l2 *l2, htg_piece_fn fn)
+{
+	struct kvm_memory_slot *ms;
+	int bkt, idx;
+
+	lockdep_assert_held(&l2->kvm->slots_lock);
+	mmap_assert_locked(l2->mm);
+	idx = srcu_read_lock(&l2->kvm->srcu);
+	kvm_for_each_memslot(ms, bkt, __kvm_memslots(l2->kvm, 0)) {
+		u64 gfn = max_t(u64, ms->base_gfn, HTG_LOW_GFN), end = ms->base_gfn + ms->npages;
+		unsigned long addr, stop;
+		struct vm_area_struct *vma;
+
+		if (gfn >= end || ht_memslot_is_gmem(ms) ||
+		    (ms->flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES | KVM_MEMSLOT_INVALID)))
+			continue;
+		addr = ms->userspace_addr + ((gfn - ms->base_gfn) << PAGE_SHIFT);
+		stop = ms->userspace_addr + (ms->npages << PAGE_SHIFT);
+		while (addr < stop && (vma = find_vma(l2->mm, addr)) && vma->vm_start < stop) {
+			unsigned long from = max(addr, vma->vm_start), to = min(stop, vma->vm_end);
+
+			fn(l2, ms, vma, gfn + ((from - addr) >> PAGE_SHIFT), from, to);
+			gfn += (to - addr) >> PAGE_SHIFT;
+			addr = to;
+		}
+	}
+	srcu_read_unlock(&l2->kvm->srcu, idx);
+}
+
+/*
+ * pagemap says of all its pages that they may have been written, from now on. Caller holds mmap_lock for writing, and not
+ * htg_lock.
+ */
+static void htg_mark_written(struct htg_l2 *l2, const struct kvm_memory_slot *ms, struct vm_area_struct *vma, u64 gfn,
+			     unsigned long start, unsigned long end)
+{
+	if (htg_vma_shared(vma) && !htg_vma_unwatched(vma))
+		ht_vm_flags_set(vma, VM_SOFTDIRTY);
+}
+
+/* One piece of a memory slot. Caller holds kvm->slots_lock, mmap_lock and htg_lock. */
+static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot *ms, struct vm_area_struct *vma,
+				u64 gfn, unsigned long start, unsigned long end)
+{
 	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
 	unsigned long pgoff = vma->vm_pgoff + ((start - vma->vm_start) >> PAGE_SHIFT);
 	unsigned long n = (end - start) >> PAGE_SHIFT;
 	struct ht_slot *slot;
+	struct htg_file *f;
 	u32 why;
 
-	if (!f || l2->nranges == HT_MAX_SLOTS || !htg_vma_writable(l2, vma, exclusive))
+	if (!htg_vma_shared(vma) || l2->nranges == HT_MAX_SLOTS)
 		return;
+	if (!htg_vma_unwatched(vma)) {
+		htg_l2_look_again(l2);
+		return;
+	}
+	f = htg_file_of(vma->vm_file);
 	why = htg_file_charge_to(f, l2->account, &l2->purse);
 	if (why) { /* what L1 hands out is charged as before */
 		l2->left_out |= why;
@@ -268,15 +324,11 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 }
 
 /*
- * Tells programs the L2's RAM as KVM has it now. Slots that must fault are left out: read-only, dirty-logged, about
- * to go, without memory of the VMM's. Caller holds kvm->slots_lock and htg_lock.
+ * Tells programs the L2's RAM as KVM has it now. Caller holds kvm->slots_lock, mmap_lock, so that no mapping changes until
+ * programs may act on what we read, and htg_lock.
  */
-static void htg_l2_export(struct htg_l2 *l2, bool exclusive)
+static void htg_l2_export(struct htg_l2 *l2)
 {
-	struct kvm_memory_slot *ms;
-	int bkt, idx;
-
-	lockdep_assert_held(&l2->kvm->slots_lock);
 	if (l2->dead || !l2->rec)
 		return;
 	WRITE_ONCE(l2->stale, false); /* before we look: what changes from now on sets it again */
@@ -284,46 +336,22 @@ static void htg_l2_export(struct htg_l2 *l2, bool exclusive)
 	l2->left_out = l2->pages_left_out = 0;
 	l2->purse.missing = 0;
 	l2->rec->template = 0;	/* learned again: what L1's KVM puts in a leaf may have changed with the slots */
-	/* no mapping changes from here until programs may act on what we read */
-	if (exclusive)
-		mmap_write_lock(l2->mm);
-	else
-		mmap_read_lock(l2->mm);
-	idx = srcu_read_lock(&l2->kvm->srcu);
-	kvm_for_each_memslot(ms, bkt, __kvm_memslots(l2->kvm, 0)) {
-		u64 gfn = max_t(u64, ms->base_gfn, HTG_LOW_GFN), end = ms->base_gfn + ms->npages;
-		unsigned long addr, stop;
-		struct vm_area_struct *vma;
-
-		if (gfn >= end || ht_memslot_is_gmem(ms) ||
-		    (ms->flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES | KVM_MEMSLOT_INVALID)))
-			continue;
-		addr = ms->userspace_addr + ((gfn - ms->base_gfn) << PAGE_SHIFT);
-		stop = ms->userspace_addr + (ms->npages << PAGE_SHIFT);
-		while (addr < stop && (vma = find_vma(l2->mm, addr)) && vma->vm_start < stop) {
-			unsigned long from = max(addr, vma->vm_start), to = min(stop, vma->vm_end);
-
-			htg_l2_export_range(l2, ms, vma, gfn + ((from - addr) >> PAGE_SHIFT), from, to, exclusive);
-			gfn += (to - addr) >> PAGE_SHIFT;
-			addr = to;
-		}
-	}
-	srcu_read_unlock(&l2->kvm->srcu, idx);
+	htg_l2_pieces(l2, htg_l2_export_range);
 	if (l2->nranges) {
 		WRITE_ONCE(l2->rec->slot_count, l2->nranges);
 		smp_store_release(&l2->rec->state, HT_L2_ON);
 	}
-	if (exclusive)
-		mmap_write_unlock(l2->mm);
-	else
-		mmap_read_unlock(l2->mm);
 	htg_l2_recount_soon(); /* the VMM's mappings may have changed */
 	htg_account_uncharge(l2->account, l2->purse.charged);
 	l2->purse.charged = 0;
-	if (l2->purse.missing && !exclusive) { /* where there is no lock, charging may reclaim */
-		WRITE_ONCE(l2->stale, true);
-		schedule_work(&l2->again);
-	}
+}
+
+/* The same where nothing may be reclaimed: the work does that. */
+static void htg_l2_export_now(struct htg_l2 *l2)
+{
+	htg_l2_export(l2);
+	if (l2->purse.missing)
+		htg_l2_look_again(l2);
 }
 
 /* Exports if that is due. Caller holds no lock. Returns frames for which the cgroup had no room without waiting. */
@@ -332,12 +360,18 @@ static u64 htg_l2_export_again(struct htg_l2 *l2, struct kvm *kvm)
 	u64 missing = 0;
 
 	mutex_lock(&kvm->slots_lock);
-	mutex_lock(&htg_lock);
-	if (READ_ONCE(l2->stale)) {
-		htg_l2_export(l2, true);
-		missing = l2->dead ? 0 : l2->purse.missing;
+	if (READ_ONCE(l2->stale)) { /* else the one that sets it queues us once more */
+		mmap_write_lock(l2->mm);
+		htg_l2_pieces(l2, htg_mark_written);
+		mmap_write_downgrade(l2->mm); /* nobody else can have it for writing in between */
+		mutex_lock(&htg_lock);
+		if (READ_ONCE(l2->stale)) {
+			htg_l2_export(l2);
+			missing = l2->dead ? 0 : l2->purse.missing;
+		}
+		mutex_unlock(&htg_lock);
+		mmap_read_unlock(l2->mm);
 	}
-	mutex_unlock(&htg_lock);
 	mutex_unlock(&kvm->slots_lock);
 	return missing;
 }
@@ -517,11 +551,19 @@ static int htg_commit_later(struct ht_call *call)
 static void htg_commit_memory_region(struct ht_call *call)
 {
 	struct kvm *kvm = (struct kvm *)call->args[0];
-	struct htg_l2 *l2 = htg_l2_lock(kvm);
+	struct htg_l2 *l2;
 
+	rcu_read_lock();
+	l2 = htg_l2_find(kvm); /* none comes, as that takes slots_lock, but one may go */
+	rcu_read_unlock();
 	if (l2) {
-		htg_l2_export(l2, false);
-		mutex_unlock(&htg_lock);
+		mmap_read_lock(kvm->mm); /* ours: KVM lets no other process change slots */
+		l2 = htg_l2_lock(kvm);
+		if (l2) {
+			htg_l2_export_now(l2);
+			mutex_unlock(&htg_lock);
+		}
+		mmap_read_unlock(kvm->mm);
 	} else if ((u32)call->args[3] == KVM_MR_CREATE &&
 		   htg_slot_is_ours(kvm, (const struct kvm_memory_slot *)call->args[2])) {
 		htg_watch_note(HTG_EVENT_VM, task_tgid(current));
@@ -744,6 +786,7 @@ long htg_l2_register(const struct htg_register *req)
 		goto mm;
 
 	mutex_lock(&kvm->slots_lock);
+	mmap_read_lock(l2->mm);
 	mutex_lock(&htg_lock);
 	a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
 	ret = -ENODEV;
@@ -757,7 +800,7 @@ long htg_l2_register(const struct htg_register *req)
 			atomic_inc(&htg_l2_n);
 			htg_exit_forget();
 			hash_add_rcu(htg_l2s, &l2->node, (unsigned long)kvm);
-			htg_l2_export(l2, false);
+			htg_l2_export_now(l2);
 			htg_l2_pages(l2, &l2->last);
 			htg_credit_mapped(&l2->running.credit, l2->last.pages_held);
 			htg_pool_poke(a);
@@ -765,6 +808,7 @@ long htg_l2_register(const struct htg_register *req)
 		}
 	}
 	mutex_unlock(&htg_lock);
+	mmap_read_unlock(l2->mm);
 	mutex_unlock(&kvm->slots_lock);
 	mmput(l2->mm);
 	if (ret) {

@@ -4,7 +4,7 @@
  * the arena, so that a program in L0 can give the page a frame, or find the frame it has, without L1
  * running. The word is the truth: the one that needs the page first sets it with compare-and-exchange.
  *
- * Lock order: inode lock, htg_lock, mmap_lock, htg_file.sem, page lock. Programs in L0 take no lock: what
+ * Lock order: inode lock, mmap_lock, htg_lock, htg_file.sem, page lock. Programs in L0 take no lock: what
  * excludes them is an L2 turned off, or a cleared word, each followed by a grace period.
  */
 #include <linux/types.h>

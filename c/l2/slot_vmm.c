@@ -8,13 +8,17 @@
  *     protect:read|none    mprotect() of pages that the guest has written and this program has never touched
  *     touch                the guest writes 32 pages, which this program then reads
  *     busy                 a vCPU on CPU 1 writes 32 pages again and again until the next SIGUSR1; prints a line first
+ *     register             registers the VM; it stays so until the end
+ *     crowd                a thread has pages of RAM that nobody needs given and taken away, again and again until the next
+ *                          SIGUSR1, while the VM is registered, slots come and go and protections change; prints a line first
  *     fills:MS:PID         the guest writes 32 pages again and again, on CPU 0, for so long
  *     holes:COUNT:PID      the same, and each of its pages is taken away by itself after each time
  *                          `watched` are exits of the VM of process PID meanwhile, by KVM's count
  *
  * FILE is the guest's RAM, FILE.hot that of the hot slot: in the same 2 MiB as other RAM (small), or two ranges of 2 MiB
  * of their own (large). When the VM is there, prints {"ready":...}. Each step waits for SIGUSR1 and prints one JSON line:
- * `stale` counts writes that reached memory which no slot had any more, `graces` and `interrupted` what our module has
+ * `slowest` is the longest that a slot change, registration, mprotect() or question to our module took, in milliseconds,
+ * `slots` what our module said of its RAM when it was registered, `on` whether programs may act for it at the end, `stale` counts writes that reached memory which no slot had any more, `graces` and `interrupted` what our module has
  * counted meanwhile: grace periods, and CPUs of L1 that it has interrupted for them. After the last step it waits for one more
  * SIGUSR1. Exit status 0: no stale write and no mismatch; 1: some; 2: usage or system.
  */
@@ -27,6 +31,7 @@
 
 #define PROGRAM "slot_vmm"
 #include "tiny_machine.h"
+#include "hyperturtle/arena.h"
 #include "hyperturtle/guest.h"
 
 #define VCPUS 2
@@ -36,6 +41,8 @@
 #define WRITES 8ull		/* of a pass over the hot slot */
 #define PROTECTED 16ull		/* the first of the pages that only the guest writes, and how many */
 #define PROTECTED_PAGES 32ull
+#define CROWD (2ull << 20)	/* in RAM below TEST_GPA: pages that nobody uses */
+#define CROWD_PAGES 320ull
 #define CELL(cpu) (0x9000ull + (cpu) * 64)	/* in RAM: whether to stop, passes so far */
 
 /*
@@ -71,19 +78,38 @@ asm(".pushsection .rodata\n"
 
 static struct {
 	char *ram, *hot;
-	int vm, cpus[VCPUS], ram_fd, hot_fd;
+	int vm, cpus[VCPUS], ram_fd, hot_fd, l2;
 	struct kvm_run *runs[VCPUS];
 	uint64_t place[2], hot_bytes, step, stale;
 	struct {
 		uint64_t at[2], count, step;
 	} roam; /* what guest_roam writes */
 	uint64_t watched; /* exits of another VM, during a step */
+	uint64_t slowest, slots;
 	volatile uint64_t mmio; /* exits for writes to where no slot is */
+	volatile uint64_t crowds; /* how often the pages of CROWD were given */
+	volatile bool crowded;	/* enough of that */
 } m;
 
 static volatile uint64_t *cell(int cpu)
 {
 	return (volatile uint64_t *)(m.ram + CELL((uint64_t)cpu));
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void took_since(uint64_t from)
+{
+	uint64_t ms = now_ms() - from;
+
+	if (ms > m.slowest)
+		m.slowest = ms;
 }
 
 static void set_slot(uint32_t slot, uint64_t gpa, uint64_t bytes, char *at, uint32_t flags)
@@ -92,9 +118,11 @@ static void set_slot(uint32_t slot, uint64_t gpa, uint64_t bytes, char *at, uint
 		.slot = slot, .flags = flags, .guest_phys_addr = gpa, .memory_size = bytes,
 		.userspace_addr = (uint64_t)(uintptr_t)at,
 	};
+	uint64_t from = now_ms();
 
 	if (ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &r))
 		die("KVM_SET_USER_MEMORY_REGION");
+	took_since(from);
 }
 
 /* 0, or the errno that ended it */
@@ -243,8 +271,11 @@ static uint64_t wrong_pages(uint64_t value)
 
 static void protect(int prot)
 {
+	uint64_t from = now_ms();
+
 	if (mprotect(m.ram + TEST_GPA + PROTECTED * PAGE, PROTECTED_PAGES * PAGE, prot))
 		die("mprotect");
+	took_since(from);
 }
 
 /* Gives the number of pages that were not as they must be. */
@@ -289,12 +320,70 @@ static uint64_t busy(const sigset_t *wanted)
 	return cell(1)[1] - from;
 }
 
-static uint64_t now_ms(void)
+static struct htg_l2_status l2_status(void)
 {
-	struct timespec t;
+	struct htg_l2_status st = {0};
+	uint64_t from = now_ms();
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+	if (m.l2 && ioctl(m.l2, HTG_L2_STATUS, &st))
+		die("HTG_L2_STATUS");
+	took_since(from);
+	return st;
+}
+
+static void register_vm(void)
+{
+	struct htg_register r = { .vm_fd = m.vm, .name = PROGRAM };
+	int fd = open("/dev/hyperturtle-guest", O_RDWR);
+	uint64_t from = now_ms();
+
+	if (fd >= 0)
+		m.l2 = ioctl(fd, HTG_REGISTER, &r);
+	if (fd < 0 || m.l2 < 0)
+		die("HTG_REGISTER");
+	close(fd);
+	took_since(from);
+	m.slots = l2_status().slots;
+}
+
+static void *crowd_faults(void *arg)
+{
+	while (!m.crowded) {
+		punch(m.ram_fd, CROWD, CROWD_PAGES * PAGE);
+		if (madvise(m.ram + CROWD, CROWD_PAGES * PAGE, MADV_POPULATE_WRITE))
+			die("MADV_POPULATE_WRITE");
+		m.crowds++;
+	}
+	return arg;
+}
+
+/* All of these faults are one call, which has the address space locked meanwhile. Gives the slot changes. */
+static uint64_t crowd(const sigset_t *wanted)
+{
+	const struct timespec pause = { .tv_nsec = 10000000 };
+	uint64_t done = 0, from = m.crowds;
+	pthread_t thread;
+
+	m.crowded = false;
+	if (pthread_create(&thread, NULL, crowd_faults, NULL))
+		die("pthread_create");
+	while (m.crowds == from)
+		usleep(200);
+	register_vm();
+	protect(PROT_READ); /* after this our module must look at the mappings, so wait for the thread */
+	printf("{\"busy\":true}\n");
+	fflush(stdout);
+	do {
+		protect(PROT_READ | PROT_WRITE);
+		set_slot(HOT_SLOT, m.place[0], m.hot_bytes, m.hot, 0);
+		set_slot(HOT_SLOT, m.place[0], 0, m.hot, 0);
+		protect(PROT_READ);
+		done += 2;
+	} while (sigtimedwait(wanted, NULL, &pause) < 0);
+	protect(PROT_READ | PROT_WRITE);
+	m.crowded = true;
+	pthread_join(thread, NULL);
+	return done;
 }
 
 /* Exits of a VM from KVM's files in debugfs. */
@@ -319,10 +408,12 @@ static uint64_t exits_of(int pid)
 static struct htg_info module_info(void)
 {
 	int fd = open("/dev/hyperturtle-guest", O_RDWR);
+	uint64_t from = now_ms();
 	struct htg_info info;
 
 	if (fd < 0 || ioctl(fd, HTG_GET_INFO, &info))
 		die("/dev/hyperturtle-guest");
+	took_since(from);
 	close(fd);
 	return info;
 }
@@ -348,11 +439,12 @@ static uint64_t give_back(uint64_t holes, uint64_t ms, int pid)
 static uint64_t run_step(const char *text, const sigset_t *wanted)
 {
 	uint64_t bad = 0, done = 0, mmio = m.mmio, stale = m.stale, from = now_ms();
-	struct htg_info before = module_info(), after;
+	struct htg_info before, after;
 	unsigned long long count;
 	int refused = 0, pid;
 
-	m.watched = 0;
+	m.slowest = m.watched = 0;
+	before = module_info();
 	if (sscanf(text, "changes:%llu", &count) == 1) {
 		done = changes(count);
 	} else if (!strcmp(text, "touch")) {
@@ -361,6 +453,10 @@ static uint64_t run_step(const char *text, const sigset_t *wanted)
 		bad = wrong_pages(4);
 	} else if (!strcmp(text, "busy")) {
 		done = busy(wanted);
+	} else if (!strcmp(text, "register")) {
+		register_vm();
+	} else if (!strcmp(text, "crowd")) {
+		done = crowd(wanted);
 	} else if (sscanf(text, "fills:%llu:%d", &count, &pid) == 2) {
 		done = give_back(0, count, pid);
 	} else if (sscanf(text, "holes:%llu:%d", &count, &pid) == 2) {
@@ -374,12 +470,13 @@ static uint64_t run_step(const char *text, const sigset_t *wanted)
 	}
 	after = module_info();
 	printf("{\"step\":\"%s\",\"changes\":%llu,\"mmio\":%llu,\"stale\":%llu,\"refused\":%d,\"mismatches\":%llu,\"ms\":%llu,"
-	       "\"watched\":%llu,\"graces\":%llu,\"interrupted\":%llu}\n",
+	       "\"watched\":%llu,\"graces\":%llu,\"interrupted\":%llu,\"slowest\":%llu,\"slots\":%llu,\"on\":%s}\n",
 	       text, (unsigned long long)done, (unsigned long long)(m.mmio - mmio),
 	       (unsigned long long)(m.stale - stale), refused, (unsigned long long)bad,
 	       (unsigned long long)(now_ms() - from),
 	       (unsigned long long)m.watched, (unsigned long long)(after.grace_periods - before.grace_periods),
-	       (unsigned long long)(after.interrupted - before.interrupted));
+	       (unsigned long long)(after.interrupted - before.interrupted), (unsigned long long)m.slowest,
+	       (unsigned long long)m.slots, l2_status().state == HT_L2_ON ? "true" : "false");
 	fflush(stdout);
 	return bad + m.stale;
 }

@@ -23,6 +23,12 @@ const resultSchema = z.object({
   /** Grace periods meanwhile, and CPUs of L1 that were interrupted for those of single L2s. */
   graces: z.number(),
   interrupted: z.number(),
+  /** The longest slot change, registration, mprotect() or question to the module, in milliseconds. */
+  slowest: z.number(),
+  /** Ranges of its RAM that were exported when it had registered itself. */
+  slots: z.number(),
+  /** It is registered, and programs may act for it. */
+  on: z.boolean(),
 });
 export type SlotVmmResult = z.infer<typeof resultSchema>;
 
@@ -38,9 +44,13 @@ export class SlotVmm implements AsyncDisposable {
 
   static async start(
     l1: Level,
-    o: { ram: string; size: 'small' | 'large'; steps: readonly string[] },
+    o: { ram: string; size: 'small' | 'large'; steps: readonly string[]; cgroup?: string | undefined },
   ): Promise<SlotVmm> {
-    const vmm = new SlotVmm(await l1.spawn([PROGRAM, o.ram, o.size, ...o.steps]));
+    const command = [PROGRAM, o.ram, o.size, ...o.steps];
+    const within = 'echo $$ > "$0"/cgroup.procs && exec "$@"';
+    const vmm = new SlotVmm(
+      await l1.spawn(o.cgroup === undefined ? command : ['sh', '-c', within, o.cgroup, ...command]),
+    );
     const { places, bytes } = readySchema.parse(await vmm.#line(0, 60_000));
     vmm.hot = { from: places[0]!, to: places[1]! + bytes };
     return vmm;
@@ -55,7 +65,7 @@ export class SlotVmm implements AsyncDisposable {
     return resultSchema.parse(await this.#line(++this.#lines, timeoutMs));
   }
 
-  /** Begins the step `busy`; the next `step()` ends it. */
+  /** Begins the step `busy` or `crowd`; the next `step()` ends it. */
   async begin(timeoutMs: number): Promise<void> {
     await this.#job.kill('USR1');
     z.object({ busy: z.literal(true) }).parse(await this.#line(++this.#lines, timeoutMs));

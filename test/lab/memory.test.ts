@@ -4,7 +4,9 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Acceleration } from '../../src/bench/accelerate.ts';
+import { SlotVmm } from '../../src/bench/slot-vmm.ts';
 import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
 import { runScript } from '../../src/lab/levels.ts';
@@ -26,6 +28,9 @@ const UNSEEN = 2048;
 // two L1 CPUs: the pool is filled while L2 runs
 const lab = useLab({ kernel: TEST_KERNEL, l1Cpus: 2 });
 let acceleration: Acceleration;
+
+/** Above memory.high the faults of one call have their VMM's address space locked for four seconds and more. */
+const PROMPT_MS = 1500;
 
 /** How far two figures are apart, of the second. */
 const apart = (value: number, of: number): number => Math.abs(value - of) / of;
@@ -135,5 +140,37 @@ describe('frames of an L2', () => {
       },
     );
     await allFramesBack(lab().l1);
+  });
+
+  it('above memory.high make no other VMM wait, though its faults sleep and its slots and mappings change meanwhile', async () => {
+    const { l1 } = lab();
+    const cgroup = `${CGROUPS}/high`;
+    await using undo = new CleanupStack();
+    await runScript(l1, `mkdir ${cgroup}`);
+    undo.add('cgroup', () => runScript(l1, `rmdir ${cgroup}`).then(() => {}));
+    const start = async (name: string, steps: string[], within?: string): Promise<SlotVmm> => {
+      const ram = `${TURTLEFS_DIR}/${name}.ram`;
+      undo.add('RAM', () => runScript(l1, `rm -f ${ram} ${ram}.hot`).then(() => {}));
+      const vmm = await SlotVmm.start(l1, { ram, size: 'small', steps, cgroup: within });
+      undo.add('VM', () => vmm[Symbol.asyncDispose]());
+      return vmm;
+    };
+    const other = await start('prompt', ['register', 'changes:10']);
+    const slow = await start('slow', ['crowd', 'touch'], cgroup);
+    await runScript(l1, `echo 0 > ${cgroup}/memory.high`);
+    await slow.begin(STEP_MS);
+    const registered = await other.step(STEP_MS);
+    const changed = await other.step(STEP_MS);
+    const crowd = await slow.step(STEP_MS);
+    await runScript(l1, `echo max > ${cgroup}/memory.high`);
+    const after = await slow.step(STEP_MS);
+    process.stdout.write(`  ${JSON.stringify({ registered, changed, crowd, after })}\n`);
+    expect(crowd.slowest).toBeGreaterThan(PROMPT_MS); // it did sleep
+    expect(registered.slots).toBeGreaterThan(0);
+    expect(changed).toMatchObject({ stale: 0, mismatches: 0, on: true });
+    expect(Math.max(registered.slowest, changed.slowest)).toBeLessThan(PROMPT_MS);
+    // what it says of itself is true then, and after all that
+    expect(crowd.slots).toBeGreaterThan(0);
+    expect(after).toMatchObject({ mismatches: 0, on: true });
   });
 });
