@@ -481,7 +481,8 @@ static void htg_credits_call_in(struct htg_account *acc)
 
 /*
  * A frame for a fault, charged with all that a fault's memory may do: wait, reclaim, and in the end call the OOM killer.
- * Caller may sleep; it holds mmap_lock at most.
+ * Caller may sleep. It holds mmap_lock of the VMM for reading (a fault), or the lock of the file's inode (write(): then
+ * what else needs that lock, as a hole in the same file, waits too). Nobody holds htg_lock or a file's sem who waits for these.
  */
 int htg_account_charge_one(struct htg_account *acc)
 {

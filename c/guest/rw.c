@@ -54,7 +54,10 @@ ssize_t htg_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	return done;
 }
 
-/* Up to the end of one page. The inode is locked. */
+/*
+ * Up to the end of one page. The inode is locked, as by any file system, so while the frame is charged, which may sleep and
+ * meet the OOM killer of the writer's cgroup, other writers, holes and truncation of this file wait; faults do not.
+ */
 static ssize_t htg_write_page(struct inode *inode, loff_t pos, struct iov_iter *from)
 {
 	struct htg_file *f = inode->i_private;

@@ -527,9 +527,12 @@ static int htg_reserve(struct htg_file *f, unsigned long n, unsigned long spare)
 	if (!words) {
 		/* no arena, or no room in it: RAM as good as any, but not accelerated */
 		words = vmalloc(array_size(more, sizeof(u64)));
+		if (words)
+			cap = more;
+		else
+			words = vmalloc(array_size(cap, sizeof(u64)));
 		if (!words)
 			return -ENOMEM;
-		cap = more;
 		arena = false;
 	}
 	/* no program can see these words yet, nor f's old ones, and f->sem keeps L1's faults out */
