@@ -40,7 +40,7 @@ export async function holdPort(port: string, proc = '/proc'): Promise<Held> {
     if (errnoCode(e) !== 'EADDRINUSE') throw e;
     const pid = holderOf(name, proc);
     // names in abstract space are anybody's: a user without rights must not keep the agent from starting
-    if (pid !== undefined && isOthers(path.join(proc, pid))) return { release: () => Promise.resolve() };
+    if (!mayBeAgent(pid, proc)) return { release: () => Promise.resolve() };
     throw inUse(port, pid === undefined ? 'another agent has it' : `process ${pid} has it`);
   }
   return held(server);
@@ -66,16 +66,30 @@ export function portName(port: string): string {
 }
 
 function holderOf(name: string, proc: string): string | undefined {
+  // Node's older releases bind it with the zeros behind it, which the kernel shows so as well
+  const whole = new RegExp(` @${name}@*$`);
   const line = readFileSync(path.join(proc, 'net/unix'), 'latin1')
     .split('\n')
-    .find((l) => l.includes(`@${name}`));
+    .find((l) => whole.test(l));
   const inode = line?.trim().split(/\s+/)[6];
-  return inode === undefined ? undefined : openerOf(`socket:[${inode}]`, proc);
+  return inode === undefined ? undefined : openersOf(`socket:[${inode}]`, proc)[0];
 }
 
-function isOthers(processDir: string): boolean {
-  const uid = statSync(processDir, { throwIfNoEntry: false })?.uid;
-  return uid !== undefined && uid !== 0 && uid !== process.getuid?.();
+/**
+ * A process of root's or of our own user, and of Node's: a user may have a program with root's rights keep a socket, or
+ * nobody, by sending it to one that never receives it. Root sees all processes: what it does not find is no agent.
+ */
+function mayBeAgent(pid: string | undefined, proc: string): boolean {
+  const own = process.getuid?.();
+  if (pid === undefined) return own !== 0;
+  const dir = path.join(proc, pid);
+  const uid = statSync(dir, { throwIfNoEntry: false })?.uid;
+  if (uid !== undefined && uid !== 0 && uid !== own) return false;
+  try {
+    return readlinkSync(path.join(dir, 'exe')) === readlinkSync('/proc/self/exe');
+  } catch {
+    return true; // it has ended, or is not ours to look at
+  }
 }
 
 function inUse(port: string, who: string): HyperturtleError {
@@ -101,13 +115,13 @@ function checkPort(port: string, proc: string): void {
       'HT_KERNEL',
       `${port}: a virtio-serial port or a unix socket expected, ${kindOf(found)} found: give another --port`,
     );
-  const pid = openerOf(device, proc);
+  const pid = openersOf(device, proc).find((p) => p !== String(process.pid));
   if (pid !== undefined) throw inUse(port, `process ${pid} has it`);
 }
 
-function openerOf(device: string, proc: string): string | undefined {
-  return readdirSync(proc).find((pid) => {
-    if (!/^\d+$/.test(pid) || pid === String(process.pid)) return false;
+function openersOf(device: string, proc: string): string[] {
+  return readdirSync(proc).filter((pid) => {
+    if (!/^\d+$/.test(pid)) return false;
     try {
       const dir = path.join(proc, pid, 'fd');
       return readdirSync(dir).some((fd) => readlinkSync(path.join(dir, fd)) === device);

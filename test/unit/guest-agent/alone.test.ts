@@ -7,6 +7,7 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  readlinkSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -24,6 +25,12 @@ beforeEach(() => (dir = mkdtempSync(path.join(os.tmpdir(), 'ht-alone-'))));
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 const never = new AbortController().signal;
 const log = { info: () => {}, warn: () => {}, error: () => {}, debug: () => {}, trace: () => {} };
+
+const listening = async (name: string): Promise<net.Server> => {
+  const server = net.createServer().listen(`\0${name}`);
+  await once(server, 'listening');
+  return server;
+};
 
 describe('a second agent with a socket of its own', () => {
   it('is refused while the state directory is another’s, and starts when that one has stopped', async () => {
@@ -96,6 +103,31 @@ describe('a second agent with a socket of its own', () => {
     }
     await (await holdPort(port)).release();
   });
+
+  it.skipIf(process.getuid?.() !== 0)(
+    'is not stopped by a program with rights that a user has keep the name, nor by a longer name',
+    async () => {
+      const port = path.join(dir, 'port.sock');
+      const longer = await listening(`${portName(port)}x`);
+      const name = await listening(portName(port));
+      const inode = readFileSync('/proc/net/unix', 'latin1')
+        .split('\n')
+        .find((l) => new RegExp(`@${portName(port)}@*$`).test(l))
+        ?.split(/\s+/)[6];
+      mkdirSync(path.join(dir, 'net'));
+      writeFileSync(path.join(dir, 'net/unix'), readFileSync('/proc/net/unix'));
+      // in flight: no process has it
+      await (await holdPort(port, dir)).release();
+      mkdirSync(path.join(dir, '4711/fd'), { recursive: true });
+      symlinkSync(`socket:[${inode}]`, path.join(dir, '4711/fd/7'));
+      symlinkSync('/usr/bin/su', path.join(dir, '4711/exe'));
+      await (await holdPort(port, dir)).release();
+      rmSync(path.join(dir, '4711/exe'));
+      symlinkSync(readlinkSync('/proc/self/exe'), path.join(dir, '4711/exe'));
+      await expect(holdPort(port, dir)).rejects.toThrow(/process 4711 has it open/);
+      for (const server of [longer, name]) server.close();
+    },
+  );
 
   it('keeps nothing of its own beside a port, and is not stopped by a user without rights', async () => {
     const port = path.join(dir, 'port.sock');
