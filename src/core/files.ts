@@ -5,7 +5,6 @@
 import {
   closeSync,
   constants,
-  existsSync,
   fstatSync,
   fsyncSync,
   lstatSync,
@@ -13,6 +12,7 @@ import {
   openSync,
   readFileSync,
   readSync,
+  readlinkSync,
   renameSync,
   rmSync,
   statSync,
@@ -273,10 +273,15 @@ export function writeOutput(file: string, content: string | Uint8Array): void {
 /** Whether writeOutput could do so, before the work whose result is to be written. Throws HT_KERNEL. */
 export function checkOutput(file: string | undefined): void {
   if (file === undefined) return;
-  const there = existsSync(file);
   try {
-    closeSync(openSync(file, constants.O_WRONLY | constants.O_CREAT | constants.O_NONBLOCK));
-    if (!there) rmSync(file, { force: true });
+    const there = statSync(file, { throwIfNoEntry: false });
+    // whoever reads a pipe would take that for the end
+    if (there?.isFIFO()) return;
+    if (there) return closeSync(openSync(file, constants.O_WRONLY | constants.O_NONBLOCK));
+    const place = isLink(file) ? path.resolve(path.dirname(file), readlinkSync(file)) : file;
+    // made here, or not removed
+    closeSync(openSync(place, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL));
+    rmSync(place, { force: true });
   } catch (e) {
     throw fileError(e, 'cannot be written', file);
   }

@@ -1,11 +1,12 @@
 /** Directories and files of records, on file systems that fail. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import {
   existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
+  readlinkSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -14,9 +15,18 @@ import {
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { HyperturtleError } from '../../src/core/errors.ts';
-import { makeDirectory, readIfThere, readInput, replaceFile, textIfThere } from '../../src/core/files.ts';
+import {
+  checkOutput,
+  makeDirectory,
+  readIfThere,
+  readInput,
+  replaceFile,
+  textIfThere,
+  writeOutput,
+} from '../../src/core/files.ts';
 
 let dir: string;
 beforeEach(() => {
@@ -161,5 +171,30 @@ describe('a file that somebody named', () => {
     expect(textIfThere(dir)).toBeUndefined();
     writeFileSync(path.join(dir, 'f'), ' 1\n');
     expect(textIfThere(path.join(dir, 'f'))).toBe('1');
+  });
+});
+
+describe('checkOutput', () => {
+  it('leaves links, pipes and files as they are, and makes nothing', () => {
+    const at = (name: string): string => path.join(dir, name);
+    symlinkSync('not-there', at('dangling'));
+    execFileSync('mkfifo', [at('pipe')]);
+    writeFileSync(at('file'), 'kept');
+    for (const name of ['dangling', 'pipe', 'file', 'new']) checkOutput(at(name));
+    expect(readdirSync(dir).sort()).toEqual(['dangling', 'file', 'pipe']);
+    expect(readlinkSync(at('dangling'))).toBe('not-there');
+    expect(readFileSync(at('file'), 'utf8')).toBe('kept');
+    expect(() => checkOutput(at('none/file'))).toThrow('none/file: cannot be written');
+    expect(() => checkOutput(dir)).toThrow('cannot be written');
+  });
+
+  it('is not the end of a pipe for who reads it', async () => {
+    const pipe = path.join(dir, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const reader = spawn('cat', [pipe], { stdio: ['ignore', 'pipe', 'ignore'] });
+    const said = text(reader.stdout);
+    checkOutput(pipe);
+    writeOutput(pipe, 'result');
+    expect(await said).toBe('result');
   });
 });
