@@ -275,7 +275,7 @@ export function checkOutput(file: string | undefined): void {
   if (file === undefined) return;
   try {
     const there = statSync(file, { throwIfNoEntry: false });
-    // whoever reads a pipe would take that for the end
+    // a pipe would be at its end for the one that reads it
     if (there?.isFIFO()) return;
     if (there) return closeSync(openSync(file, constants.O_WRONLY | constants.O_NONBLOCK));
     const place = isLink(file) ? path.resolve(path.dirname(file), readlinkSync(file)) : file;
