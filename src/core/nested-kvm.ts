@@ -27,7 +27,7 @@ export function shadowMmuFixed(release: string, version = ''): boolean | undefin
 }
 
 /** Series of kernels on which both modules and all programs are tried by the tests of the lab. */
-export const TRIED_SERIES = ['6.1', '6.12'] as const;
+export const TRIED_SERIES = ['6.1', '6.12', '7.3'] as const;
 
 /** The order of kernel series: 6.12 comes after 6.2. */
 export const byNumbers = (a: string, b: string): number => a.localeCompare(b, 'en', { numeric: true });

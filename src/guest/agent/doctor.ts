@@ -165,10 +165,10 @@ function kernel({ kernel: k }: Facts): Finding {
 }
 
 function series({ kernel: { release } }: Facts): Finding {
-  if (wasTried(release)) return ok(`the modules have been tried on kernels ${TRIED_SERIES.join(' and ')}`);
+  if (wasTried(release)) return ok(`the modules have been tried on kernels ${TRIED_SERIES.join(', ')}`);
   return warn(
     `the modules have not been tried on kernel ${release}`,
-    `use a kernel ${TRIED_SERIES.join(' or ')}, or try it where nothing depends on it`,
+    `use one of the kernels ${TRIED_SERIES.join(', ')}, or try it where nothing depends on it`,
   );
 }
 

@@ -54,7 +54,7 @@ describe('the host', () => {
     [
       'a kernel that nobody tried',
       { kernel: { release: '6.6.150', version: '#1' } },
-      ...(['warn', /not been tried on kernel 6\.6\.150/, /6\.1 or 6\.12/] as const),
+      ...(['warn', /not been tried on kernel 6\.6\.150/, /6\.1, 6\.12, 7\.3/] as const),
     ],
     [
       'no virtualization',
