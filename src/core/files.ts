@@ -245,7 +245,9 @@ export function stageFile(
   };
   orDiscard(() => {
     makeDirectory(path.dirname(file), o.directoryMode ?? 0o755);
-    const fd = openSync(fresh, 'w', o.mode ?? 0o644);
+    // what a killed writer left, or somebody put there: a link or a pipe of that name is not written to
+    rmSync(fresh, { force: true });
+    const fd = openSync(fresh, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, o.mode ?? 0o644);
     try {
       writeFileSync(fd, content);
       if (o.sync) fsyncSync(fd);

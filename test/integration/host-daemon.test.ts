@@ -492,6 +492,9 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
   it('lets nobody but root at its socket, and starts only once', async () => {
     expect(statSync(h.at('run/host.sock')).mode & 0o777).toBe(0o600);
     expect(await h.startSecond()).toMatch(/^HT_BUSY .*another daemon/);
+    // nor with a socket of its own: it would end what VMs have that its configuration lacks
+    h.writeConfig({}, { admin: { socket: h.at('other.sock') } });
+    expect(await h.startSecond()).toMatch(/^HT_BUSY .*daemon\.lock.*another daemon/);
     expect((await h.vm('one')).phase).toBe('attached');
   });
 

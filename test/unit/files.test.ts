@@ -174,6 +174,18 @@ describe('a file that somebody named', () => {
   });
 });
 
+it('a link or a pipe of the name that a new file has meanwhile is not written to', () => {
+  const at = (name: string): string => path.join(dir, name);
+  writeFileSync(at('victim'), 'kept');
+  symlinkSync('victim', at('record.new'));
+  replaceFile(at('record'), 'content');
+  expect(readFileSync(at('victim'), 'utf8')).toBe('kept');
+  expect(statSync(at('record')).isFile()).toBe(true);
+  execFileSync('mkfifo', [at('record.new')]);
+  replaceFile(at('record'), 'again');
+  expect(readFileSync(at('record'), 'utf8')).toBe('again');
+});
+
 describe('checkOutput', () => {
   it('leaves links, pipes and files as they are, and makes nothing', () => {
     const at = (name: string): string => path.join(dir, name);

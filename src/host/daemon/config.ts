@@ -1,5 +1,6 @@
 /** The daemon's configuration file (YAML) as a schema, and what one part of it demands of another. */
 import { PLACES } from '../../core/default-paths.ts';
+import path from 'node:path';
 import { z } from 'zod';
 import { LOG_LEVELS } from '../../core/log-levels.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
@@ -56,11 +57,18 @@ export function runNsOf(hook: Pick<HookSpec, 'name' | 'runNs'>, { runUs }: Pick<
 
 const SIGNATURE_POLICIES = ['none', 'optional', 'required'] as const;
 
+const HOOK_NAMES = HOOK_TABLE.map((h) => h.name);
+const HELPER_NAMES = [...new Set(HOOK_TABLE.flatMap((h) => h.helpers.map((x) => x.name)))].sort();
+
+/** A name that is none would forbid, or allow, nothing in silence. */
+const oneOf = (what: string, names: readonly string[]): z.ZodType<string> =>
+  z.string().refine((name) => names.includes(name), { error: `no ${what}; there are: ${names.join(', ')}` });
+
 const policySchema = z.strictObject({
   /** Hooks that this VM may use; left out: all. */
-  hooks: z.array(z.string().min(1).max(64)).optional(),
+  hooks: z.array(oneOf('hook', HOOK_NAMES)).optional(),
   /** Further helpers taken away, by name. */
-  forbiddenHelpers: z.array(z.string().min(1).max(64)).default([]),
+  forbiddenHelpers: z.array(oneOf('helper that a hook lets programs call', HELPER_NAMES)).default([]),
 });
 
 const networkCommon = {
@@ -236,7 +244,8 @@ function checkOwnSockets(
   },
   context: z.RefinementCtx,
 ): void {
-  const fail = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message });
+  const fail = (setting: string[], message: string): void =>
+    context.addIssue({ code: 'custom', path: setting, message });
   const admin = adminSocketOf(config);
   const at = config.admin.socket === undefined ? ['run'] : ['admin', 'socket'];
   if (config.admin.socket === undefined && !isSocketPath(admin))
@@ -278,11 +287,12 @@ function crossChecks(vms: Readonly<Record<string, VmSpec>>, context: z.Refinemen
     if (!NAME.test(name)) fail([name], `a name of letters, digits, '.', '_' and '-', at most 63, expected`);
     if (vm.signature === 'required' && vm.keys.length === 0)
       fail([name, 'signature'], 'signatures are required, but there are no keys: list some');
-    for (const [path, socket] of socketsOf(name, vm)) {
-      const other = sockets.get(socket);
+    for (const [setting, socket] of socketsOf(name, vm)) {
+      const place = path.resolve(socket);
+      const other = sockets.get(place);
       // one VM would speak with the rights of the other
-      if (other !== undefined) fail(path, `${socket} is vms.${other} already`);
-      sockets.set(socket, path.join('.'));
+      if (other !== undefined) fail(setting, `${socket} is vms.${other} already`);
+      sockets.set(place, setting.join('.'));
     }
   }
 }

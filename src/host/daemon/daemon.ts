@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import net from 'node:net';
+import path from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { makeDirectory } from '../../core/files.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
@@ -122,6 +123,7 @@ export class HostDaemon {
     makeDirectory(state, 0o700);
     // before anything is touched: its socket says that there is no other daemon
     await this.#serveAdmin();
+    await this.#holdRun(run);
     this.#runtime = new RuntimeVms(state);
     const wanted = this.#wanted(this.#config);
     // all are checked before anything is begun
@@ -147,6 +149,13 @@ export class HostDaemon {
     await forgetOthers(this.#config, wanted, log);
     for (const { vm } of this.#vms.values()) vm.start();
     log.info({ version: this.#options.version, instance: this.instance, vms: wanted.size }, 'started');
+  }
+
+  /** Another daemon with a socket of its own would take the VMs of this one for those of no configuration. */
+  async #holdRun(run: string): Promise<void> {
+    const lock = net.createServer((socket) => socket.destroy()).unref();
+    await listenAt(lock, path.join(run, 'daemon.lock'));
+    this.#undo.add('run directory', () => new Promise((resolve) => lock.close(() => resolve())));
   }
 
   #make(name: string, spec: VmSpec): ManagedVm {

@@ -74,6 +74,27 @@ describe('a mistake is told with its line and column', () => {
     );
   });
 
+  it('when a policy names no hook, or no helper: that would forbid nothing', () => {
+    const policy = '{hooks: [npf, nope], forbiddenHelpers: [ktime_get_ns, zzz]}';
+    const problems = problemsOf(`vms:\n  one: {qmp: /q, agent: {socket: /a}, policy: ${policy}}\n`);
+    expect(problems).toEqual([
+      expect.stringMatching(/^host\.yaml:2:\d+: vms\.one\.policy\.hooks\.1: no hook; there are: npf, exit,/),
+      expect.stringMatching(/policy\.forbiddenHelpers\.1: no helper .*; there are: .*ktime_get_ns/),
+    ]);
+  });
+
+  it('when two VMs share a socket by two of its spellings', () => {
+    const vm = (name: string, socket: string): string =>
+      `  ${name}: {qmp: /${name}, agent: {socket: ${socket}}}\n`;
+    const problems = problemsOf(
+      `vms:\n${vm('one', '/run/a')}${vm('two', '/run//a')}${vm('three', '/run/./a')}`,
+    );
+    expect(problems.map((p) => p.replace(/^.*: \//, '/'))).toEqual([
+      '/run//a is vms.one.agent.socket already',
+      '/run/./a is vms.two.agent.socket already',
+    ]);
+  });
+
   it('when a key is there twice', () => {
     expect(problemsOf('run: /a\nrun: /b\n')[0]).toMatch(/^host\.yaml:2:1: .*unique/);
   });
