@@ -3,11 +3,12 @@
  * stops a service or grows its memory: lines are lost, and said to be lost once there is room. (Not pino's own destination, whose
  * flushSync tries without end where no space is left, also at the end of the process: sonic-boom 4.2.)
  */
-import { closeSync, openSync, write, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, write, writeSync } from 'node:fs';
 import path from 'node:path';
 import { errnoCode } from './errors.ts';
 import { fileError, makeDirectory } from './files.ts';
 
+const APPENDING = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NONBLOCK;
 const QUEUE_BYTES_MAX = 4 << 20;
 const CHUNK_BYTES = 64 << 10;
 const RETRY_MS = 100;
@@ -25,6 +26,8 @@ export class LogSink {
   #scheduled = false;
   #failed = false;
   #lost = 0;
+  /** What is left of the lines that come next, while there was no room. */
+  #waiting: { rest: Buffer; timer: NodeJS.Timeout } | undefined;
 
   /** `to`: a descriptor that stays open, or a file to append to, made with its directory. Throws HT_NO_SPACE and HT_KERNEL. */
   constructor(to: number | string, onFailure: (e: unknown) => void = () => {}) {
@@ -34,7 +37,8 @@ export class LogSink {
     else {
       makeDirectory(path.dirname(to));
       try {
-        this.#fd = openSync(to, 'a');
+        // a named pipe that nobody reads is refused, not waited for
+        this.#fd = openSync(to, APPENDING, 0o644);
       } catch (e) {
         throw fileError(e, 'the log cannot be opened', to);
       }
@@ -63,8 +67,15 @@ export class LogSink {
   /** Writes what is queued, as far as that can be done now. */
   flush(): void {
     const end = performance.now() + LAST_MS;
-    while (this.#queue.length > 0) {
-      const chunk = this.#take();
+    const waiting = this.#waiting;
+    if (waiting) {
+      clearTimeout(waiting.timer);
+      this.#waiting = undefined;
+      this.#busy = false;
+    }
+    for (let chunk = waiting?.rest; ; ) {
+      chunk ??= this.#queue.length > 0 ? this.#take() : undefined;
+      if (!chunk) return;
       for (let at = 0; at < chunk.length; )
         try {
           at += writeSync(this.#fd, chunk, at);
@@ -72,6 +83,7 @@ export class LogSink {
           if (!isBusy(e) || performance.now() > end) return this.#fail(e, chunk);
           Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
         }
+      chunk = undefined;
     }
   }
 
@@ -101,7 +113,11 @@ export class LogSink {
   #send(chunk: Buffer, at: number): void {
     write(this.#fd, chunk, at, chunk.length - at, null, (e, n) => {
       if (e && isBusy(e)) {
-        setTimeout(() => this.#send(chunk, at), RETRY_MS).unref();
+        const again = (): void => {
+          this.#waiting = undefined;
+          this.#send(chunk, at);
+        };
+        this.#waiting = { rest: chunk.subarray(at), timer: setTimeout(again, RETRY_MS).unref() };
         return;
       }
       if (!e && at + n < chunk.length) return this.#send(chunk, at + n);

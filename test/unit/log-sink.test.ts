@@ -9,6 +9,7 @@ import {
   readFileSync,
   readSync,
   rmSync,
+  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -38,6 +39,16 @@ const opened = (file: string, flags: number): number => {
 const soon = (what: string, holds: () => boolean): Promise<true> =>
   waitFor(what, () => (holds() ? true : undefined), { timeoutMs: 4000, intervalMs: 5 });
 
+/** False when there was no room. */
+function writeAll(fd: number, bytes: Buffer): boolean {
+  try {
+    writeSync(fd, bytes);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 describe('a log', () => {
   it('is appended to its file, which is made with its directory', async () => {
     const file = path.join(dir, 'a/b/log');
@@ -59,6 +70,31 @@ describe('a log', () => {
     expect(() => new LogSink(path.join(dir, 'log'))).toThrow(
       /log: the log cannot be opened: it is a directory/,
     );
+  });
+
+  it('that is a pipe without a reader is refused, not waited for', () => {
+    const fifo = path.join(dir, 'fifo');
+    execFileSync('mkfifo', [fifo]);
+    expect(() => new LogSink(fifo)).toThrow(/fifo: the log cannot be opened/);
+  });
+
+  it('that is flushed while lines wait for room has these, before what came later', async () => {
+    const fifo = path.join(dir, 'fifo');
+    execFileSync('mkfifo', [fifo]);
+    const reader = opened(fifo, constants.O_RDONLY | constants.O_NONBLOCK);
+    const writer = opened(fifo, constants.O_WRONLY | constants.O_NONBLOCK);
+    const full = Buffer.alloc(65_536, '.');
+    while (writeAll(writer, full));
+    sink = new LogSink(writer);
+    sink.write('first\n');
+    // it has found no room, and waits to try again
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    const read = Buffer.alloc(1 << 20);
+    readSync(reader, read);
+    sink.write('second\n');
+    sink.flush();
+    const n = readSync(reader, read);
+    expect(read.toString('latin1', 0, n)).toMatch(/first\nsecond\n$/);
   });
 
   it('on a full device loses its lines and says so once; the end of the process does not wait for room', async () => {
