@@ -157,6 +157,25 @@ export async function listenAt(server: net.Server, socketPath: string, o: Listen
   chmodSync(socketPath, o.mode ?? 0o600);
 }
 
+/** Held until it is released or the process ends, however it does. */
+export interface Held {
+  release: () => Promise<void>;
+}
+
+/** A server that is there to be listened at, and keeps no process alive. */
+export const lockServer = (): net.Server => net.createServer((socket) => socket.destroy()).unref();
+
+export const heldBy = (server: net.Server): Held => ({
+  release: () => new Promise((resolve) => server.close(() => resolve())),
+});
+
+/** A lock by the name of a socket: of a process that died it is an abandoned one. Throws as listenAt does. */
+export async function holdSocket(socketPath: string, o: ListenSpec): Promise<Held> {
+  const server = lockServer();
+  await listenAt(server, socketPath, o);
+  return heldBy(server);
+}
+
 /** Settles when the server listens, or with its error. */
 export async function listening(server: net.Server, listen: () => void): Promise<void> {
   await new Promise<void>((resolve, reject) => {

@@ -2,28 +2,22 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import type { Stats } from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
 import { HyperturtleError, errnoCode } from '../../core/errors.ts';
 import { kindOf } from '../../core/files.ts';
-import { checkSocketPath, listenAt, listening } from '../../core/sockets.ts';
+import { checkSocketPath, heldBy, holdSocket, listening, lockServer } from '../../core/sockets.ts';
+import type { Held } from '../../core/sockets.ts';
 import { lockOf } from './config.ts';
-
-export interface Held {
-  release: () => Promise<void>;
-}
 
 /**
  * Holds the directory until the process ends, however it does: a socket that nobody listens at is an abandoned one.
- * Throws HT_BUSY when another agent holds it, and what listenAt throws.
+ * Throws HT_BUSY when another agent holds it, and what holdSocket throws.
  */
-export async function holdState(dir: string, signal: AbortSignal): Promise<Held> {
-  const server = lockServer();
-  await listenAt(server, lockOf(dir), {
+export function holdState(dir: string, signal: AbortSignal): Promise<Held> {
+  return holdSocket(lockOf(dir), {
     signal,
     taken: `${dir}: another agent keeps its state there: stop it first, or give this one --state`,
   });
-  return held(server);
 }
 
 /**
@@ -43,15 +37,7 @@ export async function holdPort(port: string, proc = '/proc'): Promise<Held> {
     if (!mayBeAgent(pid, proc)) return { release: () => Promise.resolve() };
     throw inUse(port, pid === undefined ? 'another agent has it' : `process ${pid} has it`);
   }
-  return held(server);
-}
-
-function lockServer(): net.Server {
-  return net.createServer((socket) => socket.destroy()).unref();
-}
-
-function held(server: net.Server): Held {
-  return { release: () => new Promise((resolve) => server.close(() => resolve())) };
+  return heldBy(server);
 }
 
 /** The lock of a port in abstract space, the same for all names of one port. */

@@ -28,7 +28,7 @@ import type { DaemonLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { libvirtXml, qemuArgs } from './qemu-args.ts';
 import { RuntimeVms } from './runtime-vms.ts';
-import { listenAt } from './sockets.ts';
+import { holdAt, listenAt } from './sockets.ts';
 import { ManagedVm } from '../vm/managed-vm.ts';
 import type { VmDeps } from '../vm/managed-vm.ts';
 
@@ -153,9 +153,8 @@ export class HostDaemon {
 
   /** Another daemon with a socket of its own would take the VMs of this one for those of no configuration. */
   async #holdRun(run: string): Promise<void> {
-    const lock = net.createServer((socket) => socket.destroy()).unref();
-    await listenAt(lock, path.join(run, 'daemon.lock'));
-    this.#undo.add('run directory', () => new Promise((resolve) => lock.close(() => resolve())));
+    const lock = await holdAt(path.join(run, 'daemon.lock'));
+    this.#undo.add('run directory', lock.release);
   }
 
   #make(name: string, spec: VmSpec): ManagedVm {
