@@ -141,7 +141,9 @@ async function tried(
   signal: AbortSignal | undefined,
 ): Promise<Verdict> {
   try {
-    const found = await HOOKS[hook](lab, vendor, signal);
+    await using undo = new CleanupStack();
+    const found = await HOOKS[hook]({ lab, vendor, undo, signal });
+    await undo.run();
     await logs.expectClean(signal);
     return { state: 'run', found };
   } catch (e) {
@@ -193,22 +195,20 @@ async function troublesOf(level: Level, signal: AbortSignal | undefined): Promis
   return kernelTroubles(gunzipSync(packed.stdout).toString('utf8'));
 }
 
-type RunHook = (lab: Lab, vendor: MatrixVendor, signal: AbortSignal | undefined) => Promise<string>;
+type RunHook = (o: {
+  lab: Lab;
+  vendor: MatrixVendor;
+  undo: CleanupStack;
+  signal: AbortSignal | undefined;
+}) => Promise<string>;
 
 const HOOKS: Readonly<Record<MatrixHook, RunHook>> = {
-  npf: (lab, vendor, signal) => withUndo((undo) => npf(lab, PAGES[vendor], undo, signal)),
-  large: (lab, _vendor, signal) => withUndo((undo) => large(lab, undo, signal)),
-  exit: (lab, _vendor, signal) => withUndo((undo) => exits(lab, undo, signal)),
-  sample: (lab, _vendor, signal) => withUndo((undo) => samples(lab, undo, signal)),
-  net: (lab, _vendor, signal) => withUndo((undo) => packets(lab, undo, signal)),
+  npf: ({ lab, vendor, undo, signal }) => npf(lab, PAGES[vendor], undo, signal),
+  large: ({ lab, undo, signal }) => large(lab, undo, signal),
+  exit: ({ lab, undo, signal }) => exits(lab, undo, signal),
+  sample: ({ lab, undo, signal }) => samples(lab, undo, signal),
+  net: ({ lab, undo, signal }) => packets(lab, undo, signal),
 };
-
-async function withUndo(body: (undo: CleanupStack) => Promise<string>): Promise<string> {
-  await using undo = new CleanupStack();
-  const found = await body(undo);
-  await undo.run();
-  return found;
-}
 
 interface Guest {
   vmm: TinyVmm;

@@ -20,7 +20,8 @@ export interface BuildContext extends ImageContext {
 }
 
 /** What is in c/SIDE becomes hyperturtle_SIDE.ko. */
-export type ModuleSide = 'host' | 'guest' | 'fuzz' | 'livepatch' | 'vectoring';
+export const MODULE_SIDES = ['host', 'guest', 'fuzz', 'livepatch', 'vectoring'] as const;
+export type ModuleSide = (typeof MODULE_SIDES)[number];
 
 /** A directory of compiled files and the hash of what went in. */
 export interface Built {

@@ -7,8 +7,8 @@ import path from 'node:path';
 import { HyperturtleError } from '../core/errors.ts';
 import { IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
 import type { BuiltPayload } from './artifacts.ts';
-import { buildFuzzPrograms, buildL2Programs, buildModule, buildPrograms } from './build.ts';
-import type { Built, BuildContext, ModuleSide } from './build.ts';
+import { MODULE_SIDES, buildFuzzPrograms, buildL2Programs, buildModule, buildPrograms } from './build.ts';
+import type { Built, BuildContext } from './build.ts';
 import { busybox, makeErofs } from './images.ts';
 import type { ImageContext } from './images.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
@@ -30,18 +30,16 @@ ${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}${startNode(
 
 export async function buildPayload(context: ImageContext): Promise<BuiltPayload> {
   const c: BuildContext = { ...context, projectRoot: await findProjectRoot() };
-  const host = await buildModule(c, 'host');
-  const guest = await buildModule(c, 'guest');
-  const fuzz = await buildModule(c, 'fuzz');
-  const livepatch = await buildModule(c, 'livepatch');
-  const vectoring = (await endsVmsOnVectoring(c)) ? await buildModule(c, 'vectoring') : undefined;
+  const ends = await endsVmsOnVectoring(c);
+  const modules: Built[] = [];
+  for (const side of MODULE_SIDES) if (side !== 'vectoring' || ends) modules.push(await buildModule(c, side));
   const programs = await buildPrograms(c);
   const fuzzPrograms = await buildFuzzPrograms(c);
   const l2 = await buildL2Programs(c);
   const app = await buildApp(c);
   const key = contentKey([
     PAYLOAD_VERSION,
-    ...[host, guest, fuzz, livepatch, vectoring, programs, fuzzPrograms, l2, app].map((b) => b?.key),
+    ...[...modules, programs, fuzzPrograms, l2, app].map((b) => b.key),
     ...[
       c.tools.key,
       c.kernel.key,
@@ -67,7 +65,7 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
     const tree = `${staging}.tree`;
     try {
       await rm(tree, { recursive: true, force: true });
-      await packTree(c, tree, { host, guest, fuzz, livepatch, vectoring, programs, fuzzPrograms, l2, app });
+      await packTree(c, tree, { modules, programs, fuzzPrograms, l2, app });
       await makeErofs(c.tools, tree, staging, c.signal);
       step.done();
     } catch (e) {
@@ -95,18 +93,12 @@ async function endsVmsOnVectoring(c: BuildContext): Promise<boolean> {
 async function packTree(
   c: BuildContext,
   tree: string,
-  parts: Record<Exclude<ModuleSide, 'vectoring'> | 'programs' | 'fuzzPrograms' | 'l2' | 'app', Built> & {
-    vectoring: Built | undefined;
-  },
+  parts: Record<'programs' | 'fuzzPrograms' | 'l2' | 'app', Built> & { modules: readonly Built[] },
 ): Promise<void> {
   const at = (p: string): string => path.join(tree, p);
   const copy = (from: string, to: string): Promise<void> => cp(from, at(to), { recursive: true });
   await mkdir(at('bin'), { recursive: true });
-  await copy(parts.host.dir, 'modules');
-  await copy(parts.guest.dir, 'modules');
-  await copy(parts.fuzz.dir, 'modules');
-  await copy(parts.livepatch.dir, 'modules');
-  if (parts.vectoring) await copy(parts.vectoring.dir, 'modules');
+  for (const module of parts.modules) await copy(module.dir, 'modules');
   await copy(parts.programs.dir, 'bpf');
   await copy(parts.fuzzPrograms.dir, 'fuzz');
   await copy(parts.app.dir, 'app/dist/src');

@@ -1,6 +1,6 @@
 /** From a kernel series to everything a machine boots from: packages, trees, images. The lab's one entry to them. */
 import path from 'node:path';
-import { buildModule, buildPrograms } from './build.ts';
+import { MODULE_SIDES, buildModule, buildPrograms } from './build.ts';
 import type { Built, ModuleSide } from './build.ts';
 import type { Artifacts, BuiltPayload, PrepareOptions, L2Image } from './artifacts.ts';
 import { exec } from '../core/exec.ts';
@@ -168,7 +168,7 @@ export async function buildModules(options: PrepareOptions): Promise<Map<string,
   const { context } = await prepareTrees(options);
   const c = { ...context, projectRoot: await findProjectRoot() };
   const out = new Map<string, string>();
-  for (const side of ['host', 'guest', 'fuzz', 'livepatch', 'vectoring'] as const) {
+  for (const side of MODULE_SIDES) {
     const name = `hyperturtle_${side}.ko`;
     out.set(name, path.join((await buildModule(c, side)).dir, name));
   }
