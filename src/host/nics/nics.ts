@@ -36,7 +36,7 @@ import {
 } from './plug.ts';
 import type { NicQmp } from './plug.ts';
 import { readNics, writeNics } from './record.ts';
-import type { NicRecord } from './record.ts';
+import type { NicRecord, NicsRecord } from './record.ts';
 import { own } from '../../core/own.ts';
 
 /** For the guest to let a NIC go. */
@@ -129,9 +129,10 @@ export class VmNics {
    * HT_UNAVAILABLE while it is not known whether it is there.
    */
   del(id: string): Promise<Result<'nic.del'>> {
+    const { run, vm } = this.#options;
     return this.#turns.take(async () => {
       const nic = this.#nics.find((n) => n.info.id === id);
-      if (!nic && !this.#recovered && this.#recorded().some((n) => n.info.id === id))
+      if (!nic && !this.#recovered && this.#given(readNics(run, vm)).some((n) => n.info.id === id))
         throw new HyperturtleError(
           'HT_UNAVAILABLE',
           `NIC '${id}': an earlier daemon gave it, and QEMU has not said yet whether it is there: try again later`,
@@ -166,7 +167,7 @@ export class VmNics {
       try {
         const record = this.#nics.length > 0 ? undefined : readNics(run, vm);
         this.#bootId ??= record?.bootId ?? null;
-        const earlier = this.#nics.length > 0 ? [] : this.#recorded();
+        const earlier = this.#given(record);
         const { call = here, taken } = this.#options;
         for (const nic of earlier) await cleanBackend(call, nic, taken?.(nic.info.id) ?? []);
         // all of them at once: whatever goes wrong with one, the record keeps the others
@@ -197,9 +198,8 @@ export class VmNics {
   }
 
   /** What an earlier daemon gave this process. */
-  #recorded(): readonly NicRecord[] {
-    const { run, vm, process } = this.#options;
-    const record = readNics(run, vm);
+  #given(record: NicsRecord | undefined): readonly NicRecord[] {
+    const { process } = this.#options;
     return record?.pid === process.pid && record.startTicks === process.startTicks ? record.nics : [];
   }
 

@@ -11,6 +11,8 @@ import { programInfo } from '../../bpf/object.ts';
 import { openPinned, pin } from '../../bpf/pins.ts';
 import { errnoCode, isHyperturtleError } from '../../core/errors.ts';
 import { makeDirectory } from '../../core/files.ts';
+import { PACKET_HOOKS } from '../hooks.ts';
+import type { PacketHook } from '../hooks.ts';
 
 /**
  * What becomes of frames while no daemon runs: programs go on, all frames are dropped, or all pass. Where they go on or
@@ -112,6 +114,29 @@ export class ChainPins {
   #file(version: PinnedVersion, name: string): string {
     return path.join(this.#directory, version.name, name);
   }
+}
+
+/** Of one hook of one NIC. */
+export interface PinnedChain {
+  readonly nic: string;
+  readonly hook: PacketHook;
+  readonly pins: ChainPins;
+}
+
+/** Where a chain is pinned below the directory of its VM: bpffs keeps names with dots for itself, and no NIC's name has a comma. */
+export const chainDirectory = (directory: string, nic: string, hook: PacketHook): string =>
+  path.join(directory, nic.replaceAll('.', ','), hook);
+
+/** Those that are pinned below the directory of a VM, whole or in part. */
+export function chainsIn(directory: string): PinnedChain[] {
+  return namesIn(directory).flatMap((name) => {
+    const nic = name.replaceAll(',', '.');
+    const there = namesIn(path.join(directory, name));
+    return PACKET_HOOKS.filter((hook) => there.includes(hook)).map((hook) => ({
+      ...{ nic, hook },
+      pins: new ChainPins(chainDirectory(directory, nic, hook)),
+    }));
+  });
 }
 
 const LINK = 'link';

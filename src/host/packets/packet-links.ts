@@ -1,13 +1,11 @@
 /** The links of one VM's programs to hooks of its NICs: a chain for each hook of each NIC that has any. */
 import type { Caller } from '../../bpf/calls.ts';
-import path from 'node:path';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
-import { PACKET_HOOKS } from '../hooks.ts';
 import type { PacketHook } from '../hooks.ts';
 import { PacketChain } from './chain.ts';
 import type { ChainCounts, ChainEntry } from './chain.ts';
 import { MAX_CHAIN } from './chain-code.ts';
-import { namesIn } from './chain-pins.ts';
+import { chainDirectory, chainsIn } from './chain-pins.ts';
 import type { WithoutDaemon } from './chain-pins.ts';
 
 /** A NIC as far as linking needs it: its network device in L0, and which hooks that has. */
@@ -169,16 +167,12 @@ export class PacketLinks {
   async discardOthers(nics: readonly { id: string; ifindex: number }[]): Promise<void> {
     const { pins } = this.#options;
     if (pins === undefined) return;
-    for (const name of namesIn(pins)) {
-      const nic = name.replaceAll(',', '.');
-      for (const hook of PACKET_HOOKS) {
-        if (!namesIn(path.join(pins, name)).includes(hook)) continue;
-        if (this.#places.some((p) => p.nic === nic && p.hook === hook)) continue;
-        await this.#chain(nic, hook, nics.find((n) => n.id === nic)?.ifindex ?? 0)
-          .discard()
-          // its pins are gone, and the rest goes with the device
-          .catch(() => {});
-      }
+    for (const { nic, hook } of chainsIn(pins)) {
+      if (this.#places.some((p) => p.nic === nic && p.hook === hook)) continue;
+      await this.#chain(nic, hook, nics.find((n) => n.id === nic)?.ifindex ?? 0)
+        .discard()
+        // its pins are gone, and the rest goes with the device
+        .catch(() => {});
     }
   }
 
@@ -215,8 +209,7 @@ export class PacketLinks {
     const { tcx, call, pins, withoutDaemon } = this.#options;
     return new PacketChain(call, ifindex, hook, {
       ...(tcx === undefined ? {} : { tcx }),
-      // bpffs keeps names with dots for itself; no NIC's name has a comma
-      ...(pins === undefined ? {} : { pins: path.join(pins, nic.replaceAll('.', ','), hook) }),
+      ...(pins === undefined ? {} : { pins: chainDirectory(pins, nic, hook) }),
       ...(withoutDaemon ? { withoutDaemon } : {}),
     });
   }

@@ -7,17 +7,10 @@ import { messageOf } from '../../core/errors.ts';
 import type { LinkInfo } from '../../wire/schema.ts';
 import { networkDevices } from '../nics/tap.ts';
 import { directionOf } from '../packets/attachment.ts';
+import { chainsIn } from '../packets/chain-pins.ts';
 import { leftAttached } from '../packets/left.ts';
 import { pinDirectoryOf } from './arena.ts';
-import {
-  fileOf,
-  keptVms,
-  nicPinsOf,
-  objectPinsOf,
-  pinnedChains,
-  pinnedVms,
-  readRecord,
-} from './kept-record.ts';
+import { fileOf, keptVms, nicPinsOf, objectPinsOf, pinnedVms, readRecord } from './kept-record.ts';
 import type { KeptPaths } from './kept-record.ts';
 import type { DaemonLog } from '../daemon/log.ts';
 
@@ -28,7 +21,7 @@ import type { DaemonLog } from '../daemon/log.ts';
  */
 export async function forgetKept(paths: KeptPaths, call: Caller): Promise<LinkInfo[]> {
   const links = readRecord(paths)?.links ?? [];
-  for (const { nic, hook, pins } of pinnedChains(paths)) {
+  for (const { nic, hook, pins } of chainsIn(nicPinsOf(paths))) {
     if (hook === 'xdp') continue;
     const known = links.filter((l) => l.info.target === nic && l.info.hook === hook).map((l) => l.ifindex);
     const left = await leftAttached(call, pins, hook, () => (known.length > 0 ? known : networkDevices()));

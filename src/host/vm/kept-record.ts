@@ -3,9 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { EndedLink, LinkInfo, ObjectInfo } from '../../wire/fields.ts';
-import { PACKET_HOOKS } from '../hooks.ts';
-import type { PacketHook } from '../hooks.ts';
-import { ChainPins, WITHOUT_DAEMON, namesIn } from '../packets/chain-pins.ts';
+import { WITHOUT_DAEMON, namesIn } from '../packets/chain-pins.ts';
 import { pinDirectoryOf } from './arena.ts';
 
 const count = z.int().nonnegative();
@@ -83,23 +81,4 @@ export function keptProcess(
   paths: Pick<KeptPaths, 'run' | 'vm'>,
 ): { pid: number; startTicks: number } | undefined {
   return readRecord(paths);
-}
-
-/** Of one hook of one NIC. */
-export interface PinnedChain {
-  readonly nic: string;
-  readonly hook: PacketHook;
-  readonly pins: ChainPins;
-}
-
-export function pinnedChains(paths: Pinned): PinnedChain[] {
-  return namesIn(nicPinsOf(paths)).flatMap((name) => {
-    const directory = path.join(nicPinsOf(paths), name);
-    const there = namesIn(directory);
-    return PACKET_HOOKS.filter((hook) => there.includes(hook)).map((hook) => ({
-      nic: name.replaceAll(',', '.'),
-      hook,
-      pins: new ChainPins(path.join(directory, hook)),
-    }));
-  });
 }

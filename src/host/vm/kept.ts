@@ -18,12 +18,12 @@ import { HOOK_TABLE } from '../hooks.ts';
 import { closedOnError, emptyObject } from '../loader/adopt.ts';
 import type { LoadedObject } from '../loader/loader.ts';
 import type { ChainCounts } from '../packets/chain.ts';
-import { namesIn } from '../packets/chain-pins.ts';
+import { chainsIn, namesIn } from '../packets/chain-pins.ts';
 import type { WithoutDaemon } from '../packets/chain-pins.ts';
 import { leftAttached } from '../packets/left.ts';
 import type { Admitted } from './admit.ts';
 import { forgetKept } from './forget.ts';
-import { fileOf, objectPinsOf, pinnedChains, readRecord } from './kept-record.ts';
+import { fileOf, nicPinsOf, objectPinsOf, readRecord } from './kept-record.ts';
 import type { KeptPaths, KeptRecord } from './kept-record.ts';
 
 /** Object and program of a link that is pinned and that no record names. */
@@ -151,7 +151,7 @@ export class KeptPrograms {
   async #unnamed(nics: readonly { id: string; ifindex: number }[]): Promise<KeptLink[]> {
     const since = new Date().toISOString();
     const found: KeptLink[] = [];
-    for (const { nic: target, hook, pins } of pinnedChains(this.#options)) {
+    for (const { nic: target, hook, pins } of chainsIn(nicPinsOf(this.#options))) {
       const known = nics.find((n) => n.id === target)?.ifindex;
       const devices = (): number[] => (known === undefined ? networkDevices() : [known]);
       const left = await leftAttached(this.#options.call, pins, hook, devices);

@@ -26,8 +26,8 @@ export interface LinksOptions {
   kvm: KvmBackend;
   packets: PacketBackend;
   settings: () => VmSettings;
-  /** Those that are loaded. */
-  objects: () => Iterable<Admitted>;
+  /** Those that are loaded, by name. */
+  objects: ReadonlyMap<string, Admitted>;
   /** Left out: nothing outlives this process. */
   kept?: KeptPrograms | undefined;
   withoutDaemon?: (() => WithoutDaemon) | undefined;
@@ -198,7 +198,7 @@ export class VmLinks {
     this.#closedUntil.set(end.hook, performance.now() + AFTER_END_MS);
     const link = this.list().find((l) => l.hook === end.hook);
     if (!link) return undefined;
-    const object = Array.from(this.#options.objects()).find((o) => o.info.name === link.object);
+    const object = this.#options.objects.get(link.object);
     const program = object?.info.programs.find((p) => p.name === link.program);
     // the same program may have been linked again in between
     if (program?.id !== end.programId || this.#options.kvm.linked(end.hook)) return undefined;
@@ -239,19 +239,16 @@ export class VmLinks {
    * then. The links that could not be, with the reason.
    */
   async adopt(kept: Kept, nics: readonly KnownNic[]): Promise<EndedLink[]> {
-    const { packets, withoutDaemon } = this.#options;
+    const { packets, withoutDaemon, objects } = this.#options;
     this.#next = kept.nextLink;
-    const objects = Array.from(this.#options.objects());
     const places = leftPlaces(kept, nics, (link) => {
-      const programs = objects.find((o) => o.info.name === link.object)?.object.programs;
+      const programs = objects.get(link.object)?.object.programs;
       const program = programs?.find((p) => p.hook === link.hook && p.name === link.program);
       return program && entryOf(link, program);
     });
     const fresh: EndedLink[] = [];
     for (const place of places) {
-      const links = kept.links
-        .map((l) => l.info)
-        .filter((l) => l.target === place.nic && l.hook === place.hook);
+      const links = place.links.map((l) => l.info);
       const adopted = await packets.links.adopt(place);
       fresh.push(...leftOffOf(links, adopted, withoutDaemon?.()));
       if ('problem' in adopted) continue;
@@ -349,7 +346,7 @@ export class VmLinks {
   #stateWithout(but: readonly LinkInfo[]): KeptState {
     const left = this.list().filter((l) => !but.some((b) => b.id === l.id));
     return {
-      objects: this.#options.objects(),
+      objects: this.#options.objects.values(),
       links: left.flatMap((l) => this.#keptOf(l) ?? []),
       nextLink: this.#next,
       leftOff: this.#leftOff,

@@ -33,7 +33,7 @@ export class VmObjects {
     this.links = new VmLinks({
       kvm: new KvmBackend(hooks, arena.map),
       packets: new PacketBackend(packets),
-      objects: () => this.#objects.values(),
+      objects: this.#objects,
       ...{ settings, kept, withoutDaemon },
     });
   }

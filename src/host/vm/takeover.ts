@@ -12,25 +12,29 @@ export interface KnownNic {
   readonly ifindex: number;
 }
 
+type KeptPlace = Omit<LeftPlace, 'links'> & {
+  readonly links: (LeftLink & Pick<KeptLink, 'info'>)[];
+};
+
 /** By `entryOf` a link's program among the objects that could be had again. */
 export function leftPlaces(
   kept: Kept,
   nics: readonly KnownNic[],
   entryOf: (link: LinkInfo) => ChainEntry | undefined,
-): LeftPlace[] {
+): KeptPlace[] {
   const entryOrWhy = ({ info, ifindex }: KeptLink): LeftLink['entry'] => {
     if (kept.withoutDaemon === 'open') return "the VM's nics.withoutDaemon is open";
     if (nics.find((n) => n.id === info.target)?.ifindex !== ifindex)
       return `its NIC '${info.target ?? ''}' is not there any more`;
     return entryOf(info) ?? kept.lost.get(info.object) ?? 'its object has no such program';
   };
-  const places = new Map<string, LeftPlace & { links: LeftLink[] }>();
+  const places = new Map<string, KeptPlace>();
   for (const link of kept.links) {
     const { id, hook, target } = link.info;
     if (!isPacketHook(hook) || target === null) continue;
     const key = `${hook} ${target}`;
     const place = places.get(key) ?? { nic: target, hook, ifindex: link.ifindex, links: [] };
-    place.links.push({ id, entry: entryOrWhy(link), before: link.before });
+    place.links.push({ id, info: link.info, entry: entryOrWhy(link), before: link.before });
     places.set(key, place);
   }
   return [...places.values()];
