@@ -118,13 +118,21 @@ describe.skipIf(why !== undefined)(
       }
       return { links, frames };
     };
+    const killed = async (): Promise<void> => {
+      l1.close();
+      await h.endDaemon('SIGKILL');
+    };
+    /** By the next daemon. */
+    const served = async (): Promise<void> => {
+      await h.startDaemon();
+      await attached();
+    };
     /** The next daemon has found the VM; L1 has not spoken yet. */
     const restart = async (signal: NodeJS.Signals): Promise<void> => {
       l1.close();
       await h.endDaemon(signal);
       await sleep(200);
-      await h.startDaemon();
-      await attached();
+      await served();
       await h.whenVm('one', (v) => v.nics.length === 1);
     };
     /** Files in the daemon's bpffs, but for the arena. */
@@ -174,11 +182,9 @@ describe.skipIf(why !== undefined)(
     it('with drop, programs that let pass are no way through from a kill -9 until the next daemon has them', async () => {
       const { links, frames } = await begin('drop', ['tc-ingress', 'tc-egress'], NEXT);
       expect((await frames.passing(100)).fromL2).toBeGreaterThan(0);
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       expect(await frames.passing()).toMatchObject({ fromL2: 0, toL2: 0 });
-      await h.startDaemon();
-      await attached();
+      await served();
       const { sent, ...passed } = await frames.passing(100);
       expect(passed).toEqual({ fromL2: sent, toL2: sent });
       l1 = await h.agent('one', BOOT_A);
@@ -190,12 +196,10 @@ describe.skipIf(why !== undefined)(
     it('with open, frames pass, and the log, an event, a measurement and doctor say so until L1 has linked it again', async () => {
       const { frames } = await begin('open', ['tc-ingress', 'tc-egress'], DROP);
       expect(pins()).toEqual([]);
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       const { sent, ...passed } = await frames.passing();
       expect(passed).toEqual({ fromL2: sent, toL2: sent });
-      await h.startDaemon();
-      await attached();
+      await served();
       const off = 'is off since the host';
       await waitFor('findings', async () => (await findings()).length === 2 || undefined, {
         timeoutMs: 5000,
@@ -210,8 +214,7 @@ describe.skipIf(why !== undefined)(
       expect(h.log).toMatch(/"target":"web","reason":"off since [^}]*"msg":"left off"/);
       // also by a daemon that starts after that one
       await h.endDaemon('SIGKILL');
-      await h.startDaemon();
-      await attached();
+      await served();
       l1 = await h.agent('one', BOOT_A);
       expect(await findings()).toHaveLength(2);
       for (const hook of ['tc-ingress', 'tc-egress'] as const) {
@@ -242,8 +245,7 @@ describe.skipIf(why !== undefined)(
         // with drop a program had let frames pass until then
         if (mode === 'keep') expect(fromL2).toBe(0);
         const { fromL2: meanwhile, sent } = await frames.during(async () => {
-          await h.startDaemon();
-          await attached();
+          await served();
           await h.whenVm('one', (v) => v.nics.length === 1);
         });
         expect(sent).toBeGreaterThan(50);
@@ -266,13 +268,11 @@ describe.skipIf(why !== undefined)(
 
     it('an object that cannot be had again keeps its hook held as it was, and a NIC that goes ends that', async () => {
       const { frames } = await begin(undefined, ['tc-ingress', 'tc-egress'], DROP);
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       const object = readdirSync(h.at('bpf/hyperturtle/one/objects')).sort()[0] ?? '';
       rmSync(h.at(`bpf/hyperturtle/one/objects/${object}`), { recursive: true });
       const { fromL2 } = await frames.during(async () => {
-        await h.startDaemon();
-        await attached();
+        await served();
         await h.whenVm('one', (v) => v.nics.length === 1);
       });
       expect(fromL2).toBe(0);
@@ -287,12 +287,10 @@ describe.skipIf(why !== undefined)(
 
     it('where the record of NICs is lost as well, that is told, and no frame passes before the NIC has gone', async () => {
       const { frames } = await begin(undefined, ['xdp', 'tc-egress'], DROP);
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       for (const name of ['programs', 'nics']) writeFileSync(h.at(`run/vms/one/${name}.json`), '{');
       const { fromL2, toL2 } = await frames.during(async () => {
-        await h.startDaemon();
-        await attached();
+        await served();
       });
       expect([fromL2, toL2]).toEqual([0, 0]);
       expect(await findings()).toEqual([
@@ -337,8 +335,7 @@ describe.skipIf(why !== undefined)(
 
     it('a VM that the configuration has no more, and whose pins cannot be ended, does not keep the daemon from starting', async () => {
       await begin(undefined, ['xdp'], DROP);
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       h.writeConfig({});
       // no directory of pins, but a file: neither to be read nor removed as one
       const nics = h.at('run/vms/gone');
@@ -359,11 +356,9 @@ describe.skipIf(why !== undefined)(
       await l1.peer.request('load', other, { timeoutMs: 20_000 });
       const there = { hook: 'tc-ingress', target: 'web' };
       await l1.peer.request('link', { object: 'other', ...there });
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       writeFileSync(h.at('run/vms/one/programs.json'), '{');
-      await h.startDaemon();
-      await attached();
+      await served();
       const held = expect.stringMatching(/is held as the earlier daemon left it/) as string;
       expect(await findings()).toEqual([held, held]);
       l1 = await h.agent('one', BOOT_A);
@@ -377,8 +372,7 @@ describe.skipIf(why !== undefined)(
 
     it('a NIC that QEMU has not been asked for yet is not taken for none, and keeps its programs', async () => {
       const { frames } = await begin(undefined, ['xdp'], DROP);
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       // QEMU serves one at a time
       const somebody = net.connect(h.at('one.qmp'));
       await once(somebody, 'data');
@@ -414,15 +408,13 @@ describe.skipIf(why !== undefined)(
 
     it('nothing is applied to another VM of the name, nor left of one that ended meanwhile', async () => {
       await begin(undefined, ['xdp', 'tc-egress'], DROP);
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       frames?.close();
       frames = undefined;
       await vm.end();
       expect(pins().length).toBeGreaterThan(0);
       await startQemu();
-      await h.startDaemon();
-      await attached();
+      await served();
       expect(pins()).toEqual([]);
       l1 = await h.agent('one', BOOT_A);
       await l1.peer.request('nic.add', { id: 'web' });
@@ -444,8 +436,7 @@ describe.skipIf(why !== undefined)(
       await l1.peer.request('nic.add', { id: 'web' });
       await load('xdp', DROP.xdp);
       await link('xdp');
-      l1.close();
-      await h.endDaemon('SIGKILL');
+      await killed();
       h.writeConfig({});
       await h.startDaemon();
       expect(pins()).toEqual([]);
@@ -482,8 +473,7 @@ describe.skipIf(why !== undefined)(
         await h.endDaemon('SIGKILL');
         l1.close();
         await changes;
-        await h.startDaemon();
-        await attached();
+        await served();
         l1 = await h.agent('one', BOOT_A);
         const { links } = await l1.peer.request('list', {});
         // the two that nobody touched are there, and none was left off that L1 had not asked to end
