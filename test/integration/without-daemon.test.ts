@@ -345,6 +345,9 @@ describe.skipIf(why !== undefined)(
       symlinkSync('/proc/self/mem', h.at('bpf/hyperturtle/gone/nics'));
       await h.startDaemon();
       expect(h.log).toContain('programs on NICs of a VM that the configuration has no more');
+      // it answers before it has started
+      const started = (): true | undefined => h.log.split('"msg":"started"').length === 3 || undefined;
+      await waitFor('the start', started, { timeoutMs: 10_000 });
       expect(pins()).toEqual([h.at('bpf/hyperturtle/gone/nics')]);
     }, 120_000);
 

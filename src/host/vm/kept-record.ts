@@ -68,12 +68,19 @@ export function keptVms(run: string): string[] {
   return namesIn(path.join(run, 'vms')).filter((vm) => existsSync(fileOf({ run, vm })));
 }
 
-/** Directories of VMs that have chains among the pins, by whichever daemon. */
+/** Directories of VMs that have chains among the pins, by whichever daemon, or whose pins cannot be looked at. */
 export function pinnedVms(bpffs: string): string[] {
   const root = path.join(bpffs, 'hyperturtle');
+  const mayHave = (directory: string): boolean => {
+    try {
+      return namesIn(path.join(directory, 'nics')).length > 0;
+    } catch {
+      return true;
+    }
+  };
   return namesIn(root)
     .map((name) => path.join(root, name))
-    .filter((directory) => namesIn(path.join(directory, 'nics')).length > 0);
+    .filter(mayHave);
 }
 
 /** The process whose programs these are; undefined without a record that can be read. */
