@@ -15,6 +15,7 @@ const CONFIGURATION = [
   'cspell-words.txt',
   '.markdownlint-cli2.jsonc',
   'scripts/check.mjs',
+  'scripts/document-lines.mjs',
   'scripts/structure.mjs',
   'scripts/words.mjs',
   'src/dashboard/page/tsconfig.json',
@@ -122,6 +123,20 @@ describe('npm run check', { timeout: 300_000 }, () => {
       /src\/cli\/main.ts: file of 401 lines, 400 at most/,
     ],
     ['a heading with no text before the next', 'markdown', 'README.md', '# A project\n### Parts\n', /MD001/],
+    [
+      'a line of prose that is too long',
+      'markdown',
+      'README.md',
+      `# A project\n\nIt says ${'hello '.repeat(20).trim()}.\n`,
+      /README.md:3: 128 columns, 100 at most/,
+    ],
+    [
+      'tables with long rows alone',
+      'markdown',
+      'README.md',
+      `# A project\n\n| a |\n|---|\n${`| ${'word '.repeat(30)}|\n`.repeat(9)}`,
+      /documents: 90% of all lines have up to 153 columns/,
+    ],
     ['another layout', 'format', 'src/cli/main.ts', 'export  const started = true\n', /started/],
   ])('fails on %s', (_, step, file, text, message) => {
     write(file, text);

@@ -19,8 +19,9 @@ export function referencePage(): string {
   const statuses = Object.entries(EXIT_STATUS).map(([code, s]): Row => [s.status, `\`${code}\``, s.means]);
   return `# Reference
 
-Made from the sources by \`npm run reference\`; a test compares it with them. Commands: \`hyperturtle COMMAND --help\` and
-[cli.md](cli.md); settings: [host-daemon.md](host-daemon.md), [guest-agent.md](guest-agent.md).
+Made from the sources by \`npm run reference\`; a test compares it with them.
+Commands: \`hyperturtle COMMAND --help\` and [cli.md](cli.md).
+Settings: [host-daemon.md](host-daemon.md), [guest-agent.md](guest-agent.md).
 
 ## Exit statuses
 
@@ -32,7 +33,8 @@ ${table(['status', 'code', 'what it means'], [[0, '', 'done'], [1, '', 'a bug, w
 
 ${variables(VARIABLES)}
 
-The lab also heeds \`XDG_CACHE_HOME\` and \`XDG_STATE_HOME\`, the services systemd's \`NOTIFY_SOCKET\` and \`WATCHDOG_USEC\`.
+The lab also heeds \`XDG_CACHE_HOME\` and \`XDG_STATE_HOME\`, the services systemd's \`NOTIFY_SOCKET\`
+and \`WATCHDOG_USEC\`.
 
 ## Files and sockets
 
