@@ -38,7 +38,9 @@ function run(step) {
   });
 }
 
-function chosen(args) {
+function chosen(given) {
+  // as behind `npm run`, also where no npm takes it away
+  const args = given[0] === '--' ? given.slice(1) : given;
   const except = args[0] === '--except';
   const names = except ? args.slice(1) : args;
   const unknown = names.find((name) => !STEPS.includes(name));
