@@ -5,6 +5,8 @@
 import { HyperturtleError } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { waitFor } from '../core/wait.ts';
+import { HTG_INFO } from '../kernel/guest.ts';
+import type { HtgInfo } from '../kernel/guest.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run, runScript } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
@@ -17,6 +19,8 @@ const CHURN_LINKS = 1000;
 const START_MS = 300_000;
 
 export const CLI = '/payload/bin/hyperturtle';
+/** c/l2/guest_info.c */
+const GUEST_INFO = '/payload/l2/programs/guest_info';
 
 /** What benchmarks need of either way to accelerate: by hand (below), or by daemon and agent (managed.ts). */
 export interface Accelerated {
@@ -41,18 +45,7 @@ export interface AccelerateOptions {
   signal?: AbortSignal | undefined;
 }
 
-export interface GuestStatus {
-  group_max: number;
-  pool_high: number;
-  pool_level: number;
-  pool_entries: number;
-  index_used: number;
-  l2_count: number;
-  frames_allocated: number;
-  frames_freed: number;
-  large_level: number;
-  large_frames: number;
-}
+export type GuestStatus = HtgInfo;
 
 /** What `hyperturtle host attach` prints for a signal. */
 interface AttachEvent {
@@ -194,9 +187,15 @@ export class Acceleration implements Accelerated, AsyncDisposable {
   }
 }
 
+/** As `hyperturtle guest status` has it, by a program that starts at once. Throws HT_COMMAND_FAILED without the module. */
 export async function guestStatus(l1: Level, signal?: AbortSignal): Promise<GuestStatus> {
-  const options = { timeoutMs: START_MS, signal };
-  return JSON.parse(await run(l1, [CLI, 'guest', 'status', '--json'], options)) as GuestStatus;
+  const r = await l1.exec([GUEST_INFO], { timeoutMs: START_MS, signal });
+  if (r.status !== 0)
+    throw new HyperturtleError(
+      'HT_COMMAND_FAILED',
+      `${l1.name}: guest_info: status ${r.status}: ${r.stderr.toString('utf8').trim()}`,
+    );
+  return HTG_INFO.decode(r.stdout);
 }
 
 /** 1..64: most pages that one fault may map, for all L2s that were not registered with a number of their own. */

@@ -22,7 +22,7 @@ import { cacheEntry, contentKey } from './xdg.ts';
 const PAYLOAD_VERSION = 1;
 
 /** Programs of c/l2 that run L2s rather than in them: an emulated L2 would unpack them for nothing. */
-const L1_ONLY = ['tiny_vmm', 'slot_vmm', 'touch_guest', 'fuzz_vmm'];
+const L1_ONLY = ['tiny_vmm', 'slot_vmm', 'touch_guest', 'fuzz_vmm', 'guest_info'];
 
 /** Deadlines in the guests are as long as ours. */
 const wrapper = (patience: number): string => `#!/bin/sh
