@@ -18,6 +18,11 @@ const SLOW = [
   'seen-from-l1',
   'vectoring',
 ].map((name) => `test/lab/${name}.test.ts`);
+/** With larger numbers than in every run (test/support/scale.ts), or only then. */
+const SOAKED = [
+  ...['modules', 'races', 'profile', 'overruns', 'slots', 'large', 'tenants', 'exits'],
+  'l2-images',
+].map((name) => `test/lab/${name}.test.ts`);
 const common = { restoreMocks: true, passWithNoTests: false } as const;
 
 export default defineConfig({
@@ -57,9 +62,20 @@ export default defineConfig({
           ...common,
           name: 'lab',
           include: ['test/lab/**/*.test.ts', 'test/intel/smoke.test.ts'],
-          exclude: SLOW,
+          exclude: [...SLOW, 'test/lab/l2-images.test.ts'],
           // the longest took 10 minutes with two labs and a compiler on two cores
           testTimeout: 1_500_000 * patience,
+          hookTimeout: 1_200_000 * patience,
+          ...emulators,
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: 'soak',
+          include: SOAKED,
+          env: { HT_SOAK: '1' },
+          testTimeout: 3_000_000 * patience,
           hookTimeout: 1_200_000 * patience,
           ...emulators,
         },

@@ -9,6 +9,9 @@ import { ARENA_MIB } from '../../src/cli/bench.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { cacheOptions, ExitTests } from '../support/exits.ts';
 import { useLab } from '../support/lab.ts';
+import { soak } from '../support/scale.ts';
+
+const LINKS = soak(2000, 10_000);
 
 const lab = useLab();
 let a: Acceleration;
@@ -53,10 +56,10 @@ describe('exit-cache', () => {
 });
 
 describe('links of the exit hook', () => {
-  it('come and go 10,000 times while an L2 exits all the time, which gets every answer', async () => {
+  it(`come and go ${LINKS} times while an L2 exits all the time, which gets every answer`, async () => {
     // the guest says "cpuid changed" when one answer was not the first one
     const running = tests.guest('raced', 'cpuid:1:0:2000');
-    await a.churnLinks(10_000);
+    await a.churnLinks(LINKS);
     expect((await running)[0]).toMatch(/^cpuid n 00002000 /);
   });
 

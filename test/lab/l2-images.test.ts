@@ -1,6 +1,7 @@
 /**
- * Root file systems of nested guests: how they are built, and that each is a service that answers. A few of them;
- * HT_TEST_IMAGES=all takes all, HT_TEST_IMAGES=node,java some.
+ * Root file systems of nested guests: each is built alike twice, and is a service that answers. `npm test` has bash
+ * and redis in run.test.ts; this is part of `npm run test:soak`, with nginx. HT_TEST_IMAGES=all takes all,
+ * HT_TEST_IMAGES=node,java some.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';

@@ -18,6 +18,7 @@ import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
 import { MIGRATE } from '../support/migrate.ts';
+import { soak } from '../support/scale.ts';
 
 const LARGE = 512;
 const FRAMES = 48;
@@ -113,12 +114,18 @@ describe('an L2 that touches its memory', () => {
 });
 
 describe('no page changes under its owner', () => {
-  it.each([
-    { hole: 512, visits: 40_000, rounds: 16, what: 'whole 2 MiB and as much across two of them' },
+  it.each<{ hole: number; visits: number; rounds: number; what: string; reclaim?: boolean }>([
+    { hole: 512, visits: 40_000, rounds: soak(3, 16), what: 'whole 2 MiB and as much across two of them' },
     // small holes take L1 longer for as many pages
-    { hole: 64, visits: 80_000, rounds: 2, what: 'parts of 2 MiB' },
-    { hole: 1536, visits: 40_000, rounds: 20, what: 'several 2 MiB at once' },
-    { hole: 512, visits: 40_000, rounds: 20, what: 'whole 2 MiB, and L1 reclaims its pools', reclaim: true },
+    { hole: 64, visits: 80_000, rounds: soak(1, 2), what: 'parts of 2 MiB' },
+    { hole: 1536, visits: 40_000, rounds: soak(3, 20), what: 'several 2 MiB at once' },
+    {
+      hole: 512,
+      visits: 40_000,
+      rounds: soak(3, 20),
+      what: 'whole 2 MiB, and L1 reclaims its pools',
+      reclaim: true,
+    },
   ])('while L1 writes to the same pages and punches holes: $what', async (o) => {
     const { hole, visits, rounds, reclaim } = o;
     const { l1 } = lab();
@@ -163,7 +170,7 @@ describe('no page changes under its owner', () => {
   });
 
   it('when an L2 is killed in the middle of it, again and again', async () => {
-    for (let i = 0; i < 3; i++) {
+    for (let i = 0; i < soak(2, 3); i++) {
       await withTiny(24 * LARGE, [`touch:0:1`, `touch:0:${24 * LARGE}`], async (vmm) => {
         await vmm.step(STEP_MS);
         await vmm.begin();
@@ -176,7 +183,8 @@ describe('no page changes under its owner', () => {
     await counters.stop();
     await acceleration.off();
     const report = await runIntegrity(lab(), {
-      ...{ pages: 20_000, sharedMib: 16, ownMib: 24, hole: 512, passSeconds: 5, largeFrames: FRAMES },
+      ...{ pages: soak(4000, 20_000), sharedMib: 16, ownMib: 24, hole: 512 },
+      ...{ passSeconds: soak(3, 5), largeFrames: FRAMES },
       ...{ arenaMib: ARENA_MIB, progress: silentProgress },
     });
     process.stdout.write(`  ${JSON.stringify(report)}\n`);

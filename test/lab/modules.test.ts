@@ -2,56 +2,79 @@
  * Both kernel modules in real kernels: loaded, raced against running L2s, unloaded and loaded again. The kernel logs
  * of L0 and L1 must stay clean throughout (test/support/lab.ts looks at them at the end).
  */
-import { describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { ARENA_MIB } from '../../src/cli/bench.ts';
-import { Acceleration } from '../../src/bench/accelerate.ts';
-import { withL2 } from '../../src/bench/l2-session.ts';
-import type { L2Session } from '../../src/bench/l2-session.ts';
+import { Acceleration, guestStatus } from '../../src/bench/accelerate.ts';
+import type { GuestStatus } from '../../src/bench/accelerate.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
+import { HeldL2 } from '../support/held-l2.ts';
 import { useLab } from '../support/lab.ts';
 import { FILE_IO } from '../support/file-io.ts';
 import { MIGRATE } from '../support/migrate.ts';
+import { SOAKS, soak } from '../support/scale.ts';
 
-// one L1 CPU: fast; what races here is L0's own threads. test/lab/integrity.test.ts races L1 against its programs
+// one L1 CPU: fast; what races here is L0's own threads. test/lab/races.test.ts races L1 against its programs
 const lab = useLab();
 
 const STATS = 'hyperturtle host stats --qmp /run/l1/qmp.sock --json';
 const RAM = '/run/hyperturtle/ram';
+/** How often a program is linked, replaced or unlinked under a running L2. */
+const LINKS = soak(60, 200);
 
-interface Info {
-  pool_level: number;
-  large_level: number;
-  frames_allocated: number;
-  frames_freed: number;
-  index_used: number;
-  l2_count: number;
-  shrunk: number;
-  arena_bound: number;
-}
-
-const info = async (): Promise<Info> =>
-  JSON.parse(await runScript(lab().l1, 'hyperturtle guest status --json')) as Info;
+const info = (): Promise<GuestStatus> => guestStatus(lab().l1);
 
 /** Frames that are neither in the pool nor free: those of files. */
-const framesInFiles = async (): Promise<number> => {
-  const i = await info();
-  return framesOut(i);
-};
+const framesInFiles = async (): Promise<number> => framesOut(await info());
 
-const withAccelerated = <T>(body: (l2: L2Session) => Promise<T>): Promise<T> =>
-  withL2(lab(), { name: 'm', ram: 'turtlefs', memMib: 128, append: '', machine: 'pc', port: 0 }, body);
+let acceleration: Acceleration | undefined;
+let nested: HeldL2 | undefined;
+
+/** Modules loaded, a program linked: of the test before, where that has left it so. */
+const accelerated = async (): Promise<Acceleration> =>
+  (acceleration ??= await Acceleration.on(lab(), { arenaMib: ARENA_MIB }));
+
+/** The same with an L2 that runs. */
+async function withNested(): Promise<{ a: Acceleration; l2: HeldL2 }> {
+  const a = await accelerated();
+  nested ??= await HeldL2.start(lab(), {
+    ...{ name: 'm', ram: 'turtlefs', memMib: 128, append: '', machine: 'pc', port: 0 },
+  });
+  return { a, l2: nested };
+}
+
+async function endNested(): Promise<void> {
+  const l2 = nested;
+  nested = undefined;
+  await l2?.end();
+}
+
+async function off(): Promise<void> {
+  try {
+    await endNested();
+  } finally {
+    const a = acceleration;
+    acceleration = undefined;
+    await a?.off();
+  }
+}
+
+// what a failed test leaves is nothing to go on from
+afterEach(async ({ task }) => {
+  if (task.result?.state === 'fail') await off();
+});
+afterAll(off);
 
 /** The pattern program's last line in an L2. */
-const pattern = async (l2: L2Session, args: string): Promise<Record<string, number>> => {
+const pattern = async (l2: HeldL2, args: string): Promise<Record<string, number>> => {
   const lines = await l2.shell.runOk(`pattern ${args}`, { timeoutMs: 300_000 });
   return JSON.parse(lines.at(-1)!) as Record<string, number>;
 };
 
 describe('turtlefs in L1', () => {
   it('creates, sizes, maps, punches and unlinks files as a VMM does, and every frame comes back', async () => {
-    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await accelerated();
     const before = await framesInFiles();
     await lab().l1.writeFile('/run/files.mjs', FILES);
     const out = JSON.parse(
@@ -75,11 +98,10 @@ describe('turtlefs in L1', () => {
       left: [],
     });
     expect(await framesInFiles()).toBe(before);
-    void a;
   });
 
   it('answers read, write, sendfile, splice, copy_file_range, cp and dd as tmpfs does, beside faults and holes', async () => {
-    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await accelerated();
     const before = await framesInFiles();
     await lab().l1.writeFile('/run/file-io.mjs', FILE_IO);
     const out = JSON.parse(
@@ -103,11 +125,10 @@ describe('turtlefs in L1', () => {
     expect(out.growth.moves).toBeGreaterThan(4);
     expect(out.growth.moves).toBeLessThan(out.growth.steps / 2);
     expect(await framesInFiles()).toBe(before);
-    void a;
   });
 
   it('gives the pool back when L1 reclaims memory', async () => {
-    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
+    await accelerated();
     await waitFor('a full pool', async () => ((await info()).pool_level > 1000 ? true : undefined), {
       timeoutMs: 60_000,
       intervalMs: 500,
@@ -117,92 +138,83 @@ describe('turtlefs in L1', () => {
     const after = await info();
     expect(after.shrunk).toBeGreaterThan(0);
     expect(after.frames_allocated - after.frames_freed).toBe(after.pool_level);
-    void a;
   });
 });
 
-describe('hyperturtle_host.ko', () => {
-  it('links, replaces and unlinks a program 200 times under a running L2, which loses no page', async () => {
-    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
-    await withAccelerated(async (l2) => {
-      const checking = pattern(l2, 'own 48 --seconds 15');
-      for (let i = 1; i <= 200; i++)
-        if (i % 4 === 1) await a.setLinked(false);
-        else await a.replace(); // of none, of itself, and once more
-      expect(await checking).toMatchObject({ mismatches: 0, zeroed: 0 });
-    });
+describe('both modules', () => {
+  it(`link, replace and unlink a program ${LINKS} times under a running L2, which loses no page`, async () => {
+    const { a, l2 } = await withNested();
+    const checking = pattern(l2, `own 48 --seconds ${soak(8, 15)}`);
+    for (let i = 1; i <= LINKS; i++)
+      if (i % 4 === 1) await a.setLinked(false);
+      else await a.replace(); // of none, of itself, and once more
+    expect(await checking).toMatchObject({ mismatches: 0, zeroed: 0 });
     const stats = JSON.parse(await runScript(lab().l0, STATS)) as { linked: number; handled: number };
     expect(stats.linked).toBeTruthy();
     expect(stats.handled).toBeGreaterThan(0);
   });
 
   it('cannot be unloaded while a VM is attached; a killed daemon leaves nothing attached and the L2 runs on', async () => {
-    const a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
-    await withAccelerated(async (l2) => {
-      expect((await lab().l0.exec(['rmmod', 'hyperturtle_host'])).status).not.toBe(0);
-      await a.signalAttachment('KILL');
-      await waitFor(
-        'the end of the attachment',
-        async () => ((await lab().l0.exec(['sh', '-c', STATS])).status !== 0 ? true : undefined),
-        { timeoutMs: 20_000, intervalMs: 500 },
-      );
-      expect(await runScript(lab().l0, 'ls /dev | grep hyperturtle-arena || true')).toBe('');
-      // only the arena's memory is still there, held by the VM that has it plugged: and that holds the module
-      expect(await pattern(l2, 'own 16 --rounds 3')).toMatchObject({ mismatches: 0, zeroed: 0 });
-    });
+    const { a, l2 } = await withNested();
+    expect((await lab().l0.exec(['rmmod', 'hyperturtle_host'])).status).not.toBe(0);
+    await a.signalAttachment('KILL');
+    await waitFor(
+      'the end of the attachment',
+      async () => ((await lab().l0.exec(['sh', '-c', STATS])).status !== 0 ? true : undefined),
+      { timeoutMs: 20_000, intervalMs: 500 },
+    );
+    expect(await runScript(lab().l0, 'ls /dev | grep hyperturtle-arena || true')).toBe('');
+    // only the arena's memory is still there, held by the VM that has it plugged: and that holds the module
+    expect(await pattern(l2, 'own 16 --rounds 3')).toMatchObject({ mismatches: 0, zeroed: 0 });
+    await endNested();
     // the next start is clean, and takes the place of the arena that the dead one left plugged
     await a.attach({ arenaMib: ARENA_MIB });
-    await withAccelerated(async (l2) => {
-      expect(await pattern(l2, 'own 32 --rounds 2')).toMatchObject({ mismatches: 0, zeroed: 0 });
-    });
+    const next = await withNested();
+    expect(await pattern(next.l2, 'own 32 --rounds 2')).toMatchObject({ mismatches: 0, zeroed: 0 });
     expect((JSON.parse(await runScript(lab().l0, STATS)) as { handled: number }).handled).toBeGreaterThan(0);
-    await a.off();
-    expect(await runScript(lab().l0, 'lsmod')).not.toMatch(/hyperturtle_(host|guest)/);
   });
-});
 
-describe('hyperturtle_guest.ko', () => {
-  it('takes back all RAM of an L2 that is killed, and cannot be unloaded while it is used', async () => {
-    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
-    await withAccelerated(async (l2) => {
-      expect(await framesInFiles()).toBeGreaterThan(1000);
-      expect((await lab().l1.exec(['rmmod', 'hyperturtle_guest'])).status).not.toBe(0);
-      await runScript(lab().l1, "kill -9 $(ps -o pid,args | awk '/qemu-system.*l2.m.qm[p]/ { print $1 }')");
-      void l2;
-    });
+  it('take back all RAM of an L2 that is killed, and the one of L1 cannot be unloaded while it is used', async () => {
+    await withNested();
+    expect(await framesInFiles()).toBeGreaterThan(1000);
+    expect((await lab().l1.exec(['rmmod', 'hyperturtle_guest'])).status).not.toBe(0);
+    await runScript(lab().l1, "kill -9 $(ps -o pid,args | awk '/qemu-system.*l2.m.qm[p]/ { print $1 }')");
+    await endNested();
     await waitFor('all frames back', async () => ((await framesInFiles()) === 0 ? true : undefined), {
       timeoutMs: 20_000,
       intervalMs: 500,
     });
     expect(await info()).toMatchObject({ index_used: 0, l2_count: 0 });
-    void a;
   });
 
-  it('loses its arena under a running L2, which runs on without acceleration', async () => {
-    const a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
-    await withAccelerated(async (l2) => {
-      const checking = pattern(l2, 'own 48 --rounds 6');
-      await a.signalAttachment('TERM');
-      await waitFor('the unplug', async () => ((await info()).arena_bound === 0 ? true : undefined), {
-        timeoutMs: 60_000,
-        intervalMs: 500,
-      });
-      expect(await checking).toMatchObject({ mismatches: 0, zeroed: 0 });
-    });
-    expect(await framesInFiles()).toBe(0);
-    await a.off();
-  });
-
-  it('follows slot changes: an L2 whose RAM is logged for migration arrives whole in another VM', async () => {
-    await using a = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
-    await withAccelerated(async (l2) => {
+  // large.test.ts has it in every run, with pages of both sizes
+  it.runIf(SOAKS)(
+    'follow slot changes: an L2 whose RAM is logged for migration arrives whole in another VM',
+    async () => {
+      const { l2 } = await withNested();
       const running = pattern(l2, 'own 24 --seconds 600');
       running.catch(() => {}); // it ends with its VM
       await lab().l1.writeFile('/run/migrate.mjs', MIGRATE);
       const out = await run(lab().l1, ['node', '/run/migrate.mjs'], { timeoutMs: 400_000 });
       expect(out).toMatch(/same RAM, \d+ rounds of copying/);
+      await endNested();
+    },
+  );
+
+  it('lose their arena under a running L2, which runs on without acceleration; then nothing of them is left', async () => {
+    const { a, l2 } = await withNested();
+    const checking = pattern(l2, 'own 48 --rounds 6');
+    await a.signalAttachment('TERM');
+    await waitFor('the unplug', async () => ((await info()).arena_bound === 0 ? true : undefined), {
+      timeoutMs: 60_000,
+      intervalMs: 500,
     });
-    void a;
+    expect(await checking).toMatchObject({ mismatches: 0, zeroed: 0 });
+    await endNested();
+    expect(await framesInFiles()).toBe(0);
+    await off();
+    for (const level of [lab().l0, lab().l1])
+      expect(await runScript(level, 'lsmod')).not.toMatch(/hyperturtle_(host|guest)/);
   });
 });
 

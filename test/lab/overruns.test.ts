@@ -13,13 +13,14 @@ import { run, runScript } from '../../src/lab/levels.ts';
 import { compileBpf, findClang } from '../support/bpf.ts';
 import { hyperupcall } from '../support/bpf-sources.ts';
 import { useLab } from '../support/lab.ts';
+import { soakCount } from '../support/scale.ts';
 
 const lab = useLab();
 
 const QMP = '/run/l1/qmp.sock';
 const COMMAND_MS = 240_000;
 /** HT_RACES=200 is what docs/security.md tells of. */
-const RACES = Number(process.env['HT_RACES'] ?? 80);
+const RACES = soakCount(process.env['HT_RACES'], 40, 80);
 /** Of npf: long enough that an emulator that stands still for a moment is not taken for a slow program. */
 const LIMIT_MS = 200;
 

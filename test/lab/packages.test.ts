@@ -1,4 +1,5 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { createProgress } from '../../src/core/progress.ts';
@@ -7,6 +8,7 @@ import type { Artifacts, BuiltPayload } from '../../src/lab/artifacts.ts';
 import { MAX_IMAGE_BYTES } from '../../src/lab/images.ts';
 import { elfSection, neededLibraries } from '../../src/lab/images-elf.ts';
 import { cacheRoot, prepareArtifacts } from '../../src/lab/prepare.ts';
+import { TEST_KERNEL } from '../support/lab.ts';
 
 const PATH = process.env['PATH'];
 afterEach(() => {
@@ -67,4 +69,17 @@ describe.each(['6.1', '6.12'])('everything for Linux %s', (kernel) => {
     const l2 = await newestBuild('l2-programs');
     for (const p of await readdir(l2)) expect(neededLibraries(await readFile(path.join(l2, p)))).toEqual([]);
   });
+});
+
+test('the image of a nested guest is the same byte for byte when it is built again', async () => {
+  const artifacts = await prepareArtifacts({ kernel: TEST_KERNEL });
+  const hash = async (file: string): Promise<string> =>
+    createHash('sha256')
+      .update(await readFile(file))
+      .digest('hex');
+  const first = await artifacts.buildImage('nginx');
+  const before = await hash(first.path);
+  await rm(first.path);
+  const second = await artifacts.buildImage('nginx');
+  expect([second.key, await hash(second.path)]).toEqual([first.key, before]);
 });

@@ -8,6 +8,7 @@ import { waitFor } from '../../src/core/wait.ts';
 import { kernelArgs } from '../../src/lab/init-scripts.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { useLab } from '../support/lab.ts';
+import { soakCount } from '../support/scale.ts';
 
 const lab = useLab();
 
@@ -15,7 +16,7 @@ const QMP = '/run/l1/qmp.sock';
 const SHARES = '/payload/l2/programs/shares';
 const COMMAND_MS = 240_000;
 /** HT_RACES=10000 is what docs/benchmarks.md tells of. */
-const RACES = Number(process.env['HT_RACES'] ?? 200);
+const RACES = soakCount(process.env['HT_RACES'], 60, 200);
 
 interface Profile {
   samples: number;

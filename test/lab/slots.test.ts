@@ -1,8 +1,8 @@
 /**
  * What a VMM does to a running L2's memory slots and mappings, with a VMM that does it as fast as it can
  * (c/l2/slot_vmm.c): no write of L2 reaches memory that it has no more, and nothing turns acceleration off for good.
- * HT_SLOT_CHANGES sets how many changes each race makes (default 60), HT_HOLES how many pages of 4 KiB one L2 loses
- * beside another (default 2,048).
+ * HT_SLOT_CHANGES sets how many changes each race makes (20, in a soak 60), HT_HOLES how many pages of 4 KiB one L2
+ * loses beside another (1,024, in a soak 2,048).
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Acceleration, CLI, guestStatus, jobSays, whenLargePoolFull } from '../../src/bench/accelerate.ts';
@@ -17,10 +17,11 @@ import { run, runScript } from '../../src/lab/levels.ts';
 import { L1_RUN } from '../../src/lab/machine.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
 import { walkNestedTables } from '../support/nested-tables.ts';
+import { soakCount } from '../support/scale.ts';
 
 const RAM = `${TURTLEFS_DIR}/slots.ram`;
-const CHANGES = Number(process.env['HT_SLOT_CHANGES'] ?? 60);
-const HOLES = Number(process.env['HT_HOLES'] ?? 2048);
+const CHANGES = soakCount(process.env['HT_SLOT_CHANGES'], 20, 60);
+const HOLES = soakCount(process.env['HT_HOLES'], 1024, 2048);
 /** Of an L2 that loses nothing, against which exits are compared: as long as the holes take, about. */
 const QUIET_MS = Math.max(2000, HOLES / 4);
 const STEP_MS = 900_000 + HOLES * 10;

@@ -14,6 +14,7 @@ import { labUp } from '../../src/lab/lab.ts';
 import type { Lab, LabSpec } from '../../src/lab/lab.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { kernelTroubles } from '../../src/lab/kernel-log.ts';
+import { noteTimes } from './lab-times.ts';
 
 export const ROOT = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
 
@@ -26,6 +27,7 @@ export function useLab(spec: LabSpec = {}): () => Lab {
   beforeAll(async () => {
     lab = await labUp({ kernel: TEST_KERNEL, progress: createProgress(), ...spec });
   });
+  noteTimes(() => lab);
   afterAll(async () => {
     if (!lab) return;
     try {
