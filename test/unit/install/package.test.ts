@@ -23,7 +23,8 @@ it('the npm package has what is run and what modules and lab are built from, and
       .map((e) => `${e.parentPath}/${e.name}`);
   for (const f of [...below('dist-files'), ...below('c').filter((n) => /\.(c|h|S)$|Kbuild$/.test(n))])
     expect(files).toContain(f);
-});
+  // npm itself takes seconds to start where other work goes on
+}, 60_000);
 
 it('every command has its place in a manual page, with options and examples, and no line that roff would take', () => {
   const program = new Command('hyperturtle').description('d').version('1.2.3');
