@@ -18,7 +18,7 @@ function documents() {
 }
 
 /** Lines that have to be as long as they are: tables, code, pictures. */
-const isWhole = (line) => /^\||^ {4}|^!\[/.test(line);
+const isWhole = (line) => /^\||^ {4}|^\[?!\[/.test(line);
 
 const lengths = [];
 const problems = [];
