@@ -14,10 +14,15 @@ interface AgentBenchOptions extends L1Options {
 export function registerAgentBench(bench: Command): void {
   l1Options(
     bench
-      .command('agent')
+      .command('agent', { hidden: true })
       .description('in an L1: round trips to its host through the agent; load, link, unlink, unload')
       .option('--object <file>', 'eBPF object for hook npf, which must be free; left out: round trips alone')
-      .option('--round-trips <number>', 'of each method', integer('--round-trips', 1, 1_000_000), 200)
+      .option(
+        '--round-trips <number>',
+        'round trips of each method',
+        integer('--round-trips', 1, 1_000_000),
+        200,
+      )
       .option('--changes <number>', 'loads and links', integer('--changes', 1, 10_000), 10),
   ).action(agentBench);
 }

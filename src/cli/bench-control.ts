@@ -30,10 +30,15 @@ export function registerControl(bench: Command, version: string): void {
     .command('control')
     .description('the host daemon: request round trip, load and link, memory, one VM under load of another')
     .option('--object <file>', 'eBPF object for hook npf; default: the newest that the lab has built')
-    .option('--round-trips <number>', 'of each method', integer('--round-trips', 1, 1_000_000), 2000)
+    .option(
+      '--round-trips <number>',
+      'round trips of each method',
+      integer('--round-trips', 1, 1_000_000),
+      2000,
+    )
     .option('--changes <number>', 'loads and links', integer('--changes', 1, 10_000), 30)
-    .option('--rounds <number>', 'of quiet, requests, garbage', integer('--rounds', 1, 100), 3)
-    .option('--seconds <number>', 'of each of them', integer('--seconds', 2, 3600), 10)
+    .option('--rounds <number>', 'rounds of quiet, requests, garbage', integer('--rounds', 1, 100), 3)
+    .option('--seconds <number>', 'seconds of each of them', integer('--seconds', 2, 3600), 10)
     .option('--window <number>', 'requests outstanding of the VM that loads', integer('--window', 1, 64), 32)
     .option('--lab', 'instead: in L0 and L1 of a lab, over their virtio port; no other option but these two')
     .addOption(kernelOption('kernel of all levels of the lab'))

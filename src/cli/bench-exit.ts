@@ -24,7 +24,7 @@ export function registerExitBench(bench: Command, version: string): void {
   )
     .addOption(cpuOption())
     .option('--rounds <number>', 'variants take turns in each', integer('--rounds', 1, 100), 5)
-    .option('--exits <number>', 'of one loop', integer('--exits', 1, 1_000_000), 2000)
+    .option('--exits <number>', 'exits of one loop', integer('--exits', 1, 1_000_000), 2000)
     .action((o: ExitOptions, command: Command) =>
       measure(
         o.cpu === 'intel' && command.getOptionValueSource('l1Memory') === 'default'

@@ -30,7 +30,12 @@ export function registerNetNative(bench: Command, version: string): void {
       integer('--frames', 0, 10_000_000),
       50_000,
     )
-    .option('--rules <number>', 'of the firewall; the last one matches', integer('--rules', 1, 255), 100)
+    .option(
+      '--rules <number>',
+      'rules of the firewall; the last one matches',
+      integer('--rules', 1, 255),
+      100,
+    )
     .option('--json <file>', 'write the result with all raw samples')
     .action((o: NetNativeOptions) => measure(o, version));
 }

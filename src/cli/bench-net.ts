@@ -27,19 +27,29 @@ export function registerBenchNet(bench: Command, version: string): void {
     bench.command('net').description("packets of L2: through L1, and past it with L1's programs in L0"),
   )
     .option('--rounds <number>', 'rounds', integer('--rounds', 1, 1000), 3)
-    .option('--turns <number>', 'in a round, every way has so many turns', integer('--turns', 1, 1000), 4)
-    .option('--round-trips <number>', 'in one turn', integer('--round-trips', 1, 100_000), 50)
-    .option('--packets <number>', 'in one turn, several under way', integer('--packets', 1, 100_000), 200)
-    .option('--window <number>', 'how many are under way then', integer('--window', 1, 128), 32)
+    .option('--turns <number>', 'turns that each way has in a round', integer('--turns', 1, 1000), 4)
+    .option('--round-trips <number>', 'round trips in one turn', integer('--round-trips', 1, 100_000), 50)
+    .option(
+      '--packets <number>',
+      'packets in one turn, several under way',
+      integer('--packets', 1, 100_000),
+      200,
+    )
+    .option('--window <number>', 'packets under way at a time', integer('--window', 1, 128), 32)
     .option(
       '--tcp-kib <number>',
       'over one connection from L2; four times as much to L2',
       integer('--tcp-kib', 1, 1 << 20),
       512,
     )
-    .option('--rules <number>', 'of the firewall; the last ones match', integer('--rules', 2, 255), 100)
+    .option('--rules <number>', 'rules of the firewall; the last ones match', integer('--rules', 2, 255), 100)
     .option('--apps <list>', 'services in L2 to be asked as well: memcached,redis,nginx', '')
-    .option('--requests <number>', 'to a service in one turn', integer('--requests', 10, 1_000_000), 300)
+    .option(
+      '--requests <number>',
+      'requests to a service in one turn',
+      integer('--requests', 10, 1_000_000),
+      300,
+    )
     .option('--clients <number>', 'requests under way', integer('--clients', 1, 128), 8)
     .option(
       '--l2-memory <MiB>',

@@ -18,7 +18,7 @@ export function registerPaper(bench: Command): void {
     .description(
       "every bench that measures a figure of HyperTurtle's paper, and one report beside the paper's",
     )
-    .option('--dir <folder>', 'for results and report', 'results/paper')
+    .option('--dir <folder>', 'folder for results and report', 'results/paper')
     .option('--only <list>', 'benches by name, comma-separated; default: all')
     .option('--accel <kind>', 'tcg or kvm, handed to each')
     .option('--quick', 'small sizes: to see that all of it works')

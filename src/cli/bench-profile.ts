@@ -46,7 +46,12 @@ export function registerProfileBench(bench: Command, version: string): void {
           .default(['l0', 'perf', 'l1']),
       )
       .option('--rounds <number>', 'variants take turns in each', integer('--rounds', 1, 100), 3)
-      .option('--work-rounds <number>', 'of the workload', integer('--work-rounds', 1, 1_000_000), 1500),
+      .option(
+        '--work-rounds <number>',
+        'rounds of the workload',
+        integer('--work-rounds', 1, 1_000_000),
+        1500,
+      ),
   ).action(async (o: ProfileBenchOptions) => {
     const [{ runProfileBench, profileTable }, { PERF_IMAGE }] = await Promise.all([
       import('../bench/profile.ts'),
@@ -60,7 +65,7 @@ export function registerProfileBench(bench: Command, version: string): void {
     writeOut(profileTable(result));
   });
   bench
-    .command('sampler')
+    .command('sampler', { hidden: true })
     .description(
       'in an L1: sample all threads of a process by their CPU clock, as perf record does, until SIGTERM',
     )

@@ -1,6 +1,7 @@
 /** `hyperturtle completion SHELL`: completion scripts, made of the commands as they are declared. */
 import { Argument } from 'commander';
 import type { Command } from 'commander';
+import { shownCommands } from './help.ts';
 import { writeOut } from '../core/output.ts';
 
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
@@ -9,7 +10,7 @@ export type Shell = (typeof SHELLS)[number];
 export function registerCompletion(program: Command): void {
   program
     .command('completion')
-    .addArgument(new Argument('<shell>', 'of which shell').choices([...SHELLS]))
+    .addArgument(new Argument('<shell>', 'the shell').choices([...SHELLS]))
     .description('print a completion script')
     .addHelpText(
       'after',
@@ -48,7 +49,10 @@ interface Node {
 export function completionNodes(program: Command): Node[] {
   const nodes: Node[] = [];
   const visit = (command: Command, path: string): void => {
-    const subs = command.commands.map((c) => ({ name: c.name(), description: firstClause(c.description()) }));
+    const subs = shownCommands(command).map((c) => ({
+      name: c.name(),
+      description: firstClause(c.description()),
+    }));
     nodes.push({
       path,
       subcommands: subs,
@@ -73,7 +77,7 @@ export function completionNodes(program: Command): Node[] {
       takesArguments: command.registeredArguments.length > 0,
       takesFiles: command.registeredArguments.some((a) => /file|path/.test(a.name())),
     });
-    for (const c of command.commands) visit(c, path === '' ? c.name() : `${path} ${c.name()}`);
+    for (const c of shownCommands(command)) visit(c, path === '' ? c.name() : `${path} ${c.name()}`);
   };
   visit(program, '');
   return nodes;

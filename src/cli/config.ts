@@ -41,16 +41,16 @@ export function registerConfig(program: Command): void {
   const d = CONSUMER_DEFAULTS;
   program
     .command('config')
-    .addArgument(new Argument('<kind>', 'for whom').choices(Object.keys(CONSUMERS)))
+    .addArgument(new Argument('<kind>', 'what to print configuration for').choices(Object.keys(CONSUMERS)))
     .description(
       'print configuration for VMMs and orchestrators: nested guests on turtlefs, NICs of the host',
     )
     .option('--ram-dir <path>', 'where turtlefs is mounted', d.ramDir)
     .option('--mem-mib <number>', 'RAM of a nested guest', integer('--mem-mib', 16, 1 << 24), d.memMib)
-    .option('--cpus <number>', 'its CPUs', integer('--cpus', 1, 4096), d.cpus)
-    .option('--name <name>', 'of runtime, class and network', d.name)
+    .option('--cpus <number>', 'virtual CPUs of a nested guest', integer('--cpus', 1, 4096), d.cpus)
+    .option('--name <name>', 'name of the runtime, class and network', d.name)
     .option('--image <name>', 'container image with this package', d.image)
-    .option('--subnet <prefix>', "of the network's addresses", d.subnet)
+    .option('--subnet <prefix>', 'addresses of the network', d.subnet)
     .addHelpText(
       'after',
       `\n${Object.entries(CONSUMERS)

@@ -24,7 +24,7 @@ export function registerFuzz(program: Command): void {
     )
     .option(
       '--minutes <number>',
-      'of turns: setting up and restarts do not count',
+      'minutes of turns: setting up and restarts do not count',
       integer('--minutes', 1, 10_000),
       10,
     )

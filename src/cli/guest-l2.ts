@@ -25,7 +25,7 @@ interface RunOptions {
 
 /** Adds `l2` to the `guest` command. */
 export function registerL2Commands(guest: Command): void {
-  const l2 = guest.command('l2').description('nested guests (L2) for tests and benchmarks');
+  const l2 = guest.command('l2', { hidden: true }).description('nested guests (L2) for tests and benchmarks');
   l2.command('run')
     .description('start an L2, print a line of JSON when it runs and when it is up; ends it at SIGTERM')
     .requiredOption('--name <text>', 'names its files')
@@ -36,7 +36,7 @@ export function registerL2Commands(guest: Command): void {
     .option('--no-initrd', 'the kernel needs none')
     .option('--append <arguments>', 'kernel command line', '')
     .option('--machine <type>', "QEMU's machine type", 'pc')
-    .option('--firmware <file>', "of QEMU's; 'default': SeaBIOS", 'qboot.rom')
+    .option('--firmware <file>', "firmware of QEMU; 'default': SeaBIOS", 'qboot.rom')
     .option('--port <device>', 'character device that carries its console')
     .option('--socket <path>', 'unix socket to make for its console')
     .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
@@ -58,7 +58,7 @@ export function registerL2Commands(guest: Command): void {
       (text: string, all: string[]) => [...all, text],
       [] as string[],
     )
-    .option('--boot-timeout-s <number>', 'for its userspace', integer('--boot-timeout-s', 1, 3600), 300)
+    .option('--boot-timeout-s <number>', 'seconds for userspace', integer('--boot-timeout-s', 1, 3600), 300)
     .action(run);
   l2.command('exits')
     .description('run the guest that does nothing but exit (c/l2/exits_guest.bare.c) and print what it says')
@@ -73,7 +73,7 @@ export function registerL2Commands(guest: Command): void {
         .choices(['self', 'agent'])
         .default('self'),
     )
-    .option('--timeout-s <number>', 'for all its steps', integer('--timeout-s', 1, 3600), 120)
+    .option('--timeout-s <number>', 'seconds for its steps', integer('--timeout-s', 1, 3600), 120)
     .action(exitsL2);
   l2.command('churn')
     .description('create, run and destroy many small L2s on turtlefs; look for what they left')

@@ -27,6 +27,7 @@ export function register(program: Command): Command {
   const guest = program
     .command('guest')
     .description('the guest hypervisor (L1): its nested guests and pools');
+  guest.commandsGroup('The kernel module, without the agent:');
 
   guest
     .command('status')
@@ -54,7 +55,7 @@ export function register(program: Command): Command {
       '\nSIGURG prints a line of JSON with its counters and what its memory cgroup is charged.',
     )
     .requiredOption('--pid <number>', 'process that runs the nested guest', integer('--pid', 1, 2 ** 22))
-    .option('--name <text>', "for listings; default: the VMM's -name, or pid-N")
+    .option('--name <text>', "name in listings; default: the VMM's -name, or pid-N")
     .option(
       '--group-max <pages>',
       'most pages mapped by one fault; 0: the default',

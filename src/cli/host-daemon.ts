@@ -106,7 +106,7 @@ Example: a VM that runs already, with a free root port 'arena0'
 function adminOptions(command: Command): Command {
   return command
     .option('--socket <path>', "the daemon's socket", variable('HYPERTURTLE_HOST_SOCKET') ?? ADMIN_SOCKET)
-    .option('--timeout-s <number>', 'for the answer', integer('--timeout-s', 1, 3600), 60)
+    .option('--timeout-s <number>', 'seconds to wait for the answer', integer('--timeout-s', 1, 3600), 60)
     .option('--json', 'one line of JSON');
 }
 

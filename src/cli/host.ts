@@ -49,7 +49,7 @@ const hookOption = (): Option =>
 
 export function register(program: Command): Command {
   const host = program.command('host').description('the host hypervisor (L0): programs for its VMs');
-
+  host.commandsGroup('By hand, for a VM that no daemon has:');
   host
     .command('attach')
     .description('give a VM its arena and program; runs until SIGTERM, which undoes it')
@@ -64,7 +64,7 @@ export function register(program: Command): Command {
     .option('--no-plug', 'do not plug the arena into the VM')
     .option(
       '--qmp-timeout-s <number>',
-      'for QEMU and the guest to answer',
+      'seconds to wait for QEMU and the guest',
       integer('--qmp-timeout-s', 1, 600),
       30,
     )

@@ -17,7 +17,7 @@ export function qemuOption(): Option {
 export function outerQemuOption(): Option {
   return new Option(
     '--outer-qemu <version>',
-    'of the outer machine alone; default: that of --qemu',
+    'version of the outer machine alone; default: that of --qemu',
   ).argParser(qemuVersion);
 }
 

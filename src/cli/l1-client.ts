@@ -20,7 +20,7 @@ export interface L1Options {
 export function l1Options(command: Command): Command {
   return command
     .option('--socket <path>', "the agent's socket", variable('HYPERTURTLE_SOCKET') ?? AGENT_SOCKET)
-    .option('--timeout-s <number>', 'for the answer', integer('--timeout-s', 1, 3600), 120)
+    .option('--timeout-s <number>', 'seconds to wait for the answer', integer('--timeout-s', 1, 3600), 120)
     .option('--json', 'one line of JSON');
 }
 

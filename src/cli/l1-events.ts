@@ -19,7 +19,7 @@ export function registerEvents(program: Command): void {
     .option('-f, --follow', 'go on until interrupted')
     .option(
       '--since <seq>',
-      'from this number on; default: all that is kept (1024)',
+      'events from this number on; default: all that is kept (1024)',
       integer('--since', 1, 2 ** 50),
     )
     .option(

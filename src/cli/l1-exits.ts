@@ -27,13 +27,13 @@ export function registerExits(program: Command): void {
   const exits = program.command('exits').description('exits of nested guests to this L1: who, why, how long');
   l1Options(exits.command('on'))
     .description('load and link the program that counts them, or counts and answers CPUID and RDMSR')
-    .addOption(new Option('--program <name>', 'which').choices(PROGRAMS).default('exit-cache'))
+    .addOption(new Option('--program <name>', 'program to link').choices(PROGRAMS).default('exit-cache'))
     .option('--object <file>', 'compiled program; default: the installed one')
     .action(on);
   l1Options(exits.command('off')).description('unlink and unload them').action(off);
   l1Options(exits.command('show', { isDefault: true }))
     .description('live table: exits by nested guest and cause, and how long this L1 had each')
-    .option('--interval-s <number>', 'between looks', integer('--interval-s', 1, 3600), 1)
+    .option('--interval-s <number>', 'seconds between updates', integer('--interval-s', 1, 3600), 1)
     .option('--count <number>', 'end after so many', integer('--count', 1, 2 ** 31))
     .option('--rows <number>', 'most rows', integer('--rows', 1, 4096), 30)
     .addHelpText(

@@ -39,7 +39,7 @@ Example of a file:
   sub('add')
     .argument('<rule>', 'one rule, in quotes')
     .description('add a rule, at the end or at a place')
-    .option('--at <number>', 'its number then; default: last', integer('--at', 1, 1024))
+    .option('--at <number>', 'number that the rule gets; default: last', integer('--at', 1, 1024))
     .addOption(new Option('--default <action>', 'set the default as well').choices(['allow', 'deny']))
     .addHelpText(
       'after',

@@ -70,7 +70,7 @@ Example:
     .action(showLimit);
   nicOptions(program.command('tcptop'))
     .description('live table of TCP and UDP flows, busiest first; plain blocks without a terminal')
-    .option('--interval-s <number>', 'between looks', integer('--interval-s', 1, 3600), 1)
+    .option('--interval-s <number>', 'seconds between updates', integer('--interval-s', 1, 3600), 1)
     .option('--count <number>', 'end after so many', integer('--count', 1, 2 ** 31))
     .option('--rows <number>', 'flows shown', integer('--rows', 1, 10_000), 40)
     .addHelpText('after', '\nExample:\n  hyperturtle enable tcptop --nic web && hyperturtle tcptop --nic web')

@@ -165,7 +165,7 @@ Examples:
     .addOption(nameOption())
     .option(
       '--port <number>',
-      'of this machine; 0: any that is free; default: the same',
+      'port of this machine; 0: any that is free; default: the same',
       integer('--port', 0, 65_535),
     )
     .argument('<level:port>', 'L0:PORT or L1:PORT: what listens on the loopback interface there')
@@ -202,7 +202,7 @@ A browser of this machine opens a page that is served in the lab:
   lab
     .command('modules')
     .description('compile our kernel modules for a kernel, without a lab')
-    .addOption(kernelOption('for which'))
+    .addOption(kernelOption('kernel to compile for'))
     .option('--output <directory>', 'write them there; default: only into the cache')
     .addHelpText(
       'after',

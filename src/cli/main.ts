@@ -20,6 +20,7 @@ import { registerInstall } from './install.ts';
 import { manPages } from './man.ts';
 import { registerPackages } from './packages.ts';
 import { registerFuzz } from './fuzz.ts';
+import { HELP_STYLE } from './help.ts';
 import { registerHostDaemon } from './host-daemon.ts';
 import { registerDashboard } from './host-dashboard.ts';
 import { registerHostProfile } from './host-profile.ts';
@@ -64,7 +65,7 @@ export function createProgram(): Command {
             .replace(/\s*\n\s*/g, ' ')}; --help lists what there is\n`,
         ),
     })
-    .configureHelp({ showGlobalOptions: false });
+    .configureHelp(HELP_STYLE);
   program.commandsGroup('Try and measure it:');
   registerDemo(program, version());
   registerBench(program, version());
@@ -77,6 +78,7 @@ export function createProgram(): Command {
   registerTop(program);
   registerExits(program);
   registerProfile(program);
+  program.commandsGroup('NICs of this machine from its host, and programs on them:');
   registerNic(program);
   registerNetworkPrograms(program);
   registerFirewall(program);
@@ -88,19 +90,9 @@ export function createProgram(): Command {
   registerKeys(program);
   program.commandsGroup('Set up and look after:');
   registerConfig(program);
-  const host = registerHost(program);
-  registerHostDaemon(host, version());
-  registerDashboard(host);
-  registerHostProfile(host);
-  const guest = registerGuest(program);
-  registerL2Commands(guest);
-  registerAgent(program, guest, version());
+  registerLevels(program);
   registerDoctor(program);
   registerCompletion(program);
-  const texts = (share: string): ReadonlyMap<string, string> => installedTexts(program, share);
-  registerInstall(host, 'host', version(), texts);
-  registerInstall(guest, 'guest', version(), texts);
-  registerPackages(host, version(), texts);
   program.addHelpText(
     'after',
     `
@@ -112,6 +104,25 @@ Examples:
 Every command has --help; most have --json. Exit statuses: docs/reference.md.`,
   );
   return program;
+}
+
+/** `host` and `guest`: both levels' own commands, and their installation. */
+function registerLevels(program: Command): void {
+  const host = registerHost(program);
+  registerHostProfile(host);
+  host.commandsGroup('The daemon and its VMs:');
+  registerHostDaemon(host, version());
+  registerDashboard(host);
+  const guest = registerGuest(program);
+  registerL2Commands(guest);
+  guest.commandsGroup('The agent:');
+  registerAgent(program, guest, version());
+  const texts = (share: string): ReadonlyMap<string, string> => installedTexts(program, share);
+  host.commandsGroup('Installation:');
+  registerInstall(host, 'host', version(), texts);
+  guest.commandsGroup('Installation:');
+  registerInstall(guest, 'guest', version(), texts);
+  registerPackages(host, version(), texts);
 }
 
 /** Manual pages and completion, below /usr/share or /usr/local/share. */

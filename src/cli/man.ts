@@ -1,12 +1,13 @@
 /** Manual pages, made of the commands as they are declared: one for each command of the first level, and one of all. */
 import type { Command } from 'commander';
+import { hasShownDefault, ownFirst, shownCommands } from './help.ts';
 
 /** `man1/hyperturtle-load.1` to its text. */
 export function manPages(program: Command): Map<string, string> {
   const pages = new Map<string, string>();
   const version = program.version() ?? '';
   pages.set('man1/hyperturtle.1', page(program, 'hyperturtle', version));
-  for (const c of program.commands)
+  for (const c of shownCommands(program))
     pages.set(`man1/hyperturtle-${c.name()}.1`, page(c, `hyperturtle ${c.name()}`, version));
   return pages;
 }
@@ -20,13 +21,13 @@ function page(command: Command, name: string, version: string): string {
   ];
   if (command.parent === null) {
     lines.push('.SH SYNOPSIS', `.B ${text(name)}`, text('COMMAND ...'), '.SH COMMANDS');
-    for (const c of command.commands)
+    for (const c of shownCommands(command))
       lines.push('.TP', `.BR ${text(`hyperturtle-${c.name()}`)} (1)`, text(c.description()));
     lines.push(...after(command), '.SH SEE ALSO', text('/usr/share/doc/hyperturtle'));
   } else {
     lines.push('.SH SYNOPSIS', ...synopses(command, name));
     lines.push(...body(command, '.SH OPTIONS'), ...after(command));
-    for (const c of command.commands)
+    for (const c of shownCommands(command))
       lines.push(...section(c, `${name} ${c.name()}`.slice('hyperturtle '.length)));
     lines.push(
       '.SH EXIT STATUS',
@@ -46,13 +47,17 @@ function section(command: Command, name: string): string[] {
     ...synopses(command, `hyperturtle ${name}`),
     ...body(command, '.PP'),
     ...after(command),
-    ...command.commands.flatMap((c) => section(c, `${name} ${c.name()}`)),
+    ...shownCommands(command).flatMap((c) => section(c, `${name} ${c.name()}`)),
   ];
 }
 
 function synopses(command: Command, name: string): string[] {
   if (command.commands.length > 0)
-    return command.commands.flatMap((c) => [`.B ${text(`${name} ${c.name()}`)}`, text(c.usage()), '.br']);
+    return shownCommands(command).flatMap((c) => [
+      `.B ${text(`${name} ${c.name()}`)}`,
+      text(c.usage()),
+      '.br',
+    ]);
   return [`.B ${text(name)}`, text(command.usage())];
 }
 
@@ -61,7 +66,7 @@ function body(command: Command, head: string): string[] {
     ...command.registeredArguments
       .filter((a) => a.description !== '')
       .map((a) => [`<${a.name()}>`, a.description] as const),
-    ...command.options.map((o) => [o.flags, described(o)] as const),
+    ...ownFirst(command.options).map((o) => [o.flags, described(o)] as const),
   ];
   if (terms.length === 0) return [];
   return [head, ...terms.flatMap(([term, what]) => ['.TP', `.B ${text(term)}`, text(what)])];
@@ -70,7 +75,7 @@ function body(command: Command, head: string): string[] {
 function described(o: Command['options'][number]): string {
   const more = [
     ...(o.argChoices ? [`one of ${o.argChoices.join(', ')}`] : []),
-    ...(o.defaultValue !== undefined && typeof o.defaultValue !== 'boolean'
+    ...(hasShownDefault(o)
       ? [`default: ${o.defaultValueDescription ?? JSON.stringify(o.defaultValue)}`]
       : []),
   ];

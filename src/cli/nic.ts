@@ -24,9 +24,9 @@ export function registerNic(program: Command): void {
     .argument('[id]', 'a name of your choice; default: nic0, nic1, ...')
     .description('get a NIC from the host and bind it to vfio-pci, for a nested guest')
     .option('--network <name>', "one of the host's networks ('hyperturtle nic list'); default: the first")
-    .option('--mac <address>', "default: made of this machine's and the NIC's name")
+    .option('--mac <address>', "MAC address; default: made of this machine's and the NIC's name")
     .addOption(
-      new Option('--driver <name>', 'who gets it: a nested guest, or this machine')
+      new Option('--driver <name>', 'vfio-pci: a nested guest gets it; virtio-net: this machine')
         .choices(['vfio-pci', 'virtio-net'])
         .default('vfio-pci'),
     )

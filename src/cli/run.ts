@@ -41,8 +41,8 @@ export function registerRun(program: Command): void {
     .argument('<image>', 'a name in /var/lib/hyperturtle/images, an image file, or a directory')
     .argument('[command...]', "after --; default: the image's own")
     .description('start a nested guest from an image, its memory on turtlefs, and run a command in it')
-    .option('--name <text>', 'of this run; default: of the image and this process')
-    .option('--memory <MiB>', "default: the image's, or 256", integer('--memory', 64, 1 << 20))
+    .option('--name <text>', 'name of the guest; default: made of the image and this process')
+    .option('--memory <MiB>', "RAM; default: the image's, or 256", integer('--memory', 64, 1 << 20))
     .option('--cpus <number>', 'virtual CPUs', integer('--cpus', 1, 64), 1)
     .option('--pin <list>', "CPUs of this machine for the guest's, in their order: 0,2-3")
     .option(
@@ -58,11 +58,11 @@ export function registerRun(program: Command): void {
         .choices(['turtlefs', 'tmpfs', 'anonymous'])
         .default('turtlefs'),
     )
-    .option('--kernel <file>', "default: this machine's")
-    .option('--modules <directory>', "of that kernel; default: /lib/modules of this machine's")
+    .option('--kernel <file>', "guest's kernel; default: this machine's")
+    .option('--modules <directory>', "modules of that kernel; default: /lib/modules of this machine's")
     .option('--append <arguments>', "more for the kernel's command line", '')
     .option('--machine <type>', "QEMU's machine type", 'pc')
-    .option('--firmware <file>', "of QEMU's; 'default': SeaBIOS, slower to start", 'qboot.rom')
+    .option('--firmware <file>', "firmware of QEMU; 'default': SeaBIOS, slower to start", 'qboot.rom')
     .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
     .option('--balloon', 'a balloon, by which the guest also gives back memory that it does not use')
     .option('--print', "print the VMM's command, and start nothing")
@@ -72,7 +72,12 @@ export function registerRun(program: Command): void {
       'write a line of JSON for each step there: running, up, open, answered, exited',
     )
     .option('--socket <path>', "the agent's", variable('HYPERTURTLE_SOCKET') ?? AGENT_SOCKET)
-    .option('--timeout-s <number>', 'for the VMM and the agent', integer('--timeout-s', 1, 3600), 120)
+    .option(
+      '--timeout-s <number>',
+      'seconds to wait for the VMM and the agent',
+      integer('--timeout-s', 1, 3600),
+      120,
+    )
     .addHelpText(
       'after',
       `

@@ -31,7 +31,7 @@ export function registerTop(program: Command): void {
     .option('--l2 <name>', 'the hottest functions of this nested guest instead, sampled by the host')
     .option('--hz <number>', 'with --l2: samples a second of each vCPU', integer('--hz', 1, 10_000), 99)
     .option('--rows <number>', 'with --l2: functions shown', integer('--rows', 1, 10_000), 30)
-    .option('--interval-s <number>', 'between looks', integer('--interval-s', 1, 3600), 1)
+    .option('--interval-s <number>', 'seconds between updates', integer('--interval-s', 1, 3600), 1)
     .option('--count <number>', 'end after so many', integer('--count', 1, 2 ** 31))
     .addHelpText(
       'after',
