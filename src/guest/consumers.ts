@@ -22,7 +22,7 @@ export const CONSUMER_DEFAULTS: ConsumerSpec = {
   memMib: 2048,
   cpus: 1,
   name: 'hyperturtle',
-  image: 'hyperturtle:0.1.0',
+  image: 'hyperturtle:0.2.0',
   subnet: '192.0.2.0/24',
 };
 

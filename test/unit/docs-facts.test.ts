@@ -3,6 +3,7 @@ import { readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { TRIED_SERIES } from '../../src/core/nested-kvm.ts';
+import { CONSUMER_DEFAULTS } from '../../src/guest/consumers.ts';
 import { isPacketHook, HOOK_TABLE } from '../../src/host/hooks.ts';
 import { WITHOUT_DAEMON } from '../../src/host/packets/chain-pins.ts';
 
@@ -42,6 +43,15 @@ it('what becomes of programs on NICs without a daemon is told in host-daemon.md,
     (f) => !f.endsWith('host-daemon.md') && !f.endsWith('SPECIFICATION.md'),
   ))
     expect(!/nics\.withoutDaemon/.test(read(file)) || /host-daemon\.md/.test(read(file)), file).toBe(true);
+});
+
+it('the version of the package has its section in CHANGELOG.md, with a date, and is that of the image', () => {
+  const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
+  const releases = [...readFileSync('CHANGELOG.md', 'utf8').matchAll(/^## \[(.*?)\](?: - (.*))?$/gm)];
+  expect(releases[0]?.[1]).toBe('Unreleased');
+  expect(releases[1]?.[1]).toBe(version);
+  for (const [, name, date] of releases.slice(1)) expect(date, name).toMatch(/^20\d\d-\d\d-\d\d$/);
+  expect(CONSUMER_DEFAULTS.image).toBe(`hyperturtle:${version}`);
 });
 
 describe('docs/benchmarks.md', () => {
