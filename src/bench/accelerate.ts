@@ -53,7 +53,7 @@ interface AttachEvent {
   stats: HookCounts;
 }
 
-/** Of src/host/stats.ts, over the life of the attachment. */
+/** Counts of src/host/stats.ts, over the life of the attachment. */
 export interface HookCounts {
   runs: number;
   /** Faults answered without L1. */

@@ -111,7 +111,7 @@ class PerSecond {
     this.#counts[second] = (this.#counts[second] ?? 0) + n;
   }
 
-  /** Of each second that is over, but the first, in which the burst is. */
+  /** Answered requests of each full second but the first, in which the burst is. */
   get full(): number[] {
     return Array.from({ length: Math.floor(this.#seconds) - 1 }, (_, i) => this.#counts[i + 1] ?? 0);
   }

@@ -37,7 +37,7 @@ const phaseSchema = z.object({
   seconds: z.number().positive(),
   /** Round trips of the other VM's `ping`s, sent one at a time at `probeIntervalMs`, in microseconds, in order. */
   probeUs: z.array(number),
-  /** Of the loading VM: answered requests in each full second; for `garbage`, refused lines. */
+  /** Answered requests of the loading VM in each full second; for `garbage`, refused lines. */
   answeredPerSecond: z.array(count),
   /** Requests of either VM that failed. */
   failures: count,
@@ -104,7 +104,7 @@ export const controlResultSchema = z.object({
   }),
   parameters: z.object({
     roundTrips: count,
-    /** Of each pace. */
+    /** Changes made at each pace. */
     changes: count,
     changePauseMs: number,
     rounds: count,

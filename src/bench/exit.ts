@@ -46,7 +46,7 @@ export const exitResultSchema = z.object({
   environment: environmentSchema,
   parameters: z.object({
     rounds: count,
-    /** Of one loop. */
+    /** Exits of one loop. */
     exits: count.positive(),
     l1MemoryMib: count,
     l1Cpus: count,
@@ -56,11 +56,11 @@ export const exitResultSchema = z.object({
       variant: z.enum(EXIT_VARIANTS),
       round: count,
       instruction: z.enum(['cpuid', 'rdmsr']),
-      /** Of the whole loop. */
+      /** Ticks of the whole loop. */
       ticks: count,
     }),
   ),
-  /** Of all rounds together, what KVM in L0 counted while the guests ran: exits by cause that L1 was entered for. */
+  /** Exits by cause that L1 was entered for, of all rounds together, as KVM in L0 counted them while the guests ran. */
   reflected: z.object({ vanilla: recordOf(z.string(), count), accelerated: recordOf(z.string(), count) }),
 });
 export type ExitResult = z.infer<typeof exitResultSchema>;

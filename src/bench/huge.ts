@@ -38,7 +38,7 @@ const count = z.number().int().nonnegative();
 const hugeSampleSchema = z.object({
   variant: z.enum(HUGE_VARIANTS),
   round: count,
-  /** Of all touches, by L1's clock. */
+  /** Time of all touches, by L1's clock. */
   touchNs: z.number().nonnegative(),
   /** Page faults of L2 that left it, and how many of them L1 was entered for. */
   touchFaults: count,
@@ -57,7 +57,7 @@ export const hugeResultSchema = z.object({
     rounds: count,
     /** Touched and measured. */
     pages: count,
-    /** Of 2 MiB, in either variant. */
+    /** Frames of 2 MiB, in either variant. */
     frames: count,
     l1MemoryMib: count,
     l1Cpus: count,

@@ -37,7 +37,7 @@ export interface SelftestReport {
 }
 
 export interface SelftestSpec {
-  /** Of each program. */
+  /** Deadline of each program. */
   timeoutSeconds: number;
   /** Only programs with one of these in their name; default all but heavy ones. */
   only?: readonly string[];
@@ -94,7 +94,10 @@ export async function runSelftests(lab: Lab, spec: SelftestSpec): Promise<Selfte
   }
 }
 
-/** Of the disk's list: what is there and what did not compile, as far as it was asked for by name, or else is not heavy. */
+/**
+ * Programs to run: those asked for by name, else all that are not heavy; of the disk's list, and of what did not
+ * compile.
+ */
 export function selected(
   list: string,
   only: readonly string[] | undefined,
@@ -189,7 +192,7 @@ export function passScript(names: readonly string[], timeoutSeconds: number): st
   ].join('\n');
 }
 
-/** Of a command that `timeout -s KILL` ended the status is the same as of one that was killed: the time tells. */
+/** Verdict by exit status. `timeout -s KILL` ends with the status of a killed command, so the time tells them apart. */
 function verdictOf(status: number, timedOut: boolean): Verdict {
   if (timedOut) return 'timeout';
   if (status === 0) return 'ok';

@@ -18,7 +18,7 @@ export interface L2SessionSpec {
   name: string;
   ram: RamKind;
   memMib: number;
-  /** Of its kernel's arguments what it has beyond `kernelArgs`. */
+  /** Kernel arguments beyond `kernelArgs`. */
   append: string;
   /** Default: those of the lab's levels, without which a boot may take minutes, or end at a timer that was measured too slow. */
   kernelArgs?: string;

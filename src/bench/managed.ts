@@ -158,7 +158,7 @@ export class ManagedGuest {
     return run(this.l1, [CLI, ...args], { timeoutMs: COMMAND_MS, signal });
   }
 
-  /** Of all nested guests together: pages with a frame, and those given ahead and not seen to be used. */
+  /** Pages of all nested guests that have a frame, and those given ahead and not seen to be used. */
   async l2Pages(signal?: AbortSignal): Promise<{ held: number; unused: number }> {
     const text = await metricsOf(this.l1, GUEST_METRICS_PORT, signal);
     const total = (name: string): number =>

@@ -24,7 +24,7 @@ interface App {
   port: number;
   program: string;
   args: readonly string[];
-  /** Of the image, besides the program and its libraries. */
+  /** Files of the image that are needed besides the program and its libraries. */
   files: readonly string[];
   /** To be made in L2. */
   folders?: readonly string[];

@@ -7,7 +7,7 @@ import { recordOf } from '../core/record.ts';
  * How L2's packets reach L0:
  *   nested        virtio-net of L2's QEMU, a tap and a bridge in L1, L1's own NIC
  *   nested-vhost  the same with L1's kernel moving the frames (vhost-net)
- *   direct        a NIC of L0's by VFIO; the rest is that with one of L1's programs on it in L0, both directions
+ *   direct        a NIC of L0 by VFIO; the rest is that with one of L1's programs on it in L0, both directions
  */
 export const NET_VARIANTS = [
   'nested',
@@ -56,7 +56,7 @@ const netBlockSchema = z.object({
   /** Round trips that were answered, bytes, or requests. */
   units: count,
   lost: count,
-  /** Of each round trip; none for TCP and services. */
+  /** Time of each round trip; none for TCP and services. */
   ns: z.array(count),
   counters: countersSchema,
   emulatorCpuSeconds: z.number().nonnegative(),
@@ -80,14 +80,14 @@ const netVariantSummarySchema = z.object({
   downBytesPerSecond: z.number(),
   /** Requests a second, and all exits of L1's VM for each, of the services that were asked. */
   apps: recordOf(z.string(), z.object({ requestsPerSecond: z.number(), exitsPerRequest: z.number() })),
-  /** Of a single round trip, so of two packets: exits of L2, those of them that entered L1, all exits of L1's VM. */
+  /** Exits for a round trip, which is two packets: of L2, of L2 that entered L1, and all of L1's VM. */
   l2ExitsPerRoundTrip: z.number(),
   reflectedPerRoundTrip: z.number(),
   exitsPerRoundTrip: z.number(),
   /** The same without those that an idle L2 has in that time: ticks, which a slow machine has many of. */
   exitsPerRoundTripAlone: z.number(),
   emulatorCpuMsPerRoundTrip: z.number(),
-  /** Of round trips with several under way, for each packet. */
+  /** Exits for a packet, where several round trips are under way. */
   l2ExitsPerPacket: z.number(),
   reflectedPerPacket: z.number(),
   exitsPerPacket: z.number(),
@@ -118,7 +118,7 @@ export const netResultSchema = z.object({
     window: count,
     tcpBytes: count,
     rules: count,
-    /** Of one block of a service; requests under way. */
+    /** Requests in one block of a service, and how many are under way. */
     requests: count,
     clients: count,
     l2MemoryMib: count,

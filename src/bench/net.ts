@@ -25,14 +25,14 @@ export interface NetSpec {
   rounds: number;
   /** In each round every way has its turn so often, beginning with another one each time. */
   turns: number;
-  /** Of one block. */
+  /** Round trips in one block. */
   roundTrips: number;
   /** Round trips of one block with `window` under way. */
   packets: number;
   window: number;
   /** From L2; to L2 DOWN_TIMES as many. */
   tcpBytes: number;
-  /** Of the firewall; the last ones match. */
+  /** Rules of the firewall; the last ones match. */
   rules: number;
   /** Services of L2 that are asked as well; the lab must have their images, and CLIENTS. */
   apps: readonly NetApp[];

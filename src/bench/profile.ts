@@ -24,7 +24,7 @@ export interface ProfileBenchSpec {
   rates: readonly number[];
   /** Variants take turns in each. */
   rounds: number;
-  /** Of the workload, in one measurement. */
+  /** Rounds of the workload in one measurement. */
   workRounds: number;
   profilers: readonly (typeof PROFILERS)[number][];
 }
@@ -40,7 +40,7 @@ interface ProfileSample {
   /** By L2's own clock. */
   workNs: number;
   emulatorCpuSeconds: number;
-  /** Of L2, as the profiler counts them. */
+  /** Samples of L2, as the profiler counts them. */
   samples: number;
   /** Time that they took in L0, by the module's count. */
   hookNs: number | null;
@@ -62,7 +62,7 @@ const NAME = 'bench-profile';
 const SHARES = '/payload/l2/programs/shares';
 const TRUTH = { share_hot: 50, share_warm: 30, share_cool: 20 } as const;
 const PHASE_MS = 600_000;
-/** Of the work, before it is measured. */
+/** Rounds of the work before it is measured. */
 const WARM = 5;
 
 /** The lab must be up, and nobody else using it. It is left as it was found. */
@@ -151,7 +151,7 @@ interface Measuring {
 }
 
 interface Counting {
-  /** So far; L1's stock tool is asked at its end only. */
+  /** Counts so far; L1's stock tool is asked at its end only. */
   before(): Promise<void>;
   after(): Promise<Seen>;
   end(): Promise<void>;
@@ -250,7 +250,10 @@ interface Seen {
   hookNs: number | null;
 }
 
-/** So far. What each profiler prints for its two signals differs, so that the second is not taken for the first. */
+/**
+ * Waits for a profiler's signal in the output so far. What it prints for its two signals differs, so one is not taken
+ * for the other.
+ */
 async function seen(
   job: Job,
   profiler: 'l0' | 'l1',
@@ -315,7 +318,7 @@ const reflected = (c: Counters): number => Object.values(c.reflectedByCause).red
 export interface ProfileCost {
   profiler: Profiler;
   hz: number;
-  /** Of the workload, by L2's clock, against the same without profiler; medians. */
+  /** Slowdown of the workload by L2's clock, against the same without a profiler; medians. */
   slowdownPercent: number;
   samples: number;
   /** What each sample added to the workload's time. */

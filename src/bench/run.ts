@@ -33,7 +33,7 @@ export interface BenchSpec {
 }
 
 export interface BenchOptions {
-  /** Of this program. */
+  /** Version of this program. */
   version: string;
   progress: Progress;
   signal?: AbortSignal | undefined;

@@ -54,7 +54,7 @@ export const countersSchema = z.object({
   nestedRuns: count,
   /** Exits while an L2 ran, by cause (trace kvm_nested_vmexit). */
   l2ExitsByCause: byCause,
-  /** Of these, exits that were passed to L1 (trace kvm_nested_vmexit_inject): entries to L1, by cause. */
+  /** Exits among these that were passed to L1 (trace kvm_nested_vmexit_inject): entries to L1, by cause. */
   reflectedByCause: byCause,
 });
 export type Counters = z.infer<typeof countersSchema>;

@@ -19,7 +19,7 @@ const startSampleSchema = z.object({
   upMs: ms,
   openMs: ms,
   answeredMs: ms,
-  /** Of L1's whole VM in L0's KVM, from before the launcher's start to the first answer. */
+  /** Counters of L1's whole VM in L0's KVM, from before the launcher's start to the first answer. */
   counters: countersSchema,
   /** Why faults were passed to L1, by name, from our module; null where nothing is linked. */
   fallbacks: recordOf(z.string(), count).nullable(),

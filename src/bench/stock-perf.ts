@@ -9,7 +9,7 @@ import { IN_GUEST } from '../lab/artifacts.ts';
 import { run, runScript } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
 
-/** Of `labUp({ images })`. */
+/** Name of the image in `labUp({ images })`. */
 export const PERF_IMAGE = 'perf';
 const ROOT = '/run/perf';
 /** Seen with the root's eyes. */
@@ -61,7 +61,7 @@ export async function recorded(l1: Level, job: Job, fromNs: number, toNs: number
 }
 
 export interface PerfSamples {
-  /** Of a guest, its kernel or its user space. */
+  /** Samples of a guest, its kernel or its user space. */
   guest: number;
   others: number;
   lost: number;
@@ -75,7 +75,10 @@ const GUEST_KERNEL = 4;
 const BEFORE_TIME = [1n << 16n, 1n, 2n];
 const SAMPLE_TIME = 4n;
 
-/** Of a `perf.data` with one event. Throws HT_UNSUPPORTED. Layout: tools/perf/Documentation/perf.data-file-format.txt. */
+/**
+ * Samples of a `perf.data` with one event. Throws HT_UNSUPPORTED. Layout:
+ * tools/perf/Documentation/perf.data-file-format.txt.
+ */
 export function perfSamples(file: Buffer, fromNs: number, toNs: number): PerfSamples {
   const bad = (why: string): never => {
     throw new HyperturtleError('HT_UNSUPPORTED', `perf.data: ${why}`);

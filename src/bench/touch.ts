@@ -21,7 +21,7 @@ export const L2_TICK_ARGUMENTS = 'nohz=off highres=off lapic=notscdeadline';
 
 /** How L2's kernel is told to keep memory untouched until it is measured. */
 export interface ReservedMemory {
-  /** Of the memory for the scattered order. */
+  /** Address of the memory for the scattered order. */
   address: number;
   kernelArguments: string;
 }

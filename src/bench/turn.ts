@@ -44,7 +44,7 @@ const L2_RAM: Readonly<Record<Exclude<Variant, 'l1'>, RamKind>> = {
   'l2-default': 'turtlefs',
 };
 
-/** Whose boot stands for which variant of booting. */
+/** Variant of booting as which the boot of a variant counts. */
 const BOOT_OF: Partial<Record<Variant, BootVariant>> = {
   'l2-vanilla': 'vanilla',
   'l2-default': 'accelerated',

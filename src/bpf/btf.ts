@@ -30,7 +30,7 @@ export const BTF_KIND = {
 interface BtfMember {
   name: string;
   type: number;
-  /** Of a variable in a DATASEC, in bytes; else 0. */
+  /** Offset of a variable in a DATASEC, in bytes; else 0. */
   offset: number;
 }
 
@@ -44,11 +44,11 @@ export interface BtfType {
   type: number;
   /** Raw `vlen`: linkage of functions. */
   vlen: number;
-  /** Of VAR: 0 static, 1 global, 2 extern. */
+  /** Linkage of VAR: 0 static, 1 global, 2 extern. */
   linkage: number;
-  /** Of STRUCT and UNION; of DATASEC its variables. */
+  /** Members of STRUCT and UNION; variables of DATASEC. */
   members: BtfMember[];
-  /** Of ARRAY. */
+  /** Elements of ARRAY. */
   elements: number;
 }
 

@@ -10,7 +10,7 @@ export type NativeFunction<A extends unknown[]> = (...args: A) => number;
 
 export interface Outcome {
   result: number;
-  /** Of this very call; 0 when it did not fail. */
+  /** Error number of this very call; 0 when it did not fail. */
   errno: number;
 }
 
@@ -87,5 +87,5 @@ export class CallThreads {
   }
 }
 
-/** Of this process. */
+/** Call threads of this process. */
 export const callThreads = new CallThreads();

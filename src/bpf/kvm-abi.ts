@@ -148,7 +148,10 @@ function look(
   return [`${functions.map(([name]) => name).join('() or ')}()`, undefined, []];
 }
 
-/** Of this machine. Undefined where the kernel shows no types. Throws HT_UNSUPPORTED for what it shows and cannot be read. */
+/**
+ * Differences of the running kernel. Undefined where it shows no types. Throws HT_UNSUPPORTED for types that cannot
+ * be read.
+ */
 export function runningKvmDifferences(side: Side, dir = '/sys/kernel/btf'): string[] | undefined {
   const read = (name: string): Uint8Array | undefined => {
     try {

@@ -20,17 +20,17 @@ const ATTR_FREQ = 1n << 10n;
 const ATTR_BYTES = 64;
 const PERF_FLAG_FD_CLOEXEC = 8;
 const PAGE = 4096;
-/** Of records; a power of two, as perf has it. */
+/** Pages for records; a power of two, as perf has it. */
 const BUFFER_PAGES = 256;
 const DATA_HEAD = 1024;
 const DATA_TAIL = 1032;
 const PERF_RECORD_LOST = 2;
 const PERF_RECORD_SAMPLE = 9;
-/** Of the interrupted code, in a record's misc: 4 a guest's kernel, 5 its user space. */
+/** Bits of a record's misc that say whose code was interrupted: 4 a guest's kernel, 5 its user space. */
 const CPUMODE = 7;
 
 export interface SampleCount {
-  /** Of a guest of this kernel. */
+  /** Samples of a guest of this kernel. */
   guest: number;
   others: number;
   lost: number;

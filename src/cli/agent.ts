@@ -224,7 +224,7 @@ export function statusText(s: AgentResult<'agent.status'>): string {
 
 const mappedPages = (l: L2Info): number => l.mappedExisting + l.mappedNew + l.mappedAhead;
 
-/** Of the faults that its program answered. */
+/** Pages that a fault answered by its program mapped, on average. */
 function pagesAFault(l: L2Info): string {
   const answered = l.mappedExisting + l.mappedNew;
   return answered === 0 ? '-' : (mappedPages(l) / answered).toFixed(1);

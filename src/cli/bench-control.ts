@@ -20,7 +20,7 @@ interface ControlCommandOptions {
 
 const PROBE_INTERVAL_MS = 5;
 
-/** Of a lab: all of it passes three emulated kernels. */
+/** Round trips in a lab, where each passes three emulated kernels. */
 const LAB_ROUND_TRIPS = 200;
 const LAB_CHANGES = 10;
 const LAB_COMMANDS = 3;

@@ -16,7 +16,7 @@ export function cpuOption(): Option {
     .default('amd');
 }
 
-/** Of `bochs --help cpu`, those with EPT that the lab has been run on. */
+/** Models of `bochs --help cpu` that have EPT and that the lab has been run on. */
 const MODELS = ['broadwell_ult', 'tigerlake'];
 
 export function modelOption(): Option {

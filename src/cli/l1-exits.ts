@@ -88,7 +88,7 @@ async function off(options: L1Options): Promise<void> {
 export interface ExitsSample {
   atMs: number;
   hook: HookStats | undefined;
-  /** Of the linked program's map; none when it has no such map. */
+  /** Counts in the linked program's map; none when it has no such map. */
   counts: readonly ExitCount[];
   /** Names of nested guests by number. */
   names: ReadonlyMap<number, string>;

@@ -75,7 +75,7 @@ function policyText(p: PolicyInput): string {
   ].join('\n');
 }
 
-/** Of two commands at once the second makes its change of what the first has made. */
+/** Tries of a change, as another command may change the rules at the same time. */
 const TRIES = 8;
 
 /** Applies what `change` makes of the policy that is wanted, and prints what is in force then. */

@@ -187,7 +187,7 @@ async function list(o: L1Options): Promise<void> {
           n.nic.hooks.join(' '),
         ]),
       ) || 'no NICs',
-      `networks: ${networks.map((n) => `${n.name} (MTU ${n.mtu})`).join(', ') || 'none'}; ${free} more could be had`,
+      `networks: ${networks.map((n) => `${n.name} (MTU ${n.mtu})`).join(', ') || 'none'}; ${free} more are available`,
     ].join('\n'),
   );
 }

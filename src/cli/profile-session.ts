@@ -100,7 +100,7 @@ export class ProfileSession {
     }
   }
 
-  /** So far; it goes on. */
+  /** Counts so far; the profile goes on. */
   read(): Promise<Counted> {
     return readCounted(this.#maps);
   }

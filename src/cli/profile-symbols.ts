@@ -70,7 +70,7 @@ async function kernelFileOf(pid: number): Promise<string | undefined> {
   return path.join(`/proc/${pid}/root`, path.resolve(cwd, kernel));
 }
 
-/** Of files that were given, for whatever is profiled later. Throws when one cannot be read. */
+/** Symbols of files that were given, for whatever is profiled later. Throws when one cannot be read. */
 export async function givenSymbols(options: SymbolOptions): Promise<{
   kernel?: Symbols['kernel'];
   kernelOffset?: bigint;

@@ -101,7 +101,7 @@ interface HookRate {
   handled: number;
   entries: number;
   passed: number;
-  /** Of those passed: their entry was there, L1 did not run. */
+  /** Faults among those passed whose entry was there already: L1 did not run. */
   there: number;
   toL1: number;
   /** Since the last look, or the beginning; not per second. */

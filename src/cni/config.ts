@@ -27,7 +27,7 @@ export const NetConfig = z.looseObject({
   type: z.string(),
   /** `direct`: a NIC of the host; `veth`: the stock bridge plugin. */
   mode: z.enum(['direct', 'veth']).default('direct'),
-  /** Of a direct NIC: `netdev` is moved into the container's network namespace, `vfio` is for a VM runtime. */
+  /** Where a direct NIC goes: `netdev` is moved into the container's network namespace, `vfio` is for a VM runtime. */
   device: z.enum(['netdev', 'vfio']).default('netdev'),
   /** When the host has no NIC left: fail, or take the bridge. */
   fallback: z.enum(['none', 'veth']).default('none'),
@@ -41,7 +41,7 @@ export const NetConfig = z.looseObject({
     .strictObject({
       firewall: PolicyInput.optional(),
       rateLimit: RateLimitInput.optional(),
-      /** Where it cannot be had (on a veth): go on without, or fail. */
+      /** Where it is not possible (on a veth): go on without, or fail. */
       required: z.boolean().default(true),
     })
     .optional(),

@@ -19,7 +19,7 @@ export const CNI_ERRORS = {
   FAILED: 100,
   /** The host gives no further NIC. */
   NO_NIC: 101,
-  /** The network policy cannot be had. */
+  /** The network policy is not possible. */
   POLICY: 102,
   /** What CHECK found is not what ADD had made. */
   CHANGED: 103,

@@ -32,7 +32,7 @@ export interface Means {
   ): Promise<DirectNic>;
   /** Fine when there is none. */
   delNic(id: string, signal: AbortSignal): Promise<void>;
-  /** NICs that there are, and how many more could be had. */
+  /** NICs that there are, and how many more are available. */
   nics(signal: AbortSignal): Promise<{ ids: string[]; free: number }>;
   /** Rules and limits of one NIC, in the host. */
   applyPolicy(
@@ -332,7 +332,7 @@ class Plugin {
   }
 }
 
-/** Of addresses and prefixes as text: IPv6 is written in more than one way, and `0.0.0.0/0` is `default`. */
+/** Compares addresses and prefixes as text: IPv6 is written in more than one way, and `0.0.0.0/0` is `default`. */
 function sameAddress(a: string, b: string): boolean {
   return canonical(a) === canonical(b);
 }

@@ -65,7 +65,7 @@ export class StateDir {
     }
   }
 
-  /** Of one network. */
+  /** Attachments of one network. */
   all(network: string): AttachmentState[] {
     return this.#names().flatMap((name) => {
       const state = this.#parse(path.join(this.#dir, name));

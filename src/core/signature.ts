@@ -15,7 +15,7 @@ import { z } from 'zod';
 import { HyperturtleError, isHyperturtleError, messageOf } from './errors.ts';
 import { readInput } from './files.ts';
 
-/** Of a file with a key or a signature, which has some hundred. */
+/** Largest file with a key or a signature, which has some hundred bytes. */
 export const KEY_BYTES_MAX = 64 << 10;
 
 /** In FILE.sig, and `signature` of the wire's `load`. */

@@ -25,7 +25,7 @@ const FRESH_MS = 400;
 const FINDINGS_MS = 10_000;
 const EVENTS = 100;
 const FLOWS_SHOWN = 50;
-/** Of a map that calls itself tcptop's: it is the tenant's, and may be of any size. */
+/** Most pages read of a map that calls itself tcptop's: it is the tenant's, and may be of any size. */
 const MAP_PAGES = 8;
 /** A profile is larger than all else, and its shape changes slowly. */
 const PROFILE_MS = 4000;

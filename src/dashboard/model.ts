@@ -72,7 +72,7 @@ export interface Profile {
 export type Detail = ResultOf<typeof ADMIN_METHODS, 'admin.vm.detail'> & {
   name: string;
   traffic: Traffic[];
-  /** Of the L2 that was asked for; null while nobody samples. */
+  /** Profile of the L2 that was asked for; null while nobody samples. */
   profile: Profile | null;
 };
 
@@ -85,8 +85,8 @@ export interface State {
   problem: string | null;
   findings: Finding[];
   vms: Vm[];
-  /** Of the VM that was asked for, or of all; newest first. */
+  /** Events of the VM that was asked for, or of all; newest first. */
   events: VmEvent[];
-  /** Of the VM that was asked for. */
+  /** Details of the VM that was asked for. */
   detail: Detail | null;
 }

@@ -24,7 +24,10 @@ const CPUS = 2;
 /** Under emulation, with another L1 at work, and while it is being broken. */
 const ASK_MS = 60_000;
 
-/** Of hooks npf and exit: the real program, one that answers nonsense, and one as slow as admission lets it be. */
+/**
+ * Objects for the hooks npf and exit: the real program, one that answers nonsense, and one as slow as admission lets
+ * it be.
+ */
 const OBJECTS = {
   npf: {
     npf: '/payload/bpf/npf.bpf.o',
@@ -88,7 +91,7 @@ export class Attacker {
   #lines = 0;
   /** How long its console was when this boot began. */
   #consoleAt = 0;
-  /** Of earlier boots, and of this one when it was last asked. */
+  /** Counts of earlier boots, and of this one when it was last asked. */
   #before: AttackCounts = NO_COUNTS;
   #now: AttackCounts = NO_COUNTS;
   #links = new Map<Hook, { object: string; id: number }>();
@@ -290,7 +293,7 @@ export class Attacker {
   }
 }
 
-/** Of a console: what the module counted, as it said it last. */
+/** Counts that the module printed last on a console. */
 export function lastCounts(output: string): Record<string, number> | undefined {
   const said = [...output.matchAll(/hyperturtle_fuzz: counted (\{"entries":[^}\r\n]*\})/g)].at(-1)?.[1];
   return said === undefined ? undefined : (JSON.parse(said) as Record<string, number>);

@@ -21,7 +21,7 @@ import type { Slice } from './watched.ts';
 import { addOwn } from '../core/own.ts';
 
 export interface FuzzSpec {
-  /** Of turns: neither setting up nor starting a broken L1 again counts. */
+  /** Minutes of turns: neither setting up nor starting a broken L1 again counts. */
   minutes: number;
   seed: number;
   kernel: string;
@@ -31,7 +31,7 @@ export interface FuzzSpec {
   slow: boolean;
   /** The run goes on until there are so many; fewer are a problem. */
   atLeast: number;
-  /** Of one turn. */
+  /** Quiet time in one turn. */
   quietSeconds: number;
   attackSeconds: number;
   progress: Progress;
@@ -85,7 +85,7 @@ class Fuzz {
   #log = '';
   readonly #reports: string[] = [];
   readonly #complaints: Record<string, number> = {};
-  /** Of turns so far. */
+  /** Time of all turns so far. */
   #turnedMs = 0;
 
   constructor(lab: Lab, spec: FuzzSpec, host: ManagedHost, watched: Watched, attacker: Attacker) {

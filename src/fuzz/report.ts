@@ -37,7 +37,7 @@ export interface FuzzReport {
     /** Faults answered in L0, of each page that was touched. */
     handledShare: { quiet: number; attack: number };
   };
-  /** Of L0's kernel log. */
+  /** Reports in L0's kernel log. */
   reports: string[];
   /** Lines of L0's kernel about a guest that is broken, with numbers taken out, and how often: stock KVM's own. */
   complaints: Record<string, number>;

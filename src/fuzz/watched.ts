@@ -88,7 +88,7 @@ export interface FaultTimes {
   p99Us: number;
 }
 
-/** Of all slices together. Pure. */
+/** Fault times of all slices together. Pure. */
 export function faultTimes(slices: readonly Pick<Slice, 'times'>[]): FaultTimes {
   const times = slices.flatMap((s) => s.times).sort((a, b) => a[0] - b[0]);
   const faults = times.reduce((n, [, k]) => n + k, 0);

@@ -9,7 +9,7 @@ export interface ConsumerSpec {
   ramDir: string;
   memMib: number;
   cpus: number;
-  /** Of the runtime class, the runtime and the network. */
+  /** Name of the runtime class, the runtime and the network. */
   name: string;
   /** A container image with this package, for the DaemonSet. */
   image: string;

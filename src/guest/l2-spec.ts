@@ -50,7 +50,7 @@ export interface L2Spec {
   qemu: string;
   /** Keep RAM in a file with this name, so that somebody else can map it too; removed at the end. */
   ramFileName?: string | undefined;
-  /** Those by VFIO are plugged in once it is up: see L2Machine.plugNics(). */
+  /** NICs; those by VFIO are plugged in once it is up: see L2Machine.plugNics(). */
   nics?: readonly L2Nic[];
   /** A port whose write ends QEMU: how a guest without a kernel tells its result. */
   exitDevice?: boolean;

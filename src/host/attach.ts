@@ -136,7 +136,7 @@ export class Attachment implements AsyncDisposable {
     this.#linked = false;
   }
 
-  /** Of the program's object. Throws HT_USAGE without a program. */
+  /** Maps of the program's object. Throws HT_USAGE without a program. */
   maps(): MapAccess {
     if (!this.#object) throw new HyperturtleError('HT_USAGE', 'there is no program: give --program');
     return localMaps(this.#object);

@@ -17,7 +17,7 @@ export const hasPrefix = (id: string, prefix: string): boolean =>
   id === prefix || id.startsWith(`${prefix}-`);
 
 export const DEVICES = '/machine/peripheral';
-/** Those of the command line that were given no id. */
+/** Devices of the command line that were given no id. */
 export const UNNAMED_DEVICES = '/machine/peripheral-anon';
 export const OBJECTS = '/objects';
 const COMMAND_MS = 30_000;

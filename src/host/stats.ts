@@ -38,9 +38,9 @@ export interface HookStats {
   passed: number;
   /** Why, by name; only what occurred. */
   reasons: Record<string, number>;
-  /** Of the exit hook, by kind. */
+  /** Counts of the exit hook, by kind. */
   exits?: Partial<Record<ExitKind, ExitCounts>>;
-  /** Of the sample hook. */
+  /** Counts of the sample hook. */
   samples?: SampleCounts;
 }
 

@@ -28,7 +28,7 @@ export interface DebSpec {
   outDir: string;
   /** `Name <address>`. */
   maintainer: string;
-  /** Of all files in the packages, in seconds since 1970. */
+  /** Modification time of all files in the packages, in seconds since 1970. */
   epochS: number;
   signal?: AbortSignal | undefined;
 }

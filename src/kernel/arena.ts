@@ -15,7 +15,7 @@ export const HT_WORD_EMPTY = 0n;
 export const HT_WORD_PRESENT = 1n;
 export const HT_WORD_CLOSED = 2n;
 export const HT_WORD_AHEAD = 4n;
-/** Of a granule only: its pages have words of their own. */
+/** Marks the word of a granule whose pages have words of their own. */
 export const HT_WORD_SMALL = 8n;
 export const HT_PREFETCH_PAGES = 8;
 export const HT_LARGE_PAGES = 512;

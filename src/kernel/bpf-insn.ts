@@ -52,7 +52,7 @@ export const OPERATION_MASK = 0xf0;
 /** Arithmetic and jumps: the second operand is a register, not imm. */
 export const SOURCE_REGISTER = 0x08;
 
-/** Of two slots: a 64-bit constant, or a reference when the source register says so. */
+/** Instruction of two slots: a 64-bit constant, or a reference when the source register says so. */
 export const OP_LD_IMM64 = 0x18;
 export const OP_CALL = 0x80 | CLASS_JMP;
 export const OP_EXIT = 0x90 | CLASS_JMP;

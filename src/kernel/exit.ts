@@ -99,7 +99,7 @@ export interface ExitCounts {
   seen: number;
   /** Answered by the program. */
   handled: number;
-  /** Those that L1 handled and came back from, and how long it had them, together. */
+  /** Exits that L1 handled and came back from; `l1Ns` is how long it had them, together. */
   returned: number;
   l1Ns: number;
   /** How long the answered ones took in the hook, together. */

@@ -13,7 +13,7 @@ export interface PrepareOptions {
   kernel: KernelSeries;
   /** Default: the machine's Debian's. Else the version of another release's: `10`, `11.1`. */
   qemu?: string | undefined;
-  /** Of the outer machine alone; default `qemu`. */
+  /** QEMU of the outer machine alone; default `qemu`. */
   outerQemu?: string | undefined;
   progress?: Progress;
   signal?: AbortSignal;

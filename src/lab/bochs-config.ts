@@ -17,7 +17,7 @@ const DISKS = { base: '/dev/sda', payload: '/dev/sdb', l1Script: '/dev/sdc' } as
 const PORTS = [PORT.agent, PORT.l1Agent] as const;
 
 export interface BochsInputs {
-  /** Of `bochs --help cpu`. */
+  /** Model of `bochs --help cpu`. */
   model: string;
   biosRom: string;
   vgaRom: string;

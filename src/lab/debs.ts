@@ -248,7 +248,7 @@ export class Apt {
     });
   }
 
-  /** Those of `debs` that are not in `debs/` whole. */
+  /** Packages of `debs` that are not in `debs/` whole. */
   async missing(debs: readonly DebRecord[]): Promise<DebRecord[]> {
     const out: DebRecord[] = [];
     for (const d of debs) {
@@ -332,7 +332,7 @@ function aptErrors(e: HyperturtleError): string {
 export interface Archive {
   uri: string;
   codename: string;
-  /** Of its signed Release file: `Debian`. */
+  /** Origin in its signed Release file: `Debian`. */
   origin: string;
   /** `Debian`, `Debian-Security`. */
   label: string;

@@ -28,7 +28,7 @@ const WAIT_MS = 4 * 3600_000;
 
 export interface DebugKernelContext extends ApartContext {
   tools: ToolsTree;
-  /** Of the stock kernel: has the compiler. */
+  /** Packages of the stock kernel: the compiler is among them. */
   stock: PackageSet;
   flavor: KernelFlavor;
 }

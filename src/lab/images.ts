@@ -44,9 +44,9 @@ export interface ImageContext {
   tools: ToolsTree;
   /** What runs the lab and, in L0, L1: the tools, or a QEMU of another release. */
   qemu: ToolsTree;
-  /** Of L0 and L1. */
+  /** Kernel of L0 and L1. */
   kernel: KernelTree;
-  /** Of L2s: the same, or the stock kernel of the series. */
+  /** Kernel of L2s: the same, or the stock kernel of the series. */
   l2Kernel: KernelTree;
   /** How much slower it is than with stock kernels (patienceFor). */
   patience: number;

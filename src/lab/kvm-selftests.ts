@@ -20,7 +20,7 @@ import { cacheEntry, contentKey, needSpace } from './xdg.ts';
 const BUILD_VERSION = 1;
 const BYTES_NEEDED = 2 * 1024 ** 3;
 const MAX_MS = 3600_000;
-/** Of the source: what the tests and the headers that they need are made of. */
+/** Parts of the source that the tests and the headers that they need are made of. */
 const PARTS = ['Makefile', 'Kbuild', 'Kconfig', 'scripts', 'include', 'arch/x86', 'tools', 'usr'];
 const FOLDER = 'tools/testing/selftests/kvm';
 /** The programs' list on the disk: `name` or, of one that does not compile, `!name`. */

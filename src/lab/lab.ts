@@ -49,7 +49,7 @@ export interface LabSpec {
   kernel?: string;
   /** Version of QEMU, outside and in L0 (`10`, `11.1`); default the machine's Debian's. */
   qemu?: string | undefined;
-  /** Of the outer machine alone; default `qemu`. */
+  /** QEMU of the outer machine alone; default `qemu`. */
   outerQemu?: string | undefined;
   accel?: Accelerator;
   /** Bochs' model of the processor; default one that all tests run on. */
@@ -98,7 +98,7 @@ export interface Lab {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Of the 2 GiB that Bochs has at most. */
+/** Memory of L1, of the 2 GiB that Bochs has at most. */
 const BOCHS_L1_MEM_MIB = 1024;
 let unnamed = 0;
 

@@ -27,7 +27,7 @@ export interface MachineSpec {
   accel: Accelerator;
   cpus: number;
   memMib: number;
-  /** Of physical addresses, where the processor's are not right for the firmware; KVM's guests alone. */
+  /** Bits of physical addresses, where the processor's are not right for the firmware; KVM's guests alone. */
   addressBits?: number;
   /** RAM in this file. `private`: changes stay in this process, the file is a template. */
   ramFile?: { path: string; private: boolean };
@@ -302,7 +302,7 @@ export interface OuterInputs {
   l1: L1Shape;
   kernel: string;
   initrd: string;
-  /** Of Artifacts.kernelArgs(0). */
+  /** Kernel arguments, by Artifacts.kernelArgs(0). */
   kernelArgs: string;
   baseImage: string;
   payloadDisk: string;

@@ -30,7 +30,7 @@ export async function findProjectRoot(): Promise<string> {
   }
 }
 
-/** Of our TypeScript: the dashboard's page is compiled for browsers. */
+/** TypeScript projects: the dashboard's page is compiled for browsers. */
 const PROJECTS = ['.', 'src/dashboard/page'];
 
 /** A directory to become `dist/src`. Does not check types: that is `npm run check`'s work. */

@@ -34,9 +34,9 @@ export interface LabRecord {
 export interface LabEnvironment {
   accel: Accelerator;
   kernelVersion: string;
-  /** Of the outer machine's. */
+  /** Version of the outer machine's QEMU. */
   qemuVersion: string;
-  /** Of the one in L0 and L1. */
+  /** Version of the QEMU in L0 and L1. */
   l0QemuVersion: string;
   l0: { cpus: number; memMib: number };
   l1: L1Shape;

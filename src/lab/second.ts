@@ -27,7 +27,7 @@ export interface SecondL1Spec {
   /** Default 1. */
   cpus?: number;
   addressBits?: number;
-  /** Of Artifacts.kernelArgs(1), as the first L1 has it. */
+  /** Kernel arguments, by Artifacts.kernelArgs(1), as the first L1 has them. */
   kernelArgs: string;
   signal?: AbortSignal | undefined;
 }

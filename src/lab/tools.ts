@@ -170,7 +170,7 @@ async function settleKernel(tree: string, kernelVersion: string): Promise<void> 
   await rename(image, path.join(tree, 'boot', `vmlinuz-${kernelVersion}`));
 }
 
-/** And translations: a third of the files, read by nobody here. */
+/** Removes documentation and translations: a third of the files, read by nobody here. */
 async function dropDocumentation(tree: string): Promise<void> {
   for (const d of ['doc', 'man', 'locale', 'info', 'lintian'])
     await rm(path.join(tree, 'usr/share', d), { recursive: true, force: true });

@@ -28,7 +28,7 @@ interface Holder {
 const HEARTBEAT_MS = 5_000;
 const POLL_MS = 200;
 
-/** Runs `body` while holding the lock `file`. Throws HT_BUSY when it cannot be had in time. */
+/** Runs `body` while holding the lock `file`. Throws HT_BUSY when it is not free in time. */
 export async function withCacheLock<T>(
   file: string,
   options: CacheLockOptions,

@@ -6,7 +6,7 @@ import { formatPrefix, parsePrefix } from './address.ts';
 import type { Prefix } from './address.ts';
 import { own } from '../core/own.ts';
 
-/** Of the nested guest: `out` is what it sends. */
+/** Directions of the nested guest: `out` is what it sends. */
 export const DIRECTIONS = ['out', 'in'] as const;
 export type Direction = (typeof DIRECTIONS)[number];
 export const Action = z.enum(['allow', 'deny']);

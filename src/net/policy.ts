@@ -8,7 +8,7 @@ import { PolicyInput, inputOf, policyOf } from './firewall-rules.ts';
 import type { MapAccess } from './maps.ts';
 import { RateLimitInput, applyRateLimit, hasRateLimit, limitsOf } from './rate-limit.ts';
 
-/** Of one object: what it is depends on the program. */
+/** Policy of one object: what it is depends on the program. */
 export const ObjectPolicy = z.union(
   [z.strictObject({ firewall: PolicyInput }), z.strictObject({ rateLimit: RateLimitInput })],
   { error: 'either firewall: {...} or rateLimit: {...} expected' },

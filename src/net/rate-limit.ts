@@ -39,7 +39,7 @@ export const LimitInput = z.strictObject({
     .optional(),
 });
 export type LimitInput = z.output<typeof LimitInput>;
-/** Of the nested guest: `out` is what it sends. */
+/** Limits by direction of the nested guest: `out` is what it sends. */
 export const RateLimitInput = z.strictObject({ out: LimitInput.optional(), in: LimitInput.optional() });
 export type RateLimitInput = z.output<typeof RateLimitInput>;
 
@@ -48,7 +48,7 @@ export interface RateCounts {
   passedBytes: number;
   droppedPackets: number;
   droppedBytes: number;
-  /** Of the dropped: other CPUs took from the bucket at the same moment, every time. */
+  /** Dropped because other CPUs took from the bucket at the same moment, every time. */
   contended: number;
 }
 

@@ -139,7 +139,7 @@ function* markerTables(image: Buffer, tokens: number): Generator<Markers> {
 interface Names {
   /** With their type as the first letter. */
   names: string[];
-  /** Of the word that says how many there are, which lies before the names. */
+  /** Place of the word that says how many names there are; it lies before them. */
   countAt: number;
 }
 

@@ -8,7 +8,7 @@ import { isElf, readElf } from './elf-file.ts';
 import { kallsymsOfImage, parseKallsyms } from './kallsyms.ts';
 import type { SymbolTable } from './symbol-table.ts';
 
-/** Of a kernel with debug information; also of what a packed one may unpack to. */
+/** Largest kernel with debug information; also of what a packed one may unpack to. */
 const IMAGE_BYTES_MAX = 1 << 30;
 
 /** How a bzImage's payload begins, and what unpacks it. */

@@ -9,7 +9,7 @@ import type { ElfFile } from './elf-file.ts';
 /** Fewer different return addresses in the file prove nothing. */
 const WITNESSES = 4;
 const SHARE = 0.9;
-/** Of return addresses tried as the first. */
+/** Return addresses that are tried as the first. */
 const TRIES = 16;
 
 /** Undefined where no base is clearly better than every other. */

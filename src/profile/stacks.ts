@@ -19,7 +19,7 @@ export interface Stack {
 
 export interface Totals {
   samples: number;
-  /** Of other L2s, or not wanted. */
+  /** Samples of other L2s, or not wanted. */
   other: number;
   /** There was no room for another stack. */
   lost: number;

@@ -10,10 +10,10 @@ export interface SymbolInfo {
 
 export class SymbolTable {
   readonly #symbols: readonly SymbolInfo[];
-  /** Of each symbol, the index of the one around it that goes on behind it; -1: none. */
+  /** Index, for each symbol, of the one around it that goes on behind it; -1: none. */
   readonly #around: readonly number[];
 
-  /** Of several at one address one stays: one with a size rather than one without, then the first. */
+  /** Keeps one of several symbols at one address: one with a size rather than one without, then the first. */
   constructor(symbols: readonly SymbolInfo[]) {
     const sorted = [...symbols].sort((a, b) =>
       a.address !== b.address ? (a.address < b.address ? -1 : 1) : Number(b.size > 0n) - Number(a.size > 0n),
@@ -38,7 +38,7 @@ export class SymbolTable {
     return new SymbolTable(this.#symbols.map((s) => ({ ...s, name: names.get(s.name) ?? s.name })));
   }
 
-  /** Of an address in some function, or undefined where none is. Of functions within functions the inner one. */
+  /** Symbol of the function that an address is in, the innermost one; undefined where none is. */
   find(address: bigint): SymbolInfo | undefined {
     let low = 0;
     let high = this.#symbols.length;

@@ -76,7 +76,7 @@ function placed(stacks: readonly Stack[], binaries: readonly Binary[]): Map<bigi
   return places;
 }
 
-/** Of return addresses in a file's code, how many lie behind a call. */
+/** Share of return addresses in a file's code that must lie behind a call. */
 const FITS = 0.9;
 
 /**

@@ -61,7 +61,7 @@ const OWN_FAILURES: ReadonlySet<string> = new Set<ErrorCode>([
 ] as ErrorCode[]);
 
 const MAX_MESSAGE_LENGTH = 2048;
-/** Of the verifier's log, in UTF-8: its tail says what was refused. */
+/** Most bytes of the verifier's log, in UTF-8: its tail says what was refused. */
 const MAX_LOG_BYTES = 16 << 10;
 
 const isOwnFailure = (v: string): v is ErrorCode => OWN_FAILURES.has(v);
@@ -78,7 +78,7 @@ export const ErrorData = z.object({
   /** Tail of the verifier's log. */
   log: z.string().max(MAX_LOG_BYTES).optional(),
   retryAfterMs: z.int().nonnegative().optional(),
-  /** Of INTERNAL on a machine's own sockets: the class of what failed there. */
+  /** Class of what failed, of INTERNAL on a machine's own sockets. */
   class: z.string().max(64).optional(),
 });
 export type ErrorData = z.output<typeof ErrorData>;

@@ -139,7 +139,7 @@ export const HookStats = z.strictObject({
   linked: z.boolean(),
   object: Name.optional(),
   program: Name.optional(),
-  /** Of hooks of NICs there is a row for each link. */
+  /** NIC of the row: for hooks of NICs there is a row for each link. */
   target: Text.optional(),
   link: Count.optional(),
   /** Events that the program saw: faults, frames. */
@@ -153,10 +153,10 @@ export const HookStats = z.strictObject({
   passed: Count,
   /** Why it did, by name. */
   reasons: recordOf(Name, Count),
-  /** Of hooks of exits: runs that took longer than allowed, the longest run of the program linked last. */
+  /** Runs of hooks of exits that took longer than allowed, and the longest run of the program linked last. */
   overruns: Count.optional(),
   maxNs: Count.optional(),
-  /** Of the exit hook: by kind. */
+  /** Counts of the exit hook, by kind. */
   exits: z
     .partialRecord(
       z.enum(EXIT_KINDS),
@@ -171,7 +171,10 @@ export const HookStats = z.strictObject({
       }),
     )
     .optional(),
-  /** Of the sample hook: by which source, of what, addresses of all stacks, time spent; interrupts that hit no L2. */
+  /**
+   * Counts of the sample hook: by which source, of what, addresses of all stacks, time spent; interrupts that hit no
+   * L2.
+   */
   samples: z
     .strictObject({
       cycles: Count,
@@ -198,7 +201,7 @@ export const Mac = z
 
 /** A NIC that this VM was given at run time. */
 export const NicInfo = z.strictObject({
-  /** Of the VM's choice. */
+  /** Name of the VM's choice. */
   id: Name,
   mac: Mac,
   /** Name of the network of the host's configuration that it is in. */

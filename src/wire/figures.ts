@@ -36,7 +36,7 @@ export function answersForL1(s: { hook: string; target?: string | undefined }): 
   return s.hook !== LOOKING && s.target === undefined;
 }
 
-/** Of all hooks of exits together. */
+/** Totals of all hooks of exits together. */
 export function totalsOf(all: readonly (Counted & { target?: string | undefined })[]): Figures {
   const figures = all.filter(answersForL1).map(figuresOf);
   const sum = (of: keyof Figures): number => figures.reduce((n, f) => n + f[of], 0);

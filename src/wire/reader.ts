@@ -11,7 +11,10 @@ import type { Pause, RpcCounters } from './peer-options.ts';
 
 /** Lines taken in one turn of the event loop, before others have theirs. */
 const LINES_PER_TURN = 64;
-/** And for how long: a line may be a request that takes a while to check and begin. One is always taken. */
+/**
+ * Time for which one turn reads on: a line may be a request that takes a while to check and begin. One is always
+ * taken.
+ */
 const TURN_MS = 1;
 
 export interface ReaderOwner {

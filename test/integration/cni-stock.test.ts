@@ -157,7 +157,7 @@ describe('the plugin process', () => {
     expect(answer(nonBlocking)).toEqual(all);
   });
 
-  it('tells an error in the version of the configuration, whatever is wrong, where that can be had', () => {
+  it('tells an error in the version of the configuration, whatever is wrong, where that is known', () => {
     const answer = (input: string, env: Record<string, string>): Record<string, unknown> => {
       const r = spawnSync(process.execPath, [MAIN()], {
         input,

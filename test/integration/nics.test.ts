@@ -240,7 +240,7 @@ describe.skipIf(why !== undefined)(`NICs at run time${why ? ` (skipped: ${why})`
     await waitFor('no port of the bridge', () => ports().length === 0 || undefined, { timeoutMs: 5000 });
   });
 
-  it('go into another port when one is taken; what cannot be had leaves nothing behind', async () => {
+  it('go into another port when one is taken; what is not possible leaves nothing behind', async () => {
     l1 = await h.agent('one', BOOT_A);
     // behind the daemon's back
     const rng = (n: number): Promise<unknown> =>

@@ -266,7 +266,7 @@ describe.skipIf(why !== undefined)(
       120_000,
     );
 
-    it('an object that cannot be had again keeps its hook held as it was, and a NIC that goes ends that', async () => {
+    it('an object that cannot be taken over keeps its hook held as it was, and a NIC that goes ends that', async () => {
       const { frames } = await begin(undefined, ['tc-ingress', 'tc-egress'], DROP);
       await killed();
       const object = readdirSync(h.at('bpf/hyperturtle/one/objects')).sort()[0] ?? '';

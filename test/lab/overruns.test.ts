@@ -97,7 +97,7 @@ describe('a program that runs too long', () => {
         const after = await stats('npf');
         expect(after).toMatchObject({ linked: false, overruns: 3 });
         expect(after.maxNs).toBeGreaterThanOrEqual(ended.ns);
-        // what L2 faults on now goes to L1 as ever
+        // what L2 faults on now goes to L1 as always
         await touchMemory(l2, mib + 8);
         expect((await stats('npf')).runs).toBe(after.runs);
       } finally {

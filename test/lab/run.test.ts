@@ -195,7 +195,7 @@ test("what cannot be run is told in one line, a command's exit status is the run
   }
 });
 
-test("L1's virtual CPUs are pinned by a command of L0's, and a CPU that is not there is refused", async () => {
+test("L1's virtual CPUs are pinned by a command of L0, and a CPU that is not there is refused", async () => {
   const pin = (cpus: string): Promise<CommandResult> =>
     lab().l0.exec([CLI, 'host', 'pin', '--qmp', L1_RUN.qmpSocket, '--cpus', cpus], { timeoutMs: 60_000 });
   expect((await pin('0')).stdout.toString()).toMatch(/^vCPU 0 \(thread \d+\): CPU 0\n$/);

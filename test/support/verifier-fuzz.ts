@@ -113,7 +113,7 @@ export interface FuzzResult {
   admittedOnly: Counts;
   /** Refused by this rule, and the verifier has nothing against it. */
   refusedOnly: Counts;
-  /** One mutant for each class of the two, to look at. */
+  /** One mutant for each class of the two, as an example. */
   examples: Record<string, string>;
 }
 

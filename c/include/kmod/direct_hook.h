@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Hooks on functions of KVM. The function's ftrace call goes straight to our trampoline (trampoline.h), which may
- * let it go on, answer in its stead, or call it and look at what it did. Nothing is replaced: a live patch of the same
+ * let it go on, answer in its place, or call it and look at what it did. Nothing is replaced: a live patch of the same
  * function may come before or after us, and its function is the one that goes on.
  */
 #ifndef HYPERTURTLE_DIRECT_HOOK_H

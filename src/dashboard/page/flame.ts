@@ -12,7 +12,7 @@ const ROW = 19;
 const CHAR = 6.7;
 /** Narrower ones cannot be hit. */
 const NARROWEST = 1;
-/** Of each kind, by name, in the style sheet. */
+/** Shades of each kind, by name, in the style sheet. */
 const SHADES = 5;
 const PATH = '\u0000';
 

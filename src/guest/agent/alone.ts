@@ -108,7 +108,7 @@ function openersOf(device: string, proc: string): string[] {
       const dir = path.join(proc, pid, 'fd');
       return readdirSync(dir).some((fd) => readlinkSync(path.join(dir, fd)) === device);
     } catch {
-      return false; // it has ended, or is not ours to look at
+      return false; // it has ended, or is not ours to read
     }
   });
 }

@@ -31,7 +31,7 @@ const ObjectConfig = z.strictObject({
   signature: AbsolutePath.optional(),
   /** Values of its read-only variables: base64, by name. */
   constants: Constants.optional(),
-  /** Of a firewall or rate limiter: in force before it is linked. */
+  /** Policy of a firewall or rate limiter: in force before it is linked. */
   policy: ObjectPolicy.optional(),
 });
 

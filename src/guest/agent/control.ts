@@ -109,7 +109,7 @@ export class Control {
     }
   }
 
-  /** One round now. A list that cannot be had is a problem like others, but for the end of the session. */
+  /** One round now. A list that the host does not give is a problem like others, but for the end of the session. */
   async reconcile(host: HostCalls, signal: AbortSignal): Promise<Outcome> {
     const outcome = await this.#turns.take(async () => {
       try {

@@ -118,7 +118,7 @@ export class DesiredState {
       }
   }
 
-  /** What is wanted but cannot be had for reasons of this machine. */
+  /** What is wanted but is not possible for reasons of this machine. */
   problems(): { step: string; message: string }[] {
     return [
       ...(this.#stateProblem === undefined ? [] : [{ step: 'read state', message: this.#stateProblem }]),

@@ -121,7 +121,7 @@ export function hasNoAddress(resource: string): boolean {
 
 const OTHER_HYPERVISORS = ['vboxdrv', 'vmmon'];
 
-/** Of a list such as `0-1,3`. */
+/** Number of nodes in a list such as `0-1,3`. */
 function numaNodes(list: string): number {
   return list
     .split(',')

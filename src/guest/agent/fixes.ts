@@ -4,7 +4,7 @@ import type { Problem } from './schema.ts';
 const LOG = "see the agent's log (journalctl -u hyperturtle-agent)";
 const AGAIN = "the agent tries it again by itself: 'hyperturtle status' says since when";
 
-/** Of the step's text (reconcile.ts, registrar.ts): which object, and which NIC it is for. */
+/** Object and NIC that a step is about, by its text (reconcile.ts, registrar.ts). */
 function subject(step: string): { object: string | undefined; nic: string | undefined } {
   const [, object, nic] =
     /^(?:un)?link (\S+) at \S+?(?: of (\S+))?$/.exec(step) ??

@@ -171,7 +171,7 @@ export class Reconciler {
     this.#policies.set(object, JSON.stringify(policy));
   }
 
-  /** Throws when the host's list cannot be had, and HT_INTERRUPTED or the signal's reason. */
+  /** Throws when the host does not give its list, and HT_INTERRUPTED or the signal's reason. */
   async run(desired: DesiredState, host: HostCalls, signal: AbortSignal): Promise<Outcome> {
     const outcome: Outcome = { done: [], problems: [], retry: false };
     const observed = await host.request('list', {}, { signal });

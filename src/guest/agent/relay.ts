@@ -13,7 +13,7 @@ const KEPT_EVENTS = 1024;
 
 /** The last events, numbered from 1, and who follows them. */
 export class EventRelay {
-  /** Of the numbers: another one, and they have begun at 1 again. */
+  /** Epoch of the numbers: with another one they have begun at 1 again. */
   readonly epoch = randomUUID();
   readonly #events: Event[] = [];
   readonly #followers = new Map<RpcSession, { lost: number }>();

@@ -6,7 +6,7 @@ import type { L1Report } from '../../wire/schema.ts';
 import type { HostCalls } from './reconcile.ts';
 import type { AgentResult } from './schema.ts';
 
-/** Of L1Report: what the host takes. */
+/** Nested guests that the host takes in an L1Report. */
 const MAX_L2S = 64;
 const MAX_NAME = 64;
 const MAX_WHY = 512;

@@ -34,14 +34,14 @@ export const L2Info = z.strictObject({
   since: Time,
   /** Pages that programs know. */
   pages: Count,
-  /** Of these, how many have a frame now. */
+  /** Pages among these that have a frame now. */
   pagesHeld: Count,
-  /** And of those, how many were given ahead of their fault and have not been seen to be used since. */
+  /** Pages among those that were given ahead of their fault and have not been seen to be used since. */
   pagesUnused: Count,
   framesTaken: Count,
   /** Charged to its memory cgroup, for all turtlefs files and credits of that; 0: nobody counts. */
   framesCharged: Count,
-  /** Of these, charged ahead of a program that takes them. */
+  /** Frames among these that are charged ahead of a program that takes them. */
   framesCredit: Count,
   /** Path of that cgroup in its hierarchy; empty: none, or the root. */
   cgroup: Text,
@@ -123,7 +123,7 @@ export const AGENT_METHODS = {
       }),
       module: ModuleInfo.nullable(),
       l2s: z.array(L2Info),
-      /** Of the module and its nested guests. */
+      /** Problems of the module and its nested guests. */
       l2Problems: z.array(Problem),
     }),
   },
@@ -142,7 +142,7 @@ export const AGENT_METHODS = {
         }),
       ),
       links: z.array(WantedLink),
-      /** Of the configuration file, taken out by commands. */
+      /** Entries of the configuration file that commands have removed. */
       removed: z.array(Text),
     }),
   },
@@ -166,7 +166,7 @@ export const AGENT_METHODS = {
   'agent.release': { params: z.strictObject({ seconds: z.int().min(1).max(3600) }), result: Nothing },
 } as const satisfies MethodTable;
 
-/** Of the methods between L1 and L0, those that the local socket has as well. */
+/** Methods between L1 and L0 that the local socket has as well. */
 export const PASSED_ON = omit(METHODS, 'hello', 'report');
 
 /** All that the local socket serves. */

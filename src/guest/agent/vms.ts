@@ -105,7 +105,7 @@ export function vmName(pid: number): string {
   return `pid-${pid}`;
 }
 
-/** Of `-name NAME,...` and `-name ...,guest=NAME,...`; a comma of the name itself is doubled. */
+/** Name in `-name NAME,...` and `-name ...,guest=NAME,...`; a comma of the name itself is doubled. */
 export function vmNameOf(args: readonly string[]): string | undefined {
   const at = args.findIndex((a) => a === '-name' || a === '--name');
   const options = at < 0 ? [] : (args[at + 1]?.match(/(?:,,|[^,])+/g) ?? []);

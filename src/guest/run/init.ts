@@ -160,7 +160,7 @@ echo "### exit $status" >&3
 end
 `;
 
-/** Of udhcpc, when it has an address. */
+/** Script that udhcpc runs when it has an address. */
 export const UDHCPC_SCRIPT = `#!/bin/sh
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
 ip address add "$ip/\${mask:-24}" dev "$interface"

@@ -15,7 +15,7 @@ export interface ModuleSource {
 }
 
 const BUSYBOX = ['/usr/bin/busybox', '/bin/busybox'];
-/** Of the guest programs that come with this one. */
+/** Paths of the guest programs that come with this one. */
 const PROBE = ['/usr/lib/hyperturtle/l2/answer_probe', '/payload/l2/programs/answer_probe'];
 
 /** `modules` and what they need, each after what it needs, by modules.dep. Those built into the kernel are left out. */

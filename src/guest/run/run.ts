@@ -33,7 +33,7 @@ export interface RunOptions {
   initrd: Buffer;
   /** To be packed as the root, which the spec then expects in the run's directory. */
   directory: string | undefined;
-  /** Of the agent that registers it; left out: where an agent is by itself. */
+  /** Socket of the agent that registers it; left out: where an agent is by itself. */
   agentSocket?: string;
   /** CPUs of this machine for the guest's vCPUs, in their order; none: the scheduler's choice. */
   pin: readonly number[];

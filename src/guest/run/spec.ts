@@ -16,7 +16,7 @@ export type RunNet =
   | { kind: 'none' }
   /** A tap of this machine, made and removed by QEMU, on `bridge`. */
   | { kind: 'bridge'; bridge: string; tap: string; mac: string }
-  /** A NIC of L0's, by VFIO. */
+  /** A NIC of L0, by VFIO. */
   | { kind: 'direct'; address: string };
 
 export interface RunSpec {
@@ -49,7 +49,7 @@ export function runFilesIn(dir: string) {
     monitorSocket: `${dir}/monitor`,
     statusSocket: `${dir}/status`,
     initrd: `${dir}/initrd`,
-    /** Of a directory, packed. */
+    /** Root file system packed from a directory. */
     root: `${dir}/root.erofs`,
     serial: `${dir}/serial.log`,
     log: `${dir}/qemu.log`,

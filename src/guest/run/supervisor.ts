@@ -22,7 +22,7 @@ exit $status
 export interface RunLeftovers {
   /** A NIC that was added for it, and how to ask for its removal. */
   nic?: { id: string; command: readonly string[] };
-  /** Of `stty -g`, to be restored: QEMU sets the terminal to raw mode. */
+  /** Terminal settings by `stty -g`, to be restored: QEMU sets the terminal to raw mode. */
   terminal?: string;
 }
 

@@ -31,7 +31,7 @@ export interface ShapeProblem {
   mend: string;
 }
 
-/** Of a shape as `asLoaded` gives it. The arena's is another one's business. */
+/** Problem of a shape as `asLoaded` gives it. The arena's is checked elsewhere. */
 export function shapeProblem(m: MapShape): ShapeProblem | undefined {
   const no = (message: string, mend: string): ShapeProblem => ({ message, mend });
   if (m.maxEntries === 0)

@@ -28,7 +28,7 @@ export const PACKET: Value = { kind: 'packet' };
 export const PACKET_END: Value = { kind: 'packet end' };
 
 export const isNumber = (v: Value): v is Value & { kind: 'number' } => v.kind === 'number';
-/** Such two may be compared with and taken from each other: that tells lengths only. */
+/** Whether a value points into a packet: two such may be compared and subtracted, which tells lengths only. */
 export const isInPacket = (v: Value): boolean => v.kind === 'packet' || v.kind === 'packet end';
 
 function same(a: Value, b: Value): boolean {

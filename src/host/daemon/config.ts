@@ -44,7 +44,7 @@ export const quotasSchema = z.strictObject({
   watches: positive(256).default(16),
   /** Given at run time. */
   nics: z.int().min(0).max(32).default(4),
-  /** Of the sample hook, for each vCPU. */
+  /** Samples a second of the sample hook, for each vCPU. */
   sampleHz: positive(HT_SAMPLE_HZ_MAX).default(4000),
   requestsPerSecond: positive(100_000).default(1000),
 });

@@ -8,7 +8,7 @@ import type { VmStatus } from '../vm/managed-vm.ts';
 
 const ok = (what: string): Finding => ({ level: 'ok', what });
 
-/** Of one VM, as that VM may know them. */
+/** Findings of one VM, as that VM may know them. */
 export function vmFindings(vm: VmStatus): Finding[] {
   const found: Finding[] = [];
   const { arena } = vm;
@@ -48,7 +48,7 @@ export function vmFindings(vm: VmStatus): Finding[] {
   return found;
 }
 
-/** Of the networks of the configuration: for the operator only. */
+/** Findings of the networks of the configuration: for the operator only. */
 export function networkFindings(networks: HostConfig['networks']): Finding[] {
   const all = Object.entries(networks);
   if (all.length === 0) return [];

@@ -22,7 +22,7 @@ import { WorkerProcess } from './worker-process.ts';
 export type { LoadedMap, LoadedObject, LoadedProgram } from './adopt.ts';
 
 export interface LoadRequest {
-  /** Whose turn it takes: VMs get workers in turn. */
+  /** VM that asks: VMs get workers in turn. */
   vm: string;
   /** For messages and the kernel's names. */
   name: string;
@@ -52,7 +52,7 @@ export interface LoaderOptions {
 export interface LoaderStatus {
   /** Process ids of all workers, the warm one and those that are just ending included. */
   pids: number[];
-  /** Those that load now. */
+  /** Processes of the workers that load now. */
   busyPids: number[];
   busy: number;
   waiting: number;
@@ -191,7 +191,7 @@ export class Loader implements AsyncDisposable {
       try {
         worker = this.#warm ?? this.#spawn();
       } catch {
-        this.#turns.push(vm, job); // no process to be had now: its deadline ends it, or the next try serves it
+        this.#turns.push(vm, job); // no process is free now: its deadline ends it, or the next try serves it
         return this.#warmLater();
       }
       this.#warm = undefined;

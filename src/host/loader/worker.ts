@@ -15,7 +15,7 @@ import { packetProgramTypes } from '../hooks.ts';
 import { CHANNEL_FD } from './messages.ts';
 import type { WorkerAnswer, WorkerRequest } from './messages.ts';
 
-/** Of the verifier's log. */
+/** Largest part of the verifier's log that is kept. */
 const LOG_BYTES = 16 << 10;
 const CAP_NET_ADMIN = 12;
 const CAP_PERFMON = 38;

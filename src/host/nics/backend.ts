@@ -85,7 +85,7 @@ export function backendThere({ info, ifname, ifindex }: NicRecord): boolean {
   return info.kind === 'vdpa' ? vdpaThere(ifname) : ifindexOf(ifname) === ifindex;
 }
 
-/** Of a daemon that was killed: filters on a network device that are not links, and not taken over. */
+/** Removes what a killed daemon left: filters on a network device that are not links, and not taken over. */
 export async function cleanBackend(
   call: Caller,
   { info, ifname, ifindex }: NicRecord,

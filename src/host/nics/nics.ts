@@ -86,9 +86,9 @@ export class VmNics {
   readonly #options: VmNicsOptions;
   readonly #turns = new Turns();
   #nics: NicRecord[] = [];
-  /** Of the L1 that has them; null before anybody has said so. */
+  /** Boot id of the L1 that has the NICs; null before a first hello. */
   #bootId: string | null = null;
-  /** Whose guest has not let them go yet. */
+  /** NICs waiting for the guest to release them. */
   readonly #leaving = new Map<string, Promise<void>>();
   #machine: NicMachine | undefined;
   /** QEMU has been asked which it has. */

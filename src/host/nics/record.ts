@@ -9,10 +9,10 @@ import { replaceFile } from '../../core/files.ts';
 import { NicInfo } from '../../wire/fields.ts';
 
 const recordSchema = z.strictObject({
-  /** Of the process that got them. */
+  /** Process of the QEMU that got them. */
   pid: z.int().positive(),
   startTicks: z.int().nonnegative(),
-  /** Of the L1 that asked for them. */
+  /** Boot id of the L1 that asked for them. */
   bootId: z.string().nullable(),
   nics: z.array(
     z.strictObject({

@@ -22,7 +22,7 @@ export interface VdpaSpec {
 }
 
 export interface Vdpa {
-  /** Of /dev/vhost-vdpa-N; owned by the caller. The device is there until `removeVdpa`. */
+  /** Open /dev/vhost-vdpa-N; owned by the caller. The device is there until `removeVdpa`. */
   file: OwnedFd;
   name: string;
 }

@@ -20,7 +20,7 @@ import type { PacketHook } from '../hooks.ts';
 /** Programs on one hook of one NIC; the kernel allows 33 tail calls. */
 export const MAX_CHAIN = 16;
 
-/** Of each program in the chain, per CPU: runs, frames dropped. */
+/** Counters of each program in the chain, per CPU: runs, frames dropped. */
 export const COUNT_BYTES = 16;
 /** Behind the counters of all: what an empty slot answers, for the verifier a number that may be anything (see below). */
 const EMPTY_ANSWER = COUNT_BYTES * MAX_CHAIN;

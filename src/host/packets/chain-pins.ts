@@ -57,7 +57,7 @@ export class ChainPins {
     rmSync(path.join(this.#directory, version.name), { recursive: true, force: true });
   }
 
-  /** Those that are there whole or in part. */
+  /** Versions that are there whole or in part. */
   versions(): PinnedVersion[] {
     return namesIn(this.#directory).flatMap((name) => {
       const ids = VERSION.exec(name)?.[2]?.split(',').map(Number);
@@ -116,7 +116,7 @@ export class ChainPins {
   }
 }
 
-/** Of one hook of one NIC. */
+/** Pins of one hook of one NIC. */
 export interface PinnedChain {
   readonly nic: string;
   readonly hook: PacketHook;
@@ -127,7 +127,7 @@ export interface PinnedChain {
 export const chainDirectory = (directory: string, nic: string, hook: PacketHook): string =>
   path.join(directory, nic.replaceAll('.', ','), hook);
 
-/** Those that are pinned below the directory of a VM, whole or in part. */
+/** Chains pinned below the directory of a VM, whole or in part. */
 export function chainsIn(directory: string): PinnedChain[] {
   return namesIn(directory).flatMap((name) => {
     const nic = name.replaceAll(',', '.');

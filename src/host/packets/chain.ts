@@ -37,7 +37,9 @@ export interface ChainCounts {
 /** What runs now. */
 interface Running {
   readonly entries: readonly ChainEntry[];
-  /** Of links, in the order of their counters: of an earlier daemon's version all that is known. */
+  /**
+   * Ids of the links, in the order of their counters; for the version of an earlier daemon that is all that is known.
+   */
   readonly ids: readonly number[];
   /** The kernel empties it when the last descriptor or pin goes, also by the death of this process. */
   readonly programs?: OwnedFd;
@@ -134,7 +136,7 @@ export class PacketChain {
     return found !== undefined;
   }
 
-  /** Of the links whose programs run, also of an earlier daemon's; undefined: that is not known. */
+  /** Ids of the links whose programs run, also of an earlier daemon's; undefined: unknown. */
   get ids(): readonly number[] | undefined {
     return this.#running?.ids;
   }

@@ -37,7 +37,7 @@ export interface LeftPlace {
 
 export interface LeftLink {
   readonly id: number;
-  /** Or why there is none. */
+  /** Entry of the chain, or why there is none. */
   readonly entry: ChainEntry | string;
   readonly before: ChainCounts;
 }
@@ -200,7 +200,7 @@ export class PacketLinks {
     return this.#placeOf(id)?.chain.ifindex;
   }
 
-  /** Of what is not in the counters that are pinned. */
+  /** Counts that are not in the pinned counters. */
   before(id: number): ChainCounts {
     return this.#placeOf(id)?.chain.before(id) ?? { runs: 0, dropped: 0 };
   }

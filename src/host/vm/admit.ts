@@ -46,7 +46,7 @@ export type ObjectsUsed = Omit<Used, 'watches' | 'nics'>;
 export interface Candidate {
   readonly params: ElfParams;
   readonly elf: Uint8Array;
-  /** Of content and constants: the same identity is the same object. */
+  /** Identity of content and constants: the same identity is the same object. */
   readonly identity: string;
 }
 

@@ -29,7 +29,7 @@ export interface HookBackend {
   replace(link: LinkInfo, of: Version, program: LoadedProgram): Promise<void>;
   /** No run of the program is under way when it settles. Fine when the link has ended by itself. */
   unlink(link: LinkInfo): Promise<void>;
-  /** Of one hook with these links; those that do not wait for the kernel. */
+  /** Statistics of one hook with these links that do not wait for the kernel. */
   stats(hook: HookName, links: readonly LinkInfo[]): HookStats[];
   /** What the next daemon needs to take the link over; undefined: it ends with this one. */
   kept(link: LinkInfo): KeptLink | undefined;

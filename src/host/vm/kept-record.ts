@@ -49,7 +49,7 @@ type Pinned = Pick<KeptPaths, 'vm' | 'bpffs'>;
 /** The record. */
 export const fileOf = ({ run, vm }: Pick<KeptPaths, 'run' | 'vm'>): string =>
   path.join(run, 'vms', vm, 'programs.json');
-/** Of chains: a directory for each NIC. */
+/** Directory of chains, with one below it for each NIC. */
 export const nicPinsOf = (p: Pinned): string => path.join(pinDirectoryOf(p), 'nics');
 /** A directory for each object. */
 export const objectPinsOf = (p: Pinned): string => path.join(pinDirectoryOf(p), 'objects');

@@ -26,7 +26,7 @@ export interface LinksOptions {
   kvm: KvmBackend;
   packets: PacketBackend;
   settings: () => VmSettings;
-  /** Those that are loaded, by name. */
+  /** Objects that are loaded, by name. */
   objects: ReadonlyMap<string, Admitted>;
   /** Left out: nothing outlives this process. */
   kept?: KeptPrograms | undefined;

@@ -47,7 +47,7 @@ export interface VmDeps {
   check: ServiceOptions['check'];
   /** The verifier of signatures by these key files. Throws HT_CONFIG, HT_NOT_FOUND. */
   verifier: (keyFiles: readonly string[]) => (elf: Uint8Array, s: { keyId: string; value: string }) => string;
-  /** Of the configuration as it is now. */
+  /** Networks of the configuration as it is now. */
   networks: () => HostConfig['networks'];
   doctor: (vm: ManagedVm) => Finding[];
   onCall: (vm: string, method: string, outcome: string) => void;

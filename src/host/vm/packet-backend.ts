@@ -9,7 +9,7 @@ import type { PacketLinks } from '../packets/packet-links.ts';
 import type { KeptLink } from './kept.ts';
 import type { Failures, HookBackend, LinkPlace, Version } from './hook-backend.ts';
 
-/** Of programs on one hook of a NIC, when L1 does not say. */
+/** Order of programs on one hook of a NIC when L1 does not say. */
 const DEFAULT_ORDER = 100;
 
 /** As a chain has it. The object keeps the descriptor open. */

@@ -25,7 +25,10 @@ export function programOf(object: LoadedObject, hook: string, name: string | und
   );
 }
 
-/** Of a new version, the program that takes a link over: of the same name, or the only one for the hook. Throws likewise. */
+/**
+ * Program of a new version that takes a link over: the one of the same name, or the only one for the hook. Throws
+ * likewise.
+ */
 export function successor(object: LoadedObject, { hook, program }: LinkInfo): LoadedProgram {
   const named = object.programs.some((p) => p.hook === hook && p.name === program);
   return programOf(object, hook, named ? program : undefined);

@@ -77,9 +77,9 @@ export class VmService {
   /** The module counts for this VM since then. */
   readonly #since = new Date().toISOString();
   readonly methods: ServedMethods;
-  /** Of the L1 that speaks; undefined before its first hello and after a reset. */
+  /** Boot id of the L1 that speaks; undefined before its first hello and after a reset. */
   #bootId: string | undefined;
-  /** Of the L1 whose programs were taken over from an earlier daemon, until it says hello. */
+  /** Boot id of the L1 whose programs were taken over from an earlier daemon, until it says hello. */
   #keptBootId: string | undefined;
   /** Aborted with the boot: what is being loaded for it is given up. */
   #boot = new AbortController();

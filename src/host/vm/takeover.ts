@@ -16,7 +16,7 @@ type KeptPlace = Omit<LeftPlace, 'links'> & {
   readonly links: (LeftLink & Pick<KeptLink, 'info'>)[];
 };
 
-/** By `entryOf` a link's program among the objects that could be had again. */
+/** By `entryOf` a link's program among the objects that were taken over. */
 export function leftPlaces(
   kept: Kept,
   nics: readonly KnownNic[],
@@ -40,7 +40,7 @@ export function leftPlaces(
   return [...places.values()];
 }
 
-/** Of the links of a place, those that are to be told of, and why. A link that had been ended is not among them. */
+/** Links of a place that are to be reported, and why. A link that had been ended is not among them. */
 export function leftOffOf(
   links: readonly LinkInfo[],
   adopted: Adopted,

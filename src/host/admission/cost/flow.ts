@@ -258,7 +258,7 @@ function arithmetic(i: Instruction, s: State): Form | undefined {
 export interface Flow {
   /** What is known where a block of the region begins. */
   before: ReadonlyMap<number, State>;
-  /** And where it ends. */
+  /** What is known where a block of the region ends. */
   after: ReadonlyMap<number, State>;
 }
 
