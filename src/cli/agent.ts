@@ -193,7 +193,7 @@ export function statusText(s: AgentResult<'agent.status'>): string {
         : `module: ${m.arenaBound ? `arena ${m.arenaBytes >> 20} MiB, ${m.enabled ? 'enabled' : 'disabled'}, pool ${m.pool.level} of ${m.pool.entries} frames (refill below ${m.pool.low} up to ${m.pool.high})` : 'no arena'}; turtlefs ${m.turtlefs === null ? 'not mounted' : `at ${m.turtlefs}`}`;
   return [
     `agent ${s.version}: ${connected}`,
-    `wanted: ${d.objects} objects, ${d.links} links: ${d.reached ? 'the host has them' : d.checked === null ? 'not compared with the host yet' : 'not reached'}`,
+    `wanted: ${d.objects} objects, ${d.links} links: ${d.reached ? 'in sync' : d.checked === null ? 'not compared with the host yet' : 'out of sync'}`,
     ...[...d.problems, ...s.l2Problems].flatMap((p) => [
       `  ${p.step}: ${p.message} (${p.kind}, since ${p.since})`,
       `    fix: ${fixOf(p)}`,

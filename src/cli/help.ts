@@ -12,7 +12,8 @@ export const ownFirst = (options: readonly Option[]): Option[] =>
   [...options].sort((a, b) => rank(a) - rank(b));
 
 /** Whether help names the default: an empty list, record or text says nothing. */
-export function hasShownDefault({ defaultValue: value, defaultValueDescription }: Option): boolean {
+export function hasShownDefault({ defaultValue, defaultValueDescription }: Option): boolean {
+  const value: unknown = defaultValue;
   if (value === undefined || typeof value === 'boolean') return false;
   if (defaultValueDescription !== undefined) return true;
   return typeof value === 'object' && value !== null ? Object.keys(value).length > 0 : value !== '';

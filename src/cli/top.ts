@@ -178,11 +178,7 @@ export function topText(before: TopSample | undefined, now: TopSample, width = I
     ...[...desired.problems, ...l2Problems].map((p) => `! ${p.step}: ${p.message}`),
     ...now.status.l2s.flatMap((l) => (l.noIndex === undefined ? [] : [`! ${l.name}: ${l.noIndex}`])),
   ];
-  const head = [
-    `hyperturtle top: ${connected};`,
-    `${pool};`,
-    desired.reached ? 'in sync' : 'wanted state not reached',
-  ];
+  const head = [`hyperturtle top: ${connected};`, `${pool};`, desired.reached ? 'in sync' : 'out of sync'];
   return [
     ...wrapped(head, ' ', width),
     ...wrapped(reachedL1(hooks), ' ', width),

@@ -189,7 +189,7 @@ describe('commands', () => {
     const doctor = await run('doctor');
     expect(doctor.stdout.toString()).toMatch(/warning host: something\n +fix: repair it/);
     expect(doctor.stdout.toString()).toContain('the host has all that is wanted: 1 objects, 1 links');
-    expect(await ok('status')).toContain('1 objects, 1 links: the host has them');
+    expect(await ok('status')).toContain('1 objects, 1 links: in sync');
   });
 
   test('an output that is full is one line and status 5, for results, help and errors alike', async () => {

@@ -26,8 +26,7 @@ function put(address: string, files: Record<string, string | Buffer>): string {
 
 function add(id: string): NicInfo {
   const n = [0, 1].find((i) => ![...nics.values()].some((x) => x.n === i));
-  if (n === undefined)
-    throw new HyperturtleError('HT_QUOTA', 'nics: at most 2 allowed to this VM, all are used');
+  if (n === undefined) throw new HyperturtleError('HT_QUOTA', 'quota exceeded: nics (2 of 2 used)');
   const mac = `02:00:00:00:01:0${n}`;
   const peer = ['peer', 'name', `htpeer${n}`, 'netns', namespace];
   ip('link', 'add', `htnic${n}`, 'address', mac, 'type', 'veth', ...peer);

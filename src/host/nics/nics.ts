@@ -257,14 +257,14 @@ export class VmNics {
     // an earlier one of this name, which should have gone
     if (there) await this.#remove(there, 'replaced');
     if (this.#nics.length >= max)
-      throw new HyperturtleError('HT_QUOTA', `nics: at most ${max} allowed to this VM, all are used`, {
+      throw new HyperturtleError('HT_QUOTA', `quota exceeded: nics (${max} of ${max} used)`, {
         detail: { quota: 'nics', limit: max },
       });
     const { maxPerVm = max } = network;
     if (this.#nics.filter((n) => n.info.network === name).length >= maxPerVm)
       throw new HyperturtleError(
         'HT_QUOTA',
-        `nics: at most ${maxPerVm} in network ${name} allowed to this VM, all are used`,
+        `quota exceeded: nics in network ${name} (${maxPerVm} of ${maxPerVm} used)`,
         { detail: { quota: 'nics', limit: maxPerVm } },
       );
     const mac = this.#macFor(id, params.mac);

@@ -142,8 +142,10 @@ function signer(params: ElfParams, elf: Uint8Array, settings: VmSettings): strin
   );
 }
 
-export function quotaError(quota: keyof Quotas, limit: number, found = 'all are used'): HyperturtleError {
-  return new HyperturtleError('HT_QUOTA', `${quota}: at most ${limit} allowed to this VM, ${found}`, {
+/** `found`: what was asked for, where the quota is no number of things that are used one by one. */
+export function quotaError(quota: keyof Quotas, limit: number, found?: string): HyperturtleError {
+  const state = found === undefined ? `${limit} of ${limit} used` : `at most ${limit}, ${found}`;
+  return new HyperturtleError('HT_QUOTA', `quota exceeded: ${quota} (${state})`, {
     detail: { quota, limit },
   });
 }
