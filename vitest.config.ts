@@ -16,6 +16,7 @@ const SLOW = [
   'livepatch',
   'matrix',
   'seen-from-l1',
+  'tutorial',
   'vectoring',
 ].map((name) => `test/lab/${name}.test.ts`);
 /** With larger numbers than in every run (test/support/scale.ts), or only then. */

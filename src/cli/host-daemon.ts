@@ -85,7 +85,7 @@ Example:
     .description('serve a VM that is not in the configuration; it is kept over restarts')
     .requiredOption('--qmp <socket>', 'QMP socket that only the daemon uses')
     .option('--agent <socket>', "socket of the VM's port org.hyperturtle.v1; default: the port is plugged")
-    .option('--arena-mib <number>', 'a power of two', integer('--arena-mib', 1, 256), 16)
+    .option('--arena-mib <number>', 'size of the arena, a power of two', integer('--arena-mib', 1, 256), 16)
     .option('--bus <id>', 'root port to plug the arena into when the VM runs without it')
     .option('--owner <user>', 'user that its QEMU runs as; default: root')
     .option('--signature <policy>', 'none, optional or required')

@@ -70,7 +70,7 @@ export function register(program: Command): Command {
     )
     .addHelpText(
       'after',
-      '\nSIGUSR1 unlinks the program, SIGUSR2 links it, in place of itself when it is linked; each prints a line of JSON with statistics.\nSIGURG unlinks and links it 1,000 times, for tests.',
+      '\nSIGUSR1 unlinks the program, SIGUSR2 links it, in place of itself when it is linked; each prints a line of JSON with statistics.',
     )
     .action(attach);
 
@@ -89,7 +89,7 @@ export function register(program: Command): Command {
     .requiredOption(...qmpOption)
     .requiredOption(
       '--cpus <list>',
-      "for the VM's CPUs in their order: 0,2-3; begins again when there are fewer",
+      "CPUs for the VM's, in their order: 0,2-3; begins again when there are fewer",
     )
     .option('--json', 'one line of JSON')
     .addHelpText(
@@ -99,7 +99,7 @@ export function register(program: Command): Command {
     .action(pin);
 
   host
-    .command('run')
+    .command('run', { hidden: true })
     .description('run a program on contexts of your own, with an arena of your own, in a VM without CPUs')
     .option(...arenaOption)
     .requiredOption('--program <file>', 'compiled hyperupcall (.bpf.o)')

@@ -9,7 +9,7 @@ export function kernelOption(what: string): Option {
 export function qemuOption(): Option {
   return new Option(
     '--qemu <version>',
-    "outside and in L0; default: the machine's Debian's. Debian 12 has 7.2, Debian 13 10.0, its backports 11",
+    "QEMU outside and in L0; default: the machine's Debian's. Debian 12 has 7.2, Debian 13 10.0, its backports 11",
   ).argParser(qemuVersion);
 }
 

@@ -3,7 +3,7 @@ import { readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { TRIED_SERIES } from '../../src/core/nested-kvm.ts';
-import { CONSUMER_DEFAULTS } from '../../src/guest/consumers.ts';
+import { CONSUMERS, CONSUMER_DEFAULTS } from '../../src/guest/consumers.ts';
 import { isPacketHook, HOOK_TABLE } from '../../src/host/hooks.ts';
 import { WITHOUT_DAEMON } from '../../src/host/packets/chain-pins.ts';
 
@@ -52,6 +52,23 @@ it('the version of the package has its section in CHANGELOG.md, with a date, and
   expect(releases[1]?.[1]).toBe(version);
   for (const [, name, date] of releases.slice(1)) expect(date, name).toMatch(/^20\d\d-\d\d-\d\d$/);
   expect(CONSUMER_DEFAULTS.image).toBe(`hyperturtle:${version}`);
+});
+
+it('docs/vmms.md says of every VMM and runtime that config knows whether it works, and names no other kind', () => {
+  const text = read('docs/vmms.md');
+  const vmms = {
+    qemu: 'QEMU',
+    libvirt: 'libvirt',
+    'cloud-hypervisor': 'cloud-hypervisor',
+    firecracker: 'Firecracker',
+  };
+  const katas = { 'kata-qemu': 'Kata with QEMU', 'kata-clh': 'Kata with cloud-hypervisor' };
+  for (const [kind, name] of Object.entries({ ...vmms, ...katas })) {
+    expect(CONSUMERS).toHaveProperty(kind);
+    expect(text, kind).toContain(`| ${name}`);
+  }
+  for (const [, kind = ''] of text.matchAll(/`(?:hyperturtle )?config ([a-z-]+)`/g))
+    expect(CONSUMERS).toHaveProperty(kind);
 });
 
 describe('docs/benchmarks.md', () => {
