@@ -12,7 +12,7 @@ const PROGRAMS = [
   'cli/cni-main',
   'host/daemon/check-thread',
   'host/loader/worker',
-  'bench/control-process',
+  'bench/control/process',
 ];
 /** One below dist/src, as src/core/code-file.ts wants it. */
 const CHUNKS = 'chunks';

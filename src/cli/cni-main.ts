@@ -11,10 +11,9 @@ import { messageOf } from '../core/errors.ts';
 import { textUpTo } from '../core/files.ts';
 import { guardOutput, writeJson } from '../core/output.ts';
 import { abortOnSignals } from '../core/lifecycle.ts';
-import { withAgent } from './l1-client.ts';
-import type { AgentClient } from './l1-client.ts';
-import { nicHost, unwantNic } from './nic.ts';
-import { dropNicPolicy, setNicPolicy } from './nic-policy.ts';
+import { withAgent } from '../client/session.ts';
+import type { AgentClient } from '../client/session.ts';
+import { nicHost, unwantNic } from '../client/nics.ts';
 
 const TIMEOUT_S = 90;
 const INPUT_MS = 30_000;
@@ -55,8 +54,16 @@ function means(request: CniRequest): Means {
         const { nics, free } = await nicHost(c).list();
         return { ids: nics.map((n) => n.id), free };
       }),
-    applyPolicy: (nic, policy) => agent((c) => setNicPolicy(c, nic, policy)),
-    dropPolicy: (nic) => agent((c) => dropNicPolicy(c, nic)),
+    applyPolicy: (nic, policy) =>
+      agent(async (c) => {
+        const { setNicPolicy } = await import('../client/policy.ts');
+        await setNicPolicy(c, nic, policy);
+      }),
+    dropPolicy: (nic) =>
+      agent(async (c) => {
+        const { dropNicPolicy } = await import('../client/policy.ts');
+        await dropNicPolicy(c, nic);
+      }),
   };
 }
 

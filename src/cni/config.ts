@@ -131,8 +131,14 @@ function versionRequest(input: string): CniRequest {
   const version = configVersion(input) ?? CNI_VERSIONS[CNI_VERSIONS.length - 1] ?? '1.1.0';
   const raw = { ...VERSION_CONFIG, cniVersion: version };
   return {
-    ...{ command: 'VERSION', attachment: { containerId: '', ifname: '' }, netns: undefined, pluginPath: [] },
-    ...{ config: NetConfig.parse(raw), version, mac: undefined, raw },
+    command: 'VERSION',
+    attachment: { containerId: '', ifname: '' },
+    netns: undefined,
+    pluginPath: [],
+    config: NetConfig.parse(raw),
+    version,
+    mac: undefined,
+    raw,
   };
 }
 

@@ -66,7 +66,12 @@ export class Collector {
     const empty: State = {
       atMs: performance.now(),
       host: { name: os.hostname(), kernel: os.release() },
-      ...{ daemon: null, problem: null, findings: [], vms: [], events: [], detail: null },
+      daemon: null,
+      problem: null,
+      findings: [],
+      vms: [],
+      events: [],
+      detail: null,
     };
     try {
       const peer = await this.#connected();

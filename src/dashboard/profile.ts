@@ -56,7 +56,9 @@ export async function profileOf(
     const root = boxesOf(named.filter((s) => s.frames.length > 0));
     const hot = hottest(named).slice(0, HOTTEST);
     return {
-      ...{ ...of, samples: root.samples, root: root.samples > 0 ? cut(root) : null },
+      ...of,
+      samples: root.samples,
+      root: root.samples > 0 ? cut(root) : null,
       hottest: hot.map((f) => ({ ...f, name: f.name.slice(0, NAME) })),
       problem: null,
     };
@@ -77,7 +79,9 @@ function cut(root: Box): ProfileBox {
   const least = Math.max(root.samples * LEAST_SHARE, (sizes[BOXES] ?? 0) + 1, 1);
   const shown = (box: Box): ProfileBox => ({
     name: box.name.slice(0, NAME),
-    ...{ module: box.module, kernel: box.kernel, samples: box.samples },
+    module: box.module,
+    kernel: box.kernel,
+    samples: box.samples,
     children: childrenOf(box)
       .filter((c) => c.samples >= least)
       .map(shown),

@@ -73,7 +73,12 @@ export interface Restart {
 }
 
 const NO_COUNTS: AttackCounts = {
-  ...{ operations: {}, entries: 0, beside: 0, l2Exits: 0, l2Restarts: 0, l2Vms: 0 },
+  operations: {},
+  entries: 0,
+  beside: 0,
+  l2Exits: 0,
+  l2Restarts: 0,
+  l2Vms: 0,
 };
 
 export class Attacker {
@@ -242,8 +247,11 @@ export class Attacker {
     const { entries = 0, beside = 0, ...operations } = module ?? {};
     this.#now = {
       operations: { ...operations, slots: vmm?.['slots'] ?? 0, messages: this.#lines },
-      ...{ entries, beside, l2Exits: vmm?.['exits'] ?? 0 },
-      ...{ l2Restarts: vmm?.['restarts'] ?? 0, l2Vms: vmm?.['vms'] ?? 0 },
+      entries,
+      beside,
+      l2Exits: vmm?.['exits'] ?? 0,
+      l2Restarts: vmm?.['restarts'] ?? 0,
+      l2Vms: vmm?.['vms'] ?? 0,
     };
     if ((await this.#vmm!.status()) !== undefined) {
       const said = (await this.#vmm!.output()).trim().slice(-200);
@@ -304,8 +312,11 @@ export function addCounts(a: AttackCounts, b: AttackCounts): AttackCounts {
   for (const [k, n] of Object.entries(b.operations)) addOwn(operations, k, n);
   return {
     operations,
-    ...{ entries: a.entries + b.entries, beside: a.beside + b.beside, l2Exits: a.l2Exits + b.l2Exits },
-    ...{ l2Restarts: a.l2Restarts + b.l2Restarts, l2Vms: a.l2Vms + b.l2Vms },
+    entries: a.entries + b.entries,
+    beside: a.beside + b.beside,
+    l2Exits: a.l2Exits + b.l2Exits,
+    l2Restarts: a.l2Restarts + b.l2Restarts,
+    l2Vms: a.l2Vms + b.l2Vms,
   };
 }
 

@@ -3,8 +3,8 @@
  * checks its pages and times its faults. What counts is L0: its kernel log stays clean, it answers, and the other L1
  * notices nothing. The hostile L1 may break, and is started again.
  */
-import { ManagedHost } from '../bench/managed.ts';
-import type { ManagedVmSpec } from '../bench/managed.ts';
+import { ManagedHost } from '../testbed/managed.ts';
+import type { ManagedVmSpec } from '../testbed/managed.ts';
 import { isHyperturtleError, messageOf } from '../core/errors.ts';
 import type { HyperturtleError } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
@@ -227,18 +227,22 @@ class Fuzz {
       return faults === 0 ? 0 : Math.round((this.#handled[phase] / faults) * 1000) / 1000;
     };
     const report = {
-      ...{ seed, kernel, batch, slow, seconds, attack: this.#attacker.counts, hooks: this.#hooks },
+      seed,
+      kernel,
+      batch,
+      slow,
+      seconds,
+      attack: this.#attacker.counts,
+      hooks: this.#hooks,
       operations: sumOperations(this.#attacker.counts, this.#hooks),
       reasons: Object.fromEntries(Object.entries(this.#reasons).filter(([, n]) => n > 0)),
       restarts: this.#attacker.restarts,
       watched: {
         checked: all.reduce((n, s) => n + s.checked, 0),
         mismatches: all.reduce((n, s) => n + s.mismatches, 0),
-        ...{
-          quiet,
-          attack,
-          p99Ratio: quiet.p99Us > 0 ? Math.round((attack.p99Us / quiet.p99Us) * 100) / 100 : 0,
-        },
+        quiet,
+        attack,
+        p99Ratio: quiet.p99Us > 0 ? Math.round((attack.p99Us / quiet.p99Us) * 100) / 100 : 0,
         handledShare: { quiet: share('quiet'), attack: share('attack') },
       },
       reports: this.#reports,

@@ -68,7 +68,9 @@ export class RawPort {
   ): Promise<void> {
     const id = `load-${this.#calls++}-${randomUUID().slice(0, 8)}`;
     const [before, after] = JSON.stringify({
-      ...{ jsonrpc: '2.0', id, method: 'load' },
+      jsonrpc: '2.0',
+      id,
+      method: 'load',
       params: { name, elf: '@', constants },
     }).split('"@"');
     await runScript(

@@ -1,5 +1,5 @@
 /** Numbers from a seed, the same for the same seed. */
-import { generator } from '../bench/chaos.ts';
+import { generator } from '../testbed/random.ts';
 
 export class Random {
   readonly #next: () => number;

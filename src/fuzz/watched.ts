@@ -1,11 +1,11 @@
 /** The other L1: a tenant that works and must not notice anything. Its nested guest checks its pages and times its faults. */
 import { z } from 'zod';
-import { CLI } from '../bench/accelerate.ts';
-import { ManagedGuest } from '../bench/managed.ts';
+import { CLI } from '../testbed/acceleration.ts';
+import { ManagedGuest } from '../testbed/managed.ts';
 import type { CleanupStack } from '../core/lifecycle.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
-import { TURTLEFS_DIR } from '../guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../guest/vmm/arguments.ts';
 import { run } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
 

@@ -2,7 +2,7 @@
  * Configuration for those who start nested guests in an L1, so that the guests' RAM is a file of turtlefs and their NICs
  * are L0's: all from one description. Pure. What a consumer cannot do is said in what is printed for it.
  */
-import { TURTLEFS_DIR } from './l2-spec.ts';
+import { TURTLEFS_DIR } from './vmm/arguments.ts';
 
 export interface ConsumerSpec {
   /** Where turtlefs is mounted. */

@@ -14,9 +14,39 @@ import { levelsOf } from './boot.ts';
 import { startChild } from './emulator.ts';
 import type { Emulator } from './emulator.ts';
 import { l1Machine, l1Script, runFiles, SERIAL_SEAT } from './machine.ts';
+import type { RunFiles } from './machine.ts';
 import { killProcess } from '../core/process.ts';
 import type { ProcessId } from '../core/process.ts';
 import { exists } from './xdg.ts';
+
+/** Throws what `onQemu` throws; Bochs has ended then. */
+async function startEmulator(
+  parts: BochsParts,
+  o: Pick<StartOptions, 'dir' | 'lifetime' | 'onQemu'>,
+  files: RunFiles,
+  endRelays: () => Promise<void>,
+): Promise<Emulator> {
+  const at = (name: string): string => path.join(o.dir, name);
+  // Debian builds it with its debugger, which waits for a command: go on
+  await writeFile(at('debugger'), 'c\n');
+  const child = await startChild({
+    name: 'Bochs',
+    program: parts.bochs,
+    cwd: parts.cwd,
+    lifetime: o.lifetime,
+    args: ['-q', '-f', at('bochsrc'), '-rc', at('debugger')],
+    logPath: files.qemuLog,
+    reasonPath: at('bochs.log'),
+  });
+  const emulator: Emulator = { ...child, end: () => killProcess(child.id).then(endRelays) };
+  try {
+    await o.onQemu?.(child.id);
+  } catch (e) {
+    await emulator.end();
+    throw e;
+  }
+  return emulator;
+}
 
 export async function startBochs(
   spec: BootSpec,
@@ -46,28 +76,18 @@ export async function startBochs(
       at('bochsrc'),
       bochsConfig({
         model: spec.bochsModel ?? BOCHS_MODEL,
-        ...{ biosRom: parts.biosRom, vgaRom: parts.vgaRom, iso: parts.iso },
-        ...{ baseDisk: at('base.img'), payloadDisk: o.payloadDisk, l1ScriptDisk: at('l1.img') },
+        biosRom: parts.biosRom,
+        vgaRom: parts.vgaRom,
+        iso: parts.iso,
+        baseDisk: at('base.img'),
+        payloadDisk: o.payloadDisk,
+        l1ScriptDisk: at('l1.img'),
         serialPath: files.serial[0],
         terminals: channels.map(terminalOf),
         logPath: at('bochs.log'),
       }),
     );
-    // Debian builds it with its debugger, which waits for a command: go on
-    await writeFile(at('debugger'), 'c\n');
-    const child = await startChild({
-      ...{ name: 'Bochs', program: parts.bochs, cwd: parts.cwd, lifetime: o.lifetime },
-      args: ['-q', '-f', at('bochsrc'), '-rc', at('debugger')],
-      logPath: files.qemuLog,
-      reasonPath: at('bochs.log'),
-    });
-    const emulator: Emulator = { ...child, end: () => killProcess(child.id).then(endAll) };
-    try {
-      await o.onQemu?.(child.id);
-    } catch (e) {
-      await emulator.end();
-      throw e;
-    }
+    const emulator = await startEmulator(parts, o, files, endAll);
     return { emulator, files, ...levelsOf(files, 'bochs') };
   } catch (e) {
     await endAll();
@@ -85,7 +105,10 @@ async function startRelay(
   const terminal = terminalOf(channel);
   await rm(terminal, { force: true });
   const { id, check } = await startChild({
-    ...{ name: 'socat', program: parts.relay, lifetime, logPath: `${channel}.relay.log` },
+    name: 'socat',
+    program: parts.relay,
+    lifetime,
+    logPath: `${channel}.relay.log`,
     // opened for both ways, a pipe never looks closed
     args: [
       `OPEN:${channel}.in,rdwr!!OPEN:${channel}.out,rdwr`,

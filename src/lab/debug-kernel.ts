@@ -53,7 +53,12 @@ export async function debugKernel(c: DebugKernelContext): Promise<KernelTree> {
     compiler.map((d) => `${d.name} ${d.sha256}`).sort(),
   ]);
   const spec = {
-    ...{ folder: 'trees', name: `kernel-${name}`, key, keep: 2, signal: c.signal, waitMs: WAIT_MS },
+    folder: 'trees',
+    name: `kernel-${name}`,
+    key,
+    keep: 2,
+    signal: c.signal,
+    waitMs: WAIT_MS,
     onWait: (holder: string): void => c.progress.note(`  waiting for ${holder}, which builds Linux ${name}`),
   };
   const root = await cacheEntry(c.cacheRoot, spec, async (staging) => {

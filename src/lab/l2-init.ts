@@ -2,7 +2,7 @@
  * What runs as /init in an L2: a busybox shell that loads the few modules it needs, opens its virtio-serial port
  * and runs the commands that come over it. Nothing here polls once the port is open: an idle L2 makes no exits.
  *
- * Protocol, one line each way (the client is src/guest/l2-shell.ts):
+ * Protocol, one line each way (the client is src/lab/l2-shell.ts):
  *   L2 -> `### L2 up UPTIME`                once, when userspace is up; opening the port just before makes the
  *                                           VMM send VSERPORT_CHANGE, which is where boot times are taken
  *   -> L2 `run ID COMMAND`                  COMMAND goes to `sh -c`, with the port as stdin, stdout and stderr

@@ -61,7 +61,8 @@ async function commandLoop(
     for await (const line of lines) {
       if (line.trim() !== '') {
         const r = await level.exec(['sh', '-c', line], {
-          ...{ timeoutMs: 600_000, signal: left.signal },
+          timeoutMs: 600_000,
+          signal: left.signal,
           onOutput: (_, chunk) => void output.write(chunk),
         });
         if (r.status !== 0) output.write(`(status ${r.status})\n`);

@@ -4,6 +4,7 @@ import { copyFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { BuiltPayload } from './artifacts.ts';
 import { IMAGES_DISK_BYTES, IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
+import type { Progress } from '../core/progress.ts';
 import type { Machine } from './boot.ts';
 import { runScript } from './levels.ts';
 
@@ -26,7 +27,7 @@ export async function imagesDisk(dir: string, images: string | undefined): Promi
 }
 
 /** Both levels mount the payload and correct their processor, L1 mounts the images. L1 reads it through L0's disk, but not through L0's page cache. */
-export async function makeReady(
+async function makeReady(
   m: Machine,
   disks: { payload: boolean; images: boolean },
   signal: AbortSignal | undefined,
@@ -45,4 +46,21 @@ export async function makeReady(
       return runScript(level, script, { timeoutMs: 60_000, signal });
     }),
   );
+}
+
+/** The same as a step that is shown. */
+export async function whenReady(
+  machine: Machine,
+  has: Parameters<typeof makeReady>[1],
+  progress: Progress,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const step = progress.step('levels ready');
+  try {
+    await makeReady(machine, has, signal);
+    step.done();
+  } catch (e) {
+    step.fail();
+    throw e;
+  }
 }

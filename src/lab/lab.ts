@@ -13,11 +13,11 @@ import { defaultKernel } from './debian.ts';
 import { patienceFor } from './kernel-name.ts';
 import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
 import { startBochs } from './bochs-machine.ts';
-import { BOCHS_MEM_MIB } from './bochs-config.ts';
 import { Channel } from './channel.ts';
 import type { BootSpec, Machine, StartOptions } from './boot.ts';
-import { checkKvm, checkShape, hostFacts, needMemory } from './lab-checks.ts';
-import { imagesDisk, makeReady, payloadDisk } from './lab-ready.ts';
+import { checkKvm, checkShape, needMemory } from './lab-checks.ts';
+import { environmentOf } from './lab-environment.ts';
+import { imagesDisk, payloadDisk, whenReady } from './lab-ready.ts';
 import { l2ImageSpec } from './l2-image.ts';
 import { L2Level } from './levels-l2.ts';
 import type { Level } from './levels.ts';
@@ -106,6 +106,7 @@ let unnamed = 0;
 export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prepareArtifacts): Promise<Lab> {
   const progress = spec.progress ?? silentProgress;
   const { signal } = spec;
+  const how = { progress, ...(signal ? { signal } : {}) };
   const shape: L1Shape = {
     cpus: spec.l1Cpus ?? 1,
     memMib: spec.l1MemoryMib ?? (spec.accel === 'bochs' ? BOCHS_L1_MEM_MIB : 2048),
@@ -124,13 +125,12 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     await needMemory(outerMemMib(shape));
     const cache = await openCache(64 << 20);
     const artifacts = await prepare({
-      ...{ kernel, qemu: spec.qemu, outerQemu: spec.outerQemu },
-      ...{ progress, ...(signal ? { signal } : {}) },
+      kernel,
+      qemu: spec.qemu,
+      outerQemu: spec.outerQemu,
+      ...how,
     });
-    const payload =
-      spec.payload === false
-        ? undefined
-        : await artifacts.buildPayload({ progress, ...(signal ? { signal } : {}) });
+    const payload = spec.payload === false ? undefined : await artifacts.buildPayload(how);
     const disk = await payloadDisk(record.dir, payload);
     const images = await imagesFor(spec, artifacts, progress);
     const imagesPath = await imagesDisk(record.dir, images);
@@ -146,32 +146,10 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
       signal,
     );
     undo.add('emulator', () => machine.emulator.end());
-    const step = progress.step('levels ready');
-    try {
-      await makeReady(machine, { payload: payload !== undefined, images: images !== undefined }, signal);
-      step.done();
-    } catch (e) {
-      step.fail();
-      throw e;
-    }
+    const has = { payload: payload !== undefined, images: images !== undefined };
+    await whenReady(machine, has, progress, signal);
     record.state = 'up';
-    record.environment = {
-      accel,
-      kernelVersion: artifacts.kernelVersion,
-      qemuVersion: artifacts.qemu.version,
-      l0QemuVersion: artifacts.l0QemuVersion,
-      l0: {
-        cpus: accel === 'kvm' ? Math.max(2, l1.cpus) : 1,
-        memMib: accel === 'bochs' ? BOCHS_MEM_MIB : outerMemMib(l1),
-      },
-      l1,
-      l1KernelArgs: artifacts.kernelArgs(1),
-      packageVersions: artifacts.versions,
-      artifactsKey: artifacts.key,
-      payloadKey: payload?.key ?? null,
-      snapshotKey,
-      host: hostFacts(),
-    };
+    record.environment = environmentOf(boot, payload?.key ?? null, snapshotKey);
     await saveRecord(record);
     return new RunningLab(record);
   } catch (e) {
@@ -266,7 +244,10 @@ class RunningLab implements Lab {
         `lab '${this.name}' has no memory for a second L1: start it with secondL1MemoryMib`,
       );
     return SecondL1.boot(this.l0, this.files, {
-      ...{ memMib: l1.secondMemMib, cpus, kernelArgs: l1KernelArgs, signal },
+      memMib: l1.secondMemMib,
+      cpus,
+      kernelArgs: l1KernelArgs,
+      signal,
       ...(l1.addressBits === undefined ? {} : { addressBits: l1.addressBits }),
     });
   }
@@ -315,8 +296,12 @@ async function start(
 ): Promise<{ machine: Machine; snapshotKey: string | null }> {
   const onQemu = (id: ProcessId): Promise<void> => saveRecord(Object.assign(record, { qemu: id }));
   const common = {
-    ...{ dir: record.dir, payloadDisk: disks.disk, imagesDisk: disks.images },
-    ...{ lifetime: record.lifetime, onQemu, signal },
+    dir: record.dir,
+    payloadDisk: disks.disk,
+    imagesDisk: disks.images,
+    lifetime: record.lifetime,
+    onQemu,
+    signal,
   };
   // QEMU tells when a vCPU is idle in L0 only under TCG; with hardware, booting takes seconds anyway
   if (boot.accel === 'bochs')

@@ -2,7 +2,7 @@
 import { HyperturtleError } from '../core/errors.ts';
 import { ChildAbort } from '../core/lifecycle.ts';
 import { patient } from '../core/patience.ts';
-import { L2Shell } from '../guest/l2-shell.ts';
+import { L2Shell } from './l2-shell.ts';
 import type { Channel } from './channel.ts';
 import { stillRunning } from './levels.ts';
 import type { CommandOptions, CommandResult, Level } from './levels.ts';

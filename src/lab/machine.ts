@@ -118,7 +118,11 @@ export const FIRST_SEAT: L1Seat = {
  * moves interrupts and timer into its QEMU, which costs too much there.
  */
 export const SERIAL_SEAT: L1Seat = {
-  ...{ run: L1_RUN, ports: { agent: PORT.l1Agent }, l2: [], images: false, nics: false },
+  run: L1_RUN,
+  ports: { agent: PORT.l1Agent },
+  l2: [],
+  images: false,
+  nics: false,
 };
 
 /** A second one, booted when somebody wants it: for what must hold between tenants. */

@@ -247,8 +247,10 @@ async function wanted(own: Apt, o: PackagesOptions): Promise<Wanted> {
     const found = pickKernel(theirs, o.series);
     if (found !== undefined)
       return {
-        ...{ apt, roots: [...packages(found), ...KIT_ROOTS] },
-        ...{ kernelVersion: found, release: release.codename },
+        apt,
+        roots: [...packages(found), ...KIT_ROOTS],
+        kernelVersion: found,
+        release: release.codename,
       };
     seen.push(...theirs);
   }

@@ -81,8 +81,11 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
     buildImage: (name, o): Promise<L2Image> =>
       buildL2Image(
         {
-          ...{ cacheRoot: root, tools, refresh: o?.refresh ?? false },
-          ...{ progress: o?.progress ?? progress, signal: o?.signal ?? signal },
+          cacheRoot: root,
+          tools,
+          refresh: o?.refresh ?? false,
+          progress: o?.progress ?? progress,
+          signal: o?.signal ?? signal,
         },
         name,
       ),
@@ -93,8 +96,12 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
       ),
     kvmSelftestsDisk: (o): Promise<string> =>
       kvmSelftestsDisk({
-        ...{ cacheRoot: root, tools, series, refresh: options.refresh ?? false },
-        ...{ progress: o?.progress ?? progress, signal: o?.signal ?? signal },
+        cacheRoot: root,
+        tools,
+        series,
+        refresh: options.refresh ?? false,
+        progress: o?.progress ?? progress,
+        signal: o?.signal ?? signal,
       }),
   };
 }

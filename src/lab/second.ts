@@ -49,7 +49,8 @@ export class SecondL1 implements AsyncDisposable {
   static async boot(l0: Level, files: RunFiles, spec: SecondL1Spec): Promise<SecondL1> {
     const { signal } = spec;
     const shape = {
-      ...{ cpus: spec.cpus ?? 1, memMib: spec.memMib },
+      cpus: spec.cpus ?? 1,
+      memMib: spec.memMib,
       ...(spec.addressBits === undefined ? {} : { addressBits: spec.addressBits }),
     };
     const machine = { ...l1Machine(shape, spec.kernelArgs, SECOND_SEAT), reboots: true };
@@ -69,7 +70,9 @@ export class SecondL1 implements AsyncDisposable {
   /** Until it has booted (another time than `not`) and its payload is mounted. Throws HT_BOOT_FAILED, HT_TIMEOUT. */
   async #ready(signal?: AbortSignal, not?: string): Promise<void> {
     await waitFor('boot of the second L1', () => this.#boot(not), {
-      ...{ timeoutMs: BOOT_MS, intervalMs: 250, signal },
+      timeoutMs: BOOT_MS,
+      intervalMs: 250,
+      signal,
     });
     const { payloadDisk, payload } = IN_GUEST;
     await runScript(

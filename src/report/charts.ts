@@ -1,8 +1,8 @@
 /** The three plots of the report: latency distributions, world switches per page, boot times. */
-import { BOOT_VARIANTS, PATTERNS, VARIANTS } from '../bench/schema.ts';
-import type { BenchResult, Pattern, Variant } from '../bench/schema.ts';
-import { cumulative, mergeHistograms } from '../bench/statistics.ts';
-import { bootMs, selectTouches, switchesPerPage } from '../bench/summary.ts';
+import { BOOT_VARIANTS, PATTERNS, VARIANTS } from '../bench/first-touch/schema.ts';
+import type { BenchResult, Pattern, Variant } from '../bench/first-touch/schema.ts';
+import { cumulative, mergeHistograms } from '../bench/shared/statistics.ts';
+import { bootMs, selectTouches, switchesPerPage } from '../bench/first-touch/summary.ts';
 import { BOOT_NAMES, PATTERN_NAMES, VARIANT_NAMES, duration, number, percent } from './format.ts';
 import { decades, line, linearScale, logScale, px, roundTicks, svg, text } from './svg.ts';
 

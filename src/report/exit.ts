@@ -1,6 +1,6 @@
 /** `bench exit` as a table. */
-import { ticksPerExit } from '../bench/exit.ts';
-import type { ExitResult, ExitVariant } from '../bench/exit.ts';
+import { ticksPerExit } from '../bench/exits/run.ts';
+import type { ExitResult, ExitVariant } from '../bench/exits/run.ts';
 import { formatTable } from './table.ts';
 
 export function exitTable(r: ExitResult): string {

@@ -1,5 +1,5 @@
 /** Numbers and names as people read them. */
-import type { BootVariant, Pattern, Variant } from '../bench/schema.ts';
+import type { BootVariant, Pattern, Variant } from '../bench/first-touch/schema.ts';
 
 export const VARIANT_NAMES: Readonly<Record<Variant, string>> = {
   l1: 'L1 itself (not nested)',

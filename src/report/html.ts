@@ -1,6 +1,6 @@
 /** The report: one HTML file that needs nothing else, readable in light and dark, on paper and by screen readers. */
-import { PATTERNS } from '../bench/schema.ts';
-import type { BenchResult } from '../bench/schema.ts';
+import { PATTERNS } from '../bench/first-touch/schema.ts';
+import type { BenchResult } from '../bench/first-touch/schema.ts';
 import { bootChart, latencyBounds, latencyChart, legend, switchesChart } from './charts.ts';
 import { maybe, number, percent } from './format.ts';
 import { caveat, details, headline } from './sentences.ts';

@@ -1,6 +1,6 @@
 /** `bench huge` as a table. */
-import { HUGE_VARIANTS, hugeRatio } from '../bench/huge.ts';
-import type { HugeResult } from '../bench/huge.ts';
+import { HUGE_VARIANTS, hugeRatio } from '../bench/huge/run.ts';
+import type { HugeResult } from '../bench/huge/run.ts';
 import { formatTable } from './table.ts';
 
 export function hugeTable(r: HugeResult): string {

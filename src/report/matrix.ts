@@ -1,6 +1,6 @@
 /** The tables of docs/kernel-support.md, out of the cells that have been run. Pure. */
-import { MATRIX_HOOKS } from '../bench/matrix.ts';
-import type { MatrixCell, MatrixHook } from '../bench/matrix.ts';
+import { MATRIX_HOOKS } from '../bench/matrix/run.ts';
+import type { MatrixCell, MatrixHook } from '../bench/matrix/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { byNumbers } from '../core/nested-kvm.ts';
 

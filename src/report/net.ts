@@ -1,6 +1,6 @@
 /** Tables and HTML of `bench net`. */
-import type { NetResult, NetVariantSummary, Spread } from '../bench/net-schema.ts';
-import { NET_BARS } from '../bench/net-summary.ts';
+import type { NetResult, NetVariantSummary, Spread } from '../bench/net/schema.ts';
+import { NET_BARS } from '../bench/net/summary.ts';
 import { barChart } from './charts.ts';
 import { duration, number } from './format.ts';
 import { htmlTable, page, parametersSection, section } from './html.ts';
@@ -117,9 +117,16 @@ export function netHtml(r: NetResult): string {
     v.variant.startsWith('nested') ? 's-l2-vanilla' : v.variant === 'direct' ? 's-l1' : 's-l2-default';
   const chart = (id: string, title: string, unit: string, of: (v: NetVariantSummary) => number): string =>
     `<figure>${barChart({
-      ...{ id, title, unit, tick: number },
+      id,
+      title,
+      unit,
+      tick: number,
       bars: r.summary.variants.map((v) => ({
-        ...{ group: '', name: NAMES[v.variant], value: of(v), label: number(of(v)), cls: cls(v) },
+        group: '',
+        name: NAMES[v.variant],
+        value: of(v),
+        label: number(of(v)),
+        cls: cls(v),
       })),
     })}</figure>`;
   return page({

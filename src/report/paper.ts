@@ -1,6 +1,7 @@
 /** The report of `bench paper`: the paper's figures beside ours, one HTML file that needs nothing else. */
-import { PAPER_FIGURES, gain, paperGain } from '../bench/paper.ts';
-import type { PaperFigure, PaperRun, Values } from '../bench/paper.ts';
+import { PAPER_FIGURES, gain, paperGain } from '../bench/paper/figures.ts';
+import type { PaperRun } from '../bench/paper/benches.ts';
+import type { PaperFigure, Values } from '../bench/paper/figures.ts';
 import { maybe, number } from './format.ts';
 import { STYLE } from './style.ts';
 import { escapeXml, line, logScale, px, svg, text } from './svg.ts';

@@ -1,6 +1,6 @@
 /** What the numbers mean, in words. Only what was measured is said. */
-import type { BenchResult } from '../bench/schema.ts';
-import { bootMs } from '../bench/summary.ts';
+import type { BenchResult } from '../bench/first-touch/schema.ts';
+import { bootMs } from '../bench/first-touch/summary.ts';
 import { duration, number, percent } from './format.ts';
 
 type Result = Pick<BenchResult, 'touches' | 'boots' | 'summary'>;

@@ -1,9 +1,10 @@
 /** `bench start` as tables and as a report. */
-import { mean, sumCounts } from '../bench/statistics.ts';
-import type { StartResult, StartSample } from '../bench/start-schema.ts';
-import { START_VARIANTS } from '../bench/start-schema.ts';
-import { START_BARS, faultSwitches, imagesOf, startsOf } from '../bench/start-summary.ts';
-import { NESTED_FAULT } from '../bench/summary.ts';
+import { mean } from '../bench/shared/statistics.ts';
+import { sumCounts } from '../core/counts.ts';
+import type { StartResult, StartSample } from '../bench/start/schema.ts';
+import { START_VARIANTS } from '../bench/start/schema.ts';
+import { START_BARS, faultSwitches, imagesOf, startsOf } from '../bench/start/summary.ts';
+import { NESTED_FAULT } from '../bench/first-touch/summary.ts';
 import { barChart } from './charts.ts';
 import type { Bar } from './charts.ts';
 import { duration, maybe, number, percent } from './format.ts';

@@ -1,7 +1,8 @@
 /** The results as tables, for the terminal and for the HTML report alike. */
-import { BOOT_VARIANTS, PATTERNS, VARIANTS } from '../bench/schema.ts';
-import type { BenchResult, TouchSample } from '../bench/schema.ts';
-import { mean, sumCounts } from '../bench/statistics.ts';
+import { BOOT_VARIANTS, PATTERNS, VARIANTS } from '../bench/first-touch/schema.ts';
+import type { BenchResult, TouchSample } from '../bench/first-touch/schema.ts';
+import { mean } from '../bench/shared/statistics.ts';
+import { sumCounts } from '../core/counts.ts';
 import {
   BARS,
   NESTED_FAULT,
@@ -9,7 +10,7 @@ import {
   bootMs,
   selectTouches,
   switchesPerPage,
-} from '../bench/summary.ts';
+} from '../bench/first-touch/summary.ts';
 import { BOOT_NAMES, PATTERN_NAMES, VARIANT_NAMES, duration, maybe, number, percent } from './format.ts';
 import type { Table } from './table.ts';
 import { own } from '../core/own.ts';

@@ -1,5 +1,5 @@
 /** The result as text. */
-import type { BenchResult } from '../bench/schema.ts';
+import type { BenchResult } from '../bench/first-touch/schema.ts';
 import { caveat, headline } from './sentences.ts';
 import { formatTable } from './table.ts';
 import { allTables } from './tables.ts';

@@ -37,7 +37,10 @@ let dir: string;
 describe.skipIf(why !== undefined)(`on Debian 13${why === undefined ? '' : ` (skipped: ${why})`}`, () => {
   beforeAll(() => {
     root = makeDebianRoot({
-      ...{ suite: 'trixie', name: 'trixie-npm', include: ['ca-certificates'], install: ['npm'] },
+      suite: 'trixie',
+      name: 'trixie-npm',
+      include: ['ca-certificates'],
+      install: ['npm'],
     });
     dir = mkdtempSync(path.join(path.dirname(rootDir('x')), 'run-'));
   });

@@ -3,9 +3,9 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { runControl } from '../../src/bench/control.ts';
-import { controlResultSchema } from '../../src/bench/control-schema.ts';
-import { controlTable } from '../../src/bench/control-summary.ts';
+import { runControl } from '../../src/bench/control/run.ts';
+import { controlResultSchema } from '../../src/bench/control/schema.ts';
+import { controlTable } from '../../src/bench/control/summary.ts';
 import { silentProgress } from '../../src/core/progress.ts';
 import { compileBpfFile, findClang } from '../support/bpf.ts';
 import { compiledSources } from '../support/compiled.ts';
@@ -49,7 +49,7 @@ describe.skipIf(why !== undefined)(
         {
           version: '0.0.0',
           progress: silentProgress,
-          processPath: path.join(compiledSources(), 'bench/control-process.js'),
+          processPath: path.join(compiledSources(), 'bench/control/process.js'),
         },
       );
       expect(controlResultSchema.safeParse(result).error).toBeUndefined();

@@ -102,7 +102,8 @@ describe.skipIf(why !== undefined)(`network policy of a container${why ? ` (skip
       agentSocket: h.at('agent.sock'),
       stateDir: h.at('cni'),
       ipam: {
-        ...{ type: 'host-local', dataDir: h.at('ipam') },
+        type: 'host-local',
+        dataDir: h.at('ipam'),
         ranges: [[{ subnet: '198.51.100.0/24', rangeStart: '198.51.100.16', gateway: HOST }]],
       },
       policy: {
@@ -194,7 +195,10 @@ describe.skipIf(why !== undefined)(`network policy of a container${why ? ` (skip
         ...process.env,
         HYPERTURTLE_SYSFS_ROOT: h.at('l1-root'),
         HYPERTURTLE_BPF: h.dir,
-        ...{ CNI_COMMAND: command, CNI_CONTAINERID: 'c1', CNI_IFNAME: ifname, CNI_NETNS: `/run/netns/${ns}` },
+        CNI_COMMAND: command,
+        CNI_CONTAINERID: 'c1',
+        CNI_IFNAME: ifname,
+        CNI_NETNS: `/run/netns/${ns}`,
         CNI_PATH: path.join(tree.root, 'usr/lib/cni'),
       },
       input: JSON.stringify({
@@ -204,7 +208,8 @@ describe.skipIf(why !== undefined)(`network policy of a container${why ? ` (skip
         ...config,
         ...more,
       }),
-      ...{ timeoutMs: 60_000, okStatus: [0, 1] },
+      timeoutMs: 60_000,
+      okStatus: [0, 1],
     });
     const text = r.stdout.toString();
     return { status: r.status, ...(text === '' ? {} : (JSON.parse(text) as object)) };

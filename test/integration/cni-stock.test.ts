@@ -62,13 +62,11 @@ describe.skipIf(why !== undefined)(
       };
     };
     const config = (cniVersion: string, more: object = {}): object => ({
-      ...{
-        cniVersion,
-        name: 'stock',
-        type: 'hyperturtle-cni',
-        mode: 'veth',
-        stateDir: path.join(dir, 'state'),
-      },
+      cniVersion,
+      name: 'stock',
+      type: 'hyperturtle-cni',
+      mode: 'veth',
+      stateDir: path.join(dir, 'state'),
       veth: { bridge },
       ipam: { type: 'static', addresses: [{ address: '192.0.2.5/24', gateway: '192.0.2.1' }] },
       ...more,

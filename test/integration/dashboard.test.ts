@@ -78,21 +78,29 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
 
   const report = (faults: number): Promise<unknown> => {
     const l2 = (pid: number, name: string) => ({
-      ...{
-        pid,
-        name,
-        number: pid - 800,
-        since: '2026-11-22T10:00:00.000Z',
-        pages: 57_344,
-        framesTaken: 9120,
-        faults,
-      },
-      ...{ mappedNew: 4000, mappedExisting: 120, mappedAhead: 5120, passes: 4 },
+      pid,
+      name,
+      number: pid - 800,
+      since: '2026-11-22T10:00:00.000Z',
+      pages: 57_344,
+      framesTaken: 9120,
+      faults,
+      mappedNew: 4000,
+      mappedExisting: 120,
+      mappedAhead: 5120,
+      passes: 4,
     });
     return one.peer.request('report', {
       pool: {
-        ...{ enabled: true, level: 3900, low: 1024, high: 4096, entries: 4096, refills: 12, shrunk: 0 },
-        ...{ indexWords: 262_144, indexUsed: 57_344 },
+        enabled: true,
+        level: 3900,
+        low: 1024,
+        high: 4096,
+        entries: 4096,
+        refills: 12,
+        shrunk: 0,
+        indexWords: 262_144,
+        indexUsed: 57_344,
       },
       l2Count: 2,
       l2s: [l2(812, 'web'), { ...l2(813, EVIL), noIndex: 'no page of its RAM has a place <b>there</b>' }],
@@ -196,14 +204,21 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
     const counted = (n: number): void =>
       writeCounts(h.at('kernel'), {
         npf: {
-          ...{ runs: 1900 * n, handled: 880 * n, entries: 7000 * n, passed: 1020 * n },
+          runs: 1900 * n,
+          handled: 880 * n,
+          entries: 7000 * n,
+          passed: 1020 * n,
           // L1 did not run for what was there already
           reasons: { PRESENT: 1000 * n, NO_TEMPLATE: 12 * n, POOL_EMPTY: 8 * n },
         },
         // it only looks: nothing of it is answered or left to L1
         sample: { runs: 100_000 * n, handled: 0, entries: 0, passed: 100_000 * n, reasons: {} },
         exit: {
-          ...{ runs: 300 * n, handled: 250 * n, entries: 0, passed: 50 * n, reasons: { MISS: 50 * n } },
+          runs: 300 * n,
+          handled: 250 * n,
+          entries: 0,
+          passed: 50 * n,
+          reasons: { MISS: 50 * n },
           exits: {
             cpuid: { seen: 250 * n, handled: 250 * n, returned: 0, l1Ns: 0, l0Ns: 400_000 * n },
             hlt: { seen: 50 * n, handled: 0, returned: 50 * n, l1Ns: 9_000_000 * n, l0Ns: 0 },
@@ -274,7 +289,12 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
       one.peer.request('map.set', { object: 'profile', map, key, value });
     const counted = (l2: number, cpl: 0 | 3, ips: readonly bigint[], samples: number): Promise<unknown> => {
       const key = HT_PROFILE_STACK.encode({
-        ...{ l2, vcpu: 0, space: cpl === 3 ? 0x1000n : 0n, cpl, count: ips.length, end: 0n },
+        l2,
+        vcpu: 0,
+        space: cpl === 3 ? 0x1000n : 0n,
+        cpl,
+        count: ips.length,
+        end: 0n,
         ips: [...ips, ...new Array<bigint>(63 - ips.length).fill(0n)],
       });
       return set('stacks', text(key), number(BigInt(samples), 8));
@@ -286,7 +306,9 @@ describe.skipIf(why !== undefined)(`dashboard${why ? ` (skipped: ${why})` : ''}`
     await counted(12, 3, [0x401234n], 300);
     await counted(13, 3, [0x405678n], 5000); // another one's
     const { link } = await one.peer.request('link', {
-      ...{ object: 'profile', hook: 'sample', options: { hz: 99 } },
+      object: 'profile',
+      hook: 'sample',
+      options: { hz: 99 },
     });
 
     const box = (name: string | RegExp) => flame.getByRole('button', { name });

@@ -23,8 +23,11 @@ describe.skipIf(why !== undefined)(`changed instructions${why ? ` (skipped: ${wh
         Object.entries(SEEDS).map(([name, source]) => [name, compileBpf(clang!, source)]),
       );
       const result = fuzzInstructions({
-        ...{ objects, mutants: MUTANTS, seed: SEED },
-        ...{ admittedToVerify: VERIFIED / 2, refusedToVerify: VERIFIED / 2 },
+        objects,
+        mutants: MUTANTS,
+        seed: SEED,
+        admittedToVerify: VERIFIED / 2,
+        refusedToVerify: VERIFIED / 2,
       });
       process.stdout.write(`${JSON.stringify(result, undefined, 1)}\n`);
       expect(result.mutants).toBeGreaterThanOrEqual(MUTANTS);

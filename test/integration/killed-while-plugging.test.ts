@@ -26,7 +26,10 @@ describe.skipIf(why !== undefined)(`killed while plugging${why ? ` (skipped: ${w
   }, async () => {
     if (!qemu) return;
     const report = await killStorm(qemu, {
-      ...{ kills: KILLS, bridge, lifeMs: LIFE_MS, seed: SEED },
+      kills: KILLS,
+      bridge,
+      lifeMs: LIFE_MS,
+      seed: SEED,
       onProgress: (n) => {
         if (KILLS > 100 && n % 50 === 0) process.stdout.write(`${n} of ${KILLS} killed\n`);
       },

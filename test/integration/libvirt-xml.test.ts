@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { checkVm } from '../../src/host/daemon/config.ts';
+import { checkVm } from '../../src/host/config.ts';
 import { libvirtXml } from '../../src/host/daemon/qemu-args.ts';
 import { debTree } from '../support/deb-tree.ts';
 
@@ -32,7 +32,10 @@ function validate(xml: string): string {
     path.join(tree.root, 'usr/bin/xmllint'),
     ['--nonet', '--noout', '--relaxng', schema, '-'],
     {
-      ...{ input: xml, env: tree.env, encoding: 'utf8', timeout: 20_000 },
+      input: xml,
+      env: tree.env,
+      encoding: 'utf8',
+      timeout: 20_000,
     },
   );
   return r.status === 0 ? 'valid' : (r.error?.message ?? r.stderr);

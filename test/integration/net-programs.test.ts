@@ -5,7 +5,7 @@ import path from 'node:path';
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { netNativeSchema, runNetNative } from '../../src/bench/net-native.ts';
+import { netNativeSchema, runNetNative } from '../../src/bench/net-native/run.ts';
 import type { OwnedFd } from '../../src/bpf/fds.ts';
 import { FW_CONTROL } from '../../src/kernel/net.ts';
 import { localMaps } from '../../src/bpf/local-maps.ts';

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { nicPorts, parseConfig } from '../../src/host/daemon/config.ts';
+import { nicPorts, parseConfig } from '../../src/host/config.ts';
 import { qemuArgs } from '../../src/host/daemon/qemu-args.ts';
 import type { NicQmp } from '../../src/host/nics/plug.ts';
 import { VmNics } from '../../src/host/nics/nics.ts';

@@ -152,7 +152,8 @@ describe.skipIf(why !== undefined)(`chains of programs on a device${why ? ` (ski
         stdio: ['ignore', 'pipe', 'inherit'],
         env: {
           ...process.env,
-          ...{ SOURCES: compiledSources(), IFINDEX: String(net.ifindex) },
+          SOURCES: compiledSources(),
+          IFINDEX: String(net.ifindex),
           OPTIONS: JSON.stringify(options),
         },
       },

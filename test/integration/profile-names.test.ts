@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findSymbols } from '../../src/cli/profile-symbols.ts';
+import { findSymbols } from '../../src/client/profile-symbols.ts';
 import { readElf } from '../../src/profile/elf-file.ts';
 
 const missing = ['as', 'ld', 'c++filt'].find((p) => spawnSync(p, ['--version']).error !== undefined);

@@ -27,17 +27,21 @@ const VM = {
   stats: [{ hook: 'npf', runs: 9, handled: 5, entries: 6, learned: 1, passed: 4, reasons: { NO_TABLE: 4 } }],
 } as unknown as VmStatus;
 const L2 = {
-  ...{ name: 'l2 "quoted"\n', pid: 7, faults: 3, mappedNew: 2, mappedExisting: 1, mappedAhead: 0, passes: 0 },
+  name: 'l2 "quoted"\n',
+  pid: 7,
+  faults: 3,
+  mappedNew: 2,
+  mappedExisting: 1,
+  mappedAhead: 0,
+  passes: 0,
   since: '2026-01-01T00:00:00.000Z',
-  ...{
-    framesTaken: 2,
-    framesCharged: 3,
-    framesCredit: 0,
-    cgroup: '',
-    pagesHeld: 3,
-    pagesUnused: 0,
-    pages: 512,
-  },
+  framesTaken: 2,
+  framesCharged: 3,
+  framesCredit: 0,
+  cgroup: '',
+  pagesHeld: 3,
+  pagesUnused: 0,
+  pages: 512,
 };
 const STATUS = {
   startedAt: '2026-01-01T00:00:00.000Z',

@@ -3,7 +3,7 @@
  * listed MSRs, ports, HLT, PAUSE, and VMCALL.
  */
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Acceleration } from '../../src/bench/accelerate.ts';
+import { Acceleration } from '../../src/testbed/acceleration.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { cacheOptions, ExitTests } from '../support/exits.ts';
 import { useLab } from '../support/lab.ts';

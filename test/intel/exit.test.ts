@@ -3,12 +3,12 @@
  * time, sampled by L0.
  */
 import { afterAll, expect, it } from 'vitest';
-import { Acceleration, CLI, insmod, rmmod } from '../../src/bench/accelerate.ts';
-import { EXIT_CACHE } from '../../src/bench/exit.ts';
-import { KvmCounters } from '../../src/bench/kvm-counters.ts';
-import { TinyVmm } from '../../src/bench/tiny-vmm.ts';
+import { Acceleration, CLI, insmod, rmmod } from '../../src/testbed/acceleration.ts';
+import { EXIT_CACHE } from '../../src/bench/exits/run.ts';
+import { KvmCounters } from '../../src/testbed/kvm-counters.ts';
+import { TinyVmm } from '../../src/testbed/tiny-vmm.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { L1_RUN } from '../../src/lab/machine.ts';
 import { measuredStep, registered, STEP_MS } from '../support/intel.ts';
@@ -36,13 +36,18 @@ async function measured(vmm: TinyVmm, counters: KvmCounters): Promise<MeasuredSt
 it('a loop of CPUID gets the same answers without entering L1', async () => {
   const { l0, l1 } = lab();
   const acceleration = await Acceleration.on(lab(), {
-    ...{ arenaMib: 8, hook: 'exit', program: EXIT_CACHE, options: ['exits=cpuid'] },
+    arenaMib: 8,
+    hook: 'exit',
+    program: EXIT_CACHE,
+    options: ['exits=cpuid'],
   });
   undo.add('modules', () => acceleration.off());
   const counters = await KvmCounters.start(l0);
   undo.add('counters', () => counters.stop());
   const vmm = await TinyVmm.start(l1, {
-    ...{ ram: RAM, pages: 512, steps: [`cpuid:${VANILLA}`, `cpuid:${CPUIDS}`, `cpuid:${RACED}`] },
+    ram: RAM,
+    pages: 512,
+    steps: [`cpuid:${VANILLA}`, `cpuid:${CPUIDS}`, `cpuid:${RACED}`],
   });
   undo.add('file', () => runScript(l1, `rm -f ${RAM}`).then(() => {}));
   undo.add('VMM', () => vmm[Symbol.asyncDispose]());

@@ -4,12 +4,12 @@
  * has nothing to say.
  */
 import { afterAll, expect, it } from 'vitest';
-import { Acceleration, insmod, rmmod } from '../../src/bench/accelerate.ts';
-import { EXIT_CACHE } from '../../src/bench/exit.ts';
-import { KvmCounters } from '../../src/bench/kvm-counters.ts';
-import { TinyVmm } from '../../src/bench/tiny-vmm.ts';
+import { Acceleration, insmod, rmmod } from '../../src/testbed/acceleration.ts';
+import { EXIT_CACHE } from '../../src/bench/exits/run.ts';
+import { KvmCounters } from '../../src/testbed/kvm-counters.ts';
+import { TinyVmm } from '../../src/testbed/tiny-vmm.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { measuredStep, registered, STEP_MS } from '../support/intel.ts';
 import { useLab } from '../support/lab.ts';
@@ -51,7 +51,9 @@ it('hooks are called under IBT while modules and programs come and go', async ()
   const counters = await KvmCounters.start(l0);
   undo.add('counters', () => counters.stop());
   const vmm = await TinyVmm.start(l1, {
-    ...{ ram: '-', pages: 512, steps: [`cpuid:${RACED}`, 'cpuid:500'] },
+    ram: '-',
+    pages: 512,
+    steps: [`cpuid:${RACED}`, 'cpuid:500'],
   });
   undo.add('VMM', () => vmm[Symbol.asyncDispose]());
 
@@ -70,11 +72,16 @@ it('hooks are called under IBT while modules and programs come and go', async ()
 it('exits and faults are answered under IBT, also while links change', async () => {
   const { l1 } = lab();
   const acceleration = await Acceleration.on(lab(), {
-    ...{ arenaMib: 8, hook: 'exit', program: EXIT_CACHE, options: ['exits=cpuid'] },
+    arenaMib: 8,
+    hook: 'exit',
+    program: EXIT_CACHE,
+    options: ['exits=cpuid'],
   });
   undo.add('modules', () => acceleration.off());
   const vmm = await TinyVmm.start(l1, {
-    ...{ ram: RAM, pages: 1024, steps: ['cpuid:500', `cpuid:${RACED}`, 'touch:0:512'] },
+    ram: RAM,
+    pages: 1024,
+    steps: ['cpuid:500', `cpuid:${RACED}`, 'touch:0:512'],
   });
   undo.add('file', () => runScript(l1, `rm -f ${RAM}`).then(() => {}));
   undo.add('VMM', () => vmm[Symbol.asyncDispose]());

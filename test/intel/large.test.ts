@@ -1,11 +1,11 @@
 /** 2 MiB entries of EPT: one exit of L2 for 512 pages, and no page changes under its owner when parts of them go. */
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Acceleration, guestStatus, whenLargePoolFull } from '../../src/bench/accelerate.ts';
-import { KvmCounters } from '../../src/bench/kvm-counters.ts';
-import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/bench/tiny-vmm.ts';
+import { Acceleration, guestStatus, whenLargePoolFull } from '../../src/testbed/acceleration.ts';
+import { KvmCounters } from '../../src/testbed/kvm-counters.ts';
+import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/testbed/tiny-vmm.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { endJob, measuredStep, registered, STEP_MS } from '../support/intel.ts';
@@ -35,7 +35,8 @@ beforeAll(async () => {
   await whenLargePoolFull(l1, FRAMES);
   const share = `share:${(TOUCHED + 1) * LARGE}:${SHARED * LARGE}:2:${VISITS}`;
   vmm = await TinyVmm.start(l1, {
-    ...{ ram: RAM, pages: (TOUCHED + 1 + SHARED) * LARGE },
+    ram: RAM,
+    pages: (TOUCHED + 1 + SHARED) * LARGE,
     // the first range is where flags are learned, in pages of 4 KiB
     steps: [`touch:0:${LARGE}`, `touch:${LARGE}:${TOUCHED * LARGE}`, share, share],
   });

@@ -3,12 +3,12 @@
  * system. One VM, vanilla first, then the same with the hyperupcall. `npm test` has smoke.test.ts of it.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration, guestStatus, insmod, rmmod } from '../../src/bench/accelerate.ts';
-import type { HookCounts } from '../../src/bench/accelerate.ts';
-import { KvmCounters } from '../../src/bench/kvm-counters.ts';
-import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/bench/tiny-vmm.ts';
+import { Acceleration, guestStatus, insmod, rmmod } from '../../src/testbed/acceleration.ts';
+import type { HookCounts } from '../../src/testbed/acceleration.ts';
+import { KvmCounters } from '../../src/testbed/kvm-counters.ts';
+import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/testbed/tiny-vmm.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import type { Job } from '../../src/lab/levels.ts';
 import { runScript } from '../../src/lab/levels.ts';
@@ -48,8 +48,11 @@ async function measured(accelerated: boolean): Promise<Measured> {
     Object.entries(hook.reasons).map(([k, n]) => [k, n - (hookBefore.reasons[k] ?? 0)]),
   );
   const m = {
-    ...{ result, counters: between, reasons },
-    ...{ handled: hook.handled - hookBefore.handled, runs: hook.runs - hookBefore.runs },
+    result,
+    counters: between,
+    reasons,
+    handled: hook.handled - hookBefore.handled,
+    runs: hook.runs - hookBefore.runs,
   };
   process.stdout.write(`  ${result.step} ${result.count}: ${JSON.stringify(m)}\n`);
   return m;
@@ -63,7 +66,8 @@ beforeAll(async () => {
   counters = await KvmCounters.start(l0);
   undo.add('counters', () => counters.stop());
   vmm = await TinyVmm.start(l1, {
-    ...{ ram: RAM, pages: SHARED_AT + SHARED + 512 },
+    ram: RAM,
+    pages: SHARED_AT + SHARED + 512,
     steps: [
       `touch:${SHARED_AT + SHARED}:${VANILLA}`,
       `touch:0:${PAGES}`,

@@ -3,11 +3,11 @@
  * pages that L0 answers, and all unloads. The other tests here are larger: `npm run test:intel`.
  */
 import { expect, it } from 'vitest';
-import { Acceleration } from '../../src/bench/accelerate.ts';
-import { KvmCounters } from '../../src/bench/kvm-counters.ts';
-import { TinyVmm } from '../../src/bench/tiny-vmm.ts';
+import { Acceleration } from '../../src/testbed/acceleration.ts';
+import { KvmCounters } from '../../src/testbed/kvm-counters.ts';
+import { TinyVmm } from '../../src/testbed/tiny-vmm.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { faultsOf, measuredStep, registered } from '../support/intel.ts';
 import { useLab } from '../support/lab.ts';
@@ -26,7 +26,8 @@ it('an L2 on EPT has at least 9 of 10 first touches answered in L0, with at most
   undo.add('modules', () => acceleration.off());
   const counters = await KvmCounters.start(l0);
   const vmm = await TinyVmm.start(l1, {
-    ...{ ram: RAM, pages: PAGES + VANILLA + 512 },
+    ram: RAM,
+    pages: PAGES + VANILLA + 512,
     steps: [`touch:${PAGES + 512}:${VANILLA}`, `touch:0:${PAGES}`],
   });
   undo.add('file', () => runScript(l1, `rm -f ${RAM}`).then(() => {}));

@@ -3,12 +3,12 @@
  * kernel logs of L0 and L1 must stay clean throughout.
  */
 import { describe, expect, it } from 'vitest';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
-import { pattern } from '../../src/bench/chaos.ts';
-import { withL2 } from '../../src/bench/l2-session.ts';
-import type { L2Session } from '../../src/bench/l2-session.ts';
-import { ManagedAcceleration } from '../../src/bench/managed.ts';
-import { CLI } from '../../src/bench/accelerate.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
+import { pattern } from '../../src/bench/chaos/run.ts';
+import { withL2 } from '../../src/testbed/l2-session.ts';
+import type { L2Session } from '../../src/testbed/l2-session.ts';
+import { ManagedAcceleration } from '../../src/testbed/managed.ts';
+import { CLI } from '../../src/testbed/acceleration.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import type { VmReport } from '../../src/host/daemon/admin-schema.ts';
 import { run, runScript } from '../../src/lab/levels.ts';

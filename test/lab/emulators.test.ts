@@ -1,10 +1,10 @@
 /** QEMU of the other Debian release, as the machine's emulator and as the hypervisor's: what the demo does, and how long it takes. */
 import { describe, expect, it } from 'vitest';
-import { withL2 } from '../../src/bench/l2-session.ts';
-import type { L2SessionSpec } from '../../src/bench/l2-session.ts';
-import { runMatrix } from '../../src/bench/matrix.ts';
-import type { MatrixCell } from '../../src/bench/matrix.ts';
-import { L2_TICK_ARGUMENTS } from '../../src/bench/touch.ts';
+import { withL2 } from '../../src/testbed/l2-session.ts';
+import type { L2SessionSpec } from '../../src/testbed/l2-session.ts';
+import { runMatrix } from '../../src/bench/matrix/run.ts';
+import type { MatrixCell } from '../../src/bench/matrix/run.ts';
+import { L2_TICK_ARGUMENTS } from '../../src/testbed/l2-spec.ts';
 import { createProgress } from '../../src/core/progress.ts';
 import { machineRelease } from '../../src/lab/debian.ts';
 import { runScript } from '../../src/lab/levels.ts';

@@ -3,9 +3,9 @@
  * while L2s run; a killed daemon and an unloaded module leave nothing. One attachment after the other, in this order.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration } from '../../src/bench/accelerate.ts';
-import { KvmCounters, countersBetween } from '../../src/bench/kvm-counters.ts';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { Acceleration } from '../../src/testbed/acceleration.ts';
+import { KvmCounters, countersBetween } from '../../src/testbed/kvm-counters.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { cacheOptions, ExitTests } from '../support/exits.ts';
 import { useLab } from '../support/lab.ts';

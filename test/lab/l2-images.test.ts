@@ -6,8 +6,8 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { CLI } from '../../src/bench/accelerate.ts';
-import { ManagedAcceleration } from '../../src/bench/managed.ts';
+import { CLI } from '../../src/testbed/acceleration.ts';
+import { ManagedAcceleration } from '../../src/testbed/managed.ts';
 import { L2_IMAGE_NAMES } from '../../src/lab/l2-image-specs.ts';
 import { prepareArtifacts } from '../../src/lab/prepare.ts';
 import { run, runScript } from '../../src/lab/levels.ts';

@@ -16,7 +16,7 @@ import { randomBytes } from 'node:crypto';
 import os from 'node:os';
 import path from 'node:path';
 import { chromium } from 'playwright-core';
-import { CLI } from '../../src/bench/accelerate.ts';
+import { CLI } from '../../src/testbed/acceleration.ts';
 import { exec } from '../../src/core/exec.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import type { Artifacts, PrepareArtifacts } from '../../src/lab/artifacts.ts';

@@ -3,17 +3,23 @@
  * whole, L2s are killed, L1 reclaims memory and slots are logged. (Alignment, limits, claims: npf-program.test.ts.)
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration, CLI, guestStatus, jobSays, whenLargePoolFull } from '../../src/bench/accelerate.ts';
-import type { HookCounts } from '../../src/bench/accelerate.ts';
-import { runIntegrity } from '../../src/bench/integrity.ts';
-import { KvmCounters, countersBetween } from '../../src/bench/kvm-counters.ts';
-import { withL2 } from '../../src/bench/l2-session.ts';
-import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/bench/tiny-vmm.ts';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
+import {
+  Acceleration,
+  CLI,
+  guestStatus,
+  jobSays,
+  whenLargePoolFull,
+} from '../../src/testbed/acceleration.ts';
+import type { HookCounts } from '../../src/testbed/acceleration.ts';
+import { runIntegrity } from '../../src/bench/integrity/run.ts';
+import { KvmCounters, countersBetween } from '../../src/testbed/kvm-counters.ts';
+import { withL2 } from '../../src/testbed/l2-session.ts';
+import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/testbed/tiny-vmm.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { silentProgress } from '../../src/core/progress.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';

@@ -1,10 +1,10 @@
 /** A file that comes with frames for which its VMM's memory cgroup has no room: L1 keeps answering, and says why. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration } from '../../src/bench/accelerate.ts';
-import { TinyVmm } from '../../src/bench/tiny-vmm.ts';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { Acceleration } from '../../src/testbed/acceleration.ts';
+import { TinyVmm } from '../../src/testbed/tiny-vmm.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { MIB, PAGES_PER_MIB, STEP_MS, allFramesBack, countMemory, inCgroup } from '../support/cgroup.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
 

@@ -3,8 +3,8 @@
  * and all the while exits are answered and those that are not pass through the patch.
  */
 import { expect, it } from 'vitest';
-import { Acceleration, insmod, rmmod } from '../../src/bench/accelerate.ts';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { Acceleration, insmod, rmmod } from '../../src/testbed/acceleration.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import { cacheOptions, ExitTests } from '../support/exits.ts';

@@ -1,7 +1,7 @@
 /** `hyperturtle bench matrix --quick`: one cell of each kernel in turn, each in a lab of its own. */
 import { expect, it } from 'vitest';
-import { MATRIX_KERNELS, runMatrix } from '../../src/bench/matrix.ts';
-import type { MatrixCell } from '../../src/bench/matrix.ts';
+import { MATRIX_KERNELS, runMatrix } from '../../src/bench/matrix/run.ts';
+import type { MatrixCell } from '../../src/bench/matrix/run.ts';
 import { createProgress } from '../../src/core/progress.ts';
 
 it.each(MATRIX_KERNELS)('first touches are answered in L0 on %s', async (kernel) => {

@@ -3,12 +3,12 @@
  * while L1 does not run: the figures agree, a limit holds and ends that VMM alone, and nothing stays charged.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration } from '../../src/bench/accelerate.ts';
-import { SlotVmm } from '../../src/bench/slot-vmm.ts';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { Acceleration } from '../../src/testbed/acceleration.ts';
+import { SlotVmm } from '../../src/testbed/slot-vmm.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import {
   CGROUPS,

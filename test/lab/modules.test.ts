@@ -3,9 +3,9 @@
  * of L0 and L1 must stay clean throughout (test/support/lab.ts looks at them at the end).
  */
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
-import { Acceleration, guestStatus } from '../../src/bench/accelerate.ts';
-import type { GuestStatus } from '../../src/bench/accelerate.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
+import { Acceleration, guestStatus } from '../../src/testbed/acceleration.ts';
+import type { GuestStatus } from '../../src/testbed/acceleration.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';

@@ -3,12 +3,12 @@
  * is on turtlefs, all of it pinned by VFIO, and must come back. Kernel logs of L0 and L1 must stay clean.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { guestStatus, jobSays } from '../../src/bench/accelerate.ts';
-import { withL2 } from '../../src/bench/l2-session.ts';
-import type { L2Session, L2SessionSpec } from '../../src/bench/l2-session.ts';
-import { ManagedGuest, ManagedHost } from '../../src/bench/managed.ts';
-import { NET_LOAD } from '../../src/bench/net-lab.ts';
-import { L2_TICK_ARGUMENTS } from '../../src/bench/touch.ts';
+import { guestStatus, jobSays } from '../../src/testbed/acceleration.ts';
+import { withL2 } from '../../src/testbed/l2-session.ts';
+import type { L2Session, L2SessionSpec } from '../../src/testbed/l2-session.ts';
+import { ManagedGuest, ManagedHost } from '../../src/testbed/managed.ts';
+import { NET_LOAD } from '../../src/bench/net/lab.ts';
+import { L2_TICK_ARGUMENTS } from '../../src/testbed/l2-spec.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { framesOut } from '../../src/kernel/guest.ts';

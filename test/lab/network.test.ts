@@ -3,7 +3,7 @@
  * logs of both must stay clean.
  */
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { ManagedGuest, ManagedHost } from '../../src/bench/managed.ts';
+import { ManagedGuest, ManagedHost } from '../../src/testbed/managed.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import type { LocalNic } from '../../src/guest/nic/nic.ts';
 import { runScript } from '../../src/lab/levels.ts';

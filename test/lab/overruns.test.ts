@@ -4,10 +4,10 @@
  * module that it hooks.
  */
 import { afterAll, describe, expect, it } from 'vitest';
-import { insmod, jobSays, rmmod } from '../../src/bench/accelerate.ts';
-import { withL2 } from '../../src/bench/l2-session.ts';
-import type { L2Session, L2SessionSpec } from '../../src/bench/l2-session.ts';
-import { L2_TICK_ARGUMENTS } from '../../src/bench/touch.ts';
+import { insmod, jobSays, rmmod } from '../../src/testbed/acceleration.ts';
+import { withL2 } from '../../src/testbed/l2-session.ts';
+import type { L2Session, L2SessionSpec } from '../../src/testbed/l2-session.ts';
+import { L2_TICK_ARGUMENTS } from '../../src/testbed/l2-spec.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { compileBpf, findClang } from '../support/bpf.ts';

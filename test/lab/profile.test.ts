@@ -1,9 +1,9 @@
 /** The sample hook in real kernels: what a profile says is true, and it comes and goes under a running L2. */
 import { describe, expect, it } from 'vitest';
-import { insmod, rmmod } from '../../src/bench/accelerate.ts';
-import { withL2 } from '../../src/bench/l2-session.ts';
-import type { L2Session, L2SessionSpec } from '../../src/bench/l2-session.ts';
-import { L2_TICK_ARGUMENTS } from '../../src/bench/touch.ts';
+import { insmod, rmmod } from '../../src/testbed/acceleration.ts';
+import { withL2 } from '../../src/testbed/l2-session.ts';
+import type { L2Session, L2SessionSpec } from '../../src/testbed/l2-session.ts';
+import { L2_TICK_ARGUMENTS } from '../../src/testbed/l2-spec.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { kernelArgs } from '../../src/lab/init-scripts.ts';
 import { run, runScript } from '../../src/lab/levels.ts';

@@ -3,10 +3,10 @@
  * `hyperturtle bench integrity` and `hyperturtle bench churn` are the same with 100,000 pages and 200 cycles.
  */
 import { describe, expect, it } from 'vitest';
-import { runChurn } from '../../src/bench/churn.ts';
-import { runIntegrity } from '../../src/bench/integrity.ts';
-import type { IntegrityReport } from '../../src/bench/integrity.ts';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { runChurn } from '../../src/bench/churn/run.ts';
+import { runIntegrity } from '../../src/bench/integrity/run.ts';
+import type { IntegrityReport } from '../../src/bench/integrity/run.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { silentProgress } from '../../src/core/progress.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';

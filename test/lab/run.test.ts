@@ -1,8 +1,8 @@
 /** `hyperturtle run` in L1: a nested guest from an image, accelerated, and nothing of it left however it ends. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../src/core/wait.ts';
-import { CLI } from '../../src/bench/accelerate.ts';
-import { ManagedAcceleration } from '../../src/bench/managed.ts';
+import { CLI } from '../../src/testbed/acceleration.ts';
+import { ManagedAcceleration } from '../../src/testbed/managed.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import type { CommandResult, Job } from '../../src/lab/levels.ts';
 import { L1_RUN } from '../../src/lab/machine.ts';

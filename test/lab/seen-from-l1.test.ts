@@ -2,11 +2,11 @@
 import { gunzipSync } from 'node:zlib';
 import { Profile } from 'pprof-format';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CLI } from '../../src/bench/accelerate.ts';
-import { withL2 } from '../../src/bench/l2-session.ts';
-import { ManagedAcceleration } from '../../src/bench/managed.ts';
-import { L2_TICK_ARGUMENTS } from '../../src/bench/touch.ts';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
+import { CLI } from '../../src/testbed/acceleration.ts';
+import { withL2 } from '../../src/testbed/l2-session.ts';
+import { ManagedAcceleration } from '../../src/testbed/managed.ts';
+import { L2_TICK_ARGUMENTS } from '../../src/testbed/l2-spec.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { useLab } from '../support/lab.ts';
 

@@ -5,13 +5,19 @@
  * loses beside another (1,024, in a soak 2,048).
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration, CLI, guestStatus, jobSays, whenLargePoolFull } from '../../src/bench/accelerate.ts';
-import { SlotVmm } from '../../src/bench/slot-vmm.ts';
-import type { SlotVmmResult } from '../../src/bench/slot-vmm.ts';
-import { ARENA_MIB } from '../../src/cli/bench.ts';
+import {
+  Acceleration,
+  CLI,
+  guestStatus,
+  jobSays,
+  whenLargePoolFull,
+} from '../../src/testbed/acceleration.ts';
+import { SlotVmm } from '../../src/testbed/slot-vmm.ts';
+import type { SlotVmmResult } from '../../src/testbed/slot-vmm.ts';
+import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { L1_RUN } from '../../src/lab/machine.ts';

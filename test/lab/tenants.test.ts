@@ -3,11 +3,11 @@
  * kernel logs of L0 and the first L1 must stay clean throughout.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CLI } from '../../src/bench/accelerate.ts';
-import { runChaosOn } from '../../src/bench/chaos.ts';
-import { ManagedGuest, ManagedHost } from '../../src/bench/managed.ts';
-import { Tenant } from '../../src/bench/tenant.ts';
-import { FAST_FIRMWARE } from '../../src/guest/l2-spec.ts';
+import { CLI } from '../../src/testbed/acceleration.ts';
+import { runChaosOn } from '../../src/bench/chaos/run.ts';
+import { ManagedGuest, ManagedHost } from '../../src/testbed/managed.ts';
+import { Tenant } from '../../src/testbed/tenant.ts';
+import { FAST_FIRMWARE } from '../../src/testbed/l2-spec.ts';
 import { HT_PROFILE_STACK } from '../../src/kernel/sample.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { createProgress } from '../../src/core/progress.ts';

@@ -1,6 +1,6 @@
 /** Kernels that end a VM for what QEMU's processor leaves in EXITINTINFO: see c/vectoring. Every third loading did. */
 import { expect, it } from 'vitest';
-import { Acceleration } from '../../src/bench/accelerate.ts';
+import { Acceleration } from '../../src/testbed/acceleration.ts';
 import { createProgress } from '../../src/core/progress.ts';
 import { labUp } from '../../src/lab/lab.ts';
 import { run } from '../../src/lab/levels.ts';

@@ -3,12 +3,12 @@ import type {
   BenchResult,
   BootSample,
   BootVariant,
-  Counters,
   Pattern,
   TouchSample,
   Variant,
-} from '../../src/bench/schema.ts';
-import { summarize } from '../../src/bench/summary.ts';
+} from '../../src/bench/first-touch/schema.ts';
+import type { Counters } from '../../src/testbed/counters-schema.ts';
+import { summarize } from '../../src/bench/first-touch/summary.ts';
 
 export function counters(c: { exits?: number; npf?: number; reflected?: number } = {}): Counters {
   const npf = Math.round(c.npf ?? 100);

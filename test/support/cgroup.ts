@@ -1,9 +1,9 @@
 /** Tiny nested guests in memory cgroups of their own in L1, and what those, the module and the VMM's tables say of them. */
-import { CLI, guestStatus, jobSays } from '../../src/bench/accelerate.ts';
-import { TinyVmm } from '../../src/bench/tiny-vmm.ts';
+import { CLI, guestStatus, jobSays } from '../../src/testbed/acceleration.ts';
+import { TinyVmm } from '../../src/testbed/tiny-vmm.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { TURTLEFS_DIR } from '../../src/guest/l2-spec.ts';
+import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
 import { framesOut } from '../../src/kernel/guest.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import type { Level } from '../../src/lab/levels.ts';

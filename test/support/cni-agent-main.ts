@@ -47,7 +47,13 @@ function add(id: string): NicInfo {
   mkdirSync(path.join(root, 'sys/bus/pci/drivers/virtio-pci'), { recursive: true });
   symlinkSync(path.join(root, 'sys/bus/pci/drivers/virtio-pci'), path.join(dir, 'driver'));
   const info: NicInfo = {
-    ...{ id, mac, network: 'lan', kind: 'tap', slot: 64 + n, mtu: 1500, hooks: [] },
+    id,
+    mac,
+    network: 'lan',
+    kind: 'tap',
+    slot: 64 + n,
+    mtu: 1500,
+    hooks: [],
     since: new Date().toISOString(),
   };
   nics.set(id, { info, n });

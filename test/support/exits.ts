@@ -3,9 +3,9 @@
  * a program answers each kind of exit that it may.
  */
 import { expect } from 'vitest';
-import { CLI } from '../../src/bench/accelerate.ts';
-import type { Acceleration, AccelerateOptions } from '../../src/bench/accelerate.ts';
-import { CACHE_OPTIONS, EXIT_CACHE, exitsGuest } from '../../src/bench/exit.ts';
+import { CLI } from '../../src/testbed/acceleration.ts';
+import type { Acceleration, AccelerateOptions } from '../../src/testbed/acceleration.ts';
+import { CACHE_OPTIONS, EXIT_CACHE, exitsGuest } from '../../src/bench/exits/run.ts';
 import { CACHED_MSRS } from '../../src/guest/exit-counts.ts';
 import type { Lab } from '../../src/lab/lab.ts';
 import { runScript } from '../../src/lab/levels.ts';
@@ -56,7 +56,10 @@ int answers(struct bpf_raw_tracepoint_args *args)
 `;
 
 export const cacheOptions = (arenaMib: number): AccelerateOptions => ({
-  ...{ arenaMib, hook: 'exit', program: EXIT_CACHE, options: CACHE_OPTIONS },
+  arenaMib,
+  hook: 'exit',
+  program: EXIT_CACHE,
+  options: CACHE_OPTIONS,
 });
 
 export class ExitTests {
@@ -112,7 +115,8 @@ export class ExitTests {
   async servesCalls(): Promise<void> {
     await this.#a.attach({
       ...cacheOptions(this.#arenaMib),
-      ...{ program: '/payload/bpf/hypercall.bpf.o', options: ['exits=hypercall'] },
+      program: '/payload/bpf/hypercall.bpf.o',
+      options: ['exits=hypercall'],
     });
     const add = 'call:48540001:0:3:2:64';
     const lines = await this.guest(
@@ -138,7 +142,8 @@ export class ExitTests {
     expect(clang, 'the clang of the lab').toBeDefined();
     await this.#lab.l0.writeFile('/run/answers.bpf.o', compileBpf(clang!, ANSWERS));
     await this.#a.attach({
-      ...{ ...cacheOptions(this.#arenaMib), program: '/run/answers.bpf.o' },
+      ...cacheOptions(this.#arenaMib),
+      program: '/run/answers.bpf.o',
       options: ['exits=io,rdmsr,wrmsr,hlt,pause', `msrs=0x${MSR}`],
     });
     // a port and an MSR of its own, and a port and an MSR that it leaves to L1: no device, and a fault

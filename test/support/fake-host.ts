@@ -322,7 +322,12 @@ export class FakeHost {
         const there = this.nics.get(id);
         if (there) return { nic: there, existed: true };
         const nic: NicInfo = {
-          ...{ id, mac, network, kind: 'tap', slot: 16 + this.nics.size, mtu: 1500 },
+          id,
+          mac,
+          network,
+          kind: 'tap',
+          slot: 16 + this.nics.size,
+          mtu: 1500,
           hooks: ['xdp', 'tc-ingress', 'tc-egress'],
           since: new Date().toISOString(),
         };

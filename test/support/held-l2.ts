@@ -1,6 +1,6 @@
 /** A nested guest that several tests of a file use, one after the other: its boot takes longer than most of them. */
-import { withL2 } from '../../src/bench/l2-session.ts';
-import type { L2Session, L2SessionSpec } from '../../src/bench/l2-session.ts';
+import { withL2 } from '../../src/testbed/l2-session.ts';
+import type { L2Session, L2SessionSpec } from '../../src/testbed/l2-session.ts';
 import type { Lab } from '../../src/lab/lab.ts';
 
 export class HeldL2 {

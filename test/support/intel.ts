@@ -1,9 +1,9 @@
 /** What the tests on an emulated Intel processor share. */
-import { CLI, jobSays } from '../../src/bench/accelerate.ts';
-import { countersBetween } from '../../src/bench/kvm-counters.ts';
-import type { KvmCounters } from '../../src/bench/kvm-counters.ts';
-import type { Counters } from '../../src/bench/schema.ts';
-import type { TinyVmm, TinyVmmResult } from '../../src/bench/tiny-vmm.ts';
+import { CLI, jobSays } from '../../src/testbed/acceleration.ts';
+import { countersBetween } from '../../src/testbed/kvm-counters.ts';
+import type { KvmCounters } from '../../src/testbed/kvm-counters.ts';
+import type { Counters } from '../../src/testbed/counters-schema.ts';
+import type { TinyVmm, TinyVmmResult } from '../../src/testbed/tiny-vmm.ts';
 import type { CleanupStack } from '../../src/core/lifecycle.ts';
 import type { Job, Level } from '../../src/lab/levels.ts';
 
@@ -21,7 +21,7 @@ export async function measuredStep(vmm: TinyVmm, counters: KvmCounters): Promise
   return { result, counters: countersBetween(before, await counters.read()) };
 }
 
-/** As src/bench/summary.ts counts: a fault that L1 handled comes back once more, for L0 to copy the entry. */
+/** As src/bench/first-touch/summary.ts counts: a fault that L1 handled comes back once more, for L0 to copy the entry. */
 export function faultsOf(m: MeasuredStep): { inL0: number; switchesPerPage: number } {
   const exits = m.counters.l2ExitsByCause['npf'] ?? 0;
   const reflected = m.counters.reflectedByCause['npf'] ?? 0;

@@ -120,8 +120,14 @@ export interface FuzzResult {
 /** Throws for a mutant for which the check throws. */
 export function fuzzInstructions(spec: FuzzSpec): FuzzResult {
   const result: FuzzResult = {
-    ...{ mutants: 0, verdicts: {}, slowestMs: 0, verified: 0 },
-    ...{ agreed: {}, admittedOnly: {}, refusedOnly: {}, examples: {} },
+    mutants: 0,
+    verdicts: {},
+    slowestMs: 0,
+    verified: 0,
+    agreed: {},
+    admittedOnly: {},
+    refusedOnly: {},
+    examples: {},
   };
   const names = Object.keys(spec.objects);
   const codes = Object.fromEntries(names.map((n) => [n, codeRanges(spec.objects[n]!)]));

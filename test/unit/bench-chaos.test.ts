@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { chaosProblems, generator } from '../../src/bench/chaos.ts';
-import type { ChaosReport } from '../../src/bench/chaos.ts';
+import { chaosProblems } from '../../src/bench/chaos/run.ts';
+import { generator } from '../../src/testbed/random.ts';
+import type { ChaosReport } from '../../src/bench/chaos/run.ts';
 
 const good: Omit<ChaosReport, 'problems'> = {
   seed: 1,

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { problemsOf } from '../../src/bench/churn.ts';
-import type { ChurnReport } from '../../src/bench/churn.ts';
-import { integrityProblems } from '../../src/bench/integrity.ts';
-import type { IntegrityReport } from '../../src/bench/integrity.ts';
+import { problemsOf } from '../../src/bench/churn/run.ts';
+import type { ChurnReport } from '../../src/bench/churn/run.ts';
+import { integrityProblems } from '../../src/bench/integrity/run.ts';
+import type { IntegrityReport } from '../../src/bench/integrity/run.ts';
 
 const churn = (change: Partial<ChurnReport> = {}): Omit<ChurnReport, 'problems'> => ({
   cycles: 10,

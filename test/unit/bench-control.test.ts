@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { controlSummarySchema } from '../../src/bench/control-schema.ts';
-import type { PhaseSample } from '../../src/bench/control-schema.ts';
-import { percentile, summarizeControl } from '../../src/bench/control-summary.ts';
+import { controlSummarySchema } from '../../src/bench/control/schema.ts';
+import type { PhaseSample } from '../../src/bench/control/schema.ts';
+import { percentile, summarizeControl } from '../../src/bench/control/summary.ts';
 
 const phase = (load: PhaseSample['load'], probeUs: number[], answeredPerSecond: number[]): PhaseSample => ({
   round: 0,

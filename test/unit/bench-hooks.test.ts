@@ -1,6 +1,6 @@
 /** What hooks cost VMs that nobody attached, out of a disassembled module. */
 import { expect, it } from 'vitest';
-import { HOOK_PATHS, hookCosts } from '../../src/bench/hooks.ts';
+import { HOOK_PATHS, hookCosts } from '../../src/bench/hooks/run.ts';
 
 const FAST = `  10:	0f b7 47 01          	movzwl 0x1(%rdi),%eax
   14:	80 b8 00 00 00 00 00 	cmpb   $0x0,0x0(%rax)

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { causeName, countersBetween, parseCounters, parseHistogram } from '../../src/bench/kvm-counters.ts';
-import { l2MemoryFor, parseLine, reservedMemory } from '../../src/bench/touch.ts';
-import { roundTooLate } from '../../src/bench/run.ts';
-import { turnsOf } from '../../src/bench/turn.ts';
+import { causeName, countersBetween, parseCounters, parseHistogram } from '../../src/testbed/kvm-counters.ts';
+import { l2MemoryFor, parseLine, reservedMemory } from '../../src/bench/first-touch/touch.ts';
+import { roundTooLate } from '../../src/bench/first-touch/run.ts';
+import { turnsOf } from '../../src/bench/first-touch/turn.ts';
 
 const HIST = `# event histogram
 #

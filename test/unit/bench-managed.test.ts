@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { hostConfig, parseMetrics } from '../../src/bench/managed.ts';
-import { parseConfig } from '../../src/host/daemon/config.ts';
+import { hostConfig, parseMetrics } from '../../src/testbed/managed.ts';
+import { parseConfig } from '../../src/host/config.ts';
 import { FIRST_SEAT, SECOND_SEAT } from '../../src/lab/machine.ts';
 
 describe("the lab's configuration of the daemon", () => {
@@ -12,7 +12,8 @@ describe("the lab's configuration of the daemon", () => {
     const { vms } = parseConfig(text, 'host.yaml');
     expect(vms['a']).toMatchObject({ qmp: '/run/l1/hyperturtle-qmp.sock', arenaMib: 16, bus: 'arena0' });
     expect(vms['b']).toMatchObject({
-      ...{ qmp: '/run/l1b/hyperturtle-qmp.sock', agent: { socket: '/run/l1b/agent.sock' } },
+      qmp: '/run/l1b/hyperturtle-qmp.sock',
+      agent: { socket: '/run/l1b/agent.sock' },
       quotas: { objects: 2 },
     });
   });

@@ -1,15 +1,15 @@
 import { describe, expect, it } from 'vitest';
-import { benchPolicy } from '../../src/bench/net-lab.ts';
-import { NET_BARS, pairedRatio, summarizeNet } from '../../src/bench/net-summary.ts';
+import { benchPolicy } from '../../src/bench/net/lab.ts';
+import { NET_BARS, pairedRatio, summarizeNet } from '../../src/bench/net/summary.ts';
 import {
   NET_APPS,
   NET_LOADS,
   NET_VARIANTS,
   loadLineSchema,
   netResultSchema,
-} from '../../src/bench/net-schema.ts';
-import type { NetBlock, NetLoad, NetResult, NetVariant } from '../../src/bench/net-schema.ts';
-import { PAPER_BENCHES } from '../../src/bench/paper.ts';
+} from '../../src/bench/net/schema.ts';
+import type { NetBlock, NetLoad, NetResult, NetVariant } from '../../src/bench/net/schema.ts';
+import { PAPER_BENCHES } from '../../src/bench/paper/benches.ts';
 import { PolicyInput } from '../../src/net/firewall-rules.ts';
 import { netBarTable, netHtml, netTerminal } from '../../src/report/net.ts';
 
@@ -23,12 +23,18 @@ const block = (
   us: number,
   reflected = 2,
 ): NetBlock => ({
-  ...{ variant, load, round, turn, lost: 0, emulatorCpuSeconds: 0.5 },
+  variant,
+  load,
+  round,
+  turn,
+  lost: 0,
+  emulatorCpuSeconds: 0.5,
   ns: byPacket(load) ? Array.from({ length: 11 }, (_, i) => (us + i - 5) * 1000) : [],
   units: byPacket(load) ? 11 : 1000,
   totalNs: us * 1000 * (byPacket(load) ? 11 : 1),
   counters: {
-    ...{ exits: 110, nestedRuns: 33 },
+    exits: 110,
+    nestedRuns: 33,
     l2ExitsByCause: { hlt: 22, npf: 11 },
     reflectedByCause: { hlt: reflected * 11 },
   },
@@ -71,8 +77,12 @@ describe('figures of bench net', () => {
   it('count exits for each round trip, and for each packet where several are under way', () => {
     const direct = summarizeNet(blocks).variants.find((v) => v.variant === 'direct')!;
     expect(direct).toMatchObject({
-      ...{ l2ExitsPerRoundTrip: 3, reflectedPerRoundTrip: 2, exitsPerRoundTrip: 10 },
-      ...{ l2ExitsPerPacket: 1.5, reflectedPerPacket: 1, exitsPerPacket: 5 },
+      l2ExitsPerRoundTrip: 3,
+      reflectedPerRoundTrip: 2,
+      exitsPerRoundTrip: 10,
+      l2ExitsPerPacket: 1.5,
+      reflectedPerPacket: 1,
+      exitsPerPacket: 5,
       roundTrips: 66,
     });
   });
@@ -112,14 +122,36 @@ describe('its report', () => {
     schema: 1,
     benchmark: 'net',
     environment: {
-      ...{ hyperturtleVersion: '0', startedAt: '2026-01-01T00:00:00.000Z', durationSeconds: 1 },
-      ...{ accelerator: 'tcg', hostCpus: 2, hostCpuModel: 'x', hostMemoryMib: 1, hostKernel: '6' },
-      ...{ nodeVersion: 'v20', l0Kernel: '6', l1Kernel: '6', l2Kernel: '6', l0Qemu: '7', outerQemu: '7' },
+      hyperturtleVersion: '0',
+      startedAt: '2026-01-01T00:00:00.000Z',
+      durationSeconds: 1,
+      accelerator: 'tcg',
+      hostCpus: 2,
+      hostCpuModel: 'x',
+      hostMemoryMib: 1,
+      hostKernel: '6',
+      nodeVersion: 'v20',
+      l0Kernel: '6',
+      l1Kernel: '6',
+      l2Kernel: '6',
+      l0Qemu: '7',
+      outerQemu: '7',
     },
     parameters: {
-      ...{ rounds: 3, turns: 2, roundTrips: 11, packets: 11, window: 32, tcpBytes: 1000, rules: 100 },
-      ...{ requests: 300, clients: 8 },
-      ...{ l2MemoryMib: 96, l1MemoryMib: 2048, l1Cpus: 1, mtu: 1500, l2KernelArguments: '' },
+      rounds: 3,
+      turns: 2,
+      roundTrips: 11,
+      packets: 11,
+      window: 32,
+      tcpBytes: 1000,
+      rules: 100,
+      requests: 300,
+      clients: 8,
+      l2MemoryMib: 96,
+      l1MemoryMib: 2048,
+      l1Cpus: 1,
+      mtu: 1500,
+      l2KernelArguments: '',
     },
     blocks,
     summary: summarizeNet(blocks),

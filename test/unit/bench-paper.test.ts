@@ -2,9 +2,10 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
-import { PAPER_BENCHES, PAPER_FIGURES, gain, paperGain } from '../../src/bench/paper.ts';
-import type { PaperRun } from '../../src/bench/paper.ts';
-import { register } from '../../src/cli/bench.ts';
+import { PAPER_BENCHES } from '../../src/bench/paper/benches.ts';
+import { PAPER_FIGURES, gain, paperGain } from '../../src/bench/paper/figures.ts';
+import type { PaperRun } from '../../src/bench/paper/benches.ts';
+import { register } from '../../src/cli/bench/command.ts';
 import { paperReport, paperRows } from '../../src/report/paper.ts';
 import { exampleResult } from '../support/bench-samples.ts';
 
@@ -12,7 +13,12 @@ const doc = readFileSync('docs/reproduction.md', 'utf8');
 const [all] = PAPER_BENCHES;
 
 const run = (values: PaperRun['values'], problem: string | null = null): PaperRun => ({
-  ...{ bench: 'all', command: 'hyperturtle bench all', seconds: 1, about: 'here', problem, values },
+  bench: 'all',
+  command: 'hyperturtle bench all',
+  seconds: 1,
+  about: 'here',
+  problem,
+  values,
 });
 
 describe('the table', () => {
@@ -66,38 +72,59 @@ describe('our figures', () => {
     const environment = exampleResult().environment;
     const counters = { exits: 1, nestedRuns: 1, l2ExitsByCause: {}, reflectedByCause: {} };
     const sampled = (profiler: string, hz: number, workNs: number) => ({
-      ...{ profiler, hz, workNs, round: 0, emulatorCpuSeconds: 1, samples: hz === 0 ? 0 : 10, hookNs: null },
+      profiler,
+      hz,
+      workNs,
+      round: 0,
+      emulatorCpuSeconds: 1,
+      samples: hz === 0 ? 0 : 10,
+      hookNs: null,
       counters,
     });
     const profile = {
-      ...{
-        benchmark: 'profile',
-        environment,
-        parameters: { rates: [99, 999], rounds: 1, workRounds: 5, profilers: ['l0', 'l1'] },
-      },
+      benchmark: 'profile',
+      environment,
+      parameters: { rates: [99, 999], rounds: 1, workRounds: 5, profilers: ['l0', 'l1'] },
       samples: [sampled('none', 0, 1e9), sampled('l0', 999, 1.001e9), sampled('l1', 999, 1.01e9)],
     };
     expect(of('profile').figures(profile)['sample']).toMatchObject({ nested: 1000, accelerated: 100 });
     expect(of('profile').about(profile)).toContain('99, 999 Hz');
 
     const loop = (variant: string, ticks: number) => ({
-      ...{ variant, instruction: 'cpuid', round: 0, ticks },
+      variant,
+      instruction: 'cpuid',
+      round: 0,
+      ticks,
     });
     const exit = {
-      ...{ benchmark: 'exit', environment, reflected: { vanilla: {}, accelerated: {} } },
+      benchmark: 'exit',
+      environment,
+      reflected: { vanilla: {}, accelerated: {} },
       parameters: { rounds: 1, exits: 10, l1MemoryMib: 2048, l1Cpus: 1 },
       samples: [loop('vanilla', 50_000), loop('accelerated', 10_000)],
     };
     expect(of('exit').figures(exit)['cpuid']).toEqual({ nested: 5, accelerated: 1, direct: undefined });
     expect(of('exit').figures({ ...exit, samples: exit.samples.slice(0, 1) })).toEqual({});
     const boot = (variant: string, bootMs: number) => ({
-      ...{ variant, bootMs, round: 0, touchNs: 1, touchFaults: 1, touchFaultsToL1: 1 },
-      ...{ bootFaults: 1, bootFaultsToL1: 1 },
+      variant,
+      bootMs,
+      round: 0,
+      touchNs: 1,
+      touchFaults: 1,
+      touchFaultsToL1: 1,
+      bootFaults: 1,
+      bootFaultsToL1: 1,
     });
     const huge = {
-      ...{ benchmark: 'huge', environment },
+      benchmark: 'huge',
+      environment,
       parameters: {
-        ...{ rounds: 1, pages: 512, frames: 8, l1MemoryMib: 2048, l1Cpus: 1, l2MemoryMib: 128 },
+        rounds: 1,
+        pages: 512,
+        frames: 8,
+        l1MemoryMib: 2048,
+        l1Cpus: 1,
+        l2MemoryMib: 128,
         l2KernelArguments: '',
       },
       samples: [boot('vanilla', 4000), boot('accelerated', 2000)],

@@ -1,16 +1,23 @@
 import { describe, expect, test } from 'vitest';
-import { startTurns } from '../../src/bench/start.ts';
-import { startResultSchema } from '../../src/bench/start-schema.ts';
-import type { StartResult, StartSample, StartVariant } from '../../src/bench/start-schema.ts';
-import { faultSwitches, joinStarts, summarizeStarts } from '../../src/bench/start-summary.ts';
+import { startTurns } from '../../src/bench/start/run.ts';
+import { startResultSchema } from '../../src/bench/start/schema.ts';
+import type { StartResult, StartSample, StartVariant } from '../../src/bench/start/schema.ts';
+import { faultSwitches, joinStarts, summarizeStarts } from '../../src/bench/start/summary.ts';
 import { startReport, startTables } from '../../src/report/start.ts';
 
 function sample(image: string, variant: StartVariant, answeredMs: number, round = 0): StartSample {
   const accelerated = variant === 'accelerated';
   return {
-    ...{ image, variant, round, l2MemoryMib: 128, upMs: answeredMs / 4, openMs: answeredMs / 2, answeredMs },
+    image,
+    variant,
+    round,
+    l2MemoryMib: 128,
+    upMs: answeredMs / 4,
+    openMs: answeredMs / 2,
+    answeredMs,
     counters: {
-      ...{ exits: 1000, nestedRuns: 100 },
+      exits: 1000,
+      nestedRuns: 100,
       l2ExitsByCause: { npf: accelerated ? 60 : 200, hlt: 5 },
       reflectedByCause: accelerated ? { hlt: 5 } : { npf: 100, hlt: 5 },
     },
@@ -58,7 +65,10 @@ describe('the summary of starts', () => {
 
   test('says nothing of what was not measured', () => {
     expect(summarizeStarts([sample('bash', 'vanilla', 1)], [])).toEqual({
-      ...{ answered: {}, open: {}, emulatorCpu: {}, faultSwitches: { bash: 0 } },
+      answered: {},
+      open: {},
+      emulatorCpu: {},
+      faultSwitches: { bash: 0 },
     });
   });
 });
@@ -75,21 +85,34 @@ test('both variants of an image follow each other, and who is first changes by r
 
 describe('the report of starts', () => {
   const result: StartResult = {
-    ...{ schema: 1, benchmark: 'start', samples, exact, summary: summarizeStarts(samples, exact) },
+    schema: 1,
+    benchmark: 'start',
+    samples,
+    exact,
+    summary: summarizeStarts(samples, exact),
     environment: {
-      ...{ hyperturtleVersion: '0', startedAt: '2026-01-01', durationSeconds: 1, accelerator: 'tcg' },
-      ...{
-        hostCpus: 1,
-        hostCpuModel: 'x',
-        hostMemoryMib: 1,
-        hostKernel: 'x',
-        nodeVersion: 'v',
-        l0Kernel: 'k',
-      },
-      ...{ l1Kernel: 'k', l2Kernel: 'k', l0Qemu: '7.2', outerQemu: '7.2' },
+      hyperturtleVersion: '0',
+      startedAt: '2026-01-01',
+      durationSeconds: 1,
+      accelerator: 'tcg',
+      hostCpus: 1,
+      hostCpuModel: 'x',
+      hostMemoryMib: 1,
+      hostKernel: 'x',
+      nodeVersion: 'v',
+      l0Kernel: 'k',
+      l1Kernel: 'k',
+      l2Kernel: 'k',
+      l0Qemu: '7.2',
+      outerQemu: '7.2',
     },
     parameters: {
-      ...{ images: ['bash'], rounds: 2, l1MemoryMib: 4096, l1Cpus: 1, groupDefault: 64, poolHigh: 9 },
+      images: ['bash'],
+      rounds: 2,
+      l1MemoryMib: 4096,
+      l1Cpus: 1,
+      groupDefault: 64,
+      poolHigh: 9,
       l2KernelArguments: '',
     },
   };
@@ -110,7 +133,10 @@ describe('the report of starts', () => {
     const part = (image: string): StartResult => {
       const [own, pages] = [samples.filter((s) => s.image === image), exact.filter((e) => e.image === image)];
       return {
-        ...{ ...result, samples: own, exact: pages, summary: summarizeStarts(own, pages) },
+        ...result,
+        samples: own,
+        exact: pages,
+        summary: summarizeStarts(own, pages),
         parameters: { ...result.parameters, images: [image], rounds: image === 'bash' ? 2 : 1 },
       };
     };

@@ -5,9 +5,8 @@ import {
   mean,
   mergeHistograms,
   ratio,
-  subtractCounts,
-  sumCounts,
-} from '../../src/bench/statistics.ts';
+} from '../../src/bench/shared/statistics.ts';
+import { subtractCounts, sumCounts } from '../../src/core/counts.ts';
 
 describe('statistics of a benchmark', () => {
   it('have no mean of nothing', () => {

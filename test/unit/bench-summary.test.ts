@@ -1,7 +1,13 @@
 import { describe, expect, it } from 'vitest';
-import { BARS, allExitsPerPage, handledInL0, summarize, switchesPerPage } from '../../src/bench/summary.ts';
-import type { TouchSample } from '../../src/bench/schema.ts';
-import { summarySchema } from '../../src/bench/schema.ts';
+import {
+  BARS,
+  allExitsPerPage,
+  handledInL0,
+  summarize,
+  switchesPerPage,
+} from '../../src/bench/first-touch/summary.ts';
+import type { TouchSample } from '../../src/bench/first-touch/schema.ts';
+import { summarySchema } from '../../src/bench/first-touch/schema.ts';
 import { bootSample, counters, touchSample } from '../support/bench-samples.ts';
 
 describe('summary of a run', () => {

@@ -1,9 +1,9 @@
 /** Exits as L1 sees them: counts of the shipped programs' map, the table, and what a link asks for. */
 import { describe, expect, it } from 'vitest';
-import { ticksOf } from '../../src/bench/exit.ts';
-import { exitsText } from '../../src/cli/l1-exits.ts';
-import type { ExitsSample } from '../../src/cli/l1-exits.ts';
-import { parseLinkOption } from '../../src/cli/link-option.ts';
+import { ticksOf } from '../../src/bench/exits/run.ts';
+import { exitsText } from '../../src/cli/exits/command.ts';
+import type { ExitsSample } from '../../src/client/exits.ts';
+import { parseLinkOption } from '../../src/cli/shared/link-option.ts';
 import { EXIT_COUNTS, EXIT_KEY, parseExitCounts } from '../../src/guest/exit-counts.ts';
 import { fitsHook, linkArgs } from '../../src/host/link-args.ts';
 import { HT_EXIT_ARGS, exitCounts } from '../../src/kernel/exit.ts';
@@ -37,8 +37,16 @@ describe('counts of exits', () => {
     const sample = (seen: number, returned: number, l1Ns: number): ExitsSample => ({
       atMs: 0,
       hook: {
-        ...{ hook: 'exit', linked: true, object: 'exit-cache', program: 'exit_cache', runs: 9, handled: 4 },
-        ...{ entries: 0, learned: 0, passed: 5, reasons: {} },
+        hook: 'exit',
+        linked: true,
+        object: 'exit-cache',
+        program: 'exit_cache',
+        runs: 9,
+        handled: 4,
+        entries: 0,
+        learned: 0,
+        passed: 5,
+        reasons: {},
       },
       counts: parseExitCounts([
         entry({ l2: 1, kind: 5 }, { seen: 1, returned: 1, l1_ns: 1000 }),

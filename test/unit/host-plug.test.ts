@@ -53,15 +53,18 @@ describe('plugging an arena', () => {
     await plug();
     const [memory, device] = qemu.calls.filter((c) => /add$/.test(c.execute));
     expect(memory?.arguments).toMatchObject({
-      ...{
-        'qom-type': 'memory-backend-file',
-        id: expect.stringMatching(/^hyperturtle-arena-memory-[0-9a-f]{16}$/) as string,
-      },
-      ...{ 'mem-path': DEVICE, size: 16777216, share: true },
+      'qom-type': 'memory-backend-file',
+      id: expect.stringMatching(/^hyperturtle-arena-memory-[0-9a-f]{16}$/) as string,
+      'mem-path': DEVICE,
+      size: 16777216,
+      share: true,
     });
     expect(device?.arguments).toMatchObject({
-      ...{ driver: 'ivshmem-plain', id: expect.stringMatching(/^hyperturtle-arena-[0-9a-f]{16}$/) as string },
-      ...{ memdev: memory?.arguments['id'], bus: 'arena0', master: 'off' },
+      driver: 'ivshmem-plain',
+      id: expect.stringMatching(/^hyperturtle-arena-[0-9a-f]{16}$/) as string,
+      memdev: memory?.arguments['id'],
+      bus: 'arena0',
+      master: 'off',
     });
   });
 

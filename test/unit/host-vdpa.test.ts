@@ -18,7 +18,7 @@ import path from 'node:path';
 import { openFds } from '../../src/bpf/fds.ts';
 import { HyperturtleError } from '../../src/core/errors.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { parseConfig } from '../../src/host/daemon/config.ts';
+import { parseConfig } from '../../src/host/config.ts';
 import { VmNics } from '../../src/host/nics/nics.ts';
 
 const TOOL = `#!/bin/sh

@@ -6,8 +6,8 @@ import {
   selected,
   selftestProblems,
   selftestTable,
-} from '../../src/bench/kvm-selftests.ts';
-import type { SelftestReport } from '../../src/bench/kvm-selftests.ts';
+} from '../../src/bench/kvm-selftests/run.ts';
+import type { SelftestReport } from '../../src/bench/kvm-selftests/run.ts';
 import { selftestNames } from '../../src/lab/kvm-selftests.ts';
 
 const MAKEFILE = `

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { L2Shell } from '../../src/guest/l2-shell.ts';
-import type { LineTransport } from '../../src/guest/l2-shell.ts';
+import { L2Shell } from '../../src/lab/l2-shell.ts';
+import type { LineTransport } from '../../src/lab/l2-shell.ts';
 import { HyperturtleError } from '../../src/core/errors.ts';
 
 /** An L2 whose answers to each line are given by a function. */

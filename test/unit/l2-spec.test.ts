@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { formatNic, l2Arguments, l2Files, parseNic, ramPath, vfioDevices } from '../../src/guest/l2-spec.ts';
-import type { L2Spec, RamKind } from '../../src/guest/l2-spec.ts';
+import { formatNic, l2Arguments, l2Files, parseNic, vfioDevices } from '../../src/testbed/l2-spec.ts';
+import { ramPath } from '../../src/guest/vmm/arguments.ts';
+import type { L2Spec } from '../../src/testbed/l2-spec.ts';
+import type { RamKind } from '../../src/guest/vmm/arguments.ts';
 
 const spec = (change: Partial<L2Spec> = {}): L2Spec => ({
   name: 'a',

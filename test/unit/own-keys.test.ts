@@ -4,13 +4,13 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { rates } from '../../src/cli/top.ts';
-import type { TopSample } from '../../src/cli/top.ts';
+import { rates } from '../../src/cli/top/command.ts';
+import type { TopSample } from '../../src/cli/top/command.ts';
 import { addOwn, own, setOwn } from '../../src/core/own.ts';
 import { recordOf } from '../../src/core/record.ts';
 import { AgentConfig } from '../../src/guest/agent/config.ts';
 import { DesiredState } from '../../src/guest/agent/desired.ts';
-import { parseConfig } from '../../src/host/daemon/config.ts';
+import { parseConfig } from '../../src/host/config.ts';
 import { METHODS } from '../../src/wire/schema.ts';
 
 const NAMES = ['toString', 'constructor', '__proto__', 'hasOwnProperty', 'valueOf'];

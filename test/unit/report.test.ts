@@ -6,7 +6,7 @@ import { decades, escapeXml, logScale, roundTicks } from '../../src/report/svg.t
 import { formatTable } from '../../src/report/table.ts';
 import { barTable, switchTable, touchTable } from '../../src/report/tables.ts';
 import { terminalReport } from '../../src/report/terminal.ts';
-import { resultSchema } from '../../src/bench/schema.ts';
+import { resultSchema } from '../../src/bench/first-touch/schema.ts';
 import { exampleResult } from '../support/bench-samples.ts';
 
 describe('numbers in the report', () => {

@@ -5,8 +5,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { Command } from 'commander';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { registerCheck } from '../../src/cli/check.ts';
-import { registerKeys } from '../../src/cli/keys.ts';
+import { registerCheck } from '../../src/cli/check/command.ts';
+import { registerKeys } from '../../src/cli/keys/command.ts';
 import { generateKeys, readSignature, signObject, verifierOf } from '../../src/core/signature.ts';
 import { buildObject, call } from '../support/elf-builder.ts';
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { perfSamples } from '../../src/bench/stock-perf.ts';
+import { perfSamples } from '../../src/bench/profile/stock-perf.ts';
 
 const RECORD_LOST = 2;
 const RECORD_SAMPLE = 9;

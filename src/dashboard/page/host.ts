@@ -34,7 +34,10 @@ export function hostView({ state, history, refusalsOnly }: Showing): Child {
     vms.length > 0 &&
       tiles([
         ...totalTiles({
-          ...{ events: total('events'), inL0: total('inL0'), there: total('there'), toL1: total('toL1') },
+          events: total('events'),
+          inL0: total('inL0'),
+          there: total('there'),
+          toL1: total('toL1'),
         }),
         { name: 'Answered a second', value: rate(perSecond), under: `${rate(entered)} reached L1` },
         {

@@ -11,7 +11,6 @@ import { readYaml } from '../../core/yaml.ts';
 import type { Mistake } from '../../core/yaml.ts';
 import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Count, Name, LinkOptions, LinkOrder } from '../../wire/schema.ts';
-import { TURTLEFS_DIR } from '../l2-spec.ts';
 import { recordOf } from '../../core/record.ts';
 
 export const DEFAULT_CONFIG_FILE = PLACES.guestConfig.path;
@@ -91,7 +90,7 @@ const Settings = z.strictObject({
     .prefault({}),
   turtlefs: z
     .strictObject({
-      dir: AbsolutePath.default(TURTLEFS_DIR),
+      dir: AbsolutePath.default(PLACES.turtlefs.path),
       /** Mount it when it is not. */
       mount: z.boolean().default(true),
     })

@@ -19,22 +19,41 @@ export function l1Report(
   protocol: number,
 ): L1Report {
   const { low, high, level, entries, refills, shrunk } = module?.pool ?? {
-    ...{ low: 0, high: 0, level: 0, entries: 0, refills: 0, shrunk: 0 },
+    low: 0,
+    high: 0,
+    level: 0,
+    entries: 0,
+    refills: 0,
+    shrunk: 0,
   };
   return {
     pool:
       module?.state === 'present' && module.arenaBound
         ? {
-            ...{ enabled: module.enabled, level, low, high, entries, refills, shrunk },
+            enabled: module.enabled,
+            level,
+            low,
+            high,
+            entries,
+            refills,
+            shrunk,
             indexWords: module.index.words,
             indexUsed: module.index.used,
           }
         : null,
     l2Count: l2s.length,
     l2s: l2s.slice(0, MAX_L2S).map((l) => ({
-      ...{ pid: l.pid, name: l.name.slice(0, MAX_NAME), number: l.number, since: l.since },
-      ...{ pages: l.pages, framesTaken: l.framesTaken, faults: l.faults, mappedNew: l.mappedNew },
-      ...{ mappedExisting: l.mappedExisting, mappedAhead: l.mappedAhead, passes: l.passes },
+      pid: l.pid,
+      name: l.name.slice(0, MAX_NAME),
+      number: l.number,
+      since: l.since,
+      pages: l.pages,
+      framesTaken: l.framesTaken,
+      faults: l.faults,
+      mappedNew: l.mappedNew,
+      mappedExisting: l.mappedExisting,
+      mappedAhead: l.mappedAhead,
+      passes: l.passes,
       ...(l.noIndex === undefined || protocol < TOLERANT_PROTOCOL
         ? {}
         : { noIndex: l.noIndex.slice(0, MAX_WHY) }),

@@ -17,10 +17,11 @@ import { exec } from '../../core/exec.ts';
 import { identify, isRunning, killProcess } from '../../core/process.ts';
 import type { ProcessId } from '../../core/process.ts';
 import { dial } from '../../core/sockets.ts';
-import { waitFor, withDeadline } from '../../core/wait.ts';
-import { QmpClient } from '../../qmp/client.ts';
+import { withDeadline } from '../../core/wait.ts';
+import type { QmpClient } from '../../qmp/client.ts';
 import { pinVcpus } from '../../qmp/pin.ts';
-import { agentHasRegistered } from '../l2.ts';
+import { bootTime, connectQmp, statusOf } from '../vmm/launch.ts';
+import { agentHasRegistered } from '../vmm/registered.ts';
 import { packDirectory } from './image.ts';
 import { RUN_DIR, STATUS_PORT_ID, plugArguments, runArguments, runFilesIn, watchArguments } from './spec.ts';
 import type { RunFilesOf, RunSpec } from './spec.ts';
@@ -183,10 +184,7 @@ class RunningGuest {
       this.#supervisor = child;
       this.#lifeline = child.stdio[3] as Writable;
       this.#lifeline.on('error', () => {}); // the supervisor has ended: #ended tells
-      this.#ended = new Promise((resolve) => {
-        child.once('exit', (code) => resolve(code ?? 128));
-        child.once('error', () => resolve(127));
-      });
+      this.#ended = statusOf(child);
       if (child.pid !== undefined) this.#record(identify(child.pid));
     } finally {
       closeSync(log);
@@ -194,19 +192,7 @@ class RunningGuest {
   }
 
   #connect(): Promise<QmpClient> {
-    const { timeoutMs, signal } = this.#o;
-    return waitFor(
-      'QMP of the guest',
-      async () => {
-        try {
-          return await QmpClient.connect(this.#files.qmpSocket, { timeoutMs, signal });
-        } catch (e) {
-          if (e instanceof HyperturtleError && e.code === 'HT_QMP') return undefined; // not yet
-          throw e;
-        }
-      },
-      { timeoutMs, intervalMs: 40, signal },
-    );
+    return connectQmp('the guest', this.#files.qmpSocket, this.#o);
   }
 
   async #connectStatus(): Promise<net.Socket> {
@@ -237,15 +223,7 @@ class RunningGuest {
 
   /** What the guest tells, on the guest's clock until it is laid on ours. Gives the exit status. */
   #follow(qmp: QmpClient, status: net.Socket): Promise<number> {
-    const forever = { timeoutMs: 2 ** 31 - 1, signal: this.#o.signal };
-    const resumed = qmp.waitEvent('RESUME', () => true, forever);
-    const opened = qmp.waitEvent(
-      'VSERPORT_CHANGE',
-      (d) => d['id'] === STATUS_PORT_ID && d['open'] === true,
-      forever,
-    );
-    const upMs = Promise.all([resumed, opened]).then(([r, u]) => (u.timestampUs - r.timestampUs) / 1000);
-    upMs.catch(() => {});
+    const upMs = bootTime(qmp, STATUS_PORT_ID, { timeoutMs: 2 ** 31 - 1, signal: this.#o.signal });
     const exit = new Promise<number>((resolve, reject) => {
       let guestUpMs = 0;
       createInterface({ input: status }).on('line', (line) => {

@@ -1,8 +1,8 @@
 /** What `hyperturtle run` starts, as data, and the arguments of the stock QEMU that runs it. Pure. */
 import { PLACES } from '../../core/default-paths.ts';
 import { HyperturtleError } from '../../core/errors.ts';
-import { MAX_PORTS, ramObject } from '../l2-spec.ts';
-import type { RamKind } from '../l2-spec.ts';
+import { MAX_PORTS, ramObject } from '../vmm/arguments.ts';
+import type { RamKind } from '../vmm/arguments.ts';
 
 /** File systems that the guest can mount as its root, read-only. */
 export type RootFileSystem = 'erofs' | 'squashfs' | 'ext4';

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import type { Finding } from '../../wire/schema.ts';
 import { hasVdpa } from '../nics/vdpa.ts';
 import { TUN_DEVICE, VHOST_DEVICE } from '../nics/tap.ts';
-import type { HostConfig } from './config.ts';
+import type { HostConfig } from '../config.ts';
 import type { VmStatus } from '../vm/managed-vm.ts';
 
 const ok = (what: string): Finding => ({ level: 'ok', what });

@@ -10,7 +10,7 @@ import type { Page } from '../../core/metrics-http.ts';
 import { answersForL1, figuresOf } from '../../wire/figures.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
-import type { HostConfig } from './config.ts';
+import type { HostConfig } from '../config.ts';
 import { framesOf } from '../nics/tap.ts';
 import { listenAt } from './sockets.ts';
 import type { VmStatus } from '../vm/managed-vm.ts';

@@ -2,7 +2,7 @@
 import { sendDatagram } from '../../bpf/datagram.ts';
 import { messageOf } from '../../core/errors.ts';
 import { monotonicUs } from '../../bpf/datagram.ts';
-import type { Log } from './log.ts';
+import type { Log } from '../log.ts';
 
 export interface Notifier {
   ready(status: string): void;

@@ -2,8 +2,8 @@
 import path from 'node:path';
 import { PORT_NAME } from '../../wire/schema.ts';
 import { arenaLinkOf } from '../vm/arena.ts';
-import { nicPorts } from './config.ts';
-import type { VmSpec } from './config.ts';
+import { nicPorts } from '../config.ts';
+import type { VmSpec } from '../config.ts';
 
 /** The root port's 64-bit window is twice the BAR: QEMU aligns it. In bytes. */
 const windowBytes = (arenaMib: number): number => 2 * Math.max(16, arenaMib) * 2 ** 20;
@@ -102,7 +102,10 @@ const nicPortDevices = (spec: VmSpec): Device[] =>
   !givesNics(spec)
     ? []
     : nicPorts(spec).map((id, n) => ({
-        ...{ driver: 'pcie-root-port', id, chassis: FIRST_NIC_CHASSIS + n, slot: FIRST_NIC_SLOT + n },
+        driver: 'pcie-root-port',
+        id,
+        chassis: FIRST_NIC_CHASSIS + n,
+        slot: FIRST_NIC_SLOT + n,
       }));
 
 const FIRST_NIC_CHASSIS = 200;

@@ -4,7 +4,7 @@ import { verifierOf } from '../../core/signature.ts';
 import { HostDaemon } from './daemon.ts';
 import type { DaemonOptions } from './daemon.ts';
 import { moduleKernel } from '../vm/kernel.ts';
-import { openLog } from './log.ts';
+import { openLog } from '../log.ts';
 import { systemdNotifier } from './notify.ts';
 
 export interface RunOptions extends Pick<DaemonOptions, 'configFile' | 'version'> {

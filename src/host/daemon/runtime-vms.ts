@@ -3,8 +3,8 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { replaceFile } from '../../core/files.ts';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
-import { checkVm } from './config.ts';
-import type { VmSpec } from './config.ts';
+import { checkVm } from '../config.ts';
+import type { VmSpec } from '../config.ts';
 
 export class RuntimeVms {
   readonly #file: string;

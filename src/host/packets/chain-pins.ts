@@ -133,7 +133,8 @@ export function chainsIn(directory: string): PinnedChain[] {
     const nic = name.replaceAll(',', '.');
     const there = namesIn(path.join(directory, name));
     return PACKET_HOOKS.filter((hook) => there.includes(hook)).map((hook) => ({
-      ...{ nic, hook },
+      nic,
+      hook,
       pins: new ChainPins(chainDirectory(directory, nic, hook)),
     }));
   });

@@ -15,8 +15,8 @@ import type { Rule, Verdict } from '../admission/verdict.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { LoadRequest, LoadedMap, LoadedObject } from '../loader/loader.ts';
 import type { VmArena } from './arena.ts';
-import { runNsOf } from '../daemon/config.ts';
-import type { Quotas, VmSpec } from '../daemon/config.ts';
+import { runNsOf } from '../config.ts';
+import type { Quotas, VmSpec } from '../config.ts';
 import { setOwn } from '../../core/own.ts';
 
 /** What of a VM's configuration can change while it runs. */

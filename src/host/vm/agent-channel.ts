@@ -9,7 +9,7 @@ import type { ServedMethods } from '../../wire/handlers.ts';
 import { TENANT_LIMITS } from '../../wire/limits.ts';
 import { RpcPeer } from '../../wire/peer.ts';
 import type { RpcCounters } from '../../wire/peer.ts';
-import type { Log } from '../daemon/log.ts';
+import type { Log } from '../log.ts';
 
 export interface AgentChannelOptions {
   socketPath: string;

@@ -1,6 +1,6 @@
 /** What becomes of each request of a VM's: counted, logged where it changes something, and told as an event where it is refused. */
 import { isHyperturtleError, messageOf } from '../../core/errors.ts';
-import type { Log } from '../daemon/log.ts';
+import type { Log } from '../log.ts';
 import { setOwn } from '../../core/own.ts';
 import { kindOf } from '../../wire/errors.ts';
 import type { ServedMethods } from '../../wire/handlers.ts';
@@ -79,7 +79,9 @@ function tellRefusal(events: EventRing, method: string, params: unknown, e: unkn
   const kind = kindOf(e);
   if (!['REFUSED', 'VERIFIER', 'SIGNATURE', 'QUOTA'].includes(kind)) return;
   events.add({
-    ...{ type: 'object.refused', object, kind },
+    type: 'object.refused',
+    object,
+    kind,
     ...(typeof rule === 'string' ? { rule } : {}),
     message: messageWithReason(e).slice(0, 2048),
   });

@@ -12,7 +12,7 @@ import { leftAttached } from '../packets/left.ts';
 import { pinDirectoryOf } from './arena.ts';
 import { fileOf, keptVms, nicPinsOf, objectPinsOf, pinnedVms, readRecord } from './kept-record.ts';
 import type { KeptPaths } from './kept-record.ts';
-import type { DaemonLog } from '../daemon/log.ts';
+import type { DaemonLog } from '../log.ts';
 
 /**
  * Ends all that is pinned for this VM, and forgets it, the record last. Links end with their pins; filters on network devices

@@ -74,7 +74,16 @@ export class KvmBackend implements HookBackend {
       this.#kernel.stats(hook);
     return [
       {
-        ...{ hook, linked, runs, handled, entries, learned, passed, reasons, overruns, maxNs },
+        hook,
+        linked,
+        runs,
+        handled,
+        entries,
+        learned,
+        passed,
+        reasons,
+        overruns,
+        maxNs,
         ...(exits ? { exits } : {}),
         ...(samples ? { samples } : {}),
         ...(link ? { object: link.object, program: link.program } : {}),

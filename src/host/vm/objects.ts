@@ -34,7 +34,9 @@ export class VmObjects {
       kvm: new KvmBackend(hooks, arena.map),
       packets: new PacketBackend(packets),
       objects: this.#objects,
-      ...{ settings, kept, withoutDaemon },
+      settings,
+      kept,
+      withoutDaemon,
     });
   }
 

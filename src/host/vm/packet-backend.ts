@@ -46,9 +46,18 @@ export class PacketBackend implements HookBackend {
     return links.map((link) => {
       const { runs, dropped } = this.links.counts(link.id);
       return {
-        ...{ hook, linked: true, object: link.object, program: link.program },
-        ...{ target: link.target ?? '', link: link.id },
-        ...{ runs, handled: dropped, entries: 0, learned: 0, passed: runs - dropped, reasons: {} },
+        hook,
+        linked: true,
+        object: link.object,
+        program: link.program,
+        target: link.target ?? '',
+        link: link.id,
+        runs,
+        handled: dropped,
+        entries: 0,
+        learned: 0,
+        passed: runs - dropped,
+        reasons: {},
       };
     });
   }

@@ -5,7 +5,7 @@
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { Backoff, changeNear } from '../../core/retry.ts';
 import { QmpClient } from '../../qmp/client.ts';
-import type { Log } from '../daemon/log.ts';
+import type { Log } from '../log.ts';
 
 const CONNECT_TIMEOUT_MS = 10_000;
 

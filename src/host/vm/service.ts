@@ -14,11 +14,11 @@ import { negotiate } from '../../wire/hello.ts';
 import { METHODS, TOLERANT_PROTOCOL } from '../../wire/schema.ts';
 import type { ArenaInfo, EndedLink, Finding, L1Report, LinkInfo, Params, Result } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
-import { runNsOf } from '../daemon/config.ts';
+import { runNsOf } from '../config.ts';
 import { EventFeed } from './event-feed.ts';
 import type { EventRing } from './events.ts';
 import type { EndedLink as KernelEnd } from '../device.ts';
-import type { Log } from '../daemon/log.ts';
+import type { Log } from '../log.ts';
 import { mapDelete, mapDump, mapGet, mapSet } from './map-methods.ts';
 import { PacketLinks } from '../packets/packet-links.ts';
 import { VmNics } from '../nics/nics.ts';
@@ -117,7 +117,9 @@ export class VmService {
     this.#kept =
       keep && new KeptPrograms({ ...keep, vm, call, bootId: () => this.#bootId ?? this.#keptBootId });
     this.#objects = new VmObjects({
-      ...{ ...options, packets, kept: this.#kept },
+      ...options,
+      packets,
+      kept: this.#kept,
       withoutDaemon: keep?.withoutDaemon,
     });
     this.#watches = new Watches(this.#objects, this.#entries, () => options.settings().quotas.watches);

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import os from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { doctorText, isHost } from '../../../src/cli/doctor.ts';
+import { doctorText, isHost } from '../../../src/cli/doctor/command.ts';
 import { moduleKernel } from '../../../src/host/vm/kernel.ts';
 import { HOST_DEVICE } from '../../../src/kernel/host.ts';
 

@@ -1,6 +1,6 @@
 /** What a person reads of an error that ended a command. */
 import { describe, expect, it } from 'vitest';
-import { errorText } from '../../../src/cli/error-text.ts';
+import { errorText } from '../../../src/cli/shared/error-text.ts';
 import { HyperturtleError } from '../../../src/core/errors.ts';
 import { messageWithReason } from '../../../src/core/verifier-log.ts';
 import { fromWireError, toWireError } from '../../../src/wire/errors.ts';

@@ -1,18 +1,18 @@
 /** Help of every command: own options first, no default that says nothing, internals hidden, commands in groups. */
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
-import { register as registerBench } from '../../../src/cli/bench.ts';
-import { completionScript } from '../../../src/cli/completion.ts';
-import { register as registerGuest } from '../../../src/cli/guest.ts';
-import { registerL2Commands } from '../../../src/cli/guest-l2.ts';
-import { HELP_STYLE, shownCommands } from '../../../src/cli/help.ts';
-import { register as registerLab } from '../../../src/cli/lab.ts';
-import { registerMaps } from '../../../src/cli/l1-map.ts';
-import { registerObjects } from '../../../src/cli/l1-objects.ts';
-import { registerProfile } from '../../../src/cli/l1-profile.ts';
-import { registerTop } from '../../../src/cli/top.ts';
-import { registerRun } from '../../../src/cli/run.ts';
-import { manPages } from '../../../src/cli/man.ts';
+import { register as registerBench } from '../../../src/cli/bench/command.ts';
+import { completionScript } from '../../../src/cli/docs/completion.ts';
+import { register as registerGuest } from '../../../src/cli/guest/command.ts';
+import { registerL2Commands } from '../../../src/cli/guest/l2.ts';
+import { HELP_STYLE, shownCommands } from '../../../src/cli/shared/help.ts';
+import { register as registerLab } from '../../../src/cli/lab/command.ts';
+import { registerMaps } from '../../../src/cli/maps/command.ts';
+import { registerObjects } from '../../../src/cli/objects/command.ts';
+import { registerProfile } from '../../../src/cli/profile/command.ts';
+import { registerTop } from '../../../src/cli/top/command.ts';
+import { registerRun } from '../../../src/cli/run/command.ts';
+import { manPages } from '../../../src/cli/docs/man.ts';
 
 function program(): Command {
   const p = new Command('hyperturtle').description('d').version('1.2.3').configureHelp(HELP_STYLE);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { orInterrupted } from '../../../src/cli/bench-lab.ts';
+import { orInterrupted } from '../../../src/cli/shared/in-lab.ts';
 import { HyperturtleError } from '../../../src/core/errors.ts';
 import { sleep } from '../../../src/core/wait.ts';
 

@@ -3,22 +3,16 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { Command } from 'commander';
-import { statusText } from '../../../src/cli/agent.ts';
-import { completionNodes, completionScript, registerCompletion } from '../../../src/cli/completion.ts';
-import { doctorText } from '../../../src/cli/doctor.ts';
-import { columns } from '../../../src/cli/l1-client.ts';
-import { registerEvents } from '../../../src/cli/l1-events.ts';
-import { registerMaps } from '../../../src/cli/l1-map.ts';
-import { limitsText, registerObjects } from '../../../src/cli/l1-objects.ts';
-import {
-  bytesText,
-  formatBytes,
-  formatPerCpu,
-  objectNameOf,
-  parseBytes,
-} from '../../../src/cli/l1-values.ts';
-import { rates, topText } from '../../../src/cli/top.ts';
-import type { TopSample } from '../../../src/cli/top.ts';
+import { statusText } from '../../../src/cli/guest/agent.ts';
+import { completionNodes, completionScript, registerCompletion } from '../../../src/cli/docs/completion.ts';
+import { doctorText } from '../../../src/cli/doctor/command.ts';
+import { columns } from '../../../src/cli/shared/columns.ts';
+import { registerEvents } from '../../../src/cli/events/command.ts';
+import { registerMaps } from '../../../src/cli/maps/command.ts';
+import { limitsText, registerObjects } from '../../../src/cli/objects/command.ts';
+import { bytesText, formatBytes, formatPerCpu, objectNameOf, parseBytes } from '../../../src/client/bytes.ts';
+import { rates, topText } from '../../../src/cli/top/command.ts';
+import type { TopSample } from '../../../src/cli/top/command.ts';
 import { exec } from '../../../src/core/exec.ts';
 import { hasNoAddress, collectFacts, judge } from '../../../src/guest/agent/doctor.ts';
 import type { Facts } from '../../../src/guest/agent/doctor.ts';

@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { register } from '../../../src/cli/lab.ts';
+import { register } from '../../../src/cli/lab/command.ts';
 
 let state: string;
 let out: string;

@@ -1,11 +1,16 @@
 /** What `nic del` says is still wanted, and what gives it up. */
 import { expect, it } from 'vitest';
-import { delText, unwantNic } from '../../../src/cli/nic.ts';
+import { delText } from '../../../src/cli/nic/command.ts';
+import { unwantNic } from '../../../src/client/nics.ts';
 import { HyperturtleError } from '../../../src/core/errors.ts';
 
 const NOTHING = { links: [], objects: [] };
 const link = (object: string, hook: string) => ({
-  ...{ object, hook, program: null, target: 'web', origin: 'command' as const },
+  object,
+  hook,
+  program: null,
+  target: 'web',
+  origin: 'command' as const,
 });
 
 it('nic del says what is still wanted and the commands that end it', () => {

@@ -1,10 +1,10 @@
 /** What `top`, `stats` and `host stats` show: at any width, and in figures that mean one thing each. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { drawn } from '../../../src/cli/screen.ts';
-import { allStatsText, statsText } from '../../../src/cli/l1-objects.ts';
-import { topText } from '../../../src/cli/top.ts';
-import type { TopSample } from '../../../src/cli/top.ts';
+import { drawn } from '../../../src/cli/shared/screen.ts';
+import { allStatsText, statsText } from '../../../src/cli/objects/command.ts';
+import { topText } from '../../../src/cli/top/command.ts';
+import type { TopSample } from '../../../src/cli/top/command.ts';
 import { formatStats } from '../../../src/host/stats.ts';
 import { figuresOf } from '../../../src/wire/figures.ts';
 import type { HookStats } from '../../../src/wire/schema.ts';

@@ -3,13 +3,13 @@ import { writeFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { errorText } from '../../../src/cli/error-text.ts';
-import type { AgentClient } from '../../../src/cli/l1-client.ts';
-import { readObject as readElf } from '../../../src/cli/l1-objects.ts';
-import { setNicPolicy } from '../../../src/cli/nic-policy.ts';
-import { readObject } from '../../../src/cli/object-file.ts';
-import { givenSymbols } from '../../../src/cli/profile-symbols.ts';
-import { loadAndLink } from '../../../src/cli/transaction.ts';
+import { errorText } from '../../../src/cli/shared/error-text.ts';
+import type { AgentClient } from '../../../src/client/session.ts';
+import { readObject } from '../../../src/client/object.ts';
+import { setNicPolicy } from '../../../src/client/policy.ts';
+import { readObjectFile } from '../../../src/core/object-file.ts';
+import { givenSymbols } from '../../../src/client/profile-symbols.ts';
+import { loadAndLink } from '../../../src/client/transaction.ts';
 import { HyperturtleError } from '../../../src/core/errors.ts';
 import { asFileError } from '../../../src/core/files.ts';
 import { kernelSymbols } from '../../../src/profile/kernel-image.ts';
@@ -89,8 +89,8 @@ describe('a directory where a file is expected is one line', () => {
   it.each<[string, () => unknown]>([
     ['host dashboard --kernel, profile --kernel', () => kernelSymbols(dir)],
     ['host dashboard --binary', () => givenSymbols({ binary: [dir] })],
-    ['check', () => readObject(dir)],
-    ['load', () => readElf(dir, { set: {} })],
+    ['check', () => readObjectFile(dir)],
+    ['load', () => readObject(dir)],
   ])('%s', async (_, read) => {
     const e: unknown = await Promise.resolve()
       .then(read)

@@ -85,7 +85,10 @@ function run(
   env: object = {},
 ): Promise<Record<string, unknown> | undefined> {
   const config = {
-    ...{ cniVersion: '1.1.0', name: 'net', type: 'hyperturtle-cni', stateDir: dir },
+    cniVersion: '1.1.0',
+    name: 'net',
+    type: 'hyperturtle-cni',
+    stateDir: dir,
     ipam: { type: 'host-local' },
     ...more,
   };

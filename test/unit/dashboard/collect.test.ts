@@ -19,11 +19,20 @@ const SINCE = '2026-11-22T10:00:00.000Z';
 const b64 = (b: Uint8Array): string => Buffer.from(b).toString('base64');
 
 const VM: VmReport = {
-  ...{ name: 'one', from: 'config', phase: 'attached', problem: null, pid: 7 },
+  name: 'one',
+  from: 'config',
+  phase: 'attached',
+  problem: null,
+  pid: 7,
   qmp: { path: '/q', problem: null },
   arena: { bytes: 1 << 20, state: 'plugged' },
   agent: { socket: '/a', connected: true, hello: null },
-  ...{ used: null, ended: [], leftOff: [], stats: [], l1: null, nicMachine: null },
+  used: null,
+  ended: [],
+  leftOff: [],
+  stats: [],
+  l1: null,
+  nicMachine: null,
   nics: [{ ...NIC, id: 'web', ifname: 'htt0' }],
   links: [
     { id: 1, object: 'tcptop.web', program: 'in', hook: 'xdp', target: 'web', since: SINCE },
@@ -35,18 +44,19 @@ function flow(remotePort: number, bytes: number): { key: string; value: string }
   const address = (last: number): number[] => [192, 0, 2, last, ...new Array<number>(12).fill(0)];
   const key = FLOW_KEY.encode({
     ...FLOW_KEY.decode(new Uint8Array(FLOW_KEY.size)),
-    ...{
-      version: 4,
-      protocol: 6,
-      local: address(1),
-      remote: address(2),
-      local_port: 80,
-      remote_port: remotePort,
-    },
+    version: 4,
+    protocol: 6,
+    local: address(1),
+    remote: address(2),
+    local_port: 80,
+    remote_port: remotePort,
   });
   const value = FLOW.encode({
     ...FLOW.decode(new Uint8Array(FLOW.size)),
-    ...{ packets: [1, 2], bytes: [bytes, 1], first_ns: 5, last_ns: 6 },
+    packets: [1, 2],
+    bytes: [bytes, 1],
+    first_ns: 5,
+    last_ns: 6,
   });
   return { key: b64(key), value: b64(value) };
 }
@@ -62,14 +72,14 @@ async function daemon(
 ): Promise<void> {
   const handlers: Partial<Handlers<typeof ADMIN_METHODS>> = {
     'admin.status': () => ({
-      ...{
-        version: '1',
-        instance: '0d9c3a52-6e0b-4f0e-8d0f-4d1f6a2b7c33',
-        pid: 1,
-        startedAt: SINCE,
-        config: '/c',
-      },
-      ...{ vms: 1, attached: 1, memoryBytes: 1 },
+      version: '1',
+      instance: '0d9c3a52-6e0b-4f0e-8d0f-4d1f6a2b7c33',
+      pid: 1,
+      startedAt: SINCE,
+      config: '/c',
+      vms: 1,
+      attached: 1,
+      memoryBytes: 1,
       loader: { busy: 0, waiting: 0, loads: 0, killed: 0, crashed: 0, workers: 1 },
     }),
     'admin.doctor': () => ({ findings: [] }),
@@ -132,16 +142,32 @@ const SAMPLED: VmReport = {
   ...VM,
   links: [
     {
-      ...{ id: 1, object: 'profile', program: 'profile', hook: 'sample', target: null },
-      ...{ options: { hz: 99 }, since: SINCE },
+      id: 1,
+      object: 'profile',
+      program: 'profile',
+      hook: 'sample',
+      target: null,
+      options: { hz: 99 },
+      since: SINCE,
     },
   ],
   l1: {
-    ...{ at: SINCE, pool: null, l2Count: 1 },
+    at: SINCE,
+    pool: null,
+    l2Count: 1,
     l2s: [
       {
-        ...{ pid: 9, name: 'web', number: 3, since: SINCE, pages: 1, framesTaken: 0, faults: 0 },
-        ...{ mappedNew: 0, mappedExisting: 0, mappedAhead: 0, passes: 0 },
+        pid: 9,
+        name: 'web',
+        number: 3,
+        since: SINCE,
+        pages: 1,
+        framesTaken: 0,
+        faults: 0,
+        mappedNew: 0,
+        mappedExisting: 0,
+        mappedAhead: 0,
+        passes: 0,
       },
     ],
   },
@@ -149,7 +175,12 @@ const SAMPLED: VmReport = {
 
 function stack(l2: number, ip: bigint, samples: number): { key: string; value: string } {
   const key = HT_PROFILE_STACK.encode({
-    ...{ l2, vcpu: 0, space: 0x1000n, cpl: 3, count: 1, end: 0n },
+    l2,
+    vcpu: 0,
+    space: 0x1000n,
+    cpl: 3,
+    count: 1,
+    end: 0n,
     ips: [ip, ...new Array<bigint>(62).fill(0n)],
   });
   const value = Buffer.alloc(8);
@@ -161,7 +192,10 @@ it('reads stacks of the nested guest that is looked at, and of no other', async 
   const stacks = [stack(3, 0x10n, 30), stack(3, 0x20n, 10), stack(4, 0x10n, 500)];
   await daemon((_, map) => ({ entries: map === 'stacks' ? stacks : [] }), SAMPLED);
   expect((await collector.state('one', 9)).detail?.profile).toMatchObject({
-    ...{ object: 'profile', hz: 99, samples: 40, problem: null },
+    object: 'profile',
+    hz: 99,
+    samples: 40,
+    problem: null,
     root: { samples: 40, children: [{ samples: 30 }, { samples: 10 }] },
     hottest: [{ name: '[0x10]', samples: 30 }, { samples: 10 }],
   });
@@ -220,7 +254,8 @@ it('tells what was answered in L0, was there already, and reached L1, for each h
     ['xdp', false],
   ]);
   expect(vms[0]?.stats[0]).toMatchObject({
-    ...{ there: 80, toL1: 10 },
+    there: 80,
+    toL1: 10,
     why: [
       ['LOW_GPA', 7],
       ['NO_TABLE', 3],

@@ -52,7 +52,9 @@ describe('a hostile L1 that broke', () => {
     const said = (n: number): string =>
       `[ 9.1] hyperturtle_fuzz: counted {"entries":${n},"beside":3,"header":12}\r\n`;
     expect(lastCounts(`boot\r\n${said(1)}more\r\n${said(7)}Kernel panic\r\n`)).toEqual({
-      ...{ entries: 7, beside: 3, header: 12 },
+      entries: 7,
+      beside: 3,
+      header: 12,
     });
     expect(lastCounts('Kernel panic\nhyperturtle_fuzz: counted {"entr')).toBeUndefined();
   });
@@ -61,13 +63,21 @@ describe('a hostile L1 that broke', () => {
 const counts = { entries: 10, beside: 1, l2Exits: 5, l2Restarts: 1, l2Vms: 1 };
 const hook = { runs: 50, handled: 40, hostileRuns: 30, longestHostileUs: 9 };
 const good: Omit<FuzzReport, 'problems'> = {
-  ...{ seed: 1, kernel: '6.1', batch: 48, slow: false, seconds: 60, operations: 1000 },
+  seed: 1,
+  kernel: '6.1',
+  batch: 48,
+  slow: false,
+  seconds: 60,
+  operations: 1000,
   attack: { ...counts, operations: { index: 900, zap: 40 } },
   hooks: { npf: hook, exit: hook },
   reasons: {},
   restarts: [{ boot: 1, why: 'its kernel ended' }],
   watched: {
-    ...{ checked: 100, mismatches: 0, p99Ratio: 1.1, handledShare: { quiet: 1, attack: 1 } },
+    checked: 100,
+    mismatches: 0,
+    p99Ratio: 1.1,
+    handledShare: { quiet: 1, attack: 1 },
     quiet: { faults: 10, p50Us: 30, p99Us: 100 },
     attack: { faults: 10, p50Us: 30, p99Us: 110 },
   },

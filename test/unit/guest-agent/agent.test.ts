@@ -10,7 +10,7 @@ import { Agent } from '../../../src/guest/agent/agent.ts';
 import { AgentConfig } from '../../../src/guest/agent/config.ts';
 import { fixOf } from '../../../src/guest/agent/fixes.ts';
 import { connectSocket } from '../../../src/core/sockets.ts';
-import { agentHasRegistered } from '../../../src/guest/l2.ts';
+import { agentHasRegistered } from '../../../src/guest/vmm/registered.ts';
 import { LOCAL_METHODS } from '../../../src/guest/agent/schema.ts';
 import { wireFailure } from '../../../src/wire/errors.ts';
 import { RpcPeer } from '../../../src/wire/peer.ts';

@@ -1,7 +1,7 @@
 /** A nested guest that is registered and has no index, as after detach and attach: what says so, and why. */
 import { expect, it } from 'vitest';
-import { statusText } from '../../../src/cli/agent.ts';
-import { topText } from '../../../src/cli/top.ts';
+import { statusText } from '../../../src/cli/guest/agent.ts';
+import { topText } from '../../../src/cli/top/command.ts';
 import { noIndex } from '../../../src/guest/agent/no-index.ts';
 
 const index = { words: 1000, used: 10 };
@@ -19,7 +19,9 @@ it('without an index the reason is told as far as it can be seen, and none for o
 it('status and top say which nested guest has no index and why', () => {
   const l2 = { name: 'web', pid: 7, since: 's', faults: 0, mappedExisting: 0, mappedNew: 0, mappedAhead: 0 };
   const status = {
-    ...{ version: '1', module: null, l2Problems: [] },
+    version: '1',
+    module: null,
+    l2Problems: [],
     host: { state: 'waiting', since: 's', lastError: null, vm: null, daemon: null },
     desired: { objects: 0, links: 0, reached: false, checked: null, problems: [] },
     l2s: [{ ...l2, slots: 0, noIndex: 'no place in the arena' }],

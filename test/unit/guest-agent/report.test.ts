@@ -9,21 +9,23 @@ import type { L1Report } from '../../../src/wire/schema.ts';
 const NOTHING: L1Report = { pool: null, l2Count: 0, l2s: [] };
 
 const l2 = (n: number) => ({
-  ...{ pid: n, name: `\u202e${'x'.repeat(90)}`, number: n, since: '2026-11-22T10:00:00.000Z', pages: 1 },
-  ...{
-    pagesHeld: 2,
-    framesCharged: 30,
-    framesCredit: 10,
-    cgroup: '/machine/a',
-    pagesUnused: 1,
-    framesTaken: 2,
-    faults: 3,
-    mappedExisting: 4,
-    mappedNew: 5,
-    mappedAhead: 6,
-    passes: 7,
-    slotChanges: 8,
-  },
+  pid: n,
+  name: `\u202e${'x'.repeat(90)}`,
+  number: n,
+  since: '2026-11-22T10:00:00.000Z',
+  pages: 1,
+  pagesHeld: 2,
+  framesCharged: 30,
+  framesCredit: 10,
+  cgroup: '/machine/a',
+  pagesUnused: 1,
+  framesTaken: 2,
+  faults: 3,
+  mappedExisting: 4,
+  mappedNew: 5,
+  mappedAhead: 6,
+  passes: 7,
+  slotChanges: 8,
 });
 
 /** A host that answers as told. */

@@ -146,7 +146,11 @@ describe('a NIC', () => {
 
   it('for a nested guest is bound to vfio-pci, whose module is loaded when it is missing', async () => {
     expect(await addNic({ id: 'web' }, 'vfio-pci', deps)).toMatchObject({
-      ...{ address: '0000:08:00.0', driver: 'vfio-pci', iommuGroup: 7, vfio: '/dev/vfio/7', interface: null },
+      address: '0000:08:00.0',
+      driver: 'vfio-pci',
+      iommuGroup: 7,
+      vfio: '/dev/vfio/7',
+      interface: null,
       existed: false,
     });
     expect(pci.did).toEqual(['add', 'modprobe vfio-pci', 'give vfio-pci']);

@@ -23,22 +23,28 @@ afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
 const spec: RunSpec = {
   name: 'redis1',
-  ...{
-    memMib: 256,
-    cpus: 2,
-    ram: 'turtlefs',
-    kernel: '/boot/vmlinuz',
-    initrd: '/i',
-    append: '',
-    machine: 'pc',
-  },
-  ...{ firmware: 'qboot.rom', console: 'stream', balloon: false, qemu: 'qemu-system-x86_64' },
+  memMib: 256,
+  cpus: 2,
+  ram: 'turtlefs',
+  kernel: '/boot/vmlinuz',
+  initrd: '/i',
+  append: '',
+  machine: 'pc',
+  firmware: 'qboot.rom',
+  console: 'stream',
+  balloon: false,
+  qemu: 'qemu-system-x86_64',
   root: { path: '/images/a,b.erofs', fileSystem: 'erofs' },
   net: { kind: 'none' },
 };
 const settings: GuestSettings = {
-  ...{ rootType: 'erofs', hostname: "it's", address: '10.0.0.2/24', terminal: false, status: true },
-  ...{ env: ['A=b c'], command: ['/bin/echo', "it's", '$x'] },
+  rootType: 'erofs',
+  hostname: "it's",
+  address: '10.0.0.2/24',
+  terminal: false,
+  status: true,
+  env: ['A=b c'],
+  command: ['/bin/echo', "it's", '$x'],
 };
 
 describe("a run's VMM", () => {

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { isHyperturtleError } from '../../../src/core/errors.ts';
 import { parseYaml } from '../../../src/core/yaml.ts';
 import { AgentConfig, checkAgentConfig } from '../../../src/guest/agent/config.ts';
-import { adminSocketOf, checkVm, parseConfig, readConfig } from '../../../src/host/daemon/config.ts';
+import { adminSocketOf, checkVm, parseConfig, readConfig } from '../../../src/host/config.ts';
 
 const problemsOf = (text: string): string[] => {
   try {

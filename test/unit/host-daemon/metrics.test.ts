@@ -5,18 +5,23 @@ import type { VmStatus } from '../../../src/host/vm/managed-vm.ts';
 
 const nic = { hook: 'tc-egress', runs: 10, handled: 4, entries: 0, learned: 0, passed: 6, reasons: {} };
 const VM = {
-  ...{ name: 'vm1', phase: 'attached', countedSince: '2026-01-01T00:00:01.500Z' },
-  ...{
-    agent: { connected: true },
-    arena: { state: 'plugged', bytes: 1 << 24 },
-    nics: [],
-    ended: [],
-    leftOff: [],
-  },
+  name: 'vm1',
+  phase: 'attached',
+  countedSince: '2026-01-01T00:00:01.500Z',
+  agent: { connected: true },
+  arena: { state: 'plugged', bytes: 1 << 24 },
+  nics: [],
+  ended: [],
+  leftOff: [],
   used: {},
   stats: [
     {
-      ...{ hook: 'npf', runs: 10_546, handled: 940, entries: 50_252, learned: 4, passed: 9606 },
+      hook: 'npf',
+      runs: 10_546,
+      handled: 940,
+      entries: 50_252,
+      learned: 4,
+      passed: 9606,
       reasons: { PRESENT: 8948, NO_TABLE: 658 },
     },
     { hook: 'sample', runs: 7, handled: 5, entries: 0, learned: 0, passed: 2, reasons: {} },

@@ -6,7 +6,7 @@ import { OwnedFd, openFds } from '../../../src/bpf/fds.ts';
 import { HyperturtleError, isHyperturtleError } from '../../../src/core/errors.ts';
 import type { Verdict } from '../../../src/host/admission/verdict.ts';
 import type { VmSettings } from '../../../src/host/vm/admit.ts';
-import { quotasSchema, runNsOf } from '../../../src/host/daemon/config.ts';
+import { quotasSchema, runNsOf } from '../../../src/host/config.ts';
 import { PacketLinks } from '../../../src/host/packets/packet-links.ts';
 import { VmObjects } from '../../../src/host/vm/objects.ts';
 import type { LoadRequest, LoadedObject } from '../../../src/host/loader/loader.ts';

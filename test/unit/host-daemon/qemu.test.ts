@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { checkVm } from '../../../src/host/daemon/config.ts';
+import { checkVm } from '../../../src/host/config.ts';
 import {
   readRecord,
   removeRecord,
@@ -47,12 +47,17 @@ describe('arguments of a VM', () => {
     );
     expect(devices).toEqual([
       {
-        ...{ driver: 'pcie-root-port', id: 'hyperturtle-port' },
-        ...{ chassis: 250, 'pref64-reserve': 134217728 },
+        driver: 'pcie-root-port',
+        id: 'hyperturtle-port',
+        chassis: 250,
+        'pref64-reserve': 134217728,
       },
       {
-        ...{ driver: 'ivshmem-plain', id: 'hyperturtle-arena' },
-        ...{ memdev: 'hyperturtle-memory', bus: 'hyperturtle-port', master: 'off' },
+        driver: 'ivshmem-plain',
+        id: 'hyperturtle-arena',
+        memdev: 'hyperturtle-memory',
+        bus: 'hyperturtle-port',
+        master: 'off',
       },
     ]);
   });

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { checkVm } from '../../../src/host/daemon/config.ts';
+import { checkVm } from '../../../src/host/config.ts';
 import { RuntimeVms } from '../../../src/host/daemon/runtime-vms.ts';
 
 let dir: string;

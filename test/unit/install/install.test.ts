@@ -21,7 +21,7 @@ import type { MachineFacts, Plan } from '../../../src/install/plan.ts';
 import { readRecord, sha256, writeRecord } from '../../../src/install/record.ts';
 import { runPlan } from '../../../src/install/run.ts';
 import { readAgentConfig } from '../../../src/guest/agent/config.ts';
-import { readConfig } from '../../../src/host/daemon/config.ts';
+import { readConfig } from '../../../src/host/config.ts';
 
 const OTHER: Readonly<Record<Role, Role>> = { host: 'guest', guest: 'host' };
 
@@ -46,15 +46,22 @@ const all = (): string[] =>
     .sort();
 
 const machine = (over: Partial<MachineFacts> = {}): MachineFacts => ({
-  ...{ root, systemd: false, udev: false, dkms: undefined, kernel: '6.1.0-50-amd64' },
+  root,
+  systemd: false,
+  udev: false,
+  dkms: undefined,
+  kernel: '6.1.0-50-amd64',
   ...over,
 });
 
 /** The package's own files, and a stand-in for the compiled programs. */
 function files(role: Role, version: string): Promise<InstallFile[]> {
   return filesOf(role, {
-    ...{ packageRoot, version, command: '/opt/node /opt/ht/main.js' },
-    ...{ unitDir: '/etc/systemd/system', udevDir: '/etc/udev/rules.d' },
+    packageRoot,
+    version,
+    command: '/opt/node /opt/ht/main.js',
+    unitDir: '/etc/systemd/system',
+    udevDir: '/etc/udev/rules.d',
     texts: new Map([['/usr/local/share/man/man1/hyperturtle.1', `of ${version}`]]),
   });
 }
@@ -69,7 +76,9 @@ async function install(role: Role, version = '1.0.0'): Promise<string[]> {
   const p = await plan(role, version);
   await runPlan(p, root, { say: () => {} });
   const list = (await files(role, version)).map((f) => ({
-    ...{ path: f.path, sha256: sha256(f.content), config: f.config },
+    path: f.path,
+    sha256: sha256(f.content),
+    config: f.config,
   }));
   writeRecord(root, role, { schema: 1, version, files: list });
   return p.steps.map(stepText);

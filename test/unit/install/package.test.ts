@@ -3,9 +3,9 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { Command } from 'commander';
 import { expect, it } from 'vitest';
-import { manPages } from '../../../src/cli/man.ts';
-import { registerKeys } from '../../../src/cli/keys.ts';
-import { registerMaps } from '../../../src/cli/l1-map.ts';
+import { manPages } from '../../../src/cli/docs/man.ts';
+import { registerKeys } from '../../../src/cli/keys/command.ts';
+import { registerMaps } from '../../../src/cli/maps/command.ts';
 
 it('the npm package has what is run and what modules and lab are built from, and nothing else', () => {
   const text = execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], {

@@ -5,9 +5,15 @@ import { l1Machine, l1Script, qemuArguments, SERIAL_SEAT } from '../../../src/la
 
 const config = bochsConfig({
   model: 'broadwell_ult',
-  ...{ biosRom: '/r/bios', vgaRom: '/r/vga', iso: '/i/disc.iso' },
-  ...{ baseDisk: '/d/base.img', payloadDisk: '/d/payload.img', l1ScriptDisk: '/d/l1.img' },
-  ...{ serialPath: '/d/l0.log', terminals: ['/d/a', '/d/b'], logPath: '/d/bochs.log' },
+  biosRom: '/r/bios',
+  vgaRom: '/r/vga',
+  iso: '/i/disc.iso',
+  baseDisk: '/d/base.img',
+  payloadDisk: '/d/payload.img',
+  l1ScriptDisk: '/d/l1.img',
+  serialPath: '/d/l0.log',
+  terminals: ['/d/a', '/d/b'],
+  logPath: '/d/bochs.log',
 });
 
 describe('the configuration of Bochs', () => {

@@ -2,8 +2,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { expect, test } from 'vitest';
-import { readCells } from '../../../src/bench/matrix-cells.ts';
-import type { MatrixCell } from '../../../src/bench/matrix.ts';
+import { readCells } from '../../../src/bench/matrix/cells.ts';
+import type { MatrixCell } from '../../../src/bench/matrix/run.ts';
 import {
   MATRIX_BEGIN,
   MATRIX_END,
@@ -13,8 +13,14 @@ import {
 } from '../../../src/report/matrix.ts';
 
 const cell = (kernel: string, vendor: 'amd' | 'intel', more: Partial<MatrixCell> = {}): MatrixCell => ({
-  ...{ kernel, vendor, hook: 'npf', state: 'run', found: `counts of ${kernel}`, seconds: 3 },
-  ...{ on: 'a lab', date: '2026-11-28' },
+  kernel,
+  vendor,
+  hook: 'npf',
+  state: 'run',
+  found: `counts of ${kernel}`,
+  seconds: 3,
+  on: 'a lab',
+  date: '2026-11-28',
   ...more,
 });
 

@@ -20,7 +20,13 @@ function extended(value: unknown): unknown {
 
 const EXIT_STATS = { seen: 1, handled: 1, returned: 0, l1Ns: 0, l0Ns: 9 };
 const STATS = {
-  ...{ hook: 'exit', linked: true, runs: 1, handled: 1, entries: 0, learned: 0, passed: 0 },
+  hook: 'exit',
+  linked: true,
+  runs: 1,
+  handled: 1,
+  entries: 0,
+  learned: 0,
+  passed: 0,
   reasons: {},
   exits: { cpuid: EXIT_STATS },
 };

@@ -1,0 +1,143 @@
+/** Runs the benchmarks of the fault path in a lab and gives the result file's content. */
+import type { Progress } from '../../core/progress.ts';
+import type { Lab } from '../../lab/lab.ts';
+import { guestStatus } from '../../testbed/acceleration.ts';
+import { ManagedAcceleration } from '../../testbed/managed.ts';
+import type { GuestStatus } from '../../testbed/acceleration.ts';
+import { l2KernelArguments } from '../../testbed/l2-session.ts';
+import { environmentOf } from '../shared/environment.ts';
+import { KvmCounters } from '../../testbed/kvm-counters.ts';
+import { RESULT_SCHEMA_VERSION } from '../shared/environment-schema.ts';
+import type { BenchResult, BootSample, Pattern, TouchSample, Variant } from './schema.ts';
+import { summarize } from './summary.ts';
+import { reservedMemory } from './touch.ts';
+import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
+import { takeTurn, turnsOf } from './turn.ts';
+import type { TurnResult } from './turn.ts';
+
+export interface BenchSpec {
+  benchmark: BenchResult['benchmark'];
+  touchMib: number;
+  rounds: number;
+  variants: readonly Variant[];
+  patterns: readonly Pattern[];
+  /** Also boot the same kernel not nested. */
+  notNested: boolean;
+  /** No touches. */
+  bootOnly: boolean;
+  l2MemoryMib: number;
+  arenaMib: number;
+  /** QEMU's machine type for L2. */
+  machine: string;
+  /** Begin no round after the first that would not be over by then. */
+  budgetMs?: number;
+}
+
+export interface BenchOptions {
+  /** Version of this program. */
+  version: string;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+/** The lab must be up with its payload, and nobody else using it. It is left as it was found. */
+export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions): Promise<BenchResult> {
+  const { progress, signal } = options;
+  const startedAt = new Date();
+  const reserved = reservedMemory(spec.l2MemoryMib, spec.touchMib);
+  const append = `console=ttyS0 ${L2_TICK_ARGUMENTS} ${reserved.kernelArguments}`;
+
+  const counters = await KvmCounters.start(lab.l0, signal);
+  try {
+    const step = progress.step('daemon in L0, agent in L1, npf loaded over their channel');
+    const acceleration = await ManagedAcceleration.on(lab, { arenaMib: spec.arenaMib, signal }).catch(
+      (e: unknown) => {
+        step.fail();
+        throw e;
+      },
+    );
+    try {
+      const guest = await guestStatus(lab.l1, signal);
+      step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
+      const groupDefault = guest.group_max;
+      const group = { now: groupDefault };
+      const context = { ...spec, lab, counters, acceleration, groupDefault, group, reserved, append, signal };
+      const touches: TouchSample[] = [];
+      const boots: BootSample[] = [];
+      const turns = turnsOf(spec);
+      let rounds = spec.rounds;
+      for (const [i, { turn, round }] of turns.entries()) {
+        if (roundTooLate(Date.now() - startedAt.getTime(), i, turns.length / spec.rounds, spec.budgetMs)) {
+          rounds = round;
+          progress.note(`  ${round} of ${spec.rounds} rounds: another would take too long here`);
+          break;
+        }
+        const turnStep = progress.step(`[${i + 1}/${turns.length}] round ${round + 1}, ${turn}`);
+        try {
+          const done = await takeTurn(context, turn, round);
+          touches.push(...done.touches);
+          boots.push(...done.boots);
+          turnStep.done(remark(done));
+        } catch (e) {
+          turnStep.fail();
+          throw e;
+        }
+      }
+      return {
+        schema: RESULT_SCHEMA_VERSION,
+        benchmark: spec.benchmark,
+        environment: await environmentOf(lab, options.version, startedAt),
+        parameters: parametersOf(lab, { ...spec, rounds }, guest, append),
+        touches,
+        boots,
+        summary: summarize({ touches, boots }),
+      };
+    } finally {
+      await acceleration.off();
+    }
+  } finally {
+    await counters.stop();
+  }
+}
+
+/** Whether turn `i` begins a round that, at the pace so far, would end after the budget. Never the first round. */
+export function roundTooLate(
+  elapsedMs: number,
+  i: number,
+  turnsPerRound: number,
+  budgetMs: number | undefined,
+): boolean {
+  if (budgetMs === undefined || i === 0 || i % turnsPerRound !== 0) return false;
+  return (elapsedMs / i) * (i + turnsPerRound) > budgetMs;
+}
+
+/** What a turn gave, in a few words for the progress line. */
+function remark(r: TurnResult): string {
+  const boots = r.boots.map((b) => `boot ${(b.bootMs / 1000).toFixed(1)} s`);
+  const touches = r.touches
+    .filter((s) => s.touch.pass === 1)
+    .map((s) => `${s.touch.pattern} ${Math.round(s.touch.avgNs / 1000)} µs`);
+  return [...boots, ...touches].join(', ');
+}
+
+function parametersOf(
+  lab: Lab,
+  spec: BenchSpec,
+  guest: GuestStatus,
+  append: string,
+): BenchResult['parameters'] {
+  const { l1 } = lab.environment();
+  return {
+    touchMib: spec.touchMib,
+    rounds: spec.rounds,
+    variants: [...spec.variants],
+    patterns: [...spec.patterns],
+    l2MemoryMib: spec.l2MemoryMib,
+    l1MemoryMib: l1.memMib,
+    l1Cpus: l1.cpus,
+    groupDefault: guest.group_max,
+    poolHigh: guest.pool_high,
+    l2Machine: spec.machine,
+    l2KernelArguments: l2KernelArguments({ append }),
+  };
+}

@@ -1,0 +1,266 @@
+/**
+ * Time from the start of a nested guest to the open port and the first right answer of its service, image by image,
+ * with stock hypervisors and with the hyperupcall, taking turns. The guests are started by `hyperturtle run`, as users
+ * start them; each step comes over a console port that reaches this process without any of our programs in between, so
+ * nothing polls while it is measured.
+ */
+import { z } from 'zod';
+import { HyperturtleError } from '../../core/errors.ts';
+import type { Progress } from '../../core/progress.ts';
+import { kernelArgs } from '../../lab/init-scripts.ts';
+import { aboutImage } from '../../lab/l2-image.ts';
+import type { Connection } from '../../lab/channel.ts';
+import type { Lab } from '../../lab/lab.ts';
+import { run, runScript } from '../../lab/levels.ts';
+import type { Job } from '../../lab/levels.ts';
+import { IN_GUEST } from '../../lab/artifacts.ts';
+import { PORT } from '../../lab/machine.ts';
+import { CLI, guestStatus } from '../../testbed/acceleration.ts';
+import type { HookCounts } from '../../testbed/acceleration.ts';
+import { environmentOf } from '../shared/environment.ts';
+import { KvmCounters, countersBetween } from '../../testbed/kvm-counters.ts';
+import { ManagedAcceleration } from '../../testbed/managed.ts';
+import { subtractCounts } from '../../core/counts.ts';
+import type { StartResult, StartSample, StartVariant } from './schema.ts';
+import { START_VARIANTS } from './schema.ts';
+import { SNAPSHOT_IMAGE, imagesOf, summarizeStarts } from './summary.ts';
+import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
+import { setOwn } from '../../core/own.ts';
+
+export interface StartSpec {
+  images: readonly string[];
+  rounds: number;
+  arenaMib: number;
+  /** Also count exactly what groups took in vain. */
+  exact: boolean;
+  /** Begin no round after the first that would not be over by then. */
+  budgetMs?: number | undefined;
+}
+
+export interface StartOptions {
+  version: string;
+  progress: Progress;
+  signal?: AbortSignal | undefined;
+}
+
+/** Vanilla, on an emulated CPU that others use as well; loading a snapshot takes longer. */
+const ANSWER_MS = 600_000;
+const SNAPSHOT_ANSWER_MS = 2_400_000;
+const EVENT_PORT = 0;
+
+const eventSchema = z.object({ run: z.string(), event: z.string(), ms: z.number().optional() });
+
+/** The lab must have these images. It is left as it was found. Interrupted, it gives what it has by then. */
+export async function runStart(lab: Lab, spec: StartSpec, o: StartOptions): Promise<StartResult> {
+  const { progress, signal } = o;
+  const startedAt = new Date();
+  const append = `${kernelArgs(2)} ${L2_TICK_ARGUMENTS}`;
+  const counters = await KvmCounters.start(lab.l0, signal);
+  try {
+    const acceleration = await ManagedAcceleration.on(lab, { arenaMib: spec.arenaMib, signal });
+    try {
+      const guest = await guestStatus(lab.l1, signal);
+      const samples: StartSample[] = [];
+      const turns = startTurns(spec);
+      const context = { lab, counters, acceleration, append, signal };
+      let rounds = spec.rounds;
+      for (const [i, turn] of turns.entries()) {
+        const perRound = turns.length / spec.rounds;
+        const elapsedMs = Date.now() - startedAt.getTime();
+        if (i > 0 && i % perRound === 0 && spec.budgetMs !== undefined)
+          if ((elapsedMs / i) * (i + perRound) > spec.budgetMs) {
+            rounds = turn.round;
+            progress.note(`  ${turn.round} of ${spec.rounds} rounds: another would take too long here`);
+            break;
+          }
+        const step = progress.step(`[${i + 1}/${turns.length}] ${turn.image}, ${turn.variant}`);
+        try {
+          const s = await oneStart(context, turn);
+          samples.push(s);
+          step.done(`answered after ${(s.answeredMs / 1000).toFixed(1)} s`);
+        } catch (e) {
+          step.fail();
+          if (!signal?.aborted || samples.length === 0) throw e;
+          progress.note(`  interrupted: what was measured until now is the result`);
+          break;
+        }
+      }
+      const exact = spec.exact && !signal?.aborted ? await exactStarts(context, spec.images, progress) : [];
+      const { l1 } = lab.environment();
+      return {
+        schema: 1,
+        benchmark: 'start',
+        environment: await environmentOf(lab, o.version, startedAt),
+        parameters: {
+          images: imagesOf(samples),
+          rounds,
+          l1MemoryMib: l1.memMib,
+          l1Cpus: l1.cpus,
+          groupDefault: guest.group_max,
+          poolHigh: guest.pool_high,
+          l2KernelArguments: append,
+        },
+        samples,
+        exact,
+        summary: summarizeStarts(samples, exact),
+      };
+    } finally {
+      await acceleration.off();
+    }
+  } finally {
+    await counters.stop();
+  }
+}
+
+/** Slower by an exit for each page that is used, so apart from what is timed. */
+async function exactStarts(
+  c: Context,
+  images: readonly string[],
+  progress: Progress,
+): Promise<StartResult['exact']> {
+  const found: StartResult['exact'] = [];
+  await run(c.lab.l1, [CLI, 'guest', 'set', '--exact'], { signal: c.signal });
+  try {
+    for (const image of images) {
+      const step = progress.step(`${image}: pages that groups took in vain`);
+      const { pages } = await oneStart(c, { image, variant: 'accelerated', round: EXACT_ROUND });
+      if (pages === null) throw new Error('no pages of an accelerated start');
+      found.push({ image, ...pages });
+      step.done(`${pages.unused} of ${pages.held}`);
+    }
+    return found;
+  } catch (e) {
+    if (!c.signal?.aborted) throw e;
+    return found;
+  } finally {
+    await run(c.lab.l1, [CLI, 'guest', 'set', '--no-exact']);
+  }
+}
+
+/** A number that no round has. */
+const EXACT_ROUND = 1000;
+
+export interface StartTurn {
+  image: string;
+  variant: StartVariant;
+  round: number;
+}
+
+/** Both variants of an image one after the other, so that they meet the same machine; who is first changes by round. */
+export function startTurns(spec: Pick<StartSpec, 'images' | 'rounds'>): StartTurn[] {
+  return Array.from({ length: spec.rounds }, (_, round) =>
+    spec.images.flatMap((image) => {
+      const order = round % 2 === 0 ? START_VARIANTS : [...START_VARIANTS].reverse();
+      return order.map((variant) => ({ image, variant, round }));
+    }),
+  ).flat();
+}
+
+interface Context {
+  lab: Lab;
+  counters: KvmCounters;
+  acceleration: ManagedAcceleration;
+  append: string;
+  signal: AbortSignal | undefined;
+}
+
+async function oneStart(c: Context, turn: StartTurn): Promise<StartSample> {
+  const { lab, signal } = c;
+  const accelerated = turn.variant === 'accelerated';
+  await c.acceleration.setLinked(accelerated, signal);
+  // from L1's page cache for both: what is compared is memory, not the lab's disks
+  await runScript(lab.l1, `cat ${IN_GUEST.images}/${turn.image}.erofs >/dev/null`, {
+    timeoutMs: 600_000,
+    signal,
+  });
+  const name = `start-${turn.image}-${turn.variant}-${turn.round}`;
+  return lab.l2Channel(EVENT_PORT).use(
+    async (connection) => {
+      const hookBefore = accelerated ? await c.acceleration.hookCounts(signal) : undefined;
+      const before = await c.counters.read(signal);
+      const cpuSeconds = lab.emulatorCpuSeconds();
+      const job = await lab.l1.spawn(
+        [
+          ...[CLI, 'run', turn.image, '--name', name, '--ram', accelerated ? 'turtlefs' : 'tmpfs'],
+          ...['--append', c.append, '--service', '--events', `/dev/virtio-ports/${PORT.l2(EVENT_PORT)}`],
+        ],
+        { signal },
+      );
+      try {
+        const at = await stepsOf(connection, name, job, turn.image, signal);
+        const emulatorCpuSeconds = lab.emulatorCpuSeconds() - cpuSeconds;
+        const counters = countersBetween(before, await c.counters.read(signal));
+        const hook = accelerated ? await c.acceleration.hookCounts(signal) : undefined;
+        const pages = accelerated ? await c.acceleration.guest.l2Pages(signal) : null;
+        return {
+          ...turn,
+          pages,
+          l2MemoryMib: aboutImage(turn.image).memMib,
+          upMs: at.up,
+          openMs: at.open,
+          answeredMs: at.answered,
+          counters,
+          ...answersOf(hookBefore, hook),
+          emulatorCpuSeconds,
+        };
+      } finally {
+        await job.kill('TERM');
+        await job.wait({ timeoutMs: 120_000 });
+      }
+    },
+    { timeoutMs: 10_000, signal },
+  );
+}
+
+function answersOf(
+  before: HookCounts | undefined,
+  after: HookCounts | undefined,
+): Pick<StartSample, 'fallbacks' | 'handled' | 'entries'> {
+  if (before === undefined || after === undefined) return { fallbacks: null, handled: null, entries: null };
+  return {
+    fallbacks: subtractCounts(after.reasons, before.reasons),
+    handled: after.handled - before.handled,
+    entries: after.entries - before.entries,
+  };
+}
+
+/** Milliseconds of each step since the guest's first instruction, when the last one has come. */
+async function stepsOf(
+  connection: Connection,
+  run: string,
+  job: Job,
+  image: string,
+  signal: AbortSignal | undefined,
+): Promise<{ up: number; open: number; answered: number }> {
+  const at: Record<string, number> = {};
+  const end = performance.now() + (image === SNAPSHOT_IMAGE ? SNAPSHOT_ANSWER_MS : ANSWER_MS);
+  while (at['answered'] === undefined) {
+    let line: string;
+    try {
+      line = String(await connection.readLine({ timeoutMs: end - performance.now(), signal }));
+    } catch (e) {
+      throw new HyperturtleError(
+        'HT_BOOT_FAILED',
+        `${run}: no answer of its service; the launcher: ${(await job.output()).trim().slice(-1000)}`,
+        { cause: e },
+      );
+    }
+    const event = parseEvent(line);
+    if (event?.run !== run) continue; // of one before, or of a console
+    if (event.event === 'exited' || event.event === 'error')
+      throw new HyperturtleError(
+        'HT_COMMAND_FAILED',
+        `${run}: ended before its service answered: ${line}: ${(await job.output()).trim().slice(-1000)}`,
+      );
+    if (event.ms !== undefined) setOwn(at, event.event, event.ms);
+  }
+  return { up: at['up'] ?? 0, open: at['open'] ?? 0, answered: at['answered'] };
+}
+
+function parseEvent(line: string): z.infer<typeof eventSchema> | undefined {
+  try {
+    return eventSchema.safeParse(JSON.parse(line)).data;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,172 @@
+/** `hyperturtle bench ...`: measures in a lab of its own and writes table, JSON and report. */
+import type { Command } from 'commander';
+import { writeJson, writeOut } from '../../core/output.ts';
+import type { BenchSpec } from '../../bench/first-touch/run.ts';
+import { HyperturtleError } from '../../core/errors.ts';
+import { registerAgentBench } from './agent.ts';
+import { registerControl } from './control.ts';
+import { registerBenchNet } from './net.ts';
+import { registerExitBench } from './exit.ts';
+import { registerHooksBench } from './hooks.ts';
+import { registerHugeBench } from './huge.ts';
+import { registerNetNative } from './net-native.ts';
+import { registerPaper } from './paper.ts';
+import { registerMatrix } from './matrix.ts';
+import { registerStart } from './start.ts';
+import { registerProfileBench } from './profile.ts';
+import { inLab, labOptions } from '../shared/in-lab.ts';
+import type { LabOptions } from '../shared/in-lab.ts';
+import { choose, integer } from '../shared/values.ts';
+
+interface CommonOptions extends LabOptions {
+  report?: string;
+}
+
+interface RunOptions extends CommonOptions {
+  mib: number;
+  rounds: number;
+  l2Memory: number;
+  machine: string;
+  variants?: string;
+  patterns?: string;
+}
+
+export const ARENA_MIB = 16;
+
+export function register(program: Command, version: string): void {
+  const bench = program.command('bench').description('measure first touches and boots of nested guests');
+  const sized = (c: Command): Command =>
+    common(c)
+      .option('--mib <number>', 'memory touched by each phase', integer('--mib', 1, 1024), 32)
+      .option('--rounds <number>', 'rounds; variants take turns in each', integer('--rounds', 1, 100), 3)
+      .option(
+        '--l2-memory <MiB>',
+        'memory of L2; default: as much as the touches need',
+        integer('--l2-memory', 64, 65_536),
+        0,
+      )
+      .option('--machine <type>', "QEMU's machine type for L2", 'pc')
+      .option('--variants <list>', 'only these, comma-separated; default: all')
+      .option('--patterns <list>', 'only these orders of touching; default: all');
+
+  sized(bench.command('npf').description('first touches of L2: vanilla and with the hyperupcall')).action(
+    (o: RunOptions) => measure('npf', o, version),
+  );
+  sized(
+    bench.command('boot').description('boots of L2: vanilla, with the hyperupcall, and not nested'),
+  ).action((o: RunOptions) => measure('boot', o, version));
+  labOptions(bench.command('churn').description('create, run and destroy many L2s; nothing may be left'))
+    .option('--cycles <number>', 'how many', integer('--cycles', 1, 1_000_000), 200)
+    .option('--parallel <number>', 'at a time', integer('--parallel', 1, 64), 4)
+    .action((o: CheckOptions) => check('churn', o));
+  labOptions(
+    bench.command('integrity').description('race pages of an L2 between it, L1 and L0; none may change'),
+  )
+    .option('--pages <number>', 'how many at least', integer('--pages', 1, 2 ** 31), 100_000)
+    .action((o: CheckOptions) => check('integrity', o));
+  labOptions(
+    bench
+      .command('chaos')
+      .description('kill -9 of daemon, agent or an L1 at random moments; no page may change'),
+  )
+    .option('--rounds <number>', 'kills', integer('--rounds', 1, 10_000), 50)
+    .option('--seed <number>', 'the same kills in the same order', integer('--seed', 0, 2 ** 32 - 1), 1)
+    .action((o: CheckOptions) => check('chaos', { ...o, l1Memory: 1024, secondL1Memory: 768 }));
+  sized(bench.command('all').description('npf and boot')).action((o: RunOptions) =>
+    measure('all', o, version),
+  );
+  registerControl(bench, version);
+  registerMatrix(bench);
+  registerAgentBench(bench);
+  registerBenchNet(bench, version);
+  registerNetNative(bench, version);
+  registerExitBench(bench, version);
+  registerHooksBench(bench);
+  registerHugeBench(bench, version);
+  registerPaper(bench);
+  registerStart(bench, version);
+  registerProfileBench(bench, version);
+}
+
+interface CheckOptions extends LabOptions {
+  cycles: number;
+  parallel: number;
+  pages: number;
+  rounds: number;
+  seed: number;
+}
+
+/** One check in a lab; its result as JSON. Exit status HT_INTEGRITY when something is wrong. */
+async function check(what: 'churn' | 'integrity' | 'chaos', o: CheckOptions): Promise<void> {
+  const [{ runChurn }, { runIntegrity }, { runChaos }] = await Promise.all([
+    import('../../bench/churn/run.ts'),
+    import('../../bench/integrity/run.ts'),
+    import('../../bench/chaos/run.ts'),
+  ]);
+  const report = await inLab(o, async ({ lab, progress, signal }) => {
+    const shared = { arenaMib: ARENA_MIB, progress, signal };
+    if (what === 'chaos')
+      return await runChaos(lab, {
+        rounds: o.rounds,
+        seed: o.seed,
+        patternSeconds: 6,
+        ...shared,
+        arenaMib: 8,
+      });
+    return what === 'churn'
+      ? await runChurn(lab, { cycles: o.cycles, parallel: o.parallel, memMib: 32, ...shared })
+      : await runIntegrity(lab, {
+          pages: o.pages,
+          sharedMib: 16,
+          ownMib: 32,
+          hole: 16,
+          passSeconds: 20,
+          ...shared,
+        });
+  });
+  writeJson(JSON.stringify(report, null, 1));
+  if (report.problems.length > 0)
+    throw new HyperturtleError('HT_INTEGRITY', `${what}: ${report.problems.join('; ')}`);
+}
+
+function common(c: Command): Command {
+  return labOptions(c).option('--report <file>', 'write the HTML report');
+}
+
+async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: string): Promise<void> {
+  const [{ VARIANTS, PATTERNS }, { l2MemoryFor }] = await Promise.all([
+    import('../../bench/first-touch/schema.ts'),
+    import('../../bench/first-touch/touch.ts'),
+  ]);
+  await runAndReport(
+    {
+      benchmark: what,
+      touchMib: o.mib,
+      rounds: o.rounds,
+      variants: choose('--variants', VARIANTS, o.variants),
+      patterns: choose('--patterns', PATTERNS, o.patterns),
+      notNested: what !== 'npf',
+      bootOnly: what === 'boot',
+      l2MemoryMib: o.l2Memory || l2MemoryFor(o.mib),
+      arenaMib: ARENA_MIB,
+      machine: o.machine,
+    },
+    o,
+    version,
+  );
+}
+
+/** Measures in a lab; then the table, and the files that were asked for. */
+export async function runAndReport(spec: BenchSpec, o: CommonOptions, version: string): Promise<void> {
+  const [{ runBench }, { terminalReport }, { htmlReport }, { writeOutput }, path] = await Promise.all([
+    import('../../bench/first-touch/run.ts'),
+    import('../../report/terminal.ts'),
+    import('../../report/html.ts'),
+    import('../../core/files.ts'),
+    import('node:path'),
+  ]);
+  const result = await inLab(o, ({ lab, ...context }) => runBench(lab, spec, { version, ...context }));
+  const report = o.report === undefined ? undefined : path.resolve(o.report);
+  if (report !== undefined) writeOutput(report, htmlReport(result));
+  writeOut(`\n${terminalReport(result, report)}`);
+}

@@ -1,0 +1,142 @@
+/** `hyperturtle host|guest install` and `uninstall`: units, configuration, modules by dkms, programs, manual pages. */
+import type { Command } from 'commander';
+import { codeFile } from '../../core/code-file.ts';
+import { writeErr, writeOut } from '../../core/output.ts';
+import type { Role } from '../../install/files.ts';
+import type { Plan } from '../../install/plan.ts';
+import type { InstallRecord } from '../../install/record.ts';
+
+interface Options {
+  root: string;
+  dryRun?: boolean;
+  module: boolean;
+  json?: boolean;
+}
+
+/** Manual pages and completion below a share directory: path to text. */
+export type Texts = (share: string) => ReadonlyMap<string, string>;
+
+const NEXT: Readonly<Record<Role, string>> = {
+  host: 'write your VMs into /etc/hyperturtle/host.yaml, then: systemctl enable --now hyperturtled; hyperturtle host doctor',
+  guest: 'next: systemctl enable --now hyperturtle-agent; hyperturtle doctor',
+};
+
+export function registerInstall(parent: Command, role: Role, version: string, texts: Texts): void {
+  const what = role === 'host' ? 'udev rule' : 'compiled programs';
+  const options = (command: Command): Command =>
+    command
+      .option('--root <dir>', 'a machine that is mounted there: files only, no command is run', '/')
+      .option('--dry-run', 'print what would be done')
+      .option('--json', 'print one line of JSON');
+  options(parent.command('install'))
+    .description(`install this machine's part: unit, configuration, ${what}, module sources, manual pages`)
+    .option('--no-module', 'do not have dkms build the kernel module')
+    .addHelpText(
+      'after',
+      `
+Does what is missing and nothing else: a second run finds nothing to do, a newer version replaces what differs. Your
+configuration is never overwritten. When a step fails, those before it are undone. Needs dkms and the headers of the
+running kernel for the module. Where the Debian packages are installed, they have done this.
+
+Examples:
+  hyperturtle ${role} install --dry-run
+  hyperturtle ${role} install && systemctl enable --now ${role === 'host' ? 'hyperturtled' : 'hyperturtle-agent'}`,
+    )
+    .action((o: Options) => install(role, version, texts, o));
+  options(parent.command('uninstall'))
+    .description(
+      'stop the service and remove what install has put there; configuration that you changed is left',
+    )
+    .action((o: Options) => uninstall(role, o));
+}
+
+async function install(role: Role, version: string, texts: Texts, o: Options): Promise<void> {
+  const [{ filesOf }, { planInstall }, { machineFacts }, records, path, errors] = await Promise.all([
+    import('../../install/files.ts'),
+    import('../../install/plan.ts'),
+    import('../../install/run.ts'),
+    import('../../install/record.ts'),
+    import('node:path'),
+    import('../../core/errors.ts'),
+  ]);
+  const packageRoot = codeFile('../..');
+  if (path.resolve(packageRoot) === '/usr/lib/hyperturtle/app')
+    throw new errors.HyperturtleError(
+      'HT_USAGE',
+      'this is the Debian package: it has installed all of it (dpkg -L hyperturtle hyperturtle-dkms)',
+    );
+  const files = await filesOf(role, {
+    packageRoot,
+    version,
+    // this very program, by the Node.js that runs it
+    command: `${process.execPath} ${path.join(packageRoot, 'dist/src/cli/main.js')}`,
+    unitDir: '/etc/systemd/system',
+    udevDir: '/etc/udev/rules.d',
+    texts: texts('/usr/local/share'),
+  });
+  const machine = await machineFacts(o.root, version);
+  if (o.root === '/' && o.module && machine.dkms === undefined)
+    throw new errors.HyperturtleError(
+      'HT_NOT_FOUND',
+      'dkms is not there: apt install dkms linux-headers-$(dpkg --print-architecture), or say --no-module',
+    );
+  const record: InstallRecord = {
+    schema: 1,
+    version,
+    files: files.map((f) => ({ path: f.path, sha256: records.sha256(f.content), config: f.config })),
+  };
+  const before = await records.readRecord(o.root, role);
+  const others = await records.readRecord(o.root, other(role));
+  const plan = await planInstall({ role, files, version, modules: o.module, before, others }, machine);
+  await carryOut(plan, o, () => Promise.resolve(records.writeRecord(o.root, role, record)));
+  if (!o.dryRun && !o.json) writeErr(`${NEXT[role]}\n`);
+}
+
+async function uninstall(role: Role, o: Options): Promise<void> {
+  const [{ planUninstall }, { machineFacts }, records, errors] = await Promise.all([
+    import('../../install/plan.ts'),
+    import('../../install/run.ts'),
+    import('../../install/record.ts'),
+    import('../../core/errors.ts'),
+  ]);
+  const record = await records.readRecord(o.root, role);
+  if (record === undefined) {
+    const plan = { steps: [], left: [] };
+    await carryOut(plan, o, () => Promise.resolve());
+    return;
+  }
+  const machine = await machineFacts(o.root, record.version);
+  if (o.root === '/' && process.getuid?.() !== 0 && !o.dryRun)
+    throw new errors.HyperturtleError('HT_USAGE', 'uninstall must be run as root');
+  const others = await records.readRecord(o.root, other(role));
+  await carryOut(await planUninstall(role, record, others, machine), o, () =>
+    records.removeRecord(o.root, role),
+  );
+}
+
+const other = (role: Role): Role => (role === 'host' ? 'guest' : 'host');
+
+async function carryOut(plan: Plan, o: Options, record: () => Promise<void>): Promise<void> {
+  const [{ stepText }, { runPlan }, { abortOnSignals }] = await Promise.all([
+    import('../../install/plan.ts'),
+    import('../../install/run.ts'),
+    import('../../core/lifecycle.ts'),
+  ]);
+  const say = (line: string): void => {
+    if (!o.json) writeOut(`${line}\n`);
+  };
+  for (const l of plan.left) say(`left    ${l.path}: ${l.why}`);
+  if (o.dryRun) plan.steps.forEach((s) => say(stepText(s)));
+  else {
+    const signals = abortOnSignals();
+    try {
+      await runPlan(plan, o.root, { say: (s) => say(stepText(s)), signal: signals.signal });
+      await record();
+    } finally {
+      signals.dispose();
+    }
+  }
+  if (plan.steps.length === 0) say('nothing to do');
+  if (o.json)
+    writeOut(`${JSON.stringify({ done: !o.dryRun, steps: plan.steps.map(stepText), left: plan.left })}\n`);
+}

@@ -1,5 +1,0 @@
-/** Reading a compiled object that a command was given. */
-import { readInput } from '../core/files.ts';
-
-/** Throws HT_NOT_FOUND, HT_USAGE, HT_KERNEL. */
-export const readObject = (file: string): Buffer => readInput(file, 'give a compiled object (.bpf.o)');

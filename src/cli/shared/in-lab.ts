@@ -1,0 +1,114 @@
+/** What all benches that start a lab of their own have in common: its options, and its coming and going. */
+import { Option } from 'commander';
+import type { Command } from 'commander';
+import { abortReason, sleep } from '../../core/wait.ts';
+import type { Progress } from '../../core/progress.ts';
+import type { Lab } from '../../lab/lab.ts';
+import { integer } from './values.ts';
+import { kernelOption } from './kernel-option.ts';
+
+export interface LabOptions {
+  kernel: string;
+  accel: 'tcg' | 'kvm' | 'bochs';
+  l1Memory: number;
+  l1Cpus: number;
+  secondL1Memory?: number;
+  json?: string;
+  report?: string;
+  images?: readonly string[];
+  kvmSelftests?: boolean;
+}
+
+export interface InLab {
+  lab: Lab;
+  progress: Progress;
+  signal: AbortSignal;
+}
+
+/** How long a body that was interrupted may take to notice, once its lab is gone. */
+const NOTICE_MS = 2000;
+
+/**
+ * Lab up, body, lab down; then the JSON file that was asked for. When it is interrupted the machines end at once: what the body would
+ * undo in them, which takes half a minute under emulation, goes with them.
+ */
+export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise<T> {
+  const [{ labUp }, { createProgress }, { abortOnSignals }, { checkOutput, writeOutput }] = await Promise.all(
+    [
+      import('../../lab/lab.ts'),
+      import('../../core/progress.ts'),
+      import('../../core/lifecycle.ts'),
+      import('../../core/files.ts'),
+    ],
+  );
+  // before an hour of work, not after it
+  checkOutput(o.json);
+  checkOutput(o.report);
+  const progress = createProgress();
+  const { signal, dispose } = abortOnSignals();
+  try {
+    const lab = await labUp({
+      kernel: o.kernel,
+      accel: o.accel,
+      l1Cpus: o.l1Cpus,
+      l1MemoryMib: o.l1Memory,
+      ...(o.secondL1Memory === undefined ? {} : { secondL1MemoryMib: o.secondL1Memory }),
+      ...(o.images === undefined ? {} : { images: o.images }),
+      kvmSelftests: o.kvmSelftests ?? false,
+      progress,
+      signal,
+    });
+    let result: T;
+    try {
+      result = await orInterrupted(body({ lab, progress, signal }), signal, () => lab.down());
+    } finally {
+      await lab.down();
+    }
+    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
+    return result;
+  } finally {
+    dispose();
+  }
+}
+
+/** Settles as `work` does; after an abort with its reason, when `end` has ended what the work needs. */
+export async function orInterrupted<T>(
+  work: Promise<T>,
+  signal: AbortSignal,
+  end: () => Promise<void>,
+): Promise<T> {
+  let onAbort: (() => void) | undefined;
+  const interrupted = new Promise<never>((_, reject) => {
+    onAbort = () => {
+      const noticed = work.then(
+        () => {},
+        () => {},
+      );
+      const over = (): void => reject(abortReason(signal));
+      void end().then(() => Promise.race([noticed, sleep(NOTICE_MS)]).then(over), over);
+    };
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+  });
+  try {
+    // what fails for want of its machine has no reason of its own
+    return await Promise.race([
+      work.catch((e: unknown) => {
+        if (signal.aborted) return interrupted;
+        throw e;
+      }),
+      interrupted,
+    ]);
+  } finally {
+    if (onAbort) signal.removeEventListener('abort', onAbort);
+  }
+}
+
+export function labOptions(c: Command): Command {
+  return c
+    .addOption(kernelOption('kernel of all levels'))
+    .addOption(new Option('--accel <kind>', 'what runs the lab').choices(['tcg', 'kvm']).default('tcg'))
+    .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
+    .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
+    .option('--json <file>', 'write the result with all raw samples');
+}

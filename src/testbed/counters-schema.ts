@@ -1,0 +1,19 @@
+/** What KVM in L0 counts, as results keep it. */
+import { z } from 'zod';
+import { recordOf } from '../core/record.ts';
+
+const count = z.number().int().nonnegative();
+const byCause = recordOf(z.string(), count);
+
+/** What KVM in L0 counted over one phase, for the one VM that is L1 with everything in it. */
+export const countersSchema = z.object({
+  /** Hardware exits of the VM's vCPUs, those of L1 itself and those of its L2s. */
+  exits: count,
+  /** L1 asking for an L2 to be run (KVM's nested_run). */
+  nestedRuns: count,
+  /** Exits while an L2 ran, by cause (trace kvm_nested_vmexit). */
+  l2ExitsByCause: byCause,
+  /** Exits among these that were passed to L1 (trace kvm_nested_vmexit_inject): entries to L1, by cause. */
+  reflectedByCause: byCause,
+});
+export type Counters = z.infer<typeof countersSchema>;
