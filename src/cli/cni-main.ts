@@ -10,6 +10,7 @@ import type { Means } from '../cni/plugin.ts';
 import { messageOf } from '../core/errors.ts';
 import { textUpTo } from '../core/files.ts';
 import { guardOutput, writeJson } from '../core/output.ts';
+import { runMain } from '../core/start.ts';
 import { abortOnSignals } from '../core/lifecycle.ts';
 import { withAgent } from '../client/session.ts';
 import type { AgentClient } from '../client/session.ts';
@@ -104,4 +105,4 @@ async function main(): Promise<void> {
   }
 }
 
-await main();
+runMain(main);

@@ -6,6 +6,7 @@ import { codeFile } from '../core/code-file.ts';
 import { exitStatus, isHyperturtleError } from '../core/errors.ts';
 import { asFileError } from '../core/files.ts';
 import { guardOutput, writeErr, writeOut } from '../core/output.ts';
+import { runMain } from '../core/start.ts';
 import { registerAgent } from './guest/agent.ts';
 import { register as registerBench } from './bench/command.ts';
 import { registerCheck } from './check/command.ts';
@@ -150,4 +151,4 @@ async function main(): Promise<void> {
   }
 }
 
-await main();
+runMain(main);

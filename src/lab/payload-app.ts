@@ -39,7 +39,7 @@ export async function buildApp(c: BuildContext): Promise<Built> {
   const src = path.join(c.projectRoot, 'src');
   if (!(await exists(tsc)) || !(await exists(src))) {
     const dir = path.join(c.projectRoot, 'dist/src');
-    return { dir, key: contentKey(await hashTree(dir, /\.js$/)) };
+    return { dir, key: contentKey(await hashTree(dir, /\.(c?js|bytecode)$/)) };
   }
   const bundle = path.join(c.projectRoot, 'scripts/bundle.mjs');
   const key = contentKey([
@@ -48,6 +48,7 @@ export async function buildApp(c: BuildContext): Promise<Built> {
       PROJECTS.map((p) => readFile(path.join(c.projectRoot, p, 'tsconfig.json'), 'utf8')),
     )),
     await readFile(bundle, 'utf8'),
+    process.version, // its bytecode is in it
   ]);
   const spec = { folder: 'builds', name: 'app', key, keep: 4, signal: c.signal };
   const dir = await cacheEntry(c.cacheRoot, spec, async (staging) => {

@@ -31,7 +31,8 @@ export function compiledSources(): string {
   const files = readdirSync(path.join(ROOT, 'src'), { recursive: true, encoding: 'utf8' })
     .filter((f) => f.endsWith('.ts'))
     .sort();
-  const hash = createHash('sha256');
+  const bundle = path.join(ROOT, 'scripts/bundle.mjs');
+  const hash = createHash('sha256').update(process.version).update(readFileSync(bundle));
   const texts = files.map((f) => {
     const text = readFileSync(path.join(ROOT, 'src', f), 'utf8');
     hash.update(f).update('\0').update(text).update('\0');
@@ -56,7 +57,7 @@ export function compiledSources(): string {
     const fileName = path.join(ROOT, 'src', f);
     writeFileSync(to, ts.transpileModule(text, { compilerOptions: options, fileName }).outputText);
   }
-  execFileSync(process.execPath, [path.join(ROOT, 'scripts/bundle.mjs'), path.join(staging, 'dist/src')]);
+  execFileSync(process.execPath, [bundle, path.join(staging, 'dist/src')]);
   cpSync(path.join(ROOT, 'package.json'), path.join(staging, 'package.json'));
   try {
     renameSync(staging, dir);

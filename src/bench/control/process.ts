@@ -5,6 +5,7 @@
 import type net from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { runMain } from '../../core/start.ts';
 import { HostDaemon } from '../../host/daemon/daemon.ts';
 import { openLog } from '../../host/log.ts';
 import { kernelWithoutModule } from './kernel.ts';
@@ -136,12 +137,16 @@ function told<T>(take: (message: ToProcess) => T | undefined): Promise<T> {
 
 // the parent's terminal sends these to all; the parent ends us in order
 for (const name of ['SIGINT', 'SIGHUP'] as const) process.on(name, () => {});
-const [role, ...args] = process.argv.slice(2);
-try {
-  if (role === 'daemon') await runDaemon(args[0]!, args[1]!, args[2]!);
-  else await runLoad(args[0]!, Number(args[1]));
-} catch (e) {
-  tell({ problem: messageOf(e) });
-  process.exitCode = 1;
+async function main(): Promise<void> {
+  const [role, ...args] = process.argv.slice(2);
+  try {
+    if (role === 'daemon') await runDaemon(args[0]!, args[1]!, args[2]!);
+    else await runLoad(args[0]!, Number(args[1]));
+  } catch (e) {
+    tell({ problem: messageOf(e) });
+    process.exitCode = 1;
+  }
+  if (process.connected) process.disconnect();
 }
-if (process.connected) process.disconnect();
+
+runMain(main);
