@@ -3,14 +3,13 @@
 // was asked for. Plain JavaScript with no dependency, as nothing is installed yet when it starts.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { runSuites } from './suites.mjs';
 
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 const COMMANDS = ['demo', 'test', 'check'];
-const PROJECTS = ['unit', 'integration', 'lab'];
 const NODE_AT_LEAST = [20, 19];
 /** As hyperturtle and shells have it. */
 const INTERRUPTED = 130;
@@ -205,62 +204,32 @@ async function prepareLab() {
   }
 }
 
-/** Counts of one vitest project. A file that does not load is one failure: it has no tests to fail. */
-function count(report, status) {
-  const sum = { passed: 0, failed: 0, skipped: 0 };
-  if (report !== undefined) {
-    sum.passed = report.numPassedTests;
-    sum.failed = report.numFailedTests;
-    sum.skipped = report.numPendingTests + report.numTodoTests;
-    for (const file of report.testResults)
-      if (file.status === 'failed' && !file.assertionResults.some((t) => t.status === 'failed'))
-        sum.failed += 1;
-  }
-  if (status !== 0 && sum.failed === 0) sum.failed = 1;
-  return sum;
+/** `npm run test:packages` makes packages of what is compiled, the programs among it. */
+async function buildBpf() {
+  const status = await run(process.execPath, [path.join(ROOT, 'scripts/build-bpf.mjs')], {
+    stdio: ['inherit', 2, 2],
+  });
+  if (status !== 0) throw new Refusal(`the eBPF programs do not compile (status ${status}): see above`);
 }
 
-async function test(args) {
-  const projects = PROJECTS.filter((p) => args.includes(p));
-  const rest = args.filter((a) => !PROJECTS.includes(a));
-  const total = { passed: 0, failed: 0, skipped: 0 };
-  const dir = mkdtempSync(path.join(tmpdir(), 'hyperturtle-test-'));
-  try {
-    let prepared = false;
-    for (const project of projects.length > 0 ? projects : PROJECTS) {
-      // the integration tests compile eBPF with the lab's clang: without it they would be skipped
-      if (!prepared && (project === 'lab' || (project === 'integration' && isDebian()))) {
+function test(args) {
+  let made;
+  const lab = () => (made ??= prepareLab());
+  return runSuites(ROOT, args, {
+    run,
+    say,
+    explain: (e) => (expected(e) ? e.message : e.stack),
+    prepare: {
+      lab: () => {
         checkDebian();
-        await prepareLab();
-        prepared = true;
-      }
-      if (project === 'integration' && isDebian()) await installBrowser();
-      say(`tests: ${project}`);
-      const file = path.join(dir, `${project}.json`);
-      const vitest = path.join(ROOT, 'node_modules/vitest/vitest.mjs');
-      const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
-      const status = await run(process.execPath, [
-        vitest,
-        'run',
-        '--project',
-        project,
-        ...reporters,
-        ...rest,
-      ]);
-      const one = count(existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined, status);
-      for (const k of Object.keys(total)) total[k] += one[k];
-      if (status === 130 || status === 143) break;
-    }
-  } catch (e) {
-    // the tests that ran still count
-    total.failed += 1;
-    process.stderr.write(`${expected(e) ? e.message : e.stack}\n`);
-  } finally {
-    rmSync(dir, { recursive: true, force: true });
-  }
-  const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
-  process.stdout.write(`\n${total.passed} passed, ${total.failed} failed${skipped}\n`);
-  return total.failed > 0 ? 1 : 0;
+        return lab();
+      },
+      // the integration tests compile eBPF with the lab's clang: without it they would be skipped
+      compiler: () => (isDebian() ? lab() : undefined),
+      browser: () => (isDebian() ? installBrowser() : undefined),
+      bpf: buildBpf,
+    },
+  });
 }
 
 function expected(e) {
