@@ -188,16 +188,19 @@ describe('no page changes under its owner', () => {
   it('in a whole Linux, while both sides use its memory and L1 punches holes', async () => {
     await counters.stop();
     await acceleration.off();
-    const report = await runIntegrity(lab(), {
-      ...{ pages: soak(4000, 20_000), sharedMib: 16, ownMib: 24, hole: 512 },
-      ...{ passSeconds: soak(3, 5), largeFrames: FRAMES },
-      ...{ arenaMib: ARENA_MIB, progress: silentProgress },
-    });
-    process.stdout.write(`  ${JSON.stringify(report)}\n`);
-    expect(report).toMatchObject({ problems: [], mismatches: 0 });
-    // loaded again, after it was unloaded by that
-    acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB, largeFrames: FRAMES });
-    counters = await KvmCounters.start(lab().l0);
+    try {
+      const report = await runIntegrity(lab(), {
+        ...{ pages: soak(4000, 20_000), sharedMib: 16, ownMib: 24, hole: 512 },
+        ...{ passSeconds: soak(3, 5), largeFrames: FRAMES },
+        ...{ arenaMib: ARENA_MIB, progress: silentProgress },
+      });
+      process.stdout.write(`  ${JSON.stringify(report)}\n`);
+      expect(report).toMatchObject({ problems: [], mismatches: 0 });
+    } finally {
+      // loaded again, after it was unloaded by that
+      acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB, largeFrames: FRAMES });
+      counters = await KvmCounters.start(lab().l0);
+    }
   });
 });
 

@@ -188,9 +188,8 @@ describe('both modules', () => {
   });
 
   // large.test.ts has it in every run, with pages of both sizes
-  it.runIf(SOAKS)(
-    'follow slot changes: an L2 whose RAM is logged for migration arrives whole in another VM',
-    async () => {
+  if (SOAKS)
+    it('follow slot changes: an L2 whose RAM is logged for migration arrives whole in another VM', async () => {
       const { l2 } = await withNested();
       const running = pattern(l2, 'own 24 --seconds 600');
       running.catch(() => {}); // it ends with its VM
@@ -198,8 +197,7 @@ describe('both modules', () => {
       const out = await run(lab().l1, ['node', '/run/migrate.mjs'], { timeoutMs: 400_000 });
       expect(out).toMatch(/same RAM, \d+ rounds of copying/);
       await endNested();
-    },
-  );
+    });
 
   it('lose their arena under a running L2, which runs on without acceleration; then nothing of them is left', async () => {
     const { a, l2 } = await withNested();

@@ -19,7 +19,7 @@ import { withL2 } from '../../testbed/l2-session.ts';
 import { troubles } from '../../testbed/leftovers.ts';
 
 export interface IntegritySpec {
-  /** Pages to race at least: punched out by L1. Runs on until then. */
+  /** Pages to race at least: punched out by L1. Runs on until then, and until pages of their own were checked. */
   pages: number;
   /** Size of region B. */
   sharedMib: number;
@@ -126,11 +126,13 @@ export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<Integ
   }
 }
 
-/** Passes, until as many pages as asked for were raced. */
+/** Passes, until as many pages as asked for were raced and some of their own checked: a short one beside other work may check none. */
 async function raceUntilEnough(lab: Lab, spec: IntegritySpec, address: string, run: RunInL2): Promise<Pass> {
   const step = spec.progress.step(`race ${spec.pages.toLocaleString('en-US')} pages`);
   const done: Pass = { shared: [], own: [], complaints: [] };
-  while (punchedOf(done.shared) < spec.pages && done.shared.length / 2 < MAX_PASSES) {
+  const enough = (): boolean =>
+    punchedOf(done.shared) >= spec.pages && done.own.some((r) => r.checked > 0);
+  while (!enough() && done.shared.length / 2 < MAX_PASSES) {
     const pass = await racePass(lab, spec, address, run);
     done.shared.push(...pass.shared);
     done.own.push(...pass.own);
