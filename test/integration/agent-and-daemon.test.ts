@@ -7,10 +7,12 @@ import { afterAll, afterEach, beforeAll, expect, describe, test } from 'vitest';
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { exec } from '../../src/core/exec.ts';
+import { connectSocket } from '../../src/core/sockets.ts';
 import { waitFor, withDeadline } from '../../src/core/wait.ts';
+import { LOCAL_METHODS } from '../../src/guest/agent/schema.ts';
 import type { AgentResult } from '../../src/guest/agent/schema.ts';
 import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { counterSource } from '../support/bpf-sources.ts';
@@ -18,6 +20,7 @@ import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { FakeVm } from '../support/daemon-harness.ts';
 import { endLinks } from '../support/fake-kernel.ts';
+import { RpcPeer } from '../../src/wire/peer.ts';
 
 const clang = findClang();
 const why = whyNoBpf(clang);
@@ -29,6 +32,21 @@ SEC("raw_tp.w/hyperturtle_npf") int npf(struct bpf_raw_tracepoint_args *args)
 	__u32 word;
 	return ((long (*)(void *, __u32, const void *))113)(&word, 4, args);
 }`;
+
+/** What `hyperturtle status` asks, without a process for each time; undefined when nobody answers. */
+async function agentStatus(socket: string): Promise<AgentResult<'agent.status'> | undefined> {
+  const timeoutMs = 5000;
+  const stream = await connectSocket(socket, AbortSignal.timeout(timeoutMs)).catch(() => undefined);
+  if (stream === undefined) return undefined;
+  const peer = new RpcPeer(stream, { calls: LOCAL_METHODS, session: 'connection' });
+  try {
+    return await peer.request('agent.status', {}, { timeoutMs });
+  } catch {
+    return undefined; // killed meanwhile
+  } finally {
+    peer.close();
+  }
+}
 
 describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})` : ''}`, () => {
   let h: DaemonHarness;
@@ -100,10 +118,8 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     waitFor(
       'desired state',
       async () => {
-        if (!existsSync(h.at('agent.sock'))) return undefined;
-        const r = await run('status', '--json');
-        if (r.out === '') return undefined;
-        const s = JSON.parse(r.out) as AgentResult<'agent.status'>;
+        const s = await agentStatus(h.at('agent.sock'));
+        if (s === undefined) return undefined;
         return s.desired.reached && s.host.state === 'connected' ? s : undefined;
       },
       { timeoutMs: 40_000, intervalMs: 100 },

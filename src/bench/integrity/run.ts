@@ -130,8 +130,7 @@ export async function runIntegrity(lab: Lab, spec: IntegritySpec): Promise<Integ
 async function raceUntilEnough(lab: Lab, spec: IntegritySpec, address: string, run: RunInL2): Promise<Pass> {
   const step = spec.progress.step(`race ${spec.pages.toLocaleString('en-US')} pages`);
   const done: Pass = { shared: [], own: [], complaints: [] };
-  const enough = (): boolean =>
-    punchedOf(done.shared) >= spec.pages && done.own.some((r) => r.checked > 0);
+  const enough = (): boolean => punchedOf(done.shared) >= spec.pages && done.own.some((r) => r.checked > 0);
   while (!enough() && done.shared.length / 2 < MAX_PASSES) {
     const pass = await racePass(lab, spec, address, run);
     done.shared.push(...pass.shared);
