@@ -10,8 +10,13 @@
  * memory (htg_fault()); an entry of an L2 tops the credit up as long as its cgroup has room, without waiting. Credit that
  * nobody uses is given back after a second or two.
  *
- * For each account: charged frames = frames in words of its files + credit of its L2s + what faults are about to use,
- * and what an export that found no room has charged for its next attempt.
+ * For each account: charged frames = frames in words of its files + credit of its L2s + what is charged now to become
+ * credit + what faults are about to use, and what an export that found no room has charged for its next attempt.
+ *
+ * A charge that becomes credit may take seconds (it reclaims, or sleeps above memory.high), and other vCPUs of the same L2 may
+ * find that it needs more meanwhile. So what is under way counts as if it were there: htg_credit_wanted() adds it to
+ * htg_credit.coming under the lock under which it has decided, and htg_credit_settle() takes it away, charged or not. Both
+ * belong to one registration, told by its serial number: in between the L2 may go, and another one come in its place.
  *
  * Locks under which charges are made, and how: under mmap_lock of the VMM for reading (a fault), with all that waiting
  * means: to reclaim, to sleep for up to two seconds above memory.high, to wait for the OOM killer's victim. So nobody may
@@ -235,6 +240,7 @@ void htg_account_uncharge(struct htg_account *acc, u64 n)
 
 /* --- credit --- */
 
+static atomic64_t htg_credit_serial;
 static LIST_HEAD(htg_credits);		/* those that are open */
 static DEFINE_MUTEX(htg_credits_lock);	/* within htg_lock and mmap_lock; only locks of credits within it */
 static void htg_credits_idle(struct work_struct *work);
@@ -324,6 +330,7 @@ void htg_credit_open(struct htg_credit *c, struct ht_l2 *rec, struct htg_account
 	c->own_limit = own_limit;
 	c->limited = acc->objcg;
 	c->paid = c->limited ? 0 : U64_MAX;
+	c->serial = atomic64_inc_return(&htg_credit_serial);
 	c->low = HTG_CREDIT_LEAST;
 	c->rec = rec;
 	htg_credit_publish(c);
@@ -363,43 +370,60 @@ u64 htg_credit_left(struct htg_credit *c)
 }
 
 /*
- * Frames to charge now; 0: none. `press`: some even where that may mean to reclaim. What a program says to have taken
- * beyond what was paid is charged after the fact, within reason.
+ * Frames to charge now, as credit under way until htg_credit_settle(); 0: none. `press`: some even where that may mean to
+ * reclaim. What a program says to have taken beyond what was paid is charged after the fact, within reason.
+ *
+ * Whatever the number of vCPUs that ask at once, credit and what is under way stay within a quarter of the room that there
+ * would be without both, or HTG_CREDIT_LEAST where that is less and `press`: all is read and decided under one lock.
+ * (What is under way may be in the cgroup's count already or not; we take it for not yet, so err to the safe side.)
  */
 u64 htg_credit_wanted(struct htg_credit *c, bool press)
 {
-	u64 want, room, paid, taken;
+	s64 credit, coming, want, quarter, own, n = 0;
 	unsigned long flags;
-	s64 credit;
+	u64 taken;
 
 	if (!c->limited)
 		return 0;
-	raw_spin_lock_irqsave(&c->lock, flags);
-	paid = c->paid;
-	taken = c->rec ? READ_ONCE(c->rec->frames_taken) : paid;
-	c->seen = taken;
-	raw_spin_unlock_irqrestore(&c->lock, flags);
-	credit = paid - taken;
 	want = clamp(htg_account_charged(c->account) / HTG_CREDIT_SHARE,
 		     htg_large_frames ? HTG_CREDIT_MIN_LARGE : HTG_CREDIT_MIN, HTG_CREDIT_MAX);
+	raw_spin_lock_irqsave(&c->lock, flags);
+	if (!c->rec)
+		goto out;
+	taken = READ_ONCE(c->rec->frames_taken);
+	c->seen = taken;
+	credit = c->paid - taken;
+	coming = c->coming;
 	WRITE_ONCE(c->low, want / 2);
-	if (credit >= (s64)(want / 2) || credit < -(s64)HTG_CREDIT_MAX || paid >= c->own_limit)
-		return 0;
-	want = min(want - credit, c->own_limit - paid);
-	room = htg_account_room(c->account) / 4;
-	if (want > room)
-		want = press ? max(room, HTG_CREDIT_LEAST) : room;
-	return want >= HTG_CREDIT_LEAST ? want : 0;
+	if (credit + coming >= want / 2 || credit < -(s64)HTG_CREDIT_MAX || c->paid + coming >= c->own_limit)
+		goto out;
+	own = min_t(u64, c->own_limit - c->paid - coming, S64_MAX);
+	quarter = min_t(u64, htg_account_room(c->account), S64_MAX / 2);
+	quarter = (quarter + max(credit, 0ll)) / 4;
+	if (press)
+		quarter = max_t(s64, quarter, HTG_CREDIT_LEAST);
+	n = min(min(want, quarter) - credit - coming, own);
+	if (n < min_t(s64, HTG_CREDIT_LEAST, own)) /* the last of a limit of frames may be less */
+		n = 0;
+	c->coming += n;
+out:
+	raw_spin_unlock_irqrestore(&c->lock, flags);
+	return n;
 }
 
-/* Whether frames that were charged to acc are the L2's now. */
-bool htg_credit_add(struct htg_credit *c, struct htg_account *acc, u64 n)
+/*
+ * The end of what htg_credit_wanted() has begun: n frames were charged, or could not be. Returns what of them is not the
+ * L2's now, and so the caller's to uncharge.
+ */
+u64 htg_credit_settle(struct htg_credit *c, u64 serial, u64 n, bool charged)
 {
 	unsigned long flags;
 	bool done;
 
 	raw_spin_lock_irqsave(&c->lock, flags);
-	done = c->rec && c->account == acc;
+	if (c->serial == serial)
+		c->coming -= n;
+	done = charged && c->rec && c->serial == serial;
 	if (done) {
 		c->paid += n;
 		htg_credit_publish(c);
@@ -407,7 +431,7 @@ bool htg_credit_add(struct htg_credit *c, struct htg_account *acc, u64 n)
 	raw_spin_unlock_irqrestore(&c->lock, flags);
 	if (done && !delayed_work_pending(&htg_idle_work))
 		schedule_delayed_work(&htg_idle_work, HTG_IDLE_TICK);
-	return done;
+	return charged && !done ? n : 0;
 }
 
 /*
@@ -421,10 +445,10 @@ void htg_credit_top_up(struct htg_credit *c)
 	htg_credit_count(c);
 	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
 		n = htg_credit_wanted(c, false);
-	if (!n || htg_account_charge(c->account, n, GFP_NOWAIT | __GFP_NOWARN))
+	if (!n) /* no other L2 is here meanwhile: the caller is within RCU */
 		return;
-	if (!htg_credit_add(c, c->account, n))
-		htg_account_uncharge(c->account, n);
+	n = htg_credit_settle(c, c->serial, n, !htg_account_charge(c->account, n, GFP_NOWAIT | __GFP_NOWARN));
+	htg_account_uncharge(c->account, n);
 }
 
 /* Credit of which nothing was used since the last time. Its L2 gets some again when it next faults in L1. */

@@ -124,12 +124,14 @@ void htg_account_path(const struct htg_account *acc, char *buf, size_t bytes);
 
 /* What programs may take for an L2, paid by its account. */
 struct htg_credit {
-	raw_spinlock_t lock;	/* taken in kvm_entry, with interrupts off. For rec, paid, seen, resident, counted */
+	raw_spinlock_t lock;	/* taken in kvm_entry, with interrupts off. For rec, paid, coming, seen, resident, counted */
 	struct ht_l2 *rec;	/* NULL: nothing is taken any more */
 	struct htg_account *account; /* its L2's */
 	bool limited;		/* somebody counts; else everything is paid for */
 	u64 own_limit;		/* asked for at registration */
 	u64 paid;		/* programs may have taken that many since registration */
+	u64 coming;		/* frames that are being charged, to be paid ones if that succeeds */
+	u64 serial;		/* no other registration has the same */
 	u64 seen;		/* frames_taken when we last looked whether it needs more */
 	u64 idle;		/* and when we last looked whether it uses what it has */
 	u64 low;		/* below this it needs more */
@@ -144,7 +146,7 @@ void htg_credit_open(struct htg_credit *c, struct ht_l2 *rec, struct htg_account
 void htg_credit_close(struct htg_credit *c);
 u64 htg_credit_left(struct htg_credit *c);
 u64 htg_credit_wanted(struct htg_credit *c, bool press);
-bool htg_credit_add(struct htg_credit *c, struct htg_account *acc, u64 n);
+u64 htg_credit_settle(struct htg_credit *c, u64 serial, u64 n, bool charged);
 void htg_credit_top_up(struct htg_credit *c);
 void htg_credit_recount(struct htg_credit *c, u64 held, u64 taken);
 void htg_credit_mapped(struct htg_credit *c, u64 pages); /* at registration, of what it holds */

@@ -45,10 +45,19 @@ static const int *htg_ftrace_enabled;
 #define HTG_LOW_GFN 512ull
 
 struct htg_range {
-	struct file *file;	/* held: neither file nor words go away while exported */
+	struct file *file;	/* held: the file does not go away, nor do its words while exported */
 	unsigned long start, end; /* in the address space of the VMM */
-	const u64 *words;	/* of its pages */
+	unsigned long pgoff;	/* of start */
+	const u64 *words;	/* of its pages; NULL: not exported, and only counted */
 };
+
+static u64 htg_range_pages(const struct htg_range *r)
+{
+	return (r->end - r->start) >> PAGE_SHIFT;
+}
+
+/* Besides those that are exported, of which the arena has room for so many, as many that must fault. */
+#define HTG_RANGES (2 * HT_MAX_SLOTS)
 
 struct htg_l2 {
 	struct hlist_node node;	/* in htg_l2s until its VM or address space is gone */
@@ -68,8 +77,8 @@ struct htg_l2 {
 	u64 slot_changes;
 	struct htg_l2_status last; /* what programs did, once dead */
 	spinlock_t ranges_lock;
-	unsigned int nranges;
-	struct htg_range ranges[HT_MAX_SLOTS];
+	unsigned int nranges, nslots; /* nslots of them are exported */
+	struct htg_range ranges[HTG_RANGES];
 	wait_queue_head_t wait;
 };
 
@@ -181,23 +190,24 @@ void htg_l2_protecting(struct mm_struct *mm)
 /* Off, and nothing of it exported any more. Caller holds htg_lock. */
 static void htg_l2_unexport(struct htg_l2 *l2)
 {
-	struct file *files[HT_MAX_SLOTS];
 	unsigned int i, n;
 
 	htg_l2_off(l2);
 	spin_lock(&l2->ranges_lock);
-	n = l2->nranges;
-	for (i = 0; i < n; i++)
-		files[i] = l2->ranges[i].file;
-	l2->nranges = 0;
+	n = l2->nranges; /* what is in them stays: only exports write there, under htg_lock */
+	l2->nranges = l2->nslots = 0;
 	spin_unlock(&l2->ranges_lock);
 	if (l2->rec)
 		l2->rec->slot_count = 0;
 	smp_mb(); /* anyone who sees the bit gone sees what programs have done */
 	for (i = 0; i < n; i++) {
-		clear_bit(l2->running.number, htg_file_of(files[i])->l2s);
-		htg_file_of(files[i])->exports--;
-		fput(files[i]);
+		struct htg_file *f = htg_file_of(l2->ranges[i].file);
+
+		if (l2->ranges[i].words) {
+			clear_bit(l2->running.number, f->l2s);
+			f->exports--;
+		}
+		fput(l2->ranges[i].file);
 	}
 }
 
@@ -216,11 +226,16 @@ static bool htg_slot_large(const struct kvm_memory_slot *ms, u64 gfn, unsigned l
 	return true;
 }
 
-/* A mapping of a turtlefs file that L2 may write into, as far as the VMM is concerned. */
+/* A mapping of a turtlefs file, and not of a copy of it. */
 static bool htg_vma_shared(const struct vm_area_struct *vma)
 {
-	return vma->vm_file && htg_file_of(vma->vm_file) &&
-	       (vma->vm_flags & (VM_SHARED | VM_WRITE)) == (VM_SHARED | VM_WRITE);
+	return vma->vm_file && htg_file_of(vma->vm_file) && (vma->vm_flags & VM_SHARED);
+}
+
+/* L2 may write into it without asking anybody, as far as slot and VMM are concerned. */
+static bool htg_piece_open(const struct kvm_memory_slot *ms, const struct vm_area_struct *vma)
+{
+	return htg_vma_shared(vma) && (vma->vm_flags & VM_WRITE) && !(ms->flags & KVM_MEM_LOG_DIRTY_PAGES);
 }
 
 /*
@@ -236,8 +251,9 @@ typedef void (*htg_piece_fn)(struct htg_l2 *l2, const struct kvm_memory_slot *ms
 			     unsigned long start, unsigned long end);
 
 /*
- * Calls fn for each piece of a memory slot that lies in one mapping. Slots that must fault are left out: read-only,
- * dirty-logged, about to go, without memory of the VMM's. Caller holds kvm->slots_lock and mmap_lock.
+ * Calls fn for each piece of a memory slot that lies in one mapping. Slots are left out that are read-only, about to go, or
+ * without memory of the VMM's; those that are dirty-logged are not, but must fault as well (htg_piece_open()). Caller holds
+ * kvm->slots_lock and mmap_lock.
  */
 static void htg_l2_pieces(struct htg_l2 *l2, htg_piece_fn fn)
 {
@@ -253,7 +269,7 @@ static void htg_l2_pieces(struct htg_l2 *l2, htg_piece_fn fn)
 		struct vm_area_struct *vma;
 
 		if (gfn >= end || ht_memslot_is_gmem(ms) ||
-		    (ms->flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES | KVM_MEMSLOT_INVALID)))
+		    (ms->flags & (KVM_MEM_READONLY | KVM_MEMSLOT_INVALID)))
 			continue;
 		addr = ms->userspace_addr + ((gfn - ms->base_gfn) << PAGE_SHIFT);
 		stop = ms->userspace_addr + (ms->npages << PAGE_SHIFT);
@@ -275,8 +291,23 @@ static void htg_l2_pieces(struct htg_l2 *l2, htg_piece_fn fn)
 static void htg_mark_written(struct htg_l2 *l2, const struct kvm_memory_slot *ms, struct vm_area_struct *vma, u64 gfn,
 			     unsigned long start, unsigned long end)
 {
-	if (htg_vma_shared(vma) && !htg_vma_unwatched(vma))
+	if (htg_piece_open(ms, vma) && !htg_vma_unwatched(vma))
 		ht_vm_flags_set(vma, VM_SOFTDIRTY);
+}
+
+/* `words`: it is exported. Caller holds htg_lock, and the file through its mapping. */
+static void htg_l2_add_range(struct htg_l2 *l2, const struct vm_area_struct *vma, unsigned long start, unsigned long n,
+			     const u64 *words)
+{
+	if (!words && l2->nranges - l2->nslots == HTG_RANGES - HT_MAX_SLOTS)
+		return;
+	spin_lock(&l2->ranges_lock);
+	l2->ranges[l2->nranges++] = (struct htg_range){
+		.file = get_file(vma->vm_file), .start = start, .end = start + (n << PAGE_SHIFT),
+		.pgoff = vma->vm_pgoff + ((start - vma->vm_start) >> PAGE_SHIFT), .words = words,
+	};
+	l2->nslots += !!words;
+	spin_unlock(&l2->ranges_lock);
 }
 
 /* One piece of a memory slot. Caller holds kvm->slots_lock, mmap_lock and htg_lock. */
@@ -290,9 +321,14 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 	struct htg_file *f;
 	u32 why;
 
-	if (!htg_vma_shared(vma) || l2->nranges == HT_MAX_SLOTS)
+	if (!htg_vma_shared(vma))
 		return;
+	if (!htg_piece_open(ms, vma) || l2->nslots == HT_MAX_SLOTS) {
+		htg_l2_add_range(l2, vma, start, n, NULL);
+		return;
+	}
 	if (!htg_vma_unwatched(vma)) {
+		htg_l2_add_range(l2, vma, start, n, NULL);
 		htg_l2_look_again(l2);
 		return;
 	}
@@ -301,24 +337,20 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 	if (why) { /* what L1 hands out is charged as before */
 		l2->left_out |= why;
 		l2->pages_left_out += n;
+		htg_l2_add_range(l2, vma, start, n, NULL);
 		return;
 	}
 	down_read(&f->sem);
 	if (f->arena && pgoff < f->n) {
 		n = min(n, f->n - pgoff);
-		slot = &l2->rec->slots[l2->nranges];
+		slot = &l2->rec->slots[l2->nslots];
 		slot->gfn = gfn;
 		slot->npages = n;
 		slot->word_off = (u64)((void *)&f->words[pgoff] - a->va);
 		slot->small = !htg_slot_large(ms, gfn, n);
 		f->exports++;
 		set_bit(l2->running.number, f->l2s); /* before it is on; who takes pages away holds f->sem for writing */
-		spin_lock(&l2->ranges_lock);
-		l2->ranges[l2->nranges++] = (struct htg_range){
-			.file = get_file(vma->vm_file), .start = start, .end = start + (n << PAGE_SHIFT),
-			.words = &f->words[pgoff],
-		};
-		spin_unlock(&l2->ranges_lock);
+		htg_l2_add_range(l2, vma, start, n, &f->words[pgoff]);
 	}
 	up_read(&f->sem);
 }
@@ -337,8 +369,8 @@ static void htg_l2_export(struct htg_l2 *l2)
 	l2->purse.missing = 0;
 	l2->rec->template = 0;	/* learned again: what L1's KVM puts in a leaf may have changed with the slots */
 	htg_l2_pieces(l2, htg_l2_export_range);
-	if (l2->nranges) {
-		WRITE_ONCE(l2->rec->slot_count, l2->nranges);
+	if (l2->nslots) {
+		WRITE_ONCE(l2->rec->slot_count, l2->nslots);
 		smp_store_release(&l2->rec->state, HT_L2_ON);
 	}
 	htg_l2_recount_soon(); /* the VMM's mappings may have changed */
@@ -407,7 +439,7 @@ static void htg_l2_again(struct work_struct *work)
 	htg_kvm(kvm_put_kvm)(kvm);
 }
 
-/* Frames of the RAM that is exported now. Caller holds htg_lock. */
+/* Frames of the RAM that is exported now. Caller holds htg_lock, as for all of ranges. */
 static void htg_l2_pages(const struct htg_l2 *l2, struct htg_l2_status *st)
 {
 	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
@@ -418,9 +450,9 @@ static void htg_l2_pages(const struct htg_l2 *l2, struct htg_l2_status *st)
 	st->pages_unused = 0;
 	for (i = 0; a && i < l2->nranges; i++) {
 		const u64 *words = l2->ranges[i].words;
-		u64 n = (l2->ranges[i].end - l2->ranges[i].start) >> PAGE_SHIFT;
+		u64 n = htg_range_pages(&l2->ranges[i]);
 
-		for (k = 0; k < n; k++) {
+		for (k = 0; words && k < n; k++) {
 			u64 word = READ_ONCE(words[k]);
 
 			if (!(k % (64 * HTG_GRANULE)))
@@ -430,6 +462,33 @@ static void htg_l2_pages(const struct htg_l2 *l2, struct htg_l2_status *st)
 					    (HT_WORD_PRESENT | HT_WORD_AHEAD);
 		}
 	}
+}
+
+/*
+ * Frames of its RAM that is not exported, as slots are dirty-logged or mappings protected: programs gave some of them when
+ * it was. Such a file may grow, and then its words move, so f->sem. Caller holds htg_lock.
+ */
+static u64 htg_l2_pages_logged(const struct htg_l2 *l2)
+{
+	unsigned int i;
+	u64 held = 0;
+
+	for (i = 0; i < l2->nranges; i++) {
+		const struct htg_range *r = &l2->ranges[i];
+		struct htg_file *f = htg_file_of(r->file);
+		u64 k, end = r->pgoff + htg_range_pages(r);
+
+		if (r->words)
+			continue;
+		down_read(&f->sem);
+		for (k = r->pgoff; f->arena && k < min_t(u64, end, f->n); k++) { /* outside the arena programs gave none */
+			if (!(k % (64 * HTG_GRANULE)))
+				cond_resched();
+			held += !!(READ_ONCE(f->words[k]) & HT_WORD_PRESENT);
+		}
+		up_read(&f->sem);
+	}
+	return held;
 }
 
 static unsigned long htg_recount_took; /* jiffies */
@@ -445,11 +504,9 @@ static void htg_l2_recount(struct work_struct *work)
 
 	mutex_lock(&htg_lock);
 	hash_for_each(htg_l2s, bkt, l2, node) {
-		if (!l2->nranges)
-			continue; /* off, or logged: its words are its own again soon */
 		taken = READ_ONCE(l2->rec->frames_taken); /* first: what is taken meanwhile counts twice, until next time */
 		htg_l2_pages(l2, &st);
-		htg_credit_recount(&l2->running.credit, st.pages_held, taken);
+		htg_credit_recount(&l2->running.credit, st.pages_held + htg_l2_pages_logged(l2), taken);
 	}
 	mutex_unlock(&htg_lock);
 	WRITE_ONCE(htg_recount_took, jiffies - began);
@@ -617,7 +674,7 @@ static int htg_mn_invalidate(struct mmu_notifier *mn, const struct mmu_notifier_
 	if (range->event != MMU_NOTIFY_UNMAP && range->event != MMU_NOTIFY_SOFT_DIRTY)
 		return 0;
 	spin_lock(&l2->ranges_lock);
-	for (i = 0; i < l2->nranges; i++)
+	for (i = 0; i < l2->nranges; i++) /* those that are only counted too: their files are held */
 		hit |= range->start < l2->ranges[i].end && l2->ranges[i].start < range->end;
 	spin_unlock(&l2->ranges_lock);
 	if (hit)
@@ -644,9 +701,9 @@ static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	st = l2->last;
 	st.number = l2->running.number;
 	st.dead = l2->dead;
-	st.slots = l2->nranges;
+	st.slots = l2->nslots;
 	for (i = 0; i < l2->nranges; i++)
-		st.pages += (l2->ranges[i].end - l2->ranges[i].start) >> PAGE_SHIFT;
+		st.pages += l2->ranges[i].words ? htg_range_pages(&l2->ranges[i]) : 0;
 	st.slot_changes = l2->slot_changes;
 	memcpy(st.name, l2->name, sizeof(st.name));
 	if (l2->rec) {
@@ -802,7 +859,7 @@ long htg_l2_register(const struct htg_register *req)
 			hash_add_rcu(htg_l2s, &l2->node, (unsigned long)kvm);
 			htg_l2_export_now(l2);
 			htg_l2_pages(l2, &l2->last);
-			htg_credit_mapped(&l2->running.credit, l2->last.pages_held);
+			htg_credit_mapped(&l2->running.credit, l2->last.pages_held + htg_l2_pages_logged(l2));
 			htg_pool_poke(a);
 			ret = 0;
 		}
@@ -852,24 +909,29 @@ put_kvm:
 void htg_l2_running_credit(struct htg_account *acc)
 {
 	struct kvm_vcpu *vcpu = htg_kvm(kvm_get_running_vcpu)();
+	u64 n = 0, serial = 0, back;
 	struct htg_l2 *l2;
-	u64 n = 0;
+	bool charged;
 
 	if (!vcpu)
 		return;
 	rcu_read_lock();
 	l2 = htg_l2_find(vcpu->kvm);
-	if (l2 && l2->account == acc)
+	if (l2 && l2->account == acc) {
+		serial = l2->running.credit.serial;
 		n = htg_credit_wanted(&l2->running.credit, true);
+	}
 	rcu_read_unlock();
-	if (!n || htg_account_charge(acc, n, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN))
+	if (!n)
 		return;
+	charged = !htg_account_charge(acc, n, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
+	back = charged ? n : 0;
 	rcu_read_lock();
 	l2 = htg_l2_find(vcpu->kvm);
-	if (l2 && htg_credit_add(&l2->running.credit, acc, n))
-		n = 0;
+	if (l2)
+		back = htg_credit_settle(&l2->running.credit, serial, n, charged);
 	rcu_read_unlock();
-	htg_account_uncharge(acc, n);
+	htg_account_uncharge(acc, back);
 }
 
 /* Their owners get POLLHUP, and may register them again when there is another arena. */

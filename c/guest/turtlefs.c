@@ -444,7 +444,7 @@ static void htg_drop_some(struct htg_file *f, unsigned long first, unsigned long
 		for (k = 0; k < n; k++)
 			htg_put_frame(pages[k]);
 		htg_account_uncharge(f->account, n);
-		if (n && !bitmap_empty(f->l2s, HT_MAX_L2))
+		if (n && htg_l2_count()) /* of one that is dirty-logged too, which f->l2s does not name */
 			htg_l2_recount_soon();
 		cond_resched();
 	}

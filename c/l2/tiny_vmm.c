@@ -9,6 +9,7 @@
  *     cpuid:COUNT                    executes CPUID (leaf 1) that often; its last answer is in `registers`, others than the first are
  *                                    mismatches
  *     calls:COUNT                    a loop of that many turns, in the innermost of three functions that keep frame pointers
+ *     log:1|0                        this program has KVM log the guest's writes from now on, as for a migration, or no more
  *     share:FIRST:COUNT:ROLE:VISITS  visits random ones of these pages, checks and writes them as `pattern share` does
  *
  * FILE is the guest's RAM, or `-` for anonymous memory; page 0 of the steps lies at 4 MiB in it. When the VM is there,
@@ -157,7 +158,7 @@ asm(".pushsection .rodata\n"
 static void usage(void)
 {
 	fprintf(stderr, "usage: tiny_vmm FILE|- PAGES STEP...\n"
-			"steps: touch:FIRST:COUNT scattered:FIRST:COUNT cpuid:COUNT calls:COUNT share:FIRST:COUNT:ROLE:VISITS\n");
+			"steps: touch:FIRST:COUNT scattered:FIRST:COUNT cpuid:COUNT calls:COUNT log:1|0 share:FIRST:COUNT:ROLE:VISITS\n");
 	exit(2);
 }
 
@@ -189,11 +190,11 @@ static int run_to_halt(int cpu, const struct kvm_run *run)
 }
 
 struct step {
-	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE } kind;
+	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE, LOG } kind;
 	unsigned long long first, count, role, visits;
 };
 
-static const char *const kinds[] = { "touch", "scattered", "cpuid", "calls", "share" };
+static const char *const kinds[] = { "touch", "scattered", "cpuid", "calls", "share", "log" };
 
 static struct step parse_step(const char *text, uint64_t pages)
 {
@@ -208,6 +209,8 @@ static struct step parse_step(const char *text, uint64_t pages)
 		s.kind = SHARE;
 	else if (sscanf(text, "calls:%llu", &s.count) == 1)
 		s.kind = CALLS;
+	else if (sscanf(text, "log:%llu", &s.role) == 1 && s.role <= 1)
+		s = (struct step){ .kind = LOG, .count = 1, .role = s.role };
 	else if (sscanf(text, "cpuid:%llu", &s.count) != 1)
 		usage();
 	if (!s.count || (s.kind != CPUID && s.kind != CALLS && (s.first >= pages || s.count > pages - s.first)))
@@ -304,6 +307,15 @@ int main(int argc, char **argv)
 
 		while (sigwait(&wanted, &signal_number))
 			;
+		if (s.kind == LOG) {
+			region.flags = s.role ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+			if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+				die("KVM_SET_USER_MEMORY_REGION");
+			printf("{\"step\":\"log\",\"count\":%llu,\"visits\":0,\"userExits\":0,\"ns\":0,\"readBackOwn\":0,"
+			       "\"registers\":[0,0,0,0],\"mismatches\":0}\n", s.role);
+			fflush(stdout);
+			continue;
+		}
 		bad += run_step(cpu, run, ram, &s);
 	}
 	return bad != 0;
