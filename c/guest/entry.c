@@ -35,8 +35,8 @@ static bool htg_large_ok(const struct kvm *kvm)
  * Every entry into a guest: says which registered L2 runs on this CPU from now on. Interrupts are off from
  * here until the guest runs, so that anyone who answers a later interrupt has written this first. Nothing is
  * published while the vCPU is in SMM (its entries would go to roots of the other address space, which is
- * not the one whose slots we exported), runs a guest of its own, or has had tables shadowed (pages then are
- * write-protected one by one). The root goes with the number: a hypervisor beside KVM enters guests without telling us,
+ * not the one whose slots we exported), runs a guest of its own, or its VM has tables shadowed (pages then are
+ * write-protected one by one): those that are in the guest when the first one is are interrupted (htg_track_page() in l2.c). The root goes with the number: a hypervisor beside KVM enters guests without telling us,
  * and programs then find another root than the one that this CPU's last entry of KVM's was with. Both words are read in
  * L0 within an exit of this CPU, while it stands still, so they are always those of one entry.
  */
@@ -73,6 +73,11 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 	if (READ_ONCE(cpu->l2) != published) {
 		WRITE_ONCE(cpu->l2, published);
 		smp_mb(); /* before a program reads states and words; pairs with that in htg_grace_l2s() */
+		/* the same for the count of shadowed tables: who made it other than 0 has looked for our number, or we see it */
+		if (number && READ_ONCE(vcpu->kvm->arch.indirect_shadow_pages)) {
+			WRITE_ONCE(cpu->l2, 0);
+			number = 0;
+		}
 	}
 	htg_exit_entry(a, apicid, vcpu, number);
 out:
@@ -121,7 +126,7 @@ static void htg_kicked(void *info)
  * - it writes such a number only after we have read: then a program there reads what the caller wrote, as on both
  *   sides a full barrier lies between writing and reading.
  * A CPU that is going offline has left guests before it is taken out of cpu_online_mask (KVM's hotplug callback).
- * Sleeps not; interrupts must be on.
+ * Sleeps not, so may be called with spinlocks held that nobody takes with interrupts off; these must be on.
  */
 void htg_grace_l2s(const unsigned long *l2s)
 {

@@ -627,6 +627,34 @@ static void htg_commit_memory_region(struct ht_call *call)
 	}
 }
 
+/*
+ * The VM is about to have a page write-protected since it is an upper table of a guest of its own: kvm->arch.indirect_shadow_pages
+ * is not 0 any more, and this is where it became so, as the first table that is shadowed is always a root, so above the
+ * last level (account_shadowed; 6.1: kvm_slot_page_track_add_page, later __kvm_write_track_add_gfn). No vCPU of the VM is
+ * published from here on (kvm_entry looks at the count). Those that were, and are in the guest, are interrupted now: until
+ * then a program might answer their write to that very page with an entry that is not write-protected, and KVM would
+ * never see what they change in that table, so a guest of L2's would keep memory that L2 has taken from it. What was
+ * written before this KVM finds in its own tables.
+ *
+ * KVM holds kvm->mmu_lock for writing. We wait for CPUs with it as KVM does when it flushes their TLBs
+ * (kvm_flush_remote_tlbs): nobody waits for that lock with interrupts off. The full barrier between the count and our look
+ * at what CPUs have published is in srcu_read_lock() of the hook, and again in htg_grace_l2s(). An L2 that is registered
+ * meanwhile is either found here, or is published by nobody before its count was other than 0.
+ */
+static int htg_track_page(struct ht_call *call)
+{
+	DECLARE_BITMAP(this, HT_MAX_L2) = {};
+	struct htg_running *r;
+
+	rcu_read_lock();
+	r = htg_l2_running((struct kvm *)call->args[0]);
+	if (r)
+		__set_bit(r->number, this);
+	rcu_read_unlock();
+	htg_grace_l2s(this);
+	return HT_GO_ON;
+}
+
 static int htg_destroy_vm(struct ht_call *call)
 {
 	struct htg_l2 *l2 = htg_l2_lock((struct kvm *)call->args[0]);
@@ -643,6 +671,7 @@ HT_HOOK(htg_flush, "kvm_arch_flush_shadow_memslot", htg_flush_shadow_memslot, ht
 HT_HOOK(htg_prepare, "kvm_arch_prepare_memory_region", htg_prepare_memory_region, ht_no_after);
 HT_HOOK(htg_commit, "kvm_arch_commit_memory_region", htg_commit_later, htg_commit_memory_region);
 HT_HOOK(htg_destroy, "kvm_arch_destroy_vm", htg_destroy_vm, ht_no_after);
+HT_HOOK(htg_track, "kvm_slot_page_track_add_page", htg_track_page, ht_no_after);
 
 /* --- what the VMM's address space does --- */
 
@@ -715,6 +744,8 @@ static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	st.frames_charged = htg_account_charged(l2->account);
 	st.left_out = l2->left_out;
 	st.pages_left_out = l2->pages_left_out;
+	if (!l2->dead && READ_ONCE(l2->kvm->arch.indirect_shadow_pages)) /* it is memory until htg_destroy_vm() has run */
+		st.left_out |= HTG_LEFT_OUT_GUESTS;
 	htg_account_path(l2->account, st.cgroup, sizeof(st.cgroup));
 	mutex_unlock(&htg_lock);
 	return copy_to_user((void __user *)arg, &st, sizeof(st)) ? -EFAULT : 0;
@@ -946,7 +977,7 @@ void htg_l2_arena_gone(void)
 }
 
 static struct ht_kvm_hook *const htg_hooks[] = {
-	&htg_flush_hook, &htg_prepare_hook, &htg_commit_hook, &htg_destroy_hook,
+	&htg_flush_hook, &htg_prepare_hook, &htg_commit_hook, &htg_destroy_hook, &htg_track_hook,
 };
 
 int htg_l2_init(void)
@@ -954,6 +985,7 @@ int htg_l2_init(void)
 	int ret;
 
 	htg_ftrace_enabled = ht_lookup_variable("ftrace_enabled");
+	htg_track_hook.newer_name = "__kvm_write_track_add_gfn";
 	ret = ht_hooks_arm(htg_hooks, ARRAY_SIZE(htg_hooks));
 	if (ret) {
 		if (ret == -ENOENT)

@@ -56,6 +56,14 @@ const HOOKED: readonly Relied[] = [
   one('guest', 'kvm', 'kvm_arch_prepare_memory_region', `int (${SLOT_CHANGE})`),
   one('guest', 'kvm', 'kvm_arch_commit_memory_region', `void (${SLOT_CHANGE})`),
   one('guest', 'kvm', 'kvm_arch_destroy_vm', 'void (struct kvm *)'),
+  {
+    side: 'guest',
+    in: 'kvm',
+    functions: {
+      kvm_slot_page_track_add_page: [`void (${SLOT}, gfn_t, enum kvm_page_track_mode)`],
+      __kvm_write_track_add_gfn: [`void (${SLOT}, gfn_t)`],
+    },
+  },
 ];
 
 const CALLED: readonly Relied[] = [

@@ -1,5 +1,5 @@
-/** Why RAM of a nested guest on turtlefs has no place in the arena, in words. */
-import { HTG_LEFT_OUT_NO_ROOM, HTG_LEFT_OUT_OTHER } from '../kernel/guest.ts';
+/** Why faults of a nested guest on turtlefs are not answered in L0, in words. */
+import { HTG_LEFT_OUT_GUESTS, HTG_LEFT_OUT_NO_ROOM, HTG_LEFT_OUT_OTHER } from '../kernel/guest.ts';
 import type { HtgL2Status } from '../kernel/guest.ts';
 
 const REASONS = [
@@ -13,11 +13,19 @@ const REASONS = [
   ],
 ] as const;
 
+const OWN_GUESTS =
+  'it runs guests of its own, so none of its faults is answered in L0 until KVM has dropped the tables of these';
+
 /** Undefined: nothing was left out. */
 export function leftOutText(
   s: Pick<HtgL2Status, 'left_out' | 'pages_left_out' | 'cgroup'>,
 ): string | undefined {
+  const all: string[] = [];
+  if ((s.left_out & HTG_LEFT_OUT_GUESTS) !== 0) all.push(OWN_GUESTS);
   const why = REASONS.filter(([bit]) => (s.left_out & bit) !== 0).map(([, text]) => text);
-  if (why.length === 0) return undefined;
-  return `${s.pages_left_out} pages of its RAM have no place in the arena, so faults on them are not answered in L0 (memory cgroup ${s.cgroup || '/'}): ${why.join('; ')}`;
+  if (why.length > 0)
+    all.push(
+      `${s.pages_left_out} pages of its RAM have no place in the arena, so faults on them are not answered in L0 (memory cgroup ${s.cgroup || '/'}): ${why.join('; ')}`,
+    );
+  return all.length === 0 ? undefined : all.join('; ');
 }

@@ -15,6 +15,7 @@ export const HTG_CGROUP_PATH = 256;
 /** Why pages of an L2's RAM have no place in the arena, though turtlefs has one for them; bits. */
 export const HTG_LEFT_OUT_NO_ROOM = 1;
 export const HTG_LEFT_OUT_OTHER = 2;
+export const HTG_LEFT_OUT_GUESTS = 4;
 
 export const HTG_INFO = struct('struct htg_info', {
   abi: u32,

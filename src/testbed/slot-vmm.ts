@@ -27,6 +27,12 @@ const resultSchema = z.object({
   slowest: z.number(),
   /** Ranges of its RAM that were exported when it had registered itself. */
   slots: z.number(),
+  /** The most frames that were charged ahead during `rush`. */
+  credit: z.number(),
+  /** Frames that programs have taken since its registration. */
+  taken: z.number(),
+  /** Why pages of it are left out: bits HTG_LEFT_OUT_* of the module. */
+  left_out: z.number(),
   /** It is registered, and programs may act for it. */
   on: z.boolean(),
 });
@@ -65,7 +71,7 @@ export class SlotVmm implements AsyncDisposable {
     return resultSchema.parse(await this.#line(++this.#lines, timeoutMs));
   }
 
-  /** Begins the step `busy` or `crowd`; the next `step()` ends it. */
+  /** Begins the step `busy`, `crowd` or `rush`; the next `step()` ends it. */
   async begin(timeoutMs: number): Promise<void> {
     await this.#job.kill('USR1');
     z.object({ busy: z.literal(true) }).parse(await this.#line(++this.#lines, timeoutMs));

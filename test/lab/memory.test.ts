@@ -32,6 +32,14 @@ let acceleration: Acceleration;
 /** Above memory.high the faults of one call have their VMM's address space locked for four seconds and more. */
 const PROMPT_MS = 1500;
 
+/** Pages of its program that a VMM maps after its registration, which are taken for pages of its guest's RAM. */
+const OWN_FILES = 256;
+
+/** Frames that are charged ahead where that means to reclaim: what one group of a program needs. */
+const CREDIT_LEAST = 64;
+const RUSHES = 6;
+const FEW_FRAMES = 20;
+
 /** How far two figures are apart, of the second. */
 const apart = (value: number, of: number): number => Math.abs(value - of) / of;
 
@@ -92,6 +100,71 @@ describe('frames of an L2', () => {
       expect(tables).toBeLessThan(resident - UNSEEN / 2);
     });
     await allFramesBack(lab().l1);
+  });
+
+  it('count once as resident pages while L1 logs writes, and its VMM reads them all', async () => {
+    const pages = 16 * PAGES_PER_MIB;
+    const share = `share:0:${pages}:1:${2 * pages}`;
+    const steps = [share, 'log:1', `touch:0:${pages}`, 'log:0', 'touch:0:1'];
+    await inCgroup(lab().l1, { name: 'logged', pages, steps }, async (guest) => {
+      const off = [];
+      for (const step of steps.slice(0, -1)) {
+        expect((await guest.vmm.step(STEP_MS)).mismatches).toBe(0);
+        if (step.startsWith('log:1')) continue; // its frames are counted when it is done with what it does then
+        // a frame of the page is in the word, in the file, and in no table of the VMM's, or in one
+        const frames = Number(await runScript(lab().l1, `stat -c %b ${TURTLEFS_DIR}/logged.ram`)) / 8;
+        let resident = 0;
+        await waitFor(
+          'resident pages as held',
+          async () => {
+            resident = await guest.resident();
+            return Math.abs(resident - frames) < OWN_FILES ? true : undefined;
+          },
+          { timeoutMs: 20_000, intervalMs: 1000 },
+        ).catch((e: unknown) => {
+          throw new Error(`after ${step}: ${resident} resident pages, ${frames} frames`, { cause: e });
+        });
+        off.push({ step, frames, resident, inTables: await guest.inTables() });
+      }
+      process.stdout.write(`  ${JSON.stringify(off)}\n`);
+      expect(off[0]!.inTables).toBeLessThan(pages / 2); // only L0 gave most of them
+      expect(off[1]!.inTables).toBeGreaterThan(pages * 0.9); // and the VMM has read them while they were logged
+    });
+    await allFramesBack(lab().l1);
+  });
+
+  it('are charged ahead by one of three vCPUs that need some at once, and limits of few frames are kept', async () => {
+    const { l1 } = lab();
+    const cgroup = `${CGROUPS}/rush`;
+    const ram = `${TURTLEFS_DIR}/rush.ram`;
+    await using undo = new CleanupStack();
+    await runScript(l1, `mkdir ${cgroup}`);
+    undo.add('cgroup', () => runScript(l1, `rmdir ${cgroup}`).then(() => {}));
+    undo.add('RAM', () => runScript(l1, `rm -f ${ram} ${ram}.hot`).then(() => {}));
+    const start = (steps: string[]): Promise<SlotVmm> =>
+      SlotVmm.start(l1, { ram, size: 'small', steps, cgroup });
+    {
+      await using vmm = await start(['register', 'touch', `rush:${RUSHES}`]);
+      await vmm.step(STEP_MS);
+      expect(await vmm.step(STEP_MS)).toMatchObject({ mismatches: 0, on: true });
+      await vmm.begin(STEP_MS);
+      // now a charge takes seconds, in which the other vCPUs come
+      await runScript(l1, `echo 0 > ${cgroup}/memory.high`);
+      const rush = await vmm.step(STEP_MS);
+      await runScript(l1, `echo max > ${cgroup}/memory.high; rm -f ${ram} ${ram}.hot`);
+      process.stdout.write(`  ${JSON.stringify(rush)}\n`);
+      expect(rush.ms).toBeGreaterThan(PROMPT_MS); // it did
+      expect(rush).toMatchObject({ changes: 3 * RUSHES, on: true });
+      expect(rush.credit).toBeGreaterThan(0);
+      expect(rush.credit).toBeLessThanOrEqual(CREDIT_LEAST);
+    }
+    {
+      await using vmm = await start([`register:${FEW_FRAMES}`, 'touch']);
+      await vmm.step(STEP_MS);
+      const touched = await vmm.step(STEP_MS);
+      process.stdout.write(`  ${JSON.stringify(touched)}\n`);
+      expect(touched).toMatchObject({ mismatches: 0, on: true, taken: FEW_FRAMES });
+    }
   });
 
   it('end their VMM alone where they exceed its limit: 256 MiB in 64, not the other process there, nor a neighbour', async () => {

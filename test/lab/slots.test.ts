@@ -2,7 +2,8 @@
  * What a VMM does to a running L2's memory slots and mappings, with a VMM that does it as fast as it can
  * (c/l2/slot_vmm.c): no write of L2 reaches memory that it has no more, and nothing turns acceleration off for good.
  * HT_SLOT_CHANGES sets how many changes each race makes (20, in a soak 60), HT_HOLES how many pages of 4 KiB one L2
- * loses beside another (1,024, in a soak 2,048).
+ * loses beside another (1,024, in a soak 2,048), HT_NESTED_STARTS how often an L2 begins to run a guest of its own (20, in a
+ * soak 100).
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
@@ -18,7 +19,7 @@ import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
-import { framesOut } from '../../src/kernel/guest.ts';
+import { HTG_LEFT_OUT_GUESTS, framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import { L1_RUN } from '../../src/lab/machine.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
@@ -28,6 +29,8 @@ import { soakCount } from '../support/scale.ts';
 const RAM = `${TURTLEFS_DIR}/slots.ram`;
 const CHANGES = soakCount(process.env['HT_SLOT_CHANGES'], 20, 60);
 const HOLES = soakCount(process.env['HT_HOLES'], 1024, 2048);
+/** Each begins with a slot change, so that KVM shadows the first table of the inner guest again. */
+const NESTED = soakCount(process.env['HT_NESTED_STARTS'], 20, 100);
 /** Of an L2 that loses nothing, against which exits are compared: as long as the holes take, about. */
 const QUIET_MS = Math.max(2000, HOLES / 4);
 const STEP_MS = 900_000 + HOLES * 10;
@@ -158,6 +161,33 @@ describe.each([
           `${RAM}.losing`,
         );
       });
+      await allBack();
+    });
+
+  if (size === 'small')
+    it('is told of by no CPU from the moment at which it runs a guest of its own, whose memory is what its tables say', async () => {
+      await using undo = new CleanupStack();
+      undo.add('RAM', () => runScript(lab().l1, `rm -f ${RAM} ${RAM}.hot`).then(() => {}));
+      const steps = ['register', 'touch', `nest:${NESTED}`, 'changes:5', 'touch'];
+      {
+        await using vmm = await SlotVmm.start(lab().l1, { ram: RAM, size, steps });
+        await vmm.step(STEP_MS);
+        expect(await vmm.step(STEP_MS)).toMatchObject({ mismatches: 0, on: true, left_out: 0 });
+        const nested = await vmm.step(STEP_MS);
+        process.stdout.write(`  ${JSON.stringify(nested)}\n`);
+        expect(nested).toMatchObject({
+          changes: NESTED,
+          mismatches: 0,
+          on: true,
+          left_out: HTG_LEFT_OUT_GUESTS,
+        });
+        // its other vCPU was in the guest at most starts, and was interrupted then
+        expect(nested.interrupted).toBeGreaterThan(NESTED / 4);
+        // KVM drops all tables when slots change
+        expect(await vmm.step(STEP_MS)).toMatchObject({ stale: 0, left_out: 0 });
+        expect(await vmm.step(STEP_MS)).toMatchObject({ mismatches: 0, on: true, left_out: 0 });
+      }
+      await undo[Symbol.asyncDispose]();
       await allBack();
     });
 

@@ -192,6 +192,7 @@ it('has what c/ hooks and calls, and no more', () => {
   expect(relied('host')).toEqual([...new Set(host)].sort());
   const guest = [
     ...all(c('guest/l2.c'), hooks),
+    ...all(c('guest/l2.c'), /newer_name = "(\w+)"/g),
     ...all(c('guest/kvm_calls.h'), calls).filter((n) => n !== 'ht_kvm_get_msr_fn'),
     ...all(c('include/kmod/compat.h'), /^#define ht_kvm_get_msr_fn (\w+)/gm),
   ];

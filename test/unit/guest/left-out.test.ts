@@ -1,7 +1,7 @@
 /** RAM of a nested guest that its memory cgroup has no room for is told with the cgroup and what to do. */
 import { describe, expect, it } from 'vitest';
 import { leftOutText } from '../../../src/guest/left-out.ts';
-import { HTG_LEFT_OUT_NO_ROOM, HTG_LEFT_OUT_OTHER } from '../../../src/kernel/guest.ts';
+import { HTG_LEFT_OUT_GUESTS, HTG_LEFT_OUT_NO_ROOM, HTG_LEFT_OUT_OTHER } from '../../../src/kernel/guest.ts';
 
 describe('pages that are left to L1', () => {
   it('are no problem when there are none', () => {
@@ -18,5 +18,12 @@ describe('pages that are left to L1', () => {
   it('are of the root when the kernel names no cgroup', () => {
     const root = { left_out: HTG_LEFT_OUT_OTHER, pages_left_out: 1, cgroup: '' };
     expect(leftOutText(root)).toContain('memory cgroup /)');
+  });
+
+  it('are all of them while it runs guests of its own, whatever else there is', () => {
+    const own = { left_out: HTG_LEFT_OUT_GUESTS, pages_left_out: 0, cgroup: '/a' };
+    expect(leftOutText(own)).toMatch(/^it runs guests of its own, .* of these$/);
+    const both = { left_out: HTG_LEFT_OUT_GUESTS | HTG_LEFT_OUT_OTHER, pages_left_out: 7, cgroup: '/a' };
+    expect(leftOutText(both)).toMatch(/^it runs guests of its own, .* of these; 7 pages .*one cgroup$/);
   });
 });
