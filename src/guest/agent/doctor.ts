@@ -238,6 +238,13 @@ function kernelSettings({ ftrace, numa, sleep, otherHypervisors }: Facts): Findi
       ),
     );
   else found.push(ok('ftrace is on'));
+  if (numa.nodes > 1)
+    found.push(
+      warn(
+        `there are ${numa.nodes} NUMA nodes: RAM on turtlefs is of the node on which the pool is filled, whatever a VMM's memory policy and cpuset say`,
+        'keep nested guests that need memory of one node on tmpfs, or give this machine one node',
+      ),
+    );
   if (numa.nodes > 1 && numa.balancing !== undefined && numa.balancing !== '0')
     found.push(
       ok(

@@ -279,6 +279,11 @@ describe('doctor', () => {
     ['the old MMU', { tdpMmu: 'N' }, /TDP MMU/],
     ['nohz_full', { nohzFull: '1-3' }, /nohz_full=1-3/],
     ['ftrace off', { ftrace: '0' }, /ftrace is off: hyperturtle_guest does not load/],
+    [
+      'two NUMA nodes',
+      { numa: { nodes: 2, balancing: '0' } },
+      /2 NUMA nodes: RAM on turtlefs .* memory policy and cpuset/,
+    ],
     ['another hypervisor', { otherHypervisors: ['vboxdrv'] }, /another hypervisor .*vboxdrv/],
     ['another kernel', { kernel: { release: '6.6.150', version: '#1' } }, /not been tried on kernel 6.6.150/],
     [
