@@ -15,6 +15,10 @@ export const TEST_VARIABLES = {
   HT_VERIFIED: { default: 'a part of them', means: 'how many of those the verifier is asked about' },
   HT_RACES: { default: '40 or 60; soak: 80 or 200', means: 'rounds of races' },
   HT_HOLES: { default: '1,024; soak: 2,048', means: 'holes punched beside a busy nested guest' },
+  HT_NESTED_STARTS: {
+    default: '20; soak: 100',
+    means: 'how often a nested guest begins to run a guest of its own',
+  },
   HT_SLOT_CHANGES: { default: '20; soak: 60', means: 'changes of memory slots' },
   HT_SCREENSHOTS: { default: 'none', means: 'directory for pictures of the dashboard' },
   HYPERTURTLE_CLANG: { default: "the lab's", means: 'clang for tests that compile eBPF' },
