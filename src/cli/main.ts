@@ -67,6 +67,21 @@ export function createProgram(): Command {
         ),
     })
     .configureHelp(HELP_STYLE);
+  registerAll(program);
+  return program.addHelpText(
+    'after',
+    `
+Examples:
+  hyperturtle demo                       see it work, on emulated machines, without root
+  hyperturtle load npf.bpf.o --link      in an L1: have the host answer nested page faults with it
+  hyperturtle top                        what it does, live
+  hyperturtle doctor                     what is missing, and how to fix it
+Every command has --help; most have --json. Exit statuses: docs/reference.md.`,
+  );
+}
+
+/** Every command, in the order and the groups in which help lists them. */
+function registerAll(program: Command): void {
   program.commandsGroup('Try and measure it:');
   registerDemo(program, version());
   registerBench(program, version());
@@ -94,17 +109,6 @@ export function createProgram(): Command {
   registerLevels(program);
   registerDoctor(program);
   registerCompletion(program);
-  program.addHelpText(
-    'after',
-    `
-Examples:
-  hyperturtle demo                       see it work, on emulated machines, without root
-  hyperturtle load npf.bpf.o --link      in an L1: have the host answer nested page faults with it
-  hyperturtle top                        what it does, live
-  hyperturtle doctor                     what is missing, and how to fix it
-Every command has --help; most have --json. Exit statuses: docs/reference.md.`,
-  );
-  return program;
 }
 
 /** `host` and `guest`: both levels' own commands, and their installation. */

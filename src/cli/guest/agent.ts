@@ -5,6 +5,7 @@ import type { Command } from 'commander';
 import type { Agent } from '../../guest/agent/agent.ts';
 import { LOG_LEVELS } from '../../core/log-levels.ts';
 import type { LogLevel } from '../../core/log-levels.ts';
+import type { JsonLog } from '../../core/log.ts';
 import type { AgentConfig } from '../../guest/agent/config.ts';
 import { fixOf } from '../../guest/agent/fixes.ts';
 import type { AgentResult, L2Info } from '../../guest/agent/schema.ts';
@@ -27,6 +28,12 @@ interface RunOptions {
 
 /** `guest agent|desired|reload|forget|release`, and `status`. */
 export function registerAgent(program: Command, guest: Command, version: string): void {
+  registerRun(guest, version);
+  registerStatus(program);
+  registerRequests(guest);
+}
+
+function registerRun(guest: Command, version: string): void {
   guest
     .command('agent')
     .description('the agent: keeps what this machine wants in its host; runs until SIGTERM')
@@ -55,7 +62,9 @@ Example of /etc/hyperturtle/guest.yaml:
     pool: {low: 1024, high: 4096}`,
     )
     .action((o: RunOptions) => run(o, version));
+}
 
+function registerStatus(program: Command): void {
   l1Options(program.command('status'))
     .description('whether this machine is connected to its host and has there what it wants')
     .addHelpText(
@@ -69,6 +78,10 @@ MAPPED    pages that its program mapped, those ahead of their fault included; A 
 All of it counts since the time in the last column: that of the registration, which ends with the agent.`,
     )
     .action(status);
+}
+
+/** Commands that ask the agent for one thing. */
+function registerRequests(guest: Command): void {
   l1Options(guest.command('desired'))
     .description('what is wanted in the host: of the configuration file, and of commands')
     .action(desired);
@@ -102,33 +115,15 @@ async function run(options: RunOptions, version: string): Promise<void> {
     import('../../bpf/datagram.ts'),
     import('../../core/errors.ts'),
   ]);
+  const file = options.config ?? configs.DEFAULT_CONFIG_FILE;
   if (options.check) {
-    const file = options.config ?? configs.DEFAULT_CONFIG_FILE;
     const { objects } = configs.checkAgentConfig(file);
     return writeOut(`${file}: OK, ${Object.keys(objects).length} objects\n`);
   }
-  const readConfig = (): AgentConfig => {
-    const file = options.config ?? configs.DEFAULT_CONFIG_FILE;
-    const c = configs.readAgentConfig(file, options.config !== undefined);
-    return {
-      ...c,
-      port: options.port ?? c.port,
-      socket: options.socket ?? c.socket,
-      state: options.state ?? c.state,
-      l2: { ...c.l2, register: c.l2.register && options.register },
-    };
-  };
+  const readConfig = (): AgentConfig =>
+    withOptions(configs.readAgentConfig(file, options.config !== undefined), options);
   const config = readConfig();
   const { log, flush } = jsonLog(options.logLevel ?? config.log.level);
-  const notify = (text: string): void => {
-    const to = process.env['NOTIFY_SOCKET'];
-    if (to === undefined || to === '') return;
-    try {
-      sendDatagram(to, text);
-    } catch (e) {
-      log.warn({ err: e }, 'systemd was not told');
-    }
-  };
   // SIGHUP is a request to reload here, not to end
   const signals = abortOnSignals(['SIGINT', 'SIGTERM']);
   let agent: Agent;
@@ -152,24 +147,59 @@ async function run(options: RunOptions, version: string): Promise<void> {
     );
   };
   process.on('SIGHUP', hup);
-  const watchdogUs = Number(process.env['WATCHDOG_USEC']);
-  const watchdog = watchdogUs > 0 ? setInterval(() => notify('WATCHDOG=1'), watchdogUs / 2000) : undefined;
   try {
-    notify('READY=1');
-    log.info({ port: config.port, socket: config.socket }, 'agent started');
-    if (!signals.signal.aborted)
-      await new Promise<void>((resolve) =>
-        signals.signal.addEventListener('abort', () => resolve(), { once: true }),
-      );
-    notify('STOPPING=1');
+    await underSystemd({ send: sendDatagram, log }, async () => {
+      log.info({ port: config.port, socket: config.socket }, 'agent started');
+      await aborted(signals.signal);
+    });
   } finally {
-    clearInterval(watchdog);
     process.off('SIGHUP', hup);
     await agent.stop();
     signals.dispose();
     log.info({}, 'agent stopped');
     flush();
   }
+}
+
+/** The configuration with what the command line says in place of it. */
+function withOptions(c: AgentConfig, options: RunOptions): AgentConfig {
+  return {
+    ...c,
+    port: options.port ?? c.port,
+    socket: options.socket ?? c.socket,
+    state: options.state ?? c.state,
+    l2: { ...c.l2, register: c.l2.register && options.register },
+  };
+}
+
+/** Tells systemd, when it asked for it, that the service is ready, that it lives, and that it is stopping. */
+async function underSystemd(
+  by: { send: (socket: string, text: string) => void; log: JsonLog['log'] },
+  body: () => Promise<void>,
+): Promise<void> {
+  const notify = (text: string): void => {
+    const to = process.env['NOTIFY_SOCKET'];
+    if (to === undefined || to === '') return;
+    try {
+      by.send(to, text);
+    } catch (e) {
+      by.log.warn({ err: e }, 'systemd was not told');
+    }
+  };
+  const watchdogUs = Number(process.env['WATCHDOG_USEC']);
+  const watchdog = watchdogUs > 0 ? setInterval(() => notify('WATCHDOG=1'), watchdogUs / 2000) : undefined;
+  try {
+    notify('READY=1');
+    await body();
+    notify('STOPPING=1');
+  } finally {
+    clearInterval(watchdog);
+  }
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted)
+    await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }
 
 async function status(options: L1Options): Promise<void> {

@@ -50,6 +50,14 @@ const hookOption = (): Option =>
 export function register(program: Command): Command {
   const host = program.command('host').description('the host hypervisor (L0): programs for its VMs');
   host.commandsGroup('By hand, for a VM that no daemon has:');
+  registerAttach(host);
+  registerStats(host);
+  registerPin(host);
+  registerRun(host);
+  return host;
+}
+
+function registerAttach(host: Command): void {
   host
     .command('attach')
     .description('give a VM its arena and program; runs until SIGTERM, which undoes it')
@@ -73,7 +81,9 @@ export function register(program: Command): Command {
       '\nSIGUSR1 unlinks the program, SIGUSR2 links it, in place of itself when it is linked; each prints a line of JSON with statistics.',
     )
     .action(attach);
+}
 
+function registerStats(host: Command): void {
   host
     .command('stats')
     .description('what the hook of an attached VM did')
@@ -82,7 +92,9 @@ export function register(program: Command): Command {
     .addOption(hookOption())
     .option('--json', 'one line of JSON')
     .action(stats);
+}
 
+function registerPin(host: Command): void {
   host
     .command('pin')
     .description("a VM's virtual CPUs on chosen CPUs of this machine, until it ends or they are chosen again")
@@ -97,7 +109,9 @@ export function register(program: Command): Command {
       "\nWith one CPU for each and nothing else on them, an L1 whose guests are pinned too ('hyperturtle run --pin') is measured undisturbed.",
     )
     .action(pin);
+}
 
+function registerRun(host: Command): void {
   host
     .command('run', { hidden: true })
     .description('run a program on contexts of your own, with an arena of your own, in a VM without CPUs')
@@ -109,7 +123,6 @@ export function register(program: Command): Command {
     .option('--arena-to <file>', 'writes its content after each case there')
     .addHelpText('after', '\nMakes that VM itself. Prints one line of JSON.')
     .action(run);
-  return host;
 }
 
 async function attach(options: AttachOptions): Promise<void> {

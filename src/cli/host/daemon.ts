@@ -34,6 +34,12 @@ type Methods = typeof ADMIN_METHODS;
 const CONFIG = PLACES.hostConfig.path;
 
 export function registerHostDaemon(host: Command, version: string): void {
+  registerServe(host, version);
+  registerRequests(host);
+  registerVm(host.command('vm').description('VMs of the daemon'));
+}
+
+function registerServe(host: Command, version: string): void {
   host
     .command('daemon')
     .description('serve the VMs of the configuration; runs until SIGTERM')
@@ -56,7 +62,10 @@ Example of ${CONFIG}:
 Then start the VM with what 'hyperturtle host args build1' prints.`,
     )
     .action((options: { config: string; check?: boolean }) => daemon(options, version));
+}
 
+/** Commands that ask the daemon about itself and its host. */
+function registerRequests(host: Command): void {
   adminOptions(host.command('status')).description('the daemon and its VMs').action(status);
   adminOptions(host.command('health')).description('exit status 0 when the daemon is healthy').action(health);
   adminOptions(host.command('reload'))
@@ -79,8 +88,9 @@ Example:
   adminOptions(host.command('nics').argument('[vm]'))
     .description('NICs that VMs were given, with the network devices behind them')
     .action(nics);
+}
 
-  const vm = host.command('vm').description('VMs of the daemon');
+function registerVm(vm: Command): void {
   adminOptions(vm.command('list')).description('all, with what stands in their way').action(list);
   adminOptions(vm.command('add').argument('<name>'))
     .description('serve a VM that is not in the configuration; it is kept over restarts')

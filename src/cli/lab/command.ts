@@ -1,11 +1,11 @@
 /** `hyperturtle lab ...`: the emulated machines. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
-import { makeDirectory, writeOutput } from '../../core/files.ts';
 import { passThrough, writeOut } from '../../core/output.ts';
 import type { Lab } from '../../lab/lab.ts';
 import { bochsModelOf, cpuOption, emulatedBy, modelOption } from '../shared/emulated-cpu.ts';
 import { kernelOption, outerQemuOption, qemuOption } from '../shared/kernel-option.ts';
+import { registerClean, registerImages, registerModules } from './builds.ts';
 import { registerSelftests } from './selftests.ts';
 import { integer, printJson } from '../shared/values.ts';
 
@@ -74,7 +74,18 @@ Examples:
 What is fetched and built stays in $XDG_CACHE_HOME/hyperturtle (~/.cache/hyperturtle), what runs in
 $XDG_STATE_HOME/hyperturtle (~/.local/state/hyperturtle). Nothing else on this machine is changed.`,
     );
+  registerUp(lab);
+  lab.command('status').description('the labs of this user').option('--json', 'as JSON').action(status);
+  registerExec(lab);
+  registerAccess(lab);
+  registerDown(lab);
+  registerImages(lab);
+  registerSelftests(lab);
+  registerModules(lab);
+  registerClean(lab);
+}
 
+function registerUp(lab: Command): void {
   lab
     .command('up')
     .description('start a lab that stays until `lab down`')
@@ -113,9 +124,9 @@ The first start boots both machines and keeps a snapshot of them; later ones res
 and JavaScript are built from this source tree when they changed, and are in /payload at both levels.`,
     )
     .action(up);
+}
 
-  lab.command('status').description('the labs of this user').option('--json', 'as JSON').action(status);
-
+function registerExec(lab: Command): void {
   lab
     .command('exec')
     .description('run a command at a level; its output and exit status become those of this command')
@@ -142,7 +153,10 @@ Examples:
   echo 'cat /proc/meminfo' | hyperturtle lab exec -l 1 -i -- sh`,
     )
     .action(execute);
+}
 
+/** `console`, `cp` and `forward`. */
+function registerAccess(lab: Command): void {
   lab
     .command('console')
     .description('an interactive shell at a level; Ctrl-] leaves it')
@@ -178,46 +192,15 @@ A browser of this machine opens a page that is served in the lab:
   $ hyperturtle lab exec -- cat /run/dashboard`,
     )
     .action(forwardPort);
+}
 
+function registerDown(lab: Command): void {
   lab
     .command('down')
     .description('end a lab')
     .addOption(nameOption())
     .option('-a, --all', 'every lab of this user')
     .action(down);
-
-  lab
-    .command('images')
-    .description(
-      'root file systems for nested guests, built from Debian packages; without names: which there are',
-    )
-    .argument('[names...]')
-    .addOption(kernelOption('whose tools pack them'))
-    .option('--output <directory>', 'write them there, each with its NAME.json; default: only into the cache')
-    .option('--refresh', 'ask apt for newer packages')
-    .action(images);
-
-  registerSelftests(lab);
-
-  lab
-    .command('modules')
-    .description('compile our kernel modules for a kernel, without a lab')
-    .addOption(kernelOption('kernel to compile for'))
-    .option('--output <directory>', 'write them there; default: only into the cache')
-    .addHelpText(
-      'after',
-      `
-Examples:
-  hyperturtle lab modules --kernel 7.3            fetches headers and compiler the first time; no root needed
-  hyperturtle lab modules --output /tmp/modules`,
-    )
-    .action(modules);
-
-  lab
-    .command('clean')
-    .description('remove what dead labs left, and snapshots; running labs stay')
-    .option('-a, --all', 'also all that was fetched and built (the next start fetches again)')
-    .action(clean);
 }
 
 function collectEnv(text: string, before: Record<string, string>): Record<string, string> {
@@ -258,69 +241,6 @@ async function up(o: UpOptions): Promise<void> {
         `lab '${lab.name}' is up: Linux ${e.kernelVersion}, L1 with ${e.l1.cpus} CPU and ${e.l1.memMib} MiB.\n` +
           `  hyperturtle lab exec${named} --level 1 -- uname -a\n  hyperturtle lab down${named}\n`,
       );
-    }
-  } finally {
-    dispose();
-  }
-}
-
-async function images(
-  names: string[],
-  o: { kernel: string; output?: string; refresh?: boolean },
-): Promise<void> {
-  const { L2_IMAGES } = await import('../../lab/l2-image-specs.ts');
-  if (names.length === 0) {
-    for (const [name, { packages, about }] of Object.entries(L2_IMAGES))
-      writeOut(
-        `${name}: ${packages.join(' ')}; ${about.memMib} MiB; port ${about.service?.port ?? 'none'}\n`,
-      );
-    return;
-  }
-  const [{ prepareArtifacts }, { l2ImageSpec }, { createProgress }, { abortOnSignals }, fs, path] =
-    await Promise.all([
-      import('../../lab/prepare.ts'),
-      import('../../lab/l2-image.ts'),
-      import('../../core/progress.ts'),
-      import('../../core/lifecycle.ts'),
-      import('node:fs/promises'),
-      import('node:path'),
-    ]);
-  for (const name of names) l2ImageSpec(name);
-  const { signal, dispose } = abortOnSignals();
-  try {
-    const progress = createProgress();
-    if (o.output !== undefined) makeDirectory(o.output);
-    const artifacts = await prepareArtifacts({ kernel: o.kernel, progress, signal });
-    for (const name of names) {
-      const image = await artifacts.buildImage(name, { progress, signal, refresh: o.refresh ?? false });
-      if (o.output !== undefined) {
-        await fs.copyFile(image.path, path.join(o.output, `${name}.erofs`));
-        writeOutput(path.join(o.output, `${name}.json`), JSON.stringify(image.about));
-      }
-      const where = o.output === undefined ? image.path : path.join(o.output, `${name}.erofs`);
-      writeOut(`${name} ${Math.ceil(image.bytes / (1 << 20))} MiB ${where}\n`);
-    }
-  } finally {
-    dispose();
-  }
-}
-
-async function modules(o: { kernel: string; output?: string }): Promise<void> {
-  const [{ buildModules }, { createProgress }, { abortOnSignals }, fs, path] = await Promise.all([
-    import('../../lab/prepare.ts'),
-    import('../../core/progress.ts'),
-    import('../../core/lifecycle.ts'),
-    import('node:fs/promises'),
-    import('node:path'),
-  ]);
-  const { signal, dispose } = abortOnSignals();
-  try {
-    if (o.output !== undefined) makeDirectory(o.output);
-    const built = await buildModules({ kernel: o.kernel, progress: createProgress(), signal });
-    for (const [name, file] of built) {
-      const to = o.output === undefined ? file : path.join(o.output, name);
-      if (to !== file) await fs.copyFile(file, to);
-      writeOut(`${to}\n`);
     }
   } finally {
     dispose();
@@ -423,22 +343,4 @@ async function down(o: NameOption & { all?: boolean }): Promise<void> {
     await endLab(name);
     writeOut(`lab '${name}' is down\n`);
   }
-}
-
-async function clean(o: { all?: boolean }): Promise<void> {
-  const [{ cleanDeadLabs }, { removeSnapshots, removeCache }, { cacheRoot }] = await Promise.all([
-    import('../../lab/registry.ts'),
-    import('../../lab/snapshot.ts'),
-    import('../../lab/xdg.ts'),
-  ]);
-  const dead = await cleanDeadLabs();
-  if (dead.length > 0) writeOut(`removed dead labs: ${dead.join(', ')}\n`);
-  const root = cacheRoot();
-  if (o.all) {
-    await removeCache(root);
-    writeOut(`removed ${root}\n`);
-    return;
-  }
-  const freed = await removeSnapshots(root);
-  writeOut(`removed ${freed.count} snapshots (${Math.round(freed.bytes / (1 << 20))} MiB)\n`);
 }

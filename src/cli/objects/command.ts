@@ -41,17 +41,20 @@ const collect = (text: string, all: Record<string, string>): Record<string, stri
   return { ...all, [name]: value.join('=') };
 };
 
-export function registerObjects(program: Command): void {
-  const elfOptions = (c: Command): Command =>
-    l1Options(c)
-      .option('--signature <file>', 'detached signature; default: FILE.sig when there is one')
-      .option(
-        '--set <name=value>',
-        "value of a 'const volatile' of the object; may be repeated",
-        collect,
-        {},
-      );
+const elfOptions = (c: Command): Command =>
+  l1Options(c)
+    .option('--signature <file>', 'detached signature; default: FILE.sig when there is one')
+    .option('--set <name=value>', "value of a 'const volatile' of the object; may be repeated", collect, {});
 
+export function registerObjects(program: Command): void {
+  registerLoad(program);
+  registerLink(program);
+  registerUnload(program);
+  registerQuestions(program);
+}
+
+/** `load` and `replace`. */
+function registerLoad(program: Command): void {
   elfOptions(program.command('load'))
     .argument('<file>', 'compiled hyperupcall (.bpf.o)')
     .description('have the host load an object; it is loaded again after restarts until it is unloaded')
@@ -82,7 +85,10 @@ instruction (exit status 19), or carries the end of the verifier's log (14); not
     .description('swap a loaded object for a new version, without a gap; maps of the same shape are kept')
     .addHelpText('after', '\nExample:\n  hyperturtle replace npf npf-2.bpf.o')
     .action(replace);
+}
 
+/** `link` and `unlink`. */
+function registerLink(program: Command): void {
   l1Options(program.command('link'))
     .argument('<object>')
     .description('let a loaded program answer a hook')
@@ -102,13 +108,18 @@ instruction (exit status 19), or carries the end of the verifier's log (14); not
     .description('end a link; the object stays loaded')
     .addHelpText('after', '\nExamples:\n  hyperturtle unlink 3\n  hyperturtle unlink npf')
     .action(unlink);
+}
 
+function registerUnload(program: Command): void {
   l1Options(program.command('unload'))
     .argument('<object>')
     .description('have the host forget an object and its maps')
     .option('--force', 'also while it is linked')
     .action(unload);
+}
 
+/** `list`, `stats` and `limits`. */
+function registerQuestions(program: Command): void {
   l1Options(program.command('list'))
     .description('what is loaded and linked in the host, and the arena')
     .addHelpText('after', "\n'hyperturtle guest desired' tells what is wanted there.")
