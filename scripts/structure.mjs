@@ -20,19 +20,12 @@ const LONG_FILES = {
 
 /** By file and name. Tables of commands and metrics read from top to bottom; the others wait to be taken apart. */
 const LONG_FUNCTIONS = {
-  'src/bpf/elf.ts: parseElf': 63,
   'src/core/exec.ts: exec': 79,
   'src/dashboard/page/l2.ts: l2View': 75,
-  'src/guest/agent/metrics.ts: agentRegistry': 105,
-  'src/host/admission/code.ts: checkSection': 80,
-  'src/host/admission/layout.ts: classify': 80,
   'src/host/daemon/daemon.ts: #adminMethods': 80,
-  'src/host/daemon/metrics.ts: Metrics': 120,
   'src/host/nics/nics.ts: #add': 100,
-  'src/host/packets/chain-code.ts: chainCode': 80,
   'src/host/vm/managed-vm.ts: #serve': 100,
   'src/lab/images.ts: baseTree': 100,
-  'src/net/firewall-tables.ts: compileTable': 106,
 };
 
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));

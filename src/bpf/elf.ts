@@ -62,25 +62,55 @@ const SYM = 24;
 
 /** Throws HT_BPF when `bytes` is not a well-formed 64-bit little-endian eBPF object. */
 export function parseElf(bytes: Uint8Array): Elf {
-  const view = viewOf(bytes);
-  const bad = (why: string): never => {
-    throw new HyperturtleError('HT_BPF', `not an eBPF object: ${why}; build it with clang -target bpf`);
-  };
-  /** A file offset or size; anything beyond 2^53 is beyond the file as well. */
-  const u64 = (at: number): number => Number(view.getBigUint64(at, true));
-  const inside = (offset: number, size: number): boolean => offset + size <= bytes.length;
+  const file: ElfFile = { bytes, view: viewOf(bytes) };
+  const header = readHeader(file);
+  const sections = readSections(file, header);
+  return { sections, symbols: readSymbols(file, sections) };
+}
 
+interface ElfFile {
+  bytes: Uint8Array;
+  view: DataView;
+}
+
+interface ElfHeader {
+  /** Where the section table is. */
+  table: number;
+  count: number;
+  /** Number of the section that has the sections' names. */
+  namesIndex: number;
+}
+
+function bad(why: string): never {
+  throw new HyperturtleError('HT_BPF', `not an eBPF object: ${why}; build it with clang -target bpf`);
+}
+
+/** A file offset or size; anything beyond 2^53 is beyond the file as well. */
+function u64({ view }: ElfFile, at: number): number {
+  return Number(view.getBigUint64(at, true));
+}
+
+function isInside({ bytes }: ElfFile, offset: number, size: number): boolean {
+  return offset + size <= bytes.length;
+}
+
+function readHeader(file: ElfFile): ElfHeader {
+  const { bytes, view } = file;
   if (bytes.length < EHDR) bad(`${bytes.length} bytes are too few for an ELF header`);
   if (view.getUint32(0) !== 0x7f454c46) bad('it does not begin with the ELF magic');
   if (view.getUint8(4) !== 2 || view.getUint8(5) !== 1) bad('64-bit little-endian expected');
   const machine = view.getUint16(18, true);
   if (machine !== EM_BPF) bad(`machine ${EM_BPF} (BPF) expected, ${machine} found`);
-  const table = u64(40);
+  const table = u64(file, 40);
   const count = view.getUint16(60, true);
   const namesIndex = view.getUint16(62, true);
   if (view.getUint16(58, true) !== SHDR || count === 0 || namesIndex >= count) bad('bad section table');
-  if (!inside(table, count * SHDR)) bad('the section table lies outside the file');
+  if (!isInside(file, table, count * SHDR)) bad('the section table lies outside the file');
+  return { table, count, namesIndex };
+}
 
+function readSections(file: ElfFile, { table, count, namesIndex }: ElfHeader): ElfSection[] {
+  const { view } = file;
   const nameOffsets: number[] = [];
   const sections: ElfSection[] = [];
   for (let i = 0; i < count; i++) {
@@ -88,41 +118,47 @@ export function parseElf(bytes: Uint8Array): Elf {
     const s = {
       name: '',
       type: view.getUint32(at + 4, true),
-      flags: u64(at + 8),
-      offset: u64(at + 24),
-      size: u64(at + 32),
+      flags: u64(file, at + 8),
+      offset: u64(file, at + 24),
+      size: u64(file, at + 32),
       link: view.getUint32(at + 40, true),
       info: view.getUint32(at + 44, true),
-      entryBytes: u64(at + 56),
+      entryBytes: u64(file, at + 56),
     };
-    if (s.type !== SHT_NOBITS && !inside(s.offset, s.size)) bad(`section ${i} lies outside the file`);
+    if (s.type !== SHT_NOBITS && !isInside(file, s.offset, s.size)) bad(`section ${i} lies outside the file`);
     nameOffsets.push(view.getUint32(at, true));
     sections.push(s);
   }
-  const text = (table: ElfSection | undefined, at: number): string => {
-    if (table === undefined || table.type === SHT_NOBITS || at >= table.size)
-      return bad('a name lies outside its table');
-    const from = table.offset + at;
-    const end = bytes.indexOf(0, from);
-    if (end < 0 || end >= table.offset + table.size) bad('a name without an end');
-    return Buffer.from(bytes.buffer, bytes.byteOffset + from, end - from).toString('latin1');
-  };
-  sections.forEach((s, i) => (s.name = text(sections[namesIndex], nameOffsets[i] ?? 0)));
+  sections.forEach((s, i) => (s.name = nameIn(file, sections[namesIndex], nameOffsets[i] ?? 0)));
+  return sections;
+}
 
+function readSymbols(file: ElfFile, sections: readonly ElfSection[]): ElfSymbol[] {
+  const { view } = file;
   const symbols: ElfSymbol[] = [];
   for (const s of sections) {
     if (s.type !== SHT_SYMTAB) continue;
     for (let at = s.offset; at + SYM <= s.offset + s.size; at += SYM)
       symbols.push({
-        name: text(sections[s.link], view.getUint32(at, true)),
+        name: nameIn(file, sections[s.link], view.getUint32(at, true)),
         type: view.getUint8(at + 4) & 15,
         binding: view.getUint8(at + 4) >> 4,
         section: view.getUint16(at + 6, true),
-        value: u64(at + 8),
-        size: u64(at + 16),
+        value: u64(file, at + 8),
+        size: u64(file, at + 16),
       });
   }
-  return { sections, symbols };
+  return symbols;
+}
+
+/** The name at offset `at` of a table of names. */
+function nameIn({ bytes }: ElfFile, table: ElfSection | undefined, at: number): string {
+  if (table === undefined || table.type === SHT_NOBITS || at >= table.size)
+    return bad('a name lies outside its table');
+  const from = table.offset + at;
+  const end = bytes.indexOf(0, from);
+  if (end < 0 || end >= table.offset + table.size) bad('a name without an end');
+  return Buffer.from(bytes.buffer, bytes.byteOffset + from, end - from).toString('latin1');
 }
 
 /** The bytes of a section in the file: a view, empty for one that has none there. */

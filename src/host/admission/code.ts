@@ -100,19 +100,7 @@ function checkSection(
         'no packet access, indirect calls or jumps, or may_goto loops',
       );
     } else if (opcode === OP_LD_IMM64) {
-      const second = instructions[n + 1];
-      if (!second || second.op || second.dst || second.src || second.offset)
-        refuse('opcode', 'the second half of a 64-bit constant is wrong', REBUILD);
-      if (second?.relocation) refuse('relocation', 'into the middle of an instruction', REBUILD);
-      if (relocation) checkReference(relocation, c, refuse);
-      if (source !== 0)
-        refuse(
-          source === 4 ? 'callback' : 'raw-reference',
-          `it names ${PSEUDO_NAMES[source] ?? `a reference of kind ${source}`} by itself`,
-          source === 4
-            ? 'no callbacks: the verified instructions would not bound how long they run'
-            : 'refer to maps and variables of this object only, by name',
-        );
+      checkConstant(instruction, instructions[n + 1], c, refuse);
       n++;
     } else if (opcode === OP_CALL) {
       checkCall({ source, imm, relocation, inText: code.hook === undefined }, hooks, used, refuse);
@@ -133,6 +121,27 @@ function helperText(number: number): string {
 }
 
 type Refuse = (rule: Rule, message: string, mend: string) => void;
+
+/** A 64-bit constant, in two slots: a number, or what it refers to. */
+function checkConstant(
+  { src: source, relocation }: Instruction,
+  second: Instruction | undefined,
+  c: CodeContext,
+  refuse: Refuse,
+): void {
+  if (!second || second.op || second.dst || second.src || second.offset)
+    refuse('opcode', 'the second half of a 64-bit constant is wrong', REBUILD);
+  if (second?.relocation) refuse('relocation', 'into the middle of an instruction', REBUILD);
+  if (relocation) checkReference(relocation, c, refuse);
+  if (source !== 0)
+    refuse(
+      source === 4 ? 'callback' : 'raw-reference',
+      `it names ${PSEUDO_NAMES[source] ?? `a reference of kind ${source}`} by itself`,
+      source === 4
+        ? 'no callbacks: the verified instructions would not bound how long they run'
+        : 'refer to maps and variables of this object only, by name',
+    );
+}
 
 /** The target of a 64-bit constant: a map or a global variable of this object. */
 function checkReference(r: Relocation, c: CodeContext, refuse: Refuse): void {

@@ -164,20 +164,40 @@ function classify(
     default:
       return refuse(`type ${s.type} is unknown`, REBUILD);
   }
-  if (code) {
-    const hook = hookOfSection(name, hooks);
-    if (name !== TEXT && hook === undefined) {
-      layout.strange.add(index);
-      return f.refuse(
-        'hook',
-        `section '${name}' belongs to no hook`,
-        `hooks that may be used: ${hooks.map((h) => `${h.name} (SEC("${h.section}"))`).join(', ') || 'none'}`,
-      );
-    }
-    if (s.size % INSN_BYTES !== 0) f.refuse('elf', `code of '${name}' is cut off`, REBUILD);
-    layout.code.push({ index, section: s, hook, functions: [], relocations: undefined });
-    return;
+  if (code) classifyCode(s, index, hooks, layout, f);
+  else classifyData(s, index, hooks, layout, f);
+}
+
+function classifyCode(
+  s: ElfSection,
+  index: number,
+  hooks: readonly HookSpec[],
+  layout: Layout,
+  f: Findings,
+): void {
+  const { name } = s;
+  const hook = hookOfSection(name, hooks);
+  if (name !== TEXT && hook === undefined) {
+    layout.strange.add(index);
+    return f.refuse(
+      'hook',
+      `section '${name}' belongs to no hook`,
+      `hooks that may be used: ${hooks.map((h) => `${h.name} (SEC("${h.section}"))`).join(', ') || 'none'}`,
+    );
   }
+  if (s.size % INSN_BYTES !== 0) f.refuse('elf', `code of '${name}' is cut off`, REBUILD);
+  layout.code.push({ index, section: s, hook, functions: [], relocations: undefined });
+}
+
+function classifyData(
+  s: ElfSection,
+  index: number,
+  hooks: readonly HookSpec[],
+  layout: Layout,
+  f: Findings,
+): void {
+  const { name } = s;
+  const refuse = (why: string, mend: string): void => f.refuse('section', `section '${name}': ${why}`, mend);
   if (name === TEXT || hookOfSection(name, hooks)) return refuse('is not marked as code', REBUILD);
   if (name === 'license') layout.license = s;
   else if (name === '.maps') layout.maps = index;

@@ -32,102 +32,16 @@ export class Metrics {
     this.#source = source;
     // the declared type of a registry knows Prometheus's content type only
     this.#registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE as never);
-    const registers = [this.#registry];
     collectDefaultMetrics({ register: this.#registry, prefix: 'hyperturtle_host_' });
     // gauges with a counter's suffix: the same by kind is there without it
     for (const what of ['handles', 'requests', 'resources'])
       this.#registry.removeSingleMetric(`hyperturtle_host_nodejs_active_${what}_total`);
-    const calls = this.#calls;
-    new Counter({
-      name: 'hyperturtle_host_requests',
-      help: 'Requests of VMs by outcome',
-      labelNames: ['vm', 'method', 'outcome'],
-      registers,
-      collect() {
-        this.reset();
-        for (const { n, ...labels } of calls.values()) this.inc(labels, n);
-      },
-    });
-    this.#perVm('vm_attached', 'Whether the VM runs and is attached', (vm) => [
-      [{}, vm.phase === 'attached' ? 1 : 0],
-    ]);
-    this.#perVm('vm_agent_connected', 'Whether its port is connected', (vm) => [
-      [{}, vm.agent.connected ? 1 : 0],
-    ]);
-    this.#perVm('vm_used', 'Of its quotas', (vm) =>
-      Object.entries(vm.used ?? {}).map(([quota, n]) => [{ quota }, n]),
-    );
-    this.#perVm('vm_arena_bytes', 'Size of its arena', (vm) => [[{ state: vm.arena.state }, vm.arena.bytes]]);
-    for (const what of ['bytes', 'packets', 'dropped', 'errors'] as const)
-      this.#perVm(`nic_${what}`, `Of the VM's NICs, by the direction as its guest sees it: ${what}`, (vm) =>
-        vm.nics.flatMap(({ ifname, network }) =>
-          framesOf(ifname)
-            .filter((f) => f.what === what)
-            .map((f): Sample => [{ ifname, network, direction: f.direction }, f.n]),
-        ),
-      );
-    this.#perVm(
-      'vm_start_time_seconds',
-      'When it was attached: counters of its hooks began at 0 then',
-      (vm) => (vm.countedSince === null ? [] : [[{}, Date.parse(vm.countedSince) / 1000]]),
-    );
-    for (const [what, help] of HOOK_COUNTS)
-      this.#perVm(`hook_${what}`, `Since the VM was attached: ${help}`, (vm) =>
-        byHook(vm.stats, (s) => s[what]),
-      );
-    this.#perVm(
-      'hook_there',
-      'Since the VM was attached: faults whose entry was there already; L1 did not run',
-      (vm) => byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).there),
-    );
-    this.#perVm('hook_to_l1', 'Since the VM was attached: events that reached L1', (vm) =>
-      byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).toL1),
-    );
-    this.#perVm('hook_went_on', 'Of hooks of NICs, since the links were made: frames that went on', (vm) =>
-      byHook(
-        vm.stats.filter((s) => s.target !== undefined),
-        (s) => s.passed,
-      ),
-    );
-    this.#perVm('hook_overruns', 'Runs of programs that took longer than allowed', (vm) =>
-      vm.stats.flatMap((s) => (s.overruns === undefined ? [] : [[{ hook: s.hook }, s.overruns]])),
-    );
-    this.#perVm('hook_longest_run_ns', 'Longest run of the program that was linked last', (vm) =>
-      vm.stats.flatMap((s) => (s.maxNs === undefined ? [] : [[{ hook: s.hook }, s.maxNs]])),
-    );
-    this.#perVm('hook_link_ended', 'Links that were ended as runs took too long, and not made again', (vm) =>
-      vm.ended.map(({ link }) => [{ hook: link.hook }, 1]),
-    );
-    this.#perVm(
-      'nic_link_left_off',
-      'Links to NICs that could not be taken over from an earlier daemon: off, or held as they were',
-      (vm) =>
-        HOOK_TABLE.flatMap(({ name }): Sample[] => {
-          const n = vm.leftOff.filter(({ link }) => link.hook === name).length;
-          return n === 0 ? [] : [[{ hook: name }, n]];
-        }),
-    );
-    this.#perVm('hook_reasons', 'Why the program did not answer; L1 ran for all of them but PRESENT', (vm) =>
-      vm.stats.flatMap((s) =>
-        Object.entries(s.reasons).map(([reason, n]): Sample => [{ hook: s.hook, reason }, n]),
-      ),
-    );
-    const status = (name: string, help: string, value: (s: LoaderStatus) => number): void => {
-      new Gauge({
-        name: `hyperturtle_host_loader_${name}`,
-        help,
-        registers,
-        collect() {
-          this.set(value(source.loader()));
-        },
-      });
-    };
-    status('workers', 'Worker processes', (s) => s.pids.length);
-    status('busy', 'Objects being loaded', (s) => s.busy);
-    status('waiting', 'Requests that wait for a worker', (s) => s.waiting);
-    status('loads', 'Requests served since start', (s) => s.loads);
-    status('killed', 'Workers ended for their deadline since start', (s) => s.killed);
-    status('crashed', 'Workers that ended by themselves since start', (s) => s.crashed);
+    this.#addCalls();
+    this.#addVms();
+    this.#addHookFigures();
+    this.#addRunTimes();
+    this.#addLinksAndReasons();
+    this.#addLoader();
   }
 
   count(vm: string, method: string, outcome: string): void {
@@ -173,6 +87,119 @@ export class Metrics {
       return { type: 'application/json', body, status: problems.length === 0 ? 200 : 503 };
     };
     return [metricsPage(() => this.text()), { path: '/health', answer: () => Promise.resolve(health()) }];
+  }
+
+  #addCalls(): void {
+    const calls = this.#calls;
+    new Counter({
+      name: 'hyperturtle_host_requests',
+      help: 'Requests of VMs by outcome',
+      labelNames: ['vm', 'method', 'outcome'],
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        for (const { n, ...labels } of calls.values()) this.inc(labels, n);
+      },
+    });
+  }
+
+  /** Each VM, and the frames of its NICs. */
+  #addVms(): void {
+    this.#perVm('vm_attached', 'Whether the VM runs and is attached', (vm) => [
+      [{}, vm.phase === 'attached' ? 1 : 0],
+    ]);
+    this.#perVm('vm_agent_connected', 'Whether its port is connected', (vm) => [
+      [{}, vm.agent.connected ? 1 : 0],
+    ]);
+    this.#perVm('vm_used', 'Of its quotas', (vm) =>
+      Object.entries(vm.used ?? {}).map(([quota, n]) => [{ quota }, n]),
+    );
+    this.#perVm('vm_arena_bytes', 'Size of its arena', (vm) => [[{ state: vm.arena.state }, vm.arena.bytes]]);
+    for (const what of ['bytes', 'packets', 'dropped', 'errors'] as const)
+      this.#perVm(`nic_${what}`, `Of the VM's NICs, by the direction as its guest sees it: ${what}`, (vm) =>
+        vm.nics.flatMap(({ ifname, network }) =>
+          framesOf(ifname)
+            .filter((f) => f.what === what)
+            .map((f): Sample => [{ ifname, network, direction: f.direction }, f.n]),
+        ),
+      );
+    this.#perVm(
+      'vm_start_time_seconds',
+      'When it was attached: counters of its hooks began at 0 then',
+      (vm) => (vm.countedSince === null ? [] : [[{}, Date.parse(vm.countedSince) / 1000]]),
+    );
+  }
+
+  /** What the hooks of each VM did since it was attached. */
+  #addHookFigures(): void {
+    for (const [what, help] of HOOK_COUNTS)
+      this.#perVm(`hook_${what}`, `Since the VM was attached: ${help}`, (vm) =>
+        byHook(vm.stats, (s) => s[what]),
+      );
+    this.#perVm(
+      'hook_there',
+      'Since the VM was attached: faults whose entry was there already; L1 did not run',
+      (vm) => byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).there),
+    );
+    this.#perVm('hook_to_l1', 'Since the VM was attached: events that reached L1', (vm) =>
+      byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).toL1),
+    );
+    this.#perVm('hook_went_on', 'Of hooks of NICs, since the links were made: frames that went on', (vm) =>
+      byHook(
+        vm.stats.filter((s) => s.target !== undefined),
+        (s) => s.passed,
+      ),
+    );
+  }
+
+  /** How long programs took, and links that were ended for it. */
+  #addRunTimes(): void {
+    this.#perVm('hook_overruns', 'Runs of programs that took longer than allowed', (vm) =>
+      vm.stats.flatMap((s) => (s.overruns === undefined ? [] : [[{ hook: s.hook }, s.overruns]])),
+    );
+    this.#perVm('hook_longest_run_ns', 'Longest run of the program that was linked last', (vm) =>
+      vm.stats.flatMap((s) => (s.maxNs === undefined ? [] : [[{ hook: s.hook }, s.maxNs]])),
+    );
+    this.#perVm('hook_link_ended', 'Links that were ended as runs took too long, and not made again', (vm) =>
+      vm.ended.map(({ link }) => [{ hook: link.hook }, 1]),
+    );
+  }
+
+  #addLinksAndReasons(): void {
+    this.#perVm(
+      'nic_link_left_off',
+      'Links to NICs that could not be taken over from an earlier daemon: off, or held as they were',
+      (vm) =>
+        HOOK_TABLE.flatMap(({ name }): Sample[] => {
+          const n = vm.leftOff.filter(({ link }) => link.hook === name).length;
+          return n === 0 ? [] : [[{ hook: name }, n]];
+        }),
+    );
+    this.#perVm('hook_reasons', 'Why the program did not answer; L1 ran for all of them but PRESENT', (vm) =>
+      vm.stats.flatMap((s) =>
+        Object.entries(s.reasons).map(([reason, n]): Sample => [{ hook: s.hook, reason }, n]),
+      ),
+    );
+  }
+
+  #addLoader(): void {
+    const source = this.#source;
+    const status = (name: string, help: string, value: (s: LoaderStatus) => number): void => {
+      new Gauge({
+        name: `hyperturtle_host_loader_${name}`,
+        help,
+        registers: [this.#registry],
+        collect() {
+          this.set(value(source.loader()));
+        },
+      });
+    };
+    status('workers', 'Worker processes', (s) => s.pids.length);
+    status('busy', 'Objects being loaded', (s) => s.busy);
+    status('waiting', 'Requests that wait for a worker', (s) => s.waiting);
+    status('loads', 'Requests served since start', (s) => s.loads);
+    status('killed', 'Workers ended for their deadline since start', (s) => s.killed);
+    status('crashed', 'Workers that ended by themselves since start', (s) => s.crashed);
   }
 
   #perVm(name: string, help: string, samples: (vm: VmStatus) => Sample[]): void {

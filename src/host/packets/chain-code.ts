@@ -94,12 +94,32 @@ const increment = (base: number, offset: number): Slot[] => [
   storeLong(base, offset, R1),
 ];
 
+interface ChainFds {
+  programs: number;
+  counts: number;
+}
+
 /** `programs`: a program array with the chain in its first slots; `counts`: a per-CPU array of one value. */
 export function chainCode(
   hook: PacketHook,
   length: number,
-  fds: { programs: number; counts: number },
+  fds: ChainFds,
 ): { code: Uint8Array; types: FunctionTypes } {
+  const main = mainCode(hook, length, fds);
+  return {
+    code: encode([...main, ...runCode(fds)]),
+    types: {
+      btf: BTF,
+      functions: [
+        [0, TYPE_OF_MAIN],
+        [main.length, TYPE_OF_RUN],
+      ],
+    },
+  };
+}
+
+/** Runs each program by the function behind it, and decides what its answer means. */
+function mainCode(hook: PacketHook, length: number, fds: ChainFds): Slot[] {
   const { next, accept, pass, drop } = ANSWERS[hook];
   const code: Slot[] = [
     moveRegister(R6, R1),
@@ -132,8 +152,14 @@ export function chainCode(
   }
   const end = code.length;
   code.push(moveNumber(R0, pass), EXIT);
-  const run = code.length;
-  code.push(
+  for (const at of toPass) code[at] = jumpTo(code[at], end - at - 1);
+  for (const at of calls) code[at] = [0x85, 0, PSEUDO_CALL, 0, code.length - at - 1];
+  return code;
+}
+
+/** The function that tail-calls one program. */
+function runCode(fds: ChainFds): Slot[] {
+  return [
     moveRegister(R6, R3),
     moveRegister(R3, R2),
     ...mapAddress(R2, fds.programs),
@@ -143,19 +169,7 @@ export function chainCode(
     // with a constant, no answer of a program counted on 6.1.
     loadInt(R0, R6, EMPTY_ANSWER),
     EXIT,
-  );
-  for (const at of toPass) code[at] = jumpTo(code[at], end - at - 1);
-  for (const at of calls) code[at] = [0x85, 0, PSEUDO_CALL, 0, run - at - 1];
-  return {
-    code: encode(code),
-    types: {
-      btf: BTF,
-      functions: [
-        [0, TYPE_OF_MAIN],
-        [run, TYPE_OF_RUN],
-      ],
-    },
-  };
+  ];
 }
 
 const TYPE_OF_MAIN = 5;
