@@ -1,5 +1,6 @@
 /** Runs one program to its end, with a deadline and a bounded copy of its output. */
 import { spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
 import { HyperturtleError } from './errors.ts';
 import { fileError } from './files.ts';
 import { patient } from './patience.ts';
@@ -27,7 +28,6 @@ export interface ExecResult {
 /** Throws HT_COMMAND_FAILED (with the output's tail), HT_TIMEOUT, HT_NOT_FOUND, or the signal's reason. */
 export function exec(file: string, args: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
   const timeoutMs = patient(options.timeoutMs ?? 120_000);
-  const maxBytes = options.maxBytes ?? 16 << 20;
   return new Promise((resolve, reject) => {
     options.signal?.throwIfAborted();
     // a process group of its own: the deadline ends what the program started as well
@@ -37,19 +37,10 @@ export function exec(file: string, args: readonly string[], options: ExecOptions
       stdio: ['pipe', 'pipe', 'pipe'],
       detached: true,
     });
-    const out: Record<'stdout' | 'stderr', { parts: Buffer[]; size: number }> = {
-      stdout: { parts: [], size: 0 },
-      stderr: { parts: [], size: 0 },
-    };
     let failure: Error | undefined;
     const kill = (why: Error): void => {
       failure ??= why;
-      if (child.pid === undefined) return;
-      try {
-        process.kill(-child.pid, 'SIGKILL');
-      } catch {
-        // already gone
-      }
+      killGroup(child.pid);
     };
     const timer = setTimeout(
       () => kill(new HyperturtleError('HT_TIMEOUT', `${file}: still running after ${timeoutMs / 1000} s`)),
@@ -58,15 +49,8 @@ export function exec(file: string, args: readonly string[], options: ExecOptions
     const onAbort = (): void =>
       kill(options.signal!.reason instanceof Error ? options.signal!.reason : new Error('aborted'));
     options.signal?.addEventListener('abort', onAbort, { once: true });
-    for (const name of ['stdout', 'stderr'] as const) {
-      child[name].on('data', (chunk: Buffer) => {
-        const o = out[name];
-        o.parts.push(chunk);
-        o.size += chunk.length;
-        while (o.size > maxBytes && o.parts.length > 1) o.size -= o.parts.shift()!.length;
-        options.onOutput?.(chunk, name);
-      });
-    }
+    const stdout = keepTail(child.stdout, 'stdout', options);
+    const stderr = keepTail(child.stderr, 'stderr', options);
     child.stdin.on('error', () => {}); // the program may end without reading: its status tells
     child.stdin.end(options.input);
     const finish = (): void => {
@@ -75,32 +59,56 @@ export function exec(file: string, args: readonly string[], options: ExecOptions
     };
     child.on('error', (e: NodeJS.ErrnoException) => {
       finish();
-      reject(
-        e.code === 'ENOENT'
-          ? new HyperturtleError('HT_NOT_FOUND', `program '${file}' not found: install it or set PATH`)
-          : fileError(e, 'the program cannot be run', file),
-      );
+      reject(notStarted(file, e));
     });
     child.on('close', (code, sig) => {
       finish();
       if (failure) return reject(failure);
-      const result: ExecResult = {
-        status: code ?? 128,
-        stdout: Buffer.concat(out.stdout.parts),
-        stderr: Buffer.concat(out.stderr.parts),
-      };
+      const result: ExecResult = { status: code ?? 128, stdout: stdout(), stderr: stderr() };
       if (code !== null && (options.okStatus ?? [0]).includes(code)) return resolve(result);
-      const tail = (result.stderr.length > 0 ? result.stderr : result.stdout)
-        .toString('utf8')
-        .trim()
-        .slice(-2000);
-      reject(
-        new HyperturtleError(
-          'HT_COMMAND_FAILED',
-          `${file} ${args.slice(0, 3).join(' ')}: ${sig ? `ended by ${sig}` : `status ${code}`}${tail ? `: ${tail}` : ''}`,
-          { detail: { status: code, signal: sig, tail } },
-        ),
-      );
+      reject(failed([file, ...args.slice(0, 3)].join(' '), { code, signal: sig }, result));
     });
   });
+}
+
+function killGroup(pid: number | undefined): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // already gone
+  }
+}
+
+/** Keeps the last bytes of a stream; what is returned gives those so far. */
+function keepTail(stream: Readable, name: 'stdout' | 'stderr', options: ExecOptions): () => Buffer {
+  const maxBytes = options.maxBytes ?? 16 << 20;
+  const parts: Buffer[] = [];
+  let size = 0;
+  stream.on('data', (chunk: Buffer) => {
+    parts.push(chunk);
+    size += chunk.length;
+    while (size > maxBytes && parts.length > 1) size -= parts.shift()!.length;
+    options.onOutput?.(chunk, name);
+  });
+  return () => Buffer.concat(parts);
+}
+
+function notStarted(file: string, e: NodeJS.ErrnoException): Error {
+  return e.code === 'ENOENT'
+    ? new HyperturtleError('HT_NOT_FOUND', `program '${file}' not found: install it or set PATH`)
+    : fileError(e, 'the program cannot be run', file);
+}
+
+function failed(
+  command: string,
+  { code, signal }: { code: number | null; signal: NodeJS.Signals | null },
+  { stdout, stderr }: ExecResult,
+): HyperturtleError {
+  const tail = (stderr.length > 0 ? stderr : stdout).toString('utf8').trim().slice(-2000);
+  return new HyperturtleError(
+    'HT_COMMAND_FAILED',
+    `${command}: ${signal ? `ended by ${signal}` : `status ${code}`}${tail ? `: ${tail}` : ''}`,
+    { detail: { status: code, signal, tail } },
+  );
 }

@@ -152,8 +152,21 @@ async function baseTree(
   vmlinux: string,
   initramfs: string,
 ): Promise<void> {
+  await baseDirectories(tree);
+  await copyFile(vmlinux, path.join(tree, IN_GUEST.vmlinux));
+  await copyFile(initramfs, path.join(tree, IN_GUEST.initramfs));
+  if (c.l2Kernel !== c.kernel)
+    await writeFile(path.join(tree, IN_GUEST.l2Vmlinux), await readVmlinux(c.l2Kernel, c.tools));
+  await basePrograms(c, tree);
+  await baseFirmware(c, tree);
+  await baseShell(c, tree);
+  await baseModules(c, modules, tree);
+  for (const [file, text] of Object.entries(FILES)) await writeFile(path.join(tree, file), text);
+  for (const f of ['usr/sbin/lab-boot', 'usr/sbin/lab-agent']) await chmod(path.join(tree, f), 0o755);
+}
+
+async function baseDirectories(tree: string): Promise<void> {
   const at = (p: string): string => path.join(tree, p);
-  const lib = `usr/lib/${TRIPLET}`;
   for (const d of ['boot', 'dev', 'proc', 'sys', 'run', 'tmp', 'root', 'mnt', 'payload', 'etc', 'var', 'opt'])
     await mkdir(at(d), { recursive: true });
   for (const d of ['bin', 'sbin', 'lib', 'lib64']) {
@@ -161,13 +174,12 @@ async function baseTree(
     await symlink(`usr/${d}`, at(d));
   }
   await symlink('/run', at('var/run'));
-  await mkdir(at(lib), { recursive: true });
+  await mkdir(at(LIBRARIES), { recursive: true });
+}
 
-  await copyFile(vmlinux, at(IN_GUEST.vmlinux));
-  await copyFile(initramfs, at(IN_GUEST.initramfs));
-  if (c.l2Kernel !== c.kernel)
-    await writeFile(at(IN_GUEST.l2Vmlinux), await readVmlinux(c.l2Kernel, c.tools));
-
+/** QEMU, Node and the tools of both levels, with the libraries that they need. */
+async function basePrograms(c: ImageContext, tree: string): Promise<void> {
+  const at = (p: string): string => path.join(tree, p);
   const programs: string[] = [];
   for (const p of [
     'bin/dash',
@@ -202,17 +214,22 @@ async function baseTree(
     'librt.so.1',
   ];
   for (const [name, file] of await closure(c, programs, [...extra, LOADER]))
-    await install(file, at(`${lib}/${name}`), 0o755);
+    await install(file, at(`${LIBRARIES}/${name}`), 0o755);
   for (const f of await filesOfNode()) await install(f, at(f), 0o644);
   await symlink(`../lib/${TRIPLET}/${LOADER}`, at(`usr/lib64/${LOADER}`));
+}
 
+async function baseFirmware(c: ImageContext, tree: string): Promise<void> {
   // Debian 13 has the network ROMs among QEMU's own files
   for (const dir of ['usr/share/seabios', 'usr/share/qemu', 'usr/lib/ipxe/qemu']) {
     const from = path.join(c.qemu.root, dir);
     for (const f of (await exists(from)) ? await readdir(from) : [])
-      if (FIRMWARE.test(f)) await install(path.join(from, f), at(`${dir}/${f}`), 0o644);
+      if (FIRMWARE.test(f)) await install(path.join(from, f), path.join(tree, dir, f), 0o644);
   }
+}
 
+async function baseShell(c: ImageContext, tree: string): Promise<void> {
+  const at = (p: string): string => path.join(tree, p);
   // not busybox as shell: it would run its own `ip`, `tc` and `modprobe` before those of PATH
   await symlink('dash', at('usr/bin/sh'));
   await writeFile(at('usr/bin/busybox'), await busybox(c.tools), { mode: 0o755 });
@@ -221,7 +238,10 @@ async function baseTree(
     if (!(await exists(at(`usr/bin/${a}`))) && !(await exists(at(`usr/sbin/${a}`))))
       await symlink('busybox', at(`usr/bin/${a}`));
   await symlink('../bin/busybox', at('usr/sbin/init'));
+}
 
+async function baseModules(c: ImageContext, modules: ModuleTree, tree: string): Promise<void> {
+  const at = (p: string): string => path.join(tree, p);
   const moduleRoot = `usr/lib/modules/${c.kernel.kernelVersion}`;
   const order = [
     ...(await modules.loadOrder(scripts.BASE_MODULES, true)),
@@ -236,11 +256,9 @@ async function baseTree(
     await install(path.join(moduleDir(c.kernel), f), at(`${moduleRoot}/${f}`), 0o644);
   const depmod = path.join(c.tools.root, 'usr/sbin/depmod');
   await exec(depmod, ['-b', tree, c.kernel.kernelVersion], { env: toolEnv(c.tools), signal: c.signal });
-
-  for (const [file, text] of Object.entries(FILES)) await writeFile(at(file), text);
-  for (const f of ['usr/sbin/lab-boot', 'usr/sbin/lab-agent']) await chmod(at(f), 0o755);
 }
 
+const LIBRARIES = `usr/lib/${TRIPLET}`;
 const LOADER = 'ld-linux-x86-64.so.2';
 /** Where the libraries of this machine's Node are. */
 const HOST_LIBRARIES = [

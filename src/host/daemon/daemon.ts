@@ -13,6 +13,7 @@ import { Turns } from '../../core/turns.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { Handlers, ServedMethods } from '../../wire/handlers.ts';
 import { RpcPeer } from '../../wire/peer.ts';
+import type { ResultOf } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import { Loader } from '../loader/loader.ts';
 import { ADMIN_METHODS } from './admin-schema.ts';
@@ -22,6 +23,7 @@ import { adminSocketOf, checkVm, readConfig, socketsOf } from '../config.ts';
 import type { HostConfig, VmSpec } from '../config.ts';
 import { networkFindings, vmFindings } from './doctor.ts';
 import { hostFindings } from './doctor-host.ts';
+import { lastEvents } from '../vm/events.ts';
 import { forgetOthers } from '../vm/forget.ts';
 import type { HostKernel } from '../vm/kernel.ts';
 import type { DaemonLog } from '../log.ts';
@@ -42,6 +44,9 @@ export interface DaemonOptions {
 
 /** Settings that are read only when the daemon starts. */
 const FIXED = ['admin', 'metrics', 'loader', 'state', 'run', 'bpffs'] as const;
+
+type AdminMethods = typeof ADMIN_METHODS;
+type AdminResult<M extends keyof AdminMethods> = ResultOf<AdminMethods, M>;
 
 interface Entry {
   vm: ManagedVm;
@@ -270,21 +275,7 @@ export class HostDaemon {
 
   #adminMethods(): ServedMethods {
     const handlers: Handlers<typeof ADMIN_METHODS> = {
-      'admin.status': () => {
-        const { attached, all } = this.#count();
-        const { pids, busy, waiting, loads, killed, crashed } = this.#loader.status();
-        return {
-          version: this.#options.version,
-          instance: this.instance,
-          pid: process.pid,
-          startedAt: this.#startedAt,
-          config: this.#options.configFile,
-          vms: all,
-          attached,
-          memoryBytes: process.memoryUsage.rss(),
-          loader: { busy, waiting, loads, killed, crashed, workers: pids.length },
-        };
-      },
+      'admin.status': () => this.#adminStatus(),
       'admin.health': () => {
         const problems = this.health();
         return { healthy: problems.length === 0, problems };
@@ -303,28 +294,13 @@ export class HostDaemon {
       }),
       'admin.vm.add': ({ name, spec }) => this.#changes.take(() => this.#add(name, checkVm(name, spec))),
       'admin.vm.remove': ({ name }) => this.#changes.take(() => this.#remove(name)),
-      'admin.vm.detail': ({ name }) => {
-        const { vm } = this.#entry(name);
-        const { policy, quotas, signature } = vm.spec;
-        if (vm.attached) vm.service.watch();
-        return {
-          objects: vm.attached ? vm.service.objects() : [],
-          limits: quotas,
-          signature,
-          hooks: HOOK_TABLE.filter((h) => !policy.hooks || policy.hooks.includes(h.name)).map((h) => ({
-            name: h.name,
-            purpose: h.purpose,
-          })),
-        };
-      },
-      'admin.events': ({ name, limit }) => {
-        const vms = name === undefined ? Array.from(this.#vms.values(), (e) => e.vm) : [this.#entry(name).vm];
-        const events = vms
-          .flatMap((vm) => vm.events.last(limit).map((event) => ({ vm: vm.name, event })))
-          .sort((a, b) => (a.event.time < b.event.time ? 1 : a.event.time > b.event.time ? -1 : 0))
-          .slice(0, limit);
-        return { events };
-      },
+      'admin.vm.detail': ({ name }) => this.#detail(this.#entry(name).vm),
+      'admin.events': ({ name, limit }) => ({
+        events: lastEvents(
+          name === undefined ? Array.from(this.#vms.values(), (e) => e.vm) : [this.#entry(name).vm],
+          limit,
+        ),
+      }),
       'admin.map.get': ({ vm, ...params }, { signal }) => this.#entry(vm).vm.service.mapGet(params, signal),
       'admin.map.dump': ({ vm, ...params }, { signal }) => this.#entry(vm).vm.service.mapDump(params, signal),
       'admin.args': ({ name }) => {
@@ -335,6 +311,36 @@ export class HostDaemon {
       'admin.reload': () => this.reload(),
     };
     return serve(ADMIN_METHODS, handlers);
+  }
+
+  #adminStatus(): AdminResult<'admin.status'> {
+    const { attached, all } = this.#count();
+    const { pids, busy, waiting, loads, killed, crashed } = this.#loader.status();
+    return {
+      version: this.#options.version,
+      instance: this.instance,
+      pid: process.pid,
+      startedAt: this.#startedAt,
+      config: this.#options.configFile,
+      vms: all,
+      attached,
+      memoryBytes: process.memoryUsage.rss(),
+      loader: { busy, waiting, loads, killed, crashed, workers: pids.length },
+    };
+  }
+
+  #detail(vm: ManagedVm): AdminResult<'admin.vm.detail'> {
+    const { policy, quotas, signature } = vm.spec;
+    if (vm.attached) vm.service.watch();
+    return {
+      objects: vm.attached ? vm.service.objects() : [],
+      limits: quotas,
+      signature,
+      hooks: HOOK_TABLE.filter((h) => !policy.hooks || policy.hooks.includes(h.name)).map((h) => ({
+        name: h.name,
+        purpose: h.purpose,
+      })),
+    };
   }
 
   #add(name: string, spec: VmSpec): Record<never, never> {

@@ -40,3 +40,14 @@ export class EventRing {
     return () => this.#followers.delete(follower);
   }
 }
+
+/** The newest events of all these VMs, newest first. */
+export function lastEvents(
+  vms: readonly { name: string; events: EventRing }[],
+  limit: number,
+): { vm: string; event: Event }[] {
+  return vms
+    .flatMap((vm) => vm.events.last(limit).map((event) => ({ vm: vm.name, event })))
+    .sort((a, b) => (a.event.time < b.event.time ? 1 : a.event.time > b.event.time ? -1 : 0))
+    .slice(0, limit);
+}
