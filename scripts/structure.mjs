@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // `npm run structure`: the import graph of src/ has no circle (type imports count: a circle of them is two files that
-// cannot be read one after the other), no file is over 400 lines and no function over 60. What is longer is listed here
-// with the most that it may have: no list is to grow.
+// cannot be read one after the other), no function is over 60 lines and no file over 400. Longer files are listed
+// here with the most that they may have: the list is not to grow.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,18 +10,16 @@ import ts from 'typescript';
 const FILE_MAX = 400;
 const FUNCTION_MAX = 60;
 
-/** Parts that are being taken apart (src/host/vm, src/lab) have some room. */
+/** Each with the reason why it is one file. */
 const LONG_FILES = {
+  // one class: each change of a VM's NICs takes a turn over the same list and record, and undoes itself in it
   'src/host/nics/nics.ts': 480,
+  // one class: a VM's arena, process and problem change together, and stopping undoes what serving did
   'src/host/vm/managed-vm.ts': 520,
-  'src/host/vm/service.ts': 500,
-  'src/lab/debs.ts': 440,
-};
-
-/** By file and name. Tables of commands and metrics read from top to bottom; the others wait to be taken apart. */
-const LONG_FUNCTIONS = {
-  'src/host/nics/nics.ts: #add': 100,
-  'src/host/vm/managed-vm.ts: #serve': 100,
+  // the table of methods that an L1 may call, with the budgets and sessions that all of them share
+  'src/host/vm/service.ts': 470,
+  // one class: apt's directories, lists and downloads, and the errors that all of its commands share
+  'src/lab/debs.ts': 410,
 };
 
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
@@ -84,7 +82,7 @@ function lengths(file, text) {
 }
 
 /** What is over the limit and not listed, or over what is listed. */
-function tooLong(what, found, max, listed) {
+function tooLong(what, found, max, listed = {}) {
   return [...found].flatMap(([name, length]) => {
     const allowed = Math.max(max, listed[name] ?? 0);
     return length > allowed ? [`${name}: ${what} of ${length} lines, ${allowed} at most`] : [];
@@ -98,7 +96,7 @@ const functionLengths = new Map([...texts].flatMap(([file, text]) => [...lengths
 const problems = [
   ...circles(graph).map((files) => `import circle: ${files.join(', ')}`),
   ...tooLong('file', fileLengths, FILE_MAX, LONG_FILES),
-  ...tooLong('function', functionLengths, FUNCTION_MAX, LONG_FUNCTIONS),
+  ...tooLong('function', functionLengths, FUNCTION_MAX),
 ];
 for (const problem of problems) process.stdout.write(`${problem}\n`);
 process.exitCode = problems.length === 0 ? 0 : 1;

@@ -2,8 +2,6 @@
  * The NICs that one VM was given while it runs. What the VM has is what QEMU says; the record in the run directory tells
  * which network device is behind it. Changes take turns; each is undone in reverse when a step fails.
  */
-import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import type { Caller } from '../../bpf/calls.ts';
 import { here } from '../../bpf/calls.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
@@ -35,6 +33,7 @@ import {
   unplugNic,
 } from './plug.ts';
 import type { NicQmp } from './plug.ts';
+import { checkedMac, macOf } from './mac.ts';
 import { readNics, writeNics } from './record.ts';
 import type { NicRecord, NicsRecord } from './record.ts';
 import { own } from '../../core/own.ts';
@@ -256,24 +255,9 @@ export class VmNics {
     if (there?.complete && !this.#leaving.has(id)) return { nic: sameNic(there.info, params), existed: true };
     // an earlier one of this name, which should have gone
     if (there) await this.#remove(there, 'replaced');
-    if (this.#nics.length >= max)
-      throw new HyperturtleError('HT_QUOTA', `quota exceeded: nics (${max} of ${max} used)`, {
-        detail: { quota: 'nics', limit: max },
-      });
-    const { maxPerVm = max } = network;
-    if (this.#nics.filter((n) => n.info.network === name).length >= maxPerVm)
-      throw new HyperturtleError(
-        'HT_QUOTA',
-        `quota exceeded: nics in network ${name} (${maxPerVm} of ${maxPerVm} used)`,
-        { detail: { quota: 'nics', limit: maxPerVm } },
-      );
+    this.#checkQuotas(max, name, network);
     const mac = this.#macFor(id, params.mac);
-    const twin = this.#nics.find((n) => n.info.mac === mac && n.info.network === name);
-    if (twin)
-      throw new HyperturtleError(
-        'HT_EXISTS',
-        `NIC '${twin.info.id}' has MAC ${mac} in network ${name}: choose another`,
-      );
+    this.#checkTwin(mac, name);
     const ports = await this.#freePorts();
     if (kindOf(network) === 'vdpa') await this.#refuseOldQemu();
     const behind = await makeBackend(this.#options.call ?? here, network, { vm, nic: id, mac });
@@ -293,24 +277,11 @@ export class VmNics {
         const { ifname, ifindex } = behind;
         const device = newDeviceIdOf(id);
         const nic: NicRecord = { info, device, port: port.id, ifname, ifindex, complete: false };
-        this.#nics.push(nic);
-        try {
-          this.#write();
-        } catch (e) {
-          // QEMU has not been asked
-          this.#nics = this.#nics.filter((n) => n !== nic);
-          throw e;
-        }
+        this.#record(nic);
         try {
           await plugNic(qmp(), { device, mac, port: port.id, netdev: behind.netdev }, signal);
         } catch (e) {
-          if (isRefusal(e) || e === signal.reason) {
-            this.#nics = this.#nics.filter((n) => n !== nic);
-            this.#writeLater();
-          } else {
-            kept = true; // until it is known to be gone
-            this.#removeLater(nic);
-          }
+          if (this.#notPlugged(nic, e, signal)) kept = true;
           if (isOccupied(e)) continue;
           throw refused(e);
         }
@@ -328,6 +299,53 @@ export class VmNics {
       await behind.close();
       if (!kept) await behind.discard().catch(this.#warn(id));
     }
+  }
+
+  /** Throws HT_QUOTA. */
+  #checkQuotas(max: number, name: string, { maxPerVm = max }: NetworkSpec): void {
+    if (this.#nics.length >= max)
+      throw new HyperturtleError('HT_QUOTA', `quota exceeded: nics (${max} of ${max} used)`, {
+        detail: { quota: 'nics', limit: max },
+      });
+    if (this.#nics.filter((n) => n.info.network === name).length >= maxPerVm)
+      throw new HyperturtleError(
+        'HT_QUOTA',
+        `quota exceeded: nics in network ${name} (${maxPerVm} of ${maxPerVm} used)`,
+        { detail: { quota: 'nics', limit: maxPerVm } },
+      );
+  }
+
+  /** Throws HT_EXISTS when another NIC has this address in this network. */
+  #checkTwin(mac: string, name: string): void {
+    const twin = this.#nics.find((n) => n.info.mac === mac && n.info.network === name);
+    if (twin)
+      throw new HyperturtleError(
+        'HT_EXISTS',
+        `NIC '${twin.info.id}' has MAC ${mac} in network ${name}: choose another`,
+      );
+  }
+
+  /** Before QEMU is asked for it. */
+  #record(nic: NicRecord): void {
+    this.#nics.push(nic);
+    try {
+      this.#write();
+    } catch (e) {
+      // QEMU has not been asked
+      this.#nics = this.#nics.filter((n) => n !== nic);
+      throw e;
+    }
+  }
+
+  /** Returns whether what is behind the NIC is kept, until it is known to be gone. */
+  #notPlugged(nic: NicRecord, e: unknown, signal: AbortSignal): boolean {
+    if (isRefusal(e) || e === signal.reason) {
+      this.#nics = this.#nics.filter((n) => n !== nic);
+      this.#writeLater();
+      return false;
+    }
+    this.#removeLater(nic);
+    return true;
   }
 
   /** Throws HT_UNAVAILABLE. */
@@ -445,27 +463,6 @@ function sameNic(nic: NicInfo, params: Params<'nic.add'>): NicInfo {
     'HT_EXISTS',
     `NIC '${nic.id}' exists with MAC ${nic.mac} in network ${nic.network}: remove it first, or choose another id`,
   );
-}
-
-/** The same each time for the same host, VM and NIC; locally administered. */
-function macOf(vm: string, id: string): string {
-  const digest = createHash('sha256').update(`${machineId()}\0${vm}\0${id}`).digest();
-  return ['02', ...Array.from(digest.subarray(0, 5), (b) => b.toString(16).padStart(2, '0'))].join(':');
-}
-
-/** So that VMs of one name on two hosts differ, which may share a network; see machine-id(5). */
-function machineId(): string {
-  try {
-    return readFileSync('/etc/machine-id', 'latin1').trim();
-  } catch {
-    return '';
-  }
-}
-
-function checkedMac(mac: string): string {
-  if (parseInt(mac.slice(0, 2), 16) & 1 || mac === '00:00:00:00:00:00')
-    throw new HyperturtleError('HT_USAGE', `${mac} is no address of one NIC: an even first byte expected`);
-  return mac;
 }
 
 /** QEMU's own words name what is the host's: they are for the log. */

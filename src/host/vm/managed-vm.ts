@@ -14,21 +14,20 @@ import type { ArenaInfo, Finding } from '../../wire/schema.ts';
 import { findArena, plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
 import { AgentChannel } from './agent-channel.ts';
 import { VmArena } from './arena.ts';
-import type { NicMachine, NicSettings } from '../nics/nics.ts';
+import type { NicMachine } from '../nics/nics.ts';
 import { readNics } from '../nics/record.ts';
-import { nicPorts } from '../config.ts';
 import type { HostConfig, VmSpec } from '../config.ts';
 import { EventRing } from './events.ts';
 import type { HostKernel, VmProcess } from './kernel.ts';
 import { forgetKept } from './forget.ts';
 import { keptProcess } from './kept-record.ts';
+import { nicSettings } from './nic-settings.ts';
 import type { Log } from '../log.ts';
 import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
 import { plugPort, unplugPort } from './qemu-side.ts';
 import { QmpMonitor } from './qmp-monitor.ts';
 import { VmService } from './service.ts';
 import type { ServiceOptions } from './service.ts';
-import { own } from '../../core/own.ts';
 
 const QMP_TIMEOUT_MS = 30_000;
 /** For the guest to let an arena go that is to be replaced. */
@@ -75,6 +74,12 @@ export interface VmStatus {
   nics: ReturnType<VmService['status']>['nics'];
   /** Null while that is not known, or when no networks are configured for it. */
   nicMachine: NicMachine | null;
+}
+
+/** A process, which no later one of its number is taken for. */
+interface ProcessId {
+  pid: number;
+  startTicks: number;
 }
 
 /** What there is while the VM's process lives. */
@@ -319,62 +324,21 @@ export class ManagedVm {
       const call = callThreads.lane();
       const hooks = process.attach(call);
       undo.add('attachment', () => hooks.close());
+      const id = { pid: process.pid, startTicks };
       const service = new VmService({
-        vm: this.name,
+        ...this.#serviceOptions(id),
         call,
         hooks,
         arena,
-        load: this.#deps.load,
-        loadTimeoutMs: this.#deps.loadTimeoutMs,
-        check: this.#deps.check,
-        settings: () => ({
-          quotas: this.#spec.quotas,
-          policy: this.#spec.policy,
-          signature: this.#spec.signature,
-          verify: this.#verify,
-        }),
-        daemon: this.#deps.daemon,
-        events: this.events,
-        audit: this.#log.child({ audit: true }),
-        arenaInfo: () => this.arenaInfo(),
-        doctor: () => this.#deps.doctor(this),
-        onCall: (method, outcome) => this.#deps.onCall(this.name, method, outcome),
-        nics: {
-          run: this.#deps.paths.run,
-          process: { pid: process.pid, startTicks },
-          settings: () => nicSettings(this.#spec, this.#deps.networks()),
-          qmp: () => monitor.client(),
-        },
-        keep: {
-          run: this.#deps.paths.run,
-          bpffs: this.#deps.paths.bpffs,
-          process: { pid: process.pid, startTicks },
-          withoutDaemon: () => this.#spec.nics.withoutDaemon,
-          onProblem: (e) => this.#notForgotten(e),
-        },
+        nics: { ...this.#nicOptions(id), qmp: () => monitor.client() },
       });
       undo.add('objects', () =>
         service.close(signal.aborted ? 'the daemon is stopping' : 'the VM has ended', {
           keep: signal.aborted && !this.#removing,
         }),
       );
-      const nics = readNics(this.#deps.paths.run, this.name);
-      const same = nics?.pid === process.pid && nics.startTicks === startTicks;
-      await service.adopt(
-        same ? nics.nics.filter((n) => n.complete).map((n) => ({ id: n.info.id, ifindex: n.ifindex })) : [],
-      );
-      const monitor = new QmpMonitor({
-        path: this.#spec.qmp,
-        log: this.#log,
-        onReset: (atMs) => void this.#reset(service, arena, atMs),
-        onConnect: (client) => {
-          void this.#settle(client, arena, { process, startTicks });
-          client.onEvent((e) => {
-            if (e.event === 'DEVICE_DELETED') void service.nics.released(e.data['device']);
-          });
-          void service.nics.recover();
-        },
-      });
+      await service.adopt(this.#nicsGiven(id));
+      const monitor = this.#monitorOf(service, arena, { process, startTicks });
       const channel = new AgentChannel({
         socketPath: this.#agentSocket(),
         methods: service.methods,
@@ -400,12 +364,74 @@ export class ManagedVm {
       this.#served = undefined;
       await undo.run();
       if (attached) this.#log.info({ pid: process.pid }, 'detached');
-      if (ended) {
-        await arena.wipe();
-        removeRecord(this.#deps.paths.run, this.name);
-        this.#setArena('offered');
-      }
+      if (ended) await this.#wipe(arena);
     }
+  }
+
+  /** After the end of its process: for the next one. */
+  async #wipe(arena: VmArena): Promise<void> {
+    await arena.wipe();
+    removeRecord(this.#deps.paths.run, this.name);
+    this.#setArena('offered');
+  }
+
+  #serviceOptions(process: ProcessId): Omit<ServiceOptions, 'call' | 'hooks' | 'arena' | 'nics'> {
+    const { run, bpffs } = this.#deps.paths;
+    return {
+      vm: this.name,
+      load: this.#deps.load,
+      loadTimeoutMs: this.#deps.loadTimeoutMs,
+      check: this.#deps.check,
+      settings: () => ({
+        quotas: this.#spec.quotas,
+        policy: this.#spec.policy,
+        signature: this.#spec.signature,
+        verify: this.#verify,
+      }),
+      daemon: this.#deps.daemon,
+      events: this.events,
+      audit: this.#log.child({ audit: true }),
+      arenaInfo: () => this.arenaInfo(),
+      doctor: () => this.#deps.doctor(this),
+      onCall: (method, outcome) => this.#deps.onCall(this.name, method, outcome),
+      keep: {
+        run,
+        bpffs,
+        process,
+        withoutDaemon: () => this.#spec.nics.withoutDaemon,
+        onProblem: (e) => this.#notForgotten(e),
+      },
+    };
+  }
+
+  #nicOptions(process: ProcessId): Omit<ServiceOptions['nics'], 'qmp'> {
+    return {
+      run: this.#deps.paths.run,
+      process,
+      settings: () => nicSettings(this.#spec, this.#deps.networks()),
+    };
+  }
+
+  /** NICs that an earlier daemon gave this process. */
+  #nicsGiven({ pid, startTicks }: ProcessId): { id: string; ifindex: number }[] {
+    const record = readNics(this.#deps.paths.run, this.name);
+    if (record?.pid !== pid || record.startTicks !== startTicks) return [];
+    return record.nics.filter((n) => n.complete).map((n) => ({ id: n.info.id, ifindex: n.ifindex }));
+  }
+
+  #monitorOf(service: VmService, arena: VmArena, of: { process: VmProcess; startTicks: number }): QmpMonitor {
+    return new QmpMonitor({
+      path: this.#spec.qmp,
+      log: this.#log,
+      onReset: (atMs) => void this.#reset(service, arena, atMs),
+      onConnect: (client) => {
+        void this.#settle(client, arena, of);
+        client.onEvent((e) => {
+          if (e.event === 'DEVICE_DELETED') void service.nics.released(e.data['device']);
+        });
+        void service.nics.recover();
+      },
+    });
   }
 
   async #reset(service: VmService, arena: VmArena, atMs: number): Promise<void> {
@@ -489,18 +515,4 @@ export class ManagedVm {
       this.#log.warn({ problem: messageOf(e) }, `${what} not unplugged`);
     }
   }
-}
-
-function nicSettings(spec: VmSpec, networks: HostConfig['networks']): NicSettings {
-  const allowed = spec.nics.networks.flatMap((name) => {
-    const network = own(networks, name);
-    return network ? [[name, network] as const] : [];
-  });
-  return {
-    networks: Object.fromEntries(allowed),
-    ports: nicPorts(spec),
-    max: spec.quotas.nics,
-    hooks: spec.policy.hooks,
-    macs: spec.nics.macs,
-  };
 }
