@@ -31,12 +31,21 @@ ${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}${startNode(
 export async function buildPayload(context: ImageContext): Promise<BuiltPayload> {
   const c: BuildContext = { ...context, projectRoot: await findProjectRoot() };
   const ends = await endsVmsOnVectoring(c);
-  const modules: Built[] = [];
-  for (const side of MODULE_SIDES) if (side !== 'vectoring' || ends) modules.push(await buildModule(c, side));
-  const programs = await buildPrograms(c);
-  const fuzzPrograms = await buildFuzzPrograms(c);
-  const l2 = await buildL2Programs(c);
-  const app = await buildApp(c);
+  const compileC = async (): Promise<
+    Record<'programs' | 'fuzzPrograms' | 'l2', Built> & { modules: Built[] }
+  > => {
+    const modules: Built[] = [];
+    for (const side of MODULE_SIDES)
+      if (side !== 'vectoring' || ends) modules.push(await buildModule(c, side));
+    return {
+      modules,
+      programs: await buildPrograms(c),
+      fuzzPrograms: await buildFuzzPrograms(c),
+      l2: await buildL2Programs(c),
+    };
+  };
+  // each keeps a processor busy
+  const [{ modules, programs, fuzzPrograms, l2 }, app] = await Promise.all([compileC(), buildApp(c)]);
   const key = contentKey([
     PAYLOAD_VERSION,
     ...[...modules, programs, fuzzPrograms, l2, app].map((b) => b.key),

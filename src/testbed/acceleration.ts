@@ -188,19 +188,27 @@ export class Acceleration implements Accelerated, AsyncDisposable {
 }
 
 /** As `hyperturtle guest status` has it, by a program that starts at once. Throws HT_COMMAND_FAILED without the module. */
-export async function guestStatus(l1: Level, signal?: AbortSignal): Promise<GuestStatus> {
-  const r = await l1.exec([GUEST_INFO], { timeoutMs: START_MS, signal });
+export function guestStatus(l1: Level, signal?: AbortSignal): Promise<GuestStatus> {
+  return guestInfo(l1, [], signal);
+}
+
+/** 1..64: most pages that one fault may map, for all L2s that were not registered with a number of their own. */
+export async function setGroupMax(l1: Level, pages: number, signal?: AbortSignal): Promise<void> {
+  await guestInfo(l1, [String(pages)], signal);
+}
+
+async function guestInfo(
+  l1: Level,
+  args: readonly string[],
+  signal: AbortSignal | undefined,
+): Promise<GuestStatus> {
+  const r = await l1.exec([GUEST_INFO, ...args], { timeoutMs: START_MS, signal });
   if (r.status !== 0)
     throw new HyperturtleError(
       'HT_COMMAND_FAILED',
       `${l1.name}: guest_info: status ${r.status}: ${r.stderr.toString('utf8').trim()}`,
     );
   return HTG_INFO.decode(r.stdout);
-}
-
-/** 1..64: most pages that one fault may map, for all L2s that were not registered with a number of their own. */
-export async function setGroupMax(l1: Level, pages: number, signal?: AbortSignal): Promise<void> {
-  await run(l1, [CLI, 'guest', 'set', '--group-max', String(pages)], { signal });
 }
 
 /** With 2 MiB frames that no file has. Throws HT_TIMEOUT. */

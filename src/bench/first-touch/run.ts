@@ -40,7 +40,10 @@ export interface BenchOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** The lab must be up with its payload, and nobody else using it. It is left as it was found. */
+/**
+ * The lab must be up with its payload, and nobody else using it. It is to go down next: modules, daemon, agent and program
+ * stay in it, as ending them in order takes longer under emulation than a turn.
+ */
 export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions): Promise<BenchResult> {
   const { progress, signal } = options;
   const startedAt = new Date();
@@ -56,45 +59,41 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
         throw e;
       },
     );
-    try {
-      const guest = await guestStatus(lab.l1, signal);
-      step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
-      const groupDefault = guest.group_max;
-      const group = { now: groupDefault };
-      const context = { ...spec, lab, counters, acceleration, groupDefault, group, reserved, append, signal };
-      const touches: TouchSample[] = [];
-      const boots: BootSample[] = [];
-      const turns = turnsOf(spec);
-      let rounds = spec.rounds;
-      for (const [i, { turn, round }] of turns.entries()) {
-        if (roundTooLate(Date.now() - startedAt.getTime(), i, turns.length / spec.rounds, spec.budgetMs)) {
-          rounds = round;
-          progress.note(`  ${round} of ${spec.rounds} rounds: another would take too long here`);
-          break;
-        }
-        const turnStep = progress.step(`[${i + 1}/${turns.length}] round ${round + 1}, ${turn}`);
-        try {
-          const done = await takeTurn(context, turn, round);
-          touches.push(...done.touches);
-          boots.push(...done.boots);
-          turnStep.done(remark(done));
-        } catch (e) {
-          turnStep.fail();
-          throw e;
-        }
+    const guest = await guestStatus(lab.l1, signal);
+    step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
+    const groupDefault = guest.group_max;
+    const group = { now: groupDefault };
+    const context = { ...spec, lab, counters, acceleration, groupDefault, group, reserved, append, signal };
+    const touches: TouchSample[] = [];
+    const boots: BootSample[] = [];
+    const turns = turnsOf(spec);
+    let rounds = spec.rounds;
+    for (const [i, { turn, round }] of turns.entries()) {
+      if (roundTooLate(Date.now() - startedAt.getTime(), i, turns.length / spec.rounds, spec.budgetMs)) {
+        rounds = round;
+        progress.note(`  ${round} of ${spec.rounds} rounds: another would take too long here`);
+        break;
       }
-      return {
-        schema: RESULT_SCHEMA_VERSION,
-        benchmark: spec.benchmark,
-        environment: await environmentOf(lab, options.version, startedAt),
-        parameters: parametersOf(lab, { ...spec, rounds }, guest, append),
-        touches,
-        boots,
-        summary: summarize({ touches, boots }),
-      };
-    } finally {
-      await acceleration.off();
+      const turnStep = progress.step(`[${i + 1}/${turns.length}] round ${round + 1}, ${turn}`);
+      try {
+        const done = await takeTurn(context, turn, round);
+        touches.push(...done.touches);
+        boots.push(...done.boots);
+        turnStep.done(remark(done));
+      } catch (e) {
+        turnStep.fail();
+        throw e;
+      }
     }
+    return {
+      schema: RESULT_SCHEMA_VERSION,
+      benchmark: spec.benchmark,
+      environment: await environmentOf(lab, options.version, startedAt),
+      parameters: parametersOf(lab, { ...spec, rounds }, guest, append),
+      touches,
+      boots,
+      summary: summarize({ touches, boots }),
+    };
   } finally {
     await counters.stop();
   }
