@@ -27,7 +27,6 @@ export function useLab(spec: LabSpec = {}): () => Lab {
   beforeAll(async () => {
     lab = await labUp({ kernel: TEST_KERNEL, progress: createProgress(), ...spec });
   });
-  noteTimes(() => lab);
   afterAll(async () => {
     if (!lab) return;
     try {
@@ -39,6 +38,7 @@ export function useLab(spec: LabSpec = {}): () => Lab {
     }
     expect(processesNaming(lab.dir), 'processes of the lab that are left').toEqual([]);
   });
+  noteTimes(() => lab); // after the lab's end: what is registered last runs first then
   return () => {
     if (!lab) throw new Error('the lab is not up yet: use it inside tests');
     return lab;
