@@ -88,7 +88,7 @@ describe.skipIf(why !== undefined)(`hyperturtle-cni under podman${why ? ` (skipp
   it('two containers have two NICs; when the host has no more the third fails clearly, or gets a veth pair', () => {
     const [one, two] = [podman.start('direct'), podman.start('direct')];
     expect(hostEnds()).toHaveLength(2);
-    expect(() => podman.start('direct')).toThrow(/nics: at most 2/);
+    expect(() => podman.start('direct')).toThrow(/quota exceeded: nics \(2 of 2 used\)/);
     const veth = podman.start('fallback');
     expect(podman.inside(veth, 'ip -o addr show eth0').text).toMatch(/inet 192\.0\.2\.\d+\/24/);
     expect(left()).toHaveLength(3);
