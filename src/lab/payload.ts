@@ -28,24 +28,25 @@ const L1_ONLY = ['tiny_vmm', 'slot_vmm', 'touch_guest', 'fuzz_vmm', 'guest_info'
 const wrapper = (patience: number): string => `#!/bin/sh
 ${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}${startNode(IN_GUEST.node, `${IN_GUEST.payload}/app/dist/src/cli/main.js`)}`;
 
+/** What is compiled by clang and gcc. */
+type CompiledC = Record<'programs' | 'fuzzPrograms' | 'l2', Built> & { modules: Built[] };
+
+async function compileC(c: BuildContext): Promise<CompiledC> {
+  const ends = await endsVmsOnVectoring(c);
+  const modules: Built[] = [];
+  for (const side of MODULE_SIDES) if (side !== 'vectoring' || ends) modules.push(await buildModule(c, side));
+  return {
+    modules,
+    programs: await buildPrograms(c),
+    fuzzPrograms: await buildFuzzPrograms(c),
+    l2: await buildL2Programs(c),
+  };
+}
+
 export async function buildPayload(context: ImageContext): Promise<BuiltPayload> {
   const c: BuildContext = { ...context, projectRoot: await findProjectRoot() };
-  const ends = await endsVmsOnVectoring(c);
-  const compileC = async (): Promise<
-    Record<'programs' | 'fuzzPrograms' | 'l2', Built> & { modules: Built[] }
-  > => {
-    const modules: Built[] = [];
-    for (const side of MODULE_SIDES)
-      if (side !== 'vectoring' || ends) modules.push(await buildModule(c, side));
-    return {
-      modules,
-      programs: await buildPrograms(c),
-      fuzzPrograms: await buildFuzzPrograms(c),
-      l2: await buildL2Programs(c),
-    };
-  };
   // each keeps a processor busy
-  const [{ modules, programs, fuzzPrograms, l2 }, app] = await Promise.all([compileC(), buildApp(c)]);
+  const [{ modules, programs, fuzzPrograms, l2 }, app] = await Promise.all([compileC(c), buildApp(c)]);
   const key = contentKey([
     PAYLOAD_VERSION,
     ...[...modules, programs, fuzzPrograms, l2, app].map((b) => b.key),
