@@ -1,7 +1,7 @@
 /** Where files of this package's code are, whether this module runs by itself or as part of a bundle (scripts/bundle.mjs). */
 import { fileURLToPath } from 'node:url';
 
-/** The path of `name`, which is relative to `dist/src`: `host/loader/worker.js`. Chunks of a bundle are as deep as this file. */
+/** The path of `name`, which is relative to `dist/src`: `host/loader/worker.js`. Bundled programs are as deep as this file. */
 export function codeFile(name: string): string {
   return fileURLToPath(new URL(`../${name}`, import.meta.url));
 }

@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { writeOut } from '../../core/output.ts';
 import { HyperturtleError } from '../../core/errors.ts';
+import { measured } from '../shared/measured.ts';
 import { inLab } from '../shared/in-lab.ts';
 import { integer } from '../shared/values.ts';
 import { kernelOption } from '../shared/kernel-option.ts';
@@ -58,23 +59,9 @@ async function controlInLab(o: ControlCommandOptions, version: string): Promise<
 }
 
 async function control(o: ControlCommandOptions, version: string): Promise<void> {
-  const [
-    { runControl },
-    { controlTable },
-    { createProgress },
-    { abortOnSignals },
-    { checkOutput, writeOutput },
-  ] = await Promise.all([
-    import('../../bench/control/run.ts'),
-    import('../../bench/control/summary.ts'),
-    import('../../core/progress.ts'),
-    import('../../core/lifecycle.ts'),
-    import('../../core/files.ts'),
-  ]);
-  checkOutput(o.json);
-  const { signal, dispose } = abortOnSignals();
-  try {
-    const result = await runControl(
+  const result = await measured(o, async ({ progress, signal }) => {
+    const { runControl } = await import('../../bench/control/run.ts');
+    return runControl(
       {
         objectFile: o.object ?? (await newestObject()),
         roundTrips: o.roundTrips,
@@ -85,13 +72,11 @@ async function control(o: ControlCommandOptions, version: string): Promise<void>
         requestsPerSecond: 1000,
         window: o.window,
       },
-      { version, progress: createProgress(), signal },
+      { version, progress, signal },
     );
-    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
-    writeOut(controlTable(result));
-  } finally {
-    dispose();
-  }
+  });
+  const { controlTable } = await import('../../bench/control/summary.ts');
+  writeOut(controlTable(result));
 }
 
 /** Throws HT_NOT_FOUND. */

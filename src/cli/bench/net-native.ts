@@ -1,6 +1,7 @@
 /** `hyperturtle bench net-native`: cost of the network programs on this kernel. */
 import type { Command } from 'commander';
 import { writeOut } from '../../core/output.ts';
+import { measured } from '../shared/measured.ts';
 import { integer } from '../shared/values.ts';
 
 interface NetNativeOptions {
@@ -41,24 +42,6 @@ export function registerNetNative(bench: Command, version: string): void {
 }
 
 async function measure(o: NetNativeOptions, version: string): Promise<void> {
-  const [
-    { netNativeTable, runNetNative },
-    { createProgress },
-    { abortOnSignals },
-    { checkOutput, writeOutput },
-  ] = await Promise.all([
-    import('../../bench/net-native/run.ts'),
-    import('../../core/progress.ts'),
-    import('../../core/lifecycle.ts'),
-    import('../../core/files.ts'),
-  ]);
-  checkOutput(o.json);
-  const { signal, dispose } = abortOnSignals();
-  try {
-    const result = await runNetNative(o, { version, progress: createProgress(), signal });
-    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
-    writeOut(netNativeTable(result));
-  } finally {
-    dispose();
-  }
+  const { netNativeTable, runNetNative } = await import('../../bench/net-native/run.ts');
+  writeOut(netNativeTable(await measured(o, (c) => runNetNative(o, { version, ...c }))));
 }

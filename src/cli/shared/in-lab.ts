@@ -2,8 +2,9 @@
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { abortReason, sleep } from '../../core/wait.ts';
-import type { Progress } from '../../core/progress.ts';
 import type { Lab } from '../../lab/lab.ts';
+import { measured } from './measured.ts';
+import type { Measuring } from './measured.ts';
 import { integer } from './values.ts';
 import { kernelOption } from './kernel-option.ts';
 
@@ -19,10 +20,8 @@ export interface LabOptions {
   kvmSelftests?: boolean;
 }
 
-export interface InLab {
+export interface InLab extends Measuring {
   lab: Lab;
-  progress: Progress;
-  signal: AbortSignal;
 }
 
 /** How long a body that was interrupted may take to notice, once its lab is gone. */
@@ -32,21 +31,9 @@ const NOTICE_MS = 2000;
  * Lab up, body, lab down; then the JSON file that was asked for. When it is interrupted the machines end at once: what the body would
  * undo in them, which takes half a minute under emulation, goes with them.
  */
-export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise<T> {
-  const [{ labUp }, { createProgress }, { abortOnSignals }, { checkOutput, writeOutput }] = await Promise.all(
-    [
-      import('../../lab/lab.ts'),
-      import('../../core/progress.ts'),
-      import('../../core/lifecycle.ts'),
-      import('../../core/files.ts'),
-    ],
-  );
-  // before an hour of work, not after it
-  checkOutput(o.json);
-  checkOutput(o.report);
-  const progress = createProgress();
-  const { signal, dispose } = abortOnSignals();
-  try {
+export function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise<T> {
+  return measured(o, async ({ progress, signal }) => {
+    const { labUp } = await import('../../lab/lab.ts');
     const lab = await labUp({
       kernel: o.kernel,
       accel: o.accel,
@@ -58,17 +45,12 @@ export async function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): P
       progress,
       signal,
     });
-    let result: T;
     try {
-      result = await orInterrupted(body({ lab, progress, signal }), signal, () => lab.down());
+      return await orInterrupted(body({ lab, progress, signal }), signal, () => lab.down());
     } finally {
       await lab.down();
     }
-    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
-    return result;
-  } finally {
-    dispose();
-  }
+  });
 }
 
 /** Settles as `work` does; after an abort with its reason, when `end` has ended what the work needs. */
