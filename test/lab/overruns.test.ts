@@ -21,6 +21,8 @@ const QMP = '/run/l1/qmp.sock';
 const COMMAND_MS = 240_000;
 /** HT_RACES=200 is what docs/security.md tells of. */
 const RACES = soakCount(process.env['HT_RACES'], 40, 80);
+/** How long one hook is raced at most: an emulated L2 may run, and so be sampled, only now and then. */
+const RACE_MS = 120_000;
 /** Of npf: long enough that an emulator that stands still for a moment is not taken for a slow program. */
 const LIMIT_MS = 200;
 
@@ -126,14 +128,19 @@ describe('a program that runs too long', () => {
       }
 
       await l0.writeFile('/run/race.mjs', RACE);
-      const raced = await run(l0, ['node', '/run/race.mjs', QMP, String(RACES)], {
-        timeoutMs: COMMAND_MS + RACES * 200,
+      // work to be sampled in, and HLT between
+      await l2.shell.runOk('(while :; do sleep 0.01; done & echo $! >/tmp/busy) </dev/null', {
+        timeoutMs: COMMAND_MS,
       });
+      const raced = await run(l0, ['node', '/run/race.mjs', QMP, String(RACES), String(RACE_MS)], {
+        timeoutMs: COMMAND_MS + 2 * RACE_MS,
+      });
+      await l2.shell.runOk('kill $(cat /tmp/busy)', { timeoutMs: COMMAND_MS });
       process.stdout.write(raced);
       for (const line of raced.trim().split('\n')) {
         const r = JSON.parse(line) as { hook: string; links: number; ends: number; overruns: number };
-        expect(r.links, line).toBe(RACES / 2);
-        expect(r.ends, line).toBeGreaterThan(RACES / 20);
+        expect(r.links, line).toBeGreaterThanOrEqual(RACES / 2);
+        expect(r.ends, line).toBeGreaterThanOrEqual(RACES / 10);
         // each end needs at most three runs, and is noticed before many more
         expect(r.overruns, line).toBeGreaterThanOrEqual(r.ends);
       }
@@ -181,10 +188,13 @@ describe('hyperturtle_host.ko', () => {
   });
 });
 
-/** Links, replaces and unlinks while each run of the program ends its link. */
+/**
+ * Links, replaces and unlinks while each run of the program ends its link: half of `times` for each hook, and on until a
+ * fifth of those have ended that way, at most `raceMs`.
+ */
 const RACE = `
 import { Attachment } from '/payload/app/dist/src/host/attach.js';
-const [qmpPath, times] = process.argv.slice(2);
+const [qmpPath, times, raceMs] = process.argv.slice(2);
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const kinds = ['cpuid', 'rdmsr', 'wrmsr', 'io', 'hypercall', 'hlt', 'pause', 'other'];
 const all = [
@@ -196,8 +206,11 @@ for (const spec of all) {
   let ends = 0;
   const stop = new AbortController();
   const watching = (async () => { for (;;) ends += (await a.whenLinkEnds(stop.signal)).length; })().catch(() => {});
-  const links = Number(times) / all.length;
-  for (let j = 0; j < links; j++) {
+  const least = Number(times) / all.length;
+  const until = performance.now() + Number(raceMs);
+  let links = 0;
+  for (; links < least || (ends < least / 5 && performance.now() < until); links++) {
+    const j = links;
     if (j % 3 === 0) await a.unlink();
     if (j % 4) await wait((j % 4) * 8);
     try {
