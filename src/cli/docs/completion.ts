@@ -7,7 +7,8 @@ import { writeOut } from '../../core/output.ts';
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 export type Shell = (typeof SHELLS)[number];
 
-export function registerCompletion(program: Command): void {
+/** `whole`: the program with all its commands. */
+export function registerCompletion(program: Command, whole: () => Promise<Command>): void {
   program
     .command('completion')
     .addArgument(new Argument('<shell>', 'the shell').choices([...SHELLS]))
@@ -21,8 +22,8 @@ Examples:
   hyperturtle completion zsh > "\${fpath[1]}/_hyperturtle"
   hyperturtle completion fish > ~/.config/fish/completions/hyperturtle.fish`,
     )
-    .action((shell: Shell) => {
-      writeOut(completionScript(program, shell));
+    .action(async (shell: Shell) => {
+      writeOut(completionScript(await whole(), shell));
     });
 }
 

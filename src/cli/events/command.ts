@@ -25,7 +25,7 @@ export function registerEvents(program: Command): void {
     )
     .option(
       '--epoch <uuid>',
-      'of which --since is a number: when the numbers have begun again, all that is kept is told',
+      'the run of numbers that --since is one of: when they have begun again, all that is kept is told',
     )
     .addHelpText(
       'after',

@@ -7,8 +7,6 @@ import { LOG_LEVELS } from '../../core/log-levels.ts';
 import type { LogLevel } from '../../core/log-levels.ts';
 import type { JsonLog } from '../../core/log.ts';
 import type { AgentConfig } from '../../guest/agent/config.ts';
-import { fixOf } from '../../guest/agent/fixes.ts';
-import type { AgentResult, L2Info } from '../../guest/agent/schema.ts';
 import { l1Options, print } from '../shared/agent-options.ts';
 import { columns } from '../shared/columns.ts';
 import { withAgent } from '../../client/session.ts';
@@ -26,10 +24,9 @@ interface RunOptions {
   check?: boolean;
 }
 
-/** `guest agent|desired|reload|forget|release`, and `status`. */
-export function registerAgent(program: Command, guest: Command, version: string): void {
+/** `guest agent|desired|reload|forget|release`. */
+export function registerAgent(guest: Command, version: string): void {
   registerRun(guest, version);
-  registerStatus(program);
   registerRequests(guest);
 }
 
@@ -62,22 +59,6 @@ Example of /etc/hyperturtle/guest.yaml:
     pool: {low: 1024, high: 4096}`,
     )
     .action((o: RunOptions) => run(o, version));
-}
-
-function registerStatus(program: Command): void {
-  l1Options(program.command('status'))
-    .description('whether this machine is connected to its host and has there what it wants')
-    .addHelpText(
-      'after',
-      `
-Exit status 24 when it is not connected, 1 when something that is wanted is not so.
-
-PAGES     of each nested guest's RAM that programs know; HELD: with a frame; UNUSED: given ahead, not seen to be used
-FAULTS    that its program saw; PASSED: left to this machine
-MAPPED    pages that its program mapped, those ahead of their fault included; A FAULT: how many for each answered
-All of it counts since the time in the last column: that of the registration, which ends with the agent.`,
-    )
-    .action(status);
 }
 
 /** Commands that ask the agent for one thing. */
@@ -200,66 +181,6 @@ async function underSystemd(
 async function aborted(signal: AbortSignal): Promise<void> {
   if (!signal.aborted)
     await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
-}
-
-async function status(options: L1Options): Promise<void> {
-  const s = await withAgent(options, ({ peer, signal, timeoutMs }) =>
-    peer.request('agent.status', {}, { signal, timeoutMs }),
-  );
-  print(options, s, statusText);
-  if (s.host.state !== 'connected') process.exitCode = 24;
-  else if (!s.desired.reached || s.l2Problems.length > 0) process.exitCode = 1;
-}
-
-export function statusText(s: AgentResult<'agent.status'>): string {
-  const { host, desired: d, module: m } = s;
-  const connected =
-    host.state === 'connected'
-      ? `connected to the host since ${host.since} as ${host.vm ?? '?'} (daemon ${host.daemon?.version ?? '?'}, kernel ${host.daemon?.kernel ?? '?'})`
-      : `not connected to the host since ${host.since}${host.lastError === null ? '' : `: ${host.lastError}`}`;
-  const module =
-    m === null
-      ? 'module: left alone'
-      : m.state !== 'present'
-        ? `module: ${m.state}`
-        : `module: ${m.arenaBound ? `arena ${m.arenaBytes >> 20} MiB, ${m.enabled ? 'enabled' : 'disabled'}, pool ${m.pool.level} of ${m.pool.entries} frames (refill below ${m.pool.low} up to ${m.pool.high})` : 'no arena'}; turtlefs ${m.turtlefs === null ? 'not mounted' : `at ${m.turtlefs}`}`;
-  return [
-    `agent ${s.version}: ${connected}`,
-    `wanted: ${d.objects} objects, ${d.links} links: ${d.reached ? 'in sync' : d.checked === null ? 'not compared with the host yet' : 'out of sync'}`,
-    ...[...d.problems, ...s.l2Problems].flatMap((p) => [
-      `  ${p.step}: ${p.message} (${p.kind}, since ${p.since})`,
-      `    fix: ${fixOf(p)}`,
-    ]),
-    module,
-    columns(
-      [
-        ...['NESTED GUEST', 'PID', 'PAGES', 'HELD', 'UNUSED', 'FRAMES', 'FAULTS', 'MAPPED', 'A FAULT'],
-        ...['PASSED', 'COUNTED SINCE'],
-      ],
-      s.l2s.map((l) => [
-        l.name,
-        String(l.pid),
-        String(l.pages),
-        String(l.pagesHeld),
-        `${l.pagesUnused} (${((100 * l.pagesUnused) / Math.max(1, l.pagesHeld)).toFixed(1)}%)`,
-        String(l.framesTaken),
-        String(l.faults),
-        String(mappedPages(l)),
-        pagesAFault(l),
-        String(l.passes),
-        l.since,
-      ]),
-    ) || 'no nested guests registered',
-    ...s.l2s.flatMap((l) => (l.noIndex === undefined ? [] : [`  ${l.name}: ${l.noIndex}`])),
-  ].join('\n');
-}
-
-const mappedPages = (l: L2Info): number => l.mappedExisting + l.mappedNew + l.mappedAhead;
-
-/** Pages that a fault answered by its program mapped, on average. */
-function pagesAFault(l: L2Info): string {
-  const answered = l.mappedExisting + l.mappedNew;
-  return answered === 0 ? '-' : (mappedPages(l) / answered).toFixed(1);
 }
 
 async function desired(options: L1Options): Promise<void> {

@@ -22,13 +22,8 @@ interface RegisterOptions {
   framesLimit: number;
 }
 
-/** The `guest` command, to which other files add theirs. */
-export function register(program: Command): Command {
-  const guest = program
-    .command('guest')
-    .description('the guest hypervisor (L1): its nested guests and pools');
-  guest.commandsGroup('The kernel module, without the agent:');
-
+/** `guest status|set|register`. */
+export function registerModule(guest: Command): void {
   guest
     .command('status')
     .description('arena, pool and counters of the module')
@@ -69,8 +64,6 @@ export function register(program: Command): Command {
       0,
     )
     .action(registerL2);
-
-  return guest;
 }
 
 async function status(options: { json?: boolean }): Promise<void> {

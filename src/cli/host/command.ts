@@ -1,4 +1,4 @@
-/** `hyperturtle host ...`: commands of L0, the host hypervisor. */
+/** `hyperturtle host attach|stats|pin|run`: a VM of L0 by hand, without the daemon. */
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { writeOut } from '../../core/output.ts';
@@ -47,14 +47,12 @@ const arenaOption = [
 const hookOption = (): Option =>
   new Option('--hook <name>', 'the hook').choices(['npf', 'exit', 'sample']).default('npf');
 
-export function register(program: Command): Command {
-  const host = program.command('host').description('the host hypervisor (L0): programs for its VMs');
-  host.commandsGroup('By hand, for a VM that no daemon has:');
+/** `host attach|stats|pin|run`. */
+export function registerByHand(host: Command): void {
   registerAttach(host);
   registerStats(host);
   registerPin(host);
   registerRun(host);
-  return host;
 }
 
 function registerAttach(host: Command): void {

@@ -14,7 +14,7 @@ interface Options {
 }
 
 /** Manual pages and completion below a share directory: path to text. */
-export type Texts = (share: string) => ReadonlyMap<string, string>;
+export type Texts = (share: string) => Promise<ReadonlyMap<string, string>>;
 
 const NEXT: Readonly<Record<Role, string>> = {
   host: 'write your VMs into /etc/hyperturtle/host.yaml, then: systemctl enable --now hyperturtled; hyperturtle host doctor',
@@ -72,7 +72,7 @@ async function install(role: Role, version: string, texts: Texts, o: Options): P
     command: `${process.execPath} ${path.join(packageRoot, 'dist/src/cli/main.js')}`,
     unitDir: '/etc/systemd/system',
     udevDir: '/etc/udev/rules.d',
-    texts: texts('/usr/local/share'),
+    texts: await texts('/usr/local/share'),
   });
   const machine = await machineFacts(o.root, version);
   if (o.root === '/' && o.module && machine.dkms === undefined)

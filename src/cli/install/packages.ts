@@ -26,7 +26,7 @@ export function registerPackages(host: Command, version: string, texts: Texts): 
         const made = await buildDebs({
           packageRoot: codeFile('../..'),
           version,
-          texts: texts('/usr/share'),
+          texts: await texts('/usr/share'),
           outDir: path.resolve(dir),
           maintainer: `${process.env['DEBFULLNAME'] ?? 'HyperTurtle'} <${process.env['DEBEMAIL'] ?? 'root@localhost'}>`,
           epochS: Number(process.env['SOURCE_DATE_EPOCH'] ?? Math.floor(Date.now() / 1000)),

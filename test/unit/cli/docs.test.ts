@@ -5,7 +5,8 @@ import { readFileSync } from 'node:fs';
 import { registerAgent } from '../../../src/cli/guest/agent.ts';
 import { completionNodes, registerCompletion } from '../../../src/cli/docs/completion.ts';
 import { registerDoctor } from '../../../src/cli/doctor/command.ts';
-import { register as registerGuest } from '../../../src/cli/guest/command.ts';
+import { registerModule } from '../../../src/cli/guest/command.ts';
+import { registerStatus } from '../../../src/cli/guest/status.ts';
 import { registerEvents } from '../../../src/cli/events/command.ts';
 import { registerExits } from '../../../src/cli/exits/command.ts';
 import { registerFirewall } from '../../../src/cli/net/firewall.ts';
@@ -32,10 +33,12 @@ test('every command of an L1 is described', () => {
   registerNetworkPrograms(program);
   registerFirewall(program);
   registerTraffic(program);
-  const guest = registerGuest(program);
-  registerAgent(program, guest, '0');
+  const guest = program.command('guest');
+  registerModule(guest);
+  registerAgent(guest, '0');
+  registerStatus(program);
   registerDoctor(program);
-  registerCompletion(program);
+  registerCompletion(program, () => Promise.resolve(program));
   for (const { path } of completionNodes(program)) {
     const [first = '', second] = path.split(' ');
     const told =

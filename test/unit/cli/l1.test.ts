@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { Command } from 'commander';
-import { statusText } from '../../../src/cli/guest/agent.ts';
+import { statusText } from '../../../src/cli/guest/status.ts';
 import { completionNodes, completionScript, registerCompletion } from '../../../src/cli/docs/completion.ts';
 import { doctorText } from '../../../src/cli/doctor/command.ts';
 import { columns } from '../../../src/cli/shared/columns.ts';
@@ -371,7 +371,7 @@ describe('completion', () => {
     registerObjects(p);
     registerMaps(p);
     registerEvents(p);
-    registerCompletion(p);
+    registerCompletion(p, () => Promise.resolve(p));
     return p;
   };
 

@@ -1,6 +1,6 @@
 /** A nested guest that is registered and has no index, as after detach and attach: what says so, and why. */
 import { expect, it } from 'vitest';
-import { statusText } from '../../../src/cli/guest/agent.ts';
+import { statusText } from '../../../src/cli/guest/status.ts';
 import { topText } from '../../../src/cli/top/command.ts';
 import { noIndex } from '../../../src/guest/agent/no-index.ts';
 
