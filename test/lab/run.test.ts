@@ -185,7 +185,12 @@ test("what cannot be run is told in one line, a command's exit status is the run
     [['bash', '--net', 'bridge=br7'], 3, /bridge br7: this machine has none/],
     [['bash', '--net', 'none', '--', 'bash', '-c', 'exit 7'], 7, /^$/],
     // too short for QEMU to take it for a kernel, of which it says one thing or another: anything longer it runs
-    [['bash', '--kernel', '/etc/profile'], 10, /QEMU ended with status 1 before the command did: qemu: /],
+    // it ends when QEMU does, not when it would have waited long enough
+    [
+      ['bash', '--timeout-s', '3000', '--kernel', '/etc/profile'],
+      10,
+      /QEMU ended with status 1 before the command did: qemu: /,
+    ],
   ];
   for (const [args, status, stderr] of cases) {
     const r = await start(...args);

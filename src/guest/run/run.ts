@@ -103,7 +103,12 @@ class RunningGuest {
       throw this.#failed(`QEMU ended with status ${status} before the command did`);
     });
     over.catch(() => {}); // until somebody waits for it
-    this.#qmp = await Promise.race([this.#connect(), over]);
+    const connecting = new AbortController();
+    this.#qmp = await Promise.race([this.#connect(connecting.signal), over]).catch((e: unknown) => {
+      // else this process would stay until its deadline, for a QEMU that has ended
+      connecting.abort(e);
+      throw e;
+    });
     this.#status = await this.#connectStatus();
     const exit = this.#follow(this.#qmp, this.#status);
     const { pid } = await this.#identifyQemu();
@@ -191,8 +196,14 @@ class RunningGuest {
     }
   }
 
-  #connect(): Promise<QmpClient> {
-    return connectQmp('the guest', this.#files.qmpSocket, this.#o);
+  #connect(stop: AbortSignal): Promise<QmpClient> {
+    const { timeoutMs, signal } = this.#o;
+    const connected = connectQmp('the guest', this.#files.qmpSocket, {
+      timeoutMs,
+      signal: AbortSignal.any([signal, stop]),
+    });
+    connected.catch(() => {}); // when QEMU ends first, that is what is told
+    return connected;
   }
 
   async #connectStatus(): Promise<net.Socket> {
