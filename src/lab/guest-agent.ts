@@ -26,11 +26,17 @@ export class AgentLevel implements Level {
   readonly name: string;
   readonly #channel: Channel;
   readonly #idPrefix = `${process.pid}-${randomInt(2 ** 31).toString(36)}`;
+  readonly #gone = new AbortController();
   #nextId = 0;
 
   constructor(name: string, channel: Channel) {
     this.name = name;
     this.#channel = channel;
+  }
+
+  /** Its machine has ended: what is asked of it fails from now on, and what was asked before does so at once. */
+  end(): void {
+    this.#gone.abort(new HyperturtleError('HT_CHANNEL', `${this.name}: its machine has ended`));
   }
 
   /** Throws when the agent doesn't answer in time. */
@@ -271,7 +277,14 @@ export class AgentLevel implements Level {
     return typeof r === 'object' && r !== null ? (r as Json) : {};
   }
 
-  async #requestAny(command: string, args: Json, options: ChannelOptions): Promise<unknown> {
+  async #requestAny(command: string, args: Json, asked: ChannelOptions): Promise<unknown> {
+    const gone = this.#gone.signal;
+    const options: ChannelOptions = {
+      get timeoutMs() {
+        return asked.timeoutMs;
+      },
+      signal: asked.signal ? AbortSignal.any([asked.signal, gone]) : gone,
+    };
     return this.#channel.use(async (c) => {
       if (c.suspect) await this.#sync(c, options);
       const id = `${this.#idPrefix}-${this.#nextId++}`;

@@ -94,6 +94,7 @@ export class SecondL1 implements AsyncDisposable {
     // the shell and QEMU: a job is signalled with all that it started
     await this.#qemu.kill('KILL');
     await this.#qemu.wait({ timeoutMs: 60_000 });
+    this.l1.end();
   }
 
   /** Kills it and removes its files. Safe to call twice. */

@@ -98,6 +98,24 @@ describe('AgentLevel.exec', () => {
     });
   });
 
+  it('fails at once, with what it still waits for, where it is told that its machine has ended', async () => {
+    let asked!: () => void;
+    const waiting = new Promise<void>((resolve) => (asked = resolve));
+    // a machine that was killed by others holds its pipes open, and answers nothing
+    const { l0 } = level((r) => {
+      if (r.execute === 'guest-exec') return { pid: 77 };
+      asked();
+      return undefined;
+    });
+    const running = l0.exec(['x'], { timeoutMs: 60_000 });
+    running.catch(() => {});
+    await waiting;
+    l0.end();
+    const ended = { code: 'HT_CHANNEL', message: expect.stringContaining('its machine has ended') as string };
+    await expect(running).rejects.toMatchObject(ended);
+    await expect(l0.exec(['y'])).rejects.toMatchObject(ended);
+  });
+
   it('ends when the machine ends while it waits', async () => {
     const { l0, agent } = level((request) => {
       if (request.execute === 'guest-exec') setImmediate(() => agent.end());
