@@ -20,6 +20,8 @@ import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { FakeVm } from '../support/daemon-harness.ts';
 import { endLinks } from '../support/fake-kernel.ts';
+import { MessageRelay } from '../support/message-relay.ts';
+import type { Message } from '../support/message-relay.ts';
 import { RpcPeer } from '../../src/wire/peer.ts';
 
 const clang = findClang();
@@ -102,11 +104,12 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     agent = undefined;
   }
 
-  const run = async (...args: string[]) => {
+  const runOn = async (socket: string, ...args: string[]) => {
     const all = { timeoutMs: 60_000, okStatus: Array.from({ length: 256 }, (_, i) => i) };
-    const r = await exec(process.execPath, [main, ...args, '--socket', h.at('agent.sock')], all);
+    const r = await exec(process.execPath, [main, ...args, '--socket', socket], all);
     return { status: r.status, out: r.stdout.toString(), err: r.stderr.toString() };
   };
+  const run = (...args: string[]) => runOn(h.at('agent.sock'), ...args);
   const ok = async (...args: string[]): Promise<string> => {
     const r = await run(...args);
     expect([r.status, r.err], args.join(' ')).toEqual([0, '']);
@@ -221,23 +224,41 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
       writeFileSync(h.at(`${name}.yaml`), `rules: ${JSON.stringify(all)}\n`);
       return { file: h.at(`${name}.yaml`), all };
     });
+    const cut = h.at('cut.sock');
+    /** Sets the policy; the agent is killed at this point. Gives whether that was answered, and whether there was the point. */
+    const set = async (file: string, point: string): Promise<{ answered: boolean; killed: boolean }> => {
+      let asked: Message['id'];
+      let killed = false;
+      const relay = await MessageRelay.listen(cut, h.at('agent.sock'), async (when, { id, method }) => {
+        if (method === 'agent.policy.set') asked = id;
+        if (asked === undefined || id !== asked || killed) return;
+        if (point !== `${when} the ${method === undefined ? 'answer' : 'change'}`) return;
+        killed = true;
+        await killAgent();
+      });
+      try {
+        const { status } = await runOn(cut, 'firewall', 'set', file, ...nic);
+        return { answered: status === 0, killed };
+      } finally {
+        relay.close();
+      }
+    };
+    expect(await set(policies[0]!.file, 'never')).toEqual({ answered: true, killed: false });
     let now = await rules();
-    let killed = 0;
-    for (let round = 0; round < 5; round++) {
-      const { file, all } = policies[round % 2]!;
-      const setting = run('firewall', 'set', file, ...nic);
-      await new Promise((resolve) => setTimeout(resolve, 250 + 90 * round));
-      await killAgent();
-      const answered = (await setting).status === 0;
+    expect(now).toEqual(policies[0]!.all);
+    for (const point of ['before the change', 'after the change', 'before the answer', 'before the answer']) {
+      const { file, all } = policies.find((p) => p.all[0] !== now[0])!;
+      const { answered, killed } = await set(file, point);
+      expect(killed, point).toBe(true);
       startAgent();
       await reached();
       const after = await rules();
-      expect([now, all], `round ${round}`).toContainEqual(after);
-      if (answered) expect(after).toEqual(all);
-      else killed++;
+      expect([now, all], point).toContainEqual(after);
+      if (point === 'before the change') expect([answered, after]).toEqual([false, now]);
+      if (point === 'before the answer') expect([answered, after]).toEqual([false, all]);
+      if (answered) expect(after, point).toEqual(all);
       now = after;
     }
-    expect(killed).toBeGreaterThan(0);
   }, 120_000);
 
   test('replace keeps the map, whose values are read and written from L1', async () => {
