@@ -121,7 +121,7 @@ const firecracker =
 
 const qemu = (s: ConsumerSpec): string =>
   [
-    'qemu-system-x86_64 -accel kvm -cpu host -machine q35,memory-backend=ram',
+    'qemu-system-x86_64 -accel kvm -cpu host -machine q35,hpet=off,memory-backend=ram',
     `-smp ${s.cpus} -m ${s.memMib}M`,
     `-object memory-backend-file,id=ram,size=${s.memMib}M,mem-path=${s.ramDir},share=on`,
   ].join(' \\\n  ') + '\n';
@@ -142,6 +142,9 @@ const libvirt = (
     <type arch='x86_64' machine='q35'>hvm</type>
   </os>
   <cpu mode='host-passthrough'/>
+  <clock offset='utc'>
+    <timer name='hpet' present='no'/>
+  </clock>
   <devices>
     <!-- NICs: 'hyperturtle nic add', for the VMM libvirt, prints each -->
     <console type='pty'/>

@@ -155,7 +155,8 @@ export function qemuArguments(m: MachineSpec): string[] {
   args.push('-smp', String(m.cpus), '-m', `${m.memMib}M`);
   // interrupt remapping needs QEMU's own IOAPIC
   const irqchip = m.iommu ? ',kernel-irqchip=split' : '';
-  args.push('-M', `q35${irqchip}${m.ramFile ? ',memory-backend=ram' : ''}`);
+  // no HPET: QEMU 10 goes on waking up for one that the kernel has masked, 250 times a second at each level
+  args.push('-M', `q35,hpet=off${irqchip}${m.ramFile ? ',memory-backend=ram' : ''}`);
   if (m.ramFile)
     args.push(
       '-object',

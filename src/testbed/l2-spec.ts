@@ -1,6 +1,6 @@
 /** An L2 as data, and the arguments for the stock QEMU that runs it. Pure. */
 import { HyperturtleError } from '../core/errors.ts';
-import { MAX_PORTS, ramObject } from '../guest/vmm/arguments.ts';
+import { MAX_PORTS, machineOption, ramObject } from '../guest/vmm/arguments.ts';
 import type { RamKind } from '../guest/vmm/arguments.ts';
 
 /**
@@ -96,7 +96,7 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     ...['-name', spec.name],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-S'],
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', `${spec.memMib}M`],
-    ...['-object', ramObject(spec), '-machine', `${spec.machine},memory-backend=ram`],
+    ...['-object', ramObject(spec), '-machine', machineOption(spec.machine)],
     ...(spec.firmware === undefined ? [] : ['-bios', spec.firmware]),
     ...['-serial', `file:${files.serial}`, '-qmp', `unix:${files.qmpSocket},server=on,wait=off`],
     ...['-qmp', `unix:${files.monitorSocket},server=on,wait=off`],

@@ -6,7 +6,7 @@ import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { waitFor } from '../core/wait.ts';
 import { FAST_FIRMWARE } from './l2-spec.ts';
-import { TURTLEFS_DIR } from '../guest/vmm/arguments.ts';
+import { TURTLEFS_DIR, machineOption } from '../guest/vmm/arguments.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run, runScript } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
@@ -208,7 +208,7 @@ export class ManagedGuest {
       [
         ...['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
         ...['-accel', 'kvm', '-cpu', 'host', '-m', `${memMib}M`, '-object', ram],
-        ...['-machine', 'pc,memory-backend=ram', '-bios', FAST_FIRMWARE],
+        ...['-machine', machineOption('pc'), '-bios', FAST_FIRMWARE],
         ...['-kernel', '/payload/l2/programs/touch_guest', '-device', 'isa-debug-exit,iobase=0xf4'],
       ],
       { timeoutMs: 180_000, signal },

@@ -181,6 +181,8 @@ test('every kind is printed by the command, and nothing that would mean somethin
   expect(run('qemu', '--mem-mib', '512', '--ram-dir', '/ram').stdout).toContain(
     'memory-backend-file,id=ram,size=512M,mem-path=/ram,share=on',
   );
+  expect(run('qemu').stdout).toContain('-machine q35,hpet=off,');
+  expect(run('libvirt').stdout).toContain("<timer name='hpet' present='no'/>");
   const bad = run('libvirt', '--name', "a'/><x");
   expect([bad.status, bad.stderr]).toEqual([2, expect.stringContaining('lower-case letters')]);
   for (const [option, value] of [

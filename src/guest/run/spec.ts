@@ -1,7 +1,7 @@
 /** What `hyperturtle run` starts, as data, and the arguments of the stock QEMU that runs it. Pure. */
 import { PLACES } from '../../core/default-paths.ts';
 import { HyperturtleError } from '../../core/errors.ts';
-import { MAX_PORTS, ramObject } from '../vmm/arguments.ts';
+import { MAX_PORTS, machineOption, ramObject } from '../vmm/arguments.ts';
 import type { RamKind } from '../vmm/arguments.ts';
 
 /** File systems that the guest can mount as its root, read-only. */
@@ -75,7 +75,7 @@ export function runArguments(s: RunSpec): string[] {
     ...['-name', `guest=${q(s.name)}`],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
     ...['-accel', 'kvm', '-cpu', 'host', '-smp', String(s.cpus), '-m', `${s.memMib}M`],
-    ...['-object', ramObject(s), '-machine', `${s.machine},memory-backend=ram`],
+    ...['-object', ramObject(s), '-machine', machineOption(s.machine)],
     ...(s.firmware === undefined ? [] : ['-bios', s.firmware]),
     ...['-kernel', s.kernel, '-initrd', s.initrd],
     ...['-append', `console=ttyS0 quiet panic=-1${s.append === '' ? '' : ` ${s.append}`}`],

@@ -57,6 +57,16 @@ describe("a run's VMM", () => {
     expect(args.join(' ')).not.toMatch(/netdev|vfio|balloon/);
   });
 
+  it('has no HPET, which wakes QEMU 10 up without end, where the machine could have one', () => {
+    const machine = (type: string): string | undefined => {
+      const args = runArguments({ ...spec, machine: type });
+      return args[args.indexOf('-machine') + 1];
+    };
+    expect(machine('pc')).toBe('pc,hpet=off,memory-backend=ram');
+    expect(machine('q35')).toBe('q35,hpet=off,memory-backend=ram');
+    expect(machine('microvm')).toBe('microvm,memory-backend=ram');
+  });
+
   it('gets a tap on a bridge, or a NIC by VFIO', () => {
     const net = { kind: 'bridge', bridge: 'br0', tap: 'ht-1', mac: '52:54:00:00:00:01' } as const;
     expect(runArguments({ ...spec, net })).toContain('tap,id=net0,ifname=ht-1,script=no,downscript=no');

@@ -64,7 +64,7 @@ describe('the outer machine', () => {
       valuesOf(args({ ramFile: { path: '/s/ram', private: p } }), '-object')[0];
     expect(ram(true)).toBe('memory-backend-file,id=ram,mem-path=/s/ram,size=3072M,share=off');
     expect(ram(false)).toBe('memory-backend-file,id=ram,mem-path=/s/ram,size=3072M,share=on');
-    expect(valuesOf(args(), '-M')).toEqual(['q35,memory-backend=ram']);
+    expect(valuesOf(args(), '-M')).toEqual(['q35,hpet=off,memory-backend=ram']);
   });
 
   it('opens every disk read-only, the base image first', () => {
@@ -144,7 +144,7 @@ describe('L1', () => {
   });
 
   it('has an IOMMU in front of all other devices, which the outer machine has not', () => {
-    expect(valuesOf(qemuArguments(l1), '-M')).toEqual(['q35,kernel-irqchip=split']);
+    expect(valuesOf(qemuArguments(l1), '-M')).toEqual(['q35,hpet=off,kernel-irqchip=split']);
     expect(valuesOf(qemuArguments(l1), '-device')[0]).toBe('intel-iommu,intremap=on');
     expect(args().join(' ')).not.toMatch(/iommu|irqchip/);
   });
