@@ -15,6 +15,15 @@ export interface Message {
 
 export type AtMessage = (when: 'before' | 'after', message: Message) => Promise<void> | void;
 
+/** Undefined for an empty line, which only says that a side is there, and for the half of one that was killed. */
+function messageOf(line: string): Message | undefined {
+  try {
+    return JSON.parse(line) as Message;
+  } catch {
+    return undefined;
+  }
+}
+
 export class MessageRelay {
   readonly #server: net.Server;
   readonly #sockets = new Set<net.Socket>();
@@ -38,10 +47,11 @@ export class MessageRelay {
       ] as const) {
         this.#sockets.add(source);
         source.on('error', () => {});
-        createInterface({ input: source }).on('line', (line) => {
+        const lines = createInterface({ input: source });
+        lines.on('error', () => {}); // its socket's: a side that was killed
+        lines.on('line', (line) => {
           this.#turn = this.#turn.then(async () => {
-            // an empty line only says that the other side is there
-            const message = line === '' ? undefined : (JSON.parse(line) as Message);
+            const message = messageOf(line);
             if (message) await at('before', message);
             sink.write(`${line}\n`);
             if (message) await at('after', message);
