@@ -1,8 +1,12 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 import { patienceFor } from './src/lab/kernel-name.ts';
+import { LongestFirst } from './test/support/longest-first.ts';
 
 /** A lab keeps one CPU busy: L0 has one. So two test files at a time. */
 const emulators = { maxWorkers: 2, sequence: { groupOrder: 1 } } as const;
+/** Of vitest's own accord one core would be left idle, which is half a machine with two. */
+const maxWorkers = Math.max(2, availableParallelism() - 1);
 /** Kernels with sanitizers are several times slower. */
 const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
@@ -28,14 +32,24 @@ const common = { restoreMocks: true, passWithNoTests: false } as const;
 
 export default defineConfig({
   test: {
+    sequence: { sequencer: LongestFirst },
     projects: [
-      { test: { ...common, name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 10_000 } },
+      {
+        test: {
+          ...common,
+          name: 'unit',
+          include: ['test/unit/**/*.test.ts'],
+          testTimeout: 10_000,
+          maxWorkers,
+        },
+      },
       {
         test: {
           ...common,
           name: 'integration',
           include: ['test/integration/**/*.test.ts'],
           testTimeout: 60_000,
+          maxWorkers,
           // some compile eBPF first, beside others
           hookTimeout: 60_000,
         },
