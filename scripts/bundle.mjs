@@ -20,13 +20,18 @@ const PROGRAMS = [
 /** Native code. */
 const APART = ['koffi'];
 const WANTED = '\0wanted:';
+/** The largest that a process may have is one less. */
+const NO_PID = String(2 ** 22);
 /** Starts whose code is worth having as bytecode. Each ends before it does anything: NONE is a path where nothing is. */
 const STARTS = [
-  ['cli/main', '--version'],
   ['cli/main', 'status', '--socket', 'NONE'],
   ['cli/main', 'load', 'NONE', '--link', '--socket', 'NONE'],
   ['cli/main', 'guest', 'agent', '--config', 'NONE'],
   ['cli/main', 'host', 'daemon', '--config', 'NONE'],
+  ['cli/main', 'guest', 'status'],
+  ['cli/main', 'guest', 'register', '--pid', NO_PID],
+  ['cli/main', 'guest', 'l2', 'run', '--name', 'NONE'],
+  ['cli/main', 'host', 'attach', '--qmp', 'NONE', '--program', 'NONE'],
   ['cli/main', 'host', 'vm', 'list', '--socket', 'NONE'],
   ['cli/cni-main'],
   ['host/daemon/check-thread'],
@@ -74,6 +79,13 @@ function inherited(code) {
   return code.replace(copied, () => heir);
 }
 
+/**
+ * Text of one byte a character is read and kept as it is; a single other character makes V8 keep all of it in two. What is
+ * outside ASCII is in literals and comments, where an escape is as good.
+ */
+const ascii = (code) =>
+  code.replace(/[^\0-\x7f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+
 async function bundle(name, file) {
   const made = await rolldown({
     input: path.join(dir, `${name}.js`),
@@ -87,7 +99,7 @@ async function bundle(name, file) {
     codeSplitting: false,
     comments: { legal: true, annotation: false, jsdoc: false },
   });
-  writeFileSync(file, inherited(output[0].code.replace(/^#!.*/, '')));
+  writeFileSync(file, ascii(inherited(output[0].code.replace(/^#!.*/, ''))));
 }
 
 /** Runs the program with these arguments and keeps the bytecode of what ran, with what was kept before. */

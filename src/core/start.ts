@@ -39,8 +39,9 @@ export function startProgram(name: string): void {
  */
 export function loadProgram(name: string): { script: vm.Script; run: () => void } {
   const { source, bytecode } = programFiles(name);
+  // scripts/bundle.mjs leaves nothing in it but ASCII
   const script = new vm.Script(
-    `(function (exports, require, module, __filename, __dirname) {${readFileSync(source, 'utf8')}\n})`,
+    `(function (exports, require, module, __filename, __dirname) {${readFileSync(source, 'latin1')}\n})`,
     {
       filename: source,
       cachedData: contentOf(bytecode),
