@@ -18,20 +18,30 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   });
 }
 
-/** Calls `probe` every `intervalMs` until it returns other than undefined. Throws HT_TIMEOUT naming `what`. */
+/**
+ * Calls `probe` every `intervalMs`, which may depend on the time that has passed, until it returns other than undefined.
+ * Throws HT_TIMEOUT naming `what`.
+ */
 export async function waitFor<T>(
   what: string,
   probe: () => T | undefined | Promise<T | undefined>,
-  options: { timeoutMs: number; intervalMs?: number; signal?: AbortSignal | undefined },
+  options: {
+    timeoutMs: number;
+    intervalMs?: number | ((elapsedMs: number) => number);
+    signal?: AbortSignal | undefined;
+  },
 ): Promise<T> {
+  const { intervalMs = 50 } = options;
   const timeoutMs = patient(options.timeoutMs);
-  const end = performance.now() + timeoutMs;
+  const begin = performance.now();
+  const end = begin + timeoutMs;
   for (;;) {
     const r = await probe();
     if (r !== undefined) return r;
     if (performance.now() >= end)
       throw new HyperturtleError('HT_TIMEOUT', `${what}: not within ${timeoutMs / 1000} s`);
-    await sleep(options.intervalMs ?? 50, options.signal);
+    const ms = typeof intervalMs === 'number' ? intervalMs : intervalMs(performance.now() - begin);
+    await sleep(ms, options.signal);
   }
 }
 

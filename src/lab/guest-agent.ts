@@ -318,9 +318,12 @@ export class AgentLevel implements Level {
   }
 }
 
-/** Quick at first, then rarely: each poll costs the emulated machine time that is being measured. */
+/**
+ * Quick at first, then rarely: each poll costs the emulated machine time that is being measured, and the end of a command is
+ * seen half an interval late, which is a 24th of its time.
+ */
 export function pollMs(elapsedMs: number): number {
-  return Math.min(500, Math.max(4, elapsedMs / 6));
+  return Math.min(500, Math.max(4, elapsedMs / 12));
 }
 
 function parse(line: Buffer): Json | undefined {

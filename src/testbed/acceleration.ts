@@ -7,6 +7,7 @@ import { CleanupStack } from '../core/lifecycle.ts';
 import { waitFor } from '../core/wait.ts';
 import { HTG_INFO } from '../kernel/guest.ts';
 import type { HtgInfo } from '../kernel/guest.ts';
+import { pollMs } from '../lab/guest-agent.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run, runScript } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
@@ -263,6 +264,7 @@ export async function jobSays(
         );
       return undefined;
     },
-    { timeoutMs, intervalMs: 150, signal },
+    // four requests to the level's agent each time
+    { timeoutMs, intervalMs: (elapsedMs) => Math.max(100, pollMs(elapsedMs)), signal },
   );
 }

@@ -189,7 +189,8 @@ export class ManagedGuest {
       return all && value('l2s') >= l2s ? true : undefined;
     };
     try {
-      await waitFor(`${this.l1.name}: desired state`, settled, { timeoutMs, intervalMs: 500, signal });
+      // each look is a shell and a wget in L1, which cost it a fifth of a second
+      await waitFor(`${this.l1.name}: desired state`, settled, { timeoutMs, intervalMs: 1000, signal });
     } catch (e) {
       if (!isHyperturtleError(e, 'HT_TIMEOUT')) throw e;
       const r = await this.l1.exec([CLI, 'status', '--json'], { timeoutMs: COMMAND_MS, signal });

@@ -212,6 +212,6 @@ describe('Channel', () => {
 
 describe('pollMs', () => {
   it('grows with the time a command has taken, between 4 and 500 ms', () => {
-    expect([0, 60, 600, 60_000].map(pollMs)).toEqual([4, 10, 100, 500]);
+    expect([0, 60, 1200, 60_000].map(pollMs)).toEqual([4, 5, 100, 500]);
   });
 });
