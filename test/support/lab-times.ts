@@ -1,7 +1,7 @@
 /**
  * What each test of a lab costs, for those who make them faster: HT_LAB_TIMES names a file to which a line is added for
- * each test, with the seconds of a core that the emulator used, which say the same on a busy machine, and those that
- * passed.
+ * each test, with the seconds of a core that the emulator used, and those that passed. On a busy machine both grow: guests
+ * have their ticks by the clock.
  */
 import { appendFileSync } from 'node:fs';
 import path from 'node:path';

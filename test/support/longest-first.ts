@@ -9,6 +9,8 @@ import type { TestSpecification } from 'vitest/node';
 const LONGEST: readonly string[] = [
   ...['tenants', 'run', 'smoke', 'races', 'nested-nic', 'large', 'profile', 'control', 'modules', 'exits'],
   ...['network', 'memory', 'slots', 'lab', 'overruns', 'attach', 'npf-program', 'packages'],
+  ...['agent-and-daemon', 'without-daemon', 'hostile-objects', 'guest-agent', 'gates', 'hostile-messages'],
+  ...['killed-while-plugging', 'cni-podman', 'packet-chain', 'nics', 'host-daemon', 'cni-policy'],
 ];
 
 const rank = (file: TestSpecification): number => {
