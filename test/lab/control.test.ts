@@ -7,7 +7,6 @@ import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { pattern } from '../../src/bench/chaos/run.ts';
 import { withL2 } from '../../src/testbed/l2-session.ts';
 import type { L2Session } from '../../src/testbed/l2-session.ts';
-import { L2_TICK_ARGUMENTS } from '../../src/testbed/l2-spec.ts';
 import { ManagedAcceleration } from '../../src/testbed/managed.ts';
 import { CLI } from '../../src/testbed/acceleration.ts';
 import { waitFor } from '../../src/core/wait.ts';
@@ -22,10 +21,7 @@ const REPLACE = ['replace', 'npf', '/payload/bpf/npf.bpf.o'];
 const withRegistered = <T>(body: (l2: L2Session) => Promise<T>): Promise<T> =>
   withL2(
     lab(),
-    {
-      ...{ name: 'c', ram: 'turtlefs', memMib: 128, machine: 'pc', port: 0, registeredBy: 'agent' },
-      append: L2_TICK_ARGUMENTS,
-    },
+    { name: 'c', ram: 'turtlefs', memMib: 128, append: '', machine: 'pc', port: 0, registeredBy: 'agent' },
     body,
   );
 

@@ -12,7 +12,6 @@ import type { Lab } from '../../lab/lab.ts';
 import { runScript } from '../../lab/levels.ts';
 import { FIRST_SEAT, SECOND_SEAT } from '../../lab/machine.ts';
 import { withL2 } from '../../testbed/l2-session.ts';
-import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
 import type { L2Session } from '../../testbed/l2-session.ts';
 import { troubles } from '../../testbed/leftovers.ts';
 import { ManagedGuest, ManagedHost } from '../../testbed/managed.ts';
@@ -108,7 +107,7 @@ export async function runChaosOn(lab: Lab, stage: Stage, spec: ChaosSpec): Promi
       name: 'chaos',
       ram: 'turtlefs',
       memMib: L2_MIB,
-      append: L2_TICK_ARGUMENTS,
+      append: '',
       machine: 'pc',
       port: 0,
       registeredBy: 'agent',
