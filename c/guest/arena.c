@@ -84,8 +84,18 @@ static unsigned int htg_cpus(void)
 	return min_t(unsigned int, n, HT_MAX_CPUS);
 }
 
+/*
+ * A pool for each NUMA node, as far as their tables of spare frames take no more than an eighth of the arena (64 KiB each,
+ * with that of the empty pool).
+ */
+static unsigned int htg_pools_that_fit(const struct htg_arena *a)
+{
+	return min_t(u64, htg_pool_count, max(1ull, a->bytes / 8 / HTG_CPU_TABLE));
+}
+
 static void htg_layout(struct htg_arena *a)
 {
+	unsigned int tables = a->pools > 1 ? a->pools + 1 : 1; /* one pool is always empty */
 	struct ht_arena_header *h = a->h;
 	u64 off, left;
 
@@ -96,14 +106,18 @@ static void htg_layout(struct htg_arena *a)
 	h->header_bytes = sizeof(*h);
 	h->arena_bytes = a->bytes;
 	h->epoch = get_random_u64();
-	h->cpus_off = PAGE_SIZE;
+	if (a->pools > 1) {
+		h->pool_stride = sizeof(struct ht_pool);
+		h->spare_stride = HTG_CPU_TABLE;
+	}
+	h->cpus_off = PAGE_ALIGN(sizeof(*h) + (tables - 1) * sizeof(struct ht_pool));
 	h->cpus_count = HT_MAX_CPUS;
-	h->l2_off = h->cpus_off + PAGE_ALIGN(HT_MAX_CPUS * sizeof(struct ht_cpu));
+	h->l2_off = h->cpus_off + tables * HTG_CPU_TABLE;
 	h->l2_count = HT_MAX_L2;
 	h->pool_off = h->l2_off + PAGE_ALIGN(HT_MAX_L2 * sizeof(struct ht_l2));
-	/* an eighth for the pool's ring, the rest for the index */
-	h->pool_entries = rounddown_pow_of_two(a->bytes / 8 / sizeof(u64));
-	off = h->pool_off + h->pool_entries * sizeof(u64);
+	/* an eighth for the pools' rings, the rest for the index */
+	h->pool_entries = rounddown_pow_of_two(a->bytes / 8 / sizeof(u64) / a->pools);
+	off = h->pool_off + a->pools * h->pool_entries * sizeof(u64);
 	/* for the CPUs that there are, and at most an eighth */
 	a->exit_cpus = !htg_exit_answers ? 0 : min_t(u64, htg_cpus(), a->bytes / 8 / sizeof(struct ht_exit_cpu));
 	h->exit_off = ALIGN(off, PAGE_SIZE);
@@ -113,7 +127,7 @@ static void htg_layout(struct htg_arena *a)
 	if (htg_large_frames) {
 		h->large_pool_off = off;
 		h->large_entries = HT_LARGE_ENTRIES;
-		off += HT_LARGE_ENTRIES * sizeof(u64);
+		off += a->pools * HT_LARGE_ENTRIES * sizeof(u64);
 		h->large_off = off;
 		off += (a->bytes - off) / (HTG_GRANULE * sizeof(u64)) * sizeof(u64); /* enough for all that is left */
 		a->large_pool = a->va + h->large_pool_off;
@@ -162,6 +176,7 @@ static int htg_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		pci_err(pdev, "arena is not mapped write-back: give it a root port with a 64-bit prefetchable window (pref64-reserve)\n");
 		goto unmap;
 	}
+	a->pools = htg_pools_that_fit(a);
 	htg_layout(a);
 	ret = -ENOMEM;
 	a->used = bitmap_zalloc(a->granules, GFP_KERNEL);
@@ -175,7 +190,7 @@ static int htg_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		WRITE_ONCE(a->h->enabled, 1);
 		smp_wmb(); /* programs look at the magic first */
 		WRITE_ONCE(a->h->magic, HT_ARENA_MAGIC);
-		htg_pool_poke(a);
+		htg_pool_poke(a, HTG_ALL_POOLS);
 		ret = 0;
 	}
 	mutex_unlock(&htg_lock);
@@ -186,7 +201,9 @@ static int htg_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pci_set_drvdata(pdev, a);
 	htg_watch_note(HTG_EVENT_ARENA, NULL);
 	pci_info(pdev, "arena of %llu MiB: index for %llu MiB of guest RAM, pool of up to %llu frames\n",
-		 a->bytes >> 20, a->h->index_words >> 8, a->h->pool_entries);
+		 a->bytes >> 20, a->h->index_words >> 8, a->h->pool_entries * a->pools);
+	if (a->pools < htg_pool_count)
+		pci_warn(pdev, "NUMA nodes with a pool: %u of %u, as the arena has no room for more\n", a->pools, htg_pool_count);
 	return 0;
 
 bitmap:

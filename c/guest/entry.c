@@ -7,6 +7,7 @@
  * mmu/mmu.c kvm_init_shadow_npt_mmu, kvm_init_shadow_ept_mmu, account_shadowed; kernel/smp.c on_each_cpu_cond_mask.
  */
 #include <linux/kvm_host.h>
+#include <linux/mempolicy.h>
 #include <linux/rcupdate.h>
 #include <linux/tracepoint.h>
 #include <asm/smp.h>
@@ -32,6 +33,32 @@ static bool htg_large_ok(const struct kvm *kvm)
 }
 
 /*
+ * From which pools programs on this CPU take: a byte for each slot. After the L2's number was published, with a full
+ * barrier: an export that changes policies interrupts the CPUs that it sees published, and those that it does not see we
+ * are on, and read what it has written.
+ */
+static u64 htg_publish_pools(const struct htg_arena *a, struct ht_cpu *cpu, const struct htg_running *r)
+{
+	union {
+		u8 of_slot[HT_MAX_SLOTS];
+		u64 word;
+	} pools;
+	u64 used = 0;
+	unsigned int i, number = 0;
+
+	BUILD_BUG_ON(sizeof(pools) != sizeof(cpu->pools));
+	pools.word = READ_ONCE(*(u64 *)cpu->pools);
+	for (i = 0; i < HT_MAX_SLOTS; i++) {
+		if (!i || r->policy[i].mode != MPOL_DEFAULT || r->policy[i - 1].mode != MPOL_DEFAULT)
+			number = htg_policy_pool(a, &r->policy[i], pools.of_slot[i]);
+		pools.of_slot[i] = number;
+		used |= 1ull << number;
+	}
+	WRITE_ONCE(*(u64 *)cpu->pools, pools.word);
+	return used;
+}
+
+/*
  * Every entry into a guest: says which registered L2 runs on this CPU from now on. Interrupts are off from
  * here until the guest runs, so that anyone who answers a later interrupt has written this first. Nothing is
  * published while the vCPU is in SMM (its entries would go to roots of the other address space, which is
@@ -43,7 +70,7 @@ static bool htg_large_ok(const struct kvm *kvm)
 static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 {
 	struct htg_arena *a;
-	struct htg_running *r;
+	struct htg_running *r = NULL;
 	struct ht_cpu *cpu;
 	u64 number = 0, published;
 	unsigned int apicid = cpu_physical_id(smp_processor_id());
@@ -57,7 +84,6 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 		r = htg_l2_running(vcpu->kvm);
 		if (r) {
 			number = r->number;
-			htg_pool_poke(a);
 			htg_credit_poke(&r->credit);
 		}
 	}
@@ -79,6 +105,8 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 			number = 0;
 		}
 	}
+	if (number)
+		htg_pool_poke(a, a->pools > 1 ? htg_publish_pools(a, cpu, r) : HTG_ALL_POOLS);
 	htg_exit_entry(a, apicid, vcpu, number);
 out:
 	rcu_read_unlock();

@@ -20,8 +20,9 @@ struct htg_arena {
 	struct ht_arena_header *h;
 	struct ht_cpu *cpus;
 	struct ht_l2 *l2;
-	u64 *pool;
-	u64 *large_pool;	/* NULL: no 2 MiB pages */
+	unsigned int pools;	/* of the nodes htg_pool_nodes[], in this order; one more is always empty if there are several */
+	u64 *pool;		/* rings of all pools, one after the other */
+	u64 *large_pool;	/* the same; NULL: no 2 MiB pages */
 	u64 *granule_words;	/* the same */
 	u64 *index;
 	struct ht_exit_cpu *exits;
@@ -91,19 +92,49 @@ u64 *htg_index_alloc(unsigned long n);
 void htg_index_free(u64 *words, unsigned long n);
 unsigned long htg_index_used(void);
 
+/* The words of a pool. */
+static inline struct ht_pool *htg_pool_words(const struct htg_arena *a, unsigned int pool)
+{
+	return a->va + HT_POOL0_OFF + pool * sizeof(struct ht_pool);
+}
+
+#define HTG_CPU_TABLE PAGE_ALIGN(HT_MAX_CPUS * sizeof(struct ht_cpu))
+
+/* What programs on the CPU with this APIC id have in hand of a pool. */
+static inline struct ht_cpu *htg_pool_hand(const struct htg_arena *a, unsigned int pool, unsigned int apicid)
+{
+	return (void *)&a->cpus[apicid] + pool * HTG_CPU_TABLE;
+}
+
 /* pool.c */
+extern unsigned int htg_pool_count;	/* NUMA nodes that had memory when the module was loaded */
+extern int htg_pool_nodes[HT_MAX_POOLS];
 int htg_pool_init(void);
 void htg_pool_exit(void);
 void htg_pool_start(struct htg_arena *a);
 void htg_pool_stop(struct htg_arena *a); /* after all programs were stopped: takes every frame back */
-void htg_pool_poke(struct htg_arena *a); /* queues a refill if the level is low; any context */
+#define HTG_ALL_POOLS (~0ull)
+void htg_pool_poke(struct htg_arena *a, u64 pools); /* queues a refill if the level of one of them is low; any context */
 void htg_large_poke(struct htg_arena *a); /* of 2 MiB frames alone */
 u64 htg_pool_level(const struct htg_arena *a);
 u64 htg_pool_low(void);
 u64 htg_pool_high(void);
 u64 htg_large_level(const struct htg_arena *a); /* 2 MiB frames that no file has */
-u64 htg_large_take(struct htg_arena *a); /* one of them, as a word, or 0 */
+u64 htg_large_take(struct htg_arena *a, unsigned int pool); /* one of them, as a word, or 0 */
 int htg_pool_set(u64 low, u64 high);
+struct htg_pool;
+int htg_pool_get(struct htg_pool *pool);
+
+/* policy.c */
+struct mempolicy;
+/* What a mapping's own memory policy says. `pools` are those of its nodes. */
+struct htg_policy {
+	u64 pools;
+	int home;		/* node to be near to, or NUMA_NO_NODE: the CPU's */
+	unsigned short mode;	/* MPOL_*; MPOL_DEFAULT: it has none, so the process's holds */
+};
+struct htg_policy htg_policy_of(const struct vm_area_struct *vma);
+unsigned int htg_policy_pool(const struct htg_arena *a, const struct htg_policy *own, unsigned int turn);
 
 /* account.c */
 struct htg_account;
@@ -155,6 +186,7 @@ void htg_credit_mapped(struct htg_credit *c, u64 pages); /* at registration, of 
 struct htg_running {
 	int number;		/* in the arena, 1.. */
 	struct htg_credit credit;
+	struct htg_policy policy[HT_MAX_SLOTS]; /* of the mappings that slots are of; used where there are several pools */
 };
 
 /*
@@ -199,7 +231,7 @@ struct htg_purse {
 	u64 charged, missing;
 };
 int htg_resize(struct inode *inode, loff_t size, unsigned long spare);
-struct page *htg_page_get(struct htg_file *f, unsigned long i, struct mm_struct *mm, bool fault);
+struct page *htg_page_get(struct htg_file *f, unsigned long i, struct vm_fault *vmf);
 struct page *htg_page_find(struct htg_file *f, unsigned long i);
 u32 htg_file_charge_to(struct htg_file *f, struct htg_account *acc, struct htg_purse *purse);
 void htg_fs_leave_arena(void); /* moves all words to our own memory; no program may run. Holds htg_lock. */

@@ -348,6 +348,7 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 		slot->npages = n;
 		slot->word_off = (u64)((void *)&f->words[pgoff] - a->va);
 		slot->small = !htg_slot_large(ms, gfn, n);
+		l2->running.policy[l2->nslots] = htg_policy_of(vma);
 		f->exports++;
 		set_bit(l2->running.number, f->l2s); /* before it is on; who takes pages away holds f->sem for writing */
 		htg_l2_add_range(l2, vma, start, n, &f->words[pgoff]);
@@ -369,6 +370,8 @@ static void htg_l2_export(struct htg_l2 *l2)
 	l2->purse.missing = 0;
 	l2->rec->template = 0;	/* learned again: what L1's KVM puts in a leaf may have changed with the slots */
 	htg_l2_pieces(l2, htg_l2_export_range);
+	if (htg_pool_count > 1)
+		htg_l2_off(l2); /* again: CPUs that publish it already do that once more, by the policies as they are now */
 	if (l2->nslots) {
 		WRITE_ONCE(l2->rec->slot_count, l2->nslots);
 		smp_store_release(&l2->rec->state, HT_L2_ON);
@@ -891,7 +894,7 @@ long htg_l2_register(const struct htg_register *req)
 			htg_l2_export_now(l2);
 			htg_l2_pages(l2, &l2->last);
 			htg_credit_mapped(&l2->running.credit, l2->last.pages_held + htg_l2_pages_logged(l2));
-			htg_pool_poke(a);
+			htg_pool_poke(a, HTG_ALL_POOLS);
 			ret = 0;
 		}
 	}

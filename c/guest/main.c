@@ -26,7 +26,7 @@ static void htg_get_info(struct htg_info *info)
 		info->arena_bytes = a->bytes;
 		info->enabled = READ_ONCE(a->h->enabled);
 		info->group_max = READ_ONCE(a->h->group_max);
-		info->pool_entries = a->h->pool_entries;
+		info->pool_entries = a->h->pool_entries * a->pools;
 		info->pool_low = htg_pool_low();
 		info->pool_high = htg_pool_high();
 		info->pool_level = htg_pool_level(a);
@@ -88,7 +88,9 @@ static long htg_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		struct htg_info info;
 		struct htg_set set;
 		struct htg_register reg;
+		struct htg_pool pool;
 	} u;
+	int ret;
 
 	switch (cmd) {
 	case HTG_GET_INFO:
@@ -100,6 +102,11 @@ static long htg_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return copy_from_user(&u.reg, up, sizeof(u.reg)) ? -EFAULT : htg_l2_register(&u.reg);
 	case HTG_WATCH_VMS:
 		return htg_watch_open();
+	case HTG_GET_POOL:
+		if (copy_from_user(&u.pool, up, sizeof(u.pool)))
+			return -EFAULT;
+		ret = htg_pool_get(&u.pool);
+		return ret ?: copy_to_user(up, &u.pool, sizeof(u.pool)) ? -EFAULT : 0;
 	default:
 		return -ENOTTY;
 	}

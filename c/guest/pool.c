@@ -7,11 +7,15 @@
  * Zeroing frames costs the CPU time that L2s would have. So a pool that is merely not full is refilled by a
  * thread that runs when nothing else wants to (nice 19); one that is nearly empty, when an L2 would soon wait
  * for L1 at each fault, by an ordinary worker, and only so far that the thread can go on.
+ *
+ * There is one for each NUMA node, with frames of that node alone; which one a program takes from says policy.c.
  */
 #include <linux/highmem.h>
 #include <linux/jiffies.h>
 #include <linux/kthread.h>
+#include <linux/math64.h>
 #include <linux/minmax.h>
+#include <linux/nodemask.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
@@ -19,13 +23,22 @@
 #include "guest.h"
 
 static DEFINE_SPINLOCK(htg_push_lock);	/* anyone who puts a frame in; never held while one is made */
-static u64 htg_low, htg_high;
-static unsigned long htg_pressure_until; /* jiffies: no refill before, memory was short */
-static unsigned long htg_large_until;	/* the same for 2 MiB frames, there were none */
 static struct kthread_worker *htg_worker;
+
+unsigned int htg_pool_count;
+int htg_pool_nodes[HT_MAX_POOLS];
+
+/* Of each pool; low, high and large are its shares. */
+static struct {
+	u64 low, high, large;
+	unsigned long pressure_until;	/* jiffies: no refill before, memory was short */
+	unsigned long large_until;	/* the same for 2 MiB frames, there were none */
+} htg_state[HT_MAX_POOLS];
+static u64 htg_low, htg_high;		/* of all together */
 
 #define HTG_PRESSURE_PAUSE (5 * HZ)
 #define HTG_POOL_MAX_PAGES ((512ul << 20) >> PAGE_SHIFT)
+#define HTG_LARGE_MOST ((unsigned int)HT_LARGE_ENTRIES) /* of all pools together */
 
 /* Frames in a ring. Programs move its head, so it may be anything. */
 static u64 htg_ring_level(const u64 *ring_head, const u64 *ring_tail)
@@ -35,9 +48,19 @@ static u64 htg_ring_level(const u64 *ring_head, const u64 *ring_tail)
 	return tail > head ? tail - head : 0;
 }
 
+static u64 htg_pool_level_of(const struct htg_arena *a, unsigned int pool)
+{
+	return htg_ring_level(&htg_pool_words(a, pool)->head, &htg_pool_words(a, pool)->tail);
+}
+
 u64 htg_pool_level(const struct htg_arena *a)
 {
-	return htg_ring_level(&a->h->pool_head, &a->h->pool_tail);
+	unsigned int pool;
+	u64 n = 0;
+
+	for (pool = 0; pool < a->pools; pool++)
+		n += htg_pool_level_of(a, pool);
+	return n;
 }
 
 u64 htg_pool_low(void)
@@ -65,41 +88,70 @@ static u64 htg_ring_take(u64 *ring_head, const u64 *ring_tail, u64 *slots, u64 e
 	return 0;
 }
 
-static u64 htg_pool_take(struct htg_arena *a)
+static u64 *htg_pool_slots(const struct htg_arena *a, unsigned int pool)
 {
-	return htg_ring_take(&a->h->pool_head, &a->h->pool_tail, a->pool, a->h->pool_entries);
+	return a->pool + pool * a->h->pool_entries;
 }
 
-u64 htg_large_take(struct htg_arena *a)
+static u64 *htg_large_slots(const struct htg_arena *a, unsigned int pool)
 {
+	return a->large_pool + pool * HT_LARGE_ENTRIES;
+}
+
+static u64 htg_pool_take(struct htg_arena *a, unsigned int pool)
+{
+	struct ht_pool *p = htg_pool_words(a, pool);
+
+	return htg_ring_take(&p->head, &p->tail, htg_pool_slots(a, pool), a->h->pool_entries);
+}
+
+u64 htg_large_take(struct htg_arena *a, unsigned int pool)
+{
+	struct ht_pool *p = htg_pool_words(a, pool);
+
 	if (!a->large_pool)
 		return 0;
-	return htg_ring_take(&a->h->large_head, &a->h->large_tail, a->large_pool, HT_LARGE_ENTRIES);
+	return htg_ring_take(&p->large_head, &p->large_tail, htg_large_slots(a, pool), HT_LARGE_ENTRIES);
 }
 
-static u64 htg_large_in_pool(const struct htg_arena *a)
+static u64 htg_large_in_pool(const struct htg_arena *a, unsigned int pool)
 {
-	return htg_ring_level(&a->h->large_head, &a->h->large_tail);
+	return htg_ring_level(&htg_pool_words(a, pool)->large_head, &htg_pool_words(a, pool)->large_tail);
+}
+
+static u64 htg_large_level_of(const struct htg_arena *a, unsigned int pool)
+{
+	u64 i, n = htg_large_in_pool(a, pool);
+
+	for (i = 0; i < HT_MAX_CPUS; i++)
+		n += READ_ONCE(htg_pool_hand(a, pool, i)->spare_large) != 0;
+	return n;
 }
 
 u64 htg_large_level(const struct htg_arena *a)
 {
-	u64 i, n = htg_large_in_pool(a);
+	unsigned int pool;
+	u64 n = 0;
 
-	for (i = 0; i < a->h->cpus_count; i++)
-		n += READ_ONCE(a->cpus[i].spare_large) != 0;
+	for (pool = 0; pool < a->pools; pool++)
+		n += htg_large_level_of(a, pool);
 	return n;
 }
 
-static u64 htg_large_wanted(const struct htg_arena *a)
+static u64 htg_large_wanted(const struct htg_arena *a, unsigned int pool)
 {
-	return a->large_pool ? min_t(u64, htg_large_frames, HT_LARGE_ENTRIES) : 0;
+	return a->large_pool ? READ_ONCE(htg_state[pool].large) : 0;
 }
 
 /* Nearly empty: programs map no neighbours ahead, and the ordinary worker refills. */
 static u64 htg_reserve(u64 low, u64 high)
 {
 	return min(low, high / 8);
+}
+
+static u64 htg_reserve_of(unsigned int pool)
+{
+	return htg_reserve(READ_ONCE(htg_state[pool].low), READ_ONCE(htg_state[pool].high));
 }
 
 /* Anyone who holds htg_push_lock alone moves tail. */
@@ -115,7 +167,7 @@ static bool htg_ring_push(u64 *ring_tail, u64 *slots, u64 entries, struct page *
 }
 
 /* Puts a zeroed frame in, unless the level is `upto` or its slot is still being taken from. */
-static bool htg_pool_push(struct page *page, u64 upto)
+static bool htg_pool_push(unsigned int pool, struct page *page, u64 upto)
 {
 	struct htg_arena *a;
 	bool done;
@@ -123,14 +175,15 @@ static bool htg_pool_push(struct page *page, u64 upto)
 	rcu_read_lock();
 	spin_lock(&htg_push_lock);
 	a = rcu_dereference(htg_arena);
-	done = a && htg_pool_level(a) < upto && htg_ring_push(&a->h->pool_tail, a->pool, a->h->pool_entries, page);
+	done = a && pool < a->pools && htg_pool_level_of(a, pool) < upto &&
+	       htg_ring_push(&htg_pool_words(a, pool)->tail, htg_pool_slots(a, pool), a->h->pool_entries, page);
 	spin_unlock(&htg_push_lock);
 	rcu_read_unlock();
 	return done;
 }
 
 /* The same for 512 frames that lie side by side. */
-static bool htg_large_push(struct page *page)
+static bool htg_large_push(unsigned int pool, struct page *page)
 {
 	struct htg_arena *a;
 	bool done;
@@ -138,26 +191,33 @@ static bool htg_large_push(struct page *page)
 	rcu_read_lock();
 	spin_lock(&htg_push_lock);
 	a = rcu_dereference(htg_arena);
-	done = a && htg_large_in_pool(a) < htg_large_wanted(a) &&
-	       htg_ring_push(&a->h->large_tail, a->large_pool, HT_LARGE_ENTRIES, page);
+	done = a && pool < a->pools && htg_large_in_pool(a, pool) < htg_large_wanted(a, pool) &&
+	       htg_ring_push(&htg_pool_words(a, pool)->large_tail, htg_large_slots(a, pool), HT_LARGE_ENTRIES, page);
 	spin_unlock(&htg_push_lock);
 	rcu_read_unlock();
 	return done;
 }
 
-static void htg_pool_fill(u64 upto)
+static bool htg_paused(unsigned int pool)
 {
-	gfp_t gfp = GFP_HIGHUSER | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN | __GFP_NOMEMALLOC;
+	return time_before(jiffies, READ_ONCE(htg_state[pool].pressure_until));
+}
+
+/* Frames of this node and no other: where it has none, L1 gives what the policy allows when there is a fault. */
+#define HTG_POOL_GFP (GFP_HIGHUSER | __GFP_THISNODE | __GFP_NORETRY | __GFP_NOWARN | __GFP_NOMEMALLOC)
+
+static void htg_pool_fill(unsigned int pool, u64 upto)
+{
 	u64 n = 0;
 
-	while (!time_before(jiffies, READ_ONCE(htg_pressure_until))) {
-		struct page *page = alloc_page(gfp);
+	while (!htg_paused(pool)) {
+		struct page *page = alloc_pages_node(htg_pool_nodes[pool], HTG_POOL_GFP | __GFP_ZERO, 0);
 
 		if (!page) {
-			WRITE_ONCE(htg_pressure_until, jiffies + HTG_PRESSURE_PAUSE);
+			WRITE_ONCE(htg_state[pool].pressure_until, jiffies + HTG_PRESSURE_PAUSE);
 			break;
 		}
-		if (!htg_pool_push(page, upto)) {
+		if (!htg_pool_push(pool, page, upto)) {
 			__free_page(page);
 			break;
 		}
@@ -170,17 +230,14 @@ static void htg_pool_fill(u64 upto)
 }
 
 /* Memory may be plenty and in pieces: then there is none for now, and pages are of 4 KiB. */
-static void htg_refill_large_work(struct kthread_work *work)
+static void htg_large_fill(unsigned int pool)
 {
-	gfp_t gfp = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN | __GFP_NOMEMALLOC;
-
-	while (!time_before(jiffies, READ_ONCE(htg_pressure_until)) &&
-	       !time_before(jiffies, READ_ONCE(htg_large_until))) {
-		struct page *page = alloc_pages(gfp, HTG_LARGE_ORDER);
+	while (!htg_paused(pool) && !time_before(jiffies, READ_ONCE(htg_state[pool].large_until))) {
+		struct page *page = alloc_pages_node(htg_pool_nodes[pool], HTG_POOL_GFP, HTG_LARGE_ORDER);
 		unsigned int i;
 
 		if (!page) {
-			WRITE_ONCE(htg_large_until, jiffies + HTG_PRESSURE_PAUSE);
+			WRITE_ONCE(htg_state[pool].large_until, jiffies + HTG_PRESSURE_PAUSE);
 			break;
 		}
 		split_page(page, HTG_LARGE_ORDER);
@@ -189,23 +246,35 @@ static void htg_refill_large_work(struct kthread_work *work)
 			clear_highpage(page + i);
 			cond_resched();
 		}
-		if (!htg_large_push(page)) {
+		if (!htg_large_push(pool, page)) {
 			htg_put_large(htg_word(page));
 			break;
 		}
 	}
 }
 
+static void htg_refill_large_work(struct kthread_work *work)
+{
+	unsigned int pool;
+
+	for (pool = 0; pool < htg_pool_count; pool++)
+		htg_large_fill(pool);
+}
+
 static void htg_refill_idle_work(struct kthread_work *work)
 {
-	htg_pool_fill(READ_ONCE(htg_high));
+	unsigned int pool;
+
+	for (pool = 0; pool < htg_pool_count; pool++)
+		htg_pool_fill(pool, READ_ONCE(htg_state[pool].high));
 }
 
 static void htg_refill_now_work(struct work_struct *work)
 {
-	u64 low = READ_ONCE(htg_low);
+	unsigned int pool;
 
-	htg_pool_fill(min(low, 2 * htg_reserve(low, READ_ONCE(htg_high))));
+	for (pool = 0; pool < htg_pool_count; pool++)
+		htg_pool_fill(pool, min(READ_ONCE(htg_state[pool].low), 2 * htg_reserve_of(pool)));
 }
 
 static DEFINE_KTHREAD_WORK(htg_refill_idle, htg_refill_idle_work);
@@ -213,32 +282,72 @@ static DEFINE_KTHREAD_WORK(htg_refill_large, htg_refill_large_work);
 static DECLARE_WORK(htg_refill_now, htg_refill_now_work);
 
 /* Queues a refill of 2 MiB frames, as htg_pool_poke() does it. */
-void htg_large_poke(struct htg_arena *a)
+static void htg_large_poke_one(struct htg_arena *a, unsigned int pool)
 {
-	if (htg_large_in_pool(a) < htg_large_wanted(a) && !time_before(jiffies, READ_ONCE(htg_large_until)))
+	if (htg_large_in_pool(a, pool) < htg_large_wanted(a, pool) &&
+	    !time_before(jiffies, READ_ONCE(htg_state[pool].large_until)))
 		kthread_queue_work(htg_worker, &htg_refill_large);
 }
 
-/* May be called with interrupts off, under RCU or htg_lock. */
-void htg_pool_poke(struct htg_arena *a)
+void htg_large_poke(struct htg_arena *a)
 {
-	u64 low = READ_ONCE(htg_low), level = htg_pool_level(a);
+	unsigned int pool;
 
-	if (time_before(jiffies, READ_ONCE(htg_pressure_until)))
-		return;
-	htg_large_poke(a);
-	if (level >= low)
-		return;
-	if (level < htg_reserve(low, READ_ONCE(htg_high)) && !work_pending(&htg_refill_now))
-		queue_work(ht_unbound_wq, &htg_refill_now);
-	kthread_queue_work(htg_worker, &htg_refill_idle); /* nothing when it is queued already */
+	for (pool = 0; pool < a->pools; pool++)
+		htg_large_poke_one(a, pool);
+}
+
+/* May be called with interrupts off, under RCU or htg_lock. */
+void htg_pool_poke(struct htg_arena *a, u64 pools)
+{
+	unsigned int pool;
+
+	for (pool = 0; pool < a->pools; pool++) {
+		u64 level;
+
+		if (!(pools >> pool & 1) || htg_paused(pool))
+			continue;
+		htg_large_poke_one(a, pool);
+		level = htg_pool_level_of(a, pool);
+		if (level >= READ_ONCE(htg_state[pool].low))
+			continue;
+		if (level < htg_reserve_of(pool) && !work_pending(&htg_refill_now))
+			queue_work(ht_unbound_wq, &htg_refill_now);
+		kthread_queue_work(htg_worker, &htg_refill_idle); /* nothing when it is queued already */
+	}
+}
+
+static u64 htg_node_pages(unsigned int pool)
+{
+	return max(1ul, node_present_pages(htg_pool_nodes[pool]));
+}
+
+/* A pool's share of n, by its node's memory; all of them together are n. */
+static u64 htg_share(const struct htg_arena *a, unsigned int pool, u64 n)
+{
+	u64 all = 0, before = 0, own = htg_node_pages(pool);
+	unsigned int i;
+
+	for (i = 0; i < a->pools; i++) {
+		all += htg_node_pages(i);
+		before += i < pool ? htg_node_pages(i) : 0;
+	}
+	return div64_u64(n * (before + own), all) - div64_u64(n * before, all);
 }
 
 static void htg_pool_limits(struct htg_arena *a, u64 low, u64 high)
 {
+	u64 reserve = U64_MAX;
+	unsigned int pool;
+
 	WRITE_ONCE(htg_low, low);
 	WRITE_ONCE(htg_high, high);
-	WRITE_ONCE(a->h->pool_low, htg_reserve(low, high)); /* what is left then is for faults */
+	for (pool = 0; pool < a->pools; pool++) {
+		WRITE_ONCE(htg_state[pool].high, min(htg_share(a, pool, high), a->h->pool_entries));
+		WRITE_ONCE(htg_state[pool].low, min(htg_share(a, pool, low), htg_state[pool].high));
+		reserve = min(reserve, htg_reserve_of(pool));
+	}
+	WRITE_ONCE(a->h->pool_low, reserve); /* what is left then is for faults */
 }
 
 static void htg_refills_cancel(void)
@@ -257,9 +366,9 @@ int htg_pool_set(u64 low, u64 high)
 	a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
 	if (a) {
 		ret = -EINVAL;
-		if (low <= high && high <= a->h->pool_entries) {
+		if (low <= high && high <= a->h->pool_entries * a->pools) {
 			htg_pool_limits(a, low, high);
-			htg_pool_poke(a);
+			htg_pool_poke(a, HTG_ALL_POOLS);
 			ret = 0;
 		}
 	}
@@ -267,57 +376,94 @@ int htg_pool_set(u64 low, u64 high)
 	return ret;
 }
 
+/* Fills in what there is of pool `number`. */
+int htg_pool_get(struct htg_pool *to)
+{
+	u32 pool = to->number;
+	struct htg_arena *a;
+	int ret = -ENODEV;
+
+	mutex_lock(&htg_lock);
+	a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
+	if (a)
+		ret = pool < a->pools ? 0 : -ENOENT;
+	if (!ret)
+		*to = (struct htg_pool){
+			.number = pool, .node = htg_pool_nodes[pool], .level = htg_pool_level_of(a, pool),
+			.low = htg_state[pool].low, .high = htg_state[pool].high,
+			.large_frames = htg_large_wanted(a, pool), .large_level = htg_large_level_of(a, pool),
+		};
+	mutex_unlock(&htg_lock);
+	return ret;
+}
+
 /*
- * Defaults: up to 1/16 of memory in the pool (it is given back when memory is short), at most 512 MiB;
+ * Defaults: up to 1/16 of memory in the pools (it is given back when memory is short), at most 512 MiB;
  * refilled when a quarter of that is gone.
  */
 void htg_pool_start(struct htg_arena *a)
 {
-	u64 high = min_t(u64, a->h->pool_entries, min(totalram_pages() / 16, HTG_POOL_MAX_PAGES));
+	u64 high = min_t(u64, a->h->pool_entries * a->pools, min(totalram_pages() / 16, HTG_POOL_MAX_PAGES));
+	unsigned int pool;
 
 	htg_pool_limits(a, high - high / 4, high);
-	htg_pressure_until = jiffies;
-	htg_large_until = jiffies;
+	for (pool = 0; pool < a->pools; pool++) {
+		htg_state[pool].large = min_t(u64, htg_share(a, pool, min(htg_large_frames, HTG_LARGE_MOST)), HT_LARGE_ENTRIES);
+		htg_state[pool].pressure_until = jiffies;
+		htg_state[pool].large_until = jiffies;
+	}
+}
+
+/* The frames of `n` slots, or large ones. */
+static void htg_ring_empty(u64 *slots, u64 n, bool large)
+{
+	u64 i, word;
+
+	for (i = 0; i < n; i++) {
+		word = xchg(&slots[i], 0);
+		if (word && large)
+			htg_put_large(word);
+		else if (word)
+			htg_put_frame(htg_word_page(word));
+	}
 }
 
 void htg_pool_stop(struct htg_arena *a)
 {
+	unsigned int pool;
 	u64 i;
 
 	htg_refills_cancel();
 	/* no program runs: whatever is in a slot, taken or not, is ours again */
-	for (i = 0; i < a->h->pool_entries; i++) {
-		u64 word = xchg(&a->pool[i], 0);
+	htg_ring_empty(a->pool, a->pools * a->h->pool_entries, false);
+	if (a->large_pool)
+		htg_ring_empty(a->large_pool, a->pools * HT_LARGE_ENTRIES, true);
+	for (pool = 0; pool < a->pools; pool++)
+		for (i = 0; i < HT_MAX_CPUS; i++) {
+			htg_ring_empty(&htg_pool_hand(a, pool, i)->spare, 1, false);
+			htg_ring_empty(&htg_pool_hand(a, pool, i)->spare_large, 1, true);
+		}
+}
 
-		if (word)
-			htg_put_frame(htg_word_page(word));
-	}
-	for (i = 0; i < a->h->cpus_count; i++) {
-		u64 word = xchg(&a->cpus[i].spare, 0);
-
-		if (word)
-			htg_put_frame(htg_word_page(word));
-		word = xchg(&a->cpus[i].spare_large, 0);
-		if (word)
-			htg_put_large(word);
-	}
-	for (i = 0; a->large_pool && i < HT_LARGE_ENTRIES; i++) {
-		u64 word = xchg(&a->large_pool[i], 0);
-
-		if (word)
-			htg_put_large(word);
-	}
+/* The pool whose frames are of this node. Under RCU. */
+static bool htg_pool_of_node(const struct htg_arena *a, int node, unsigned int *pool)
+{
+	for (*pool = 0; a && *pool < a->pools; ++*pool)
+		if (htg_pool_nodes[*pool] == node)
+			return true;
+	return false;
 }
 
 static unsigned long htg_shrink_count(struct shrinker *s, struct shrink_control *sc)
 {
 	struct htg_arena *a;
 	unsigned long n = 0;
+	unsigned int pool;
 
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
-	if (a)
-		n = htg_pool_level(a) + htg_large_in_pool(a) * HTG_GRANULE;
+	if (htg_pool_of_node(a, sc->nid, &pool))
+		n = htg_pool_level_of(a, pool) + htg_large_in_pool(a, pool) * HTG_GRANULE;
 	rcu_read_unlock();
 	return n ?: SHRINK_EMPTY;
 }
@@ -326,19 +472,23 @@ static unsigned long htg_shrink_scan(struct shrinker *s, struct shrink_control *
 {
 	struct htg_arena *a;
 	unsigned long n = 0;
+	unsigned int pool;
+	bool found;
 
-	WRITE_ONCE(htg_pressure_until, jiffies + HTG_PRESSURE_PAUSE);
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
-	while (a && n < sc->nr_to_scan) {
-		u64 word = htg_pool_take(a);
+	found = htg_pool_of_node(a, sc->nid, &pool);
+	if (found)
+		WRITE_ONCE(htg_state[pool].pressure_until, jiffies + HTG_PRESSURE_PAUSE);
+	while (found && n < sc->nr_to_scan) {
+		u64 word = htg_pool_take(a, pool);
 
 		if (word) {
 			htg_put_frame(htg_word_page(word));
 			n++;
 			continue;
 		}
-		word = htg_large_take(a);
+		word = htg_large_take(a, pool);
 		if (!word)
 			break;
 		htg_put_large(word);
@@ -354,7 +504,7 @@ static struct shrinker *htg_shrinker;
 
 static int htg_shrinker_register(void)
 {
-	htg_shrinker = shrinker_alloc(0, "hyperturtle-pool");
+	htg_shrinker = shrinker_alloc(SHRINKER_NUMA_AWARE, "hyperturtle-pool");
 	if (!htg_shrinker)
 		return -ENOMEM;
 	htg_shrinker->count_objects = htg_shrink_count;
@@ -372,6 +522,7 @@ static struct shrinker htg_shrinker = {
 	.count_objects = htg_shrink_count,
 	.scan_objects = htg_shrink_scan,
 	.seeks = DEFAULT_SEEKS,
+	.flags = SHRINKER_NUMA_AWARE,
 };
 
 static int htg_shrinker_register(void)
@@ -387,8 +538,11 @@ static void htg_shrinker_unregister(void)
 
 int htg_pool_init(void)
 {
-	int ret;
+	int ret, node;
 
+	for_each_node_state(node, N_MEMORY)
+		if (htg_pool_count < HT_MAX_POOLS)
+			htg_pool_nodes[htg_pool_count++] = node;
 	htg_worker = ht_kthread_worker("hyperturtle_pool");
 	if (IS_ERR(htg_worker))
 		return PTR_ERR(htg_worker);

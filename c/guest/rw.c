@@ -73,7 +73,7 @@ static ssize_t htg_write_page(struct inode *inode, loff_t pos, struct iov_iter *
 		if (ret)
 			return ret;
 	}
-	page = htg_page_get(f, pos >> PAGE_SHIFT, current->mm, false);
+	page = htg_page_get(f, pos >> PAGE_SHIFT, NULL);
 	if (IS_ERR(page)) {
 		copied = 0;
 		ret = PTR_ERR(page);

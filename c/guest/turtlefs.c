@@ -51,12 +51,22 @@ static void htg_fill_large(struct htg_file *f, unsigned long granule, u64 large)
 		WRITE_ONCE(f->words[i], htg_word_in_large(large, i));
 }
 
+/* A 2 MiB frame as the memory policy wants it, or 0. Interleaved are granules of the file. Under RCU. */
+static u64 htg_large_for(struct htg_arena *a, unsigned long granule, struct vm_fault *vmf)
+{
+	struct htg_policy own = {};
+
+	if (vmf)
+		own = htg_policy_of(vmf->vma);
+	return htg_large_take(a, htg_policy_pool(a, &own, granule % a->pools));
+}
+
 /*
  * Before an empty page gets a frame of its own: sees to it that its granule is one of small pages. False: look at its
  * word again. A granule that has no page yet gets a 2 MiB frame if there is one, as a program would give it. Caller
  * holds f->sem for reading, so no granule is closed.
  */
-static bool htg_granule_small(struct htg_file *f, unsigned long page)
+static bool htg_granule_small(struct htg_file *f, unsigned long page, struct vm_fault *vmf)
 {
 	unsigned long granule = page / HTG_GRANULE;
 	u64 word = f->granules ? READ_ONCE(f->granules[granule]) : HT_WORD_SMALL, large = 0;
@@ -71,7 +81,7 @@ static bool htg_granule_small(struct htg_file *f, unsigned long page)
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
 	if (a && !htg_account_charge(f->account, HTG_GRANULE, GFP_NOWAIT | __GFP_NOWARN)) {
-		large = htg_large_take(a);
+		large = htg_large_for(a, granule, vmf);
 		if (!large)
 			htg_account_uncharge(f->account, HTG_GRANULE);
 	}
@@ -187,12 +197,15 @@ static void htg_fresh_put(struct htg_fresh *fresh)
  * In the VMM's thread, without f->sem: charging may wait, reclaim, and have the OOM killer end a process of that cgroup,
  * which may be the one that we are in; an end of it needs f->sem.
  */
-static bool htg_fresh_get(struct htg_fresh *fresh, struct htg_file *f, struct mm_struct *mm)
+static bool htg_fresh_get(struct htg_fresh *fresh, struct htg_file *f, struct vm_fault *vmf)
 {
-	fresh->account = htg_file_account(f, mm);
+	gfp_t gfp = GFP_HIGHUSER | __GFP_ZERO;
+
+	fresh->account = htg_file_account(f, vmf ? vmf->vma->vm_mm : current->mm);
 	if (!fresh->account || htg_account_charge_one(fresh->account))
 		goto fail;
-	fresh->page = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
+	/* by the mapping's memory policy, if it has one, else by the thread's */
+	fresh->page = vmf ? alloc_page_vma(gfp, vmf->vma, vmf->address) : alloc_page(gfp);
 	if (!fresh->page) {
 		htg_account_uncharge(fresh->account, 1);
 		goto fail;
@@ -216,10 +229,10 @@ static void htg_fault_found(void)
 
 /*
  * Page i, locked and with a reference; if it has no frame it gets one, charged to the file's account or, if that is the
- * first, to mm's. -EFAULT behind the end, -ENOMEM. `fault`: one of a mapping, and counted as such. Caller holds no lock
- * of ours.
+ * first, to that of the process. -EFAULT behind the end, -ENOMEM. `vmf`: for this fault of a mapping, which is counted;
+ * else NULL. Caller holds no lock of ours.
  */
-struct page *htg_page_get(struct htg_file *f, unsigned long i, struct mm_struct *mm, bool fault)
+struct page *htg_page_get(struct htg_file *f, unsigned long i, struct vm_fault *vmf)
 {
 	struct htg_fresh fresh = {};
 	struct page *page;
@@ -238,12 +251,12 @@ struct page *htg_page_get(struct htg_file *f, unsigned long i, struct mm_struct 
 			if (!fresh.page || fresh.account != f->account) {
 				up_read(&f->sem);
 				htg_fresh_put(&fresh);
-				if (!htg_fresh_get(&fresh, f, mm))
+				if (!htg_fresh_get(&fresh, f, vmf))
 					return ERR_PTR(-ENOMEM);
 				down_read(&f->sem);
 				continue;
 			}
-			if (!htg_granule_small(f, i))
+			if (!htg_granule_small(f, i, vmf))
 				continue;
 			get_page(fresh.page); /* the caller's reference, besides the word's */
 			if (cmpxchg64(slot, HT_WORD_EMPTY, htg_word(fresh.page)) == HT_WORD_EMPTY) {
@@ -252,7 +265,7 @@ struct page *htg_page_get(struct htg_file *f, unsigned long i, struct mm_struct 
 				break;
 			}
 			put_page(fresh.page);
-			if (fault)
+			if (vmf)
 				atomic64_inc(&htg_count.faults_lost);
 			continue;
 		}
@@ -269,7 +282,7 @@ struct page *htg_page_get(struct htg_file *f, unsigned long i, struct mm_struct 
 				word &= ~HT_WORD_AHEAD;
 		}
 		if (READ_ONCE(*slot) == word) {
-			if (fault)
+			if (vmf)
 				htg_fault_found();
 			break;
 		}
@@ -316,9 +329,9 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
 	if (a)
-		htg_pool_poke(a); /* L1 runs anyway: see whether the pool is low */
+		htg_pool_poke(a, HTG_ALL_POOLS); /* L1 runs anyway: see whether the pool is low */
 	rcu_read_unlock();
-	page = htg_page_get(f, vmf->pgoff, vmf->vma->vm_mm, true);
+	page = htg_page_get(f, vmf->pgoff, vmf);
 	if (IS_ERR(page))
 		return PTR_ERR(page) == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
 	/* locked until it is mapped: anyone who clears the word now waits for this lock before it unmaps */
@@ -388,9 +401,21 @@ static int htg_mprotect(struct vm_area_struct *vma, unsigned long start, unsigne
 	return 0;
 }
 
+#ifdef CONFIG_NUMA
+/* mbind() of a mapping, before it happens and under mmap_lock for writing; the policy is the mapping's, not the file's. */
+static int htg_set_policy(struct vm_area_struct *vma, struct mempolicy *new)
+{
+	htg_l2_mapped(vma->vm_mm);
+	return 0;
+}
+#endif
+
 static const struct vm_operations_struct htg_vm_ops = {
 	.fault = htg_fault,
 	.mprotect = htg_mprotect,
+#ifdef CONFIG_NUMA
+	.set_policy = htg_set_policy,
+#endif
 };
 
 static int htg_mmap(struct file *file, struct vm_area_struct *vma)

@@ -10,6 +10,9 @@
  *                                    mismatches
  *     calls:COUNT                    a loop of that many turns, in the innermost of three functions that keep frame pointers
  *     log:1|0                        this program has KVM log the guest's writes from now on, as for a migration, or no more
+ *     cpu:N                          this thread, so the vCPU, runs on that CPU from now on
+ *     policy:MODE:NODES              its memory policy from now on: a number MPOL_* and a bitmap of nodes, as set_mempolicy() has it
+ *     mbind:MODE:NODES:FIRST:COUNT   the same of these pages, by mbind()
  *     share:FIRST:COUNT:ROLE:VISITS  visits random ones of these pages, checks and writes them as `pattern share` does
  *
  * FILE is the guest's RAM, or `-` for anonymous memory; page 0 of the steps lies at 4 MiB in it. When the VM is there,
@@ -25,7 +28,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #include <linux/kvm.h>
@@ -158,7 +163,8 @@ asm(".pushsection .rodata\n"
 static void usage(void)
 {
 	fprintf(stderr, "usage: tiny_vmm FILE|- PAGES STEP...\n"
-			"steps: touch:FIRST:COUNT scattered:FIRST:COUNT cpuid:COUNT calls:COUNT log:1|0 share:FIRST:COUNT:ROLE:VISITS\n");
+			"steps: touch:FIRST:COUNT scattered:FIRST:COUNT cpuid:COUNT calls:COUNT log:1|0 cpu:N policy:MODE:NODES\n"
+			"       mbind:MODE:NODES:FIRST:COUNT share:FIRST:COUNT:ROLE:VISITS\n");
 	exit(2);
 }
 
@@ -190,11 +196,12 @@ static int run_to_halt(int cpu, const struct kvm_run *run)
 }
 
 struct step {
-	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE, LOG } kind;
+	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE, LOG, CPU, POLICY, MBIND } kind; /* from LOG on, of this program alone */
 	unsigned long long first, count, role, visits;
+	unsigned long mode, nodes;
 };
 
-static const char *const kinds[] = { "touch", "scattered", "cpuid", "calls", "share", "log" };
+static const char *const kinds[] = { "touch", "scattered", "cpuid", "calls", "share", "log", "cpu", "policy", "mbind" };
 
 static struct step parse_step(const char *text, uint64_t pages)
 {
@@ -211,6 +218,12 @@ static struct step parse_step(const char *text, uint64_t pages)
 		s.kind = CALLS;
 	else if (sscanf(text, "log:%llu", &s.role) == 1 && s.role <= 1)
 		s = (struct step){ .kind = LOG, .count = 1, .role = s.role };
+	else if (sscanf(text, "cpu:%llu", &s.role) == 1)
+		s = (struct step){ .kind = CPU, .count = 1, .role = s.role };
+	else if (sscanf(text, "policy:%lu:%lu", &s.mode, &s.nodes) == 2)
+		s = (struct step){ .kind = POLICY, .count = 1, .mode = s.mode, .nodes = s.nodes };
+	else if (sscanf(text, "mbind:%lu:%lu:%llu:%llu", &s.mode, &s.nodes, &s.first, &s.count) == 4)
+		s.kind = MBIND;
 	else if (sscanf(text, "cpuid:%llu", &s.count) != 1)
 		usage();
 	if (!s.count || (s.kind != CPUID && s.kind != CALLS && (s.first >= pages || s.count > pages - s.first)))
@@ -256,6 +269,26 @@ static uint64_t run_step(int cpu, const struct kvm_run *run, char *ram, const st
 	       (unsigned long long)bad);
 	fflush(stdout);
 	return bad;
+}
+
+/* On which NUMA node memory is, from now on: by the CPU, or a policy of this thread or of some pages. */
+static void place_memory(char *ram, const struct step *s)
+{
+	const unsigned long *nodes = s->nodes ? &s->nodes : NULL;
+	unsigned long bits = s->nodes ? 8 * sizeof(s->nodes) : 0;
+	cpu_set_t one;
+
+	if (s->kind == CPU) {
+		CPU_ZERO(&one);
+		CPU_SET((size_t)s->role, &one);
+		if (sched_setaffinity(0, sizeof(one), &one))
+			die("sched_setaffinity");
+	} else if (s->kind == POLICY) {
+		if (syscall(SYS_set_mempolicy, s->mode, nodes, bits))
+			die("set_mempolicy");
+	} else if (syscall(SYS_mbind, ram + TEST_GPA + s->first * PAGE, s->count * PAGE, s->mode, nodes, bits, 0)) {
+		die("mbind");
+	}
 }
 
 int main(int argc, char **argv)
@@ -307,12 +340,16 @@ int main(int argc, char **argv)
 
 		while (sigwait(&wanted, &signal_number))
 			;
-		if (s.kind == LOG) {
-			region.flags = s.role ? KVM_MEM_LOG_DIRTY_PAGES : 0;
-			if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
-				die("KVM_SET_USER_MEMORY_REGION");
-			printf("{\"step\":\"log\",\"count\":%llu,\"visits\":0,\"userExits\":0,\"ns\":0,\"readBackOwn\":0,"
-			       "\"registers\":[0,0,0,0],\"mismatches\":0}\n", s.role);
+		if (s.kind >= LOG) {
+			if (s.kind == LOG) {
+				region.flags = s.role ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+				if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+					die("KVM_SET_USER_MEMORY_REGION");
+			} else {
+				place_memory(ram, &s);
+			}
+			printf("{\"step\":\"%s\",\"count\":%llu,\"visits\":0,\"userExits\":0,\"ns\":0,\"readBackOwn\":0,"
+			       "\"registers\":[0,0,0,0],\"mismatches\":0}\n", kinds[s.kind], s.kind == LOG ? s.role : s.count);
 			fflush(stdout);
 			continue;
 		}

@@ -6,14 +6,16 @@ import type { OwnedFd } from '../bpf/fds.ts';
 import { requireKnownKvm } from '../bpf/kvm-abi.ts';
 import { whenReadable } from '../bpf/poll.ts';
 import { ioctl, ioctlFd, openDevice } from '../bpf/sys.ts';
-import { HyperturtleError } from '../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import {
   GUEST_DEVICE,
   HTG_ABI,
   HTG_GET_INFO,
+  HTG_GET_POOL,
   HTG_INFO,
   HTG_L2_STATUS,
   HTG_L2_STATUS_ARG,
+  HTG_POOL,
   HTG_REGISTER,
   HTG_REGISTER_ARG,
   HTG_SET,
@@ -25,7 +27,7 @@ import {
   HTG_SET_POOL,
   HTG_WATCH_VMS,
 } from '../kernel/guest.ts';
-import type { HtgInfo, HtgL2Status } from '../kernel/guest.ts';
+import type { HtgInfo, HtgL2Status, HtgPool } from '../kernel/guest.ts';
 
 /** What to change; the rest stays. */
 export interface GuestSettings {
@@ -88,6 +90,25 @@ export class GuestDevice implements Disposable {
       ENOTTY: ['HT_UNSUPPORTED', 'this is not the device of hyperturtle_guest.ko of this version'],
     });
     return HTG_INFO.decode(arg);
+  }
+
+  /** One for each NUMA node; none without an arena, or from a module that does not tell them apart. */
+  pools(): HtgPool[] {
+    const pools: HtgPool[] = [];
+    try {
+      for (;;) {
+        const arg = HTG_POOL.encode({ number: pools.length });
+        ioctl(this.#file, HTG_GET_POOL, arg, {
+          ENOENT: ['HT_NOT_FOUND', 'there are no more pools'],
+          ENODEV: ['HT_NOT_FOUND', 'there is no arena'],
+          ENOTTY: ['HT_NOT_FOUND', 'this module has one pool'],
+        });
+        pools.push(HTG_POOL.decode(arg));
+      }
+    } catch (e) {
+      if (isHyperturtleError(e, 'HT_NOT_FOUND')) return pools;
+      throw e;
+    }
   }
 
   set(settings: GuestSettings): void {

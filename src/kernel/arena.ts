@@ -1,5 +1,5 @@
 /** Mirror of c/include/hyperturtle/arena.h: the layout of the memory that an L1 shares with its programs. */
-import { aligned, array, count, reserved, struct, u32, u64 } from './struct.ts';
+import { aligned, array, bytes, count, reserved, struct, u32, u64 } from './struct.ts';
 
 /** Bytes, low first: NUL, `HTARENA`. */
 export const HT_ARENA_MAGIC = 0x414e455241544800n;
@@ -61,7 +61,22 @@ export const HT_ARENA_HEADER = struct('struct ht_arena_header', {
   large_entries: count,
   large_head: count,
   large_tail: count,
-  reserved1: reserved(8),
+  pool_stride: count,
+  spare_stride: count,
+  reserved1: reserved(6),
+});
+
+export const HT_MAX_POOLS = 64;
+export const HT_POOL0_OFF = 128;
+/** What of the header each NUMA node's pool has for itself; that of pool 0 is in the header, at HT_POOL0_OFF. */
+export const HT_POOL = struct('struct ht_pool', {
+  head: count,
+  reserved0: reserved(15),
+  tail: count,
+  reserved1: reserved(5),
+  large_head: count,
+  large_tail: count,
+  reserved2: reserved(8),
 });
 
 export const HT_SLOT = struct('struct ht_slot', {
@@ -77,7 +92,7 @@ export const HT_CPU = struct('struct ht_cpu', {
   taken: u64,
   spare_large: u64,
   root: u64,
-  pool: count,
+  pools: bytes(HT_MAX_SLOTS, 1),
   reserved: reserved(2),
 });
 /** In `l2` of an L1 CPU: L1's KVM may have large entries for it. */

@@ -1,6 +1,6 @@
 /** Mirror of c/include/hyperturtle/guest.h: /dev/hyperturtle-guest of L1. */
 import { HT_LARGE_PAGES } from './arena.ts';
-import { io, ior, iow } from './ioctl.ts';
+import { io, ior, iow, iowr } from './ioctl.ts';
 import { count, reserved, s32, struct, text, u32, u64 } from './struct.ts';
 import type { ValueOf } from './struct.ts';
 
@@ -45,6 +45,19 @@ export const HTG_INFO = struct('struct htg_info', {
   reserved: reserved(2),
 });
 export type HtgInfo = ValueOf<typeof HTG_INFO>;
+
+/** One pool: the frames of one NUMA node. */
+export const HTG_POOL = struct('struct htg_pool', {
+  number: u32,
+  node: s32,
+  level: count,
+  low: count,
+  high: count,
+  large_frames: count,
+  large_level: count,
+  reserved: reserved(2),
+});
+export type HtgPool = ValueOf<typeof HTG_POOL>;
 
 /** Frames that are neither free nor in a pool: those of files, and of a CPU that lost a race. */
 export function framesOut(
@@ -118,4 +131,5 @@ export const HTG_GET_INFO = ior('HTG_GET_INFO', HTG_IOC, 0x00, HTG_INFO);
 export const HTG_SET = iow('HTG_SET', HTG_IOC, 0x01, HTG_SET_ARG);
 export const HTG_REGISTER = iow('HTG_REGISTER', HTG_IOC, 0x02, HTG_REGISTER_ARG);
 export const HTG_WATCH_VMS = io('HTG_WATCH_VMS', HTG_IOC, 0x03);
+export const HTG_GET_POOL = iowr('HTG_GET_POOL', HTG_IOC, 0x04, HTG_POOL);
 export const HTG_L2_STATUS = ior('HTG_L2_STATUS', HTG_IOC, 0x10, HTG_L2_STATUS_ARG);

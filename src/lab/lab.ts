@@ -56,6 +56,8 @@ export interface LabSpec {
   bochsModel?: string;
   /** Default 1. */
   l1Cpus?: number;
+  /** NUMA nodes of L1, among which its CPUs and memory are divided; default 1. */
+  l1Nodes?: number;
   /** Default 2048, with Bochs 1024. */
   l1MemoryMib?: number;
   /** Memory kept for a second L1 (`Lab.bootSecondL1`); default none. */
@@ -110,6 +112,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   const shape: L1Shape = {
     cpus: spec.l1Cpus ?? 1,
     memMib: spec.l1MemoryMib ?? (spec.accel === 'bochs' ? BOCHS_L1_MEM_MIB : 2048),
+    ...(spec.l1Nodes === undefined ? {} : { nodes: spec.l1Nodes }),
     ...(spec.secondL1MemoryMib ? { secondMemMib: spec.secondL1MemoryMib } : {}),
   };
   const accel = spec.accel ?? 'tcg';

@@ -27,6 +27,8 @@ export interface MachineSpec {
   accel: Accelerator;
   cpus: number;
   memMib: number;
+  /** NUMA nodes, among which CPUs and memory are divided; default one. */
+  nodes?: number;
   /** Bits of physical addresses, where the processor's are not right for the firmware; KVM's guests alone. */
   addressBits?: number;
   /** RAM in this file. `private`: changes stay in this process, the file is a template. */
@@ -152,7 +154,9 @@ export function qemuArguments(m: MachineSpec): string[] {
   args.push('-accel', m.accel === 'tcg' ? 'tcg,thread=multi,tb-size=512' : 'kvm');
   const host = m.addressBits === undefined ? 'host' : `host,host-phys-bits-limit=${m.addressBits}`;
   args.push('-cpu', m.accel === 'tcg' ? TCG_CPU : host);
-  args.push('-smp', String(m.cpus), '-m', `${m.memMib}M`);
+  // a package for each node: L1's kernel warns of CPUs that share caches across nodes
+  const sockets = m.nodes === undefined ? '' : `,sockets=${m.nodes}`;
+  args.push('-smp', `${m.cpus}${sockets}`, '-m', `${m.memMib}M`);
   // interrupt remapping needs QEMU's own IOAPIC
   const irqchip = m.iommu ? ',kernel-irqchip=split' : '';
   // no HPET: QEMU 10 goes on waking up for one that the kernel has masked, 250 times a second at each level
@@ -162,6 +166,7 @@ export function qemuArguments(m: MachineSpec): string[] {
       '-object',
       `memory-backend-file,id=ram,mem-path=${q(m.ramFile.path)},size=${m.memMib}M,share=${m.ramFile.private ? 'off' : 'on'}`,
     );
+  args.push(...nodeArguments(m));
   args.push('-kernel', m.kernel, '-initrd', m.initrd, '-append', m.cmdline);
   args.push('-chardev', `file,id=serial,path=${q(m.serialPath)},append=on`, '-serial', 'chardev:serial');
   // before all devices that it shall serve. Intel's works beside an AMD CPU too, and as L1's kernel wants it
@@ -199,10 +204,25 @@ export function qemuArguments(m: MachineSpec): string[] {
   return args;
 }
 
+/** Nodes of equal memory, and CPUs in order. */
+function nodeArguments({ nodes = 1, cpus, memMib }: MachineSpec): string[] {
+  if (nodes === 1) return [];
+  return Array.from({ length: nodes }, (_, n) => {
+    const [first, last] = [n, n + 1].map((i) => Math.floor((i * cpus) / nodes));
+    const has = first! < last! ? `,cpus=${first}-${last! - 1}` : '';
+    return [
+      ...['-object', `memory-backend-ram,id=node${n},size=${memMib / nodes}M`],
+      ...['-numa', `node,nodeid=${n},memdev=node${n}${has}`],
+    ];
+  }).flat();
+}
+
 /** What the user of a lab may choose about L1. */
 export interface L1Shape {
   cpus: number;
   memMib: number;
+  /** NUMA nodes; default one. */
+  nodes?: number;
   /** By l1AddressBits(). */
   addressBits?: number;
   /** Memory of L0 that is kept for a second L1. */
@@ -220,7 +240,7 @@ export function l1AddressBits(qemuVersion: string): { addressBits?: number } {
 
 /** L1, as L0 runs it. `kernelArgs`: of Artifacts.kernelArgs(1). */
 export function l1Machine(
-  shape: Pick<L1Shape, 'cpus' | 'memMib' | 'addressBits'>,
+  shape: Pick<L1Shape, 'cpus' | 'memMib' | 'nodes' | 'addressBits'>,
   kernelArgs: string,
   { run, ports, l2, images = true, nics = true }: L1Seat = FIRST_SEAT,
 ): MachineSpec {
@@ -229,6 +249,7 @@ export function l1Machine(
     accel: 'kvm',
     cpus: shape.cpus,
     memMib: shape.memMib,
+    ...(shape.nodes === undefined ? {} : { nodes: shape.nodes }),
     ...(shape.addressBits === undefined ? {} : { addressBits: shape.addressBits }),
     kernel: IN_GUEST.vmlinux,
     initrd: IN_GUEST.initramfs,

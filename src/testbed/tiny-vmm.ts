@@ -12,7 +12,7 @@ const PROGRAM = '/payload/l2/programs/tiny_vmm';
 export const TINY_VMM_TEST_OFFSET = 4 << 20;
 
 const resultSchema = z.object({
-  step: z.enum(['touch', 'scattered', 'cpuid', 'calls', 'share', 'log']),
+  step: z.enum(['touch', 'scattered', 'cpuid', 'calls', 'share', 'log', 'cpu', 'policy', 'mbind']),
   count: z.number(),
   visits: z.number(),
   userExits: z.number(),

@@ -24,6 +24,8 @@ import {
   SLOT,
   largeFrame,
   poolFrame,
+  secondFrame,
+  secondLargeFrame,
 } from '../support/arena.ts';
 import type { ArenaSpec } from '../support/arena.ts';
 import { useLab } from '../support/lab.ts';
@@ -159,6 +161,53 @@ describe('a fault on a page without a frame', () => {
     { frames: 70, header: { pool_low: 69 } },
     [{ page: 0 }, { page: 1 }, { page: 2 }],
     (answers) => expect(answers.map((a) => a['count'])).toEqual([1, 1, 1]),
+  );
+});
+
+describe('a fault in a slot whose frames are of another NUMA node', () => {
+  when(
+    "takes frames of that node's pool, and not the other one's that this CPU has in hand",
+    { second: { frames: 100, large: 0 }, spare: poolFrame(900) | HT_WORD_PRESENT },
+    [{ page: 0 }, { page: 1 }],
+    (answers, after) => {
+      expect(answers.map((a) => a['action'])).toEqual(['MAP', 'MAP']);
+      expect(after.framesInIndex()).toEqual([secondFrame(0), secondFrame(1)]);
+      expect(after.header.pool_head).toBe(0);
+      expect(after.cpu0.spare).toBe(poolFrame(900) | HT_WORD_PRESENT);
+    },
+  );
+
+  when(
+    'goes to L1 when its pool is empty, however many the other one has',
+    { second: { frames: 1, large: 0 } },
+    [{ page: 0 }, { page: 100 }],
+    (answers, after) => {
+      expect(answers[1]).toEqual(pass('POOL_EMPTY'));
+      expect(after.framesInIndex()).toEqual([secondFrame(0)]);
+      expect(after.l2.frames_taken).toBe(1);
+    },
+  );
+
+  when(
+    'maps what is there whatever its pool has',
+    { second: { frames: 0, large: 0 }, words: { 5: poolFrame(901) | HT_WORD_PRESENT } },
+    [{ page: 5 }],
+    (answers) => expect(answers[0]).toMatchObject({ action: 'MAP' }),
+  );
+
+  when(
+    'gets 2 MiB of that node',
+    { largeFrames: 4, runsOnCpu0: 1 + HT_CPU_LARGE, second: { frames: 0, large: 1 } },
+    [
+      { page: 0, level: 2 },
+      { page: 512, level: 2 },
+    ],
+    (answers, after) => {
+      expect(answers[0]).toMatchObject({ action: 'MAP', count: 512 });
+      expect(answers[1]).toEqual(pass('POOL_EMPTY'));
+      expect(after.granule(0)).toBe(secondLargeFrame(0) | HT_WORD_PRESENT);
+      expect(after.header.large_head).toBe(0);
+    },
   );
 });
 
@@ -483,9 +532,15 @@ describe('on a hostile layout it still answers, with groups of at most 64 pages,
     specs.push({ header: { cpus_off: at } }, { header: { l2_off: at } }, { header: { pool_off: at } });
     specs.push({ l2: { slots: [{ gfn: FIRST_GFN, npages: huge, word_off: at, small: 0 }] } });
   }
+  for (const stride of [4, ARENA_BYTES - 256, ARENA_BYTES, 2 ** 52, huge])
+    for (const field of ['pool_stride', 'spare_stride'])
+      specs.push({ second: { frames: 9, large: 0 }, header: { [field]: stride } });
   const random = randoms(99);
   const some = (): number => [1, 7, 8, 4095, ARENA_BYTES - 8, 2 ** 40, huge][random.next().value % 7]!;
-  const fields = ['cpus_off', 'cpus_count', 'l2_off', 'l2_count', 'pool_off', 'pool_entries', 'group_max'];
+  const fields = [
+    ...['cpus_off', 'cpus_count', 'l2_off', 'l2_count', 'pool_off', 'pool_entries', 'group_max'],
+    ...['pool_stride', 'spare_stride'],
+  ];
   for (let i = 0; i < 20; i++) {
     const header = Object.fromEntries(
       fields.filter(() => random.next().value % 3 === 0).map((f) => [f, some()]),

@@ -8,6 +8,8 @@ import {
   HT_L2,
   HT_L2_ON,
   HT_LARGE_ENTRIES,
+  HT_POOL,
+  HT_POOL0_OFF,
   HT_WORD_PRESENT,
 } from '../../src/kernel/arena.ts';
 import type { StructValue } from '../../src/kernel/struct.ts';
@@ -39,6 +41,11 @@ export const poolFrame = (n: number): bigint => BigInt(0x100000 + n) << 12n;
 /** L1 frame address of the n-th frame in the pool of 2 MiB frames. */
 export const largeFrame = (n: number): bigint => BigInt(0x40000000 + n * 0x200000);
 
+/** The same of the second pool. */
+export const secondFrame = (n: number): bigint => poolFrame(0x10000 + n);
+export const secondLargeFrame = (n: number): bigint => largeFrame(0x100 + n);
+const SECOND_ENTRIES = POOL_ENTRIES / 2;
+
 /** What can be changed of the default: L2 number 1 on CPU 0, one slot, `frames` in the pool, template learned. */
 export interface ArenaSpec {
   frames?: number;
@@ -49,6 +56,10 @@ export interface ArenaSpec {
   root?: bigint;
   /** 2 MiB frames in their pool; undefined: L1 has no 2 MiB pages. */
   largeFrames?: number;
+  /** A second pool, of another NUMA node, with so many frames and 2 MiB frames; the slot's frames come from there. */
+  second?: { frames: number; large: number };
+  /** A frame of the first pool that CPU 0 has in hand. */
+  spare?: bigint;
   /** Words of granules. */
   granules?: Record<number, bigint>;
   /** Words of the index by page of the slot. */
@@ -100,9 +111,19 @@ export class ArenaImage {
       a.#view.setBigUint64(LARGE_POOL_OFF + 8 * i, largeFrame(i) | HT_WORD_PRESENT, true);
     for (const [granule, word] of Object.entries(spec.granules ?? {}))
       a.#view.setBigUint64(LARGE_OFF + 8 * Number(granule), word, true);
+    if (spec.second) {
+      a.#addSecondPool(spec.second);
+      HT_ARENA_HEADER.write(a.#view, 0, { ...a.header, ...spec.header });
+    }
     for (let i = 0; i < frames; i++)
       a.#view.setBigUint64(POOL_OFF + 8 * i, poolFrame(i) | HT_WORD_PRESENT, true);
-    HT_CPU.write(a.#view, CPUS_OFF, { ...a.cpu0, l2: spec.runsOnCpu0 ?? 1, root: spec.root ?? 0n });
+    HT_CPU.write(a.#view, CPUS_OFF, {
+      ...a.cpu0,
+      l2: spec.runsOnCpu0 ?? 1,
+      root: spec.root ?? 0n,
+      spare: spec.spare ?? 0n,
+      pools: Uint8Array.of(spec.second ? 1 : 0, ...Array<number>(7).fill(0)),
+    });
     HT_L2.write(a.#view, L2_OFF + HT_L2.size, {
       ...a.l2,
       state: HT_L2_ON,
@@ -115,6 +136,29 @@ export class ArenaImage {
     for (const [page, word] of Object.entries(spec.words ?? {}))
       a.#view.setBigUint64(INDEX_OFF + 8 * Number(page), word, true);
     return a;
+  }
+
+  #addSecondPool({ frames, large }: { frames: number; large: number }): void {
+    HT_ARENA_HEADER.write(this.#view, 0, {
+      ...this.header,
+      pool_entries: SECOND_ENTRIES,
+      pool_stride: HT_POOL.size,
+      spare_stride: CPUS * HT_CPU.size,
+    });
+    HT_POOL.write(this.#view, HT_POOL0_OFF + HT_POOL.size, {
+      head: 0,
+      tail: frames,
+      large_head: 0,
+      large_tail: large,
+    });
+    for (let i = 0; i < frames; i++)
+      this.#view.setBigUint64(POOL_OFF + 8 * (SECOND_ENTRIES + i), secondFrame(i) | HT_WORD_PRESENT, true);
+    for (let i = 0; i < large; i++)
+      this.#view.setBigUint64(
+        LARGE_POOL_OFF + 8 * (HT_LARGE_ENTRIES + i),
+        secondLargeFrame(i) | HT_WORD_PRESENT,
+        true,
+      );
   }
 
   get header(): Header {

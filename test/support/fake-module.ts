@@ -34,6 +34,7 @@ export class FakeModule {
     this.#queue = [];
     return {
       info: () => this.#info(),
+      pools: () => [],
       set: (s) => void this.settings.push(s),
       scan: () => [...this.vms],
       register: (pid) => this.#register(pid),

@@ -53,9 +53,17 @@ static __always_inline __u64 take_from(void *base, __u64 *ring_head, __u64 *ring
 	return 0;
 }
 
-static __always_inline __u64 take(void *base, struct ht_arena_header *h)
+/* Where a fault's frames come from: the pool that L1 has named for its slot, and frames of that pool which this CPU has in hand. */
+struct source {
+	__u64 number;
+	__u64 ring;
+	struct ht_pool *pool;
+	struct ht_cpu *hand;
+};
+
+static __always_inline __u64 take(void *base, struct ht_arena_header *h, const struct source *from)
 {
-	return take_from(base, &h->pool_head, &h->pool_tail, h->pool_off, h->pool_entries);
+	return take_from(base, &from->pool->head, &from->pool->tail, from->ring, h->pool_entries);
 }
 
 /*
@@ -82,7 +90,7 @@ static __always_inline __u64 *granule_at(void *base, struct ht_arena_header *h, 
  * granule's word; the words of the pages follow from it, and anyone who finds one missing writes the same.
  */
 static __always_inline int large(struct ht_npf_ctx *ctx, void *base, struct ht_arena_header *h, struct ht_l2 *l2,
-				 struct ht_cpu *cpu, const struct ht_slot *slot, __u64 gfn)
+				 struct ht_cpu *cpu, const struct source *from, const struct ht_slot *slot, __u64 gfn)
 {
 	__u64 first = gfn & ~(HT_LARGE_PAGES - 1), off, frame, *granule, *words, page, won = 0;
 
@@ -106,17 +114,18 @@ static __always_inline int large(struct ht_npf_ctx *ctx, void *base, struct ht_a
 	if (frame == HT_WORD_EMPTY) {
 		if (READ(l2->frames_taken) + HT_LARGE_PAGES > READ(l2->frames_limit))
 			return pass(ctx, l2, HT_NPF_R_LIMIT);
-		frame = READ(cpu->spare_large);
+		frame = READ(from->hand->spare_large);
 		if (!frame) {
-			frame = take_from(base, &h->large_head, &h->large_tail, h->large_pool_off, h->large_entries);
+			frame = take_from(base, &from->pool->large_head, &from->pool->large_tail,
+					  h->large_pool_off + from->number * h->large_entries * 8, h->large_entries);
 			if (!frame)
 				return pass(ctx, l2, HT_NPF_R_POOL_EMPTY);
-			WRITE(cpu->spare_large, frame);
+			WRITE(from->hand->spare_large, frame);
 		}
 		if (!reserve(l2, HT_LARGE_PAGES))
 			return pass(ctx, l2, HT_NPF_R_LIMIT);
 		if (__sync_val_compare_and_swap(granule, HT_WORD_EMPTY, frame) == HT_WORD_EMPTY) {
-			WRITE(cpu->spare_large, 0);
+			WRITE(from->hand->spare_large, 0);
 			won = 1;
 		} else {
 			__sync_fetch_and_add(&l2->frames_taken, -HT_LARGE_PAGES);
@@ -262,6 +271,7 @@ int npf(struct bpf_raw_tracepoint_args *args)
 	__u64 word_gfn = gfn, *word, *group, exact, ahead;
 	struct ht_arena_header *h;
 	struct ht_slot *slot = 0;
+	struct source from = {};
 	struct ht_cpu *cpu;
 	struct ht_l2 *l2;
 	void *base;
@@ -305,6 +315,7 @@ int npf(struct bpf_raw_tracepoint_args *args)
 			break;
 		if (gfn - l2->slots[i].gfn < l2->slots[i].npages) {
 			slot = &l2->slots[i];
+			from.number = READ(cpu->pools[i]);
 			break;
 		}
 	}
@@ -315,8 +326,15 @@ int npf(struct bpf_raw_tracepoint_args *args)
 		note_used(base, slot, gfn, exact);
 		return 0;
 	}
+	/* where there is one pool, or no other is known, both strides are 0 */
+	from.pool = at(base, HT_POOL0_OFF + from.number * h->pool_stride, sizeof(*from.pool));
+	if (!from.pool)
+		return pass(ctx, l2, HT_NPF_R_LAYOUT);
+	from.hand = at(base, h->cpus_off + from.number * h->spare_stride + (__u64)ctx->vcpu * sizeof(*cpu), sizeof(*cpu));
+	if (!from.hand)
+		return pass(ctx, l2, HT_NPF_R_LAYOUT);
 	if (ctx->level == 2)
-		return large(ctx, base, h, l2, cpu, slot, gfn);
+		return large(ctx, base, h, l2, cpu, &from, slot, gfn);
 
 	if (!l2->template) {
 		if (!ctx->sibling) {
@@ -350,7 +368,7 @@ int npf(struct bpf_raw_tracepoint_args *args)
 	if (READ(*word) & HT_WORD_PRESENT) {
 		want = max; /* costs no frame: map what is there around it */
 	} else {
-		__u64 head = READ(h->pool_head), level = READ(h->pool_tail) - head;
+		__u64 head = READ(from.pool->head), level = READ(from.pool->tail) - head;
 
 		if (READ(l2->frames_taken) >= READ(l2->frames_limit))
 			return pass(ctx, l2, HT_NPF_R_LIMIT);
@@ -383,32 +401,34 @@ int npf(struct bpf_raw_tracepoint_args *args)
 		return pass(ctx, l2, why);
 	if (!(READ(*word) & HT_WORD_PRESENT)) {
 		/*
-		 * The frame in hand lives in cpu->spare, which is ours while we run: one that loses the race for
+		 * The frame in hand lives in from.hand->spare, which is ours while we run: one that loses the race for
 		 * its word stays there for the next page or the next fault. (In memory, not in registers: so all
 		 * paths through the loop look alike to the verifier.)
 		 */
 		if (!reserve(l2, want))
 			return pass(ctx, l2, HT_NPF_R_LIMIT);
-		WRITE(cpu->taken, 0);
+		from.ring = h->pool_off + from.number * h->pool_entries * 8;
+		asm volatile("" : "+r"(from.ring)); /* or clang puts the sum into the loop */
+		WRITE(from.hand->taken, 0);
 		for (int i = 0; i < HT_GROUP_MAX; i++) {
 			if (i >= want)
 				break;
 			if (READ(group[i]))
 				continue;
-			frame = READ(cpu->spare);
+			frame = READ(from.hand->spare);
 			if (!frame) {
-				frame = take(base, h);
+				frame = take(base, h, &from);
 				if (!frame)
 					break;
-				WRITE(cpu->spare, frame);
+				WRITE(from.hand->spare, frame);
 			}
 			ahead = ahead_bit(gfn, first + i, exact);
 			if (__sync_val_compare_and_swap(&group[i], HT_WORD_EMPTY, frame | ahead) == HT_WORD_EMPTY) {
-				WRITE(cpu->spare, 0);
-				WRITE(cpu->taken, READ(cpu->taken) + 1);
+				WRITE(from.hand->spare, 0);
+				WRITE(from.hand->taken, READ(from.hand->taken) + 1);
 			}
 		}
-		taken = READ(cpu->taken);
+		taken = READ(from.hand->taken);
 		if (taken != want) /* what of it was not needed */
 			__sync_fetch_and_add(&l2->frames_taken, taken - want);
 		if (!(READ(*word) & HT_WORD_PRESENT))

@@ -40,6 +40,14 @@
 
 /* The pool: a ring of zeroed frames. L1 fills at tail; anyone who takes frames moves head, then empties slots. */
 /* A slot holds frame address | HT_WORD_PRESENT, or 0. */
+/*
+ * An L1 with several NUMA nodes has a pool for each, with as many slots: ring n follows ring n - 1, for 2 MiB frames as for
+ * others. What of pool 0 is in the header, from pool_head on, is of pool n so many bytes further on as pool_stride says n
+ * times (struct ht_pool), and so with spare frames in the table of struct ht_cpu and spare_stride. The last one is always
+ * empty: for what no pool has, so that L1 gives the frame. Programs that know one pool only take from pool 0: wrong node,
+ * right memory; so that is no other version.
+ */
+#define HT_MAX_POOLS 64        /* without the empty one */
 
 #define HT_MAX_CPUS 1024       /* words of the table of running L2s, by APIC id of the L1 CPU */
 #define HT_MAX_L2 256          /* L2 number 0 means none, so 1..255 */
@@ -62,7 +70,7 @@ struct ht_arena_header { /* 384 bytes at offset 0 */
 	__u64 index_off;       /* u64[index_words] */
 	__u64 index_words;
 	__u64 group_max;       /* 1..64: most neighbours in one fault */
-	__u64 pool_low;        /* below this many frames programs map no neighbours ahead */
+	__u64 pool_low;        /* below this many frames in a pool programs map no neighbours ahead */
 	__u64 exit_off;        /* struct ht_exit_cpu[exit_cpus], by APIC id; 0: there are none */
 	__u64 pool_head __attribute__((aligned(128))); /* next slot to take; moved by programs and by L1 */
 	__u64 pool_tail __attribute__((aligned(128))); /* next slot to fill; moved by L1 only */
@@ -73,9 +81,30 @@ struct ht_arena_header { /* 384 bytes at offset 0 */
 	__u64 large_entries;   /* a power of two */
 	__u64 large_head;
 	__u64 large_tail;
-	__u64 reserved1[8];
+	__u64 pool_stride;     /* 0: there is pool 0 alone, or L1's module knows no other */
+	__u64 spare_stride;    /* bytes from a table of struct ht_cpu to the next pool's, of which only spare, taken and spare_large are used */
+	__u64 reserved1[6];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_arena_header) == 384, "arena header");
+
+struct ht_pool { /* 256 bytes; pool 0: the header's, from HT_POOL0_OFF on */
+	__u64 head;
+	__u64 reserved0[15];
+	__u64 tail;
+	__u64 reserved1[5];
+	__u64 large_head;
+	__u64 large_tail;
+	__u64 reserved2[8];
+};
+HT_STATIC_ASSERT(sizeof(struct ht_pool) == 256, "pool");
+#define HT_POOL0_OFF 128
+#define HT_POOL0_SAME(in_pool, in_header)                                                              \
+	HT_STATIC_ASSERT(__builtin_offsetof(struct ht_pool, in_pool) + HT_POOL0_OFF ==                 \
+			 __builtin_offsetof(struct ht_arena_header, in_header), "pool 0")
+HT_POOL0_SAME(head, pool_head);
+HT_POOL0_SAME(tail, pool_tail);
+HT_POOL0_SAME(large_head, large_head);
+HT_POOL0_SAME(large_tail, large_tail);
 
 struct ht_slot {
 	__u64 gfn;             /* first guest frame number */
@@ -95,7 +124,7 @@ struct ht_cpu { /* 64 bytes */
 	__u64 taken;           /* scratch of the running program */
 	__u64 spare_large;     /* as spare, of 2 MiB */
 	__u64 root;            /* nested root table that KVM enters that L2 with, without flags; means nothing while l2 is 0; written by L1 */
-	__u64 pool;            /* number of the pool that programs on this CPU take from: always 0, there is one */
+	__u8 pools[HT_MAX_SLOTS]; /* for each slot of that L2, number of the pool that programs on this CPU take from; written by L1 */
 	__u64 reserved[2];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_cpu) == 64, "L1 CPU");

@@ -53,6 +53,18 @@ struct htg_info {
 	__u64 reserved[2];
 };
 
+/* One pool: the frames of one NUMA node. */
+struct htg_pool {
+	__u32 number;          /* in: 0, 1, ... until ENOENT */
+	__s32 node;
+	__u64 level;           /* frames in it now */
+	__u64 low;             /* its share of the limits */
+	__u64 high;
+	__u64 large_frames;    /* 2 MiB frames to keep in it */
+	__u64 large_level;     /* that no file has */
+	__u64 reserved[2];
+};
+
 /* SET: fields whose bit is in mask */
 #define HTG_SET_ENABLED   1u
 #define HTG_SET_GROUP_MAX 2u
@@ -119,6 +131,7 @@ struct htg_vm_event {
 #define HTG_SET        _IOW(HTG_IOC, 0x01, struct htg_set)
 #define HTG_REGISTER   _IOW(HTG_IOC, 0x02, struct htg_register) /* returns the L2's fd; closing unregisters */
 #define HTG_WATCH_VMS  _IO(HTG_IOC, 0x03) /* returns a file to read struct htg_vm_event from */
+#define HTG_GET_POOL   _IOWR(HTG_IOC, 0x04, struct htg_pool) /* ENOENT: there are not so many; ENODEV: no arena */
 /* on an L2's fd; poll() gives POLLHUP when the L2 is gone */
 #define HTG_L2_STATUS  _IOR(HTG_IOC, 0x10, struct htg_l2_status)
 

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { writeOut } from '../../core/output.ts';
 import { leftOutText } from '../../guest/left-out.ts';
 import { HTG_MEMCG } from '../../kernel/guest.ts';
-import type { HtgInfo } from '../../kernel/guest.ts';
+import type { HtgInfo, HtgPool } from '../../kernel/guest.ts';
 import { integer, printJson } from '../shared/values.ts';
 
 interface SetOptions {
@@ -71,18 +71,20 @@ async function status(options: { json?: boolean }): Promise<void> {
   const device = GuestDevice.open();
   try {
     const info = device.info();
-    if (options.json) printJson(info);
-    else writeOut(`${format(info)}\n`);
+    const pools = device.pools();
+    if (options.json) printJson({ ...info, pools });
+    else writeOut(`${format(info, pools)}\n`);
   } finally {
     device.close();
   }
 }
 
-function format(i: HtgInfo): string {
+function format(i: HtgInfo, pools: readonly HtgPool[]): string {
   if (i.arena_bound === 0) return 'no arena: the host has not attached this machine';
   return [
     `arena ${i.arena_bytes >> 20} MiB, ${i.enabled ? 'enabled' : 'disabled'}, groups of up to ${i.group_max} pages, ${i.l2_count} nested guests registered`,
     `pool ${i.pool_level} of ${i.pool_entries} frames (refill below ${i.pool_low}, up to ${i.pool_high}); ${i.refills} refills, ${i.shrunk} given back under pressure`,
+    ...(pools.length > 1 ? [`of these ${pools.map((p) => `${p.level} on node ${p.node}`).join(', ')}`] : []),
     `index ${i.index_used} of ${i.index_words} pages in files`,
     ...(i.large_frames === 0 ? [] : [`2 MiB frames ${i.large_level} of ${i.large_frames}`]),
     `frames ${i.frames_allocated} allocated, ${i.frames_freed} freed, ${HTG_MEMCG[i.memcg] === 'charged' ? 'charged to the memory cgroups of the VMMs' : 'counted by no memory cgroup'}`,
@@ -110,7 +112,7 @@ async function set(options: SetOptions): Promise<void> {
       ...(pool ? { pool } : {}),
       ...(options.exact === undefined ? {} : { exact: options.exact }),
     });
-    writeOut(`${format(device.info())}\n`);
+    writeOut(`${format(device.info(), device.pools())}\n`);
   } finally {
     device.close();
   }

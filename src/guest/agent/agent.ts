@@ -10,7 +10,7 @@ import { changeNear } from '../../core/retry.ts';
 import { claimSocket } from '../../core/sockets.ts';
 import { leftOutText } from '../left-out.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
-import type { HtgInfo } from '../../kernel/guest.ts';
+import type { HtgInfo, HtgPool } from '../../kernel/guest.ts';
 import type { WireLog } from '../../wire/peer.ts';
 import type { Result } from '../../wire/schema.ts';
 import { holdPort, holdState } from './alone.ts';
@@ -224,17 +224,23 @@ export class Agent implements AsyncDisposable {
   #moduleInfo(): ModuleInfo | null {
     if (!this.#registrar) return null;
     let info: HtgInfo | undefined;
+    let pools: HtgPool[] = [];
     try {
       info = this.#registrar.info();
+      pools = this.#registrar.pools();
     } catch (e) {
       if (!isHyperturtleError(e)) throw e;
       this.#o.log.warn({}, messageOf(e));
     }
-    return moduleInfo(this.#registrar.state, info);
+    return moduleInfo(this.#registrar.state, info, pools);
   }
 }
 
-function moduleInfo(state: ModuleInfo['state'], i: HtgInfo | undefined): ModuleInfo {
+function moduleInfo(
+  state: ModuleInfo['state'],
+  i: HtgInfo | undefined,
+  pools: readonly HtgPool[],
+): ModuleInfo {
   const n = (value: number | undefined): number => value ?? 0;
   return {
     state,
@@ -250,6 +256,7 @@ function moduleInfo(state: ModuleInfo['state'], i: HtgInfo | undefined): ModuleI
       entries: n(i?.pool_entries),
       refills: n(i?.refills),
       shrunk: n(i?.shrunk),
+      nodes: pools.map((p) => ({ node: p.node, level: p.level, low: p.low, high: p.high })),
     },
     index: { words: n(i?.index_words), used: n(i?.index_used) },
     frames: { allocated: n(i?.frames_allocated), freed: n(i?.frames_freed) },

@@ -238,13 +238,6 @@ function kernelSettings({ ftrace, numa, sleep, otherHypervisors }: Facts): Findi
       ),
     );
   else found.push(ok('ftrace is on'));
-  if (numa.nodes > 1)
-    found.push(
-      warn(
-        `there are ${numa.nodes} NUMA nodes: RAM on turtlefs is of the node on which the pool is filled, whatever a VMM's memory policy and cpuset say`,
-        'keep nested guests that need memory of one node on tmpfs, or give this machine one node',
-      ),
-    );
   if (numa.nodes > 1 && numa.balancing !== undefined && numa.balancing !== '0')
     found.push(
       ok(
@@ -274,7 +267,7 @@ function guestModule({ guestDevice, agent, signing }: Facts): Finding {
   return ok('hyperturtle_guest.ko is loaded');
 }
 
-function arena({ agent, turtlefs, unplacedArenas: unplaced }: Facts): Finding[] {
+function arena({ agent, turtlefs, numa, unplacedArenas: unplaced }: Facts): Finding[] {
   const found = [
     turtlefs === undefined
       ? fail(
@@ -312,6 +305,14 @@ function arena({ agent, turtlefs, unplacedArenas: unplaced }: Facts): Finding[] 
       );
     else if (m.pool.level === 0)
       found.push(warn('the pool is empty', 'raise pool_low and pool_high, or give this machine more memory'));
+    const without = numa.nodes - (m.pool.nodes ?? []).length;
+    if (m.pool.nodes !== undefined && m.pool.nodes.length > 0 && without > 0)
+      found.push(
+        warn(
+          `${without} of ${numa.nodes} NUMA nodes have no pool: faults of nested guests whose memory is to be there go to this machine`,
+          'load hyperturtle_guest again if the node came later, or give this machine a larger arena',
+        ),
+      );
     if (m.index.words > 0 && m.index.used > 0.9 * m.index.words)
       found.push(
         warn(

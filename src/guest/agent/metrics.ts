@@ -64,6 +64,20 @@ class StatusMetrics {
     });
   }
 
+  poolNodes(name: string, help: string): void {
+    const status = this.#status;
+    new Gauge({
+      name: `hyperturtle_agent_${name}`,
+      help,
+      labelNames: ['node'],
+      registers: this.#registers,
+      collect() {
+        this.reset();
+        for (const { node, level } of status().module?.pool.nodes ?? []) this.set({ node }, level);
+      },
+    });
+  }
+
   perL2(name: string, help: string, value: (l2: L2Status) => number): void {
     const status = this.#status;
     new Gauge({
@@ -102,6 +116,7 @@ function sessionMetrics(to: StatusMetrics): void {
 function moduleMetrics(to: StatusMetrics): void {
   to.gauge('arena_bound', '1 while the module has an arena', (s) => (s.module?.arenaBound ? 1 : 0));
   to.gauge('pool_frames', 'Zeroed frames in the pool', (s) => s.module?.pool.level);
+  to.poolNodes('pool_node_frames', 'Zeroed frames in the pool of a NUMA node');
   to.gauge('pool_low_frames', 'The pool is refilled below this', (s) => s.module?.pool.low);
   to.gauge('pool_high_frames', 'The pool is refilled up to this', (s) => s.module?.pool.high);
   to.counter('pool_refills', 'Refills of the pool', (s) => s.module?.pool.refills);

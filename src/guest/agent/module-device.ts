@@ -7,7 +7,7 @@ import { whenReadable } from '../../bpf/poll.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { isHyperturtleError } from '../../core/errors.ts';
 import { HTG_VM_EVENT } from '../../kernel/guest.ts';
-import type { HtgInfo, HtgVmEvent } from '../../kernel/guest.ts';
+import type { HtgInfo, HtgPool, HtgVmEvent } from '../../kernel/guest.ts';
 import { GuestDevice } from '../device.ts';
 import type { GuestSettings, L2Status } from '../device.ts';
 import { takeVms, vmName, vmProcesses } from './vms.ts';
@@ -21,6 +21,8 @@ export interface Registration {
 
 export interface GuestModule {
   info(): HtgInfo;
+  /** One for each NUMA node; none without an arena. */
+  pools(): HtgPool[];
   set(settings: GuestSettings): void;
   /**
    * Registers what process `pid` runs and nobody has registered yet. Throws HT_NOT_FOUND when it has ended or there is
@@ -49,6 +51,7 @@ export function openModule(devicePath?: string): GuestModule {
   const buffer = new Uint8Array(HTG_VM_EVENT.size * EVENTS_AT_ONCE);
   return {
     info: () => device.info(),
+    pools: () => device.pools(),
     set: (settings) => device.set(settings),
     scan: () => vmProcesses().flatMap((v) => (v.turtlefs === 'none' ? [] : [v.pid])),
     register(pid, spec) {

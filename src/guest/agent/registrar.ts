@@ -8,7 +8,7 @@ import type { ErrorCode } from '../../core/errors.ts';
 import { ChildAbort } from '../../core/lifecycle.ts';
 import { sleep } from '../../core/wait.ts';
 import { HTG_EVENT_ARENA, HTG_EVENT_LOST, HTG_EVENT_NO_ARENA, HTG_EVENT_VM } from '../../kernel/guest.ts';
-import type { HtgInfo, HtgVmEvent } from '../../kernel/guest.ts';
+import type { HtgInfo, HtgPool, HtgVmEvent } from '../../kernel/guest.ts';
 import type { AgentConfig } from './config.ts';
 import type { GuestModule, Registration } from './module-device.ts';
 import type { Problem } from './schema.ts';
@@ -79,6 +79,11 @@ export class Registrar {
   /** Undefined without a module. */
   info(): HtgInfo | undefined {
     return this.#module?.info();
+  }
+
+  /** One for each NUMA node; none without a module or an arena. */
+  pools(): HtgPool[] {
+    return this.#module?.pools() ?? [];
   }
 
   setConfig(config: Pick<AgentConfig, 'l2' | 'module'>): void {

@@ -74,6 +74,8 @@ const ModuleInfo = z.strictObject({
     entries: Count,
     refills: Count,
     shrunk: Count,
+    /** Each NUMA node's pool; an older agent does not say. */
+    nodes: z.array(z.strictObject({ node: Count, level: Count, low: Count, high: Count })).optional(),
   }),
   index: z.strictObject({ words: Count, used: Count }),
   frames: z.strictObject({ allocated: Count, freed: Count }),

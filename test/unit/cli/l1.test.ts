@@ -280,9 +280,25 @@ describe('doctor', () => {
     ['nohz_full', { nohzFull: '1-3' }, /nohz_full=1-3/],
     ['ftrace off', { ftrace: '0' }, /ftrace is off: hyperturtle_guest does not load/],
     [
-      'two NUMA nodes',
-      { numa: { nodes: 2, balancing: '0' } },
-      /2 NUMA nodes: RAM on turtlefs .* memory policy and cpuset/,
+      'a NUMA node without a pool',
+      {
+        numa: { nodes: 2, balancing: '0' },
+        agent: status({
+          module: {
+            ...status().module,
+            pool: {
+              level: 800,
+              low: 100,
+              high: 1000,
+              entries: 4096,
+              refills: 3,
+              shrunk: 0,
+              nodes: [{ node: 0, level: 800, low: 100, high: 1000 }],
+            },
+          },
+        }),
+      },
+      /1 of 2 NUMA nodes have no pool/,
     ],
     ['another hypervisor', { otherHypervisors: ['vboxdrv'] }, /another hypervisor .*vboxdrv/],
     ['another kernel', { kernel: { release: '6.6.150', version: '#1' } }, /not been tried on kernel 6.6.150/],

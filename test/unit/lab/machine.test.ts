@@ -35,6 +35,27 @@ const valuesOf = (args: readonly string[], option: string): string[] =>
 const args = (changes: Partial<OuterInputs> = {}): string[] => qemuArguments(outer(changes));
 const l1 = l1Machine({ cpus: 2, memMib: 1024 }, 'quiet hyperturtle.level=1');
 
+describe('an L1 of several NUMA nodes', () => {
+  it('has its memory and CPUs divided among them, with a package for each', () => {
+    const args = qemuArguments(l1Machine({ cpus: 4, memMib: 1024, nodes: 2 }, 'quiet'));
+    expect(valuesOf(args, '-smp')).toEqual(['4,sockets=2']);
+    expect(valuesOf(args, '-numa')).toEqual([
+      'node,nodeid=0,memdev=node0,cpus=0-1',
+      'node,nodeid=1,memdev=node1,cpus=2-3',
+    ]);
+    expect(valuesOf(args, '-object')).toEqual([
+      'memory-backend-ram,id=node0,size=512M',
+      'memory-backend-ram,id=node1,size=512M',
+    ]);
+  });
+
+  it('is told of no nodes where it has one', () => {
+    const args = qemuArguments(l1Machine({ cpus: 2, memMib: 1024 }, 'quiet'));
+    expect([...valuesOf(args, '-numa'), ...valuesOf(args, '-object')]).toEqual([]);
+    expect(valuesOf(args, '-smp')).toEqual(['2']);
+  });
+});
+
 describe('the outer machine', () => {
   it('has one CPU when emulated, however many L1 has: more lose interrupts when nesting', () => {
     expect(valuesOf(args({ l1: { cpus: 4, memMib: 2048 } }), '-smp')).toEqual(['1']);
