@@ -319,6 +319,22 @@ struct page *htg_page_find(struct htg_file *f, unsigned long i)
 	return page;
 }
 
+/*
+ * A page that a mapping is about to get belongs to its file's address space from now on, as in the page cache: fast GUP of
+ * Linux 6.12 takes no page without one (gup_fast_folio_allowed), and each fault of L1's KVM would take mmap_lock. It is
+ * in no page cache and on no LRU list: what goes by those (truncation, reclaim, migration, writeback) does not meet it.
+ * The page is locked and its word known to be right, so htg_drop_some() waits, unmaps, and then takes it away. Dirty from
+ * the start: else the kernel lets go of mmap_lock at the first write, to see whether much is dirty (fault_dirty_shared_page).
+ */
+static void htg_page_mapped(struct page *page, struct inode *inode, pgoff_t index)
+{
+	struct folio *folio = page_folio(page);
+
+	folio->index = index;
+	folio_set_dirty(folio);
+	WRITE_ONCE(folio->mapping, inode->i_mapping);
+}
+
 static vm_fault_t htg_fault(struct vm_fault *vmf)
 {
 	struct htg_file *f = file_inode(vmf->vma->vm_file)->i_private;
@@ -334,6 +350,7 @@ static vm_fault_t htg_fault(struct vm_fault *vmf)
 	page = htg_page_get(f, vmf->pgoff, vmf);
 	if (IS_ERR(page))
 		return PTR_ERR(page) == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
+	htg_page_mapped(page, file_inode(vmf->vma->vm_file), vmf->pgoff);
 	/* locked until it is mapped: anyone who clears the word now waits for this lock before it unmaps */
 	vmf->page = page;
 	return VM_FAULT_LOCKED;
@@ -466,8 +483,10 @@ static void htg_drop_some(struct htg_file *f, unsigned long first, unsigned long
 		if (n && mark != HT_WORD_CLOSED)
 			for (k = from; k < i; k++)
 				cmpxchg64(&f->words[k], HT_WORD_CLOSED, mark);
-		for (k = 0; k < n; k++)
+		for (k = 0; k < n; k++) {
+			WRITE_ONCE(page_folio(pages[k])->mapping, NULL); /* as of a truncated page that somebody still holds */
 			htg_put_frame(pages[k]);
+		}
 		htg_account_uncharge(f->account, n);
 		if (n && htg_l2_count()) /* of one that is dirty-logged too, which f->l2s does not name */
 			htg_l2_recount_soon();
@@ -717,6 +736,9 @@ static const struct inode_operations htg_file_iops = {
 	.getattr = htg_getattr,
 };
 
+/* Nothing is ever written back. */
+static const struct address_space_operations htg_aops = { .dirty_folio = noop_dirty_folio };
+
 static struct inode *htg_inode(struct super_block *sb, struct inode *dir, umode_t mode)
 {
 	struct inode *inode = new_inode(sb);
@@ -738,6 +760,7 @@ static struct inode *htg_inode(struct super_block *sb, struct inode *dir, umode_
 		iput(inode);
 		return NULL;
 	}
+	inode->i_mapping->a_ops = &htg_aops;
 	init_rwsem(&f->sem);
 	INIT_LIST_HEAD(&f->node);
 	f->inode = inode;

@@ -212,6 +212,35 @@ describe.each([
     });
 
   if (size === 'small')
+    it('has faults that its L1 handles answered without the lock of the address space, where its VMM has the pages', async () => {
+      const { l1 } = lab();
+      await using undo = new CleanupStack();
+      undo.add('RAM', () => runScript(l1, `rm -f ${RAM} ${RAM}.hot`).then(() => {}));
+      const tracing = '/sys/kernel/tracing';
+      await runScript(
+        l1,
+        `grep -q ' ${tracing} ' /proc/mounts || mount -t tracefs none ${tracing}
+         echo p:ht_slow get_user_pages_unlocked > ${tracing}/kprobe_events
+         echo 1 > ${tracing}/events/kprobes/ht_slow/enable`,
+      );
+      const end = `echo 0 > ${tracing}/events/kprobes/ht_slow/enable; echo > ${tracing}/kprobe_events`;
+      undo.add('probe', () => runScript(l1, end).then(() => {}));
+      const slow = async (): Promise<number> =>
+        Number(await runScript(l1, `awk '$1 == "ht_slow" { print $2 }' ${tracing}/kprobe_profile`));
+      // it is not registered, and KVM drops all tables when slots change
+      await using vmm = await SlotVmm.start(l1, { ram: RAM, size, steps: ['touch', 'changes:5', 'touch'] });
+      const counts = [await slow()];
+      for (let i = 0; i < 3; i++) {
+        expect(await vmm.step(STEP_MS)).toMatchObject({ stale: 0, mismatches: 0 });
+        counts.push(await slow());
+      }
+      const [first, , again] = counts.slice(1).map((n, i) => n - counts[i]!);
+      process.stdout.write(`  slow look-ups of pages: ${first} at first, ${again} of the same pages later\n`);
+      expect(first).toBeGreaterThanOrEqual(32);
+      expect(again).toBeLessThan(8);
+    });
+
+  if (size === 'small')
     it('keeps its hooks: ftrace cannot be switched off in L1, and the module does not load while it is', async () => {
       const { l1 } = lab();
       const off =
