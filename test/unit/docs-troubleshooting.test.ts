@@ -19,7 +19,7 @@ const rows = doc
   .slice(doc.indexOf('## Nothing is accelerated'), doc.indexOf('## What went wrong'))
   .split('\n')
   .filter((l) => l.startsWith('| ') && !l.startsWith('| symptom'))
-  .map((l) => l.split(' | '));
+  .map((l) => l.slice(1, -1).split('|'));
 
 const quoted = (text: string): string[] => [...text.matchAll(/`([^`]+)`/g)].map((m) => m[1] ?? '');
 
