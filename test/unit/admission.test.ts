@@ -346,9 +346,10 @@ describe('admission', () => {
       insn(0x72, 10, 0, -1 - i, 0),
       insn(0x15, 3, 0, -3 * i - 1, i + 1000),
     ]).flat();
-    const started = performance.now();
+    // of CPU: the machine may do other things
+    const before = process.cpuUsage();
     check(withCode(context, insn(0x79, 3, 2, 0), ...branches));
-    expect(performance.now() - started).toBeLessThan(2_000);
+    expect(process.cpuUsage(before).user).toBeLessThan(2_000_000);
   });
 
   it('admits variables, and counts their memory as maps', () => {
