@@ -230,7 +230,7 @@ static void htg_fault_found(void)
 /*
  * Page i, locked and with a reference; if it has no frame it gets one, charged to the file's account or, if that is the
  * first, to that of the process. -EFAULT behind the end, -ENOMEM. `vmf`: for this fault of a mapping, which is counted;
- * else NULL. Caller holds no lock of ours.
+ * else NULL. The caller holds no lock of this module.
  */
 struct page *htg_page_get(struct htg_file *f, unsigned long i, struct vm_fault *vmf)
 {
