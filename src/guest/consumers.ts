@@ -2,7 +2,7 @@
  * Configuration for those who start nested guests in an L1, so that the guests' RAM is a file of turtlefs and their NICs
  * are L0's: all from one description. Pure. What a consumer cannot do is said in what is printed for it.
  */
-import { TURTLEFS_DIR } from './vmm/arguments.ts';
+import { TURTLEFS_DIR, machineOption } from './vmm/arguments.ts';
 
 export interface ConsumerSpec {
   /** Where turtlefs is mounted. */
@@ -121,7 +121,7 @@ const firecracker =
 
 const qemu = (s: ConsumerSpec): string =>
   [
-    'qemu-system-x86_64 -accel kvm -cpu host -machine q35,hpet=off,memory-backend=ram',
+    `qemu-system-x86_64 -accel kvm -cpu host -machine ${machineOption('q35')}`,
     `-smp ${s.cpus} -m ${s.memMib}M`,
     `-object memory-backend-file,id=ram,size=${s.memMib}M,mem-path=${s.ramDir},share=on`,
   ].join(' \\\n  ') + '\n';
