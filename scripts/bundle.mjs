@@ -15,6 +15,7 @@ const PROGRAMS = [
   'cli/cni-main',
   'host/daemon/check-thread',
   'host/loader/worker',
+  'guest/launch/supervisor',
   'bench/control/process',
 ];
 /** Native code. */
@@ -36,6 +37,7 @@ const STARTS = [
   ['cli/cni-main'],
   ['host/daemon/check-thread'],
   ['host/loader/worker'],
+  ['guest/launch/supervisor'],
 ];
 const START_MS = 60_000;
 

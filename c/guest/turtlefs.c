@@ -675,19 +675,31 @@ static int htg_getattr(struct ht_idmap *idmap, const struct path *path, struct k
 	return 0;
 }
 
-static long htg_fallocate(struct file *file, int mode, loff_t off, loff_t len)
+/* Pages [first, last) get the frames that they lack, as of tmpfs. The inode is locked, so the file's end stays. */
+static int htg_allocate(struct htg_file *f, unsigned long first, unsigned long last)
 {
-	struct inode *inode = file_inode(file);
-	struct htg_file *f = inode->i_private;
-	loff_t end, first, last;
+	unsigned long i;
 
-	if (mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
-		return -EOPNOTSUPP;
-	inode_lock(inode);
+	for (i = first; i < last; i++) {
+		struct page *page = htg_page_get(f, i, NULL);
+
+		if (IS_ERR(page)) /* of a full memory cgroup too: a file has no room then */
+			return PTR_ERR(page) == -ENOMEM ? -ENOSPC : PTR_ERR(page);
+		unlock_page(page);
+		put_page(page);
+		if (signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Bytes [off, end), end not behind the file's, read as zeros from now on, and whole pages of them lose their frames. */
+static void htg_punch(struct htg_file *f, loff_t off, loff_t end)
+{
+	loff_t first = round_up(off, PAGE_SIZE), last = round_down(end, PAGE_SIZE);
+
 	down_write(&f->sem);
-	end = min(off + len, round_up(i_size_read(inode), PAGE_SIZE));
-	first = round_up(off, PAGE_SIZE);
-	last = round_down(end, PAGE_SIZE);
 	if (first > last) {	/* within one page */
 		htg_zero_part(f, off, end);
 	} else {
@@ -696,9 +708,80 @@ static long htg_fallocate(struct file *file, int mode, loff_t off, loff_t len)
 		htg_drop(f, first >> PAGE_SHIFT, last >> PAGE_SHIFT, HT_WORD_EMPTY);
 	}
 	up_write(&f->sem);
+}
+
+/*
+ * Holes, zeros (which are holes here), and frames ahead. Behind the end there are no pages to give frames to: with
+ * FALLOC_FL_KEEP_SIZE that is refused.
+ */
+static long htg_fallocate(struct file *file, int mode, loff_t off, loff_t len)
+{
+	struct inode *inode = file_inode(file);
+	struct htg_file *f = inode->i_private;
+	bool keep = mode & FALLOC_FL_KEEP_SIZE;
+	int what = mode & ~FALLOC_FL_KEEP_SIZE;
+	loff_t end = off + len;
+	long ret = 0;
+
+	if (what && what != FALLOC_FL_ZERO_RANGE && (what != FALLOC_FL_PUNCH_HOLE || !keep))
+		return -EOPNOTSUPP;
+	inode_lock(inode);
+	if (end > i_size_read(inode) && !keep) {
+		ret = inode_newsize_ok(inode, end);
+		if (!ret)
+			ret = htg_resize(inode, end, 0);
+	} else if (end > i_size_read(inode) && !what) {
+		ret = -EOPNOTSUPP;
+	}
+	if (!ret && what)
+		htg_punch(f, off, min(end, round_up(i_size_read(inode), PAGE_SIZE)));
+	else if (!ret)
+		ret = htg_allocate(f, off >> PAGE_SHIFT, htg_pages(end));
 	ht_inode_touch(inode);
 	inode_unlock(inode);
-	return 0;
+	return ret;
+}
+
+/* Whether page i has a frame; what a program does meanwhile may be seen or not. Caller holds f->sem. */
+static bool htg_has_frame(const struct htg_file *f, unsigned long i)
+{
+	if (i >= f->n)
+		return false;
+	/* of a 2 MiB frame the granule's word is first, see htg_page_find() */
+	return (READ_ONCE(f->words[i]) & HT_WORD_PRESENT) ||
+	       (f->granules && (READ_ONCE(f->granules[i / HTG_GRANULE]) & HT_WORD_PRESENT)) ||
+	       (READ_ONCE(f->words[i]) & HT_WORD_PRESENT);
+}
+
+/* SEEK_DATA and SEEK_HOLE: what has no frame is a hole. In pieces, between which f->sem is free. */
+static loff_t htg_llseek(struct file *file, loff_t off, int whence)
+{
+	struct inode *inode = file_inode(file);
+	struct htg_file *f = inode->i_private;
+	loff_t size = i_size_read(inode);
+	unsigned long i, last = htg_pages(size);
+	bool found = false;
+
+	if (whence != SEEK_DATA && whence != SEEK_HOLE)
+		return generic_file_llseek(file, off, whence);
+	if (off < 0 || off >= size)
+		return -ENXIO;
+	for (i = off >> PAGE_SHIFT; i < last && !found; ) {
+		unsigned long piece = min(last, i + HTG_DROP_PAGES);
+
+		down_read(&f->sem);
+		while (i < piece && !found) {
+			found = htg_has_frame(f, i) == (whence == SEEK_DATA);
+			i += !found;
+		}
+		up_read(&f->sem);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	if (!found && whence == SEEK_DATA)
+		return -ENXIO;
+	return vfs_setpos(file, found ? max(off, (loff_t)i << PAGE_SHIFT) : size, inode->i_sb->s_maxbytes);
 }
 
 /*
@@ -722,7 +805,7 @@ static const struct file_operations htg_file_fops = {
 	.owner = THIS_MODULE,
 	.mmap = htg_mmap,
 	.fallocate = htg_fallocate,
-	.llseek = generic_file_llseek,
+	.llseek = htg_llseek,
 	.read_iter = htg_read_iter,
 	.write_iter = htg_write_iter,
 	.splice_read = ht_splice_read,
@@ -793,6 +876,16 @@ static int __maybe_unused htg_create(struct ht_idmap *idmap, struct inode *dir, 
 	return htg_mknod(dir, dentry, S_IFREG | (mode & S_IALLUGO));
 }
 
+/* O_TMPFILE: a file that never had a name, and ends with the last that has it open or mapped. */
+static int htg_tmpfile(struct ht_idmap *idmap, struct inode *dir, struct file *file, umode_t mode)
+{
+	struct inode *inode = htg_inode(dir->i_sb, dir, mode);
+
+	if (inode)
+		d_tmpfile(file, inode);
+	return finish_open_simple(file, inode ? 0 : -ENOSPC);
+}
+
 static int htg_make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 {
 	int ret = htg_mknod(dir, dentry, S_IFDIR | (mode & S_IALLUGO));
@@ -818,6 +911,7 @@ static const struct inode_operations htg_dir_iops = {
 	.create = _Generic(((struct inode_operations *)NULL)->create, typeof(&htg_create): htg_create,
 			   default: htg_create_excl),
 	.mkdir = htg_mkdir,
+	.tmpfile = htg_tmpfile,
 	.lookup = simple_lookup,
 	.unlink = simple_unlink,
 	.rmdir = simple_rmdir,

@@ -32,13 +32,21 @@ static void die(const char *what)
 	exit(2);
 }
 
-/* At a multiple of 2 MiB: KVM uses no large pages for memory that its VMM has at odd addresses. */
+/*
+ * A file that is named, `-` for shared anonymous memory, `:private` for private, `:memfd` for a memfd with seals: the ways in
+ * which VMMs have it. At a multiple of 2 MiB: KVM uses no large pages for memory that its VMM has at odd addresses. */
 static char *map_ram(const char *path, uint64_t bytes)
 {
 	int fd = -1, flags = MAP_SHARED | MAP_FIXED;
 	char *ram, *room;
 
-	if (strcmp(path, "-")) {
+	if (!strcmp(path, ":private")) {
+		flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE;
+	} else if (!strcmp(path, ":memfd")) {
+		fd = memfd_create("ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		if (fd < 0 || ftruncate(fd, (off_t)bytes) || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
+			die(path);
+	} else if (strcmp(path, "-")) {
 		fd = open(path, O_RDWR | O_CREAT, 0600);
 		if (fd < 0 || ftruncate(fd, (off_t)bytes))
 			die(path);

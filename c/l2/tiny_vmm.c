@@ -13,9 +13,11 @@
  *     cpu:N                          this thread, so the vCPU, runs on that CPU from now on
  *     policy:MODE:NODES              its memory policy from now on: a number MPOL_* and a bitmap of nodes, as set_mempolicy() has it
  *     mbind:MODE:NODES:FIRST:COUNT   the same of these pages, by mbind()
+ *     discard:FIRST:COUNT            this program gives these pages back, as a balloon has it do; mismatches are those of them, of
+ *                                    each 64th, that do not read as zeros after that
  *     share:FIRST:COUNT:ROLE:VISITS  visits random ones of these pages, checks and writes them as `pattern share` does
  *
- * FILE is the guest's RAM, or `-` for anonymous memory; page 0 of the steps lies at 4 MiB in it. When the VM is there,
+ * FILE is the guest's RAM, `-` anonymous shared memory, `:private` anonymous private memory, `:memfd` a memfd; page 0 of the steps lies at 4 MiB in it. When the VM is there,
  * prints {"ready":...}. Each step waits for SIGUSR1, so that the VM can be registered and counters be read, and prints
  * one JSON line. Exit status 0: every page as it must be; 1: mismatches; 2: usage or system.
  */
@@ -164,7 +166,7 @@ static void usage(void)
 {
 	fprintf(stderr, "usage: tiny_vmm FILE|- PAGES STEP...\n"
 			"steps: touch:FIRST:COUNT scattered:FIRST:COUNT cpuid:COUNT calls:COUNT log:1|0 cpu:N policy:MODE:NODES\n"
-			"       mbind:MODE:NODES:FIRST:COUNT share:FIRST:COUNT:ROLE:VISITS\n");
+			"       mbind:MODE:NODES:FIRST:COUNT discard:FIRST:COUNT share:FIRST:COUNT:ROLE:VISITS\n");
 	exit(2);
 }
 
@@ -196,12 +198,12 @@ static int run_to_halt(int cpu, const struct kvm_run *run)
 }
 
 struct step {
-	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE, LOG, CPU, POLICY, MBIND } kind; /* from LOG on, of this program alone */
+	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE, LOG, CPU, POLICY, MBIND, DISCARD } kind; /* from LOG on, of this program alone */
 	unsigned long long first, count, role, visits;
 	unsigned long mode, nodes;
 };
 
-static const char *const kinds[] = { "touch", "scattered", "cpuid", "calls", "share", "log", "cpu", "policy", "mbind" };
+static const char *const kinds[] = { "touch", "scattered", "cpuid", "calls", "share", "log", "cpu", "policy", "mbind", "discard" };
 
 static struct step parse_step(const char *text, uint64_t pages)
 {
@@ -214,6 +216,8 @@ static struct step parse_step(const char *text, uint64_t pages)
 	else if (sscanf(text, "share:%llu:%llu:%llu:%llu", &s.first, &s.count, &s.role, &s.visits) == 4 &&
 		 s.visits && s.role >= 1 && s.role <= 15)
 		s.kind = SHARE;
+	else if (sscanf(text, "discard:%llu:%llu", &s.first, &s.count) == 2)
+		s.kind = DISCARD;
 	else if (sscanf(text, "calls:%llu", &s.count) == 1)
 		s.kind = CALLS;
 	else if (sscanf(text, "log:%llu", &s.role) == 1 && s.role <= 1)
@@ -291,11 +295,24 @@ static void place_memory(char *ram, const struct step *s)
 	}
 }
 
+/* Gives the number of pages that were looked at and are not zero. */
+static uint64_t discard(char *ram, const struct step *s)
+{
+	char *from = ram + TEST_GPA + s->first * PAGE;
+	uint64_t i, bad = 0;
+
+	if (madvise(from, s->count * PAGE, MADV_DONTNEED))
+		die("madvise");
+	for (i = 0; i < s->count; i += 64)
+		bad += *(uint64_t *)(from + i * PAGE) != 0;
+	return bad;
+}
+
 int main(int argc, char **argv)
 {
 	struct kvm_userspace_memory_region region = { 0 };
 	int kvm, vm, cpu, i, signal_number;
-	uint64_t pages, bad = 0;
+	uint64_t pages, wrong, bad = 0;
 	struct kvm_run *run;
 	sigset_t wanted;
 	char *ram;
@@ -341,7 +358,11 @@ int main(int argc, char **argv)
 		while (sigwait(&wanted, &signal_number))
 			;
 		if (s.kind >= LOG) {
-			if (s.kind == LOG) {
+			wrong = 0;
+			if (s.kind == DISCARD) {
+				wrong = discard(ram, &s);
+				bad += wrong;
+			} else if (s.kind == LOG) {
 				region.flags = s.role ? KVM_MEM_LOG_DIRTY_PAGES : 0;
 				if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
 					die("KVM_SET_USER_MEMORY_REGION");
@@ -349,7 +370,8 @@ int main(int argc, char **argv)
 				place_memory(ram, &s);
 			}
 			printf("{\"step\":\"%s\",\"count\":%llu,\"visits\":0,\"userExits\":0,\"ns\":0,\"readBackOwn\":0,"
-			       "\"registers\":[0,0,0,0],\"mismatches\":0}\n", kinds[s.kind], s.kind == LOG ? s.role : s.count);
+			       "\"registers\":[0,0,0,0],\"mismatches\":%llu}\n", kinds[s.kind],
+			       s.kind == LOG ? s.role : s.count, (unsigned long long)wrong);
 			fflush(stdout);
 			continue;
 		}

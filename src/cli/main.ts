@@ -17,7 +17,8 @@ function versionOfPackage(): string {
 }
 
 async function main(): Promise<void> {
-  guardOutput('hyperturtle');
+  // `vmm` becomes another program, whose standard output Node must not have touched
+  if (process.argv[2] !== 'vmm') guardOutput('hyperturtle');
   try {
     const program = await createProgram(versionOfPackage(), process.argv.slice(2));
     await program.parseAsync();

@@ -147,6 +147,7 @@ export const ROOMS: readonly Room[] = [
     commands: ['run'],
     add: async (to) => (await import('./run/command.ts')).registerRun(to),
   },
+  { commands: ['vmm'], add: async (to) => (await import('./vmm/command.ts')).registerVmm(to) },
   {
     heading: 'Objects, anywhere:',
     commands: ['check'],

@@ -20,6 +20,10 @@ export const VARIABLES = {
     default: `\`${PLACES.programs.path}\`, then beside the program`,
     means: 'folder of the compiled eBPF programs, looked into first',
   },
+  HYPERTURTLE_VM_NAME: {
+    default: "the VMM's `-name`, or `pid-N`",
+    means: "of a VMM: its guest's name in listings; `hyperturtle vmm --name` sets it",
+  },
   HYPERTURTLE_PATIENCE: {
     default: '1',
     means: 'how many times as long deadlines are, 1 to 100: for machines that are slow for a known reason',

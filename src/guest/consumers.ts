@@ -69,8 +69,10 @@ const containerd = (s: ConsumerSpec): string => `version = 2
 const kataQemu = (
   s: ConsumerSpec,
 ): string => `# To be set in a copy of Kata's configuration-qemu.toml. For Kata up to 3.31: later ones have no file_mem_backend, ignore
-# it without a word, and keep RAM in /dev/shm: pods then run as before, and first touches stay with L1. 'hyperturtle
-# status' lists a pod's guest when its RAM is on turtlefs.
+# it without a word, and keep RAM in /dev/shm: pods then run as before, and first touches stay with L1. For those, not
+# tried: a script as path (and in valid_hypervisor_paths) that ends in
+#   exec hyperturtle vmm --over /dev/shm -- /usr/bin/qemu-system-x86_64 "$@"
+# 'hyperturtle status' lists a pod's guest when its RAM is on turtlefs.
 [hypervisor.qemu]
 machine_type = "q35"
 # RAM is a shared file there; annotations of pods may only name what the second line lists
@@ -88,8 +90,9 @@ pcie_root_port = 2
 
 const kataClh =
   (): string => `# Kata's cloud-hypervisor gets its RAM as anonymous shared memory or huge pages and has no setting for a file:
-# its first touches stay with L1. NICs of L0 by VFIO work without turtlefs. Use configuration-qemu.toml for both
-# ('hyperturtle config kata-qemu').
+# its first touches stay with L1. Not tried: a script as path (and in valid_hypervisor_paths) that ends in
+#   exec hyperturtle vmm -- /usr/bin/cloud-hypervisor "$@"
+# NICs of L0 by VFIO work without turtlefs.
 [hypervisor.clh]
 enable_hugepages = false
 `;
@@ -115,8 +118,11 @@ exec cloud-hypervisor \\
 
 const firecracker =
   (): string => `# Firecracker maps its guest's RAM as private anonymous memory (or a memfd, with vhost-user) and takes no file for a
-# guest that it boots; a snapshot's memory file is mapped privately, so its pages are copies that belong to no file.
-# Neither can be answered by L0: there is nothing to configure. NICs by VFIO are not supported by it either.
+# guest that it boots: there is nothing to configure. This puts such memory on turtlefs; with Firecracker itself it has
+# not been tried:
+#   hyperturtle vmm --name NAME -- firecracker ...
+# A snapshot's memory file is mapped privately, so its pages are copies that belong to no file, and stay with L1. NICs
+# by VFIO are not supported by it.
 `;
 
 const qemu = (s: ConsumerSpec): string =>

@@ -8,6 +8,7 @@ const ERRNO: Readonly<Record<number, readonly [name: string, meaning: string]>> 
   5: ['EIO', 'input/output error'],
   6: ['ENXIO', 'no such device'],
   7: ['E2BIG', 'too large'],
+  8: ['ENOEXEC', 'not an executable'],
   9: ['EBADF', 'bad file descriptor'],
   11: ['EAGAIN', 'try again'],
   12: ['ENOMEM', 'out of memory'],

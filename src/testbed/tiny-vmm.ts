@@ -8,11 +8,13 @@ import { waitFor } from '../core/wait.ts';
 import type { Job, Level } from '../lab/levels.ts';
 
 const PROGRAM = '/payload/l2/programs/tiny_vmm';
+/** Programs of Node start in seconds there. */
+const LAUNCH_MS = 240_000;
 /** Page 0 of the steps, in the file that is the guest's RAM. */
 export const TINY_VMM_TEST_OFFSET = 4 << 20;
 
 const resultSchema = z.object({
-  step: z.enum(['touch', 'scattered', 'cpuid', 'calls', 'share', 'log', 'cpu', 'policy', 'mbind']),
+  step: z.enum(['touch', 'scattered', 'cpuid', 'calls', 'share', 'log', 'cpu', 'policy', 'mbind', 'discard']),
   count: z.number(),
   visits: z.number(),
   userExits: z.number(),
@@ -32,14 +34,16 @@ export class TinyVmm implements AsyncDisposable {
     this.#job = job;
   }
 
-  /** `steps`: as tiny_vmm.c has them. The VM is there when this returns; it has not run. */
+  /** `ram`, `steps`: as tiny_vmm.c has them; `by`: what starts it. The VM is there when this returns; it has not run. */
   static async start(
     l1: Level,
-    o: { ram: string; pages: number; steps: readonly string[] },
+    o: { ram: string; pages: number; steps: readonly string[]; by?: readonly string[] },
     signal?: AbortSignal,
   ): Promise<TinyVmm> {
-    const vmm = new TinyVmm(await l1.spawn([PROGRAM, o.ram, String(o.pages), ...o.steps], { signal }));
-    await vmm.#line(0, 60_000, signal);
+    const { by = [] } = o;
+    const command = [...by, PROGRAM, o.ram, String(o.pages), ...o.steps];
+    const vmm = new TinyVmm(await l1.spawn(command, { signal }));
+    await vmm.#line(0, by.length > 0 ? LAUNCH_MS : 60_000, signal);
     return vmm;
   }
 

@@ -20,7 +20,7 @@ const lseek = libc.func('int64_t lseek(int fd, int64_t off, int whence)');
 const readTo = libc.func('int64_t pread(int fd, intptr_t at, size_t n, int64_t off)');
 const writeFrom = libc.func('int64_t pwrite(int fd, intptr_t at, size_t n, int64_t off)');
 const fallocate = libc.func('int fallocate(int fd, int mode, int64_t off, int64_t len)');
-const K = 1024, M = K * K, NEAR = 8;
+const K = 1024, M = K * K, NEAR = 8, TMPFILE = 0o20200002;
 const buf = Buffer.alloc(300 * K + 5, (i) => i), sha = (b) => createHash('sha256').update(b).digest('hex').slice(0, 12);
 for (let i = 0; i < buf.length; i++) buf[i] = (i * 7 + (i >> 9)) & 255;
 
@@ -68,6 +68,16 @@ function calls(dir) {
   execFileSync('dd', ['if=' + at('f'), 'of=' + at('dd'), 'bs=65536'], { stdio: 'ignore' });
   out.push('cp and dd', content('cp'), content('dd'));
   fs.closeSync(f);
+  const t = fs.openSync(dir, TMPFILE, 0o600), seek = (off, whence) => [Number(lseek(t, off, whence)), koffi.errno()];
+  fs.ftruncateSync(t, M);
+  out.push('without a name', fs.fstatSync(t).nlink, state(t), fs.readdirSync(dir).filter((n) => n.startsWith('io.')).length - names.length);
+  fs.writeSync(t, 'abc', 8192);
+  for (const [off, whence] of [[0, 3], [0, 4], [8192, 4], [8200, 3], [9000, 4], [12288, 3], [M, 3], [M, 4], [-1, 3]])
+    out.push('seek', off, whence, seek(off, whence)[0]);
+  out.push('allocate', fallocate(t, 0, 600 * K, M), state(t), fallocate(t, 1, 0, 64 * K), state(t), fallocate(t, 0, 0, 0), koffi.errno());
+  out.push('what is there stays', fs.readSync(t, back, 0, 3, 8192), back.subarray(0, 3).toString());
+  out.push('holes again', fallocate(t, 3, 0, 2 * M), state(t), seek(0, 3)[0], seek(0, 4)[0]);
+  fs.closeSync(t);
   for (const name of names) fs.unlinkSync(at(name));
   return out;
 }
@@ -94,6 +104,9 @@ for (let k = 0; k < 60; k++) {
       if (seen === BigInt(from + p + 7)) out.held++;
       else if (seen !== 0n) out.mismatches++;
     }
+    const seen = Number(lseek(fd, page * 4096, i % 2 ? 3 : 4));
+    if (seen >= 0 && (seen < page * 4096 || seen > PAGES * 4096)) out.mismatches++;
+    if (i % 4 === 0 && fallocate(fd, 0, from * 4096, 4096)) out.mismatches++;
     if (!some.subarray(8, 4096).equals(Buffer.alloc(4088))) out.mismatches++;
   }
   await punched;
@@ -109,6 +122,12 @@ const written = found(), view = new SharedMemory(counted, filled.length);
 for (let page = 0; page < 8; page++) view.load(page * 4096);
 out.found = { byWrites: written - before, byFaults: found() - written };
 view.close(); counted.close(); fs.unlinkSync(turtle + '/io.count');
+
+const z = fs.openSync(turtle, TMPFILE, 0o600);
+fs.writeSync(z, filled, 0, filled.length, 0);
+out.zeroRange = [fallocate(z, 0x10, 4000, 8292), fs.fstatSync(z).blocks / 8, fs.fstatSync(z).size];
+out.zeroRange.push(fallocate(z, 0x11, 0, M), fs.fstatSync(z).size, fallocate(z, 0x10, 0, M), fs.fstatSync(z).size);
+fs.closeSync(z);
 
 const STEPS = 64, areas = new Set(), all = fs.openSync(turtle + '/io.all', 'w'), grows = fs.openSync(turtle + '/io.grows', 'w');
 fs.ftruncateSync(all, fs.statfsSync(turtle).bfree * 4096);

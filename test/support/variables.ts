@@ -9,6 +9,7 @@ export const TEST_VARIABLES = {
   HT_SOAK: { default: '`1` in `npm run test:soak`', means: 'longer races, more repetitions' },
   HT_LAB_TIMES: { default: 'none', means: 'file for what each test of a lab costs' },
   HT_TEST_KILLS: { default: '30', means: 'how often the daemon is killed while it plugs' },
+  HT_LAUNCHES: { default: '24; soak: 200', means: 'launches of a VMM that are killed' },
   HT_TEST_SEED: { default: 'of the clock, and printed', means: 'when it is killed' },
   HT_SEED: { default: 'fixed', means: 'seed of hostile objects, messages and instructions' },
   HT_MUTANTS: { default: '400 to 1,500; slow: 1,000,000', means: 'how many programs are made' },

@@ -11,7 +11,9 @@ import * as guest from '../../src/kernel/guest.ts';
 import * as host from '../../src/kernel/host.ts';
 import * as net from '../../src/kernel/net.ts';
 import * as npf from '../../src/kernel/npf.ts';
+import * as ptrace from '../../src/kernel/ptrace.ts';
 import * as sample from '../../src/kernel/sample.ts';
+import * as seccomp from '../../src/kernel/seccomp.ts';
 import type { IoctlRequest } from '../../src/kernel/ioctl.ts';
 import type { Fields, StructCodec } from '../../src/kernel/struct.ts';
 
@@ -24,7 +26,11 @@ const isIoctl = (x: unknown): x is IoctlRequest => typeof x === 'object' && x !=
 /** What TypeScript believes: C expression -> value. */
 function beliefs(): Map<string, bigint> {
   const all = new Map<string, bigint>();
-  for (const module of [arena, bpf, exit, guest, host, net, npf, sample] as Record<string, unknown>[]) {
+  const modules = [arena, bpf, exit, guest, host, net, npf, ptrace, sample, seccomp] as Record<
+    string,
+    unknown
+  >[];
+  for (const module of modules) {
     for (const [name, value] of Object.entries(module)) {
       if (isStruct(value)) {
         // libbpf's own header is not needed to build or run anything here
@@ -42,6 +48,7 @@ function beliefs(): Map<string, bigint> {
       }
     }
   }
+  for (const [name, value] of Object.entries(seccomp.ASKED)) all.set(`__NR_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(npf.NPF_REASON)) all.set(`HT_NPF_R_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(exit.EXIT_REASON)) all.set(`HT_EXIT_R_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(sample.SAMPLE_REASON))
@@ -62,6 +69,12 @@ function program(expressions: Iterable<string>): string {
     '#include <stdio.h>',
     '#include <stddef.h>',
     '#include <linux/bpf.h>',
+    '#include <linux/fcntl.h>',
+    '#include <linux/mman.h>',
+    '#include <linux/ptrace.h>',
+    '#include <linux/seccomp.h>',
+    '#include <sys/user.h>',
+    '#include <asm/unistd.h>',
     '#include <hyperturtle/arena.h>',
     '#include <hyperturtle/host.h>',
     '#include <hyperturtle/guest.h>',

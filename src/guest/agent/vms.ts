@@ -6,6 +6,7 @@ import { readFileSync, readlinkSync } from 'node:fs';
 import { fdsLinkingTo, hasVm, processes } from '../../bpf/kvm.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { pidfdGetfd, pidfdOpen } from '../../bpf/sys.ts';
+import type { VARIABLES } from '../../core/environment.ts';
 
 const VM_LINK = 'anon_inode:kvm-vm';
 
@@ -93,9 +94,14 @@ export function turtlefsMount(mountinfo = readFileSync('/proc/self/mountinfo', '
   return line?.split(' ')[4];
 }
 
-/** What the VMM calls its guest (QEMU's -name), or `pid-N`. */
+/** Variable of a VMM, set by `hyperturtle vmm --name`. */
+export const NAME_VARIABLE = 'HYPERTURTLE_VM_NAME' satisfies keyof typeof VARIABLES;
+
+/** What its variable says, what the VMM calls its guest (QEMU's -name), or `pid-N`. */
 export function vmName(pid: number): string {
   try {
+    const set = vmNameIn(readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0'));
+    if (set !== undefined) return set;
     const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
     const given = vmNameOf(args);
     if (given !== undefined) return given;
@@ -105,15 +111,22 @@ export function vmName(pid: number): string {
   return `pid-${pid}`;
 }
 
+/** Pure. */
+export function vmNameIn(variables: readonly string[]): string | undefined {
+  const set = variables.find((v) => v.startsWith(`${NAME_VARIABLE}=`));
+  return set === undefined ? undefined : nameOf(set.slice(NAME_VARIABLE.length + 1));
+}
+
+function nameOf(text: string | undefined): string | undefined {
+  const name = text?.replace(/[^\x21-\x7e]/g, '_').slice(0, NAME_BYTES);
+  return name === '' ? undefined : name;
+}
+
 /** Name in `-name NAME,...` and `-name ...,guest=NAME,...`; a comma of the name itself is doubled. */
 export function vmNameOf(args: readonly string[]): string | undefined {
   const at = args.findIndex((a) => a === '-name' || a === '--name');
   const options = at < 0 ? [] : (args[at + 1]?.match(/(?:,,|[^,])+/g) ?? []);
   const guest = options.find((o) => o.startsWith('guest='))?.slice('guest='.length);
   const first = options[0]?.includes('=') ? undefined : options[0];
-  const name = (guest ?? first)
-    ?.replaceAll(',,', ',')
-    .replace(/[^\x21-\x7e]/g, '_')
-    .slice(0, NAME_BYTES);
-  return name === '' ? undefined : name;
+  return nameOf((guest ?? first)?.replaceAll(',,', ','));
 }

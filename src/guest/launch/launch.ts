@@ -1,0 +1,142 @@
+/**
+ * `hyperturtle vmm`: this process becomes the VMM, so that pid, terminal, standard input, signals and exit status are the
+ * VMM's own. Before that it starts the supervisor and puts a filter on itself, whose calls the supervisor answers.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { accessSync, constants, readFileSync, readSync, statSync, writeSync } from 'node:fs';
+import path from 'node:path';
+import {
+  bindOver,
+  execute,
+  findProgram,
+  hasSysAdmin,
+  makeImage,
+  ownArguments,
+  ownVariables,
+  setNoNewPrivs,
+  undoNode,
+} from '../../bpf/exec.ts';
+import { fdChannel, sendFds } from '../../bpf/fd-passing.ts';
+import type { OwnedFd } from '../../bpf/fds.ts';
+import { whenReadable } from '../../bpf/poll.ts';
+import { installFilter, requireUserNotification } from '../../bpf/seccomp.ts';
+import { codeFile } from '../../core/code-file.ts';
+import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { launchFilter } from '../../kernel/seccomp.ts';
+import { NAME_VARIABLE, turtlefsMount } from '../agent/vms.ts';
+import { NOT_STARTED, READY } from './messages.ts';
+import type { SupervisorTask } from './messages.ts';
+import { tryRamDir } from './ram-file.ts';
+import { filterCount } from './target.ts';
+
+export interface LaunchOptions {
+  program: string;
+  /** How many arguments the program has; they are the last of this process. */
+  argumentCount: number;
+  name: string | undefined;
+  /** Where turtlefs is mounted; undefined: to be found. */
+  dir: string | undefined;
+  minMib: number;
+  /** Directories over which turtlefs is mounted for the VMM; undefined: what its arguments name. */
+  over: readonly string[] | undefined;
+  startMs: number;
+}
+
+/** Returns only by an error. */
+export async function launch(o: LaunchOptions): Promise<never> {
+  requireUserNotification();
+  const file = findProgram(o.program, process.env['PATH'] ?? '/usr/bin:/bin', isExecutable);
+  const dir = o.dir ?? turtlefsDir();
+  tryRamDir(dir);
+  const args = ownArguments(o.argumentCount);
+  const over = o.over ?? overFor(args.map(String), readFileSync('/proc/self/mountinfo', 'utf8'));
+  const named = (v: Buffer): boolean => !v.toString('latin1').startsWith(`${NAME_VARIABLE}=`);
+  const name = o.name === undefined ? [] : [Buffer.from(`${NAME_VARIABLE}=${o.name}`)];
+  const image = makeImage(
+    file,
+    [Buffer.from(o.program), ...args],
+    [...ownVariables().filter(named), ...name],
+  );
+  const filter = launchFilter(o.minMib * 2 ** 20);
+  const filters = filterCount('thread-self');
+  const channel = await startSupervisor(
+    {
+      dir,
+      pid: process.pid,
+      program: path.basename(file),
+      minBytes: o.minMib * 2 ** 20,
+      filters: filters === undefined ? undefined : filters + 1,
+      again: false,
+    },
+    o.startMs,
+  );
+  if (over.length > 0) bindOver(dir, over);
+  if (!hasSysAdmin()) setNoNewPrivs();
+  undoNode();
+  try {
+    // from here on the supervisor is needed: nothing comes in between
+    sendFds(channel, [installFilter(filter).fd]);
+    execute(image);
+  } catch (e) {
+    writeSync(channel.fd, NOT_STARTED);
+    throw e;
+  }
+}
+
+function isExecutable(file: string): boolean {
+  try {
+    accessSync(file, constants.X_OK);
+    return statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
+function turtlefsDir(): string {
+  const dir = turtlefsMount();
+  if (dir !== undefined) return dir;
+  throw new HyperturtleError(
+    'HT_UNAVAILABLE',
+    "turtlefs is not mounted: start the agent (hyperturtle guest agent), which mounts it, or 'mount -t turtlefs none /run/hyperturtle/ram' with the guest module loaded",
+  );
+}
+
+/** Directories for shared memory or huge pages that an argument names. Pure. */
+export function overFor(args: readonly string[], mountinfo: string): string[] {
+  const huge = mountinfo
+    .split('\n')
+    .filter((line) => line.split(' - ')[1]?.startsWith('hugetlbfs '))
+    .flatMap((line) => line.split(' ')[4] ?? []);
+  const names = (place: string) => (arg: string) =>
+    arg.split(/[=,:]/).some((part) => part === place || part.startsWith(`${place}/`));
+  return [...new Set(['/dev/shm', ...huge])].filter((place) => args.some(names(place)));
+}
+
+/** Returns when it can answer. It is no child of this process, so that the VMM has none that it does not know. */
+async function startSupervisor(task: SupervisorTask, startMs: number): Promise<OwnedFd> {
+  const [here, there] = fdChannel('channel to the supervisor');
+  const command = [process.execPath, codeFile('guest/launch/supervisor.js'), JSON.stringify(task)];
+  const shell = spawn('/bin/sh', ['-c', '"$@" &', 'sh', ...command], {
+    cwd: '/',
+    detached: true,
+    stdio: ['ignore', 'ignore', 'inherit', there.fd],
+  });
+  there.close();
+  try {
+    const [status] = (await once(shell, 'exit')) as [number | null];
+    if (status !== 0) throw new HyperturtleError('HT_CRASHED', `/bin/sh ended with status ${status}`);
+    await whenReadable(here, AbortSignal.timeout(startMs));
+    const said = Buffer.alloc(1);
+    if (readSync(here.fd, said) !== 1 || said.toString() !== READY)
+      throw new HyperturtleError('HT_CRASHED', 'its supervisor has ended');
+    return here;
+  } catch (e) {
+    here.close();
+    throw e instanceof HyperturtleError
+      ? e
+      : new HyperturtleError('HT_CRASHED', `no supervisor within ${startMs} ms: ${messageOf(e)}`, {
+          cause: e,
+        });
+  }
+}
