@@ -168,18 +168,38 @@ async function build() {
   writeFileSync(stamp, hash);
 }
 
-/** The dashboard is tested in a real browser, where that can be installed; else its tests say what they miss. */
-async function installBrowser() {
-  if (!isMissing('chromium') || process.getuid() !== 0) return;
-  say('installing chromium for the tests of the dashboard (apt)');
+/** What integration tests call on this machine itself; the dashboard is tested in a real browser. */
+const TEST_PACKAGES = [
+  'chromium',
+  'fonts-dejavu-core',
+  'git',
+  'iproute2',
+  'iputils-ping',
+  'kmod',
+  'libbpf1',
+  'procps',
+];
+
+/** Those of TEST_PACKAGES that dpkg does not have. */
+function missingPackages() {
+  const query = ['-W', '-f', '${Package} ${db:Status-Status}\n', ...TEST_PACKAGES];
+  const found = spawnSync('dpkg-query', query, { encoding: 'utf8' }).stdout ?? '';
+  return TEST_PACKAGES.filter((name) => !found.split('\n').includes(`${name} installed`));
+}
+
+/** Installs them where that can be done; else the tests that need them say what they miss. */
+async function installPrograms() {
+  const missing = missingPackages();
+  if (missing.length === 0 || process.getuid() !== 0) return;
+  say(`installing for the tests (apt): ${missing.join(', ')}`);
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   const options = { stdio: ['inherit', 2, 2], env };
-  const install = ['install', '-y', '--no-install-recommends', '-qq', 'chromium', 'fonts-dejavu-core'];
+  const install = ['install', '-y', '--no-install-recommends', '-qq', ...missing];
   // lists that are not there yet or too old are the usual reason for the first to fail
   if ((await run('apt-get', install, options)) === 0) return;
   await run('apt-get', ['update', '-qq'], options);
   if ((await run('apt-get', install, options)) !== 0)
-    say('no chromium: the tests of the dashboard are skipped');
+    say('not installed: the tests that need them are skipped');
 }
 
 /** Fetches and builds the lab's parts with progress, so that no test waits for a download. */
@@ -226,7 +246,7 @@ function test(args) {
       },
       // the integration tests compile eBPF with the lab's clang: without it they would be skipped
       compiler: () => (isDebian() ? lab() : undefined),
-      browser: () => (isDebian() ? installBrowser() : undefined),
+      programs: () => (isDebian() ? installPrograms() : undefined),
       bpf: buildBpf,
     },
   });

@@ -6,7 +6,7 @@ import path from 'node:path';
 /** In the order in which they run. `lab`: its machines must be built first. `env`: variables that it has by default. */
 export const SUITES = {
   unit: {},
-  integration: { compiler: true, browser: true },
+  integration: { compiler: true, programs: true },
   lab: { lab: true },
   soak: { lab: true, env: { HT_SOAK: '1' } },
   slow: { lab: true },
@@ -61,7 +61,7 @@ export function table(rows) {
 
 /**
  * Runs them, prints the table, and gives the exit status. `steps`: how to run a program (`run`), to say a line (`say`), and
- * to prepare what a suite needs: `lab`, `compiler`, `browser`, `bpf`, each called once at most. `explain`: an error as
+ * to prepare what a suite needs: `lab`, `compiler`, `programs`, `bpf`, each called once at most. `explain`: an error as
  * people are told it.
  */
 export async function runSuites(root, args, { run, say, prepare, explain }) {

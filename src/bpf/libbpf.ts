@@ -28,8 +28,6 @@ function load(): LibraryHandle {
   }
 }
 
-const lib = load();
-
 const OpenOpts = koffi.struct({
   sz: 'size_t',
   object_name: 'const char *',
@@ -45,7 +43,7 @@ const OpenOpts = koffi.struct({
 koffi.alias('HtOpenOpts', OpenOpts);
 export const OPEN_OPTS_BYTES = koffi.sizeof(OpenOpts);
 
-export interface OpenOptsValue {
+interface OpenOptsValue {
   sz: number;
   object_name: string;
   kernel_log_buf: Memory;
@@ -53,7 +51,8 @@ export interface OpenOptsValue {
   kernel_log_level: number;
 }
 
-export const libbpf = {
+/** Objects, and the programs and maps in them; each with its type by hand, as all here. */
+const objectsOf = (lib: LibraryHandle) => ({
   object_open_mem: lib.func(
     'void *bpf_object__open_mem(const void *bytes, size_t length, HtOpenOpts *opts)',
   ) as (bytes: Uint8Array, length: number, opts: OpenOptsValue) => ObjectHandle | null,
@@ -85,6 +84,18 @@ export const libbpf = {
   map_set_initial_value: lib.func(
     'int bpf_map__set_initial_value(void *map, const void *data, size_t length)',
   ) as (m: MapHandle, data: Uint8Array, length: number) => number,
+  program_set_type: lib.func('int bpf_program__set_type(void *program, int type)') as (
+    p: ProgramHandle,
+    type: number,
+  ) => number,
+  program_set_attach_type: lib.func('int bpf_program__set_expected_attach_type(void *program, int type)') as (
+    p: ProgramHandle,
+    type: number,
+  ) => number,
+});
+
+/** Maps by their file descriptor. */
+const mapsOf = (lib: LibraryHandle) => ({
   map_create: lib.func(
     'int bpf_map_create(int type, const char *name, uint32_t key, uint32_t value, uint32_t entries, const void *opts)',
   ) as (
@@ -112,29 +123,11 @@ export const libbpf = {
     key: Uint8Array | null,
     next: Uint8Array,
   ) => number,
-  prog_load: lib.func(
-    'int bpf_prog_load(int type, const char *name, const char *license, const void *code, size_t count, void *opts)',
-  ) as (
-    type: number,
-    name: string,
-    license: string,
-    code: Uint8Array,
-    instructions: number,
-    opts: Uint8Array | null,
-  ) => number,
-  btf_load: lib.func('int bpf_btf_load(const void *data, size_t length, void *opts)') as (
-    data: Uint8Array,
-    length: number,
-    opts: null,
-  ) => number,
-  program_set_type: lib.func('int bpf_program__set_type(void *program, int type)') as (
-    p: ProgramHandle,
-    type: number,
-  ) => number,
-  program_set_attach_type: lib.func('int bpf_program__set_expected_attach_type(void *program, int type)') as (
-    p: ProgramHandle,
-    type: number,
-  ) => number,
+  num_possible_cpus: lib.func('int libbpf_num_possible_cpus(void)') as () => number,
+});
+
+/** Links of network programs, and the traffic control filters of older kernels. */
+const linksOf = (lib: LibraryHandle) => ({
   link_create: lib.func('int bpf_link_create(int program, int target, int type, const void *opts)') as (
     program: number,
     target: number,
@@ -161,18 +154,61 @@ export const libbpf = {
     hook: Uint8Array,
     opts: Uint8Array,
   ) => number,
+});
+
+/** What is loaded, pinned or found without an object. */
+const kernelOf = (lib: LibraryHandle) => ({
+  prog_load: lib.func(
+    'int bpf_prog_load(int type, const char *name, const char *license, const void *code, size_t count, void *opts)',
+  ) as (
+    type: number,
+    name: string,
+    license: string,
+    code: Uint8Array,
+    instructions: number,
+    opts: Uint8Array | null,
+  ) => number,
+  test_run: lib.func('int bpf_prog_test_run_opts(int fd, _Inout_ void *opts)') as (
+    program: number,
+    opts: Uint8Array,
+  ) => number,
+  btf_load: lib.func('int bpf_btf_load(const void *data, size_t length, void *opts)') as (
+    data: Uint8Array,
+    length: number,
+    opts: null,
+  ) => number,
   map_fd_by_id: lib.func('int bpf_map_get_fd_by_id(uint32_t id)') as (id: number) => number,
   prog_fd_by_id: lib.func('int bpf_prog_get_fd_by_id(uint32_t id)') as (id: number) => number,
   obj_pin: lib.func('int bpf_obj_pin(int fd, const char *path)') as (fd: number, path: string) => number,
   obj_get: lib.func('int bpf_obj_get(const char *path)') as (path: string) => number,
-  num_possible_cpus: lib.func('int libbpf_num_possible_cpus(void)') as () => number,
   obj_get_info: lib.func('int bpf_obj_get_info_by_fd(int fd, void *info, void *length)') as (
     fd: number,
     info: Uint8Array,
     length: Uint8Array,
   ) => number,
-  version: lib.func('const char *libbpf_version_string()') as () => string,
-};
+});
+
+const functionsOf = (lib: LibraryHandle) => ({
+  ...objectsOf(lib),
+  ...mapsOf(lib),
+  ...linksOf(lib),
+  ...kernelOf(lib),
+});
+type Libbpf = ReturnType<typeof functionsOf>;
+
+let bound: Libbpf | undefined;
+
+/**
+ * The library's functions. It is loaded when they are first asked for: most of what knows of eBPF objects runs where there
+ * is none. Throws HT_NOT_FOUND without it.
+ */
+export function libbpf(): Libbpf {
+  if (bound !== undefined) return bound;
+  const lib = load();
+  printTo(lib);
+  bound = functionsOf(lib);
+  return bound;
+}
 
 /** errno of a libbpf call that just failed: its result when negative (libbpf 1.x gives -errno), else errno. */
 export function failureOf(result: number | null): number {
@@ -189,28 +225,31 @@ const LINE_BYTES = 8192;
 const LIBBPF_INFO = 1;
 let lines: string[] = [];
 
-const vsnprintf = koffi
-  .load('libc.so.6')
-  .func('int vsnprintf(void *out, size_t size, const void *format, void *arguments)') as (
-  out: Uint8Array,
-  size: number,
-  format: bigint,
-  args: bigint,
-) => number;
-const lineBuffer = Buffer.alloc(LINE_BYTES);
-const PrintFn = koffi.proto('int HtPrintFn(int level, const void *format, void *arguments)');
-const print = koffi.register((level: number, format: bigint, args: bigint): number => {
-  if (level > LIBBPF_INFO) return 0;
-  // SAFETY: libbpf calls this on the thread that called it, with a va_list that nobody else reads afterwards (koffi
-  // runs it here and lets that thread wait, when it is one of the pool's);
-  // vsnprintf writes at most LINE_BYTES, with the NUL.
-  const n = vsnprintf(lineBuffer, LINE_BYTES, format, args);
-  if (n > 0)
-    lines.push(lineBuffer.toString('utf8', 0, Math.min(n, LINE_BYTES - 1)).replace(/^libbpf: |\n+$/g, ''));
-  return n;
-}, koffi.pointer(PrintFn));
-// SAFETY: `print` stays registered as long as the process lives.
-(lib.func('void *libbpf_set_print(void *print)') as (print: bigint) => bigint)(print);
+/** What it prints is kept for `takePrinted`. */
+function printTo(lib: LibraryHandle): void {
+  const vsnprintf = koffi
+    .load('libc.so.6')
+    .func('int vsnprintf(void *out, size_t size, const void *format, void *arguments)') as (
+    out: Uint8Array,
+    size: number,
+    format: bigint,
+    args: bigint,
+  ) => number;
+  const lineBuffer = Buffer.alloc(LINE_BYTES);
+  const PrintFn = koffi.proto('int HtPrintFn(int level, const void *format, void *arguments)');
+  const print = koffi.register((level: number, format: bigint, args: bigint): number => {
+    if (level > LIBBPF_INFO) return 0;
+    // SAFETY: libbpf calls this on the thread that called it, with a va_list that nobody else reads afterwards (koffi
+    // runs it here and lets that thread wait, when it is one of the pool's);
+    // vsnprintf writes at most LINE_BYTES, with the NUL.
+    const n = vsnprintf(lineBuffer, LINE_BYTES, format, args);
+    if (n > 0)
+      lines.push(lineBuffer.toString('utf8', 0, Math.min(n, LINE_BYTES - 1)).replace(/^libbpf: |\n+$/g, ''));
+    return n;
+  }, koffi.pointer(PrintFn));
+  // SAFETY: `print` stays registered as long as the process lives.
+  (lib.func('void *libbpf_set_print(void *print)') as (print: bigint) => bigint)(print);
+}
 
 /** What libbpf has printed (warnings and information) since the last call. */
 export function takePrinted(): string[] {

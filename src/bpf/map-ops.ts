@@ -79,7 +79,7 @@ let cpus: number | undefined;
 /** CPUs that the kernel may ever have: per-CPU maps hold that many values for a key. */
 export function possibleCpus(): number {
   if (cpus !== undefined) return cpus;
-  const n = libbpf.num_possible_cpus();
+  const n = libbpf().num_possible_cpus();
   takePrinted();
   if (n < 1) throw kernelError('/sys/devices/system/cpu/possible', failureOf(n));
   return (cpus = n);
@@ -106,7 +106,7 @@ export class MapAccess {
     this.#checkKey(key);
     const value = new Uint8Array(this.#bytes);
     // SAFETY: the kernel writes one value, or one padded to 8 for each possible CPU: #bytes.
-    const r = libbpf.map_lookup(this.file.fd, key, value);
+    const r = libbpf().map_lookup(this.file.fd, key, value);
     if (r >= 0) return this.#split(value);
     const errno = failureOf(r);
     if (errnoName(errno) === 'ENOENT') return undefined;
@@ -120,7 +120,7 @@ export class MapAccess {
   set(key: Uint8Array, value: Uint8Array, mode: MapSetMode = 'any'): void {
     this.#checkKey(key);
     // SAFETY: the kernel reads as many bytes as get() lets it write; #joined gives exactly that many.
-    const r = libbpf.map_update(this.file.fd, key, this.#joined(value), MODE[mode]);
+    const r = libbpf().map_update(this.file.fd, key, this.#joined(value), MODE[mode]);
     if (r < 0) throw kernelError(`writing ${this.file.what}`, failureOf(r), EXPLAIN);
   }
 
@@ -128,7 +128,7 @@ export class MapAccess {
   delete(key: Uint8Array): boolean {
     this.#checkKey(key);
     // SAFETY: the kernel reads key_size bytes, which `key` has.
-    const r = libbpf.map_delete(this.file.fd, key);
+    const r = libbpf().map_delete(this.file.fd, key);
     if (r >= 0) return true;
     const errno = failureOf(r);
     if (errnoName(errno) === 'ENOENT') return false;
@@ -140,7 +140,7 @@ export class MapAccess {
     if (key) this.#checkKey(key);
     const next = new Uint8Array(this.info.keyBytes);
     // SAFETY: the kernel reads key_size bytes when there is a key, and writes key_size bytes.
-    const r = libbpf.map_next_key(this.file.fd, key ?? null, next);
+    const r = libbpf().map_next_key(this.file.fd, key ?? null, next);
     if (r >= 0) return next;
     const errno = failureOf(r);
     if (errnoName(errno) === 'ENOENT') return undefined;

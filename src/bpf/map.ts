@@ -25,7 +25,7 @@ export function infoOf(what: string, fd: number, bytes: number): Uint8Array {
   const length = new Uint8Array(4);
   u32.write(viewOf(length), 0, bytes);
   // SAFETY: the kernel writes at most the `length` bytes that `info` has.
-  const r = libbpf.obj_get_info(fd, info, length);
+  const r = libbpf().obj_get_info(fd, info, length);
   if (r < 0) throw kernelError(`information on ${what}`, failureOf(r), EXPLAIN);
   return info;
 }
@@ -45,7 +45,7 @@ export class SharedArray implements Disposable {
       throw new RangeError(`map name '${name}': at most ${BPF_NAME_MAX} characters`);
     const opts = BPF_MAP_CREATE_OPTS.encode({ sz: BPF_MAP_CREATE_OPTS.size, map_flags: BPF_F_MMAPABLE });
     // SAFETY: `opts` begins with its own size, which libbpf honours.
-    const fd = libbpf.map_create(BPF_MAP_TYPE_ARRAY, name, 4, valueBytes, 1, opts);
+    const fd = libbpf().map_create(BPF_MAP_TYPE_ARRAY, name, 4, valueBytes, 1, opts);
     if (fd < 0) throw kernelError(`creating map '${name}' of ${valueBytes} bytes`, failureOf(fd), EXPLAIN);
     takePrinted();
     return new SharedArray(new OwnedFd(fd, `map '${name}'`), valueBytes);
@@ -72,7 +72,7 @@ export class SharedArray implements Disposable {
   lookup(): Uint8Array {
     const value = new Uint8Array(this.valueBytes);
     // SAFETY: the kernel writes value_size bytes, with which this map was created.
-    const r = libbpf.map_lookup(this.file.fd, new Uint8Array(4), value);
+    const r = libbpf().map_lookup(this.file.fd, new Uint8Array(4), value);
     if (r < 0) throw kernelError(`reading ${this.file.what}`, failureOf(r), EXPLAIN);
     return value;
   }
@@ -83,7 +83,7 @@ export class SharedArray implements Disposable {
         `${this.file.what}: a value of ${this.valueBytes} bytes expected, ${value.length} given`,
       );
     // SAFETY: the kernel reads value_size bytes, and `value` has that many.
-    const r = libbpf.map_update(this.file.fd, new Uint8Array(4), value, 0);
+    const r = libbpf().map_update(this.file.fd, new Uint8Array(4), value, 0);
     if (r < 0) throw kernelError(`writing ${this.file.what}`, failureOf(r), EXPLAIN);
   }
 

@@ -56,14 +56,14 @@ export function loadCode(type: number, name: string, code: Uint8Array, types?: F
   const what = `loading program '${name}'`;
   const load = (opts: Uint8Array | null): OwnedFd => {
     // SAFETY: the kernel reads 8 bytes for each instruction, which `code` has; `opts` begins with its own size.
-    const fd = libbpf.prog_load(type, name.slice(0, BPF_NAME_MAX), 'GPL', code, code.length / 8, opts);
+    const fd = libbpf().prog_load(type, name.slice(0, BPF_NAME_MAX), 'GPL', code, code.length / 8, opts);
     const errno = fd < 0 ? failureOf(fd) : 0;
     takePrinted();
     if (fd < 0) throw kernelError(what, errno, EXPLAIN);
     return new OwnedFd(fd, `program '${name}'`);
   };
   if (!types) return load(null);
-  const btfFd = libbpf.btf_load(types.btf, types.btf.length, null);
+  const btfFd = libbpf().btf_load(types.btf, types.btf.length, null);
   if (btfFd < 0) throw kernelError(`${what}: its types`, failureOf(btfFd), EXPLAIN);
   const btf = new OwnedFd(btfFd, `types of program '${name}'`);
   const memory = memoryWith(new Uint8Array(Uint32Array.from(types.functions.flat()).buffer));
@@ -114,7 +114,7 @@ async function link(
   what: string,
 ): Promise<OwnedFd> {
   // SAFETY: numbers only; without opts libbpf reads nothing else.
-  const made = await call(libbpf.link_create, program.fd, ifindex, type, null);
+  const made = await call(libbpf().link_create, program.fd, ifindex, type, null);
   takePrinted();
   const errno = failureIn(made);
   if (errno !== 0) throw kernelError(`${what} of network device ${ifindex}`, errno, EXPLAIN);
@@ -123,7 +123,7 @@ async function link(
 
 /** The link runs this program from now on: each event sees the one or the other. */
 export async function updateLink(call: Caller, file: OwnedFd, program: OwnedFd): Promise<void> {
-  const r = failureIn(await call(libbpf.link_update, file.fd, program.fd, null));
+  const r = failureIn(await call(libbpf().link_update, file.fd, program.fd, null));
   if (r !== 0) throw kernelError(`another program for ${file.what}`, r, EXPLAIN);
 }
 
@@ -144,7 +144,7 @@ export async function linkPlace(
   const length = new Uint8Array(4);
   u32.write(viewOf(length), 0, info.length);
   // SAFETY: the kernel writes at most `length` bytes, which `info` has; koffi holds both until the call is over.
-  const errno = failureIn(await call(libbpf.obj_get_info, file.fd, info, length));
+  const errno = failureIn(await call(libbpf().obj_get_info, file.fd, info, length));
   if (errno !== 0) throw kernelError(`information on ${file.what}`, errno, EXPLAIN);
   const { prog_id, ifindex } = LINK_INFO.decode(info);
   return { programId: prog_id, ifindex };
@@ -152,7 +152,7 @@ export async function linkPlace(
 
 /** Ends what a link does at once, no matter who else holds it (Linux 5.9). Fine when its device has gone. */
 export async function detachLink(call: Caller, file: OwnedFd): Promise<void> {
-  const errno = failureIn(await call(libbpf.link_detach, file.fd));
+  const errno = failureIn(await call(libbpf().link_detach, file.fd));
   if (errno !== 0 && !['ENOENT', 'ENODEV', 'ENOLINK'].includes(errnoName(errno)))
     throw kernelError(`detaching ${file.what}`, errno, EXPLAIN);
 }
@@ -178,7 +178,7 @@ const tcHook = (ifindex: number, point: number): Uint8Array =>
 /** True when there was none and one was made. */
 export async function addClsact(call: Caller, ifindex: number): Promise<boolean> {
   // SAFETY: here and below the structs begin with their own sizes, which libbpf honours.
-  const errno = failureIn(await call(libbpf.tc_hook_create, tcHook(ifindex, BOTH)));
+  const errno = failureIn(await call(libbpf().tc_hook_create, tcHook(ifindex, BOTH)));
   takePrinted();
   if (errno === 0) return true;
   if (errnoName(errno) === 'EEXIST') return false;
@@ -188,7 +188,7 @@ export async function addClsact(call: Caller, ifindex: number): Promise<boolean>
 /** Removes the qdisc with all its filters; fine when there is none. */
 export async function removeClsact(call: Caller, ifindex: number): Promise<void> {
   gone(
-    await call(libbpf.tc_hook_destroy, tcHook(ifindex, BOTH)),
+    await call(libbpf().tc_hook_destroy, tcHook(ifindex, BOTH)),
     `qdisc clsact of network device ${ifindex}`,
   );
 }
@@ -201,7 +201,7 @@ export async function setFilter(
   direction: Direction,
 ): Promise<void> {
   const opts = TC_OPTS.encode({ sz: TC_OPTS.size, prog_fd: program.fd, flags: BPF_TC_F_REPLACE, ...FILTER });
-  const errno = failureIn(await call(libbpf.tc_attach, tcHook(ifindex, TC_POINT[direction]), opts));
+  const errno = failureIn(await call(libbpf().tc_attach, tcHook(ifindex, TC_POINT[direction]), opts));
   takePrinted();
   if (errno !== 0) throw kernelError(`tc filter (${direction}) of network device ${ifindex}`, errno, EXPLAIN);
 }
@@ -210,7 +210,7 @@ export async function setFilter(
 export async function removeFilter(call: Caller, ifindex: number, direction: Direction): Promise<void> {
   const opts = TC_OPTS.encode({ sz: TC_OPTS.size, ...FILTER });
   gone(
-    await call(libbpf.tc_detach, tcHook(ifindex, TC_POINT[direction]), opts),
+    await call(libbpf().tc_detach, tcHook(ifindex, TC_POINT[direction]), opts),
     `tc filter (${direction}) of network device ${ifindex}`,
   );
 }
@@ -222,7 +222,7 @@ export async function filterProgram(
   direction: Direction,
 ): Promise<number | undefined> {
   const opts = TC_OPTS.encode({ sz: TC_OPTS.size, ...FILTER });
-  const errno = failureIn(await call(libbpf.tc_query, tcHook(ifindex, TC_POINT[direction]), opts));
+  const errno = failureIn(await call(libbpf().tc_query, tcHook(ifindex, TC_POINT[direction]), opts));
   takePrinted();
   if (errno === 0) return TC_OPTS.decode(opts).prog_id;
   if (NO_FILTER.includes(errnoName(errno))) return undefined;

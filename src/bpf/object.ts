@@ -59,16 +59,16 @@ export class BpfProgram {
     this.#object = object;
     this.#handle = handle;
     // SAFETY: the handle comes from object_next_program of an open object.
-    this.name = libbpf.program_name(handle);
-    this.section = libbpf.program_section(handle);
-    this.type = libbpf.program_type(handle);
+    this.name = libbpf().program_name(handle);
+    this.section = libbpf().program_section(handle);
+    this.type = libbpf().program_type(handle);
   }
 
   /** Belongs to the object: never close it, and use it only while the object is open. */
   get fd(): number {
     this.#object.assertOpen();
     // SAFETY: the object is open, so the handle is alive.
-    return libbpf.program_fd(this.#handle);
+    return libbpf().program_fd(this.#handle);
   }
 
   info(): ProgramInfo {
@@ -100,7 +100,7 @@ export class BpfObject implements Disposable {
     this.#variables = elf.sections.map((s) => s.name).filter((s) => VARIABLES.test(s));
     this.#handle = handle;
     const programs: BpfProgram[] = [];
-    for (let p = libbpf.object_next_program(handle, null); p; p = libbpf.object_next_program(handle, p))
+    for (let p = libbpf().object_next_program(handle, null); p; p = libbpf().object_next_program(handle, p))
       programs.push(new BpfProgram(this, p));
     this.programs = programs;
   }
@@ -118,7 +118,7 @@ export class BpfObject implements Disposable {
       takePrinted();
       // SAFETY: parseElf has checked that all tables lie inside the bytes; libbpf copies what it keeps of them before
       // it returns; `log` outlives the load. Level 0 makes libbpf use the log only for a second try after a failure.
-      const handle = libbpf.object_open_mem(spec.elf, spec.elf.length, {
+      const handle = libbpf().object_open_mem(spec.elf, spec.elf.length, {
         sz: OPEN_OPTS_BYTES,
         object_name: spec.name,
         kernel_log_buf: log,
@@ -130,12 +130,12 @@ export class BpfObject implements Disposable {
         reuseMaps(handle, spec);
         setTypes(handle, spec);
         if (rodata) setRodata(handle, spec, rodata);
-        const r = libbpf.object_load(handle);
+        const r = libbpf().object_load(handle);
         if (r < 0) throw refused(spec, 'cannot be loaded', failureOf(r), textOf(log, LOG_BYTES));
         takePrinted();
         return new BpfObject(spec.name, handle, elf);
       } catch (e) {
-        libbpf.object_close(handle);
+        libbpf().object_close(handle);
         throw e;
       }
     } finally {
@@ -157,7 +157,7 @@ export class BpfObject implements Disposable {
 
   /** Descriptor of a map by its name; belongs to the object. */
   mapFd(name: string): number {
-    return libbpf.map_fd(findMap(this.assertOpen(), this.name, name));
+    return libbpf().map_fd(findMap(this.assertOpen(), this.name, name));
   }
 
   /** All maps, with their names in the object: `.rodata` where libbpf says `npf.rodata`. Descriptors as in mapFd. */
@@ -165,12 +165,12 @@ export class BpfObject implements Disposable {
     const handle = this.assertOpen();
     const named = new Map<MapHandle, string>();
     for (const name of this.#variables) {
-      const map = libbpf.object_find_map(handle, name);
+      const map = libbpf().object_find_map(handle, name);
       if (map) named.set(map, name);
     }
     const maps: { name: string; fd: number }[] = [];
-    for (let m = libbpf.object_next_map(handle, null); m; m = libbpf.object_next_map(handle, m))
-      maps.push({ name: named.get(m) ?? libbpf.map_name(m), fd: libbpf.map_fd(m) });
+    for (let m = libbpf().object_next_map(handle, null); m; m = libbpf().object_next_map(handle, m))
+      maps.push({ name: named.get(m) ?? libbpf().map_name(m), fd: libbpf().map_fd(m) });
     return maps;
   }
 
@@ -186,7 +186,7 @@ export class BpfObject implements Disposable {
     const handle = this.#handle;
     this.#handle = undefined;
     // SAFETY: closed once; programs check that the object is open before they use their handles.
-    libbpf.object_close(handle);
+    libbpf().object_close(handle);
   }
 
   [Symbol.dispose](): void {
@@ -195,11 +195,11 @@ export class BpfObject implements Disposable {
 }
 
 function findMap(object: ObjectHandle, objectName: string, name: string): MapHandle {
-  const map = libbpf.object_find_map(object, name);
+  const map = libbpf().object_find_map(object, name);
   if (map) return map;
   const have: string[] = [];
-  for (let m = libbpf.object_next_map(object, null); m; m = libbpf.object_next_map(object, m))
-    have.push(libbpf.map_name(m));
+  for (let m = libbpf().object_next_map(object, null); m; m = libbpf().object_next_map(object, m))
+    have.push(libbpf().map_name(m));
   throw new HyperturtleError(
     'HT_NOT_FOUND',
     `object '${objectName}' has no map '${name}'; it has: ${have.join(', ') || 'none'}`,
@@ -209,31 +209,31 @@ function findMap(object: ObjectHandle, objectName: string, name: string): MapHan
 function reuseMaps(handle: ObjectHandle, spec: ObjectSpec): void {
   for (const [name, file] of Object.entries(spec.reuse ?? {})) {
     // SAFETY: both calls get a map of this open object; reuse_fd asks the kernel about the descriptor and copies it.
-    const r = libbpf.map_reuse_fd(findMap(handle, spec.name, name), file.fd);
+    const r = libbpf().map_reuse_fd(findMap(handle, spec.name, name), file.fd);
     if (r < 0) throw refused(spec, `cannot use ${file.what} as its map '${name}'`, failureOf(r));
   }
 }
 
 /** Also forgets for which way of attaching: libbpf's idea of that differs between its versions. */
 function setTypes(handle: ObjectHandle, spec: ObjectSpec): void {
-  for (let p = libbpf.object_next_program(handle, null); p; p = libbpf.object_next_program(handle, p)) {
-    const type = own(spec.types ?? {}, libbpf.program_section(p));
+  for (let p = libbpf().object_next_program(handle, null); p; p = libbpf().object_next_program(handle, p)) {
+    const type = own(spec.types ?? {}, libbpf().program_section(p));
     if (type === undefined) continue;
     // SAFETY: the program is one of this open object, which is not loaded yet.
-    const r = libbpf.program_set_type(p, type) || libbpf.program_set_attach_type(p, 0);
+    const r = libbpf().program_set_type(p, type) || libbpf().program_set_attach_type(p, 0);
     if (r < 0) throw refused(spec, `cannot have a program of type ${type}`, failureOf(r));
   }
 }
 
 function setRodata(handle: ObjectHandle, spec: ObjectSpec, rodata: Uint8Array): void {
   const map = findMap(handle, spec.name, '.rodata');
-  if (libbpf.map_value_size(map) !== rodata.length)
+  if (libbpf().map_value_size(map) !== rodata.length)
     throw new HyperturtleError(
       'HT_BPF',
-      `object '${spec.name}': .rodata has ${rodata.length} bytes, libbpf sees ${libbpf.map_value_size(map)}`,
+      `object '${spec.name}': .rodata has ${rodata.length} bytes, libbpf sees ${libbpf().map_value_size(map)}`,
     );
   // SAFETY: libbpf copies exactly value_size bytes, which `rodata` has.
-  const r = libbpf.map_set_initial_value(map, rodata, rodata.length);
+  const r = libbpf().map_set_initial_value(map, rodata, rodata.length);
   if (r < 0) throw refused(spec, 'does not let its constants be set', failureOf(r));
 }
 

@@ -19,14 +19,14 @@ const EXPLAIN: Explain = {
 /** Pins a program or map at `file`, a new name in a mounted bpffs. Throws HT_EXISTS, HT_NOT_FOUND, HT_BPF. */
 export function pin(object: OwnedFd, file: string): void {
   // SAFETY: a NUL-ended path and a number go to the kernel, which checks both.
-  const r = libbpf.obj_pin(object.fd, file);
+  const r = libbpf().obj_pin(object.fd, file);
   if (r < 0) throw kernelError(`pinning ${object.what} at ${file}`, failureOf(r), EXPLAIN);
 }
 
 /** A descriptor for what is pinned there. Throws HT_NOT_FOUND. */
 export function openPinned(file: string): OwnedFd {
   // SAFETY: as above.
-  const fd = libbpf.obj_get(file);
+  const fd = libbpf().obj_get(file);
   if (fd < 0) throw kernelError(`pin ${file}`, failureOf(fd), EXPLAIN);
   return new OwnedFd(fd, `pin ${file}`);
 }
@@ -57,12 +57,12 @@ export function ensureBpffs(dir: string): boolean {
 
 /** A descriptor by the kernel's number. Needs CAP_SYS_ADMIN. Throws HT_NOT_FOUND. */
 export function programById(id: number): OwnedFd {
-  return byId('program', id, libbpf.prog_fd_by_id(id));
+  return byId('program', id, libbpf().prog_fd_by_id(id));
 }
 
 /** As programById. */
 export function mapById(id: number): OwnedFd {
-  return byId('map', id, libbpf.map_fd_by_id(id));
+  return byId('map', id, libbpf().map_fd_by_id(id));
 }
 
 function byId(kind: string, id: number, fd: number): OwnedFd {

@@ -1,11 +1,7 @@
 /** BPF_PROG_TEST_RUN: a network program on a packet, without a device. */
 import koffi from 'koffi';
+import { libbpf } from './libbpf.ts';
 import { kernelError } from './sys.ts';
-
-const testRun = koffi.load('libbpf.so.1').func('int bpf_prog_test_run_opts(int fd, _Inout_ void *opts)') as (
-  fd: number,
-  opts: Uint8Array,
-) => number;
 
 export interface TestRun {
   /** What the program returned; TC_ACT_UNSPEC is -1. */
@@ -34,7 +30,7 @@ export function runProgram(fd: number, frame: Uint8Array, repeat = 1, context?: 
       view.setUint32(48, context.length, true);
     }
     view.setUint32(60, repeat, true);
-    const r = testRun(fd, opts);
+    const r = libbpf().test_run(fd, opts);
     if (r < 0) throw kernelError('BPF_PROG_TEST_RUN', r < -1 ? -r : koffi.errno());
     return { result: view.getInt32(56, true), nanoseconds: view.getUint32(64, true) };
   } finally {

@@ -42,7 +42,7 @@ describe.skipIf(why !== undefined)(`shapes of maps${why === undefined ? '' : ` (
   it('that check admits are those that the kernel takes', () => {
     const differ = SHAPES.filter((s) => s.type !== 27 || s.flags === 0).filter((s) => {
       const opts = BPF_MAP_CREATE_OPTS.encode({ sz: BPF_MAP_CREATE_OPTS.size, map_flags: s.flags });
-      const fd = libbpf.map_create(s.type, 'shape', s.keyBytes, s.valueBytes, s.maxEntries, opts);
+      const fd = libbpf().map_create(s.type, 'shape', s.keyBytes, s.valueBytes, s.maxEntries, opts);
       if (fd >= 0) closeSync(fd);
       return fd >= 0 !== (shapeProblem(asLoaded(s)) === undefined);
     });

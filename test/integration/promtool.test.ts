@@ -11,7 +11,9 @@ import { Metrics } from '../../src/host/daemon/metrics.ts';
 import type { VmStatus } from '../../src/host/vm/managed-vm.ts';
 import { debTree } from '../support/deb-tree.ts';
 
-const tree = debTree('prometheus', ['prometheus']);
+// a package of its own since Debian 13
+const own = debTree('promtool', ['promtool']);
+const tree = typeof own === 'string' ? debTree('prometheus', ['prometheus']) : own;
 const why = typeof tree === 'string' ? tree : undefined;
 
 const VM = {

@@ -1,4 +1,5 @@
 /** The daemon as a process: signals, systemd, the order of its end. Returns when it has ended. */
+import { libbpf } from '../../bpf/libbpf.ts';
 import { messageOf } from '../../core/errors.ts';
 import { verifierOf } from '../../core/signature.ts';
 import { HostDaemon } from './daemon.ts';
@@ -14,6 +15,8 @@ export interface RunOptions extends Pick<DaemonOptions, 'configFile' | 'version'
 
 /** SIGTERM and SIGINT end it, SIGHUP reloads. Throws what is wrong at start. */
 export async function runDaemon(options: RunOptions): Promise<void> {
+  // without it every object of every VM would be refused
+  if (options.kernel === undefined) libbpf();
   let end!: (signal: string) => void;
   const ended = new Promise<string>((resolve) => (end = resolve));
   const stop = (signal: NodeJS.Signals): void => end(signal);

@@ -284,7 +284,7 @@ export async function removeLeftovers(
 function createMap(type: number, name: string, valueBytes: number, entries: number): OwnedFd {
   const opts = BPF_MAP_CREATE_OPTS.encode({ sz: BPF_MAP_CREATE_OPTS.size });
   // SAFETY: `opts` begins with its own size, which libbpf honours.
-  const fd = libbpf.map_create(type, name, 4, valueBytes, entries, opts);
+  const fd = libbpf().map_create(type, name, 4, valueBytes, entries, opts);
   if (fd < 0) throw kernelError(`creating map '${name}'`, failureOf(fd));
   takePrinted();
   return new OwnedFd(fd, `map '${name}'`);
@@ -296,7 +296,7 @@ function setProgram(programs: OwnedFd, index: number, program: ChainEntry['progr
   u32.write(viewOf(key), 0, index);
   u32.write(viewOf(value), 0, program.fd);
   // SAFETY: keys and values of a program array are 4 bytes.
-  const r = libbpf.map_update(programs.fd, key, value, 0);
+  const r = libbpf().map_update(programs.fd, key, value, 0);
   if (r < 0)
     throw kernelError(`program '${program.name}' in its chain`, failureOf(r), {
       EINVAL: ['HT_BPF', 'it is of another type than the hook'],
