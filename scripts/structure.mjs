@@ -12,8 +12,6 @@ const FUNCTION_MAX = 60;
 
 /** Each with the reason why it is one file. */
 const LONG_FILES = {
-  // one class: each change of a VM's NICs takes a turn over the same list and record, and undoes itself in it
-  'src/host/nics/nics.ts': 480,
   // one class: a VM's arena, process and problem change together, and stopping undoes what serving did
   'src/host/vm/managed-vm.ts': 520,
   // the table of methods that an L1 may call, with the budgets and sessions that all of them share

@@ -4,7 +4,7 @@
  */
 import { sendWithFds } from '../../bpf/fd-passing.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
-import { isHyperturtleError } from '../../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import type { QmpClient } from '../../qmp/client.ts';
 import { DEVICES, UNNAMED_DEVICES, deleteDevice, isRefusal, newQemuId, unlessGone } from '../qemu-devices.ts';
@@ -90,6 +90,13 @@ export async function plugNic(qmp: NicQmp, spec: PlugSpec, signal: AbortSignal):
     if (isRefusal(e) || e === signal.reason) await undo.run();
     throw e;
   }
+}
+
+/** What a guest is told of an error of QEMU: its own words name what is the host's, and are for the log. */
+export function refused(e: unknown): unknown {
+  return e instanceof HyperturtleError && e.code === 'HT_QMP'
+    ? new HyperturtleError('HT_KERNEL', e.message, { cause: e })
+    : e;
 }
 
 /** Something else is in the port. */

@@ -2,7 +2,7 @@
 import { own } from '../../core/own.ts';
 import { nicPorts } from '../config.ts';
 import type { HostConfig, VmSpec } from '../config.ts';
-import type { NicSettings } from '../nics/nics.ts';
+import type { NicSettings } from '../nics/allocate.ts';
 
 export function nicSettings(spec: VmSpec, networks: HostConfig['networks']): NicSettings {
   const allowed = spec.nics.networks.flatMap((name) => {
