@@ -170,6 +170,7 @@ async function build() {
 
 /** What integration tests call on this machine itself; the dashboard is tested in a real browser. */
 const TEST_PACKAGES = [
+  'binutils',
   'chromium',
   'fonts-dejavu-core',
   'git',

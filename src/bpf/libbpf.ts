@@ -123,7 +123,6 @@ const mapsOf = (lib: LibraryHandle) => ({
     key: Uint8Array | null,
     next: Uint8Array,
   ) => number,
-  num_possible_cpus: lib.func('int libbpf_num_possible_cpus(void)') as () => number,
 });
 
 /** Links of network programs, and the traffic control filters of older kernels. */

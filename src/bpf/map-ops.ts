@@ -4,7 +4,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { BPF_MAP_INFO, PER_CPU_MAP_TYPES, mapTypeName } from '../kernel/bpf.ts';
 import { errnoName } from '../kernel/errno.ts';
 import type { OwnedFd } from './fds.ts';
-import { failureOf, libbpf, takePrinted } from './libbpf.ts';
+import { failureOf, libbpf } from './libbpf.ts';
 import { infoOf } from './map.ts';
 import { kernelError } from './sys.ts';
 import type { Explain } from './sys.ts';
@@ -76,13 +76,27 @@ export function mapMemoryBytes(file: OwnedFd): number {
 
 let cpus: number | undefined;
 
-/** CPUs that the kernel may ever have: per-CPU maps hold that many values for a key. */
+const POSSIBLE = '/sys/devices/system/cpu/possible';
+
+/** CPUs that the kernel may ever have: per-CPU maps hold that many values for a key. Throws HT_KERNEL. */
 export function possibleCpus(): number {
-  if (cpus !== undefined) return cpus;
-  const n = libbpf().num_possible_cpus();
-  takePrinted();
-  if (n < 1) throw kernelError('/sys/devices/system/cpu/possible', failureOf(n));
-  return (cpus = n);
+  return (cpus ??= countCpus(readFileSync(POSSIBLE, 'latin1')));
+}
+
+/** CPUs in a list of the kernel's, such as `0-3,8`. Throws HT_KERNEL for what is none. */
+export function countCpus(list: string): number {
+  const ranges = list
+    .trim()
+    .split(',')
+    .map((range) => /^(\d+)(?:-(\d+))?$/.exec(range));
+  return ranges.reduce((sum, range) => {
+    if (range === null)
+      throw new HyperturtleError(
+        'HT_KERNEL',
+        `${POSSIBLE}: expected a list of CPUs such as 0-3,8, got '${list.trim()}'`,
+      );
+    return sum + Number(range[2] ?? range[1]) - Number(range[1]) + 1;
+  }, 0);
 }
 
 /** Access to one map. Borrows the descriptor: closing it stays the owner's. */

@@ -6,7 +6,8 @@ import { checkVm } from '../../src/host/config.ts';
 import { libvirtXml } from '../../src/host/daemon/qemu-args.ts';
 import { debTree } from '../support/deb-tree.ts';
 
-const tree = debTree('libvirt-schemas', ['libvirt0', 'libxml2-utils', 'libxml2', 'libicu72']);
+const PACKAGES = ['libvirt-common|libvirt0', 'libvirt0', 'libxml2-utils', 'libxml2', 'libicu76|libicu72'];
+const tree = debTree('libvirt-schemas', PACKAGES);
 const why = typeof tree === 'string' ? tree : undefined;
 
 /** What is printed is parts; their comments say where each belongs. */

@@ -19,14 +19,22 @@ export interface DebTree {
   env: NodeJS.ProcessEnv;
 }
 
-/** The unpacked packages, or why there are none. Fetches them the first time. */
+/** Of `a|b` the first that apt knows: libraries have other names in other releases. */
+function known(name: string): string {
+  const [first = name, ...others] = name.split('|');
+  if (others.length === 0) return first;
+  const has = (n: string): boolean => spawnSync('apt-cache', ['show', n], { stdio: 'ignore' }).status === 0;
+  return [first, ...others].find(has) ?? first;
+}
+
+/** The unpacked packages, or why there are none. Fetches them the first time. A name may have alternatives, as `a|b`. */
 export function debTree(name: string, packages: readonly string[]): DebTree | string {
   const root = path.join(cacheRoot(), 'trees', name);
   if (!existsSync(root)) {
     mkdirSync(path.dirname(root), { recursive: true });
     const staging = mkdtempSync(`${root}.`);
     try {
-      const got = spawnSync('apt-get', ['-q', 'download', ...packages], {
+      const got = spawnSync('apt-get', ['-q', 'download', ...packages.map(known)], {
         cwd: staging,
         encoding: 'utf8',
         timeout: 120_000,
@@ -48,6 +56,9 @@ export function debTree(name: string, packages: readonly string[]): DebTree | st
 export function makeRootfs(tree: DebTree, to: string): void {
   for (const d of ['bin', 'proc', 'sys', 'dev', 'etc', 'tmp'])
     mkdirSync(path.join(to, d), { recursive: true });
-  copyFileSync(path.join(tree.root, 'bin/busybox'), path.join(to, 'bin/busybox'));
+  // in /usr since Debian 13
+  const busybox = ['bin/busybox', 'usr/bin/busybox'].map((p) => path.join(tree.root, p)).find(existsSync);
+  if (busybox === undefined) throw new Error(`no busybox in ${tree.root}`);
+  copyFileSync(busybox, path.join(to, 'bin/busybox'));
   for (const name of ['sh', 'ip', 'ping', 'sleep', 'cat']) symlinkSync('busybox', path.join(to, 'bin', name));
 }

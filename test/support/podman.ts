@@ -8,7 +8,8 @@ import { debTree, makeRootfs } from './deb-tree.ts';
 /** What podman needs and a small machine may lack. */
 const PACKAGES = [
   ...['podman', 'conmon', 'runc', 'containernetworking-plugins', 'busybox-static'],
-  ...['libgpgme11', 'libassuan0', 'libdevmapper1.02.1', 'libsubid4', 'libseccomp2'],
+  ...['libgpgme11t64|libgpgme11', 'libassuan9|libassuan0', 'libsubid5|libsubid4'],
+  ...['libdevmapper1.02.1', 'libseccomp2', 'libsqlite3-0'],
 ];
 
 export interface PodmanTree {

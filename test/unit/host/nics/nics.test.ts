@@ -44,7 +44,7 @@ describe('a NIC', () => {
     expect([nic.state, nic.complete, nic.record.complete]).toEqual(['plugged', true, true]);
     let ends = 0;
     const end = (): void => {
-      // already on its way for whoever looks now
+      // already on its way for anyone who looks now
       expect(nic.state).toBe('leaving');
       ends++;
     };
