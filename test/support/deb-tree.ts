@@ -11,6 +11,7 @@ import {
   symlinkSync,
 } from 'node:fs';
 import path from 'node:path';
+import { errnoCode } from '../../src/core/errors.ts';
 import { cacheRoot } from '../../src/lab/xdg.ts';
 
 export interface DebTree {
@@ -43,7 +44,7 @@ export function debTree(name: string, packages: readonly string[]): DebTree | st
         return `no ${name}: ${got.error?.message ?? got.stderr.trim().split('\n').at(-1)}`;
       for (const deb of readdirSync(staging).filter((n) => n.endsWith('.deb')))
         execFileSync('dpkg-deb', ['-x', path.join(staging, deb), path.join(staging, 'root')]);
-      renameSync(path.join(staging, 'root'), root);
+      moveTo(path.join(staging, 'root'), root);
     } finally {
       rmSync(staging, { recursive: true, force: true });
     }
@@ -52,13 +53,26 @@ export function debTree(name: string, packages: readonly string[]): DebTree | st
   return { root, env: { ...process.env, LD_LIBRARY_PATH: libraries } };
 }
 
+/** Where another test file has just put the same, that stays. */
+function moveTo(made: string, root: string): void {
+  try {
+    renameSync(made, root);
+  } catch (e) {
+    if (errnoCode(e) !== 'ENOTEMPTY' && errnoCode(e) !== 'EEXIST') throw e;
+  }
+}
+
+/** busybox-static of the tree: in /usr since Debian 13. */
+export function busyboxOf(tree: DebTree): string {
+  const found = ['bin/busybox', 'usr/bin/busybox'].map((p) => path.join(tree.root, p)).find(existsSync);
+  if (found === undefined) throw new Error(`no busybox in ${tree.root}`);
+  return found;
+}
+
 /** A root file system for containers out of busybox-static of the tree. */
 export function makeRootfs(tree: DebTree, to: string): void {
   for (const d of ['bin', 'proc', 'sys', 'dev', 'etc', 'tmp'])
     mkdirSync(path.join(to, d), { recursive: true });
-  // in /usr since Debian 13
-  const busybox = ['bin/busybox', 'usr/bin/busybox'].map((p) => path.join(tree.root, p)).find(existsSync);
-  if (busybox === undefined) throw new Error(`no busybox in ${tree.root}`);
-  copyFileSync(busybox, path.join(to, 'bin/busybox'));
+  copyFileSync(busyboxOf(tree), path.join(to, 'bin/busybox'));
   for (const name of ['sh', 'ip', 'ping', 'sleep', 'cat']) symlinkSync('busybox', path.join(to, 'bin', name));
 }

@@ -27,7 +27,9 @@ if [ "$4" != root ]; then chroot "$m" useradd -M -d "$3" "$4"; chroot "$m" chown
 printf '#!/bin/sh\\ncd "%s/hyperturtle" && %s\\n' "$3" "$5" > "$m/run/newcomer"
 chmod 755 "$m/run/newcomer"
 id=$(chroot "$m" id -u "$4")
-exec chroot "$m" env -i ${ROOT_ENV} HOME="$3" NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt setpriv --reuid "$id" --regid "$id" --clear-groups /run/newcomer
+# not chroot: what enters a mount namespace, as tests of containers do, would be outside
+mkdir -p "$m/run/before"; cd "$m"; pivot_root . run/before
+exec chroot . sh -c 'umount -l /run/before; exec env -i ${ROOT_ENV} HOME="$1" NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt setpriv --reuid "$2" --regid "$2" --clear-groups /run/newcomer' newcomer "$3" "$id"
 `;
 
 export interface Ran {

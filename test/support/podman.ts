@@ -1,15 +1,15 @@
 /** Debian's podman with its CNI backend, unpacked beside the lab's packages: a container engine that we did not write. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { debTree, makeRootfs } from './deb-tree.ts';
+import { busyboxOf, debTree, makeRootfs } from './deb-tree.ts';
 
 /** What podman needs and a small machine may lack. */
 const PACKAGES = [
   ...['podman', 'conmon', 'runc', 'containernetworking-plugins', 'busybox-static'],
   ...['libgpgme11t64|libgpgme11', 'libassuan9|libassuan0', 'libsubid5|libsubid4'],
-  ...['libdevmapper1.02.1', 'libseccomp2', 'libsqlite3-0'],
+  ...['libdevmapper1.02.1', 'libseccomp2', 'libsqlite3-0', 'libgpg-error0'],
 ];
 
 export interface PodmanTree {
@@ -23,9 +23,15 @@ export function podmanTree(): PodmanTree | string {
   const tree = debTree('podman', PACKAGES);
   if (typeof tree === 'string') return tree;
   const { root, env } = tree;
-  const works = spawnSync(path.join(root, 'usr/bin/podman'), ['--version'], { env, encoding: 'utf8' });
-  return works.status === 0 ? { root, env } : `podman does not start: ${works.stderr.trim()}`;
+  const program = path.join(root, 'usr/bin/podman');
+  const works = spawnSync(program, ['--version'], { env, encoding: 'utf8' });
+  if (works.status !== 0) return `podman does not start: ${works.stderr.trim()}`;
+  if (readFileSync(program).includes(WITHOUT_CNI)) return `${works.stdout.trim()} is built without CNI`;
+  return { root, env };
 }
+
+/** What a podman says that is asked for it and has it not: Debian 13's. */
+const WITHOUT_CNI = 'cni support is not enabled in this build';
 
 export class Podman {
   readonly dir = mkdtempSync(path.join(os.tmpdir(), 'ht-podman-'));
@@ -94,8 +100,7 @@ default_ulimits=["nofile=1024:20000","nproc=1024:4096"]
    */
   inside(id: string, script: string): { status: number | null; text: string } {
     const pid = this.podman('inspect', '--format', '{{.State.Pid}}', id).text.trim();
-    const busybox = path.join(this.#tree.root, 'bin/busybox');
-    const r = spawnSync('nsenter', ['--net', '-t', pid, busybox, 'sh', '-c', script], {
+    const r = spawnSync('nsenter', ['--net', '-t', pid, busyboxOf(this.#tree), 'sh', '-c', script], {
       encoding: 'utf8',
       timeout: 20_000,
     });
