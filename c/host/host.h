@@ -20,6 +20,7 @@
 
 struct ht_hook_ops;
 struct ht_run_cpu;
+struct ht_fill_rest;
 
 enum ht_run_state {
 	HT_RUN_FREE,
@@ -57,6 +58,7 @@ struct ht_vm {
 	struct mutex lock;	/* linked[] */
 	struct ht_linked __rcu *linked[HT_HOOKS];
 	struct ht_hook_stats __percpu *stats[HT_HOOKS];
+	struct ht_fill_rest __percpu *rest; /* npf: groups that were cut short */
 	u64 longest_ns[HT_HOOKS]; /* run of the program that was linked last. Under lock */
 	raw_spinlock_t overruns_lock; /* overruns. Taken in hard interrupts, holds nothing else */
 	struct ht_overruns overruns[HT_HOOKS];

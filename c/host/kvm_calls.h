@@ -13,6 +13,7 @@
 /* declared in headers of KVM's own or nowhere: x86.c, svm/svm.c, vmx/vmx.c. The same in 6.1 and 6.12 */
 unsigned long kvm_get_linear_rip(struct kvm_vcpu *vcpu);
 int kvm_skip_emulated_instruction(struct kvm_vcpu *vcpu);
+int kvm_cpu_has_interrupt(struct kvm_vcpu *vcpu);
 void svm_get_exit_info(struct kvm_vcpu *vcpu, u32 *reason, u64 *info1, u64 *info2, u32 *intr_info, u32 *error_code);
 int svm_get_cpl(struct kvm_vcpu *vcpu);
 void svm_get_cs_db_l_bits(struct kvm_vcpu *vcpu, int *db, int *l);
@@ -25,6 +26,7 @@ void vmx_get_idt(struct kvm_vcpu *vcpu, struct desc_ptr *dt);
 
 #define HT_KVM_CALLS(each)            \
 	each(file_is_kvm)             \
+	each(kvm_cpu_has_interrupt)   \
 	each(kvm_get_kvm)             \
 	each(kvm_put_kvm)             \
 	each(kvm_get_running_vcpu)    \

@@ -7,6 +7,7 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/uaccess.h>
+#include "fill.h"
 #include "run.h"
 #include "kvm_calls.h"
 #include "kmod/direct_hook.h"
@@ -69,6 +70,7 @@ static int __init ht_init(void)
 
 	if (ret)
 		return ret;
+	ht_fill_init();
 	ret = ht_lookup_init();
 	ret = ret ?: ht_run_init();
 	ret = ret ?: ht_arena_init();

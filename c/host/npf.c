@@ -3,7 +3,8 @@
  * The npf hook: an L2 nested page fault that stock KVM is about to hand to L1 because L1's own nested page
  * table has no entry. The VM's program may give one or more entries; we write them into L1's table by
  * compare-and-exchange from the exact empty value, and then let KVM's own function run: it walks L1's
- * table again, validates what it finds and fills the table that the hardware uses, all in the same exit.
+ * table again, validates what it finds and fills the table that the hardware uses, all in the same exit. For the rest of
+ * a group it is called before that, where the program asks for it: fill.c.
  *
  * Read in Linux 6.1 and 6.12, arch/x86/kvm/mmu: paging_tmpl.h FNAME(page_fault), FNAME(fetch),
  * FNAME(pte_prefetch); tdp_mmu.c (the L1 side): tdp_mmu_set_spte_atomic, handle_removed_tdp_mmu_page.
@@ -12,6 +13,7 @@
 #include <linux/module.h>
 #include <linux/uaccess.h>
 #include "run.h"
+#include "fill.h"
 #include "kvm_calls.h"
 #include "kmod/direct_hook.h"
 
@@ -115,7 +117,7 @@ static int ht_learn(struct ht_vm *vm, const struct ht_linked *l, const struct ht
  * checks all that L1 writes. 0 if the entry of gpa is there now.
  */
 static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linked *l, const struct ht_fmt *fmt,
-		  const struct ht_table *t, gpa_t gpa, const struct ht_npf_ctx *ctx)
+		  const struct ht_table *t, gpa_t gpa, const struct ht_npf_ctx *ctx, struct ht_fill *fill)
 {
 	u64 gfn = gpa_to_gfn(gpa), first = ctx->first_gfn, flags = ctx->template & ~HT_PFN_MASK;
 	u32 count = ctx->count, i, written = 0;
@@ -155,6 +157,8 @@ static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linke
 		written++;
 		if (first + i == gfn)
 			result = 0;
+		else if ((ctx->flags & (HT_NPF_MAP_FILL | HT_NPF_MAP_EXACT)) == HT_NPF_MAP_FILL)
+			ht_fill_note(fill, gfn, first + i, word & HT_PFN_MASK);
 	}
 	if (written) {
 		/* L1's own migration must see the write; going from not present to present needs no flush */
@@ -215,7 +219,7 @@ static bool ht_large_wanted(const struct ht_linked *l)
 
 /* 0 if L1 need not be entered for this fault, else the reason why it must. */
 static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linked *l,
-		      const struct ht_fmt *fmt, gpa_t gpa, u64 error_code)
+		      const struct ht_fmt *fmt, gpa_t gpa, u64 error_code, struct ht_fill *fill)
 {
 	struct kvm_mmu *mmu = vcpu->arch.mmu;
 	struct ht_npf_ctx in = {}, ctx;
@@ -225,7 +229,7 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 
 	if (gpa < HT_LOW_GPA)	/* legacy holes, fixed MTRRs */
 		return HT_NPF_R_LOW_GPA;
-	in.root = ht_mmu_walk(mmu)->get_guest_pgd(vcpu) & HT_PFN_MASK;
+	fill->root = in.root = ht_mmu_walk(mmu)->get_guest_pgd(vcpu) & HT_PFN_MASK;
 	in.root_level = ht_mmu_walk(mmu)->cpu_role.base.level;
 	if (in.root_level < 4 || in.root_level > 5)
 		return HT_NPF_R_NO_TABLE;
@@ -238,6 +242,10 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 		return HT_NPF_R_LOST;
 	if (!ht_entry_empty(entry) && !(entry & fmt->present))
 		return HT_NPF_R_SPECIAL;
+
+	/* nothing to be told: in use before. What was mapped with EXACT is not accessed until its first use. */
+	if ((entry & fmt->present) && (entry & fmt->accessed))
+		return HT_NPF_R_PRESENT;
 
 	in.gpa = gpa;
 	in.error_code = error_code;
@@ -262,13 +270,15 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 			return ret;
 	}
 	if (ctx.action == HT_NPF_MAP)
-		return ht_map(vcpu, vm, l, fmt, &t, gpa, &ctx);
+		return ht_map(vcpu, vm, l, fmt, &t, gpa, &ctx, fill);
 	return ctx.reason >= HT_NPF_R_PROGRAM && ctx.reason < HT_NPF_REASONS ? ctx.reason : HT_NPF_R_PROGRAM;
 }
 
-static void ht_npf_before(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt,
-			  const struct ht_kvm_page_fault *fault)
+static void ht_npf_before(const struct ht_call *call, const struct ht_fmt *fmt)
 {
+	struct kvm_vcpu *vcpu = (struct kvm_vcpu *)call->args[0];
+	const struct ht_kvm_page_fault *fault = (const struct ht_kvm_page_fault *)call->args[1];
+	struct ht_fill fill = { .count = 0 };
 	const struct ht_linked *l;
 	struct ht_vm *vm;
 	int idx, ret;
@@ -284,25 +294,30 @@ static void ht_npf_before(struct kvm_vcpu *vcpu, const struct ht_fmt *fmt,
 		return;
 	l = srcu_dereference(vm->linked[HT_HOOK_NPF], &vm->srcu);
 	if (l) {
-		ret = ht_npf_try(vcpu, vm, l, fmt, fault->addr, fault->error_code);
+		fill.began = ktime_get_ns();
+		ret = ht_npf_try(vcpu, vm, l, fmt, fault->addr, fault->error_code, &fill);
 		ht_count(vm, HT_HOOK_NPF, runs, 1);
 		if (!ret)
 			ht_count(vm, HT_HOOK_NPF, handled, 1);
 		else
 			ht_count(vm, HT_HOOK_NPF, reasons[ret], 1);
+		if (ret == HT_NPF_R_PRESENT)
+			ht_fill_resume(vm, vcpu, gpa_to_gfn(fault->addr), &fill);
+		if (fill.count && (!ret || ret == HT_NPF_R_PRESENT))
+			ht_fill_group(call, vm, &fill);
 	}
 	ht_vm_leave(vm, idx);
 }
 
 static int ht_npt_fault(struct ht_call *call)
 {
-	ht_npf_before((struct kvm_vcpu *)call->args[0], &ht_fmt_npt, (const struct ht_kvm_page_fault *)call->args[1]);
+	ht_npf_before(call, &ht_fmt_npt);
 	return HT_GO_ON;
 }
 
 static int ht_ept_fault(struct ht_call *call)
 {
-	ht_npf_before((struct kvm_vcpu *)call->args[0], &ht_fmt_ept, (const struct ht_kvm_page_fault *)call->args[1]);
+	ht_npf_before(call, &ht_fmt_ept);
 	return HT_GO_ON;
 }
 

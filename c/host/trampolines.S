@@ -3,6 +3,7 @@
 #include "kmod/trampoline.h"
 
 HT_HOOK_CALL_ON
+HT_HOOK_CALL_WITH
 HT_TRAMPOLINE_VCPU ht_npt
 HT_TRAMPOLINE_VCPU ht_ept
 HT_TRAMPOLINE_VCPU ht_svm_around

@@ -13,6 +13,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include "run.h"
+#include "fill.h"
 #include "kvm_calls.h"
 #include "kmod/direct_hook.h"
 
@@ -113,6 +114,7 @@ static void ht_vm_free(struct ht_vm *vm)
 
 	for (i = 0; i < HT_HOOKS; i++)
 		free_percpu(vm->stats[i]);
+	free_percpu(vm->rest);
 	cleanup_srcu_struct(&vm->srcu);
 	ht_kvm(kvm_put_kvm)(vm->kvm);
 	kfree(vm);
@@ -232,17 +234,24 @@ static long ht_vm_unlink(struct ht_vm *vm, u32 hook)
 long ht_vm_stats(struct ht_vm *vm, struct ht_stats *st)
 {
 	struct ht_linked *l;
+	u64 longest = 0;
 	int cpu, i, idx;
 
 	if (st->hook >= HT_HOOKS)
 		return -EINVAL;
 	memset(&st->s, 0, sizeof(st->s));
 	for_each_possible_cpu(cpu) {
-		const u64 *from = (const u64 *)per_cpu_ptr(vm->stats[st->hook], cpu);
+		const struct ht_hook_stats *of = per_cpu_ptr(vm->stats[st->hook], cpu);
+		const u64 *from = (const u64 *)of;
 		u64 *to = (u64 *)&st->s;
 
 		for (i = 0; i < sizeof(st->s) / sizeof(u64); i++)
 			to[i] += READ_ONCE(from[i]);
+		longest = max(longest, READ_ONCE(of->counts[HT_NPF_C_FILL_MAX_NS]));
+	}
+	if (st->hook == HT_HOOK_NPF) {
+		st->s.counts[HT_NPF_C_FILL_MAX_NS] = longest;	/* not a sum */
+		st->s.counts[HT_NPF_C_FILL_LIMIT_NS] = ht_fill_limit_ns();
 	}
 	st->pid = vm->pid;
 	idx = srcu_read_lock(&vm->srcu);
@@ -491,6 +500,9 @@ int ht_vm_attach(const struct ht_attach_vm *req)
 		return ret;
 	}
 	ret = -ENOMEM;
+	vm->rest = alloc_percpu(struct ht_fill_rest);
+	if (!vm->rest)
+		goto free;
 	for (i = 0; i < HT_HOOKS; i++) {
 		vm->stats[i] = alloc_percpu(struct ht_hook_stats);
 		if (!vm->stats[i])

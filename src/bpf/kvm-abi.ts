@@ -20,6 +20,8 @@ interface Relied {
   tracepoint?: readonly [name: string, ...fine: string[]];
   /** `struct.member` and where it may be (offset+bytes), or the struct at whose end it must begin. */
   member?: readonly [name: string, ...fine: string[]];
+  /** A struct and how many bytes it may have. */
+  size?: readonly [name: string, ...fine: number[]];
 }
 
 const one = (side: Side, module: KvmModule, name: string, ...fine: string[]): Relied => ({
@@ -72,6 +74,7 @@ const CALLED: readonly Relied[] = [
     one(side, 'kvm', 'kvm_put_kvm', 'void (struct kvm *)'),
     one(side, 'kvm', 'kvm_get_running_vcpu', 'struct kvm_vcpu * ()'),
   ]),
+  one('host', 'kvm', 'kvm_cpu_has_interrupt', 'int (struct kvm_vcpu *)'),
   one('host', 'kvm', 'kvm_get_kvm', 'void (struct kvm *)'),
   one('host', 'kvm', 'kvm_get_linear_rip', 'long unsigned int (struct kvm_vcpu *)'),
   one('host', 'kvm', 'kvm_skip_emulated_instruction', 'int (struct kvm_vcpu *)'),
@@ -105,6 +108,12 @@ const READ: readonly Relied[] = [
   { side: 'guest', in: 'kvm', tracepoint: ['kvm_entry', 'void (struct kvm_vcpu *, bool)'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.addr', '0+8'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.error_code', '8+4', '8+8'] },
+  // inputs of the fault function, which c/host/fill.c copies, end with pfn; and all of it has room in its copy
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.prefetch', '12+1', '16+1'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.goal_level', '23+1', '28+1'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.gfn', '24+8', '32+8'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.pfn', '48+8', '56+8'] },
+  { side: 'host', in: 'kvm', size: ['kvm_page_fault', 72, 80] },
   { side: 'host', in: 'kvm', member: ['kvm_vcpu.kvm', '0+8'] },
   { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vcpu', '0+kvm_vcpu'] },
   { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vmcb', 'kvm_vcpu+8'] },
@@ -147,6 +156,11 @@ function look(
     // a struct's name stands for its size
     const size = (text: string): string => text.replace(/[a-z_]+/, (s) => String(types.size(s) ?? s));
     return [`struct ${name}`, types.member(struct, member), fine.map(size)];
+  }
+  if (r.size) {
+    const [name, ...fine] = r.size;
+    const found = types.size(name);
+    return [`struct ${name}`, found?.toString(), fine.map(String)];
   }
   const functions = Object.entries(r.functions ?? {});
   for (const [name, fine] of functions) {

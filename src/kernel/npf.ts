@@ -7,6 +7,7 @@ export const HT_NPF_LEARN = 2;
 
 export const HT_NPF_MAP_EXACT = 1;
 export const HT_NPF_MAP_LARGE = 2;
+export const HT_NPF_MAP_FILL = 4;
 
 /** error_code: the access was a write. */
 export const HT_NPF_ERR_WRITE = 2n;
@@ -57,6 +58,49 @@ export function countsByReason(
   nameOf: (reason: number) => string = npfReasonName,
 ): Record<string, number> {
   return Object.fromEntries(counts.flatMap((n, reason) => (n > 0 ? [[nameOf(reason), n]] : [])));
+}
+
+/** What the hook counts besides runs and reasons, in their order: the rest of groups, filled in at once. */
+export const NPF_COUNT = {
+  FILLS: 0,
+  FILL_BUDGET: 1,
+  FILL_PENDING: 2,
+  FILL_FAILED: 3,
+  FILL_ABSENT: 4,
+  FILL_NS: 5,
+  FILL_MAX_NS: 6,
+  FILL_LIMIT_NS: 7,
+} as const;
+
+export interface FillCounts {
+  /** Further faults of a group that KVM handled in the exit of the first one: up to eight pages each. */
+  done: number;
+  /** Exits in which the rest of a group was left out: no time left; somebody waited; KVM did not map a page. */
+  budget: number;
+  pending: number;
+  failed: number;
+  /** Pages left out with their neighbours, as the host has no memory of L1 mapped there. */
+  absent: number;
+  /** Time that all of it took. */
+  ns: number;
+  /** Longest time from the hook to the last fill of an exit. */
+  maxNs: number;
+  /** No fill begins later in an exit; 0: they are off. */
+  limitNs: number;
+}
+
+export function fillCounts(counts: readonly number[]): FillCounts {
+  const of = (i: number): number => counts[i] ?? 0;
+  return {
+    done: of(NPF_COUNT.FILLS),
+    budget: of(NPF_COUNT.FILL_BUDGET),
+    pending: of(NPF_COUNT.FILL_PENDING),
+    failed: of(NPF_COUNT.FILL_FAILED),
+    absent: of(NPF_COUNT.FILL_ABSENT),
+    ns: of(NPF_COUNT.FILL_NS),
+    maxNs: of(NPF_COUNT.FILL_MAX_NS),
+    limitNs: of(NPF_COUNT.FILL_LIMIT_NS),
+  };
 }
 
 export const HT_NPF_CTX = struct('struct ht_npf_ctx', {

@@ -50,6 +50,7 @@ function beliefs(): Map<string, bigint> {
   }
   for (const [name, value] of Object.entries(seccomp.ASKED)) all.set(`__NR_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(npf.NPF_REASON)) all.set(`HT_NPF_R_${name}`, BigInt(value));
+  for (const [name, value] of Object.entries(npf.NPF_COUNT)) all.set(`HT_NPF_C_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(exit.EXIT_REASON)) all.set(`HT_EXIT_R_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(sample.SAMPLE_REASON))
     all.set(`HT_SAMPLE_R_${name}`, BigInt(value));

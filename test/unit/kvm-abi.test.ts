@@ -10,6 +10,15 @@ import type { KvmModule, Side } from '../../src/bpf/kvm-abi.ts';
 import { BtfBytes } from '../support/kernel-btf.ts';
 
 const VCPU = 6552;
+/** As 6.1 has it. */
+const FAULT: readonly [name: string, offset: number, bytes: number][] = [
+  ['addr', 0, 8],
+  ['error_code', 8, 4],
+  ['prefetch', 12, 1],
+  ['goal_level', 23, 1],
+  ['gfn', 24, 8],
+  ['pfn', 48, 8],
+];
 
 /** What one module of KVM shows, as the table wants it. */
 function described(module: KvmModule): Parameters<BtfBytes['add']>[0] {
@@ -33,10 +42,7 @@ function described(module: KvmModule): Parameters<BtfBytes['add']>[0] {
       kvm_vcpu: { size: VCPU, members: [['kvm', 0, 8]] },
       kvm_page_fault: {
         size: 72,
-        members: [
-          ['addr', 0, 8],
-          ['error_code', 8, 4],
-        ],
+        members: [...FAULT],
       },
       vcpu_svm: {
         size: VCPU + 64,
@@ -106,21 +112,39 @@ describe('a kernel that differs is refused with what differs', () => {
       'a private struct has something before the address',
       'host',
       (of) =>
-        (of('kvm').structs['kvm_page_fault']!.members = [
-          ['addr', 16, 8],
-          ['error_code', 8, 4],
-        ]),
+        (of('kvm').structs['kvm_page_fault']!.members = FAULT.map(([name, offset, bytes]) => [
+          name,
+          name === 'addr' ? 16 : offset,
+          bytes,
+        ])),
       "kvm: struct kvm_page_fault.addr is '16+8', expected '0+8'",
     ],
     [
       'a member of a private struct has another name',
       'host',
       (of) =>
-        (of('kvm').structs['kvm_page_fault']!.members = [
-          ['addr', 0, 8],
-          ['code', 8, 4],
-        ]),
+        (of('kvm').structs['kvm_page_fault']!.members = FAULT.map(([name, ...at]) => [
+          name === 'error_code' ? 'code' : name,
+          ...at,
+        ])),
       'kvm has no struct kvm_page_fault.error_code',
+    ],
+    [
+      'the flag of a fault that is none of the guest moves',
+      'host',
+      (of) =>
+        (of('kvm').structs['kvm_page_fault']!.members = FAULT.map(([name, offset, bytes]) => [
+          name,
+          name === 'prefetch' ? 13 : offset,
+          bytes,
+        ])),
+      "kvm: struct kvm_page_fault.prefetch is '13+1', expected '12+1' or '16+1'",
+    ],
+    [
+      'a private struct that is copied has grown',
+      'host',
+      (of) => (of('kvm').structs['kvm_page_fault']!.size = 136),
+      "kvm: struct kvm_page_fault is '136', expected '72' or '80'",
     ],
     [
       'the VMCB of a vCPU lies elsewhere',

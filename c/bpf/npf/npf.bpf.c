@@ -214,42 +214,26 @@ static __always_inline void run_note(struct ht_l2 *l2, __u64 gfn, __u64 start, _
 	l2->streams[hand].size = size;
 }
 
-/*
- * The page of gfn is used now, and with it those that KVM in L0 maps at the same time: it maps aligned neighbours
- * whose entries say that they were accessed. (It does not map those that do not: that makes the count exact.)
- * Atomic, as L1 may take a page away right now; without a branch, as the verifier would follow each one.
- */
-static __always_inline void note_used(void *base, const struct ht_slot *slot, __u64 gfn, __u64 exact)
+/* The page of gfn is used now. Atomic, as L1 may take it away right now. */
+static __always_inline void note_used(void *base, const struct ht_slot *slot, __u64 gfn)
 {
-	__u64 first = exact ? gfn : gfn & ~(HT_PREFETCH_PAGES - 1ull), *words;
+	__u64 *word = at(base, slot->word_off + (gfn - slot->gfn) * 8, 8);
 
-	if (exact || first < slot->gfn || first - slot->gfn + HT_PREFETCH_PAGES > slot->npages) {
-		words = at(base, slot->word_off + (gfn - slot->gfn) * 8, 8);
-		if (words)
-			__sync_fetch_and_and(words, ~HT_WORD_AHEAD);
-		return;
-	}
-	words = at(base, slot->word_off + (first - slot->gfn) * 8, HT_PREFETCH_PAGES * 8);
-	if (!words)
-		return;
-#pragma unroll
-	for (int i = 0; i < HT_PREFETCH_PAGES; i++)
-		__sync_fetch_and_and(&words[i], ~HT_WORD_AHEAD);
+	if (word)
+		__sync_fetch_and_and(word, ~HT_WORD_AHEAD);
 }
 
 /*
- * HT_WORD_AHEAD for a page of the group of gfn that its fault does not stand for, else 0: those that KVM maps
- * together with it count as used, unless it is to be exact. 0 <= distance < 64. Without a branch.
+ * With exact, HT_WORD_AHEAD for the pages of the group of gfn but its own, else 0: KVM in L0 maps the whole group at once
+ * then, and nobody sees which of its pages are used. 0 <= distance < 64. Without a branch.
  */
 static __always_inline __u64 ahead_bit(__u64 gfn, __u64 page, __u64 exact)
 {
 	__u64 distance = (gfn ^ page) & (HT_GROUP_MAX - 1);
-	__u64 mask = -(exact & 1), far;
+	__u64 mask = -(exact & 1);
 
 	asm volatile("" : "+r"(mask)); /* or clang 19 makes a branch of it, and the verifier walks a million instructions */
-	far = distance / HT_PREFETCH_PAGES | (distance & mask);
-
-	return (far + (HT_GROUP_MAX - 1)) / HT_GROUP_MAX * HT_WORD_AHEAD;
+	return ((distance & mask) + (HT_GROUP_MAX - 1)) / HT_GROUP_MAX * HT_WORD_AHEAD;
 }
 
 static __always_inline __u64 pow2_below(__u64 n)
@@ -323,7 +307,7 @@ int npf(struct bpf_raw_tracepoint_args *args)
 		return pass(ctx, l2, HT_NPF_R_NO_SLOT);
 	exact = READ(h->exact);
 	if (ctx->entry & HT_WORD_PRESENT) { /* L1's entry is there: L0 goes on alone, we only learn of it */
-		note_used(base, slot, gfn, exact);
+		note_used(base, slot, gfn);
 		return 0;
 	}
 	/* where there is one pool, or no other is known, both strides are 0 */
@@ -439,10 +423,10 @@ int npf(struct bpf_raw_tracepoint_args *args)
 			__sync_fetch_and_add(&l2->mapped_ahead, taken - 1);
 	} else {
 		__sync_fetch_and_add(&l2->mapped_existing, 1);
-		note_used(base, slot, gfn, exact);
+		note_used(base, slot, gfn);
 	}
 
-	ctx->flags = exact ? HT_NPF_MAP_EXACT : 0;
+	ctx->flags = exact ? HT_NPF_MAP_EXACT : HT_NPF_MAP_FILL;
 	ctx->template = l2->template;
 	ctx->words_off = off;
 	ctx->first_gfn = first;

@@ -32,7 +32,7 @@ int fuzz_npf(struct bpf_raw_tracepoint_args *args)
 	if (count > HT_GROUP_MAX && ctx->level != 2)
 		count = HT_GROUP_MAX;
 	ctx->action = HT_NPF_MAP;
-	ctx->flags = ctx->level == 2 ? HT_NPF_MAP_LARGE : r >> 56 & 1;
+	ctx->flags = ctx->level == 2 ? HT_NPF_MAP_LARGE : r >> 56 & (HT_NPF_MAP_EXACT | HT_NPF_MAP_FILL);
 	ctx->count = count;
 	ctx->first_gfn = gfn & ~(count - 1);
 	ctx->words_off = READ(h->index_off) + ((ctx->first_gfn - 512) & 2047) * 8;

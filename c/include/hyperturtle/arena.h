@@ -26,7 +26,7 @@
 #define HT_WORD_EMPTY 0ull     /* nobody has given this page a frame */
 #define HT_WORD_PRESENT 1ull   /* bits 51..12 are the L1 frame address */
 #define HT_WORD_CLOSED 2ull    /* nobody may give this page a frame: beyond the file's end, or being taken away */
-#define HT_WORD_AHEAD 4ull     /* with PRESENT: given ahead of its fault, and nobody has been seen to use it */
+#define HT_WORD_AHEAD 4ull     /* with PRESENT: given ahead of its fault while `exact`, and nobody has been seen to use it */
 #define HT_WORD_SMALL 8ull     /* of a granule only: its pages have words of their own */
 #define HT_PREFETCH_PAGES 8    /* aligned pages that KVM in L0 maps at once when one of them is used */
 

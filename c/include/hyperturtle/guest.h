@@ -103,7 +103,7 @@ struct htg_l2_status {
 	__u64 passes;
 	char name[32];
 	__u64 pages_held;      /* pages that have a frame now */
-	__u64 pages_unused;    /* of these, given ahead of their fault, and not seen to be used; none of a 2 MiB page */
+	__u64 pages_unused;    /* of these, given ahead of their fault while `exact`, and not seen to be used; none of a 2 MiB page */
 	__u64 large_new;       /* faults answered with a new 2 MiB frame */
 	__u64 large_existing;  /* with one that was there */
 	__u64 frames_charged;  /* to its memory cgroup, for all turtlefs files and credits of that; 0: to none */

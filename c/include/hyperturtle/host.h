@@ -63,7 +63,7 @@ struct ht_hook_stats {
 	__u64 limit_ns;        /* run_limit_us of the module: at the third longer run within a minute a link is ended */
 	__u64 reserved;
 	__u64 reasons[HT_REASONS]; /* why not, by the hook's own numbers: enum ht_npf_reason, ht_exit_reason, ... */
-	__u64 counts[HT_COUNTS];   /* what else the hook counts: enum ht_exit_count, ... */
+	__u64 counts[HT_COUNTS];   /* what else the hook counts: enum ht_npf_count, ht_exit_count, ... */
 };
 
 struct ht_stats {

@@ -14,6 +14,12 @@ enum ht_npf_action {
 #define HT_NPF_MAP_EXACT 1u    /* entries of words with HT_WORD_AHEAD are written as not accessed */
 #define HT_NPF_MAP_LARGE 2u    /* one entry one level up for the 512 pages of a 2 MiB frame; only and always at level 2 */
 
+/*
+ * KVM in L0 shall fill its own table for all of the group in this exit, as far as the module's budget goes, so that no use of
+ * these pages is a fault. Says nothing with EXACT or LARGE.
+ */
+#define HT_NPF_MAP_FILL 4u
+
 #define HT_NPF_ERR_WRITE 2ull  /* error_code: the access was a write (x86 PFERR, for EPT as well) */
 
 /*
@@ -49,12 +55,24 @@ enum ht_npf_reason {
 	HT_NPF_REASONS = 32,
 };
 
+/* ht_hook_stats.counts of the hook. */
+enum ht_npf_count {
+	HT_NPF_C_FILLS = 0,           /* further faults of a group that KVM handled in the exit of the first one */
+	HT_NPF_C_FILL_BUDGET = 1,     /* exits in which the rest of a group was left out: no time left */
+	HT_NPF_C_FILL_PENDING = 2,    /* the same: a signal, a request, an interrupt or another thread waited */
+	HT_NPF_C_FILL_FAILED = 3,     /* the same: KVM did not map the page, as L1's entry or its memory had changed */
+	HT_NPF_C_FILL_ABSENT = 4,     /* pages left out, with their neighbours: no memory of L1's that L0 has at hand */
+	HT_NPF_C_FILL_NS = 5,         /* time that all of it took, together */
+	HT_NPF_C_FILL_MAX_NS = 6,     /* longest time from the hook to the last fill of an exit */
+	HT_NPF_C_FILL_LIMIT_NS = 7,   /* fill_us of the module: none begins later in an exit; 0: none at all */
+};
+
 struct ht_npf_ctx { /* 128 bytes; programs may write all of it, the module reads only the outputs back */
 	/* in */
 	__u64 gpa;             /* L2 physical address of the fault */
 	__u64 error_code;      /* x86 page fault error code bits */
 	__u64 root;            /* L1 physical address of the root table (NCR3, EPTP without its low bits) */
-	__u64 entry;           /* as found: empty, or present (then nothing is asked, only told) */
+	__u64 entry;           /* as found: empty, or present and not accessed yet (then nothing is asked, only told) */
 	__u64 sibling;         /* with HT_NPF_LEARN: a present leaf of the same table, else 0 */
 	__u64 sibling_gfn;
 	__u32 vcpu;            /* id of the L1 vCPU, which is the APIC id that L1 sees */

@@ -19,16 +19,18 @@
 #endif
 
 /*
- * struct kvm_page_fault is private to KVM (arch/x86/kvm/mmu/mmu_internal.h). Its first two members were read
- * in 6.1 (addr, u32 error_code) and in 6.12 (addr, u64 error_code); both are const there.
+ * struct kvm_page_fault is private to KVM (arch/x86/kvm/mmu/mmu_internal.h). Its first three members were read
+ * in 6.1 (addr, u32 error_code, prefetch) and in 6.12 (addr, u64 error_code, prefetch); all are const there. What follows:
+ * fill.c.
  */
 struct ht_kvm_page_fault {
-	const gpa_t addr;
+	gpa_t addr;
 #ifdef HT_HAS_FAULT_ERROR_U64
-	const u64 error_code;
+	u64 error_code;
 #else
-	const u32 error_code;
+	u32 error_code;
 #endif
+	bool prefetch;
 };
 
 /* 6.3 replaced the user namespace of inode operations by an idmap */

@@ -76,6 +76,13 @@ static inline void ht_no_after(struct ht_call *call)
 }
 
 /*
+ * Calls the rest of a hooked function once more, from its before(), with other arguments; go_on is ht_call's. It begins behind
+ * the function's ftrace call, so it meets neither this hook nor a tracer; a live patch of the function it does, as the call
+ * that is under way. A module that calls it has HT_HOOK_CALL_WITH among its trampolines.
+ */
+unsigned long ht_hook_call_with(unsigned long go_on, unsigned long arg0, unsigned long arg1);
+
+/*
  * Keeps kernel.ftrace_enabled at 1 until ht_hooks_stay_off(); -EBUSY while it is 0, as the kernel log says. Before any name
  * is looked up: a kprobe that comes and goes while it is 0 leaves flags in ftrace's records, of which it warns later, and
  * then stays in the kernel's list when its memory is gone.

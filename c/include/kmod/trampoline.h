@@ -92,6 +92,21 @@
 	HT_TRAMPOLINE_END \name
 .endm
 
+/*
+ * Once a module that does it: ht_hook_call_with() of direct_hook.h. Goes on where the first argument says, with the other two
+ * as the function's first ones, so that it returns to the caller of this.
+ */
+.macro HT_HOOK_CALL_WITH
+	.text
+SYM_FUNC_START(ht_hook_call_with)
+	pushq	%rdi
+	movq	%rsi, %rdi
+	movq	%rdx, %rsi
+	UNWIND_HINT_FUNC
+	RET
+SYM_FUNC_END(ht_hook_call_with)
+.endm
+
 /* Once a module: goes on with the function whose trampoline calls this, so that it returns to that. */
 .macro HT_HOOK_CALL_ON
 	.text

@@ -39,7 +39,7 @@ export function registerModule(guest: Command): void {
     .option('--pool-low <frames>', 'refill the pool below this', integer('--pool-low', 0, 2 ** 31))
     .option('--pool-high <frames>', 'refill the pool up to this', integer('--pool-high', 0, 2 ** 31))
     .option('--exact', 'see the first use of every page that is given ahead (slower): for measuring')
-    .option('--no-exact', 'see it for each eight pages, which costs nothing: the default')
+    .option('--no-exact', 'do not, and let L0 fill in whole groups at once: the default')
     .action(set);
 
   guest

@@ -15,7 +15,8 @@ export function registerStatus(program: Command): void {
       `
 Exit status 24 when it is not connected, 1 when something that is wanted is not so.
 
-PAGES     of each nested guest's RAM that programs know; HELD: with a frame; UNUSED: given ahead, not seen to be used
+PAGES     of each nested guest's RAM that programs know; HELD: with a frame; UNUSED: given ahead under
+          \`guest set --exact\` and not seen to be used since; - for none: otherwise nobody sees it
 FAULTS    that its program saw; PASSED: left to this machine
 MAPPED    pages that its program mapped, those ahead of their fault included; A FAULT: how many for each answered
 All of it counts since the time in the last column: that of the registration, which ends with the agent.`,
@@ -62,7 +63,7 @@ export function statusText(s: AgentResult<'agent.status'>): string {
         String(l.pid),
         String(l.pages),
         String(l.pagesHeld),
-        `${l.pagesUnused} (${((100 * l.pagesUnused) / Math.max(1, l.pagesHeld)).toFixed(1)}%)`,
+        unusedPages(l),
         String(l.framesTaken),
         String(l.faults),
         String(mappedPages(l)),
@@ -76,6 +77,10 @@ export function statusText(s: AgentResult<'agent.status'>): string {
 }
 
 const mappedPages = (l: L2Info): number => l.mappedExisting + l.mappedNew + l.mappedAhead;
+
+/** Counted for pages given under `guest set --exact` only. */
+const unusedPages = ({ pagesUnused, pagesHeld }: L2Info): string =>
+  pagesUnused === 0 ? '-' : `${pagesUnused} (${((100 * pagesUnused) / Math.max(1, pagesHeld)).toFixed(1)}%)`;
 
 /** Pages that a fault answered by its program mapped, on average. */
 function pagesAFault(l: L2Info): string {

@@ -154,7 +154,7 @@ function l2Metrics(to: StatusMetrics): void {
   to.perL2('pages_held', 'Pages of its RAM that have a frame', (l) => l.pagesHeld);
   to.perL2(
     'pages_unused',
-    'Of those held, given ahead of their fault and not seen to be used',
+    'Of those held, given ahead of their fault under `guest set --exact` and not seen to be used',
     (l) => l.pagesUnused,
   );
   to.perL2('pages', 'Pages of its RAM that programs know', (l) => l.pages);

@@ -36,7 +36,7 @@ export const L2Info = z.strictObject({
   pages: Count,
   /** Pages among these that have a frame now. */
   pagesHeld: Count,
-  /** Pages among those that were given ahead of their fault and have not been seen to be used since. */
+  /** Pages among those that were given ahead of their fault while it was to be exact, and not seen to be used since. */
   pagesUnused: Count,
   framesTaken: Count,
   /** Charged to its memory cgroup, for all turtlefs files and credits of that; 0: nobody counts. */
