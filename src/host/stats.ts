@@ -2,7 +2,8 @@
 import type { KvmHook, HtStats } from '../kernel/host.ts';
 import { exitCounts, exitReasonName } from '../kernel/exit.ts';
 import type { ExitCounts, ExitKind } from '../kernel/exit.ts';
-import { countsByReason, npfReasonName } from '../kernel/npf.ts';
+import { countsByReason, fillCounts, npfReasonName } from '../kernel/npf.ts';
+import type { FillCounts } from '../kernel/npf.ts';
 import { sampleCounts, sampleReasonName } from '../kernel/sample.ts';
 import type { SampleCounts } from '../kernel/sample.ts';
 import { figuresOf, reasonsToL1, shareOf } from '../wire/figures.ts';
@@ -38,6 +39,8 @@ export interface HookStats {
   passed: number;
   /** Why, by name; only what occurred. */
   reasons: Record<string, number>;
+  /** Counts of the npf hook: the rest of groups, filled in at once. */
+  fills?: FillCounts;
   /** Counts of the exit hook, by kind. */
   exits?: Partial<Record<ExitKind, ExitCounts>>;
   /** Counts of the sample hook. */
@@ -60,6 +63,7 @@ export function hookStats(hook: KvmHook, raw: HtStats): HookStats {
     limitNs: s.limit_ns,
     passed: s.runs - s.handled,
     reasons: countsByReason(s.reasons, REASON_NAMES[hook]),
+    ...(hook === 'npf' ? { fills: fillCounts(s.counts) } : {}),
     ...(hook === 'exit' ? { exits: exitCounts(s.counts) } : {}),
     ...(hook === 'sample' ? { samples: sampleCounts(s.counts) } : {}),
   };
@@ -76,6 +80,14 @@ export function formatStats(stats: HookStats): string {
     `  ${stats.entries} entries written, ${stats.learned} learned`,
     `  longest run ${(stats.maxNs / 1000).toFixed(1)} us, ${stats.overruns} above the limit of ${stats.limitNs / 1000} us`,
   ];
+  if (stats.fills) lines.push(fillsLine(stats.fills));
   for (const [name, n] of reasonsToL1(stats)) lines.push(`  ${String(n).padStart(10)} ${name}`);
   return lines.join('\n');
+}
+
+function fillsLine(f: FillCounts): string {
+  if (f.limitNs === 0) return '  groups are not filled in at once: fill_us of the module is 0';
+  const us = (ns: number): string => (ns / 1000).toFixed(1);
+  const left = `${f.budget} out of time, ${f.pending} somebody waited, ${f.failed} not mapped, ${f.absent} not in memory`;
+  return `  ${f.done} fills of up to 8 pages besides, cut short: ${left}; longest ${us(f.maxNs)} us, none begins after ${f.limitNs / 1000} us`;
 }

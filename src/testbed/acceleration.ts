@@ -7,6 +7,7 @@ import { CleanupStack } from '../core/lifecycle.ts';
 import { waitFor } from '../core/wait.ts';
 import { HTG_INFO } from '../kernel/guest.ts';
 import type { HtgInfo } from '../kernel/guest.ts';
+import type { FillCounts } from '../kernel/npf.ts';
 import { pollMs } from '../lab/guest-agent.ts';
 import type { Lab } from '../lab/lab.ts';
 import { run, runScript } from '../lab/levels.ts';
@@ -63,6 +64,8 @@ export interface HookCounts {
   entries: number;
   /** Why faults were passed to L1, by name. */
   reasons: Record<string, number>;
+  /** Groups that were filled in at once, by the npf hook. */
+  fills?: FillCounts;
 }
 
 /** By hand, as docs/lab.md tells it: `hyperturtle host attach` in L0, no channel. */
@@ -210,6 +213,12 @@ async function guestInfo(
       `${l1.name}: guest_info: status ${r.status}: ${r.stderr.toString('utf8').trim()}`,
     );
   return HTG_INFO.decode(r.stdout);
+}
+
+/** Microseconds of a fault's exit in which L0 fills in the rest of its group; 0: it does not. Gives what they were. */
+export async function setFillUs(l0: Level, us: number | string, signal?: AbortSignal): Promise<string> {
+  const file = '/sys/module/hyperturtle_host/parameters/fill_us';
+  return (await runScript(l0, `cat ${file}; echo ${us} > ${file}`, { signal })).trim();
 }
 
 /** With 2 MiB frames that no file has. Throws HT_TIMEOUT. */

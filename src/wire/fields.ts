@@ -156,6 +156,22 @@ export const HookStats = z.strictObject({
   /** Runs of hooks of exits that took longer than allowed, and the longest run of the program linked last. */
   overruns: Count.optional(),
   maxNs: Count.optional(),
+  /**
+   * Counts of the npf hook: further faults of a group that were handled in the exit of the first one; exits in which the rest
+   * was left out, and why; pages left out; the time that it took, the longest of an exit, and the budget.
+   */
+  fills: z
+    .strictObject({
+      done: Count,
+      budget: Count,
+      pending: Count,
+      failed: Count,
+      absent: Count,
+      ns: Count,
+      maxNs: Count,
+      limitNs: Count,
+    })
+    .optional(),
   /** Counts of the exit hook, by kind. */
   exits: z
     .partialRecord(

@@ -15,6 +15,7 @@ import { compileBpf, compileBpfFile, findClang, whyNoBpf } from '../support/bpf.
 import { counterSource } from '../support/bpf-sources.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
 import type { FakeVm, L1 } from '../support/daemon-harness.ts';
+import { FILLS } from '../support/fake-kernel.ts';
 
 const clang = findClang();
 const why = whyNoBpf(clang);
@@ -104,12 +105,16 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
       peer.request('hello', { protocol: { min: 1, max }, agent, bootId: BOOT_A, nonce: '5f2c9e0b71aa43d8' });
     expect((await greet(1)).protocol).toBe(1);
     expect(await peer.request('events', {})).not.toHaveProperty('epoch');
-    expect(await peer.request('stats', {})).not.toHaveProperty('since');
+    const older = await peer.request('stats', {});
+    expect(older).not.toHaveProperty('since');
+    expect(older.hooks[0]).not.toHaveProperty('fills');
     expect((await greet(2)).protocol).toBe(2);
     const { instance } = one.greeting.daemon;
     expect(await peer.request('events', {})).toMatchObject({ epoch: instance });
     const { countedSince } = await h.vm('two');
-    expect(await peer.request('stats', {})).toMatchObject({ since: countedSince });
+    const newer = await peer.request('stats', {});
+    expect(newer).toMatchObject({ since: countedSince });
+    expect(newer.hooks[0]?.fills).toEqual(FILLS);
   });
 
   it('loads the npf hyperupcall on its own arena, and twice is the same as once', async () => {
@@ -485,6 +490,10 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
       });
     const { text } = await get('/metrics');
     expect(text).toMatch(/^hyperturtle_host_vm_attached\{vm="one"\} 1$/m);
+    expect(text).toMatch(/^hyperturtle_host_fills\{vm="one"\} 42$/m);
+    expect(text).toMatch(/^hyperturtle_host_fills_left_out\{vm="one",reason="budget"\} 1$/m);
+    expect(text).toMatch(/^hyperturtle_host_fill_longest_seconds\{vm="one"\} 0\.000012$/m);
+    expect(text).toMatch(/^hyperturtle_host_fill_budget_seconds\{vm="one"\} 0\.00003$/m);
     expect(text.trimEnd().endsWith('# EOF')).toBe(true);
     expect(await get('/health')).toMatchObject({ status: 200, text: '{"healthy":true,"problems":[]}\n' });
   });

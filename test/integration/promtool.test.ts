@@ -10,6 +10,7 @@ import type { AgentResult } from '../../src/guest/agent/schema.ts';
 import { Metrics } from '../../src/host/daemon/metrics.ts';
 import type { VmStatus } from '../../src/host/vm/managed-vm.ts';
 import { debTree } from '../support/deb-tree.ts';
+import { FILLS } from '../support/fake-kernel.ts';
 
 // a package of its own since Debian 13
 const own = debTree('promtool', ['promtool']);
@@ -26,7 +27,12 @@ const VM = {
   nics: [],
   ended: [],
   leftOff: [],
-  stats: [{ hook: 'npf', runs: 9, handled: 5, entries: 6, learned: 1, passed: 4, reasons: { NO_TABLE: 4 } }],
+  stats: [
+    {
+      ...{ hook: 'npf', runs: 9, handled: 5, entries: 6, learned: 1, passed: 4, reasons: { NO_TABLE: 4 } },
+      fills: FILLS,
+    },
+  ],
 } as unknown as VmStatus;
 const L2 = {
   name: 'l2 "quoted"\n',

@@ -133,6 +133,12 @@ function readCounts(dir: string): Record<string, object> {
   return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Record<string, object>) : {};
 }
 
+/** What the fake kernel says of the rest of groups. */
+export const FILLS = {
+  ...{ done: 42, budget: 1, pending: 2, failed: 3, absent: 4 },
+  ...{ ns: 90_000, maxNs: 12_000, limitNs: 30_000 },
+};
+
 function fakeHooks(
   pid: number,
   tell: (e: KernelEvent) => void,
@@ -173,6 +179,7 @@ function fakeHooks(
       limitNs: 200_000,
       passed: 3,
       reasons: { no_pool: 3 },
+      ...(hook === 'npf' ? { fills: FILLS } : {}),
       ...counts()[hook],
     }),
     async endedLinks(signal) {

@@ -22,6 +22,7 @@ describe('statistics of a hook', () => {
         handled: 950,
         entries: 4000,
         reasons: Array.from({ length: 32 }, (_, i) => (i === 2 ? 40 : i === 22 ? 10 : 0)),
+        counts: Array.from({ length: 64 }, (_, i) => [3500, 1, 2, 3, 4, 9_000_000, 17_400, 30_000][i] ?? 0),
       },
     }),
   );
@@ -34,6 +35,21 @@ describe('statistics of a hook', () => {
       passed: 50,
       reasons: { NO_TABLE: 40, POOL_EMPTY: 10 },
     });
+  });
+
+  it('say how groups were filled in, why not, and the budget', () => {
+    const stats = hookStats('npf', raw);
+    expect(stats.fills).toEqual({
+      ...{ done: 3500, budget: 1, pending: 2, failed: 3, absent: 4 },
+      ...{ ns: 9_000_000, maxNs: 17_400, limitNs: 30_000 },
+    });
+    expect(formatStats(stats)).toContain(
+      '3500 fills of up to 8 pages besides, cut short: 1 out of time, 2 somebody waited, 3 not mapped, 4 not in memory; longest 17.4 us, none begins after 30 us',
+    );
+    expect(formatStats({ ...stats, fills: { ...stats.fills!, limitNs: 0 } })).toContain(
+      'groups are not filled in at once: fill_us of the module is 0',
+    );
+    expect(hookStats('exit', raw).fills).toBeUndefined();
   });
 
   it('are readable, most frequent reason first', () => {

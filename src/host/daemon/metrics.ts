@@ -40,6 +40,7 @@ export class Metrics {
     this.#addVms();
     this.#addHookFigures();
     this.#addRunTimes();
+    this.#addFills();
     this.#addLinksAndReasons();
     this.#addLoader();
   }
@@ -165,6 +166,25 @@ export class Metrics {
     );
   }
 
+  /** The rest of groups that L0 fills in at once. */
+  #addFills(): void {
+    const each = (name: string, help: string, of: (f: Fills) => Sample[]): void =>
+      this.#perVm(name, help, (vm) => vm.stats.flatMap((s) => (s.fills === undefined ? [] : of(s.fills))));
+    each('fills', 'Further faults of a group, up to 8 pages each, in the exit of its first one', (f) => [
+      [{}, f.done],
+    ]);
+    each('fills_left_out', 'Exits in which the rest of a group was left out; absent: pages', (f) =>
+      (['budget', 'pending', 'failed', 'absent'] as const).map((reason): Sample => [{ reason }, f[reason]]),
+    );
+    each('fill_seconds', 'Time that fills took, together', (f) => [[{}, f.ns / 1e9]]);
+    each('fill_longest_seconds', 'Longest time from the hook to the last fill of an exit', (f) => [
+      [{}, f.maxNs / 1e9],
+    ]);
+    each('fill_budget_seconds', 'No fill begins later in an exit; 0: fills are off', (f) => [
+      [{}, f.limitNs / 1e9],
+    ]);
+  }
+
   #addLinksAndReasons(): void {
     this.#perVm(
       'nic_link_left_off',
@@ -226,6 +246,7 @@ const HOOK_COUNTS = [
 ] as const;
 
 type Stats = VmStatus['stats'];
+type Fills = NonNullable<Stats[number]['fills']>;
 
 /** A hook of NICs has a row for each link. */
 function byHook(stats: Stats, value: (s: Stats[number]) => number): Sample[] {

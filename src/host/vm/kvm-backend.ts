@@ -70,8 +70,20 @@ export class KvmBackend implements HookBackend {
 
   stats(name: string, [link]: readonly LinkInfo[]): HookStats[] {
     const hook = nameOf(name);
-    const { linked, runs, handled, entries, learned, passed, reasons, overruns, maxNs, exits, samples } =
-      this.#kernel.stats(hook);
+    const {
+      linked,
+      runs,
+      handled,
+      entries,
+      learned,
+      passed,
+      reasons,
+      overruns,
+      maxNs,
+      fills,
+      exits,
+      samples,
+    } = this.#kernel.stats(hook);
     return [
       {
         hook,
@@ -84,6 +96,7 @@ export class KvmBackend implements HookBackend {
         reasons,
         overruns,
         maxNs,
+        ...(fills ? { fills } : {}),
         ...(exits ? { exits } : {}),
         ...(samples ? { samples } : {}),
         ...(link ? { object: link.object, program: link.program } : {}),

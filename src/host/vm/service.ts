@@ -11,6 +11,7 @@ import { wireFailure } from '../../wire/errors.ts';
 import { serve } from '../../wire/handlers.ts';
 import type { CallContext, Handlers, RpcSession, ServedMethods } from '../../wire/handlers.ts';
 import { negotiate } from '../../wire/hello.ts';
+import { statsOfVersion1 } from '../../wire/older.ts';
 import { METHODS, TOLERANT_PROTOCOL } from '../../wire/schema.ts';
 import type { ArenaInfo, EndedLink, Finding, L1Report, LinkInfo, Params, Result } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
@@ -354,10 +355,10 @@ export class VmService {
     const objects = this.#objects;
     return {
       list: () => ({ vm: this.#options.vm, arena: this.#options.arenaInfo(), ...objects.list() }),
-      stats: (_, { session }) => ({
-        hooks: objects.links.stats(),
-        ...(this.#isTolerant(session) ? { since: this.#since } : {}),
-      }),
+      stats: (_, { session }) =>
+        this.#isTolerant(session)
+          ? { hooks: objects.links.stats(), since: this.#since }
+          : { hooks: objects.links.stats().map(statsOfVersion1) },
       report: (report) => {
         this.#report = { ...report, at: new Date().toISOString() };
         const watched = performance.now() - this.#watchedAtMs < WATCHED_MS;
