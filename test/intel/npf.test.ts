@@ -3,7 +3,7 @@
  * system. One VM, vanilla first, then the same with the hyperupcall. `npm test` has smoke.test.ts of it.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Acceleration, guestStatus, insmod, rmmod } from '../../src/testbed/acceleration.ts';
+import { Acceleration, guestStatus, insmod, rmmod, setFillUs } from '../../src/testbed/acceleration.ts';
 import type { HookCounts } from '../../src/testbed/acceleration.ts';
 import { KvmCounters } from '../../src/testbed/kvm-counters.ts';
 import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/testbed/tiny-vmm.ts';
@@ -63,6 +63,8 @@ beforeAll(async () => {
   expect((await runScript(l0, 'cat /sys/module/kvm_intel/parameters/ept')).trim()).toBe('Y');
   acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB });
   undo.add('modules', () => acceleration.off());
+  // the emulator does not say that it is one, and the budget of hardware is some hundred of its instructions
+  await setFillUs(l0, 100_000);
   counters = await KvmCounters.start(l0);
   undo.add('counters', () => counters.stop());
   vmm = await TinyVmm.start(l1, {
@@ -88,15 +90,18 @@ describe('on an Intel processor, an L2 that touches its memory', () => {
     expect(faultsOf(vanilla).switchesPerPage).toBeGreaterThan(5.5);
   });
 
-  it('has at least 9 of 10 faults answered in L0, with at most half a world switch a page', async () => {
+  it('has at least 9 of 10 faults answered in L0, with at most a tenth of a world switch a page', async () => {
     register = await registered(lab().l1, vmm, undo);
     const m = await measured(true);
     const f = faultsOf(m);
     expect(m.result.mismatches).toBe(0);
-    // what is present was mapped by an earlier group: KVM copies eight neighbours at a time
+    // what is present was mapped by an earlier group, of which L0 had not filled in all
     expect((m.handled + (m.reasons['PRESENT'] ?? 0)) / m.runs).toBeGreaterThanOrEqual(0.9);
     expect(f.inL0).toBeGreaterThanOrEqual(0.9);
-    expect(f.switchesPerPage).toBeLessThanOrEqual(0.5);
+    expect(f.switchesPerPage).toBeLessThanOrEqual(0.1);
+    const { fills } = await acceleration.hookCounts();
+    process.stdout.write(`  ${JSON.stringify(fills)}\n`);
+    expect(fills?.done).toBeGreaterThanOrEqual((PAGES / 64) * 6);
   });
 
   it('also where nothing is beside what it touches', async () => {
