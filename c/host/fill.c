@@ -108,7 +108,7 @@ static bool ht_fill_one(const struct ht_call *call, u64 gfn)
 	return (int)ht_hook_call_with(call->go_on, call->args[0], (unsigned long)&copy) > HT_FAULT_RETRY;
 }
 
-/* Keeps what is left from page i on. Whoever else's was there has been left out for long. */
+/* Keeps what is left from page i on, in place of what another vCPU may have left there. */
 static void ht_fill_keep(struct ht_vm *vm, const struct kvm_vcpu *vcpu, const struct ht_fill *fill, u32 i)
 {
 	struct ht_fill_rest *rest = get_cpu_ptr(vm->rest);
