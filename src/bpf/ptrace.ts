@@ -124,14 +124,15 @@ class Traced {
     };
     // a signal comes first: its handler runs, and mmap() is called again after it
     if (stop.kind !== 'interrupted') return this.#again(stop.signal, once);
-    this.#setRegs({ ...once, r10: other.flags, r8: BigInt(other.fd), r9: 0n });
-    for (let stops = 0; stops < 2; stops++) {
-      this.#request(PTRACE_SYSCALL, 0);
-      const next = this.#stop();
-      if (next.kind !== 'call' && stops === 0) return this.#again(next.signal, once);
-      if (next.kind !== 'call')
-        throw new HyperturtleError('HT_KERNEL', `thread ${this.#tid}: no end of mmap()`);
-    }
+    const set: Regs = { ...once, r10: other.flags, r8: BigInt(other.fd), r9: 0n };
+    this.#setRegs(set);
+    this.#request(PTRACE_SYSCALL, 0);
+    const entry = this.#stop();
+    if (entry.kind !== 'call') return this.#again(entry.signal, once);
+    this.#expectCall(set, was.rip);
+    this.#request(PTRACE_SYSCALL, 0);
+    if (this.#stop().kind !== 'call')
+      throw new HyperturtleError('HT_KERNEL', `thread ${this.#tid}: no end of mmap()`);
     const { rax } = this.#regs();
     const errno = BigInt.asUintN(64, -rax);
     if (errno <= MAX_ERRNO) {
@@ -141,6 +142,18 @@ class Traced {
     this.#setRegs({ ...was, rax, orig_rax: BigInt.asUintN(64, -1n) });
     this.letGo(0);
     return { kind: 'mapped', address: rax };
+  }
+
+  /**
+   * The thread is about to make the call that it was set up for. Another thread of a hostile VMM may have written another
+   * instruction where `syscall` was; what it leads to is not done while the VMM's own filter is suspended.
+   */
+  #expectCall(set: Regs, rip: bigint): void {
+    const now = this.#regs();
+    const same = (['rdi', 'rsi', 'rdx', 'r10', 'r8', 'r9'] as const).every((r) => now[r] === set[r]);
+    if (same && now.orig_rax === SYS_MMAP && now.rip === rip) return;
+    this.#setRegs({ ...now, orig_rax: BigInt.asUintN(64, -1n) }); // no call at all
+    throw new HyperturtleError('HT_KERNEL', `thread ${this.#tid} makes another call than the one it was in`);
   }
 
   /** Stops and goes on, which ends what it waits in by ERESTARTSYS. */

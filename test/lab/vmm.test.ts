@@ -99,6 +99,8 @@ describe('plain QEMU', () => {
   it('with -m alone has at least 95 % of first touches answered in L0, its monitor on its standard input, and its exit status', async () => {
     const { l1 } = lab();
     const mib = 64;
+    // c/l2/touch_guest.S leaves out its first 2 MiB and 18 at the end
+    const pages = (mib - 20) << 8;
     const qemu = [
       ...['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-S'],
       ...[
@@ -131,10 +133,10 @@ describe('plain QEMU', () => {
       expect([status, await job.output()]).toEqual([RIGHT, expect.not.stringContaining('hyperturtle')]);
       const after = await info();
       const entries = (await acceleration.hookCounts()).entries - hook.entries;
-      const answered = 1 - inL1(before, after) / (mib << 8);
-      process.stdout.write(`  QEMU: ${(answered * 100).toFixed(2)} % of ${mib << 8} first touches in L0\n`);
+      const answered = 1 - inL1(before, after) / pages;
+      process.stdout.write(`  QEMU: ${(answered * 100).toFixed(2)} % of ${pages} first touches in L0\n`);
       expect(answered).toBeGreaterThanOrEqual(0.95);
-      expect(entries).toBeGreaterThanOrEqual(0.95 * (mib << 8));
+      expect(entries).toBeGreaterThanOrEqual(0.95 * pages);
     } finally {
       if ((await job.status()) === undefined) {
         await job.kill('KILL');

@@ -379,7 +379,7 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
     if (vm.turtlefs === 'none')
       return warn(
         `${who}: its guest's RAM is not on turtlefs, so its faults take the long way`,
-        `QEMU: -object memory-backend-file,id=ram,mem-path=${dir}/NAME,size=...,share=on -machine memory-backend=ram`,
+        `QEMU: -object memory-backend-file,id=ram,mem-path=${dir}/NAME,size=...,share=on -machine memory-backend=ram; any VMM: start it by 'hyperturtle vmm -- PROGRAM ...'`,
       );
     if (
       agent?.module?.state === 'present' &&
