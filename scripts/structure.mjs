@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // `npm run structure`: the import graph of src/ has no circle (type imports count: a circle of them is two files that
 // cannot be read one after the other), no function is over 60 lines and no file over 400. Longer files are listed
-// here with the most that they may have: the list is not to grow.
-import { readdirSync, readFileSync } from 'node:fs';
+// here with the most that they may have: the list is not to grow. Unit tests stand where what they test stands.
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
@@ -87,6 +87,21 @@ function tooLong(what, found, max, listed = {}) {
   });
 }
 
+/** Rooms of test/unit that test no room of src: the repository itself, its documents and scripts. */
+const ROOMS_OF_NONE = ['repository'];
+
+/** Unit tests stand where what they test stands: test/unit/host/nics for src/host/nics. */
+function strayRooms() {
+  const unit = path.join(ROOT, 'test/unit');
+  if (!existsSync(unit)) return [];
+  return readdirSync(unit, { recursive: true, withFileTypes: true }).flatMap((entry) => {
+    const at = path.relative(unit, path.join(entry.parentPath, entry.name));
+    if (!entry.isDirectory()) return at.includes('/') ? [] : [`test/unit/${at}: in no room of src`];
+    if (ROOMS_OF_NONE.includes(at) || existsSync(path.join(ROOT, 'src', at))) return [];
+    return [`test/unit/${at}: there is no src/${at}`];
+  });
+}
+
 const texts = new Map(sources().map((file) => [file, readFileSync(path.join(ROOT, file), 'utf8')]));
 const graph = new Map([...texts].map(([file, text]) => [file, importsOf(file, text)]));
 const fileLengths = new Map([...texts].map(([file, text]) => [file, text.split('\n').length - 1]));
@@ -95,6 +110,7 @@ const problems = [
   ...circles(graph).map((files) => `import circle: ${files.join(', ')}`),
   ...tooLong('file', fileLengths, FILE_MAX, LONG_FILES),
   ...tooLong('function', functionLengths, FUNCTION_MAX),
+  ...strayRooms(),
 ];
 for (const problem of problems) process.stdout.write(`${problem}\n`);
 process.exitCode = problems.length === 0 ? 0 : 1;

@@ -1,4 +1,4 @@
-/** Mirrors c/include/hyperturtle/net.h: values of the network programs' maps. Compared with it by test/unit/abi.test.ts. */
+/** Mirrors c/include/hyperturtle/net.h: values of the network programs' maps. Compared with it by test/unit/kernel/abi.test.ts. */
 import { aligned, array, count, reserved, struct, u32, u64 } from './struct.ts';
 import type { Codec } from './struct.ts';
 

@@ -1,6 +1,6 @@
 /**
  * Small typed codecs for C structs on x86-64: natural alignment, little-endian, fields in declaration order. The
- * layouts built from them are compared with the compiler's by test/unit/abi.test.ts.
+ * layouts built from them are compared with the compiler's by test/unit/kernel/abi.test.ts.
  */
 
 /** Reads and writes one C type. `at` is a byte offset into the view. */

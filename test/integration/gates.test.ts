@@ -122,6 +122,13 @@ describe('npm run check', { timeout: 300_000 }, () => {
       '// more\n'.repeat(401),
       /src\/cli\/main.ts: file of 401 lines, 400 at most/,
     ],
+    [
+      'a unit test in no room of src',
+      'structure',
+      'test/unit/kitchen/soup.test.ts',
+      '// none\n',
+      /test\/unit\/kitchen: there is no src\/kitchen/,
+    ],
     ['a heading with no text before the next', 'markdown', 'README.md', '# A project\n### Parts\n', /MD001/],
     [
       'a line of prose that is too long',

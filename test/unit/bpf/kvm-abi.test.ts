@@ -1,0 +1,224 @@
+/** What our modules rely on in KVM: a kernel that differs is refused with what differs, and the table is what c/ relies on. */
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { KernelBtf } from '../../../src/bpf/kernel-btf.ts';
+import { KVM_ABI, kvmDifferences, requireKnownKvm, runningKvmDifferences } from '../../../src/bpf/kvm-abi.ts';
+import type { KvmModule, Side } from '../../../src/bpf/kvm-abi.ts';
+import { BtfBytes } from '../../support/kernel-btf.ts';
+
+const VCPU = 6552;
+/** As 6.1 has it. */
+const FAULT: readonly [name: string, offset: number, bytes: number][] = [
+  ['addr', 0, 8],
+  ['error_code', 8, 4],
+  ['prefetch', 12, 1],
+  ['goal_level', 23, 1],
+  ['gfn', 24, 8],
+  ['pfn', 48, 8],
+];
+
+/** What one module of KVM shows, as the table wants it. */
+function described(module: KvmModule): Parameters<BtfBytes['add']>[0] {
+  const relied = KVM_ABI.filter((r) => r.in === module);
+  const firstName = ([name, [prototype]]: [string, readonly string[]]): [string, string] => [
+    name,
+    prototype!,
+  ];
+  return {
+    functions: Object.fromEntries(
+      relied.flatMap((r) =>
+        Object.entries(r.functions ?? {})
+          .slice(0, 1)
+          .map(firstName),
+      ),
+    ),
+    tracepoints: Object.fromEntries(
+      relied.flatMap((r) => (r.tracepoint ? [[r.tracepoint[0], r.tracepoint[1]!]] : [])),
+    ),
+    structs: {
+      kvm_vcpu: { size: VCPU, members: [['kvm', 0, 8]] },
+      kvm_page_fault: {
+        size: 72,
+        members: [...FAULT],
+      },
+      vcpu_svm: {
+        size: VCPU + 64,
+        members: [
+          ['vcpu', 0, VCPU],
+          ['vmcb', VCPU, 8],
+        ],
+      },
+    },
+  };
+}
+
+const base = (): BtfBytes => new BtfBytes().add({ functions: { schedule: 'void (void)' }, structs: {} });
+
+function btfOf(
+  change: (of: (m: KvmModule) => ReturnType<typeof described>) => void = () => {},
+): Record<KvmModule, KernelBtf> {
+  const all = { kvm: described('kvm'), kvm_amd: described('kvm_amd'), kvm_intel: described('kvm_intel') };
+  change((m) => all[m]);
+  const vmlinux = base();
+  const on = new KernelBtf(vmlinux.bytes());
+  const made = (m: KvmModule): KernelBtf => new KernelBtf(new BtfBytes(vmlinux).add(all[m]).bytes(), on);
+  return { kvm: made('kvm'), kvm_amd: made('kvm_amd'), kvm_intel: made('kvm_intel') };
+}
+
+it('a kernel that has all of it differs in nothing, for both modules', () => {
+  expect(kvmDifferences('host', btfOf())).toEqual([]);
+  expect(kvmDifferences('guest', btfOf())).toEqual([]);
+});
+
+describe('a kernel that differs is refused with what differs', () => {
+  type Of = (m: KvmModule) => ReturnType<typeof described>;
+  it.each<[string, Side, (of: Of) => void, string]>([
+    [
+      'a hooked function has another parameter',
+      'host',
+      (of) => (of('kvm').functions['paging64_page_fault'] = 'int (struct kvm_vcpu *, gpa_t, u64)'),
+      "kvm: paging64_page_fault() is 'int (struct kvm_vcpu *, gpa_t, u64)', expected 'int (struct kvm_vcpu *, struct kvm_page_fault *)'",
+    ],
+    [
+      'a hooked function answers otherwise',
+      'host',
+      (of) => (of('kvm_amd').functions['nested_svm_vmexit'] = 'bool (struct vcpu_svm *)'),
+      "kvm_amd: nested_svm_vmexit() is 'bool (struct vcpu_svm *)', expected 'int (struct vcpu_svm *)' or 'void (struct vcpu_svm *)'",
+    ],
+    [
+      'a hooked function is gone',
+      'host',
+      (of) => delete of('kvm_amd').functions['nested_svm_exit_handled'],
+      'kvm_amd has no nested_svm_exit_handled()',
+    ],
+    [
+      'a function has neither of its names',
+      'host',
+      (of) => delete of('kvm_intel').functions['__nested_vmx_vmexit'],
+      'kvm_intel has no __nested_vmx_vmexit() or nested_vmx_vmexit()',
+    ],
+    [
+      'a function that is called takes its arguments in another order',
+      'host',
+      (of) =>
+        (of('kvm').functions['kvm_vcpu_read_guest'] =
+          'int (struct kvm_vcpu *, void *, gpa_t, long unsigned int)'),
+      "kvm: kvm_vcpu_read_guest() is 'int (struct kvm_vcpu *, void *, gpa_t, long unsigned int)', expected 'int (struct kvm_vcpu *, gpa_t, void *, long unsigned int)'",
+    ],
+    [
+      'a private struct has something before the address',
+      'host',
+      (of) =>
+        (of('kvm').structs['kvm_page_fault']!.members = FAULT.map(([name, offset, bytes]) => [
+          name,
+          name === 'addr' ? 16 : offset,
+          bytes,
+        ])),
+      "kvm: struct kvm_page_fault.addr is '16+8', expected '0+8'",
+    ],
+    [
+      'a member of a private struct has another name',
+      'host',
+      (of) =>
+        (of('kvm').structs['kvm_page_fault']!.members = FAULT.map(([name, ...at]) => [
+          name === 'error_code' ? 'code' : name,
+          ...at,
+        ])),
+      'kvm has no struct kvm_page_fault.error_code',
+    ],
+    [
+      'the flag of a fault that is none of the guest moves',
+      'host',
+      (of) =>
+        (of('kvm').structs['kvm_page_fault']!.members = FAULT.map(([name, offset, bytes]) => [
+          name,
+          name === 'prefetch' ? 13 : offset,
+          bytes,
+        ])),
+      "kvm: struct kvm_page_fault.prefetch is '13+1', expected '12+1' or '16+1'",
+    ],
+    [
+      'a private struct that is copied has grown',
+      'host',
+      (of) => (of('kvm').structs['kvm_page_fault']!.size = 136),
+      "kvm: struct kvm_page_fault is '136', expected '72' or '80'",
+    ],
+    [
+      'the VMCB of a vCPU lies elsewhere',
+      'host',
+      (of) =>
+        (of('kvm_amd').structs['vcpu_svm']!.members = [
+          ['vcpu', 0, VCPU],
+          ['vmcb', VCPU + 8, 8],
+        ]),
+      `kvm_amd: struct vcpu_svm.vmcb is '${VCPU + 8}+8', expected '${VCPU}+8'`,
+    ],
+    [
+      'slots are changed by another function',
+      'guest',
+      (of) =>
+        (of('kvm').functions['kvm_arch_commit_memory_region'] =
+          'void (struct kvm *, struct kvm_memory_slot *)'),
+      "kvm: kvm_arch_commit_memory_region() is 'void (struct kvm *, struct kvm_memory_slot *)', expected 'void (struct kvm *, struct kvm_memory_slot *, struct kvm_memory_slot *, enum kvm_mr_change)'",
+    ],
+    [
+      'the tracepoint tells less',
+      'guest',
+      (of) => (of('kvm').tracepoints = { kvm_entry: 'void (unsigned int)' }),
+      "kvm: tracepoint kvm_entry is 'void (unsigned int)', expected 'void (struct kvm_vcpu *, bool)'",
+    ],
+  ])('%s', (_, side, change, said) => {
+    expect(kvmDifferences(side, btfOf(change))).toEqual([said]);
+  });
+});
+
+it('is read from files as /sys/kernel/btf has them, and refused by one line with a code', async () => {
+  const dir = await mkdtemp(path.join(os.tmpdir(), 'ht-btf-'));
+  try {
+    expect(runningKvmDifferences('host', dir)).toBeUndefined(); // a kernel that shows no types
+    const vmlinux = base();
+    const file = (name: string, bytes: Uint8Array): Promise<void> => writeFile(path.join(dir, name), bytes);
+    await file('vmlinux', vmlinux.bytes());
+    await file('kvm', new BtfBytes(vmlinux).add(described('kvm')).bytes());
+    const amd = described('kvm_amd');
+    await file('kvm_amd', new BtfBytes(vmlinux).add(amd).bytes());
+    expect(runningKvmDifferences('host', dir)).toEqual([]); // without kvm_intel
+    delete amd.functions['svm_get_cpl'];
+    await file('kvm_amd', new BtfBytes(vmlinux).add(amd).bytes());
+    expect(() => requireKnownKvm('host', dir)).toThrow(
+      /KVM of this kernel is not one that hyperturtle_host.ko knows: kvm_amd has no svm_get_cpl\(\)$/,
+    );
+    expect(() => requireKnownKvm('guest', dir)).not.toThrow();
+    await file('kvm', Buffer.from('nothing of the kind'));
+    expect(() => runningKvmDifferences('host', dir)).toThrow(/BTF\) cannot be read: it has no header/);
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+});
+
+it('has what c/ hooks and calls, and no more', () => {
+  const c = (file: string): string => readFileSync(`c/${file}`, 'utf8');
+  const all = (text: string, what: RegExp): string[] => [...text.matchAll(what)].map((m) => m[1]!);
+  const relied = (side: Side): string[] =>
+    KVM_ABI.filter((r) => r.side === side)
+      .flatMap((r) => Object.keys(r.functions ?? {}))
+      .sort();
+  const hooks = /^HT_HOOK\(\w+, "(\w+)"/gm;
+  const calls = /^\teach\((\w+)\)/gm;
+  const host = [
+    ...all(c('host/npf.c') + c('host/exit.c'), hooks),
+    ...all(c('host/kvm_calls.h'), calls),
+    ...all(c('host/exit.c'), /(?:newer_name = |ht_lookup_function\()"(\w+)"/g),
+  ];
+  expect(relied('host')).toEqual([...new Set(host)].sort());
+  const guest = [
+    ...all(c('guest/l2.c'), hooks),
+    ...all(c('guest/l2.c'), /newer_name = "(\w+)"/g),
+    ...all(c('guest/kvm_calls.h'), calls).filter((n) => n !== 'ht_kvm_get_msr_fn'),
+    ...all(c('include/kmod/compat.h'), /^#define ht_kvm_get_msr_fn (\w+)/gm),
+  ];
+  expect(relied('guest')).toEqual([...new Set(guest)].sort());
+});

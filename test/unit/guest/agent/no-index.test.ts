@@ -1,0 +1,31 @@
+/** A nested guest that is registered and has no index, as after detach and attach: what says so, and why. */
+import { expect, it } from 'vitest';
+import { statusText } from '../../../../src/cli/guest/status.ts';
+import { topText } from '../../../../src/cli/top/command.ts';
+import { noIndex } from '../../../../src/guest/agent/no-index.ts';
+
+const index = { words: 1000, used: 10 };
+
+it('without an index the reason is told as far as it can be seen, and none for one that has it or has ended', () => {
+  const without = { slots: 0, dead: 0 };
+  expect(noIndex(without, 'shared', index)).toMatch(/older than this arena.*10 of 1000 words/);
+  expect(noIndex(without, 'none', index)).toMatch(/L0: its RAM is no file on turtlefs$/);
+  expect(noIndex(without, 'private', index)).toMatch(/a private copy/);
+  expect(noIndex(without, undefined, undefined)).toMatch(/older than this arena/);
+  expect(noIndex({ slots: 1, dead: 0 }, 'shared', index)).toBeUndefined();
+  expect(noIndex({ slots: 0, dead: 1 }, 'shared', index)).toBeUndefined();
+});
+
+it('status and top say which nested guest has no index and why', () => {
+  const l2 = { name: 'web', pid: 7, since: 's', faults: 0, mappedExisting: 0, mappedNew: 0, mappedAhead: 0 };
+  const status = {
+    version: '1',
+    module: null,
+    l2Problems: [],
+    host: { state: 'waiting', since: 's', lastError: null, vm: null, daemon: null },
+    desired: { objects: 0, links: 0, reached: false, checked: null, problems: [] },
+    l2s: [{ ...l2, slots: 0, noIndex: 'no place in the arena' }],
+  } as never;
+  expect(statusText(status)).toContain('  web: no place in the arena');
+  expect(topText(undefined, { atMs: 0, hooks: [], status })).toContain('! web: no place in the arena');
+});

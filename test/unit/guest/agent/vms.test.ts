@@ -1,0 +1,35 @@
+import { expect, test } from 'vitest';
+import { deviceUse, turtlefsDevices, turtlefsMount, vmNameOf } from '../../../../src/guest/agent/vms.ts';
+
+const MOUNTS = [
+  '25 30 0:23 / /proc rw,nosuid - proc proc rw',
+  '61 30 0:45 / /run/hyperturtle/ram rw,relatime shared:33 - turtlefs none rw',
+].join('\n');
+
+test('a mapping is of turtlefs when its device number is; /proc writes that in hexadecimal', () => {
+  const devices = turtlefsDevices(MOUNTS);
+  expect([...devices]).toEqual(['0:45']);
+  const maps =
+    '7f0000000000-7f0010000000 rw-s 00000000 00:2d 17                         /run/hyperturtle/ram/l2a\n';
+  expect(deviceUse(maps, devices)).toBe('shared');
+  expect(deviceUse(maps.replace('00:2d', '00:45'), devices)).toBe('none');
+  expect(turtlefsMount(MOUNTS)).toBe('/run/hyperturtle/ram');
+});
+
+test('a private mapping is told from a shared one, which counts when there are both', () => {
+  const line = (rights: string): string =>
+    `7f0000000000-7f0010000000 ${rights} 00000000 00:2d 17  /ram/l2a\n`;
+  const devices = turtlefsDevices(MOUNTS);
+  expect(deviceUse(line('rw-p'), devices)).toBe('private');
+  expect(deviceUse(line('rw-p') + line('rw-s'), devices)).toBe('shared');
+});
+
+test("a guest's name is QEMU's, cut to what the module keeps", () => {
+  expect(vmNameOf(['qemu', '-name', 'guest=web-1,debug-threads=on'])).toBe('web-1');
+  expect(vmNameOf(['qemu', '-name', 'a b\nc'])).toBe('a_b_c');
+  expect(vmNameOf(['qemu', '-name', 'x'.repeat(40)])).toHaveLength(31);
+  expect(vmNameOf(['qemu', '-name', 'debug-threads=on,guest=web-1'])).toBe('web-1');
+  expect(vmNameOf(['qemu', '-name', 'debug-threads=on'])).toBeUndefined();
+  expect(vmNameOf(['qemu', '-name', 'guest=a,,b,process=c'])).toBe('a,b');
+  expect(vmNameOf(['cloud-hypervisor'])).toBeUndefined();
+});

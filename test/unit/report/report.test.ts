@@ -1,0 +1,128 @@
+import { describe, expect, it } from 'vitest';
+import { duration, number, percent } from '../../../src/report/format.ts';
+import { htmlReport } from '../../../src/report/html.ts';
+import { headline } from '../../../src/report/sentences.ts';
+import { decades, escapeXml, logScale, roundTicks } from '../../../src/report/svg.ts';
+import { formatTable } from '../../../src/report/table.ts';
+import { barTable, switchTable, touchTable } from '../../../src/report/tables.ts';
+import { terminalReport } from '../../../src/report/terminal.ts';
+import { resultSchema } from '../../../src/bench/first-touch/schema.ts';
+import { exampleResult } from '../../support/bench-samples.ts';
+
+describe('numbers in the report', () => {
+  it('have three digits and no exponent', () => {
+    expect([1234.5, 12.345, 0.1875, 0, 100_000, 0.000123].map(number)).toEqual([
+      '1,230',
+      '12.3',
+      '0.188',
+      '0',
+      '100,000',
+      '0.000123',
+    ]);
+    expect(number(NaN)).toBe('–');
+  });
+
+  it('have the unit that fits', () => {
+    expect([850, 17_000, 999_900, 3_100_000, 25_600_000_000].map(duration)).toEqual([
+      '850 ns',
+      '17 µs',
+      '1 ms',
+      '3.1 ms',
+      '25.6 s',
+    ]);
+    expect(percent(0.956)).toBe('95.6%');
+  });
+});
+
+describe('tables on the terminal', () => {
+  it('line up, the first column left and the others right', () => {
+    expect(
+      formatTable({
+        title: 'T',
+        head: ['', 'n'],
+        rows: [
+          ['abc', '1'],
+          ['d', '22'],
+        ],
+      }),
+    ).toBe(['T', '      n', '───────', 'abc   1', 'd    22'].join('\n'));
+  });
+
+  it('show every variant in every order that was measured, and nothing else', () => {
+    const r = exampleResult();
+    const first = touchTable(r).rows.map((row) => `${row[0]}/${row[1]}`);
+    expect(new Set(first).size).toBe(first.length);
+    expect(first).toContain('L2 vanilla/sequential');
+    expect(first).toContain('L2 hyperupcall, groups/second touch');
+    expect(first).not.toContain('L1 itself (not nested)/scattered');
+    expect(switchTable(r).rows.some((row) => row[0]!.startsWith('L1'))).toBe(false);
+  });
+
+  it('say which bars are not met', () => {
+    const r = exampleResult();
+    expect(barTable(r).rows.map((row) => row[3])).not.toContain('NOT MET');
+    r.summary.firstTouchSpeedup = 3;
+    expect(barTable(r).rows.find((row) => row[3] === 'NOT MET')?.[0]).toMatch(/first touch, sequential/);
+  });
+
+  it('end with the path of the report and one sentence', () => {
+    const lines = terminalReport(exampleResult(), '/x/report.html').trimEnd().split('\n');
+    expect(lines.at(-2)).toBe('Report: /x/report.html');
+    expect(lines.at(-1)).toMatch(/^With the npf hyperupcall.*times faster.*\.$/);
+  });
+});
+
+describe('sentences', () => {
+  it('do not praise a boot that became slower', () => {
+    expect(headline({ touches: [], boots: [], summary: { bootReduction: -0.1 } })).toMatch(/10% more time/);
+  });
+  it('say so when nothing was measured', () => {
+    expect(headline({ touches: [], boots: [], summary: {} })).toBe('Nothing was measured.');
+  });
+});
+
+describe('scales of the plots', () => {
+  it('are logarithmic where they say so', () => {
+    const x = logScale([1, 10_000], [0, 400]);
+    expect([1, 10, 100, 10_000].map((v) => Math.round(x(v)))).toEqual([0, 100, 200, 400]);
+    expect(decades(900, 2e6)).toEqual([1e3, 1e4, 1e5, 1e6]);
+  });
+  it('have round ticks that reach the largest value', () => {
+    expect(roundTicks(8.2)).toEqual([0, 2, 4, 6, 8, 10]);
+    expect(roundTicks(0)).toEqual([0, 1]);
+  });
+});
+
+describe('HTML report', () => {
+  const html = htmlReport(exampleResult());
+
+  it('needs nothing from outside', () => {
+    expect(html).not.toMatch(/<script|<link|@import|url\(|https?:/);
+  });
+
+  it('describes every plot for those who cannot see it', () => {
+    const plots = html.match(/<svg [^>]*role="img"/g) ?? [];
+    expect(plots.length).toBe(6);
+    expect((html.match(/<desc /g) ?? []).length).toBe(plots.length);
+    expect(html).toMatch(/<html lang="en">/);
+  });
+
+  it('has no coordinate that is not a number, and escapes what it was given', () => {
+    expect(html).not.toMatch(/NaN|Infinity|undefined/);
+    const r = exampleResult();
+    r.environment.hostCpuModel = '<b>&';
+    expect(htmlReport(r)).toContain('&lt;b&gt;&amp;');
+    expect(escapeXml('"')).toBe('&quot;');
+  });
+
+  it('can be made of a run that measured only one thing', () => {
+    const r = exampleResult();
+    expect(htmlReport({ ...r, boots: [] })).not.toContain('id="boot-t"');
+    expect(htmlReport({ ...r, touches: [] })).not.toContain('id="switches-t"');
+  });
+
+  it('is made of what the schema of the result file allows', () => {
+    const r = exampleResult();
+    expect(resultSchema.parse(JSON.parse(JSON.stringify(r)))).toEqual(r);
+  });
+});
