@@ -1,10 +1,22 @@
 #!/usr/bin/env node
-// Makes the programs of a compiled dist/src start fast: each becomes one CommonJS file in dist/src/programs, beside it the
-// bytecode of what its starts run, and the file that people and src/core/code-file.ts name starts that (src/core/start.ts).
-// The other files stay as they are. `node scripts/bundle.mjs DIR`, for any directory that stands for dist/src.
+// Makes the programs of a compiled dist/src start fast: dist/src/programs gets their code as scripts, each a part that some
+// start needs as a whole, beside most of them the bytecode of what starts run; and the file that people and
+// src/core/code-file.ts name starts that (src/core/start.ts). The other files stay as they are.
+// `node scripts/bundle.mjs DIR`, for any directory that stands for dist/src.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { isBuiltin } from 'node:module';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { rolldown } from 'rolldown';
@@ -20,6 +32,18 @@ const PROGRAMS = [
 ];
 /** Native code. */
 const APART = ['koffi'];
+/** Node's modules that take long to load and that most starts only mention. None is called or extended as it is imported. */
+const SELDOM = [
+  'child_process',
+  'cluster',
+  'crypto',
+  'http',
+  'https',
+  'readline',
+  'tls',
+  'worker_threads',
+  'zlib',
+];
 const WANTED = '\0wanted:';
 /** The largest that a process may have is one less. */
 const NO_PID = String(2 ** 22);
@@ -41,17 +65,23 @@ const STARTS = [
 ];
 const START_MS = 60_000;
 
+const PACKAGE = path.dirname(import.meta.dirname);
 const dir = path.resolve(process.argv[2] ?? 'dist/src');
 
-/** What stands where a program's own compiled module was. */
-function starter(name, firstLine) {
-  const start = path.posix.join(path.relative(path.dirname(name), '.') || '.', 'core/start.js');
-  return `${firstLine.startsWith('#!') ? `${firstLine}\n` : ''}import { startProgram } from '${start}';\nstartProgram('${name}');\n`;
+/** What stands where a program's own compiled module was, and beside it for Node to start without its loader of ES modules. */
+function writeStarters(name) {
+  const file = path.join(dir, name);
+  const root = path.posix.relative(path.posix.dirname(name), '.');
+  const [firstLine] = readFileSync(`${file}.js`, 'utf8').split('\n', 1);
+  const shebang = firstLine.startsWith('#!') ? `${firstLine}\n` : '';
+  const start = `startProgram('${name}');\n`;
+  writeFileSync(`${file}.js`, `${shebang}import { startProgram } from '${root}/core/start.js';\n${start}`);
+  writeFileSync(`${file}.cjs`, `${shebang}require('${root}/programs/start.cjs').${start}`);
 }
 
 /**
  * Node's modules and native code are loaded when the first of our modules that wants them is, not all as the program starts:
- * each import of one becomes that of a CommonJS module which requires it.
+ * each import of one becomes that of a CommonJS module which requires it, those of SELDOM when something of it is used.
  */
 const whenWanted = {
   name: 'when-wanted',
@@ -62,7 +92,17 @@ const whenWanted = {
   },
   load(id) {
     if (!id.startsWith(WANTED)) return null;
-    return `module.exports = require(${JSON.stringify(id.slice(WANTED.length))});`;
+    const source = id.slice(WANTED.length);
+    const required = `require(${JSON.stringify(source)})`;
+    if (!SELDOM.includes(source.replace(/^node:/, ''))) return `module.exports = ${required};`;
+    // the first look at a property puts the module in this place
+    return `module.exports = Object.create(new Proxy({}, {
+	get(_, key) {
+		const wanted = ${required};
+		Object.setPrototypeOf(module.exports, wanted);
+		return wanted[key];
+	}
+}));`;
   },
 };
 
@@ -72,8 +112,7 @@ const whenWanted = {
  */
 function inherited(code) {
   const copied = /^var __toESM = [^]*? mod\)\);$/m;
-  if (/__toESM\(/.test(code) && !copied.test(code))
-    throw new Error('the bundler imports CommonJS in another way now: see inherited()');
+  if (!copied.test(code)) throw new Error('the bundler imports CommonJS in another way now: see inherited()');
   const heir = `var __toESM = (mod, isNodeMode) => {
 	const own = !isNodeMode && mod?.__esModule && __hasOwnProp.call(mod, "default");
 	return Object.create(mod, { default: { value: own ? mod.default : mod } });
@@ -88,50 +127,87 @@ function inherited(code) {
 const ascii = (code) =>
   code.replace(/[^\0-\x7f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 
-async function bundle(name, file) {
-  const made = await rolldown({
-    input: path.join(dir, `${name}.js`),
+/** What a command's module is the door of is named after it, and what several need after one of its modules. */
+const partName = ({ isDynamicEntry, facadeModuleId, name }) =>
+  isDynamicEntry && facadeModuleId?.startsWith(`${dir}/`)
+    ? `${path.relative(dir, facadeModuleId).replaceAll('/', '-').replace(/\.js$/, '')}.cjs`
+    : `shared-${name}.cjs`;
+
+const bundler = (input, plugins) =>
+  rolldown({
+    input,
     platform: 'node',
-    plugins: [whenWanted],
+    plugins,
     // a tree without node_modules above it is bundled as well
-    resolve: { modules: [path.join(import.meta.dirname, '../node_modules'), 'node_modules'] },
+    resolve: { modules: [path.join(PACKAGE, 'node_modules'), 'node_modules'] },
   });
+
+/** All programs at once, as they share parts; and what starts them. */
+async function bundle(to) {
+  const starting = await bundler(path.join(dir, 'core/start.js'), []);
+  await starting.write({ format: 'cjs', file: path.join(to, 'start.cjs') });
+  const made = await bundler(
+    Object.fromEntries(PROGRAMS.map((p) => [p.replaceAll('/', '-'), path.join(dir, `${p}.js`)])),
+    [whenWanted],
+  );
   const { output } = await made.generate({
     format: 'cjs',
-    codeSplitting: false,
+    entryFileNames: '[name].cjs',
+    chunkFileNames: partName,
     comments: { legal: true, annotation: false, jsdoc: false },
   });
-  writeFileSync(file, ascii(inherited(output[0].code.replace(/^#!.*/, ''))));
+  for (const { fileName, name, code } of output) {
+    const own = name === 'rolldown-runtime' ? inherited(code) : code;
+    // src/core/start.ts calls it
+    const script = `(function (exports, require, module, __filename, __dirname) {${own.replace(/^#!.*/, '')}\n})`;
+    writeFileSync(path.join(to, fileName), ascii(script));
+  }
 }
 
-/** Runs the program with these arguments and keeps the bytecode of what ran, with what was kept before. */
-function learn([name, ...args], none) {
-  const start = JSON.stringify(pathToFileURL(path.join(dir, 'core/start.js')).href);
+/** Runs the program with these arguments in `src` and keeps the bytecode of what ran, with what was kept before. */
+function learn([name, ...args], src) {
   const learner = `
-    const { loadProgram, programFiles } = await import(${start});
+    const { startProgram, loadedParts } = await import(${JSON.stringify(pathToFileURL(`${src}/core/start.js`).href)});
     const { writeFileSync } = await import('node:fs');
-    const { script, run } = loadProgram('${name}');
-    process.on('exit', () => writeFileSync(programFiles('${name}').bytecode, script.createCachedData()));
-    run();`;
-  const given = args.map((a) => (a === 'NONE' ? none : a));
-  spawnSync(process.execPath, ['--input-type=module', '-e', learner, 'hyperturtle', ...given], {
+    process.on('exit', () => {
+      for (const { bytecode, script } of loadedParts()) writeFileSync(bytecode, script.createCachedData());
+    });
+    startProgram('${name}');`;
+  const given = args.map((a) => (a === 'NONE' ? path.join(src, 'none/none') : a));
+  // not by -e, as commander takes other arguments for the program's then
+  spawnSync(process.execPath, ['--input-type=module', '-', ...given], {
     env: { ...process.env, NODE_NO_WARNINGS: '1' },
-    stdio: 'ignore',
+    input: learner,
+    stdio: ['pipe', 'ignore', 'ignore'],
     timeout: START_MS,
   });
+}
+
+/** Adds bytecode to the parts in `programs`: they start where all is around them that is when they are installed. */
+function addBytecode(programs) {
+  const root = mkdtempSync(path.join(tmpdir(), 'hyperturtle-bundle-'));
+  try {
+    const src = path.join(root, 'dist/src');
+    cpSync(path.join(dir, 'core'), path.join(src, 'core'), { recursive: true });
+    cpSync(programs, path.join(src, 'programs'), { recursive: true });
+    cpSync(path.join(PACKAGE, 'package.json'), path.join(root, 'package.json'));
+    symlinkSync(path.join(PACKAGE, 'node_modules'), path.join(root, 'node_modules'));
+    for (const start of STARTS) learn(start, src);
+    for (const name of readdirSync(path.join(src, 'programs')))
+      if (name.endsWith('.bytecode')) cpSync(path.join(src, 'programs', name), path.join(programs, name));
+  } finally {
+    rmSync(root, { recursive: true, force: true });
+  }
 }
 
 const staging = mkdtempSync(path.join(path.dirname(dir), '.bundle-'));
 chmodSync(staging, 0o755);
 try {
-  for (const name of PROGRAMS) await bundle(name, path.join(staging, `${name.replaceAll('/', '-')}.cjs`));
+  await bundle(staging);
+  addBytecode(staging);
   rmSync(path.join(dir, 'programs'), { recursive: true, force: true });
   renameSync(staging, path.join(dir, 'programs'));
-  for (const name of PROGRAMS) {
-    const file = path.join(dir, `${name}.js`);
-    writeFileSync(file, starter(name, readFileSync(file, 'utf8').split('\n', 1)[0]));
-  }
-  for (const start of STARTS) learn(start, path.join(dir, 'programs/none/none'));
+  for (const name of PROGRAMS) writeStarters(name);
 } finally {
   rmSync(staging, { recursive: true, force: true });
 }

@@ -10,7 +10,7 @@ import type { Means } from '../cni/plugin.ts';
 import { messageOf } from '../core/errors.ts';
 import { textUpTo } from '../core/files.ts';
 import { guardOutput, writeJson } from '../core/output.ts';
-import { runMain } from '../core/start.ts';
+import { runMain } from '../core/run-main.ts';
 import { abortOnSignals } from '../core/lifecycle.ts';
 import { withAgent } from '../client/session.ts';
 import type { AgentClient } from '../client/session.ts';

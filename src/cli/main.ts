@@ -6,7 +6,7 @@ import { codeFile } from '../core/code-file.ts';
 import { exitStatus, isHyperturtleError } from '../core/errors.ts';
 import { asFileError } from '../core/files.ts';
 import { guardOutput, writeErr } from '../core/output.ts';
-import { runMain } from '../core/start.ts';
+import { runMain } from '../core/run-main.ts';
 import { createProgram } from './program.ts';
 import { errorText } from './shared/error-text.ts';
 

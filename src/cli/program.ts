@@ -172,8 +172,12 @@ export const ROOMS: readonly Room[] = [
   },
 ];
 
+/** Options that no command is needed for. */
+const VERSION = ['-V', '--version'];
+
 /** The rooms that a command line needs: one for a command, those of `host` or `guest`, or all for help and typing errors. */
 function roomsFor([first, second]: readonly string[]): readonly Room[] {
+  if (first !== undefined && VERSION.includes(first)) return [];
   const named = ROOMS.filter((r) => r.under === undefined && r.commands.includes(first ?? ''));
   if (named.length > 0) return named;
   const under = ROOMS.filter((r) => r.under === first);

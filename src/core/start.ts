@@ -1,60 +1,66 @@
 /**
- * How a bundled program (scripts/bundle.mjs) starts: one CommonJS file, beside it the bytecode of what starts run, which V8
- * takes instead of compiling. Bytecode of another version of Node, or none, costs time and nothing else.
+ * How a bundled program (scripts/bundle.mjs) starts: it is in parts, scripts of one function each, which are read when they are
+ * required. Beside a part may be the bytecode of what starts run of it, which V8 takes instead of compiling. Bytecode of
+ * another version of Node, or none, costs time and nothing else.
  */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import path from 'node:path';
-import vm from 'node:vm';
+import { join } from 'node:path';
+import { Script, constants } from 'node:vm';
 import { codeFile } from './code-file.ts';
 
-/** As Node's own has it: 'await' at the end of a module that nothing will settle. */
-const UNSETTLED_STATUS = 13;
+/** What parts require of others. */
+const OTHER_PART = './';
 
-interface ProgramFiles {
-  source: string;
-  bytecode: string;
+/** A part of a program. */
+interface Part {
+  readonly script: Script;
+  readonly module: { exports: unknown };
+  /** File that has its bytecode, or will. */
+  readonly bytecode: string;
 }
 
-/**
- * `name`: of a program without its extension, such as `cli/main`.
- * @public scripts/bundle.mjs
- */
-export function programFiles(name: string): ProgramFiles {
-  const base = codeFile(`programs/${name.replaceAll('/', '-')}`);
-  return { source: `${base}.cjs`, bytecode: `${base}.bytecode` };
-}
+const DIRECTORY = codeFile('programs');
+const requireOther = createRequire(join(DIRECTORY, 'any'));
+const parts = new Map<string, Part>();
 
 /**
- * Runs the program in this process or thread.
+ * Runs the program in this process or thread. `name`: without its extension, such as `cli/main`.
  * @public scripts/bundle.mjs writes what calls it
  */
 export function startProgram(name: string): void {
-  loadProgram(name).run();
+  requirePart(`${name.replaceAll('/', '-')}.cjs`);
 }
 
 /**
  * `script.cachedDataRejected` says whether the bytecode was of use.
  * @public scripts/bundle.mjs
  */
-export function loadProgram(name: string): { script: vm.Script; run: () => void } {
-  const { source, bytecode } = programFiles(name);
-  // scripts/bundle.mjs leaves nothing in it but ASCII
-  const script = new vm.Script(
-    `(function (exports, require, module, __filename, __dirname) {${readFileSync(source, 'latin1')}\n})`,
-    {
-      filename: source,
-      cachedData: contentOf(bytecode),
-      importModuleDynamically: vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
-    },
-  );
-  const run = (): void => {
-    const module = { exports: {} };
-    const body = script.runInThisContext() as (...args: unknown[]) => void;
-    body(module.exports, createRequire(source), module, source, path.dirname(source));
-  };
-  return { script, run };
+export function loadedParts(): readonly Part[] {
+  return [...parts.values()];
 }
+
+function requirePart(name: string): unknown {
+  const known = parts.get(name);
+  if (known) return known.module.exports;
+  const source = join(DIRECTORY, name);
+  const bytecode = source.replace(/cjs$/, 'bytecode');
+  // scripts/bundle.mjs leaves nothing in it but ASCII
+  const script = new Script(readFileSync(source, 'latin1'), {
+    filename: source,
+    cachedData: contentOf(bytecode),
+    importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
+  });
+  const module = { exports: {} };
+  // parts may require each other: what there is of one is known before it has run
+  parts.set(name, { script, module, bytecode });
+  const body = script.runInThisContext() as (...args: unknown[]) => void;
+  body(module.exports, requireFrom, module, source, DIRECTORY);
+  return module.exports;
+}
+
+const requireFrom = (wanted: string): unknown =>
+  wanted.startsWith(OTHER_PART) ? requirePart(wanted.slice(OTHER_PART.length)) : requireOther(wanted);
 
 function contentOf(file: string): Buffer | undefined {
   try {
@@ -62,20 +68,4 @@ function contentOf(file: string): Buffer | undefined {
   } catch {
     return undefined;
   }
-}
-
-/**
- * The whole work of a process, as `await main()` at the end of an ES module is. When nothing is left that could settle it the
- * process says so and ends with status 13: that is a bug.
- */
-export function runMain(main: () => Promise<void>): void {
-  let settled = false;
-  process.once('beforeExit', () => {
-    if (settled) return;
-    process.exitCode = UNSETTLED_STATUS;
-    process.emitWarning('ended before its work was done');
-  });
-  void main().finally(() => {
-    settled = true;
-  });
 }

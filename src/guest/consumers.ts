@@ -200,7 +200,7 @@ spec:
             - |
               plugin=$(readlink -f "$(command -v hyperturtle-cni)")
               cp -a "\${plugin%/dist/src/cli/*}/." /opt/hyperturtle/
-              ln -sf /opt/hyperturtle/dist/src/cli/cni-main.js /opt/cni/bin/hyperturtle-cni
+              ln -sf /opt/hyperturtle/dist/src/cli/cni-main.cjs /opt/cni/bin/hyperturtle-cni
           volumeMounts:
             - {name: cni-bin, mountPath: /opt/cni/bin}
             - {name: package, mountPath: /opt/hyperturtle}

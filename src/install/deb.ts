@@ -80,8 +80,8 @@ function mainPackage(spec: DebSpec, source: InstallSource): Promise<string> {
       await mkdir(path.dirname(path.join(tree, at)), { recursive: true });
       await symlink(to, path.join(tree, at));
     };
-    await link('/usr/bin/hyperturtle', '../lib/hyperturtle/app/dist/src/cli/main.js');
-    await link('/usr/lib/cni/hyperturtle-cni', '../hyperturtle/app/dist/src/cli/cni-main.js');
+    await link('/usr/bin/hyperturtle', '../lib/hyperturtle/app/dist/src/cli/main.cjs');
+    await link('/usr/lib/cni/hyperturtle-cni', '../hyperturtle/app/dist/src/cli/cni-main.cjs');
     for (const [at, text] of spec.texts)
       await put(tree, at.endsWith('.1') ? `${at}.gz` : at, at.endsWith('.1') ? gzip(text) : text);
     const docs = path.join(spec.packageRoot, 'docs');
@@ -201,7 +201,7 @@ async function writeControl(tree: string, spec: DebSpec, control: Control): Prom
 function modeOf(e: { isDirectory(): boolean; name: string; parentPath: string }): number {
   if (e.isDirectory() || KERNEL_HOOKS.some((at) => path.join(e.parentPath, e.name).endsWith(at)))
     return 0o755;
-  return /^(main|cni-main)\.js$/.test(e.name) && e.parentPath.endsWith('/dist/src/cli') ? 0o755 : 0o644;
+  return /^(main|cni-main)\.c?js$/.test(e.name) && e.parentPath.endsWith('/dist/src/cli') ? 0o755 : 0o644;
 }
 
 /** What is run, and what the lab is built from. */

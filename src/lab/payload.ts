@@ -26,7 +26,7 @@ const L1_ONLY = ['tiny_vmm', 'slot_vmm', 'touch_guest', 'fuzz_vmm', 'guest_info'
 
 /** Deadlines in the guests are as long as ours. */
 const wrapper = (patience: number): string => `#!/bin/sh
-${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}${startNode(IN_GUEST.node, `${IN_GUEST.payload}/app/dist/src/cli/main.js`)}`;
+${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}${startNode(IN_GUEST.node, `${IN_GUEST.payload}/app/dist/src/cli/main.cjs`)}`;
 
 /** What is compiled by clang and gcc. */
 type CompiledC = Record<'programs' | 'fuzzPrograms' | 'l2', Built> & { modules: Built[] };

@@ -8,7 +8,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compiledSources } from '../support/compiled.ts';
 
 const VERSION = (JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }).version;
-const WITH_BYTECODE = ['cli-main', 'cli-cni-main', 'host-daemon-check-thread', 'host-loader-worker'];
+const NOWHERE = '/nonexistent/none';
+
+interface Started {
+  parts: { name: string; bytes: number; rejected: boolean | undefined }[];
+  /** Node's own modules. */
+  builtins: string[];
+}
 
 let shipped: string;
 /** A copy that a test may spoil. */
@@ -24,26 +30,56 @@ afterAll(() => rmSync(path.dirname(path.dirname(own)), { recursive: true, force:
 const node = (args: readonly string[]): SpawnSyncReturns<string> =>
   spawnSync(process.execPath, args, { encoding: 'utf8', timeout: 60_000 });
 
-/** What `code` prints, an ES module that has `start.js` of the copy as `start`. */
-function withStart(code: string): SpawnSyncReturns<string> {
-  const start = pathToFileURL(path.join(own, 'core/start.js')).href;
-  return node(['--input-type=module', '-e', `import * as start from ${JSON.stringify(start)};\n${code}`]);
+/** Starts a program of the shipped ones, and gives what had been loaded when it ended. */
+function started(program: string, ...args: string[]): Started {
+  const start = pathToFileURL(path.join(shipped, 'core/start.js')).href;
+  const code = `import { startProgram, loadedParts } from ${JSON.stringify(start)};
+    import { writeSync, statSync } from 'node:fs';
+    import path from 'node:path';
+    process.on('exit', () => {
+      const parts = loadedParts().map(({ script, bytecode }) => ({
+        name: path.basename(bytecode, '.bytecode'),
+        bytes: statSync(bytecode.replace(/bytecode$/, 'cjs')).size,
+        rejected: script.cachedDataRejected,
+      }));
+      const builtins = process.moduleLoadList.flatMap((m) => /^NativeModule (.*)/.exec(m)?.[1] ?? []);
+      writeSync(3, JSON.stringify({ parts, builtins }));
+    });
+    startProgram(${JSON.stringify(program)});`;
+  const r = spawnSync(process.execPath, ['--input-type=module', '-', ...args], {
+    input: code,
+    encoding: 'utf8',
+    stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
+    timeout: 60_000,
+  });
+  expect(r.output[3], r.stderr).toMatch(/^\{/);
+  return JSON.parse(r.output[3] ?? '') as Started;
 }
 
+const STARTS: [string, ...string[]][] = [
+  ['cli/main', 'status', '--socket', NOWHERE],
+  ['cli/main', 'load', NOWHERE, '--link', '--socket', NOWHERE],
+  ['cli/main', 'guest', 'agent', '--config', NOWHERE],
+  ['cli/main', 'host', 'daemon', '--config', NOWHERE],
+  ['cli/main', 'guest', 'status'],
+  ['cli/cni-main'],
+  ['host/daemon/check-thread'],
+  ['host/loader/worker'],
+];
+
 describe('bytecode', () => {
-  it('is beside every program that users start, and nothing else is', () => {
-    const files = readdirSync(path.join(shipped, 'programs')).sort();
-    expect(files.filter((f) => f.endsWith('.bytecode'))).toEqual(
-      WITH_BYTECODE.map((n) => `${n}.bytecode`).sort(),
-    );
-    expect(files.filter((f) => !/\.(cjs|bytecode)$/.test(f))).toEqual([]);
+  it('is beside parts of programs, and nothing else is', () => {
+    const files = readdirSync(path.join(shipped, 'programs'));
+    const parts = new Set(files.filter((f) => f.endsWith('.cjs')));
+    const others = files.filter((f) => !parts.has(f));
+    expect(others.length).toBeGreaterThan(50);
+    expect(others.filter((f) => !parts.has(f.replace(/bytecode$/, 'cjs')))).toEqual([]);
   });
 
-  it.each(WITH_BYTECODE)('of %s is taken by the Node that made it', (name) => {
-    const r = withStart(
-      `process.stdout.write(String(start.loadProgram('${name}').script.cachedDataRejected))`,
-    );
-    expect(r.stdout, r.stderr).toBe('false');
+  it.each(STARTS)('of all that %s %s %s loads is there, and taken by the Node that made it', (...start) => {
+    const { parts } = started(...start);
+    expect(parts.length).toBeGreaterThan(1);
+    expect(parts.filter((p) => p.rejected !== false)).toEqual([]);
   });
 
   it.each([
@@ -56,21 +92,58 @@ describe('bytecode', () => {
     expect(existsSync(path.join(shipped, 'programs/cli-main.bytecode'))).toBe(true);
     cpSync(path.join(shipped, 'programs/cli-main.bytecode'), file);
     spoil(file);
-    const r = node([path.join(own, 'cli/main.js'), '--version']);
-    expect([r.status, r.stdout, r.stderr]).toEqual([0, `${VERSION}\n`, '']);
+    for (const main of ['cli/main.cjs', 'cli/main.js']) {
+      const r = node([path.join(own, main), '--version']);
+      expect([r.status, r.stdout, r.stderr]).toEqual([0, `${VERSION}\n`, '']);
+    }
+  });
+});
+
+/** Emulated, each page that a start touches and each file that it reads counts: docs/testing.md. */
+describe('a start loads what it needs', () => {
+  const bytes = (s: Started): number => s.parts.reduce((sum, p) => sum + p.bytes, 0);
+
+  it.each([
+    ['--version', 200],
+    ['status', 450],
+    ['guest status', 250],
+    ['load x --link', 500],
+  ])('hyperturtle %s: at most %i KiB, nothing of other rooms, and no part of Node for later', (line, kib) => {
+    const s = started(
+      'cli/main',
+      ...line.split(' '),
+      ...(/^(load|status)/.test(line) ? ['--socket', NOWHERE] : []),
+    );
+    expect(bytes(s)).toBeGreaterThan(50 << 10);
+    expect(bytes(s)).toBeLessThan(kib << 10);
+    expect(
+      s.parts
+        .map((p) => p.name)
+        .filter((n) => /^((bench|fuzz|lab|testbed|report|host)-|shared-(yaml|log))/.test(n)),
+    ).toEqual([]);
+    expect(
+      s.builtins.filter((m) => /^(child_process|crypto|http|worker_threads|zlib|fs\/promises)$/.test(m)),
+    ).toEqual([]);
   });
 });
 
 describe('a program whose work never ends', () => {
+  /** An ES module whose work ends as `promise` does. */
+  function withMain(promise: string): SpawnSyncReturns<string> {
+    const file = pathToFileURL(path.join(shipped, 'core/run-main.js')).href;
+    const code = `import { runMain } from ${JSON.stringify(file)};\nrunMain(() => ${promise});`;
+    return node(['--input-type=module', '-e', code]);
+  }
+
   it('says so when nothing is left to wait for, with status 13', () => {
-    const r = withStart('start.runMain(() => new Promise(() => {}))');
+    const r = withMain('new Promise(() => {})');
     expect(r.status).toBe(13);
     expect(r.stderr).toContain('ended before its work was done');
   });
 
   it('is told from one whose work ended, and from one that failed', () => {
-    expect(withStart('start.runMain(async () => {})').status).toBe(0);
-    const failed = withStart("start.runMain(async () => { throw new Error('no luck'); })");
+    expect(withMain('Promise.resolve()').status).toBe(0);
+    const failed = withMain("Promise.reject(new Error('no luck'))");
     expect([failed.status, failed.stderr.includes('no luck')]).toEqual([1, true]);
   });
 });

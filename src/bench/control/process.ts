@@ -5,7 +5,7 @@
 import type net from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
-import { runMain } from '../../core/start.ts';
+import { runMain } from '../../core/run-main.ts';
 import { HostDaemon } from '../../host/daemon/daemon.ts';
 import { openLog } from '../../host/log.ts';
 import { kernelWithoutModule } from './kernel.ts';

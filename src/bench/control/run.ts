@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { codeFile } from '../../core/code-file.ts';
+import { programFile } from '../../core/code-file.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import { exec } from '../../core/exec.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
@@ -107,7 +107,7 @@ async function setUp(spec: ControlSpec, options: ControlOptions, undo: CleanupSt
   const sockets = { measured: path.join(dir, 'measured'), loading: path.join(dir, 'loading') };
   const port = await Port.listen(sockets.measured);
   undo.add('port', () => port.close());
-  const processPath = options.processPath ?? codeFile('bench/control/process.js');
+  const processPath = options.processPath ?? programFile('bench/control/process');
   const loader = await Child.start(processPath, ['load', sockets.loading, String(spec.window)], dir);
   undo.add('loading VM', () => loader.stop());
   const configFile = path.join(dir, 'host.yaml');

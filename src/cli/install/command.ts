@@ -1,6 +1,6 @@
 /** `hyperturtle host|guest install` and `uninstall`: units, configuration, modules by dkms, programs, manual pages. */
 import type { Command } from 'commander';
-import { codeFile } from '../../core/code-file.ts';
+import { codeFile, programFile } from '../../core/code-file.ts';
 import { writeErr, writeOut } from '../../core/output.ts';
 import type { Role } from '../../install/files.ts';
 import type { Plan } from '../../install/plan.ts';
@@ -69,7 +69,7 @@ async function install(role: Role, version: string, texts: Texts, o: Options): P
     packageRoot,
     version,
     // this very program, by the Node.js that runs it
-    command: `${process.execPath} ${path.join(packageRoot, 'dist/src/cli/main.js')}`,
+    command: `${process.execPath} ${programFile('cli/main')}`,
     unitDir: '/etc/systemd/system',
     udevDir: '/etc/udev/rules.d',
     texts: await texts('/usr/local/share'),

@@ -15,7 +15,7 @@ import { nudge } from '../../bpf/ptrace.ts';
 import { listenerState, nextCall } from '../../bpf/seccomp.ts';
 import { messageOf } from '../../core/errors.ts';
 import { writeErr } from '../../core/output.ts';
-import { runMain } from '../../core/start.ts';
+import { runMain } from '../../core/run-main.ts';
 import { Answers } from './answers.ts';
 import { NOT_STARTED, OVER, PASSED_FD, READY } from './messages.ts';
 import type { SupervisorTask } from './messages.ts';

@@ -5,7 +5,7 @@
  * under way (VmService), so nobody waits for more than one check of each other VM.
  */
 import { Worker } from 'node:worker_threads';
-import { codeFile } from '../../core/code-file.ts';
+import { programFile } from '../../core/code-file.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { Turns } from '../../core/turns.ts';
 import { withDeadline } from '../../core/wait.ts';
@@ -38,7 +38,7 @@ export class Checker implements AsyncDisposable {
   /** Starts the thread at once. */
   constructor(options: CheckerOptions) {
     this.#options = options;
-    this.#path = options.threadPath ?? codeFile('host/daemon/check-thread.js');
+    this.#path = options.threadPath ?? programFile('host/daemon/check-thread');
     this.#thread = this.#start();
   }
 

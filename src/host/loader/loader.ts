@@ -4,7 +4,7 @@
  * one VM's object can reach another's.
  */
 import type { OwnedFd } from '../../bpf/fds.ts';
-import { codeFile } from '../../core/code-file.ts';
+import { programFile } from '../../core/code-file.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import { EXIT_STATUS } from '../../core/exit-status.ts';
 import type { ErrorCode } from '../../core/errors.ts';
@@ -93,7 +93,7 @@ export class Loader implements AsyncDisposable {
       workerMemoryMib: options.workerMemoryMib ?? 1024,
       queue: options.queue ?? 64,
       hooks: options.hooks ?? HOOK_TABLE,
-      workerPath: options.workerPath ?? codeFile('host/loader/worker.js'),
+      workerPath: options.workerPath ?? programFile('host/loader/worker'),
     };
     this.#warmUp();
   }
