@@ -39,7 +39,7 @@ export async function programMaps(
 
 /** A policy from a YAML or JSON file; every mistake with its line. Throws HT_NOT_FOUND, HT_CONFIG. */
 export function readPolicy(file: string): PolicyInput {
-  return readYaml(file, PolicyInput);
+  return readYaml(file, PolicyInput());
 }
 
 /**

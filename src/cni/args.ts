@@ -5,12 +5,16 @@
  */
 import { z } from 'zod';
 import { CniError } from './errors.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 const MAC = /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i;
 
-export const ConventionArgs = z.looseObject({
-  cni: z.looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() }).optional(),
-});
+export const ConventionArgs = lazy(() =>
+  z.looseObject({
+    cni: z.looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() }).optional(),
+  }),
+);
 
 /** CNI_ARGS that are known. IP and GATEWAY are the IPAM plugin's, which reads the environment itself. */
 const KNOWN = ['IgnoreUnknown', 'MAC', 'IP', 'GATEWAY'] as const;
@@ -45,7 +49,7 @@ export function parseCniArgs(text: string): EnvironmentArgs {
 }
 
 interface Wishes {
-  args?: z.output<typeof ConventionArgs> | undefined;
+  args?: Output<typeof ConventionArgs> | undefined;
   runtimeConfig?: { mac?: string | undefined; ips?: string[] | undefined } | undefined;
 }
 

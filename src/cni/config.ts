@@ -13,51 +13,57 @@ import { CniError } from './errors.ts';
 import { CniResult } from './result.ts';
 import { CNI_VERSIONS } from './versions.ts';
 import type { CniVersion } from './versions.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 export const COMMANDS = ['ADD', 'DEL', 'CHECK', 'STATUS', 'GC', 'VERSION'] as const;
 export type Command = (typeof COMMANDS)[number];
 
-const name = z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/, 'letters, digits, ., _ and - expected');
-const Ipam = z.looseObject({ type: name });
+const name = lazy(() =>
+  z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/, 'letters, digits, ., _ and - expected'),
+);
+const Ipam = lazy(() => z.looseObject({ type: name() }));
 
 /** Attributes that are not here are other plugins' or the runtime's, and are passed on to delegates. */
-export const NetConfig = z.looseObject({
-  cniVersion: z.string(),
-  name,
-  type: z.string(),
-  /** `direct`: a NIC of the host; `veth`: the stock bridge plugin. */
-  mode: z.enum(['direct', 'veth']).default('direct'),
-  /** Where a direct NIC goes: `netdev` is moved into the container's network namespace, `vfio` is for a VM runtime. */
-  device: z.enum(['netdev', 'vfio']).default('netdev'),
-  /** When the host has no NIC left: fail, or take the bridge. */
-  fallback: z.enum(['none', 'veth']).default('none'),
-  /** The host's network; left out: its first. */
-  network: z.string().optional(),
-  mtu: z.int().min(68).max(65_521).optional(),
-  /** Attributes of the stock bridge plugin, for `veth`. */
-  veth: z.looseObject({}).prefault({}),
-  ipam: z.union([Ipam, z.strictObject({})]).optional(),
-  policy: z
-    .strictObject({
-      firewall: PolicyInput.optional(),
-      rateLimit: RateLimitInput.optional(),
-      /** Where it is not possible (on a veth): go on without, or fail. */
-      required: z.boolean().default(true),
-    })
-    .optional(),
-  agentSocket: z.string().startsWith('/').default(AGENT_SOCKET),
-  stateDir: z.string().startsWith('/').default(PLACES.cniState.path),
-  runtimeConfig: z
-    .looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() })
-    .optional(),
-  args: ConventionArgs.optional(),
-  dns: z.looseObject({}).optional(),
-  prevResult: CniResult.optional(),
-  'cni.dev/valid-attachments': z
-    .array(z.looseObject({ containerID: z.string(), ifname: z.string() }))
-    .optional(),
-});
-export type NetConfig = z.output<typeof NetConfig>;
+export const NetConfig = lazy(() =>
+  z.looseObject({
+    cniVersion: z.string(),
+    name: name(),
+    type: z.string(),
+    /** `direct`: a NIC of the host; `veth`: the stock bridge plugin. */
+    mode: z.enum(['direct', 'veth']).default('direct'),
+    /** Where a direct NIC goes: `netdev` is moved into the container's network namespace, `vfio` is for a VM runtime. */
+    device: z.enum(['netdev', 'vfio']).default('netdev'),
+    /** When the host has no NIC left: fail, or take the bridge. */
+    fallback: z.enum(['none', 'veth']).default('none'),
+    /** The host's network; left out: its first. */
+    network: z.string().optional(),
+    mtu: z.int().min(68).max(65_521).optional(),
+    /** Attributes of the stock bridge plugin, for `veth`. */
+    veth: z.looseObject({}).prefault({}),
+    ipam: z.union([Ipam(), z.strictObject({})]).optional(),
+    policy: z
+      .strictObject({
+        firewall: PolicyInput().optional(),
+        rateLimit: RateLimitInput().optional(),
+        /** Where it is not possible (on a veth): go on without, or fail. */
+        required: z.boolean().default(true),
+      })
+      .optional(),
+    agentSocket: z.string().startsWith('/').default(AGENT_SOCKET),
+    stateDir: z.string().startsWith('/').default(PLACES.cniState.path),
+    runtimeConfig: z
+      .looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() })
+      .optional(),
+    args: ConventionArgs().optional(),
+    dns: z.looseObject({}).optional(),
+    prevResult: CniResult().optional(),
+    'cni.dev/valid-attachments': z
+      .array(z.looseObject({ containerID: z.string(), ifname: z.string() }))
+      .optional(),
+  }),
+);
+export type NetConfig = Output<typeof NetConfig>;
 
 export interface Attachment {
   containerId: string;
@@ -135,7 +141,7 @@ function versionRequest(input: string): CniRequest {
     attachment: { containerId: '', ifname: '' },
     netns: undefined,
     pluginPath: [],
-    config: NetConfig.parse(raw),
+    config: NetConfig().parse(raw),
     version,
     mac: undefined,
     raw,
@@ -173,7 +179,7 @@ function versionOf(raw: Readonly<Record<string, unknown>>): CniVersion {
 }
 
 function parseConfig(raw: Readonly<Record<string, unknown>>): NetConfig {
-  const checked = NetConfig.safeParse(raw);
+  const checked = NetConfig().safeParse(raw);
   if (!checked.success)
     throw new CniError(
       'INVALID_CONFIG',

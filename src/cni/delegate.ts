@@ -31,7 +31,7 @@ export async function delegate(request: CniRequest, d: Delegation): Promise<CniR
   if ((d.command === 'STATUS' || d.command === 'GC') && cniVersion !== '1.1.0') return undefined;
   const { prevResult } = d.config;
   const converted =
-    prevResult === undefined ? {} : { prevResult: formatResult(CniResult.parse(prevResult), cniVersion) };
+    prevResult === undefined ? {} : { prevResult: formatResult(CniResult().parse(prevResult), cniVersion) };
   const r = await run(file, request, {
     command: d.command,
     input: { ...d.config, ...converted, cniVersion },

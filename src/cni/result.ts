@@ -2,20 +2,24 @@
 import { z } from 'zod';
 import { CniError } from './errors.ts';
 import type { CniVersion } from './versions.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
-export const CniResult = z.looseObject({
-  interfaces: z
-    .array(z.looseObject({ name: z.string(), mac: z.string().optional(), sandbox: z.string().optional() }))
-    .optional(),
-  ips: z
-    .array(
-      z.looseObject({ address: z.string(), gateway: z.string().optional(), interface: z.int().optional() }),
-    )
-    .optional(),
-  routes: z.array(z.looseObject({ dst: z.string(), gw: z.string().optional() })).optional(),
-  dns: z.looseObject({}).optional(),
-});
-export type CniResult = z.output<typeof CniResult>;
+export const CniResult = lazy(() =>
+  z.looseObject({
+    interfaces: z
+      .array(z.looseObject({ name: z.string(), mac: z.string().optional(), sandbox: z.string().optional() }))
+      .optional(),
+    ips: z
+      .array(
+        z.looseObject({ address: z.string(), gateway: z.string().optional(), interface: z.int().optional() }),
+      )
+      .optional(),
+    routes: z.array(z.looseObject({ dst: z.string(), gw: z.string().optional() })).optional(),
+    dns: z.looseObject({}).optional(),
+  }),
+);
+export type CniResult = Output<typeof CniResult>;
 
 export type Interface = {
   name: string;
@@ -30,7 +34,7 @@ export type Interface = {
 /** Throws CniError UNDECODABLE. */
 export function parseResult(text: string, what: string): CniResult {
   try {
-    return CniResult.parse(JSON.parse(text));
+    return CniResult().parse(JSON.parse(text));
   } catch (e) {
     throw new CniError('UNDECODABLE', `${what}: a CNI result expected`, String(e));
   }

@@ -11,18 +11,22 @@ import { fileError, replaceFile } from '../core/files.ts';
 import type { Attachment } from './config.ts';
 import { CniError } from './errors.ts';
 import { recordOf } from '../core/record.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
-const AttachmentState = z.strictObject({
-  network: z.string(),
-  containerId: z.string(),
-  ifname: z.string(),
-  mode: z.enum(['direct', 'veth']),
-  /** The host's NIC. */
-  nic: z.string().nullable(),
-  /** What the delegates were given: their DEL wants the same. */
-  config: recordOf(z.string(), z.unknown()),
-});
-export type AttachmentState = z.output<typeof AttachmentState>;
+const AttachmentState = lazy(() =>
+  z.strictObject({
+    network: z.string(),
+    containerId: z.string(),
+    ifname: z.string(),
+    mode: z.enum(['direct', 'veth']),
+    /** The host's NIC. */
+    nic: z.string().nullable(),
+    /** What the delegates were given: their DEL wants the same. */
+    config: recordOf(z.string(), z.unknown()),
+  }),
+);
+export type AttachmentState = Output<typeof AttachmentState>;
 
 /** Short, and the same for the same attachment: also the id of its NIC. */
 export function attachmentId(network: string, a: Attachment): string {
@@ -91,7 +95,7 @@ export class StateDir {
       throw failure(e, 'the record cannot be read', file);
     }
     try {
-      return AttachmentState.parse(JSON.parse(text));
+      return AttachmentState().parse(JSON.parse(text));
     } catch {
       return undefined;
     }

@@ -1,10 +1,10 @@
 /** Where files of this package's code are, whether this module runs by itself or as part of a bundle (scripts/bundle.mjs). */
 import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 
 /** The path of `name`, which is relative to `dist/src`: `host/loader/worker.js`. Bundled programs are as deep as this file. */
 export function codeFile(name: string): string {
-  return fileURLToPath(new URL(`../${name}`, import.meta.url));
+  return join(import.meta.dirname, '..', name);
 }
 
 /** The file to run a program by; `name`: `host/loader/worker`. Node starts a CommonJS file sooner, which only bundles have. */

@@ -14,18 +14,22 @@ import type { KeyObject } from 'node:crypto';
 import { z } from 'zod';
 import { HyperturtleError, isHyperturtleError, messageOf } from './errors.ts';
 import { readInput } from './files.ts';
+import { lazy } from './lazy.ts';
+import type { Output } from './lazy.ts';
 
 /** Largest file with a key or a signature, which has some hundred bytes. */
 export const KEY_BYTES_MAX = 64 << 10;
 
 /** In FILE.sig, and `signature` of the wire's `load`. */
-export const Signature = z.strictObject({
-  /** First 16 hexadecimal digits of the SHA-256 of the public key (its 32 bytes). */
-  keyId: z.string().regex(/^[0-9a-f]{16}$/),
-  /** base64 of the signature's 64 bytes. */
-  value: z.base64().length(88),
-});
-export type Signature = z.infer<typeof Signature>;
+export const Signature = lazy(() =>
+  z.strictObject({
+    /** First 16 hexadecimal digits of the SHA-256 of the public key (its 32 bytes). */
+    keyId: z.string().regex(/^[0-9a-f]{16}$/),
+    /** base64 of the signature's 64 bytes. */
+    value: z.base64().length(88),
+  }),
+);
+export type Signature = Output<typeof Signature>;
 
 /** Where the signature of an object file is expected. */
 export const signaturePath = (file: string): string => `${file}.sig`;
@@ -107,7 +111,7 @@ export function readSignature(file: string): Signature | undefined {
     throw e;
   }
   try {
-    return Signature.parse(JSON.parse(text));
+    return Signature().parse(JSON.parse(text));
   } catch (e) {
     throw new HyperturtleError(
       'HT_SIGNATURE',

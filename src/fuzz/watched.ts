@@ -8,19 +8,23 @@ import { waitFor } from '../core/wait.ts';
 import { TURTLEFS_DIR } from '../guest/vmm/arguments.ts';
 import { run } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 const PAGES = 512;
 const READY_MS = 300_000;
 
-const sliceSchema = z.object({
-  rounds: z.number(),
-  checked: z.number(),
-  mismatches: z.number(),
-  faults: z.number(),
-  /** Nanoseconds, and how many faults took so long. */
-  times: z.array(z.tuple([z.number(), z.number()])),
-});
-export type Slice = z.infer<typeof sliceSchema>;
+const sliceSchema = lazy(() =>
+  z.object({
+    rounds: z.number(),
+    checked: z.number(),
+    mismatches: z.number(),
+    faults: z.number(),
+    /** Nanoseconds, and how many faults took so long. */
+    times: z.array(z.tuple([z.number(), z.number()])),
+  }),
+);
+export type Slice = Output<typeof sliceSchema>;
 
 export class Watched {
   readonly guest: ManagedGuest;
@@ -55,7 +59,7 @@ export class Watched {
   /** All since it was called last. */
   async slice(signal?: AbortSignal): Promise<Slice> {
     await this.#job.kill('USR1');
-    return sliceSchema.parse(JSON.parse(await this.#line('{"rounds"', READY_MS, signal)));
+    return sliceSchema().parse(JSON.parse(await this.#line('{"rounds"', READY_MS, signal)));
   }
 
   #line(begin: string, timeoutMs: number, signal?: AbortSignal): Promise<string> {

@@ -6,13 +6,17 @@ import { z } from 'zod';
 import { errnoCode, HyperturtleError, messageOf } from '../core/errors.ts';
 import { replaceFile } from '../core/files.ts';
 import type { Role } from './files.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
-const recordSchema = z.strictObject({
-  schema: z.literal(1),
-  version: z.string(),
-  files: z.array(z.strictObject({ path: z.string(), sha256: z.string(), config: z.boolean() })),
-});
-export type InstallRecord = z.infer<typeof recordSchema>;
+const recordSchema = lazy(() =>
+  z.strictObject({
+    schema: z.literal(1),
+    version: z.string(),
+    files: z.array(z.strictObject({ path: z.string(), sha256: z.string(), config: z.boolean() })),
+  }),
+);
+export type InstallRecord = Output<typeof recordSchema>;
 
 export const sha256 = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
 
@@ -23,7 +27,7 @@ const fileOf = (root: string, role: Role): string =>
 export async function readRecord(root: string, role: Role): Promise<InstallRecord | undefined> {
   const file = fileOf(root, role);
   try {
-    return recordSchema.parse(JSON.parse(await readFile(file, 'utf8')));
+    return recordSchema().parse(JSON.parse(await readFile(file, 'utf8')));
   } catch (e) {
     if (errnoCode(e) === 'ENOENT') return undefined;
     throw new HyperturtleError(

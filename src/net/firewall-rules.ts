@@ -5,12 +5,14 @@ import { HT_FW_RULES } from '../kernel/net.ts';
 import { formatPrefix, parsePrefix } from './address.ts';
 import type { Prefix } from './address.ts';
 import { own } from '../core/own.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 /** Directions of the nested guest: `out` is what it sends. */
 export const DIRECTIONS = ['out', 'in'] as const;
 export type Direction = (typeof DIRECTIONS)[number];
-export const Action = z.enum(['allow', 'deny']);
-export type Action = z.output<typeof Action>;
+export const Action = lazy(() => z.enum(['allow', 'deny']));
+export type Action = Output<typeof Action>;
 
 const PROTOCOLS: Readonly<Record<string, number>> = {
   icmp: 1,
@@ -45,36 +47,42 @@ export interface Rule {
 }
 
 const List = <T extends z.ZodType>(of: T) => z.union([of, z.array(of).min(1).max(256)]).optional();
-const PortText = z.union([z.int().min(0).max(65_535), z.string().max(16)]);
+const PortText = lazy(() => z.union([z.int().min(0).max(65_535), z.string().max(16)]));
 
 /** A rule as an object; each field but the action may be left out, which means any (of the direction: both). */
-const RuleFields = z.strictObject({
-  action: Action,
-  direction: z.enum(['in', 'out', 'both']).optional(),
-  protocol: z.union([z.int().min(0).max(255), z.string().max(16)]).optional(),
-  from: List(z.string().max(64)),
-  fromPort: List(PortText),
-  to: List(z.string().max(64)),
-  toPort: List(PortText),
-});
+const RuleFields = lazy(() =>
+  z.strictObject({
+    action: Action(),
+    direction: z.enum(['in', 'out', 'both']).optional(),
+    protocol: z.union([z.int().min(0).max(255), z.string().max(16)]).optional(),
+    from: List(z.string().max(64)),
+    fromPort: List(PortText()),
+    to: List(z.string().max(64)),
+    toPort: List(PortText()),
+  }),
+);
 /** One text (`allow out tcp to 10.0.0.0/8 port 80-443`) or an object. */
-export const RuleInput = z.union([z.string().max(8192), RuleFields]);
+export const RuleInput = lazy(() => z.union([z.string().max(8192), RuleFields()]));
 
-const EachWay = z.union([Action, z.strictObject({ in: Action.optional(), out: Action.optional() })]);
+const EachWay = lazy(() =>
+  z.union([Action(), z.strictObject({ in: Action().optional(), out: Action().optional() })]),
+);
 
-export const PolicyInput = z.strictObject({
-  /** What no rule matches; deny when left out. */
-  default: EachWay.optional(),
-  /** Frames that are neither IP nor ARP; the direction's default when left out. */
-  nonIp: EachWay.optional(),
-  /** ARP and IPv6 neighbour discovery pass whatever the rules say; true when left out. */
-  neighbours: z.boolean().optional(),
-  rules: z
-    .array(RuleInput)
-    .max(2 * HT_FW_RULES)
-    .optional(),
-});
-export type PolicyInput = z.output<typeof PolicyInput>;
+export const PolicyInput = lazy(() =>
+  z.strictObject({
+    /** What no rule matches; deny when left out. */
+    default: EachWay().optional(),
+    /** Frames that are neither IP nor ARP; the direction's default when left out. */
+    nonIp: EachWay().optional(),
+    /** ARP and IPv6 neighbour discovery pass whatever the rules say; true when left out. */
+    neighbours: z.boolean().optional(),
+    rules: z
+      .array(RuleInput())
+      .max(2 * HT_FW_RULES)
+      .optional(),
+  }),
+);
+export type PolicyInput = Output<typeof PolicyInput>;
 
 export interface Policy {
   default: Record<Direction, Action>;
@@ -177,7 +185,7 @@ export function parseRule(text: string): Rule {
 
 const listOf = <T>(x: T | T[] | undefined): T[] => (x === undefined ? [] : Array.isArray(x) ? x : [x]);
 
-export function ruleOf(input: z.output<typeof RuleInput>): Rule {
+export function ruleOf(input: Output<typeof RuleInput>): Rule {
   if (typeof input === 'string') return parseRule(input);
   const what = JSON.stringify(input);
   return checked(
@@ -212,7 +220,7 @@ export function formatRule(r: Rule): string {
 }
 
 function eachWay(
-  input: z.output<typeof EachWay> | undefined,
+  input: Output<typeof EachWay> | undefined,
   otherwise: Record<Direction, Action>,
 ): Record<Direction, Action> {
   if (input === undefined) return otherwise;

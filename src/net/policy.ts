@@ -7,13 +7,16 @@ import { applyFirewall, readFirewall } from './firewall.ts';
 import { PolicyInput, inputOf, policyOf } from './firewall-rules.ts';
 import type { MapAccess } from './maps.ts';
 import { RateLimitInput, applyRateLimit, hasRateLimit, limitsOf } from './rate-limit.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 /** Policy of one object: what it is depends on the program. */
-export const ObjectPolicy = z.union(
-  [z.strictObject({ firewall: PolicyInput }), z.strictObject({ rateLimit: RateLimitInput })],
-  { error: 'either firewall: {...} or rateLimit: {...} expected' },
+export const ObjectPolicy = lazy(() =>
+  z.union([z.strictObject({ firewall: PolicyInput() }), z.strictObject({ rateLimit: RateLimitInput() })], {
+    error: 'either firewall: {...} or rateLimit: {...} expected',
+  }),
 );
-export type ObjectPolicy = z.output<typeof ObjectPolicy>;
+export type ObjectPolicy = Output<typeof ObjectPolicy>;
 
 /** The form that is kept: two policies that mean the same are the same text. Throws HT_USAGE for one that means nothing. */
 export function canonical(policy: ObjectPolicy): ObjectPolicy {

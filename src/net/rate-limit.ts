@@ -14,6 +14,8 @@ import { DIRECTIONS } from './firewall-rules.ts';
 import type { Direction } from './firewall-rules.ts';
 import { entry, index, one } from './maps.ts';
 import type { MapAccess } from './maps.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 const RATE_MIN = { bytesPerSecond: 1000, packetsPerSecond: 1 } as const;
 const RATE_MAX = 1e12;
@@ -24,24 +26,28 @@ const LEAST_BURST = { bytes: 65_536, packets: 64 } as const;
 const BURST_MAX_S = 3600;
 
 /** Left out: no limit; a burst left out is what passes in 50 ms, at least 64 KiB or 64 packets. */
-export const LimitInput = z.strictObject({
-  bytesPerSecond: z.number().min(RATE_MIN.bytesPerSecond).max(RATE_MAX).optional(),
-  burstBytes: z
-    .number()
-    .min(1)
-    .max(2 ** 40)
-    .optional(),
-  packetsPerSecond: z.number().min(RATE_MIN.packetsPerSecond).max(RATE_MAX).optional(),
-  burstPackets: z
-    .number()
-    .min(1)
-    .max(2 ** 40)
-    .optional(),
-});
-export type LimitInput = z.output<typeof LimitInput>;
+export const LimitInput = lazy(() =>
+  z.strictObject({
+    bytesPerSecond: z.number().min(RATE_MIN.bytesPerSecond).max(RATE_MAX).optional(),
+    burstBytes: z
+      .number()
+      .min(1)
+      .max(2 ** 40)
+      .optional(),
+    packetsPerSecond: z.number().min(RATE_MIN.packetsPerSecond).max(RATE_MAX).optional(),
+    burstPackets: z
+      .number()
+      .min(1)
+      .max(2 ** 40)
+      .optional(),
+  }),
+);
+export type LimitInput = Output<typeof LimitInput>;
 /** Limits by direction of the nested guest: `out` is what it sends. */
-export const RateLimitInput = z.strictObject({ out: LimitInput.optional(), in: LimitInput.optional() });
-export type RateLimitInput = z.output<typeof RateLimitInput>;
+export const RateLimitInput = lazy(() =>
+  z.strictObject({ out: LimitInput().optional(), in: LimitInput().optional() }),
+);
+export type RateLimitInput = Output<typeof RateLimitInput>;
 
 export interface RateCounts {
   passedPackets: number;

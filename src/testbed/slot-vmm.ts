@@ -3,40 +3,46 @@ import { z } from 'zod';
 import { HyperturtleError } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import type { Job, Level } from '../lab/levels.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 const PROGRAM = '/payload/l2/programs/slot_vmm';
 
-const readySchema = z.object({ ready: z.number(), places: z.array(z.number()).length(2), bytes: z.number() });
-const resultSchema = z.object({
-  step: z.string(),
-  changes: z.number(),
-  /** Writes of the guest to where no slot was, as it should be. */
-  mmio: z.number(),
-  /** Writes of the guest that reached memory which no slot had any more. */
-  stale: z.number(),
-  /** The errno that ended the guest's write to protected memory. */
-  refused: z.number(),
-  mismatches: z.number(),
-  ms: z.number(),
-  /** Exits of another VM meanwhile. */
-  watched: z.number(),
-  /** Grace periods meanwhile, and CPUs of L1 that were interrupted for those of single L2s. */
-  graces: z.number(),
-  interrupted: z.number(),
-  /** The longest slot change, registration, mprotect() or question to the module, in milliseconds. */
-  slowest: z.number(),
-  /** Ranges of its RAM that were exported when it had registered itself. */
-  slots: z.number(),
-  /** The most frames that were charged ahead during `rush`. */
-  credit: z.number(),
-  /** Frames that programs have taken since its registration. */
-  taken: z.number(),
-  /** Why pages of it are left out: bits HTG_LEFT_OUT_* of the module. */
-  left_out: z.number(),
-  /** It is registered, and programs may act for it. */
-  on: z.boolean(),
-});
-export type SlotVmmResult = z.infer<typeof resultSchema>;
+const readySchema = lazy(() =>
+  z.object({ ready: z.number(), places: z.array(z.number()).length(2), bytes: z.number() }),
+);
+const resultSchema = lazy(() =>
+  z.object({
+    step: z.string(),
+    changes: z.number(),
+    /** Writes of the guest to where no slot was, as it should be. */
+    mmio: z.number(),
+    /** Writes of the guest that reached memory which no slot had any more. */
+    stale: z.number(),
+    /** The errno that ended the guest's write to protected memory. */
+    refused: z.number(),
+    mismatches: z.number(),
+    ms: z.number(),
+    /** Exits of another VM meanwhile. */
+    watched: z.number(),
+    /** Grace periods meanwhile, and CPUs of L1 that were interrupted for those of single L2s. */
+    graces: z.number(),
+    interrupted: z.number(),
+    /** The longest slot change, registration, mprotect() or question to the module, in milliseconds. */
+    slowest: z.number(),
+    /** Ranges of its RAM that were exported when it had registered itself. */
+    slots: z.number(),
+    /** The most frames that were charged ahead during `rush`. */
+    credit: z.number(),
+    /** Frames that programs have taken since its registration. */
+    taken: z.number(),
+    /** Why pages of it are left out: bits HTG_LEFT_OUT_* of the module. */
+    left_out: z.number(),
+    /** It is registered, and programs may act for it. */
+    on: z.boolean(),
+  }),
+);
+export type SlotVmmResult = Output<typeof resultSchema>;
 
 export class SlotVmm implements AsyncDisposable {
   readonly #job: Job;
@@ -57,7 +63,7 @@ export class SlotVmm implements AsyncDisposable {
     const vmm = new SlotVmm(
       await l1.spawn(o.cgroup === undefined ? command : ['sh', '-c', within, o.cgroup, ...command]),
     );
-    const { places, bytes } = readySchema.parse(await vmm.#line(0, 60_000));
+    const { places, bytes } = readySchema().parse(await vmm.#line(0, 60_000));
     vmm.hot = { from: places[0]!, to: places[1]! + bytes };
     return vmm;
   }
@@ -68,7 +74,7 @@ export class SlotVmm implements AsyncDisposable {
 
   async step(timeoutMs: number): Promise<SlotVmmResult> {
     await this.#job.kill('USR1');
-    return resultSchema.parse(await this.#line(++this.#lines, timeoutMs));
+    return resultSchema().parse(await this.#line(++this.#lines, timeoutMs));
   }
 
   /** Begins the step `busy`, `crowd` or `rush`; the next `step()` ends it. */

@@ -6,6 +6,8 @@ import { z } from 'zod';
 import { HyperturtleError } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import type { Job, Level } from '../lab/levels.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 const PROGRAM = '/payload/l2/programs/tiny_vmm';
 /** Programs of Node start in seconds there. */
@@ -13,18 +15,31 @@ const LAUNCH_MS = 240_000;
 /** Page 0 of the steps, in the file that is the guest's RAM. */
 export const TINY_VMM_TEST_OFFSET = 4 << 20;
 
-const resultSchema = z.object({
-  step: z.enum(['touch', 'scattered', 'cpuid', 'calls', 'share', 'log', 'cpu', 'policy', 'mbind', 'discard']),
-  count: z.number(),
-  visits: z.number(),
-  userExits: z.number(),
-  ns: z.number(),
-  readBackOwn: z.number(),
-  /** RAX, RBX, RCX, RDX at its end. */
-  registers: z.array(z.number()).length(4),
-  mismatches: z.number(),
-});
-export type TinyVmmResult = z.infer<typeof resultSchema>;
+const resultSchema = lazy(() =>
+  z.object({
+    step: z.enum([
+      'touch',
+      'scattered',
+      'cpuid',
+      'calls',
+      'share',
+      'log',
+      'cpu',
+      'policy',
+      'mbind',
+      'discard',
+    ]),
+    count: z.number(),
+    visits: z.number(),
+    userExits: z.number(),
+    ns: z.number(),
+    readBackOwn: z.number(),
+    /** RAX, RBX, RCX, RDX at its end. */
+    registers: z.array(z.number()).length(4),
+    mismatches: z.number(),
+  }),
+);
+export type TinyVmmResult = Output<typeof resultSchema>;
 
 export class TinyVmm implements AsyncDisposable {
   readonly #job: Job;
@@ -60,7 +75,7 @@ export class TinyVmm implements AsyncDisposable {
   /** Its result, when it is done. */
   async result(timeoutMs: number, signal?: AbortSignal): Promise<TinyVmmResult> {
     const line = await this.#line(this.#steps, timeoutMs, signal);
-    return resultSchema.parse(JSON.parse(line));
+    return resultSchema().parse(JSON.parse(line));
   }
 
   async step(timeoutMs: number, signal?: AbortSignal): Promise<TinyVmmResult> {

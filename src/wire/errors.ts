@@ -6,6 +6,8 @@ import { z } from 'zod';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
 import type { ErrorCode } from '../core/errors.ts';
 import { asFileError } from '../core/files.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
 /** By `kind`: the number on the wire, and the error's class in this program. */
 export const WIRE_ERRORS = {
@@ -68,29 +70,33 @@ const isOwnFailure = (v: string): v is ErrorCode => OWN_FAILURES.has(v);
 
 const isKind = (v: unknown): v is ErrorKind => typeof v === 'string' && Object.hasOwn(WIRE_ERRORS, v);
 
-export const ErrorData = z.object({
-  kind: z.string().max(64),
-  /** Rule of admission that was broken. */
-  rule: z.string().max(256).optional(),
-  program: z.string().max(256).optional(),
-  /** Index of the instruction in its program. */
-  instruction: z.int().nonnegative().optional(),
-  /** Tail of the verifier's log. */
-  log: z.string().max(MAX_LOG_BYTES).optional(),
-  retryAfterMs: z.int().nonnegative().optional(),
-  /** Class of what failed, of INTERNAL on a machine's own sockets. */
-  class: z.string().max(64).optional(),
-});
-export type ErrorData = z.output<typeof ErrorData>;
-const Data = ErrorData.omit({ kind: true });
+export const ErrorData = lazy(() =>
+  z.object({
+    kind: z.string().max(64),
+    /** Rule of admission that was broken. */
+    rule: z.string().max(256).optional(),
+    program: z.string().max(256).optional(),
+    /** Index of the instruction in its program. */
+    instruction: z.int().nonnegative().optional(),
+    /** Tail of the verifier's log. */
+    log: z.string().max(MAX_LOG_BYTES).optional(),
+    retryAfterMs: z.int().nonnegative().optional(),
+    /** Class of what failed, of INTERNAL on a machine's own sockets. */
+    class: z.string().max(64).optional(),
+  }),
+);
+export type ErrorData = Output<typeof ErrorData>;
+const Data = lazy(() => ErrorData().omit({ kind: true }));
 
 /** Not strict: a newer side may tell more. */
-export const WireError = z.object({
-  code: z.int(),
-  message: z.string(),
-  data: ErrorData.optional().catch(undefined),
-});
-export type WireError = z.output<typeof WireError>;
+export const WireError = lazy(() =>
+  z.object({
+    code: z.int(),
+    message: z.string(),
+    data: ErrorData().optional().catch(undefined),
+  }),
+);
+export type WireError = Output<typeof WireError>;
 
 /** A HyperturtleError of a given kind, for handlers whose error has no class of its own: HOOK_BUSY, UNSUPPORTED. */
 export function wireFailure(
@@ -149,7 +155,7 @@ export function fromWireError(e: WireError): HyperturtleError {
 
 function dataOf(detail: Readonly<Record<string, unknown>>): Omit<ErrorData, 'kind'> {
   const log = detail['log'];
-  const parsed = Data.safeParse({
+  const parsed = Data().safeParse({
     ...detail,
     ...(typeof log === 'string' ? { log: tail(log, MAX_LOG_BYTES) } : {}),
   });

@@ -5,46 +5,54 @@
 import { z } from 'zod';
 import { EXIT_KINDS, HT_EXIT_MSRS } from '../kernel/exit.ts';
 import { HT_SAMPLE_FRAMES, HT_SAMPLE_HZ_MAX } from '../kernel/sample.ts';
+import { lazy } from '../core/lazy.ts';
+import type { Output } from '../core/lazy.ts';
 
-export const ExitOptions = z.strictObject({
-  /** Which exits the program is run for. */
-  exits: z.array(z.enum(EXIT_KINDS)).min(1).max(EXIT_KINDS.length),
-  /** Numbers of the MSRs, for rdmsr and wrmsr. */
-  msrs: z.array(z.int().min(0).max(0xffff_ffff)).max(HT_EXIT_MSRS).optional(),
-  /** Run it also when L1 enters L2 again. */
-  after: z.boolean().optional(),
-  /** Also for hypercalls of L2's user space. */
-  user: z.boolean().optional(),
-});
+export const ExitOptions = lazy(() =>
+  z.strictObject({
+    /** Which exits the program is run for. */
+    exits: z.array(z.enum(EXIT_KINDS)).min(1).max(EXIT_KINDS.length),
+    /** Numbers of the MSRs, for rdmsr and wrmsr. */
+    msrs: z.array(z.int().min(0).max(0xffff_ffff)).max(HT_EXIT_MSRS).optional(),
+    /** Run it also when L1 enters L2 again. */
+    after: z.boolean().optional(),
+    /** Also for hypercalls of L2's user space. */
+    user: z.boolean().optional(),
+  }),
+);
 
-export const SampleOptions = z.strictObject({
-  /** Samples a second of each vCPU. */
-  hz: z.int().min(1).max(HT_SAMPLE_HZ_MAX),
-  /** Most addresses of one stack; 1: none is walked. */
-  depth: z.int().min(1).max(HT_SAMPLE_FRAMES).optional(),
-  /** By the CPU clock of the vCPU's thread, also where there is a cycle counter. */
-  clock: z.boolean().optional(),
-});
+export const SampleOptions = lazy(() =>
+  z.strictObject({
+    /** Samples a second of each vCPU. */
+    hz: z.int().min(1).max(HT_SAMPLE_HZ_MAX),
+    /** Most addresses of one stack; 1: none is walked. */
+    depth: z.int().min(1).max(HT_SAMPLE_FRAMES).optional(),
+    /** By the CPU clock of the vCPU's thread, also where there is a cycle counter. */
+    clock: z.boolean().optional(),
+  }),
+);
 
 /** By hook; a hook that is not here takes no options. */
 const LINK_OPTIONS = { exit: ExitOptions, sample: SampleOptions } as const;
 
-export const LinkOptions = z.union([ExitOptions, SampleOptions], {
-  error: 'options of a hook are expected: exits, msrs, after, user (exit); hz, depth, clock (sample)',
-});
+export const LinkOptions = lazy(() =>
+  z.union([ExitOptions(), SampleOptions()], {
+    error: 'options of a hook are expected: exits, msrs, after, user (exit); hz, depth, clock (sample)',
+  }),
+);
 
-export type ExitOptions = z.output<typeof ExitOptions>;
-export type SampleOptions = z.output<typeof SampleOptions>;
-export type LinkOptions = z.output<typeof LinkOptions>;
+export type ExitOptions = Output<typeof ExitOptions>;
+export type SampleOptions = Output<typeof SampleOptions>;
+export type LinkOptions = Output<typeof LinkOptions>;
 
 /** What is wrong with the options for a hook, or undefined. */
 export function linkOptionsProblem(hook: string, options: LinkOptions | undefined): string | undefined {
   const schema = Object.entries(LINK_OPTIONS).find(([name]) => name === hook)?.[1];
   if (schema === undefined)
     return options === undefined ? undefined : `hook ${hook} takes no options: leave them out`;
-  const parsed = schema.safeParse(options);
+  const parsed = schema().safeParse(options);
   if (parsed.success) return undefined;
-  const fields = Object.keys(schema.shape).join(', ');
+  const fields = Object.keys(schema().shape).join(', ');
   return `hook ${hook} wants options (${fields}): ${z.prettifyError(parsed.error).split('\n')[0] ?? ''}`;
 }
 

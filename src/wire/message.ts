@@ -78,7 +78,7 @@ function classify(value: unknown): Incoming {
     return { kind: 'request', id, method, params };
   }
   if (has('error')) {
-    const error = WireError.safeParse(message['error']);
+    const error = WireError().safeParse(message['error']);
     if (error.success && !has('result')) return { kind: 'error', id, error: error.data };
   } else if (has('result') && id !== null) return { kind: 'result', id, result: message['result'] };
   return bad(id, 'INVALID_REQUEST', '"method", or "id" with "result" or "error", is expected');

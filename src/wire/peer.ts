@@ -116,7 +116,7 @@ export class RpcPeer<C extends MethodTable> {
     options: RequestOptions = {},
   ): Promise<unknown> {
     if (this.#closed) throw unavailable(`${method}: the connection is closed`);
-    const checked = spec.params.safeParse(params);
+    const checked = spec.params().safeParse(params);
     if (!checked.success)
       throw new HyperturtleError('HT_USAGE', `${method}: ${firstIssue(checked.error)}`, {
         detail: { kind: 'INVALID_PARAMS' },
@@ -143,7 +143,7 @@ export class RpcPeer<C extends MethodTable> {
       },
       (answer) => {
         if (answer.kind === 'error') throw fromWireError(answer.error);
-        const result = tolerant(spec.result).safeParse(answer.result);
+        const result = tolerant(spec.result()).safeParse(answer.result);
         if (!result.success)
           throw new HyperturtleError(
             'HT_WIRE',
@@ -247,10 +247,10 @@ export class RpcPeer<C extends MethodTable> {
   #onNotification(name: string, params: unknown): void {
     const { onNotify } = this.#options;
     const ready = this.#greeted || !this.#needsHello;
-    const schema: z.ZodType | undefined = Object.hasOwn(NOTIFICATIONS, name)
+    const schema: (() => z.ZodType) | undefined = Object.hasOwn(NOTIFICATIONS, name)
       ? NOTIFICATIONS[name as NotificationName]
       : undefined;
-    const checked = ready && onNotify && schema ? tolerant(schema).safeParse(params) : undefined;
+    const checked = ready && onNotify && schema ? tolerant(schema()).safeParse(params) : undefined;
     if (!checked?.success) {
       this.#counters.ignoredLines++;
       return;

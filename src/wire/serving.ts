@@ -80,7 +80,7 @@ export class Serving {
     if (!isHello && this.#session === undefined) return this.refuse(id, NO_HELLO);
     const served = own(methods, method);
     if (served === undefined) return refuse('METHOD_NOT_FOUND', `there is no method '${printable(method)}'`);
-    const checked = served.spec.params.safeParse(params);
+    const checked = served.spec.params().safeParse(params);
     if (!checked.success) return refuse('INVALID_PARAMS', `${method}: ${firstIssue(checked.error)}`);
     if (isHello) {
       this.endSession(unavailable('a new session was begun'));
@@ -94,7 +94,7 @@ export class Serving {
   }
 
   onCancel(params: unknown): void {
-    const checked = CancelParams.safeParse(params);
+    const checked = CancelParams().safeParse(params);
     const session = this.#session;
     const found = checked.success && session !== undefined && this.#running.cancel(session, checked.data.id);
     if (!found) this.#options.counters.ignoredLines++;

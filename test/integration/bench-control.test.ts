@@ -52,7 +52,7 @@ describe.skipIf(why !== undefined)(
           processPath: path.join(compiledSources(), 'bench/control/process.js'),
         },
       );
-      expect(controlResultSchema.safeParse(result).error).toBeUndefined();
+      expect(controlResultSchema().safeParse(result).error).toBeUndefined();
       expect(result.summary.failures).toBe(0);
       for (const load of ['requests', 'garbage'])
         for (const n of result.phases.find((p) => p.load === load)!.answeredPerSecond) {

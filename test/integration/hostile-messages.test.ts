@@ -145,7 +145,7 @@ describe.skipIf(why !== undefined)(`messages of a hostile L1${why ? ` (skipped: 
     const answer = await answerTo(id);
     expect(answer, method).toHaveProperty('result');
     // checked, so of this type
-    return METHODS[method].result.parse(answer['result']) as ResultOf<typeof METHODS, M>;
+    return METHODS[method].result().parse(answer['result']) as ResultOf<typeof METHODS, M>;
   }
 
   const greet = (): Promise<unknown> => ask('hello', { ...HELLO, bootId: BOOT_ID });

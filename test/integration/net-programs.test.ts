@@ -300,7 +300,7 @@ describe.skipIf(why !== undefined)(`network programs${why ? ` (skipped: ${why})`
       const spec = { folder, rounds: 2, repeat: 1000, frames: 20, rules: 100 };
       const devices = (): string[] => readdirSync('/sys/class/net').filter((d) => /^ht[bn]/.test(d));
       const before = devices();
-      const result = netNativeSchema.parse(
+      const result = netNativeSchema().parse(
         await runNetNative(spec, { version: '0', progress: silentProgress }),
       );
       expect(result.runs).toHaveLength(5 * 3 * 2);

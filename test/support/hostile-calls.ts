@@ -87,7 +87,7 @@ const broken = (what: string, wrong: fc.Arbitrary<unknown>): fc.Arbitrary<BadCal
       for (const [which, value] of changes) params[keys[which % keys.length]!] = value;
       return [method, params];
     })
-    .filter(([method, params]) => !METHODS[method].params.safeParse(params).success)
+    .filter(([method, params]) => !METHODS[method].params().safeParse(params).success)
     .map(call(what, 'INVALID_PARAMS'));
 
 const OUT_OF_RANGE: readonly [MethodName, Params][] = [

@@ -160,7 +160,7 @@ const badParams = fc
     if (at !== undefined) return [m, { ...good, [at]: WRONG[wrong % WRONG.length] }];
     return which % 2 === 0 ? [m, WRONG.slice(0, 6)[wrong % 6]] : [m, { ...good, [`x${key}`]: wrong }];
   })
-  .filter(([m, params]) => !METHODS[m].params.safeParse(params).success)
+  .filter(([m, params]) => !METHODS[m].params().safeParse(params).success)
   .map(([m, params]) => json(request(1, m, params)))
   .map(line('params that break the schema', ['INVALID_PARAMS']));
 

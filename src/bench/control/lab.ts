@@ -44,7 +44,7 @@ export async function runControlInLab(
     step = progress.step(`${spec.roundTrips} round trips of each kind, ${spec.changes} loads and links`);
     const counts = ['--round-trips', String(spec.roundTrips), '--changes', String(spec.changes)];
     const said = await guest.command(['bench', 'agent', '--object', NPF, '--json', ...counts], signal);
-    const client = agentResultSchema.parse(JSON.parse(said));
+    const client = agentResultSchema().parse(JSON.parse(said));
     step.done();
     step = progress.step(`${spec.commands} times hyperturtle load --link, unload`);
     const loadCommandMs: number[] = [];

@@ -17,6 +17,8 @@ import { environmentSchema } from '../shared/environment-schema.ts';
 import { median } from '../shared/statistics.ts';
 import { addOwn } from '../../core/own.ts';
 import { recordOf } from '../../core/record.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
 export const EXIT_CACHE = '/payload/bpf/exit-cache.bpf.o';
 export const CACHE_OPTIONS = [
@@ -39,31 +41,36 @@ export interface ExitBenchSpec {
 const EXIT_VARIANTS = ['vanilla', 'accelerated', 'l1'] as const;
 export type ExitVariant = (typeof EXIT_VARIANTS)[number];
 
-const count = z.number().int().nonnegative();
+const count = lazy(() => z.number().int().nonnegative());
 
-export const exitResultSchema = z.object({
-  benchmark: z.literal('exit'),
-  environment: environmentSchema,
-  parameters: z.object({
-    rounds: count,
-    /** Exits of one loop. */
-    exits: count.positive(),
-    l1MemoryMib: count,
-    l1Cpus: count,
-  }),
-  samples: z.array(
-    z.object({
-      variant: z.enum(EXIT_VARIANTS),
-      round: count,
-      instruction: z.enum(['cpuid', 'rdmsr']),
-      /** Ticks of the whole loop. */
-      ticks: count,
+export const exitResultSchema = lazy(() =>
+  z.object({
+    benchmark: z.literal('exit'),
+    environment: environmentSchema(),
+    parameters: z.object({
+      rounds: count(),
+      /** Exits of one loop. */
+      exits: count().positive(),
+      l1MemoryMib: count(),
+      l1Cpus: count(),
     }),
-  ),
-  /** Exits by cause that L1 was entered for, of all rounds together, as KVM in L0 counted them while the guests ran. */
-  reflected: z.object({ vanilla: recordOf(z.string(), count), accelerated: recordOf(z.string(), count) }),
-});
-export type ExitResult = z.infer<typeof exitResultSchema>;
+    samples: z.array(
+      z.object({
+        variant: z.enum(EXIT_VARIANTS),
+        round: count(),
+        instruction: z.enum(['cpuid', 'rdmsr']),
+        /** Ticks of the whole loop. */
+        ticks: count(),
+      }),
+    ),
+    /** Exits by cause that L1 was entered for, of all rounds together, as KVM in L0 counted them while the guests ran. */
+    reflected: z.object({
+      vanilla: recordOf(z.string(), count()),
+      accelerated: recordOf(z.string(), count()),
+    }),
+  }),
+);
+export type ExitResult = Output<typeof exitResultSchema>;
 
 /** Runs the guest at a level to its end. */
 export async function exitsGuest(

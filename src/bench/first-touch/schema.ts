@@ -6,109 +6,123 @@ import { z } from 'zod';
 import { recordOf } from '../../core/record.ts';
 import { RESULT_SCHEMA_VERSION, environmentSchema } from '../shared/environment-schema.ts';
 import { countersSchema } from '../../testbed/counters-schema.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
 /** In the order in which tables and plots show them. */
 export const VARIANTS = ['l1', 'l2-vanilla', 'l2-vanilla-prealloc', 'l2-group1', 'l2-default'] as const;
-const variantSchema = z.enum(VARIANTS);
-export type Variant = z.infer<typeof variantSchema>;
+const variantSchema = lazy(() => z.enum(VARIANTS));
+export type Variant = Output<typeof variantSchema>;
 
 /**
  * Orders of first touches. `random` shuffles virtual pages, whose frames L2's kernel still hands out mostly in
  * ascending order; `scattered` shuffles the physical pages themselves, which is what a hypervisor sees as random.
  */
 export const PATTERNS = ['seq', 'stride', 'random', 'scattered'] as const;
-const patternSchema = z.enum(PATTERNS);
-export type Pattern = z.infer<typeof patternSchema>;
+const patternSchema = lazy(() => z.enum(PATTERNS));
+export type Pattern = Output<typeof patternSchema>;
 
 export const BOOT_VARIANTS = ['not-nested', 'vanilla', 'accelerated'] as const;
-const bootVariantSchema = z.enum(BOOT_VARIANTS);
-export type BootVariant = z.infer<typeof bootVariantSchema>;
+const bootVariantSchema = lazy(() => z.enum(BOOT_VARIANTS));
+export type BootVariant = Output<typeof bootVariantSchema>;
 
-const count = z.number().int().nonnegative();
-const ns = z.number().nonnegative();
-const byCause = recordOf(z.string(), count);
+const count = lazy(() => z.number().int().nonnegative());
+const ns = lazy(() => z.number().nonnegative());
+const byCause = lazy(() => recordOf(z.string(), count()));
 
 /** One phase as c/l2/first_touch prints it. */
-export const touchSchema = z.object({
-  pattern: patternSchema,
-  /** 1: memory that nobody has touched; 2: memory that the guest freed and took again. */
-  pass: z.union([z.literal(1), z.literal(2)]),
-  pages: count.positive(),
-  avgNs: ns,
-  p50Ns: ns,
-  p90Ns: ns,
-  p99Ns: ns,
-  p999Ns: ns,
-  maxNs: ns,
-  totalNs: ns,
-  /** Lower bound of the bucket in ns (four buckets an octave) and number of touches; empty buckets left out. */
-  histogram: z.array(z.tuple([ns, count.positive()])),
-});
-export type Touch = z.infer<typeof touchSchema>;
+export const touchSchema = lazy(() =>
+  z.object({
+    pattern: patternSchema(),
+    /** 1: memory that nobody has touched; 2: memory that the guest freed and took again. */
+    pass: z.union([z.literal(1), z.literal(2)]),
+    pages: count().positive(),
+    avgNs: ns(),
+    p50Ns: ns(),
+    p90Ns: ns(),
+    p99Ns: ns(),
+    p999Ns: ns(),
+    maxNs: ns(),
+    totalNs: ns(),
+    /** Lower bound of the bucket in ns (four buckets an octave) and number of touches; empty buckets left out. */
+    histogram: z.array(z.tuple([ns(), count().positive()])),
+  }),
+);
+export type Touch = Output<typeof touchSchema>;
 
-const touchSampleSchema = z.object({
-  variant: variantSchema,
-  round: count,
-  touch: touchSchema,
-  /** Null on L1 itself: its touches are no nested faults. */
-  counters: countersSchema.nullable(),
-  /** Why faults were passed to L1, by name, from our module; null where nothing is linked. */
-  fallbacks: byCause.nullable(),
-  /** CPU time that the outer emulator (or VMM) used over the phase. */
-  emulatorCpuSeconds: z.number().nonnegative(),
-});
-export type TouchSample = z.infer<typeof touchSampleSchema>;
+const touchSampleSchema = lazy(() =>
+  z.object({
+    variant: variantSchema(),
+    round: count(),
+    touch: touchSchema(),
+    /** Null on L1 itself: its touches are no nested faults. */
+    counters: countersSchema().nullable(),
+    /** Why faults were passed to L1, by name, from our module; null where nothing is linked. */
+    fallbacks: byCause().nullable(),
+    /** CPU time that the outer emulator (or VMM) used over the phase. */
+    emulatorCpuSeconds: z.number().nonnegative(),
+  }),
+);
+export type TouchSample = Output<typeof touchSampleSchema>;
 
-const bootSampleSchema = z.object({
-  variant: bootVariantSchema,
-  round: count,
-  /** From the VMM's `cont` to the first line of the guest's /init. */
-  bootMs: z.number().positive(),
-  counters: countersSchema.nullable(),
-  fallbacks: byCause.nullable(),
-  emulatorCpuSeconds: z.number().nonnegative(),
-});
-export type BootSample = z.infer<typeof bootSampleSchema>;
+const bootSampleSchema = lazy(() =>
+  z.object({
+    variant: bootVariantSchema(),
+    round: count(),
+    /** From the VMM's `cont` to the first line of the guest's /init. */
+    bootMs: z.number().positive(),
+    counters: countersSchema().nullable(),
+    fallbacks: byCause().nullable(),
+    emulatorCpuSeconds: z.number().nonnegative(),
+  }),
+);
+export type BootSample = Output<typeof bootSampleSchema>;
 
-const parametersSchema = z.object({
-  touchMib: count,
-  rounds: count,
-  variants: z.array(variantSchema),
-  patterns: z.array(patternSchema),
-  l2MemoryMib: count,
-  l1MemoryMib: count,
-  l1Cpus: count,
-  groupDefault: count,
-  poolHigh: count,
-  l2Machine: z.string(),
-  l2KernelArguments: z.string(),
-});
+const parametersSchema = lazy(() =>
+  z.object({
+    touchMib: count(),
+    rounds: count(),
+    variants: z.array(variantSchema()),
+    patterns: z.array(patternSchema()),
+    l2MemoryMib: count(),
+    l1MemoryMib: count(),
+    l1Cpus: count(),
+    groupDefault: count(),
+    poolHigh: count(),
+    l2Machine: z.string(),
+    l2KernelArguments: z.string(),
+  }),
+);
 
 /** Each number is defined where it is computed, in summary.ts. Absent when the run did not measure it. */
-export const summarySchema = z.object({
-  firstTouchSpeedup: z.number().optional(),
-  firstTouchSpeedupGroup1: z.number().optional(),
-  firstTouchSpeedupOverPrealloc: z.number().optional(),
-  medianVsL1: z.number().optional(),
-  secondTouchVsVanilla: z.number().optional(),
-  switchesPerPageSequential: z.number().optional(),
-  switchesPerPageRandom: z.number().optional(),
-  switchesPerPageVanilla: z.number().optional(),
-  allExitsPerPageSequential: z.number().optional(),
-  allExitsPerPageVanilla: z.number().optional(),
-  emulatorCpuReduction: z.number().optional(),
-  bootReduction: z.number().optional(),
-  handledInL0: z.number().optional(),
-});
-export type Summary = z.infer<typeof summarySchema>;
+export const summarySchema = lazy(() =>
+  z.object({
+    firstTouchSpeedup: z.number().optional(),
+    firstTouchSpeedupGroup1: z.number().optional(),
+    firstTouchSpeedupOverPrealloc: z.number().optional(),
+    medianVsL1: z.number().optional(),
+    secondTouchVsVanilla: z.number().optional(),
+    switchesPerPageSequential: z.number().optional(),
+    switchesPerPageRandom: z.number().optional(),
+    switchesPerPageVanilla: z.number().optional(),
+    allExitsPerPageSequential: z.number().optional(),
+    allExitsPerPageVanilla: z.number().optional(),
+    emulatorCpuReduction: z.number().optional(),
+    bootReduction: z.number().optional(),
+    handledInL0: z.number().optional(),
+  }),
+);
+export type Summary = Output<typeof summarySchema>;
 
-export const resultSchema = z.object({
-  schema: z.literal(RESULT_SCHEMA_VERSION),
-  benchmark: z.enum(['npf', 'boot', 'all', 'demo']),
-  environment: environmentSchema,
-  parameters: parametersSchema,
-  touches: z.array(touchSampleSchema),
-  boots: z.array(bootSampleSchema),
-  summary: summarySchema,
-});
-export type BenchResult = z.infer<typeof resultSchema>;
+export const resultSchema = lazy(() =>
+  z.object({
+    schema: z.literal(RESULT_SCHEMA_VERSION),
+    benchmark: z.enum(['npf', 'boot', 'all', 'demo']),
+    environment: environmentSchema(),
+    parameters: parametersSchema(),
+    touches: z.array(touchSampleSchema()),
+    boots: z.array(bootSampleSchema()),
+    summary: summarySchema(),
+  }),
+);
+export type BenchResult = Output<typeof resultSchema>;

@@ -90,7 +90,7 @@ export function parseLine(
   if (typeof value !== 'object' || value === null) return undefined;
   const gate = (value as Record<string, unknown>)['gate'];
   if (gate === 'before' || gate === 'after') return { kind: gate };
-  return { kind: 'result', touch: touchSchema.parse(value) };
+  return { kind: 'result', touch: touchSchema().parse(value) };
 }
 
 /** All patterns, then a second touch of memory that was freed. The guest must be idle otherwise. */
@@ -165,7 +165,7 @@ export async function touchInL1(plan: TouchPlan, lab: Lab, signal?: AbortSignal)
     samples.push({
       variant: 'l1',
       round: plan.round,
-      touch: touchSchema.parse(JSON.parse(out)),
+      touch: touchSchema().parse(JSON.parse(out)),
       counters: null,
       fallbacks: null,
       emulatorCpuSeconds: lab.emulatorCpuSeconds() - cpu,

@@ -18,6 +18,8 @@ import { environmentSchema } from '../shared/environment-schema.ts';
 import { median } from '../shared/statistics.ts';
 import { TinyVmm } from '../../testbed/tiny-vmm.ts';
 import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
 export const HUGE_VARIANTS = ['vanilla', 'accelerated'] as const;
 type HugeVariant = (typeof HUGE_VARIANTS)[number];
@@ -33,40 +35,44 @@ export interface HugeSpec {
   signal?: AbortSignal | undefined;
 }
 
-const count = z.number().int().nonnegative();
+const count = lazy(() => z.number().int().nonnegative());
 
-const hugeSampleSchema = z.object({
-  variant: z.enum(HUGE_VARIANTS),
-  round: count,
-  /** Time of all touches, by L1's clock. */
-  touchNs: z.number().nonnegative(),
-  /** Page faults of L2 that left it, and how many of them L1 was entered for. */
-  touchFaults: count,
-  touchFaultsToL1: count,
-  /** From the VMM's `cont` to the first line of the guest's /init. */
-  bootMs: z.number().nonnegative(),
-  bootFaults: count,
-  bootFaultsToL1: count,
-});
-export type HugeSample = z.infer<typeof hugeSampleSchema>;
-
-export const hugeResultSchema = z.object({
-  benchmark: z.literal('huge'),
-  environment: environmentSchema,
-  parameters: z.object({
-    rounds: count,
-    /** Touched and measured. */
-    pages: count,
-    /** Frames of 2 MiB, in either variant. */
-    frames: count,
-    l1MemoryMib: count,
-    l1Cpus: count,
-    l2MemoryMib: count,
-    l2KernelArguments: z.string(),
+const hugeSampleSchema = lazy(() =>
+  z.object({
+    variant: z.enum(HUGE_VARIANTS),
+    round: count(),
+    /** Time of all touches, by L1's clock. */
+    touchNs: z.number().nonnegative(),
+    /** Page faults of L2 that left it, and how many of them L1 was entered for. */
+    touchFaults: count(),
+    touchFaultsToL1: count(),
+    /** From the VMM's `cont` to the first line of the guest's /init. */
+    bootMs: z.number().nonnegative(),
+    bootFaults: count(),
+    bootFaultsToL1: count(),
   }),
-  samples: z.array(hugeSampleSchema),
-});
-export type HugeResult = z.infer<typeof hugeResultSchema>;
+);
+export type HugeSample = Output<typeof hugeSampleSchema>;
+
+export const hugeResultSchema = lazy(() =>
+  z.object({
+    benchmark: z.literal('huge'),
+    environment: environmentSchema(),
+    parameters: z.object({
+      rounds: count(),
+      /** Touched and measured. */
+      pages: count(),
+      /** Frames of 2 MiB, in either variant. */
+      frames: count(),
+      l1MemoryMib: count(),
+      l1Cpus: count(),
+      l2MemoryMib: count(),
+      l2KernelArguments: z.string(),
+    }),
+    samples: z.array(hugeSampleSchema()),
+  }),
+);
+export type HugeResult = Output<typeof hugeResultSchema>;
 
 const STEP_MS = 300_000;
 

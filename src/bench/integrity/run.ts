@@ -17,6 +17,8 @@ import { framesOut } from '../../kernel/guest.ts';
 import { Acceleration } from '../../testbed/acceleration.ts';
 import { withL2 } from '../../testbed/l2-session.ts';
 import { troubles } from '../../testbed/leftovers.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
 export interface IntegritySpec {
   /** Pages to race at least: punched out by L1. Runs on until then, and until pages of their own were checked. */
@@ -36,16 +38,18 @@ export interface IntegritySpec {
   signal?: AbortSignal | undefined;
 }
 
-const patternSchema = z.object({
-  rounds: z.number(),
-  checked: z.number(),
-  written: z.number(),
-  punched: z.number(),
-  readBackOwn: z.number(),
-  zeroed: z.number(),
-  mismatches: z.number(),
-});
-type PatternResult = z.infer<typeof patternSchema>;
+const patternSchema = lazy(() =>
+  z.object({
+    rounds: z.number(),
+    checked: z.number(),
+    written: z.number(),
+    punched: z.number(),
+    readBackOwn: z.number(),
+    zeroed: z.number(),
+    mismatches: z.number(),
+  }),
+);
+type PatternResult = Output<typeof patternSchema>;
 
 export interface IntegrityReport {
   /** Pages taken away by holes while both sides used them. */
@@ -225,7 +229,7 @@ async function stopJob(job: Job): Promise<void> {
 
 /** The JSON lines among what `pattern` printed; its complaints about pages stay in `lines` for the error. */
 function resultsOf(lines: readonly string[], where: string): PatternResult[] {
-  const found = lines.filter((l) => l.startsWith('{')).map((l) => patternSchema.parse(JSON.parse(l)));
+  const found = lines.filter((l) => l.startsWith('{')).map((l) => patternSchema().parse(JSON.parse(l)));
   if (found.length === 0)
     throw new HyperturtleError('HT_COMMAND_FAILED', `pattern in ${where}: ${lines.join(' | ').slice(-800)}`);
   return found;

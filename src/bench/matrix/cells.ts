@@ -17,7 +17,7 @@ export function readCells(file: string): MatrixCell[] {
     throw e;
   }
   try {
-    return matrixSchema.parse(JSON.parse(text));
+    return matrixSchema().parse(JSON.parse(text));
   } catch (e) {
     throw new HyperturtleError(
       'HT_CONFIG',

@@ -22,6 +22,8 @@ import { ManagedGuest, ManagedHost } from '../../testbed/managed.ts';
 import type { Counters } from '../../testbed/counters-schema.ts';
 import { TinyVmm } from '../../testbed/tiny-vmm.ts';
 import type { TinyVmmResult } from '../../testbed/tiny-vmm.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
 export const MATRIX_KERNELS = ['6.1', '6.12', '7.3'] as const;
 export const MATRIX_HOOKS = ['npf', 'large', 'exit', 'sample', 'net'] as const;
@@ -29,20 +31,22 @@ export type MatrixHook = (typeof MATRIX_HOOKS)[number];
 export const MATRIX_VENDORS = ['amd', 'intel'] as const;
 type MatrixVendor = (typeof MATRIX_VENDORS)[number];
 
-const cellSchema = z.object({
-  kernel: z.string(),
-  vendor: z.enum(MATRIX_VENDORS),
-  hook: z.enum(MATRIX_HOOKS),
-  state: z.enum(['run', 'failed']),
-  /** What was counted, or what it said. */
-  found: z.string(),
-  seconds: z.number().int().nonnegative(),
-  /** What it ran on. */
-  on: z.string(),
-  date: z.string(),
-});
-export type MatrixCell = z.infer<typeof cellSchema>;
-export const matrixSchema = z.array(cellSchema);
+const cellSchema = lazy(() =>
+  z.object({
+    kernel: z.string(),
+    vendor: z.enum(MATRIX_VENDORS),
+    hook: z.enum(MATRIX_HOOKS),
+    state: z.enum(['run', 'failed']),
+    /** What was counted, or what it said. */
+    found: z.string(),
+    seconds: z.number().int().nonnegative(),
+    /** What it ran on. */
+    on: z.string(),
+    date: z.string(),
+  }),
+);
+export type MatrixCell = Output<typeof cellSchema>;
+export const matrixSchema = lazy(() => z.array(cellSchema()));
 
 export interface MatrixSpec {
   kernels: readonly string[];

@@ -24,6 +24,8 @@ import { NETWORK_PROGRAMS } from '../../net/programs.ts';
 import { applyRateLimit } from '../../net/rate-limit.ts';
 import { environmentOf } from '../control/run.ts';
 import { RESULT_SCHEMA_VERSION, environmentSchema } from '../shared/environment-schema.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
 export interface NetNativeSpec {
   /** Compiled objects. */
@@ -36,28 +38,30 @@ export interface NetNativeSpec {
   rules: number;
 }
 
-const ns = z.number().nonnegative();
-export const netNativeSchema = z.object({
-  schema: z.literal(RESULT_SCHEMA_VERSION),
-  benchmark: z.literal('net-native'),
-  environment: environmentSchema
-    .pick({ hyperturtleVersion: true, startedAt: true, durationSeconds: true })
-    .loose(),
-  parameters: z.object({
-    rounds: z.int(),
-    repeat: z.int(),
-    frames: z.int(),
-    rules: z.int(),
-    frameBytes: z.int(),
+const ns = lazy(() => z.number().nonnegative());
+export const netNativeSchema = lazy(() =>
+  z.object({
+    schema: z.literal(RESULT_SCHEMA_VERSION),
+    benchmark: z.literal('net-native'),
+    environment: environmentSchema()
+      .pick({ hyperturtleVersion: true, startedAt: true, durationSeconds: true })
+      .loose(),
+    parameters: z.object({
+      rounds: z.int(),
+      repeat: z.int(),
+      frames: z.int(),
+      rules: z.int(),
+      frameBytes: z.int(),
+    }),
+    /** Per round, in order. */
+    runs: z.array(
+      z.object({ program: z.string(), hook: z.string(), packet: z.string(), nanoseconds: z.array(ns()) }),
+    ),
+    /** At tc-ingress: time of one write of a frame, system call and all. */
+    tap: z.array(z.object({ program: z.string(), nanoseconds: z.array(ns()) })),
   }),
-  /** Per round, in order. */
-  runs: z.array(
-    z.object({ program: z.string(), hook: z.string(), packet: z.string(), nanoseconds: z.array(ns) }),
-  ),
-  /** At tc-ingress: time of one write of a frame, system call and all. */
-  tap: z.array(z.object({ program: z.string(), nanoseconds: z.array(ns) })),
-});
-export type NetNativeResult = z.infer<typeof netNativeSchema>;
+);
+export type NetNativeResult = Output<typeof netNativeSchema>;
 
 const UDP4 = Buffer.from(
   '0200000000010200000000020800' +

@@ -234,7 +234,7 @@ async function takeBlock(
         return 'go';
       }
       if (!line.startsWith('{"kind"') || !before || !after) return undefined;
-      const r = loadLineSchema.parse(JSON.parse(line));
+      const r = loadLineSchema().parse(JSON.parse(line));
       block = {
         variant: way.variant,
         load,

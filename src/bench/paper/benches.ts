@@ -18,6 +18,7 @@ import { mean, median } from '../shared/statistics.ts';
 import { averageNs, selectTouches, switchesPerPage } from '../first-touch/summary.ts';
 import { own } from '../../core/own.ts';
 import type { Values } from './figures.ts';
+import { lazy } from '../../core/lazy.ts';
 
 export interface PaperBench {
   /** Name below `hyperturtle bench`. */
@@ -43,7 +44,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
     report: true,
     figures: faultFigures,
     about: (json) => {
-      const { environment: e, parameters: p } = resultSchema.parse(json);
+      const { environment: e, parameters: p } = resultSchema().parse(json);
       return `${whereOf(e)}; ${p.touchMib} MiB a phase, ${p.rounds} rounds, L1 ${p.l1MemoryMib} MiB and ${p.l1Cpus} CPU`;
     },
   },
@@ -54,7 +55,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
     report: true,
     figures: startFigures,
     about: (json) => {
-      const { environment: e, parameters: p } = startResultSchema.parse(json);
+      const { environment: e, parameters: p } = startResultSchema().parse(json);
       return `${whereOf(e)}; ${p.images.join(', ')}; ${p.rounds} rounds, L1 ${p.l1MemoryMib} MiB and ${p.l1Cpus} CPU`;
     },
   },
@@ -64,7 +65,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
     quickArgs: ['--rounds', '1', '--mib', '16'],
     figures: hugeFigures,
     about: (json) => {
-      const { environment: e, parameters: p } = hugeResultSchema.parse(json);
+      const { environment: e, parameters: p } = hugeResultSchema().parse(json);
       return `${whereOf(e)}; ${p.rounds} rounds of ${p.pages} pages and a boot of ${p.l2MemoryMib} MiB, L1 ${p.l1MemoryMib} MiB and ${p.l1Cpus} CPU`;
     },
   },
@@ -78,7 +79,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
     report: true,
     figures: netFigures,
     about: (json) => {
-      const { environment: e, parameters: p } = netResultSchema.parse(json);
+      const { environment: e, parameters: p } = netResultSchema().parse(json);
       return `${whereOf(e)}; ${p.rounds} rounds of ${p.turns} turns, ${p.roundTrips} round trips and ${p.tcpBytes >> 10} KiB in each, L1 ${p.l1MemoryMib} MiB and ${p.l1Cpus} CPU`;
     },
   },
@@ -88,7 +89,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
     quickArgs: ['--rates', '999', '--rounds', '1', '--work-rounds', '300'],
     figures: profileFigures,
     about: (json) => {
-      const { environment: e, parameters: p } = profileSchema.parse(json);
+      const { environment: e, parameters: p } = profileSchema().parse(json);
       return `${whereOf(e)}; ${p.rates.join(', ')} Hz, ${p.rounds} rounds of ${p.workRounds}`;
     },
   },
@@ -98,7 +99,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
     quickArgs: ['--rounds', '1', '--exits', '100'],
     figures: exitFigures,
     about: (json) => {
-      const { environment: e, parameters: p } = exitResultSchema.parse(json);
+      const { environment: e, parameters: p } = exitResultSchema().parse(json);
       return `${whereOf(e)}; ${p.rounds} rounds of ${p.exits} exits, L1 ${p.l1MemoryMib} MiB and ${p.l1Cpus} CPU`;
     },
   },
@@ -109,7 +110,7 @@ function whereOf(e: Environment): string {
 }
 
 function faultFigures(json: unknown): Partial<Record<string, Values>> {
-  const r = resultSchema.parse(json);
+  const r = resultSchema().parse(json);
   const us = (ns: number | undefined): number | undefined => (ns === undefined ? undefined : ns / 1000);
   const p99 = (v: 'l1' | 'l2-vanilla' | 'l2-default'): number | undefined =>
     us(mean(selectTouches(r, v, 'seq').map((s) => s.touch.p99Ns)));
@@ -129,7 +130,7 @@ function faultFigures(json: unknown): Partial<Record<string, Values>> {
 
 /** Each image counts the same: means over its rounds first. */
 function startFigures(json: unknown): Partial<Record<string, Values>> {
-  const { samples } = startResultSchema.parse(json);
+  const { samples } = startResultSchema().parse(json);
   const seconds = (image: string, variant: StartVariant): number | undefined => {
     const ms = mean(startsOf(samples, image, variant).map((s) => s.answeredMs));
     return ms === undefined ? undefined : ms / 1000;
@@ -145,7 +146,7 @@ function startFigures(json: unknown): Partial<Record<string, Values>> {
 
 /** Medians: boots are few and vary. */
 function hugeFigures(json: unknown): Partial<Record<string, Values>> {
-  const { samples } = hugeResultSchema.parse(json);
+  const { samples } = hugeResultSchema().parse(json);
   const seconds = (variant: 'vanilla' | 'accelerated'): number | undefined => {
     const all = samples.filter((s) => s.variant === variant).map((s) => s.bootMs / 1000);
     return all.length === 0 ? undefined : median(all);
@@ -154,7 +155,7 @@ function hugeFigures(json: unknown): Partial<Record<string, Values>> {
 }
 
 function netFigures(json: unknown): Partial<Record<string, Values>> {
-  const { variants } = netResultSchema.parse(json).summary;
+  const { variants } = netResultSchema().parse(json).summary;
   const of = (name: string): (typeof variants)[number] | undefined =>
     variants.find((v) => v.variant === name);
   const us = (name: string): number | undefined => some(of(name)?.roundTripAvgNs, (ns) => ns / 1000);
@@ -171,27 +172,29 @@ function netFigures(json: unknown): Partial<Record<string, Values>> {
   });
 }
 
-const profileSchema = z.object({
-  benchmark: z.literal('profile'),
-  environment: environmentSchema,
-  parameters: z.object({ rates: z.array(z.number()), rounds: z.number(), workRounds: z.number() }),
-  samples: z.array(
-    z.object({
-      profiler: z.enum(['none', 'l0', 'perf', 'l1']),
-      hz: z.number(),
-      round: z.number(),
-      workNs: z.number(),
-      emulatorCpuSeconds: z.number(),
-      samples: z.number(),
-      hookNs: z.number().nullable(),
-      counters: countersSchema,
-    }),
-  ),
-});
+const profileSchema = lazy(() =>
+  z.object({
+    benchmark: z.literal('profile'),
+    environment: environmentSchema(),
+    parameters: z.object({ rates: z.array(z.number()), rounds: z.number(), workRounds: z.number() }),
+    samples: z.array(
+      z.object({
+        profiler: z.enum(['none', 'l0', 'perf', 'l1']),
+        hz: z.number(),
+        round: z.number(),
+        workNs: z.number(),
+        emulatorCpuSeconds: z.number(),
+        samples: z.number(),
+        hookNs: z.number().nullable(),
+        counters: countersSchema(),
+      }),
+    ),
+  }),
+);
 
 /** At the highest rate, where there are the most samples. */
 function profileFigures(json: unknown): Partial<Record<string, Values>> {
-  const r = profileSchema.parse(json);
+  const r = profileSchema().parse(json);
   const hz = Math.max(...r.parameters.rates);
   const us = (profiler: 'l0' | 'perf' | 'l1'): number | undefined =>
     profileCosts(r).find((c) => c.profiler === profiler && c.hz === hz)?.usPerSample;
@@ -199,7 +202,7 @@ function profileFigures(json: unknown): Partial<Record<string, Values>> {
 }
 
 function exitFigures(json: unknown): Partial<Record<string, Values>> {
-  const r = exitResultSchema.parse(json);
+  const r = exitResultSchema().parse(json);
   const ticks = (v: 'vanilla' | 'accelerated' | 'l1'): number | undefined => {
     const t = ticksPerExit(r, v, 'cpuid');
     return Number.isNaN(t) ? undefined : t / 1000;

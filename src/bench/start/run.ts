@@ -26,6 +26,8 @@ import { START_VARIANTS } from './schema.ts';
 import { SNAPSHOT_IMAGE, imagesOf, summarizeStarts } from './summary.ts';
 import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
 import { setOwn } from '../../core/own.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
 export interface StartSpec {
   images: readonly string[];
@@ -48,7 +50,7 @@ const ANSWER_MS = 600_000;
 const SNAPSHOT_ANSWER_MS = 2_400_000;
 const EVENT_PORT = 0;
 
-const eventSchema = z.object({ run: z.string(), event: z.string(), ms: z.number().optional() });
+const eventSchema = lazy(() => z.object({ run: z.string(), event: z.string(), ms: z.number().optional() }));
 
 /** The lab must have these images. It is left as it was found. Interrupted, it gives what it has by then. */
 export async function runStart(lab: Lab, spec: StartSpec, o: StartOptions): Promise<StartResult> {
@@ -257,9 +259,9 @@ async function stepsOf(
   return { up: at['up'] ?? 0, open: at['open'] ?? 0, answered: at['answered'] };
 }
 
-function parseEvent(line: string): z.infer<typeof eventSchema> | undefined {
+function parseEvent(line: string): Output<typeof eventSchema> | undefined {
   try {
-    return eventSchema.safeParse(JSON.parse(line)).data;
+    return eventSchema().safeParse(JSON.parse(line)).data;
   } catch {
     return undefined;
   }

@@ -3,68 +3,76 @@ import { z } from 'zod';
 import { environmentSchema } from '../shared/environment-schema.ts';
 import { countersSchema } from '../../testbed/counters-schema.ts';
 import { recordOf } from '../../core/record.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
 export const START_VARIANTS = ['vanilla', 'accelerated'] as const;
-const startVariantSchema = z.enum(START_VARIANTS);
-export type StartVariant = z.infer<typeof startVariantSchema>;
+const startVariantSchema = lazy(() => z.enum(START_VARIANTS));
+export type StartVariant = Output<typeof startVariantSchema>;
 
-const count = z.number().int().nonnegative();
-const ms = z.number().nonnegative();
+const count = lazy(() => z.number().int().nonnegative());
+const ms = lazy(() => z.number().nonnegative());
 
-const startSampleSchema = z.object({
-  image: z.string(),
-  variant: startVariantSchema,
-  round: count,
-  l2MemoryMib: count,
-  /** From the VMM's `cont`: userspace runs, the port is open, the first right answer. */
-  upMs: ms,
-  openMs: ms,
-  answeredMs: ms,
-  /** Counters of L1's whole VM in L0's KVM, from before the launcher's start to the first answer. */
-  counters: countersSchema,
-  /** Why faults were passed to L1, by name, from our module; null where nothing is linked. */
-  fallbacks: recordOf(z.string(), count).nullable(),
-  /** Faults answered in L0, and entries written for them; null where nothing is linked. */
-  handled: count.nullable(),
-  entries: count.nullable(),
-  /** At the first answer: pages of L2 that have a frame, and those that groups gave it and that it has not used. */
-  pages: z.object({ held: count, unused: count }).nullable(),
-  emulatorCpuSeconds: z.number().nonnegative(),
-});
-export type StartSample = z.infer<typeof startSampleSchema>;
-
-const startSummarySchema = z.object({
-  /** By image: part by which the time to the first answer, and to the open port, is shorter. */
-  answered: recordOf(z.string(), z.number()),
-  open: recordOf(z.string(), z.number()),
-  /** Part of the emulator's CPU time, over the same, that is no longer needed. */
-  emulatorCpu: recordOf(z.string(), z.number()),
-  /** World switches that faults cause: accelerated / vanilla. */
-  faultSwitches: recordOf(z.string(), z.number()),
-  /** Mean of `answered` over the images, without the Redis snapshot; and that one. */
-  meanReduction: z.number().optional(),
-  redisSnapshotReduction: z.number().optional(),
-  /** Pages that groups took and that were never touched / pages that were, over all exact starts. */
-  unusedShare: z.number().optional(),
-});
-export type StartSummary = z.infer<typeof startSummarySchema>;
-
-export const startResultSchema = z.object({
-  schema: z.literal(1),
-  benchmark: z.literal('start'),
-  environment: environmentSchema,
-  parameters: z.object({
-    images: z.array(z.string()),
-    rounds: count,
-    l1MemoryMib: count,
-    l1Cpus: count,
-    groupDefault: count,
-    poolHigh: count,
-    l2KernelArguments: z.string(),
+const startSampleSchema = lazy(() =>
+  z.object({
+    image: z.string(),
+    variant: startVariantSchema(),
+    round: count(),
+    l2MemoryMib: count(),
+    /** From the VMM's `cont`: userspace runs, the port is open, the first right answer. */
+    upMs: ms(),
+    openMs: ms(),
+    answeredMs: ms(),
+    /** Counters of L1's whole VM in L0's KVM, from before the launcher's start to the first answer. */
+    counters: countersSchema(),
+    /** Why faults were passed to L1, by name, from our module; null where nothing is linked. */
+    fallbacks: recordOf(z.string(), count()).nullable(),
+    /** Faults answered in L0, and entries written for them; null where nothing is linked. */
+    handled: count().nullable(),
+    entries: count().nullable(),
+    /** At the first answer: pages of L2 that have a frame, and those that groups gave it and that it has not used. */
+    pages: z.object({ held: count(), unused: count() }).nullable(),
+    emulatorCpuSeconds: z.number().nonnegative(),
   }),
-  samples: z.array(startSampleSchema),
-  /** One more accelerated start of each image in which L0 sees the first use of every page (`guest set --exact`). */
-  exact: z.array(z.object({ image: z.string(), held: count, unused: count })),
-  summary: startSummarySchema,
-});
-export type StartResult = z.infer<typeof startResultSchema>;
+);
+export type StartSample = Output<typeof startSampleSchema>;
+
+const startSummarySchema = lazy(() =>
+  z.object({
+    /** By image: part by which the time to the first answer, and to the open port, is shorter. */
+    answered: recordOf(z.string(), z.number()),
+    open: recordOf(z.string(), z.number()),
+    /** Part of the emulator's CPU time, over the same, that is no longer needed. */
+    emulatorCpu: recordOf(z.string(), z.number()),
+    /** World switches that faults cause: accelerated / vanilla. */
+    faultSwitches: recordOf(z.string(), z.number()),
+    /** Mean of `answered` over the images, without the Redis snapshot; and that one. */
+    meanReduction: z.number().optional(),
+    redisSnapshotReduction: z.number().optional(),
+    /** Pages that groups took and that were never touched / pages that were, over all exact starts. */
+    unusedShare: z.number().optional(),
+  }),
+);
+export type StartSummary = Output<typeof startSummarySchema>;
+
+export const startResultSchema = lazy(() =>
+  z.object({
+    schema: z.literal(1),
+    benchmark: z.literal('start'),
+    environment: environmentSchema(),
+    parameters: z.object({
+      images: z.array(z.string()),
+      rounds: count(),
+      l1MemoryMib: count(),
+      l1Cpus: count(),
+      groupDefault: count(),
+      poolHigh: count(),
+      l2KernelArguments: z.string(),
+    }),
+    samples: z.array(startSampleSchema()),
+    /** One more accelerated start of each image in which L0 sees the first use of every page (`guest set --exact`). */
+    exact: z.array(z.object({ image: z.string(), held: count(), unused: count() })),
+    summary: startSummarySchema(),
+  }),
+);
+export type StartResult = Output<typeof startResultSchema>;

@@ -71,7 +71,7 @@ async function measure({ images: list, from, ...o }: StartCommandOptions, versio
     const read = (f: string): StartResult => {
       const text = readInput(f, '--from: give results of --json').toString('utf8');
       try {
-        return startResultSchema.parse(JSON.parse(text));
+        return startResultSchema().parse(JSON.parse(text));
       } catch (e) {
         throw new HyperturtleError('HT_CONFIG', `${f}: a result of 'bench start --json' expected`, {
           cause: e,

@@ -94,7 +94,7 @@ async function setLimit(o: LimitOptions): Promise<void> {
     ...(packets === undefined ? {} : { packetsPerSecond: packets }),
     ...(packetsBurst === undefined ? {} : { burstPackets: packetsBurst }),
   });
-  const checked = RateLimitInput.safeParse({
+  const checked = RateLimitInput().safeParse({
     out: limit(o.outBytes, o.outBurst, o.outPackets, o.outPacketsBurst),
     in: limit(o.inBytes, o.inBurst, o.inPackets, o.inPacketsBurst),
   });

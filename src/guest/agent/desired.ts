@@ -313,7 +313,7 @@ export function parseSignature(text: string, file: string): Signature {
   } catch {
     json = undefined;
   }
-  const parsed = Signature.safeParse(json);
+  const parsed = Signature().safeParse(json);
   if (!parsed.success)
     throw new HyperturtleError(
       'HT_CONFIG',

@@ -11,35 +11,43 @@ import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
 import { ObjectPolicy } from '../../net/policy.ts';
 import { Constants, Name, Sha256, Signature, LinkOptions, LinkOrder } from '../../wire/schema.ts';
 import { recordOf } from '../../core/record.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
-const StoredObject = z.strictObject({
-  sha256: Sha256,
-  signature: Signature.optional(),
-  constants: Constants.optional(),
-});
-type StoredObject = z.output<typeof StoredObject>;
+const StoredObject = lazy(() =>
+  z.strictObject({
+    sha256: Sha256(),
+    signature: Signature().optional(),
+    constants: Constants().optional(),
+  }),
+);
+type StoredObject = Output<typeof StoredObject>;
 
-const StoredLink = z.strictObject({
-  object: Name,
-  program: Name.optional(),
-  hook: Name,
-  target: z.string().optional(),
-  order: LinkOrder.optional(),
-  options: LinkOptions.optional(),
-  /** A link of the configuration file that is not wanted any more. */
-  removed: z.literal(true).optional(),
-});
-export type StoredLink = z.output<typeof StoredLink>;
+const StoredLink = lazy(() =>
+  z.strictObject({
+    object: Name(),
+    program: Name().optional(),
+    hook: Name(),
+    target: z.string().optional(),
+    order: LinkOrder().optional(),
+    options: LinkOptions().optional(),
+    /** A link of the configuration file that is not wanted any more. */
+    removed: z.literal(true).optional(),
+  }),
+);
+export type StoredLink = Output<typeof StoredLink>;
 
-const State = z.strictObject({
-  version: z.literal(1),
-  /** Null: an object of the configuration file that is not wanted any more. */
-  objects: recordOf(Name, StoredObject.nullable()),
-  links: z.array(StoredLink),
-  /** What the maps of objects shall hold, of either origin, by name. */
-  policies: recordOf(Name, ObjectPolicy).default({}),
-});
-export type State = z.output<typeof State>;
+const State = lazy(() =>
+  z.strictObject({
+    version: z.literal(1),
+    /** Null: an object of the configuration file that is not wanted any more. */
+    objects: recordOf(Name(), StoredObject().nullable()),
+    links: z.array(StoredLink()),
+    /** What the maps of objects shall hold, of either origin, by name. */
+    policies: recordOf(Name(), ObjectPolicy()).default({}),
+  }),
+);
+export type State = Output<typeof State>;
 
 export const emptyState = (): State => ({ version: 1, objects: {}, links: [], policies: {} });
 
@@ -68,7 +76,7 @@ export class StateFile {
       throw e;
     }
     try {
-      return { state: State.parse(JSON.parse(text)) };
+      return { state: State().parse(JSON.parse(text)) };
     } catch (e) {
       const aside = `${this.file}.bad`;
       renameSync(this.file, aside);

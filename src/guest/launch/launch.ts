@@ -21,7 +21,7 @@ import { fdChannel, sendFds } from '../../bpf/fd-passing.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { whenReadable } from '../../bpf/poll.ts';
 import { installFilter, requireUserNotification } from '../../bpf/seccomp.ts';
-import { codeFile } from '../../core/code-file.ts';
+import { programFile } from '../../core/code-file.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { launchFilter } from '../../kernel/seccomp.ts';
 import { NAME_VARIABLE, turtlefsMount } from '../agent/vms.ts';
@@ -116,7 +116,7 @@ export function overFor(args: readonly string[], mountinfo: string): string[] {
 /** Returns when it can answer. It is no child of this process, so that the VMM has none that it does not know. */
 async function startSupervisor(task: SupervisorTask, startMs: number): Promise<OwnedFd> {
   const [here, there] = fdChannel('channel to the supervisor');
-  const command = [process.execPath, codeFile('guest/launch/supervisor.js'), JSON.stringify(task)];
+  const command = [process.execPath, programFile('guest/launch/supervisor'), JSON.stringify(task)];
   const shell = spawn('/bin/sh', ['-c', '"$@" &', 'sh', ...command], {
     cwd: '/',
     detached: true,

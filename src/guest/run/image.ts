@@ -96,7 +96,7 @@ function aboutOf(file: string): ImageAbout | undefined {
     if (errnoCode(e) === 'ENOENT') return undefined;
     throw e;
   }
-  const parsed = imageAboutSchema.safeParse(JSON.parse(text));
+  const parsed = imageAboutSchema().safeParse(JSON.parse(text));
   if (parsed.success) return parsed.data;
   throw new HyperturtleError('HT_CONFIG', `${file}: ${parsed.error.issues[0]?.message ?? 'not understood'}`);
 }

@@ -19,116 +19,129 @@ import {
   Used,
 } from '../../wire/schema.ts';
 import { recordOf } from '../../core/record.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
-const Nothing = z.strictObject({});
-const VmName = z.string().max(63);
+const Nothing = lazy(() => z.strictObject({}));
+const VmName = lazy(() => z.string().max(63));
 
-const VmStatusSchema = z.strictObject({
-  name: VmName,
-  /** `config`: from the file; `runtime`: added by command. */
-  from: z.enum(['config', 'runtime']),
-  phase: z.enum(['starting', 'waiting', 'attached', 'stopped']),
-  problem: Text.nullable(),
-  pid: Count.nullable(),
-  qmp: z.strictObject({ path: Text, problem: Text.nullable() }),
-  arena: ArenaInfo,
-  agent: z.strictObject({
-    socket: Text,
-    connected: z.boolean(),
-    hello: z.strictObject({ version: Text, kernel: Text, at: z.iso.datetime() }).nullable(),
+const VmStatusSchema = lazy(() =>
+  z.strictObject({
+    name: VmName(),
+    /** `config`: from the file; `runtime`: added by command. */
+    from: z.enum(['config', 'runtime']),
+    phase: z.enum(['starting', 'waiting', 'attached', 'stopped']),
+    problem: Text().nullable(),
+    pid: Count().nullable(),
+    qmp: z.strictObject({ path: Text(), problem: Text().nullable() }),
+    arena: ArenaInfo(),
+    agent: z.strictObject({
+      socket: Text(),
+      connected: z.boolean(),
+      hello: z.strictObject({ version: Text(), kernel: Text(), at: z.iso.datetime() }).nullable(),
+    }),
+    used: Used().nullable(),
+    links: z.array(LinkInfo()),
+    /** By the host, as runs took too long. */
+    ended: z.array(EndedLink()),
+    /** Programs on NICs that are off since an earlier daemon ended: frames pass without them. */
+    leftOff: z.array(EndedLink()).default([]),
+    stats: z.array(HookStats()),
+    /** Hooks of exits count since then: at another time than before they have begun at 0 again. */
+    countedSince: z.iso.datetime().nullable().optional(),
+    /** What L1 said of itself, and when. */
+    l1: L1Report().extend({ at: z.iso.datetime() }).nullable(),
+    /** With the network device in L0. */
+    nics: z.array(NicInfo().extend({ ifname: Text() })),
+    nicMachine: z.strictObject({ ports: Count(), iommu: z.boolean() }).nullable(),
   }),
-  used: Used.nullable(),
-  links: z.array(LinkInfo),
-  /** By the host, as runs took too long. */
-  ended: z.array(EndedLink),
-  /** Programs on NICs that are off since an earlier daemon ended: frames pass without them. */
-  leftOff: z.array(EndedLink).default([]),
-  stats: z.array(HookStats),
-  /** Hooks of exits count since then: at another time than before they have begun at 0 again. */
-  countedSince: z.iso.datetime().nullable().optional(),
-  /** What L1 said of itself, and when. */
-  l1: L1Report.extend({ at: z.iso.datetime() }).nullable(),
-  /** With the network device in L0. */
-  nics: z.array(NicInfo.extend({ ifname: Text })),
-  nicMachine: z.strictObject({ ports: Count, iommu: z.boolean() }).nullable(),
-});
-export type VmReport = z.output<typeof VmStatusSchema>;
+);
+export type VmReport = Output<typeof VmStatusSchema>;
 
-const DaemonStatus = z.strictObject({
-  version: Text,
-  instance: z.guid(),
-  pid: Count,
-  startedAt: z.iso.datetime(),
-  config: Text,
-  vms: Count,
-  attached: Count,
-  memoryBytes: Count,
-  loader: z.strictObject({
-    busy: Count,
-    waiting: Count,
-    loads: Count,
-    killed: Count,
-    crashed: Count,
-    workers: Count,
+const DaemonStatus = lazy(() =>
+  z.strictObject({
+    version: Text(),
+    instance: z.guid(),
+    pid: Count(),
+    startedAt: z.iso.datetime(),
+    config: Text(),
+    vms: Count(),
+    attached: Count(),
+    memoryBytes: Count(),
+    loader: z.strictObject({
+      busy: Count(),
+      waiting: Count(),
+      loads: Count(),
+      killed: Count(),
+      crashed: Count(),
+      workers: Count(),
+    }),
   }),
-});
+);
 
 export const ADMIN_METHODS = {
   'admin.status': { params: Nothing, result: DaemonStatus },
   'admin.health': {
     params: Nothing,
-    result: z.strictObject({ healthy: z.boolean(), problems: z.array(Text) }),
+    result: lazy(() => z.strictObject({ healthy: z.boolean(), problems: z.array(Text()) })),
   },
-  'admin.doctor': { params: Nothing, result: z.strictObject({ findings: z.array(Finding) }) },
-  'admin.vm.list': { params: Nothing, result: z.strictObject({ vms: z.array(VmStatusSchema) }) },
+  'admin.doctor': { params: Nothing, result: lazy(() => z.strictObject({ findings: z.array(Finding()) })) },
+  'admin.vm.list': {
+    params: Nothing,
+    result: lazy(() => z.strictObject({ vms: z.array(VmStatusSchema()) })),
+  },
   'admin.vm.add': {
     /** `spec` as under `vms` in the configuration file. */
-    params: z.strictObject({ name: VmName, spec: recordOf(z.string(), z.unknown()) }),
+    params: lazy(() => z.strictObject({ name: VmName(), spec: recordOf(z.string(), z.unknown()) })),
     result: Nothing,
   },
-  'admin.vm.remove': { params: z.strictObject({ name: VmName }), result: Nothing },
+  'admin.vm.remove': { params: lazy(() => z.strictObject({ name: VmName() })), result: Nothing },
   /** What a VM has loaded and may have; asking for it makes its agent report more often for a while. */
   'admin.vm.detail': {
-    params: z.strictObject({ name: VmName }),
-    result: z.strictObject({
-      objects: z.array(ObjectInfo),
-      limits: Limits,
-      signature: SignaturePolicy,
-      hooks: z.array(z.strictObject({ name: Text, purpose: Text })),
-    }),
+    params: lazy(() => z.strictObject({ name: VmName() })),
+    result: lazy(() =>
+      z.strictObject({
+        objects: z.array(ObjectInfo()),
+        limits: Limits(),
+        signature: SignaturePolicy(),
+        hooks: z.array(z.strictObject({ name: Text(), purpose: Text() })),
+      }),
+    ),
   },
   /** What happened, of one VM or of all, newest first. */
   'admin.events': {
-    params: z.strictObject({ name: VmName.optional(), limit: z.int().min(1).max(1000) }),
-    result: z.strictObject({ events: z.array(z.strictObject({ vm: VmName, event: Event })) }),
+    params: lazy(() => z.strictObject({ name: VmName().optional(), limit: z.int().min(1).max(1000) })),
+    result: lazy(() => z.strictObject({ events: z.array(z.strictObject({ vm: VmName(), event: Event() })) })),
   },
   /** As `map.get` and `map.dump` of the VM itself. */
   'admin.map.get': {
-    params: METHODS['map.get'].params.extend({ vm: VmName }),
+    params: lazy(() => METHODS['map.get'].params().extend({ vm: VmName() })),
     result: METHODS['map.get'].result,
     large: true,
   },
   'admin.map.dump': {
-    params: METHODS['map.dump'].params.extend({ vm: VmName }),
+    params: lazy(() => METHODS['map.dump'].params().extend({ vm: VmName() })),
     result: METHODS['map.dump'].result,
     large: true,
   },
   'admin.args': {
-    params: z.strictObject({ name: VmName }),
-    result: z.strictObject({ qemu: z.array(z.string()), libvirt: z.string() }),
+    params: lazy(() => z.strictObject({ name: VmName() })),
+    result: lazy(() => z.strictObject({ qemu: z.array(z.string()), libvirt: z.string() })),
   },
   'admin.reload': {
     params: Nothing,
-    result: z.strictObject({
-      added: z.array(VmName),
-      removed: z.array(VmName),
-      restarted: z.array(VmName),
-      updated: z.array(VmName),
-      unchanged: z.array(VmName),
-      /** Settings that take effect only when the daemon starts. */
-      needRestart: z.array(Text),
-    }),
+    result: lazy(() =>
+      z.strictObject({
+        added: z.array(VmName()),
+        removed: z.array(VmName()),
+        restarted: z.array(VmName()),
+        updated: z.array(VmName()),
+        unchanged: z.array(VmName()),
+        /** Settings that take effect only when the daemon starts. */
+        needRestart: z.array(Text()),
+      }),
+    ),
   },
 } as const satisfies MethodTable;
 
-export type ReloadResult = z.output<(typeof ADMIN_METHODS)['admin.reload']['result']>;
+export type ReloadResult = Output<(typeof ADMIN_METHODS)['admin.reload']['result']>;

@@ -100,7 +100,7 @@ export class WorkerProcess {
   }
 
   #take(message: unknown): void {
-    const parsed = WorkerAnswer.safeParse(message);
+    const parsed = WorkerAnswer().safeParse(message);
     const expect = this.#expect;
     this.#expect = undefined;
     if (!parsed.success) {

@@ -7,29 +7,33 @@ import path from 'node:path';
 import { z } from 'zod';
 import { replaceFile } from '../../core/files.ts';
 import { NicInfo } from '../../wire/fields.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
-const recordSchema = z.strictObject({
-  /** Process of the QEMU that got them. */
-  pid: z.int().positive(),
-  startTicks: z.int().nonnegative(),
-  /** Boot id of the L1 that asked for them. */
-  bootId: z.string().nullable(),
-  nics: z.array(
-    z.strictObject({
-      info: NicInfo,
-      /** QEMU's id; older versions made it of the NIC's. */
-      device: z.string().optional(),
-      port: z.string(),
-      /** The tap, or the vDPA device. */
-      ifname: z.string(),
-      /** 0: no network device. */
-      ifindex: z.int().nonnegative(),
-      /** QEMU has said that it is there. */
-      complete: z.boolean(),
-    }),
-  ),
-});
-export type NicsRecord = z.infer<typeof recordSchema>;
+const recordSchema = lazy(() =>
+  z.strictObject({
+    /** Process of the QEMU that got them. */
+    pid: z.int().positive(),
+    startTicks: z.int().nonnegative(),
+    /** Boot id of the L1 that asked for them. */
+    bootId: z.string().nullable(),
+    nics: z.array(
+      z.strictObject({
+        info: NicInfo(),
+        /** QEMU's id; older versions made it of the NIC's. */
+        device: z.string().optional(),
+        port: z.string(),
+        /** The tap, or the vDPA device. */
+        ifname: z.string(),
+        /** 0: no network device. */
+        ifindex: z.int().nonnegative(),
+        /** QEMU has said that it is there. */
+        complete: z.boolean(),
+      }),
+    ),
+  }),
+);
+export type NicsRecord = Output<typeof recordSchema>;
 export type NicRecord = NicsRecord['nics'][number];
 
 const fileOf = (run: string, vm: string): string => path.join(run, 'vms', vm, 'nics.json');
@@ -37,7 +41,7 @@ const fileOf = (run: string, vm: string): string => path.join(run, 'vms', vm, 'n
 /** Undefined when there is none, or it is not whole. */
 export function readNics(run: string, vm: string): NicsRecord | undefined {
   try {
-    return recordSchema.parse(JSON.parse(readFileSync(fileOf(run, vm), 'utf8')));
+    return recordSchema().parse(JSON.parse(readFileSync(fileOf(run, vm), 'utf8')));
   } catch {
     return undefined;
   }

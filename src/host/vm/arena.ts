@@ -16,6 +16,7 @@ import { CleanupStack } from '../../core/lifecycle.ts';
 import { HT_ARENA_OFFER } from '../../kernel/arena.ts';
 import type { ArenaDevice, HostKernel } from './kernel.ts';
 import { ticksNow } from './process-record.ts';
+import { lazy } from '../../core/lazy.ts';
 
 const GETENT_MS = 5_000;
 /** Cleared at a time, between which others have their turn. */
@@ -174,14 +175,14 @@ function madeAt(file: string, mapId: number, resumed: boolean): number {
     return ticks;
   }
   try {
-    const known = madeSchema.parse(JSON.parse(readFileSync(file, 'utf8')));
+    const known = madeSchema().parse(JSON.parse(readFileSync(file, 'utf8')));
     return known.mapId === mapId ? known.ticks : Infinity;
   } catch {
     return Infinity;
   }
 }
 
-const madeSchema = z.strictObject({ mapId: z.int(), ticks: z.number() });
+const madeSchema = lazy(() => z.strictObject({ mapId: z.int(), ticks: z.number() }));
 
 /** There is always one of the two links, never none. */
 function replaceLink(target: string, link: string): void {

@@ -5,38 +5,42 @@ import { z } from 'zod';
 import { EndedLink, LinkInfo, ObjectInfo } from '../../wire/fields.ts';
 import { WITHOUT_DAEMON, namesIn } from '../packets/chain-pins.ts';
 import { pinDirectoryOf } from './arena.ts';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
-const count = z.int().nonnegative();
+const count = lazy(() => z.int().nonnegative());
 /** What a later version adds here is passed over: what it changes has another number. */
-const recordSchema = z.object({
-  version: z.literal(1),
-  pid: z.int().positive(),
-  startTicks: count,
-  bootId: z.string().nullable(),
-  withoutDaemon: z.enum(WITHOUT_DAEMON),
-  nextLink: z.int().positive(),
-  objects: z.array(
-    z.strictObject({
-      /** Its directory among the pins; null: it is not pinned. */
-      number: count.nullable(),
-      identity: z.string(),
-      info: ObjectInfo,
-      /** The kernel's numbers, in the order of the pins. */
-      programs: z.array(count),
-      maps: z.array(count),
-    }),
-  ),
-  links: z.array(
-    z.strictObject({
-      info: LinkInfo,
-      ifindex: z.int().positive(),
-      before: z.strictObject({ runs: count, dropped: count }),
-    }),
-  ),
-  /** What could not be taken over, by an earlier daemon. */
-  leftOff: z.array(EndedLink),
-});
-export type KeptRecord = z.infer<typeof recordSchema>;
+const recordSchema = lazy(() =>
+  z.object({
+    version: z.literal(1),
+    pid: z.int().positive(),
+    startTicks: count(),
+    bootId: z.string().nullable(),
+    withoutDaemon: z.enum(WITHOUT_DAEMON),
+    nextLink: z.int().positive(),
+    objects: z.array(
+      z.strictObject({
+        /** Its directory among the pins; null: it is not pinned. */
+        number: count().nullable(),
+        identity: z.string(),
+        info: ObjectInfo(),
+        /** The kernel's numbers, in the order of the pins. */
+        programs: z.array(count()),
+        maps: z.array(count()),
+      }),
+    ),
+    links: z.array(
+      z.strictObject({
+        info: LinkInfo(),
+        ifindex: z.int().positive(),
+        before: z.strictObject({ runs: count(), dropped: count() }),
+      }),
+    ),
+    /** What could not be taken over, by an earlier daemon. */
+    leftOff: z.array(EndedLink()),
+  }),
+);
+export type KeptRecord = Output<typeof recordSchema>;
 
 export interface KeptPaths {
   readonly vm: string;
@@ -57,7 +61,7 @@ export const objectPinsOf = (p: Pinned): string => path.join(pinDirectoryOf(p), 
 /** Undefined when there is none, or it is not whole. */
 export function readRecord(paths: Pick<KeptPaths, 'run' | 'vm'>): KeptRecord | undefined {
   try {
-    return recordSchema.parse(JSON.parse(readFileSync(fileOf(paths), 'utf8')));
+    return recordSchema().parse(JSON.parse(readFileSync(fileOf(paths), 'utf8')));
   } catch {
     return undefined; // none, or not whole: nothing is known then
   }

@@ -7,15 +7,19 @@ import { readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
+import { lazy } from '../../core/lazy.ts';
+import type { Output } from '../../core/lazy.ts';
 
-const recordSchema = z.strictObject({
-  pid: z.int().positive(),
-  /** Field 22 of /proc/PID/stat: with the pid it names one process forever. */
-  startTicks: z.int().nonnegative(),
-  /** The kernel's id of the map that it has as its arena; null: none. */
-  arenaMapId: z.int().nonnegative().nullable(),
-});
-export type ProcessRecord = z.infer<typeof recordSchema>;
+const recordSchema = lazy(() =>
+  z.strictObject({
+    pid: z.int().positive(),
+    /** Field 22 of /proc/PID/stat: with the pid it names one process forever. */
+    startTicks: z.int().nonnegative(),
+    /** The kernel's id of the map that it has as its arena; null: none. */
+    arenaMapId: z.int().nonnegative().nullable(),
+  }),
+);
+export type ProcessRecord = Output<typeof recordSchema>;
 
 /** Undefined when there is no such process. */
 export function startTicksOf(pid: number): number | undefined {
@@ -40,7 +44,7 @@ function fileOf(run: string, vm: string): string {
 
 export function readRecord(run: string, vm: string): ProcessRecord | undefined {
   try {
-    return recordSchema.parse(JSON.parse(readFileSync(fileOf(run, vm), 'utf8')));
+    return recordSchema().parse(JSON.parse(readFileSync(fileOf(run, vm), 'utf8')));
   } catch {
     return undefined; // none, or not whole: nothing is known then
   }

@@ -17,7 +17,7 @@ import { registerNic } from '../../../src/cli/nic/command.ts';
 import { registerTraffic } from '../../../src/cli/net/traffic.ts';
 import { registerTop } from '../../../src/cli/top/command.ts';
 import { parseYaml } from '../../../src/core/yaml.ts';
-import { AGENT_SETTINGS, AgentConfig } from '../../../src/guest/agent/config.ts';
+import { agentSettings, AgentConfig } from '../../../src/guest/agent/config.ts';
 
 const cli = readFileSync('docs/cli.md', 'utf8');
 const agent = readFileSync('docs/guest-agent.md', 'utf8');
@@ -54,7 +54,7 @@ test('the example configuration is one, and names every setting', () => {
   const example = agent
     .slice(agent.indexOf('    port: '), agent.indexOf('What is left out of'))
     .replace(/^ {4}/gm, '');
-  const config = parseYaml(example, 'guest.yaml', AgentConfig);
+  const config = parseYaml(example, 'guest.yaml', AgentConfig());
   expect(config.links).toEqual([{ object: 'npf', hook: 'npf' }]);
-  for (const key of AGENT_SETTINGS) expect(example, key).toMatch(new RegExp(`^${key}:`, 'm'));
+  for (const key of agentSettings()) expect(example, key).toMatch(new RegExp(`^${key}:`, 'm'));
 });

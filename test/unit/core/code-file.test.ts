@@ -16,13 +16,18 @@ describe('files of code', () => {
   });
 
   it('that are started by their path are programs of the bundle, and no others are', () => {
-    const programs = [...read('scripts/bundle.mjs').matchAll(/^ {2}'([a-z/-]+)',$/gm)];
+    const [, list = ''] = /^const PROGRAMS = \[$([^\]]*)/m.exec(read('scripts/bundle.mjs')) ?? [];
+    const programs = [...list.matchAll(/^ {2}'([a-z/-]+)',$/gm)];
     const named = sources.flatMap((f) =>
-      [...read(`src/${f}`).matchAll(/codeFile\('([^'.]+\.js)'\)/g)].map((m) => m[1]!),
+      [...read(`src/${f}`).matchAll(/programFile\('([^'.]+)'\)/g)].map((m) => m[1]!),
     );
     const { bin } = JSON.parse(read('package.json')) as { bin: Record<string, string> };
-    const started = [...Object.values(bin).map((f) => f.replace(/^dist\/src\//, '')), ...named];
-    expect(programs.map((m) => `${m[1]!}.js`).sort()).toEqual(started.sort());
+    const started = [...Object.values(bin).map((f) => /^dist\/src\/(.*)\.cjs$/.exec(f)?.[1] ?? f), ...named];
+    expect(programs.map((m) => m[1]!).sort()).toEqual([...new Set(started)].sort());
+  });
+
+  it('that are started are never named by what only a tree without bundles has', () => {
+    expect(sources.filter((f) => /codeFile\('[^']+\.js'\)/.test(read(`src/${f}`)))).toEqual([]);
   });
 
   it('are named by this function alone: a path beside the module is another one in a bundle', () => {

@@ -36,7 +36,7 @@ vms: {"${name}": {qmp: /q, agent: {hotplug: true}, nics: {networks: ["${name}"]}
   });
 
   it('an object is wanted, without a policy that nobody gave, also after a restart, and until it is removed', () => {
-    const config = AgentConfig.parse({ state: path.join(dir, 'state') });
+    const config = AgentConfig().parse({ state: path.join(dir, 'state') });
     const first = new DesiredState(config);
     expect(first.removeObject(name)).toBe(false);
     first.putObject({ name, elf: Buffer.from('x'), constants: Object.fromEntries([[name, 'AQ==']]) });
@@ -52,7 +52,7 @@ vms: {"${name}": {qmp: /q, agent: {hotplug: true}, nics: {networks: ["${name}"]}
   });
 
   it('an object of the configuration is read, and may be unloaded by command', () => {
-    const config = AgentConfig.parse({
+    const config = AgentConfig().parse({
       state: path.join(dir, 'state'),
       objects: Object.fromEntries([[name, { file: '/none' }]]),
     });
@@ -65,12 +65,12 @@ vms: {"${name}": {qmp: /q, agent: {hotplug: true}, nics: {networks: ["${name}"]}
 
   it('constants and reasons of that name are carried by the wire', () => {
     const constants = JSON.parse(`{"${name}":"AQ=="}`) as object;
-    const load = METHODS.load.params.parse({ name, elf: 'AAAA', constants });
+    const load = METHODS.load.params().parse({ name, elf: 'AAAA', constants });
     expect(own(load.constants ?? {}, name)).toBe('AQ==');
     const stats = JSON.parse(
       `{"hooks":[{"hook":"npf","linked":false,"runs":2,"handled":0,"entries":0,"learned":0,"passed":2,"reasons":{"${name}":2}}]}`,
     ) as unknown;
-    const { hooks } = METHODS.stats.result.parse(stats);
+    const { hooks } = METHODS.stats.result().parse(stats);
     const at = (atMs: number): TopSample => ({ atMs, hooks, status: { l2s: [] } }) as unknown as TopSample;
     expect(own(rates(undefined, at(0)).hooks[0]!.reasons, name)).toBe(2);
     expect(own(rates(at(0), at(1000)).hooks[0]!.reasons, name)).toBeUndefined();

@@ -112,7 +112,7 @@ describe('--option', () => {
     ];
     for (const options of all)
       expect(fitsHook('exit', options) || fitsHook('sample', options), JSON.stringify(options)).toBe(
-        LinkOptions.safeParse(options).success,
+        LinkOptions().safeParse(options).success,
       );
   });
 });

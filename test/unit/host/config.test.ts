@@ -142,7 +142,7 @@ describe('a mistake is told with its line and column', () => {
       `guest.yaml:1:1: state: its lock /${'s'.repeat(104)}/agent.lock is too long: at most 107 bytes for a socket`,
     ],
   ])("when one of the agent's own sockets is taken or has too long a name (%#)", (text, problem) => {
-    expect(() => parseYaml(text, 'guest.yaml', AgentConfig)).toThrow(
+    expect(() => parseYaml(text, 'guest.yaml', AgentConfig())).toThrow(
       expect.objectContaining({ detail: { problems: [problem] } }),
     );
   });

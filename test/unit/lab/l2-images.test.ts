@@ -14,7 +14,7 @@ describe('images of nested guests', () => {
       ...['redis', 'redis-snapshot', 'nginx'],
     ]);
     for (const name of L2_IMAGE_NAMES) {
-      const about = imageAboutSchema.parse(aboutImage(name));
+      const about = imageAboutSchema().parse(aboutImage(name));
       expect(about.service?.expect, name).not.toBe('');
     }
   });

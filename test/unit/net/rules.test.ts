@@ -61,10 +61,10 @@ describe('a rule', () => {
   });
 
   it('denies by default in a policy, and the policy reads back as itself', () => {
-    const policy = policyOf(PolicyInput.parse({ rules: ['allow out tcp port 80'] }));
+    const policy = policyOf(PolicyInput().parse({ rules: ['allow out tcp port 80'] }));
     expect(policy.default).toEqual({ in: 'deny', out: 'deny' });
     expect(policyOf(inputOf(policy))).toEqual(policy);
-    expect(() => PolicyInput.parse({ rule: [] })).toThrow();
+    expect(() => PolicyInput().parse({ rule: [] })).toThrow();
   });
 });
 

@@ -33,8 +33,8 @@ function members(schema: z.core.$ZodType): string[] {
 
 /** Described where they first appear. */
 const KNOWN_ELSEWHERE: Partial<Record<MethodName, string[]>> = {
-  hello: members(METHODS.limits.result.shape.limits),
-  replace: members(METHODS.load.params),
+  hello: members(METHODS.limits.result().shape.limits),
+  replace: members(METHODS.load.params()),
 };
 
 describe('the text', () => {
@@ -42,8 +42,8 @@ describe('the text', () => {
     const own = section(`### \`${method}\``);
     expect(own).toContain(`"method":"${method}"`);
     const { params, result } = METHODS[method];
-    const elsewhere = [...members(METHODS.load.result), ...members(METHODS.link.result)];
-    for (const name of [...members(params), ...members(result)]) {
+    const elsewhere = [...members(METHODS.load.result()), ...members(METHODS.link.result())];
+    for (const name of [...members(params()), ...members(result())]) {
       const described = method !== 'load' && method !== 'link' && elsewhere.includes(name) ? text : own;
       if (!KNOWN_ELSEWHERE[method]?.includes(name)) expect(described).toContain(`\`${name}`);
     }
@@ -61,7 +61,7 @@ describe('the text', () => {
   it('names all notifications and events', () => {
     const own = section('## Notifications');
     for (const name of Object.keys(NOTIFICATIONS)) expect(own).toContain(`\`${name}\``);
-    for (const option of Event.options) {
+    for (const option of Event().options) {
       const row = own.split('\n').find((l) => l.startsWith(`| \`${option.shape.type.value}\` |`));
       for (const key of Object.keys(option.shape))
         if (!['seq', 'time', 'type'].includes(key)) expect(row).toContain(`\`${key}\``);
@@ -108,10 +108,10 @@ describe('the example session', () => {
       expect(await raw.next()).toEqual(expected);
       const method = asked.get(expected['id']) as MethodName;
       if ('result' in expected)
-        expect(METHODS[method].result.safeParse(expected['result']).error).toBeUndefined();
+        expect(METHODS[method].result().safeParse(expected['result']).error).toBeUndefined();
       const { method: name, params } = expected;
       if (typeof name === 'string')
-        expect(NOTIFICATIONS[name as keyof typeof NOTIFICATIONS].safeParse(params).error).toBeUndefined();
+        expect(NOTIFICATIONS[name as keyof typeof NOTIFICATIONS]().safeParse(params).error).toBeUndefined();
     }
     expect(raw.received).toEqual([]);
     for (const method of Object.keys(METHODS)) expect([...asked.values()]).toContain(method);

@@ -105,20 +105,20 @@ describe('figures of bench net', () => {
 describe('what bench net is made of', () => {
   it('reads what the program in L2 prints', () => {
     expect(
-      loadLineSchema.parse({ kind: 'rtt', window: 1, count: 1, lost: 0, totalNs: 5, ns: [5] }),
+      loadLineSchema().parse({ kind: 'rtt', window: 1, count: 1, lost: 0, totalNs: 5, ns: [5] }),
     ).toBeTruthy();
-    expect(() => loadLineSchema.parse({ kind: 'rtt', window: 1, count: 1 })).toThrow();
+    expect(() => loadLineSchema().parse({ kind: 'rtt', window: 1, count: 1 })).toThrow();
   });
 
   it('has as many rules as were asked for, the last of which let its own packets pass', () => {
     const policy = benchPolicy(100);
-    expect(PolicyInput.parse(policy).rules).toHaveLength(100);
+    expect(PolicyInput().parse(policy).rules).toHaveLength(100);
     expect(policy.rules.slice(-2).join()).toMatch(/allow both udp.*allow both tcp/);
   });
 });
 
 describe('its report', () => {
-  const result: NetResult = netResultSchema.parse({
+  const result: NetResult = netResultSchema().parse({
     schema: 1,
     benchmark: 'net',
     environment: {

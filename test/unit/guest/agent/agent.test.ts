@@ -48,7 +48,7 @@ afterEach(async () => {
 const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
 async function startAgent(extra: object = {}, moreTimes: object = {}): Promise<Agent> {
-  const config = AgentConfig.parse({
+  const config = AgentConfig().parse({
     port: host.socket,
     socket: path.join(dir, 'agent.sock'),
     state: path.join(dir, 'state'),

@@ -35,7 +35,7 @@ describe('a second agent with a socket of its own', () => {
   it('is refused while the state directory is another’s, and starts when that one has stopped', async () => {
     const start = (socket: string): Promise<Agent> =>
       Agent.start({
-        config: AgentConfig.parse({
+        config: AgentConfig().parse({
           state: path.join(dir, 'state'),
           socket: path.join(dir, socket),
           port: path.join(dir, 'none'),

@@ -22,7 +22,7 @@ const npf = (): string => {
   return file;
 };
 const config = (extra: object = {}): AgentConfig =>
-  AgentConfig.parse({ state: path.join(dir, 'state'), ...extra });
+  AgentConfig().parse({ state: path.join(dir, 'state'), ...extra });
 const withNpf = (): AgentConfig =>
   config({ objects: { npf: { file: npf() } }, links: [{ object: 'npf', hook: 'npf' }] });
 const names = (d: DesiredState): string[] => d.objects().map((o) => `${o.name} ${o.origin}`);
@@ -251,14 +251,14 @@ describe('the configuration', () => {
   test('each mistake is told with its line and what was expected', () => {
     const text =
       'l2:\n  regster: true\nmodule:\n  pool: {low: 9, high: 3}\nlinks:\n  - {object: "a b", hook: npf}\n';
-    const problems = (): unknown => parseYaml(text, 'guest.yaml', AgentConfig);
+    const problems = (): unknown => parseYaml(text, 'guest.yaml', AgentConfig());
     expect(problems).toThrow('guest.yaml:2:3: l2.regster: there is no such setting');
     expect(problems).toThrow(/guest.yaml:4:\d+: module.pool: low must not be above high/);
     expect(problems).toThrow(/guest.yaml:6:\d+: links.0.object: a name of/);
   });
 
   test('an empty file is all defaults', () => {
-    const c = parseYaml('# nothing\n', 'guest.yaml', AgentConfig);
+    const c = parseYaml('# nothing\n', 'guest.yaml', AgentConfig());
     expect(c.port).toBe('/dev/virtio-ports/org.hyperturtle.v1');
     expect(c.l2.register).toBe(true);
   });

@@ -11,7 +11,7 @@ let stop: AbortController;
 let running: Promise<void>;
 const log = { info: () => {}, warn: () => {} };
 
-function start(config = AgentConfig.parse({})): void {
+function start(config = AgentConfig().parse({})): void {
   stop = new AbortController();
   registrar = new Registrar({
     open: module.open,
@@ -72,7 +72,7 @@ test('a module that comes late is taken up', async () => {
 test('without an arena nothing is registered; when one comes, all that run are, and the settings are made again', async () => {
   module.arena = false;
   module.vms.add(10);
-  start(AgentConfig.parse({ module: { groupMax: 8, pool: { low: 10, high: 20 } } }));
+  start(AgentConfig().parse({ module: { groupMax: 8, pool: { low: 10, high: 20 } } }));
   await waitFor('module', () => (registrar.state === 'present' ? true : undefined), { timeoutMs: 2000 });
   expect(module.settings).toEqual([]);
   module.setArena(true);
@@ -138,7 +138,7 @@ test('a module that was unloaded while released is taken up as soon as it is the
 
 test('told not to register, it registers nothing but keeps the settings', async () => {
   module.vms.add(10);
-  start(AgentConfig.parse({ l2: { register: false }, module: { enabled: false } }));
+  start(AgentConfig().parse({ l2: { register: false }, module: { enabled: false } }));
   await waitFor('settings', () => module.settings[0], { timeoutMs: 2000 });
   module.startVm(11);
   await sleep(20);

@@ -26,7 +26,7 @@ function session(room = Infinity): {
       notify: (name, params) => {
         if (left <= 0) return false;
         left--;
-        NOTIFICATIONS[name].parse(params);
+        NOTIFICATIONS[name]().parse(params);
         told.push('seq' in params ? params.seq : name === 'events.lost' ? params : name);
         return true;
       },

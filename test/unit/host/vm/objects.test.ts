@@ -74,7 +74,7 @@ beforeEach(() => {
   arena = fd('arena');
   w = {
     settings: {
-      quotas: quotasSchema.parse({}),
+      quotas: quotasSchema().parse({}),
       policy: { forbiddenHelpers: [] },
       signature: 'none',
       verify: () => '0123456789abcdef',
@@ -194,7 +194,7 @@ describe('loading', () => {
   });
 
   it('counts quotas of what is there already', async () => {
-    w.settings.quotas = quotasSchema.parse({ objects: 2, maps: 2, mapBytes: 250, elfBytes: 30 });
+    w.settings.quotas = quotasSchema().parse({ objects: 2, maps: 2, mapBytes: 250, elfBytes: 30 });
     await load('a', 'p:x m:one m:two arena');
     expect(w.objects.used()).toEqual({ objects: 1, programs: 1, links: 0, maps: 2, mapBytes: 200 });
     expect(await kind(load('b', 'p:x '.padEnd(31)))).toBe('QUOTA');
@@ -203,7 +203,7 @@ describe('loading', () => {
   });
 
   it('leaves nothing of an object whose maps turn out larger than was left, or that was cancelled', async () => {
-    w.settings.quotas = quotasSchema.parse({ mapBytes: 150 });
+    w.settings.quotas = quotasSchema().parse({ mapBytes: 150 });
     expect(await kind(load('a', 'p:x m:one m:two'))).toBe('QUOTA');
     const cancelled = AbortSignal.abort(new HyperturtleError('HT_INTERRUPTED', 'cancelled'));
     expect(await kind(w.objects.load({ name: 'a', elf: b64('p:x') }, cancelled))).toBe('CANCELLED');
@@ -223,15 +223,15 @@ describe('loading', () => {
   });
 
   it('refuses what may run for longer than the quota, of its hook alone', async () => {
-    w.settings.quotas = quotasSchema.parse({ runUs: { npf: 8 } });
+    w.settings.quotas = quotasSchema().parse({ runUs: { npf: 8 } });
     const e: unknown = await load('a', 'p:x').catch((x: unknown) => x);
     expect(isHyperturtleError(e, 'HT_REFUSED') && e.detail).toMatchObject({ rule: 'run-time', program: 'x' });
     expect(isHyperturtleError(e) && e.message).toContain('9.0 us on a slow core, at most 8.0 allowed');
     await load('b', 'x:y');
-    w.settings.quotas = quotasSchema.parse({ runUs: { npf: 9, sample: 100 } });
+    w.settings.quotas = quotasSchema().parse({ runUs: { npf: 9, sample: 100 } });
     await load('c', 'p:x');
     expect(runNsOf({ name: 'sample', runNs: 10_000 }, w.settings.quotas)).toBe(10_000);
-    expect(() => quotasSchema.parse({ runUs: { nfp: 1 } })).toThrow(/nfp/);
+    expect(() => quotasSchema().parse({ runUs: { nfp: 1 } })).toThrow(/nfp/);
   });
 
   it('calls what libbpf refuses the object’s fault', async () => {
@@ -334,7 +334,7 @@ describe('replacing', () => {
   });
 
   it('may use the quota that the old version sets free', async () => {
-    w.settings.quotas = quotasSchema.parse({ objects: 1, mapBytes: 100 });
+    w.settings.quotas = quotasSchema().parse({ objects: 1, mapBytes: 100 });
     await load('a', 'p:x m:one');
     expect(await kind(replace('p:x m:two'))).toBe('granted');
     expect(w.objects.used().mapBytes).toBe(100);
