@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { libbpf } from '../../src/bpf/libbpf.ts';
 import { SharedArray } from '../../src/bpf/map.ts';
 import { isHyperturtleError } from '../../src/core/errors.ts';
 import { TRIPLET, toolEnv, toolPath } from '../../src/lab/tools.ts';
@@ -37,8 +38,17 @@ export function whyNoBpf(clang: Clang | undefined): string | undefined {
 
 /** The same for tests that need maps only. */
 export function whyNoMaps(): string | undefined {
+  return refusalOf(() => SharedArray.create('probe', 4096).close());
+}
+
+/** Why the library is not there, which the daemon needs to start. */
+export function whyNoLibbpf(): string | undefined {
+  return refusalOf(libbpf);
+}
+
+function refusalOf(work: () => unknown): string | undefined {
   try {
-    SharedArray.create('probe', 4096).close();
+    work();
     return undefined;
   } catch (e) {
     if (isHyperturtleError(e)) return e.message;
