@@ -43,8 +43,8 @@
 #include "kvm_calls.h"
 
 /*
- * 30 us and the last call and the fault itself stay below 50 on hardware, where each is 1 to 2 us. A host that is a virtual
- * machine may be emulated, and stand still itself: run.c
+ * A call with eight pages is some 13,500 instructions in 6.1 (docs/results/faults.md), so 3 to 5 us: 30 us and the last call
+ * and the fault itself stay below 50. A host that is a virtual machine may be emulated, and stand still itself: run.c
  */
 #define HT_FILL_US 30
 #define HT_FILL_VIRTUAL_US (30 * USEC_PER_MSEC)
