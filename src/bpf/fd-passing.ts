@@ -77,9 +77,7 @@ export function sendWithFds(socket: number, what: string, bytes: Uint8Array, fds
     throw new RangeError(`${fds.length} descriptors: 1 to ${MAX_PASSED_FDS} expected`);
   withMessage(bytes, fds.length, (message, control) => {
     const view = viewOf(control);
-    view.setBigUint64(0, BigInt(CMSG_HEADER + 4 * fds.length), true);
-    u32.write(view, 8, SOL_SOCKET);
-    u32.write(view, 12, SCM_RIGHTS);
+    writeHeader(view, fds.length);
     fds.forEach((fd, i) => u32.write(view, CMSG_HEADER + 4 * i, fd));
     // SAFETY: all pointers of `message` lead to live memory of the lengths that it says.
     const sent = cSendmsg(socket, message, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -111,38 +109,68 @@ export function receiveFds(channel: OwnedFd, count: number, what: (i: number) =>
   });
 }
 
+/**
+ * A sender of one descriptor whose message is ready: `send` allocates nothing and says whether it went, for a moment in which
+ * this process can wait for nothing. Its memory stays until the process ends or becomes another program.
+ */
+export function readySender(channel: OwnedFd): { send: (fd: number) => boolean } {
+  const { message, control } = makeMessage(new Uint8Array(1), 1);
+  const view = viewOf(control);
+  writeHeader(view, 1);
+  const { fd: socket } = channel;
+  return {
+    send: (fd) => {
+      view.setInt32(CMSG_HEADER, fd, true);
+      // SAFETY: as in sendWithFds; the memory is never freed.
+      return cSendmsg(socket, message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+    },
+  };
+}
+
+function writeHeader(view: DataView, fds: number): void {
+  view.setBigUint64(0, BigInt(CMSG_HEADER + 4 * fds), true);
+  u32.write(view, 8, SOL_SOCKET);
+  u32.write(view, 12, SCM_RIGHTS);
+}
+
 /** A message with these bytes and room for `count` descriptors; its memory lives as long as `use` runs. */
 function withMessage<T>(
   bytes: Uint8Array,
   count: number,
   use: (message: MsgHdrValue, control: Uint8Array) => T,
 ): T {
+  const { message, control, memory } = makeMessage(bytes, count);
+  try {
+    return use(message, control);
+  } finally {
+    koffi.free(memory);
+  }
+}
+
+/** The same, whose memory is the caller's to free; `control` must not be used after that. */
+function makeMessage(
+  bytes: Uint8Array,
+  count: number,
+): { message: MsgHdrValue; control: Uint8Array; memory: bigint } {
   const controlBytes = Math.ceil((CMSG_HEADER + 4 * count) / 8) * 8;
   const head = 16 + controlBytes;
   const total = head + bytes.length;
   const memory = koffi.alloc('uint8_t', total) as bigint;
-  try {
-    // SAFETY: the view covers exactly the allocation and is not used after `use`.
-    const all = new Uint8Array(koffi.view(memory, total));
-    all.fill(0);
-    all.set(bytes, head);
-    const view = viewOf(all);
-    view.setBigUint64(0, memory + BigInt(head), true); // iovec
-    view.setBigUint64(8, BigInt(bytes.length), true);
-    const control = all.subarray(16, head);
-    return use(
-      {
-        name: null,
-        namelen: 0,
-        iov: memory,
-        iovlen: 1,
-        control: memory + 16n,
-        controllen: controlBytes,
-        flags: 0,
-      },
-      control,
-    );
-  } finally {
-    koffi.free(memory);
-  }
+  // SAFETY: the view covers exactly the allocation.
+  const all = new Uint8Array(koffi.view(memory, total));
+  all.fill(0);
+  all.set(bytes, head);
+  const view = viewOf(all);
+  view.setBigUint64(0, memory + BigInt(head), true); // iovec
+  view.setBigUint64(8, BigInt(bytes.length), true);
+  const message = {
+    name: null,
+    namelen: 0,
+    iov: memory,
+    iovlen: 1,
+    control: memory + 16n,
+    controllen: controlBytes,
+    flags: 0,
+  };
+  return { message, control: all.subarray(16, head), memory };
 }

@@ -17,7 +17,7 @@ import {
   SECCOMP_USER_NOTIF_FLAG_CONTINUE,
 } from '../kernel/seccomp.ts';
 import { u32, u64, viewOf } from '../kernel/struct.ts';
-import { OwnedFd } from './fds.ts';
+import type { OwnedFd } from './fds.ts';
 import { ioctl, kernelError } from './sys.ts';
 
 const libc = koffi.load('libc.so.6');
@@ -50,32 +50,34 @@ export function requireUserNotification(): void {
 }
 
 /**
- * Puts the filter on the calling thread, and so on what it executes. Returns the file by which its calls are answered: from
- * here on a call of this thread that the filter asks about waits until that is done.
+ * What puts the filter on the calling thread, and so on what it executes: gives the descriptor by which its calls are
+ * answered, or the negative error number, and allocates nothing. From then on a call of this thread that the filter asks about
+ * waits until it is answered. Its memory stays until the process ends or becomes another program.
  */
-export function installFilter(filter: Uint8Array): OwnedFd {
+export function readyFilter(filter: Uint8Array): () => number {
   const program = koffi.alloc('uint8_t', filter.length) as bigint;
-  try {
-    // SAFETY: the view covers exactly the allocation, which the kernel copies before the call returns.
-    new Uint8Array(koffi.view(program, filter.length)).set(filter);
-    const fprog = new Uint8Array(16);
-    const view = viewOf(fprog);
-    view.setUint16(0, filter.length / 8, true);
-    u64.write(view, 8, program);
+  // SAFETY: the view covers exactly the allocation.
+  new Uint8Array(koffi.view(program, filter.length)).set(filter);
+  const fprog = new Uint8Array(16);
+  const view = viewOf(fprog);
+  view.setUint16(0, filter.length / 8, true);
+  u64.write(view, 8, program);
+  return () => {
+    // SAFETY: the kernel reads one struct sock_fprog and the filter behind it, and keeps a copy.
     const fd = cSeccomp(SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, fprog);
-    if (fd < 0)
-      throw kernelError('seccomp', koffi.errno(), {
-        EBUSY: [
-          'HT_UNSUPPORTED',
-          'this process has a filter with a listener already, as by another such launcher: the kernel allows one',
-        ],
-        EACCES: ['HT_UNSUPPORTED', 'neither CAP_SYS_ADMIN nor no_new_privs'],
-      });
-    return new OwnedFd(fd, 'calls of the VMM');
-  } finally {
-    koffi.free(program);
-  }
+    return fd < 0 ? -koffi.errno() : fd;
+  };
 }
+
+/** What a negative answer of readyFilter() means. */
+export const filterError = (errno: number): HyperturtleError =>
+  kernelError('seccomp', errno, {
+    EBUSY: [
+      'HT_UNSUPPORTED',
+      'this process has a filter with a listener already, as by another such launcher: the kernel allows one',
+    ],
+    EACCES: ['HT_UNSUPPORTED', 'neither CAP_SYS_ADMIN nor no_new_privs'],
+  });
 
 /** A call that waits for its answer. */
 export interface AskedCall {

@@ -74,12 +74,16 @@ interface Ended {
   err: string;
 }
 
+/** Within a deadline, after which it is killed and so is the test. */
 async function ended(child: ChildProcess): Promise<Ended> {
+  const late = setTimeout(() => child.kill('SIGABRT'), TIMEOUT_MS / 2);
   const [[status, signal], out, err] = await Promise.all([
     once(child, 'close') as Promise<[number | null, string | null]>,
     text(child.stdout!),
     text(child.stderr!),
   ]);
+  clearTimeout(late);
+  if (signal === 'SIGABRT') throw new Error(`it does not end: ${out}${err}`);
   return { status, signal, out, err };
 }
 

@@ -8,6 +8,7 @@ import { accessSync, constants, readFileSync, readSync, statSync, writeSync } fr
 import path from 'node:path';
 import {
   bindOver,
+  closeNow,
   execute,
   findProgram,
   hasSysAdmin,
@@ -17,10 +18,10 @@ import {
   setNoNewPrivs,
   undoNode,
 } from '../../bpf/exec.ts';
-import { fdChannel, sendFds } from '../../bpf/fd-passing.ts';
+import { fdChannel, readySender } from '../../bpf/fd-passing.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { whenReadable } from '../../bpf/poll.ts';
-import { installFilter, requireUserNotification } from '../../bpf/seccomp.ts';
+import { filterError, readyFilter, requireUserNotification } from '../../bpf/seccomp.ts';
 import { programFile } from '../../core/code-file.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { launchFilter } from '../../kernel/seccomp.ts';
@@ -75,12 +76,34 @@ export async function launch(o: LaunchOptions): Promise<never> {
   if (!hasSysAdmin()) setNoNewPrivs();
   undoNode();
   try {
-    // from here on the supervisor is needed: nothing comes in between
-    sendFds(channel, [installFilter(filter).fd]);
+    passCalls(channel, filter);
     execute(image);
   } catch (e) {
-    writeSync(channel.fd, NOT_STARTED);
+    tell(channel, NOT_STARTED);
     throw e;
+  }
+}
+
+/**
+ * Puts the filter on and passes its listener. In between nothing is allocated and nothing can fail but by a number: V8 gives
+ * memory back by a call that the filter asks about, and nobody answers yet. The listener is closed here in any case: if the
+ * supervisor has been killed, calls then fail and do not wait forever.
+ */
+function passCalls(channel: OwnedFd, filter: Uint8Array): void {
+  const install = readyFilter(filter);
+  const { send } = readySender(channel);
+  const listener = install();
+  const sent = listener >= 0 && send(listener);
+  if (listener >= 0) closeNow(listener);
+  if (listener < 0) throw filterError(-listener);
+  if (!sent) throw new HyperturtleError('HT_CRASHED', 'its supervisor has ended');
+}
+
+function tell(channel: OwnedFd, text: string): void {
+  try {
+    writeSync(channel.fd, text);
+  } catch {
+    // the supervisor has ended
   }
 }
 
