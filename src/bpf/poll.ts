@@ -1,8 +1,9 @@
-/** Waiting in the event loop for a descriptor that Node has no class for. */
+/** Waiting for a descriptor that Node has no class for, in the event loop or in place of it. */
 import koffi from 'koffi';
 import { HyperturtleError } from '../core/errors.ts';
 import type { OwnedFd } from './fds.ts';
-import { isPollable } from './sys.ts';
+import { viewOf } from '../kernel/struct.ts';
+import { isPollable, kernelError } from './sys.ts';
 
 /**
  * Resolves when `file` becomes readable or is hung up: a pidfd when its process ends, an L2's descriptor when the L2
@@ -32,4 +33,25 @@ export function whenReadable(file: OwnedFd, signal: AbortSignal): Promise<void> 
     };
     signal.addEventListener('abort', onAbort, { once: true });
   });
+}
+
+const cPoll = koffi.load('libc.so.6').func('int poll(void *fds, unsigned long n, int timeoutMs)') as (
+  fds: Uint8Array,
+  n: number,
+  timeoutMs: number,
+) => number;
+const POLLIN = 1;
+const POLLHUP = 16;
+
+/** Whether it becomes readable, is readable or hung up, or neither within that time; this thread waits. */
+export function pollNow(file: OwnedFd, timeoutMs: number): 'readable' | 'over' | 'quiet' {
+  const fds = new Uint8Array(8);
+  const view = viewOf(fds);
+  view.setInt32(0, file.fd, true);
+  view.setInt16(4, POLLIN, true);
+  // SAFETY: the kernel reads and writes one struct pollfd, 8 bytes.
+  if (cPoll(fds, 1, timeoutMs) < 0) throw kernelError('poll', koffi.errno());
+  const events = view.getInt16(6, true);
+  if ((events & POLLIN) !== 0) return 'readable';
+  return (events & POLLHUP) !== 0 ? 'over' : 'quiet';
 }

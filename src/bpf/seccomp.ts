@@ -27,15 +27,7 @@ const cSeccomp = libc.func('long syscall(long number, long operation, long flags
   flags: number,
   arg: Uint8Array,
 ) => number;
-const cPoll = libc.func('int poll(void *fds, unsigned long n, int timeoutMs)') as (
-  fds: Uint8Array,
-  n: number,
-  timeoutMs: number,
-) => number;
-
 const SYS_SECCOMP = 317;
-const POLLIN = 1;
-const POLLHUP = 16;
 
 /** Throws HT_UNSUPPORTED on kernels without user notification. */
 export function requireUserNotification(): void {
@@ -88,20 +80,7 @@ export interface AskedCall {
   args: readonly bigint[];
 }
 
-/** Whether a call waits, or nobody is left who could make one. */
-export function listenerState(listener: OwnedFd): 'asked' | 'over' | 'quiet' {
-  const fds = new Uint8Array(8);
-  const view = viewOf(fds);
-  u32.write(view, 0, listener.fd);
-  view.setInt16(4, POLLIN, true);
-  // SAFETY: the kernel reads and writes one struct pollfd, 8 bytes.
-  if (cPoll(fds, 1, 0) < 0) throw kernelError('poll', koffi.errno());
-  const events = view.getInt16(6, true);
-  if ((events & POLLIN) !== 0) return 'asked';
-  return (events & POLLHUP) !== 0 ? 'over' : 'quiet';
-}
-
-/** The next call, when `listenerState` is 'asked'; undefined when it has been given up meanwhile. */
+/** The next call, when the listener is readable; undefined when it has been given up meanwhile. */
 export function nextCall(listener: OwnedFd): AskedCall | undefined {
   const arg = new Uint8Array(SECCOMP_NOTIF.size);
   if (!unlessGone(() => ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, arg, GONE))) return undefined;

@@ -337,7 +337,7 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
   it(
     `leaves nothing when it or its supervisor is killed at ${LAUNCHES} random moments of the start`,
     async () => {
-      const counts = { vmm: 0, supervisor: 0, survived: 0 };
+      const counts = { vmm: 0, supervisor: 0, survived: 0, notStarted: 0, failed: 0 };
       for (let i = 0; i < LAUNCHES; i++) {
         const child = start([], [process.execPath, client, 'race', '20']);
         const over = ended(child);
@@ -359,7 +359,11 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
             }
           }
         }
-        const { status, out } = await over;
+        const { status, signal, out, err } = await over;
+        // the launcher says that it has no supervisor, and has not become the VMM
+        if (status === 25) counts.notStarted++;
+        else if (signal === null && status !== 0) counts.failed++;
+        if (status !== 0 && signal === null) expect(err).toMatch(/its supervisor has ended/);
         if (status === 0) {
           counts.survived++;
           expect(JSON.parse(out)).toEqual({ count: 20, files: 20, wrong: 0 });
@@ -368,6 +372,7 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
       }
       process.stdout.write(`  ${JSON.stringify(counts)}\n`);
       expect(counts.survived).toBeGreaterThan(0);
+      expect(counts.failed).toBe(0);
     },
     LAUNCHES * 20_000,
   );

@@ -20,7 +20,7 @@ import {
 } from '../../bpf/exec.ts';
 import { fdChannel, readySender } from '../../bpf/fd-passing.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
-import { whenReadable } from '../../bpf/poll.ts';
+import { pollNow, whenReadable } from '../../bpf/poll.ts';
 import { filterError, readyFilter, requireUserNotification } from '../../bpf/seccomp.ts';
 import { programFile } from '../../core/code-file.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
@@ -30,6 +30,9 @@ import { NOT_STARTED, READY } from './messages.ts';
 import type { SupervisorTask } from './messages.ts';
 import { tryRamDir } from './ram-file.ts';
 import { filterCount } from './target.ts';
+
+/** From the listener's arrival to a guardian that has it too: a shell's start. */
+const GUARD_MS = 60_000;
 
 export interface LaunchOptions {
   program: string;
@@ -96,7 +99,10 @@ function passCalls(channel: OwnedFd, filter: Uint8Array): void {
   const sent = listener >= 0 && send(listener);
   if (listener >= 0) closeNow(listener);
   if (listener < 0) throw filterError(-listener);
-  if (!sent) throw new HyperturtleError('HT_CRASHED', 'its supervisor has ended');
+  // not before there are two who have the listener: calls of the VMM would fail if the only one were killed
+  const said = Buffer.alloc(1);
+  if (!sent || pollNow(channel, GUARD_MS) !== 'readable' || readSync(channel.fd, said) !== 1)
+    throw new HyperturtleError('HT_CRASHED', 'its supervisor has ended');
 }
 
 function tell(channel: OwnedFd, text: string): void {

@@ -2,8 +2,10 @@
 
 /** Descriptor of the supervisor: the channel from the launcher, or from a guardian the listener. */
 export const PASSED_FD = 3;
-/** One byte from the supervisor when it can answer; one from the launcher when the program could not be executed. */
+/** One byte from the supervisor when it can answer, and one when a guardian has the listener too. */
 export const READY = 'r';
+export const GUARDED = 'g';
+/** One from the launcher when the program could not be executed. */
 export const NOT_STARTED = 'x';
 /** What the supervisor tells its guardian when all is over. */
 export const OVER = 'over\n';

@@ -10,14 +10,14 @@ import type { ChildProcess } from 'node:child_process';
 import { readSync, writeSync } from 'node:fs';
 import { receiveFds } from '../../bpf/fd-passing.ts';
 import { OwnedFd } from '../../bpf/fds.ts';
-import { whenReadable } from '../../bpf/poll.ts';
+import { pollNow, whenReadable } from '../../bpf/poll.ts';
 import { nudge } from '../../bpf/ptrace.ts';
-import { listenerState, nextCall } from '../../bpf/seccomp.ts';
+import { nextCall } from '../../bpf/seccomp.ts';
 import { messageOf } from '../../core/errors.ts';
 import { writeErr } from '../../core/output.ts';
 import { runMain } from '../../core/run-main.ts';
 import { Answers } from './answers.ts';
-import { NOT_STARTED, OVER, PASSED_FD, READY } from './messages.ts';
+import { GUARDED, NOT_STARTED, OVER, PASSED_FD, READY } from './messages.ts';
 import type { SupervisorTask } from './messages.ts';
 import { waitingThreads } from './target.ts';
 
@@ -53,6 +53,7 @@ async function supervise(task: SupervisorTask): Promise<void> {
   const guard = new Guard(task, listener);
   // calls that the supervisor before had taken and not answered are made again
   if (task.again) for (const tid of waitingThreads()) nudge(tid);
+  else tell(passed, GUARDED);
   await serve(listener, answers);
   guard.end();
   const wasStarted = task.again || !launcherSays(passed).includes(NOT_STARTED);
@@ -77,6 +78,14 @@ async function takeListener(channel: OwnedFd, task: SupervisorTask): Promise<Own
   }
 }
 
+function tell(channel: OwnedFd, text: string): void {
+  try {
+    writeSync(channel.fd, text);
+  } catch {
+    // the launcher has been killed: the listener says that it is over
+  }
+}
+
 /** What it has written since, without waiting. */
 function launcherSays(channel: OwnedFd): string {
   const said = Buffer.alloc(8);
@@ -91,9 +100,9 @@ async function serve(listener: OwnedFd, answers: Answers): Promise<void> {
   const forever = new AbortController().signal;
   for (;;) {
     await whenReadable(listener, forever);
-    const state = listenerState(listener);
-    if (state === 'over') return;
-    const call = state === 'asked' ? nextCall(listener) : undefined;
+    const state = pollNow(listener, 0);
+    if (state === 'over') return; // nobody is left who could make one
+    const call = state === 'readable' ? nextCall(listener) : undefined;
     if (call) answers.answer(call);
   }
 }
