@@ -17,6 +17,7 @@ import {
   PTRACE_O_SUSPEND_SECCOMP,
   PTRACE_O_TRACESYSGOOD,
   PTRACE_SEIZE,
+  PTRACE_SETOPTIONS,
   PTRACE_SETREGS,
   PTRACE_SYSCALL,
   USER_REGS,
@@ -43,6 +44,7 @@ const cWaitpid = libc.func('int waitpid(int pid, void *status, int options)') as
   options: number,
 ) => number;
 
+const ESRCH = 3;
 const SIGTRAP = 5;
 const WNOHANG = 1;
 const WALL = 0x4000_0000;
@@ -63,32 +65,31 @@ export interface MmapCall {
   flags: bigint;
 }
 
-/** `again`: the thread makes its call once more, or is gone; `failed`: so it does, as the other call gave that errno. */
+/**
+ * `again`: the thread makes its call once more, or is gone; `failed`: so it does, as the other call gave that errno;
+ * `unsuspended`: so it does, as its seccomp cannot be suspended.
+ */
 export type Replaced =
   | { kind: 'mapped'; address: bigint }
-  | { kind: 'again' }
+  | { kind: 'again' | 'unsuspended' }
   | { kind: 'failed'; errno: number };
 
 class Over extends Error {}
 
 /**
  * `asked` is what the thread waits in, `fd` one of its own descriptors. Throws HT_UNSUPPORTED when it may not be traced.
- * `suspend`: a filter of the VMM's own is not asked about the other call. It has let the one in question through, and
- * nothing else runs meanwhile; only root can have that.
+ * `suspend`: a filter of the VMM's own is not asked about the other call; only root can have that.
  */
 export function replaceMmap(
   tid: number,
   asked: MmapCall,
-  other: { flags: bigint; fd: number },
-  suspend: boolean,
+  other: { flags: bigint; fd: number; suspend: boolean },
 ): Replaced {
-  const options = PTRACE_O_TRACESYSGOOD | (suspend ? PTRACE_O_SUSPEND_SECCOMP : 0);
-  if (cPtrace(PTRACE_SEIZE, tid, 0, options) < 0) {
+  if (cPtrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) < 0) {
     const errno = koffi.errno();
-    if (errno === 3) return { kind: 'again' };
+    if (errno === ESRCH) return { kind: 'again' };
     throw kernelError(`tracing thread ${tid}`, errno, {
       EPERM: ['HT_UNSUPPORTED', 'not permitted: it is being traced already, or this is not root'],
-      EINVAL: ['HT_UNSUPPORTED', 'this kernel cannot suspend seccomp (CONFIG_CHECKPOINT_RESTORE)'],
     });
   }
   const thread = new Traced(tid);
@@ -108,7 +109,7 @@ class Traced {
     this.#tid = tid;
   }
 
-  replace(asked: MmapCall, other: { flags: bigint; fd: number }): Replaced {
+  replace(asked: MmapCall, other: { flags: bigint; fd: number; suspend: boolean }): Replaced {
     this.#request(PTRACE_INTERRUPT, 0);
     const stop = this.#stop();
     const was = this.#regs();
@@ -124,12 +125,19 @@ class Traced {
     };
     // a signal comes first: its handler runs, and mmap() is called again after it
     if (stop.kind !== 'interrupted') return this.#again(stop.signal, once);
+    if (other.suspend && !this.#setSuspended(true)) {
+      this.#again(0, once);
+      return { kind: 'unsuspended' };
+    }
+    this.#setSuspended(false);
     const set: Regs = { ...once, r10: other.flags, r8: BigInt(other.fd), r9: 0n };
     this.#setRegs(set);
     this.#request(PTRACE_SYSCALL, 0);
     const entry = this.#stop();
     if (entry.kind !== 'call') return this.#again(entry.signal, once);
     this.#expectCall(set, was.rip);
+    // after this stop comes seccomp, and then the call
+    if (other.suspend) this.#setSuspended(true);
     this.#request(PTRACE_SYSCALL, 0);
     if (this.#stop().kind !== 'call')
       throw new HyperturtleError('HT_KERNEL', `thread ${this.#tid}: no end of mmap()`);
@@ -145,8 +153,19 @@ class Traced {
   }
 
   /**
+   * Only for a thread that is stopped: one that ran would make other calls too without its filter. The one in question has
+   * let the call through that is replaced.
+   */
+  #setSuspended(on: boolean): boolean {
+    const options = PTRACE_O_TRACESYSGOOD | (on ? PTRACE_O_SUSPEND_SECCOMP : 0);
+    if (cPtrace(PTRACE_SETOPTIONS, this.#tid, 0, options) === 0) return true;
+    if (koffi.errno() === ESRCH) throw new Over();
+    return false;
+  }
+
+  /**
    * The thread is about to make the call that it was set up for. Another thread of a hostile VMM may have written another
-   * instruction where `syscall` was; what it leads to is not done while the VMM's own filter is suspended.
+   * instruction where `syscall` was; what it leads to is not done without the VMM's own filter.
    */
   #expectCall(set: Regs, rip: bigint): void {
     const now = this.#regs();
@@ -191,7 +210,7 @@ class Traced {
   /** ESRCH: it has been killed, or another thread of it has executed a program. */
   #failed(what: string): never {
     const errno = koffi.errno();
-    if (errno === 3) throw new Over();
+    if (errno === ESRCH) throw new Over();
     throw kernelError(`${what} of thread ${this.#tid}`, errno);
   }
 

@@ -5,6 +5,7 @@ export const PTRACE_GETREGS = 12;
 export const PTRACE_SETREGS = 13;
 export const PTRACE_DETACH = 17;
 export const PTRACE_SYSCALL = 24;
+export const PTRACE_SETOPTIONS = 0x4200;
 export const PTRACE_SEIZE = 0x4206;
 export const PTRACE_INTERRUPT = 0x4207;
 export const PTRACE_O_TRACESYSGOOD = 1;

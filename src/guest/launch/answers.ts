@@ -175,22 +175,16 @@ export class Answers {
     asked: MmapCall,
     other: { flags: bigint; fd: number },
   ): ReturnType<typeof replaceMmap> {
-    if (this.#suspend) {
-      try {
-        return replaceMmap(tid, asked, other, true);
-      } catch (e) {
-        if (!isHyperturtleError(e, 'HT_UNSUPPORTED')) throw e;
-        this.#suspend = false;
-      }
-    }
     const { filters } = this.#o;
     const now = filterCount(tid);
-    if (filters === undefined || now === undefined || now > filters)
+    if (!this.#suspend && (filters === undefined || now === undefined || now > filters))
       throw new HyperturtleError(
         'HT_UNSUPPORTED',
         'a seccomp filter of its own may not allow another mmap(), and only root can have it not asked (CAP_SYS_ADMIN)',
       );
-    return replaceMmap(tid, asked, other, false);
+    const replaced = replaceMmap(tid, asked, { ...other, suspend: this.#suspend });
+    if (replaced.kind === 'unsuspended') this.#suspend = false;
+    return replaced;
   }
 
   /** A memfd that gets the size of a guest's RAM becomes a file of turtlefs, under the same number. */
