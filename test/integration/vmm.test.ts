@@ -420,6 +420,44 @@ describe.skipIf(!qemu)(
       '-monitor',
       'stdio',
     ];
+    const mappedMib = (child: ChildProcess, mib: number): Promise<string> =>
+      waitFor(
+        `memory of ${mib} MiB`,
+        () => {
+          if (child.exitCode !== null) return 'it has ended';
+          const all = readFileSync(`/proc/${child.pid}/maps`, 'utf8');
+          return all.includes('/qemu-system') ? sizes(all).get(mib) : undefined;
+        },
+        { timeoutMs: 60_000, intervalMs: 50 },
+      );
+
+    it(
+      'has memory there that is plugged later, in its own seccomp sandbox, and gives it back when it is unplugged',
+      async () => {
+        const memory = ['-m', '256,slots=2,maxmem=2G'];
+        const sandbox = ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny'];
+        const args = [...qemu!.args, ...machine, ...memory, ...sandbox];
+        const child = start([], [qemu!.bin, ...args], qemu!.env);
+        const over = ended(child);
+        expect(await mappedMib(child, 256)).toMatch(/ rw-s .*\/ram\/#/);
+        child.stdin?.write('object_add memory-backend-ram,id=m1,size=128M,prealloc=on\n');
+        expect(await mappedMib(child, 128)).toMatch(/ rw-s .*\/ram\/#/);
+        const used = (): number => ((s) => (s.blocks - s.bfree) * s.bsize)(statfsSync(ram)) / 2 ** 20;
+        await waitFor('its pages', () => (used() >= 128 ? true : undefined), { timeoutMs: 30_000 });
+        const status = readFileSync(`/proc/${child.pid}/status`, 'utf8');
+        expect(Number(/^Seccomp_filters:\t(\d+)$/m.exec(status)?.[1])).toBeGreaterThan(1);
+        child.stdin?.write('object_del m1\n');
+        // the descriptor of the memory that was taken last holds its file until the next is, or the end
+        child.stdin?.write('object_add memory-backend-ram,id=m2,size=64M\n');
+        expect(await mappedMib(child, 64)).toMatch(/ rw-s .*\/ram\/#/);
+        await waitFor('its pages back', () => (used() < 64 ? true : undefined), { timeoutMs: 30_000 });
+        child.stdin?.end('quit\n');
+        expect([(await over).status, (await over).err]).toEqual([0, '']);
+        await nothingLeft(child.pid!);
+      },
+      TIMEOUT_MS,
+    );
+
     it.each([
       ['-m 256', ['-m', '256']],
       [
@@ -442,16 +480,9 @@ describe.skipIf(!qemu)(
       async (_, memory) => {
         const child = start([], [qemu!.bin, ...qemu!.args, ...machine, ...memory], qemu!.env);
         const over = ended(child);
-        const maps = await waitFor(
-          'RAM',
-          () => {
-            if (child.exitCode !== null) return 'it has ended';
-            const all = readFileSync(`/proc/${child.pid}/maps`, 'utf8');
-            return all.includes('/qemu-system') && sizes(all).has(256) ? all : undefined;
-          },
-          { timeoutMs: 60_000, intervalMs: 50 },
-        );
-        expect(sizes(maps).get(256)).toMatch(/ rw-s .*\/(?:ram|dev\/shm)\//);
+        const mapped = await mappedMib(child, 256);
+        const maps = readFileSync(`/proc/${child.pid}/maps`, 'utf8');
+        expect(mapped).toMatch(/ rw-s .*\/(?:ram|dev\/shm)\//);
         await waitFor(
           'its monitor',
           () => (/TracerPid:\t0/.test(readFileSync(`/proc/${child.pid}/status`, 'utf8')) ? true : undefined),
