@@ -293,7 +293,7 @@ describe.skipIf(why !== undefined)(`messages of a hostile L1${why ? ` (skipped: 
       .filter((p) => {
         try {
           const args = readFileSync(`/proc/${p}/cmdline`, 'utf8').split('\0');
-          return args.some((a) => a.endsWith('/loader/worker.js')) && args.includes(String(daemonPid));
+          return args.some((a) => /\/loader\/worker\.c?js$/.test(a)) && args.includes(String(daemonPid));
         } catch (e) {
           if (errnoCode(e) === 'ENOENT' || errnoCode(e) === 'ESRCH') return false;
           throw e;
