@@ -62,6 +62,7 @@ const STARTS = [
   ['host/daemon/check-thread'],
   ['host/loader/worker'],
   ['guest/launch/supervisor'],
+  ['cli/main', 'vmm', '--dir', 'NONE', '--', 'NONE'],
 ];
 const START_MS = 60_000;
 
