@@ -22,9 +22,14 @@
  * The arguments. KVM's function writes to struct kvm_page_fault, so each call gets one of its own, made of the one that
  * KVM has made for the fault and that nobody has worked on yet: its first HT_FAULT_INPUTS bytes, which have all inputs, and
  * zeros, as kvm_mmu_do_page_fault() has it. Were one used twice, a page size found for one address would be taken for the next
- * one's, which KVM answers with a warning. The fault's own is never written. Besides it the function writes to the vCPU
- * what each fault writes again (caches of pages for tables, which it fills up itself, exit_qualification after a failed walk,
- * the last MMIO address), and the fault itself comes last.
+ * one's, which KVM answers with a warning. The fault's own is never written. Each is a read, whatever L2 did at the
+ * fault's own address: L2 has not written to the others, and L1 is not to be told so. A walk for a write sets D in L1's entry,
+ * and where L1 has page modification logging it writes to L1's log, and remembers that a full one is to be told when it
+ * injects (nested_vmx_write_pml_buffer()), which with `prefetch` it never does. Nothing is lost by it: KVM maps what is
+ * read for writing as well where L1's entry is writable and dirty, and read-only where it is not dirty, as L1 wants it then.
+ * Besides the copy the function writes to the vCPU what each fault writes again (caches of pages for tables, which it
+ * fills up itself, exit_qualification after a failed walk, the last MMIO address; run->exit_reason, which only counts
+ * where KVM returns to its user, and then is written by what made it), and the fault itself comes last.
  *
  * Locks and sleeping. Where the function is hooked KVM holds kvm->srcu and nothing else, may sleep, and so may we; the calls
  * take mmu_lock each by itself. The VM's SRCU and the hooks' are held: an unlink waits for this exit, as it would
@@ -56,10 +61,18 @@ MODULE_PARM_DESC(fill_us,
 		 "microseconds of a fault's exit after which no further pages of its group are filled in; 0: none are (default: 30; in a virtual machine 30000)");
 
 /* struct kvm_page_fault: the daemon compares with the running kernel's types that it is so (src/bpf/kvm-abi.ts) */
-#define HT_FAULT_INPUTS 64	/* up to pfn: all that kvm_mmu_do_page_fault() sets */
+#define HT_FAULT_INPUTS 64	/* up to pfn: what kvm_mmu_do_page_fault() sets; and hva in 6.12, which KVM sets before it reads it */
 #define HT_FAULT_MOST 128	/* bytes of the whole, at most */
 
-/* What KVM returns for a fault that it has not handled: RET_PF_RETRY (mmu_internal.h) or an error. Only counted by. */
+/* What L2 did at the fault's own address, which it has not done at another */
+#define HT_FAULT_ACCESS \
+	((__typeof__(((struct ht_kvm_page_fault *)0)->error_code))(PFERR_PRESENT_MASK | PFERR_WRITE_MASK | PFERR_RSVD_MASK | \
+								   PFERR_FETCH_MASK))
+
+/*
+ * What KVM returns for a fault that is to be made again: RET_PF_RETRY (mmu_internal.h) or an error. What it leaves to others
+ * (RET_PF_EMULATE, ...) has larger numbers and counts as filled in: only counted by.
+ */
 #define HT_FAULT_RETRY 1
 
 union ht_fault_copy {
@@ -97,7 +110,7 @@ static bool ht_fill_pending(struct kvm_vcpu *vcpu)
 	       ht_kvm(kvm_cpu_has_interrupt)(vcpu);
 }
 
-/* One further fault; whether KVM has handled it. */
+/* One further fault; whether KVM has done with it, and need not be asked again. */
 static bool ht_fill_one(const struct ht_call *call, u64 gfn)
 {
 	union ht_fault_copy copy = { .bytes = { 0 } };
@@ -105,6 +118,11 @@ static bool ht_fill_one(const struct ht_call *call, u64 gfn)
 	memcpy(copy.bytes, (const void *)call->args[1], HT_FAULT_INPUTS);
 	copy.fault.addr = gfn << HT_PAGE_SHIFT;
 	copy.fault.prefetch = true;
+	/* a read, see above; user, as all accesses of L2 are in NPT, where EPT has no such thing */
+	copy.fault.error_code &= ~HT_FAULT_ACCESS;
+	copy.fault.error_code |= PFERR_USER_MASK;
+	copy.fault.exec = copy.fault.write = copy.fault.present = copy.fault.rsvd = false;
+	copy.fault.user = true;
 	return (int)ht_hook_call_with(call->go_on, call->args[0], (unsigned long)&copy) > HT_FAULT_RETRY;
 }
 

@@ -110,6 +110,11 @@ const READ: readonly Relied[] = [
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.error_code', '8+4', '8+8'] },
   // inputs of the fault function, which c/host/fill.c copies, end with pfn; and all of it has room in its copy
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.prefetch', '12+1', '16+1'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.exec', '13+1', '17+1'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.write', '14+1', '18+1'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.present', '15+1', '19+1'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.rsvd', '16+1', '20+1'] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.user', '17+1', '21+1'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.goal_level', '23+1', '28+1'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.gfn', '24+8', '32+8'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.pfn', '48+8', '56+8'] },

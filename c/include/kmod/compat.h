@@ -19,8 +19,8 @@
 #endif
 
 /*
- * struct kvm_page_fault is private to KVM (arch/x86/kvm/mmu/mmu_internal.h). Its first three members were read
- * in 6.1 (addr, u32 error_code, prefetch) and in 6.12 (addr, u64 error_code, prefetch); all are const there. What follows:
+ * struct kvm_page_fault is private to KVM (arch/x86/kvm/mmu/mmu_internal.h). Its first members were read
+ * in 6.1 (u32 error_code) and in 6.12 and 7.3 (u64); all are const there. What follows:
  * fill.c.
  */
 struct ht_kvm_page_fault {
@@ -31,6 +31,12 @@ struct ht_kvm_page_fault {
 	u32 error_code;
 #endif
 	bool prefetch;
+	/* of error_code, as KVM takes it apart */
+	bool exec;
+	bool write;
+	bool present;
+	bool rsvd;
+	bool user;
 };
 
 /* 6.3 replaced the user namespace of inode operations by an idmap */
