@@ -115,8 +115,8 @@ export interface Artifacts {
   kernelArgs(level: 0 | 1 | 2): string;
   /** Hash of all that is in a snapshot: kernel, initramfs, base image, QEMU. */
   key: string;
-  /** Fetched and made when asked for. */
-  bochs(): Promise<BochsParts>;
+  /** Fetched and made when asked for; for one of Bochs' models, default BOCHS_MODEL. */
+  bochs(model?: string): Promise<BochsParts>;
   /** Compiles modules, programs and the L2 image, and packs them with our JavaScript. Cached by content. */
   buildPayload(options?: { progress?: Progress; signal?: AbortSignal }): Promise<BuiltPayload>;
   /** One root file system for nested guests. `refresh`: of the newest packages. */

@@ -70,16 +70,21 @@ export function bochsConfig(b: BochsInputs): string {
 }
 
 /**
- * Kernels since 6.9 compare how many cores a package may have (leaf 4: 8) with the processors it has (leaf 1: 1), and warn
- * of what Bochs tells them. Without the HT flag they do not look.
+ * What a model has and the kernel must ignore. Kernels since 6.9 compare how many cores a package may have (leaf 4:
+ * 8) with the processors it has (leaf 1: 1), and warn of what Bochs tells them: without the HT flag they do not look.
+ * The size of the state that XSAVE would keep on `tigerlake` is not what kernels make of its components: they warn and do
+ * without, 7.3 crashes on the way there.
  */
-const cpuArgs = (kernelVersion: string): string[] => (/^6\.1\./.test(kernelVersion) ? [] : ['clearcpuid=28']);
+const cpuArgs = (kernelVersion: string, model: string): string[] => [
+  ...(/^6\.1\./.test(kernelVersion) ? [] : ['clearcpuid=28']),
+  ...(model === 'tigerlake' ? ['noxsave'] : []),
+];
 
 /** `kernelArgs`: of Artifacts.kernelArgs(0). */
-export function isolinuxConfig(kernelArgs: string, kernelVersion: string): string {
+export function isolinuxConfig(kernelArgs: string, kernelVersion: string, model: string): string {
   const ports = PORTS.map((name, i) => `ttyS${i + 1}:${name}`).join(',');
   const args = [
-    ...[kernelArgs, ...cpuArgs(kernelVersion), 'nosmp', 'console=ttyS0,115200'],
+    ...[kernelArgs, ...cpuArgs(kernelVersion, model), 'nosmp', 'console=ttyS0,115200'],
     `hyperturtle.base=${DISKS.base}`,
     ...[`hyperturtle.payload=${DISKS.payload}`, `hyperturtle.l1=${DISKS.l1Script}`],
     `hyperturtle.ports=${ports}`,

@@ -5,7 +5,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { exec } from '../core/exec.ts';
 import { apartSet, apartTree } from './apart.ts';
 import type { BochsParts } from './artifacts.ts';
-import { isolinuxConfig } from './bochs-config.ts';
+import { BOCHS_MODEL, isolinuxConfig } from './bochs-config.ts';
 import type { BootImages, ImageContext } from './images.ts';
 import { kernelArgs } from './init-scripts.ts';
 import { BOCHS_SET } from './packages.ts';
@@ -13,7 +13,11 @@ import { toolEnv, toolPath, TRIPLET } from './tools.ts';
 import type { ToolsTree } from './tools.ts';
 import { cacheEntry, contentKey } from './xdg.ts';
 
-export async function bochsParts(c: ImageContext, images: BootImages, refresh: boolean): Promise<BochsParts> {
+export async function bochsParts(
+  c: ImageContext,
+  images: BootImages,
+  { model = BOCHS_MODEL, refresh }: { model: string | undefined; refresh: boolean },
+): Promise<BochsParts> {
   if (c.kernel !== c.l2Kernel)
     throw new HyperturtleError(
       'HT_UNSUPPORTED',
@@ -37,13 +41,17 @@ export async function bochsParts(c: ImageContext, images: BootImages, refresh: b
     relay: { bin: toolPath(tree, 'socat'), args: [], env: toolEnv(tree) },
     biosRom: at('usr/share/bochs/BIOS-bochs-latest'),
     vgaRom: at('usr/share/vgabios/vgabios.bin'),
-    iso: await bootDisc(c, images, tree),
+    iso: await bootDisc(c, images, { tree, model }),
     version: set.debs.find((d) => d.name === 'bochs')?.version ?? 'unknown',
   };
 }
 
-async function bootDisc(c: ImageContext, images: BootImages, tree: ToolsTree): Promise<string> {
-  const config = isolinuxConfig(kernelArgs(0), c.kernel.kernelVersion);
+async function bootDisc(
+  c: ImageContext,
+  images: BootImages,
+  { tree, model }: { tree: ToolsTree; model: string },
+): Promise<string> {
+  const config = isolinuxConfig(kernelArgs(0), c.kernel.kernelVersion, model);
   const key = contentKey([tree.key, images.key, config]);
   const spec = { folder: 'images', name: `disc-${c.kernel.kernelVersion}`, key, suffix: '.iso', keep: 3 };
   return cacheEntry(c.cacheRoot, { ...spec, signal: c.signal }, async (staging) => {

@@ -347,7 +347,10 @@ async function bootBochs(
   progress: Progress,
 ): Promise<Machine> {
   const onRelays = (relays: ProcessId[]): void => void Object.assign(record, { relays });
-  const machine = await startBochs(boot, await boot.artifacts.bochs(), { ...common, onRelays });
+  const machine = await startBochs(boot, await boot.artifacts.bochs(boot.bochsModel), {
+    ...common,
+    onRelays,
+  });
   try {
     // one core's worth of emulation, three times what TCG takes, and other work beside it
     await waitBooted(machine, { progress, signal: common.signal, patience: 3 });

@@ -74,7 +74,7 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
     bootInitramfs: images.initramfs,
     baseImage: images.base,
     kernelArgs: args,
-    bochs: () => bochsParts(context, images, options.refresh ?? false),
+    bochs: (model) => bochsParts(context, images, { model, refresh: options.refresh ?? false }),
     key: contentKey([images.key, args(0), args(1)]),
     buildPayload: (o): Promise<BuiltPayload> =>
       buildPayload({ ...context, progress: o?.progress ?? progress, signal: o?.signal ?? signal }),

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { bochsConfig, isolinuxConfig } from '../../../src/lab/bochs-config.ts';
+import { BOCHS_MODEL, bochsConfig, isolinuxConfig } from '../../../src/lab/bochs-config.ts';
 import { checkShape } from '../../../src/lab/lab-checks.ts';
 import { l1Machine, l1Script, qemuArguments, SERIAL_SEAT } from '../../../src/lab/machine.ts';
 
@@ -32,16 +32,18 @@ describe('the configuration of Bochs', () => {
       'com2: enabled=1, mode=term, dev="/d/a"',
       'com3: enabled=1, mode=term, dev="/d/b"',
     ]);
-    expect(isolinuxConfig('quiet', '6.1.0-56-cloud-amd64')).toContain(
+    expect(isolinuxConfig('quiet', '6.1.0-56-cloud-amd64', BOCHS_MODEL)).toContain(
       'hyperturtle.ports=ttyS1:org.qemu.guest_agent.0,ttyS2:org.hyperturtle.lab.l1\n',
     );
   });
 
   it('names the disks as the machine has them', () => {
-    const text = isolinuxConfig('quiet', '6.1.0-56-cloud-amd64');
+    const text = isolinuxConfig('quiet', '6.1.0-56-cloud-amd64', BOCHS_MODEL);
     expect(text).toContain('hyperturtle.base=/dev/sda hyperturtle.payload=/dev/sdb hyperturtle.l1=/dev/sdc ');
     expect(text).toContain('APPEND initrd=/initrd quiet nosmp console=ttyS0,115200 ');
-    expect(isolinuxConfig('quiet', '6.12.117+deb12-cloud-amd64')).toContain(' quiet clearcpuid=28 nosmp ');
+    const newer = '6.12.117+deb12-cloud-amd64';
+    expect(isolinuxConfig('quiet', newer, BOCHS_MODEL)).toContain(' quiet clearcpuid=28 nosmp ');
+    expect(isolinuxConfig('quiet', newer, 'tigerlake')).toContain(' clearcpuid=28 noxsave nosmp ');
   });
 });
 
