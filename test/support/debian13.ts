@@ -36,7 +36,6 @@ export interface Ran {
   status: number | null;
   stdout: string;
   stderr: string;
-  seconds: number;
   /** A file of the clone. */
   read(file: string): string;
 }
@@ -79,7 +78,6 @@ export function debian13(): {
       return {
         status,
         ...text,
-        seconds,
         read: (file) => readFileSync(path.join(clone, file), 'utf8'),
       };
     },
