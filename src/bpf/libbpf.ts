@@ -204,9 +204,10 @@ let bound: Libbpf | undefined;
 export function libbpf(): Libbpf {
   if (bound !== undefined) return bound;
   const lib = load();
+  // first what may fail, in a library that is too old: it is asked for again then, and printTo can be called once only
+  const functions = functionsOf(lib);
   printTo(lib);
-  bound = functionsOf(lib);
-  return bound;
+  return (bound = functions);
 }
 
 /** errno of a libbpf call that just failed: its result when negative (libbpf 1.x gives -errno), else errno. */
