@@ -13,6 +13,7 @@ import {
   PTRACE_DETACH,
   PTRACE_EVENT_STOP,
   PTRACE_GETREGS,
+  PTRACE_GET_SYSCALL_INFO,
   PTRACE_INTERRUPT,
   PTRACE_O_SUSPEND_SECCOMP,
   PTRACE_O_TRACESYSGOOD,
@@ -20,8 +21,11 @@ import {
   PTRACE_SETOPTIONS,
   PTRACE_SETREGS,
   PTRACE_SYSCALL,
+  PTRACE_SYSCALL_INFO,
+  PTRACE_SYSCALL_INFO_ENTRY,
   USER_REGS,
 } from '../kernel/ptrace.ts';
+import { AUDIT_ARCH_X86_64 } from '../kernel/seccomp.ts';
 import { viewOf } from '../kernel/struct.ts';
 import { kernelError } from './sys.ts';
 
@@ -165,14 +169,29 @@ class Traced {
 
   /**
    * The thread is about to make the call that it was set up for. Another thread of a hostile VMM may have written another
-   * instruction where `syscall` was; what it leads to is not done without the VMM's own filter.
+   * instruction where `syscall` was, as `int 0x80`, by which the same number is another call: the kernel itself says which
+   * ABI's it is. What it leads to is not done without the VMM's own filter.
    */
   #expectCall(set: Regs, rip: bigint): void {
     const now = this.#regs();
-    const same = (['rdi', 'rsi', 'rdx', 'r10', 'r8', 'r9'] as const).every((r) => now[r] === set[r]);
+    const call = this.#callInfo();
+    const args = [set.rdi, set.rsi, set.rdx, set.r10, set.r8, set.r9];
+    const same =
+      call.op === PTRACE_SYSCALL_INFO_ENTRY &&
+      call.arch === AUDIT_ARCH_X86_64 &&
+      call.nr === SYS_MMAP &&
+      args.every((arg, i) => call.args[i] === arg);
     if (same && now.orig_rax === SYS_MMAP && now.rip === rip) return;
     this.#setRegs({ ...now, orig_rax: BigInt.asUintN(64, -1n) }); // no call at all
     throw new HyperturtleError('HT_KERNEL', `thread ${this.#tid} makes another call than the one it was in`);
+  }
+
+  #callInfo(): { op: number; arch: number; nr: bigint; args: readonly bigint[] } {
+    const bytes = new Uint8Array(PTRACE_SYSCALL_INFO.size);
+    // SAFETY: the kernel writes no more than the size that it is told.
+    if (cPtraceAt(PTRACE_GET_SYSCALL_INFO, this.#tid, bytes.length, bytes) < 0)
+      this.#failed('PTRACE_GET_SYSCALL_INFO');
+    return PTRACE_SYSCALL_INFO.decode(bytes);
   }
 
   /** Stops and goes on, which ends what it waits in by ERESTARTSYS. */

@@ -65,7 +65,7 @@ export const F_GET_SEALS = 1034;
 /** Guests have whole MiB of RAM. A large block of malloc() never has: its length is what was asked for and a header. */
 const RAM_UNIT = 1 << 20;
 
-const AUDIT_ARCH_X86_64 = 0xc000_003e;
+export const AUDIT_ARCH_X86_64 = 0xc000_003e;
 /** Offsets in `struct seccomp_data`. */
 const NR = 0;
 const ARCH = 4;

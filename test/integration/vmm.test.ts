@@ -31,6 +31,7 @@ const root = process.getuid?.() === 0;
 
 let cli: string;
 let client: string;
+let hostile: string;
 let dir: string;
 let ram: string;
 const children = new Set<ChildProcess>();
@@ -39,6 +40,7 @@ beforeAll(() => {
   if (!root) return;
   cli = path.join(compiledSources(), 'cli/main.js');
   client = compiledSupport('vmm-client-main.ts');
+  hostile = compiledSupport('vmm-hostile-main.ts');
   dir = mkdtempSync(path.join(os.tmpdir(), 'ht-vmm-'));
   ram = path.join(dir, 'ram');
   spawnSync('sh', ['-ec', `mkdir ${ram}; mount -t tmpfs -o size=2g none ${ram}`]);
@@ -282,6 +284,20 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
       const { status, out, err } = await run(['sandbox']);
       expect([status, err]).toEqual([0, '']);
       expect(JSON.parse(out)).toEqual({ file: FILE, filters: '2' });
+    },
+    TIMEOUT_MS,
+  );
+
+  it(
+    'cannot have another call made without its own filter than the mmap() that it waits in',
+    async () => {
+      const program = ['sh', '-c', 'cd "$0" && exec "$@"', dir, process.execPath, hostile, 'int80', '300'];
+      const { status, out } = await ended(start([], program));
+      expect(status).toBe(0);
+      const { mapped, refused, linked } = JSON.parse(out) as Record<string, number>;
+      process.stdout.write(`  ${out}`);
+      expect(linked).toBe(0);
+      expect([mapped, refused].every((n) => n! > 5)).toBe(true);
     },
     TIMEOUT_MS,
   );
