@@ -20,8 +20,8 @@ export const USER_REGS = struct('struct user_regs_struct', {
   ...{ rsp: u64, ss: u64, fs_base: u64, gs_base: u64, ds: u64, es: u64, fs: u64, gs: u64 },
 });
 
-/** As far as the kernel fills it in at the entry of a call; `op` is a byte and three unused ones, which are zero. */
+/** `op` is a byte and three unused ones, which are zero. */
 export const PTRACE_SYSCALL_INFO = struct('struct ptrace_syscall_info', {
-  ...{ op: u32, arch: u32, ip: u64, sp: u64, nr: u64 },
-  args: array(u64, 6),
+  ...{ op: u32, arch: u32, instruction_pointer: u64, stack_pointer: u64 },
+  ...{ 'entry.nr': u64, 'entry.args': array(u64, 6), 'seccomp.ret_data': u32 },
 });

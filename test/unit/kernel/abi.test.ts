@@ -72,6 +72,7 @@ function program(expressions: Iterable<string>): string {
     '#include <linux/bpf.h>',
     '#include <linux/fcntl.h>',
     '#include <linux/mman.h>',
+    '#include <linux/audit.h>',
     '#include <linux/ptrace.h>',
     '#include <linux/seccomp.h>',
     '#include <sys/user.h>',
