@@ -72,7 +72,8 @@ export function makeImage(file: string, argv: readonly Uint8Array[], env: readon
 
 /** The last `count` arguments of this process, as they were given. */
 export function ownArguments(count: number): Buffer[] {
-  return nulEnded(readFileSync('/proc/self/cmdline')).slice(-count);
+  const all = nulEnded(readFileSync('/proc/self/cmdline'));
+  return all.slice(all.length - count);
 }
 
 /** The variables that this process was started with. */
@@ -92,12 +93,13 @@ function nulEnded(all: Buffer): Buffer[] {
 
 /**
  * Signals as a program expects them, the soft limit of open files as the parent has it, and descriptors that were passed
- * to this process open across exec. Node resets signals that the caller had ignored, and which those were nobody knows.
+ * to this process open across exec, unlike `own`. Node resets signals that the caller had ignored, and which those were
+ * nobody knows.
  */
-export function undoNode(): void {
+export function undoNode(own: readonly number[]): void {
   for (const signal of [SIGPIPE, SIGXFSZ]) cSignal(signal, SIG_DFL);
   lowerOpenFiles();
-  for (const fd of inheritedFds()) cFcntl(fd, F_SETFD, 0);
+  for (const fd of inheritedFds().filter((n) => !own.includes(n))) cFcntl(fd, F_SETFD, 0);
 }
 
 /** Node makes the soft limit the hard one. */

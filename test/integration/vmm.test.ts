@@ -3,7 +3,7 @@
  * QEMU, that of the VMM. HT_LAUNCHES sets how many launches are killed (24, in a soak 200).
  */
 import { spawn, spawnSync } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
+import type { ChildProcess, SpawnSyncReturns } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -17,6 +17,7 @@ import {
 } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import type { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { waitFor } from '../../src/core/wait.ts';
@@ -202,6 +203,63 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
       expect(said.pid).toBe(child.pid);
       expect(said.passed).toEqual(expect.arrayContaining([reader, writer]));
       await nothingLeft(said.pid);
+    },
+    TIMEOUT_MS,
+  );
+
+  it(
+    'without arguments has none, and has exactly the descriptors that were passed',
+    async () => {
+      const none = await ended(start([], ['echo']));
+      expect([none.status, none.out]).toEqual([0, '\n']);
+      const file = path.join(dir, 'file');
+      writeFileSync(file, '');
+      const list = 'for f in /proc/$$/fd/*; do [ ! -e $f ] || echo ${f##*/}; done';
+      const program = ['sh', '-c', list];
+      const [passed, alone] = [[process.execPath, cli, 'vmm', '--dir', ram, '--', ...program], program].map(
+        (c) =>
+          spawnSync('sh', ['-c', `exec "$0" "$@" 7<${file}`, ...c], { encoding: 'utf8', timeout: 30_000 }),
+      ) as [SpawnSyncReturns<string>, SpawnSyncReturns<string>];
+      expect(alone.stdout).toMatch(/^0\n1\n2\n(?:\d+\n)*7\n/);
+      expect([passed.status, passed.stdout]).toEqual([0, alone.stdout]);
+      await nothingLeft(passed.pid);
+    },
+    TIMEOUT_MS,
+  );
+
+  it(
+    'has its memory there by a directory that is named relative to the working directory',
+    async () => {
+      const args = [cli, 'vmm', '--dir', 'ram', '--', process.execPath, client, 'race', '2'];
+      const child = spawn(process.execPath, args, { cwd: dir, stdio: ['pipe', 'pipe', 'pipe'] });
+      children.add(child);
+      const { status, out, err } = await ended(child);
+      expect([status, err, JSON.parse(out)]).toEqual([0, '', { count: 2, files: 2, wrong: 0 }]);
+      await nothingLeft(child.pid!);
+    },
+    TIMEOUT_MS,
+  );
+
+  it(
+    'gets memory there when its supervisor and the guardian have had the signals that end a unit',
+    async () => {
+      const child = start([], [process.execPath, client, 'race', '60']);
+      const over = ended(child);
+      const both = await waitFor(
+        'supervisor and guardian',
+        () => {
+          const { supervisor, guardian } = supervisors(child.pid!);
+          const isVmm = !readFileSync(`/proc/${child.pid}/cmdline`, 'latin1').includes('--dir');
+          return isVmm ? [...supervisor, ...guardian] : undefined;
+        },
+        { timeoutMs: 60_000, intervalMs: 5 },
+      );
+      for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
+        for (const pid of both) process.kill(pid, signal);
+      const { status, out, err } = await over;
+      expect([status, err]).toEqual([0, '']);
+      expect(JSON.parse(out)).toEqual({ count: 60, files: 60, wrong: 0 });
+      await nothingLeft(child.pid!);
     },
     TIMEOUT_MS,
   );
@@ -402,6 +460,7 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
         [['--dir', ram, '--', 'no-such-vmm'], 3, /no-such-vmm: no such program in PATH/],
         [['--dir', ram, '--', '/etc/passwd'], 3, /\/etc\/passwd: no such program/],
         [['--dir', ram, '--', script], 2, /not a program that the kernel knows/],
+        [['--dir', ram, 'echo', 'hello', '--name', 'x'], 2, /'--' is not before 'echo'/],
         [['--', 'true'], 24, /turtlefs is not mounted: start the agent/],
         [['--dir', '/proc', '--', 'true'], 4, /O_TMPFILE/],
         [
@@ -418,6 +477,23 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
     },
     TIMEOUT_MS,
   );
+});
+
+describe.skipIf(!root)('its supervisor', () => {
+  it('is not ready when the directory is not there', async () => {
+    const task = { dir: path.join(dir, 'none'), pid: 1 << 30, program: 'x', minBytes: 1, again: false };
+    const program = path.join(path.dirname(cli), '../guest/launch/supervisor.js');
+    const child = spawn(process.execPath, [program, JSON.stringify(task)], {
+      stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+    });
+    children.add(child);
+    const [[status], said, err] = await Promise.all([
+      once(child, 'close') as Promise<[number]>,
+      text(child.stdio[3] as Readable),
+      text(child.stderr!),
+    ]);
+    expect([status, said, err]).toEqual([1, '', expect.stringMatching(/ENOENT.*none/)]);
+  });
 });
 
 const qemu = root ? findQemu() : undefined;

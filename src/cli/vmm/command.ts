@@ -49,6 +49,13 @@ async function vmm(program: string, args: readonly string[], o: Options): Promis
       'HT_USAGE',
       `--name: 1 to 31 printable characters without spaces expected, '${o.name}' found`,
     );
+  // they are passed as the kernel has them, by their number
+  const last = process.argv.slice(-args.length - 2);
+  if (!['--', program, ...args].every((word, i) => word === last[i]))
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `'hyperturtle vmm [options] -- PROGRAM ARGUMENTS' expected: '--' is not before '${program}'`,
+    );
   const { launch } = await import('../../guest/launch/launch.ts');
   await launch({
     program,

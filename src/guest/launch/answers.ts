@@ -62,6 +62,8 @@ const PAGE_MASK = BigInt(PAGE - 1);
 type Verdict = 'let' | 'done';
 
 export interface AnswersOptions extends Pick<SupervisorTask, 'dir' | 'pid' | 'program' | 'filters'> {
+  /** That of `dir`, as st_dev. */
+  device: number;
   listener: OwnedFd;
   /** Told once each. */
   say: (text: string) => void;
@@ -82,7 +84,7 @@ export class Answers {
 
   constructor(o: AnswersOptions) {
     this.#o = o;
-    this.#device = statSync(o.dir).dev;
+    this.#device = o.device;
   }
 
   /** Bytes of memory that came from turtlefs. */

@@ -51,7 +51,7 @@ export interface LaunchOptions {
 export async function launch(o: LaunchOptions): Promise<never> {
   requireUserNotification();
   const file = findProgram(o.program, process.env['PATH'] ?? '/usr/bin:/bin', isExecutable);
-  const dir = o.dir ?? turtlefsDir();
+  const dir = path.resolve(o.dir ?? turtlefsDir()); // the supervisor is elsewhere
   tryRamDir(dir);
   const args = ownArguments(o.argumentCount);
   const over = o.over ?? overFor(args.map(String), readFileSync('/proc/self/mountinfo', 'utf8'));
@@ -77,7 +77,7 @@ export async function launch(o: LaunchOptions): Promise<never> {
   );
   if (over.length > 0) bindOver(dir, over);
   if (!hasSysAdmin()) setNoNewPrivs();
-  undoNode();
+  undoNode([channel.fd]);
   try {
     passCalls(channel, filter);
     execute(image);

@@ -7,7 +7,7 @@
  */
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { readSync, writeSync } from 'node:fs';
+import { readSync, statSync, writeSync } from 'node:fs';
 import { receiveFds } from '../../bpf/fd-passing.ts';
 import { OwnedFd } from '../../bpf/fds.ts';
 import { pollNow, whenReadable } from '../../bpf/poll.ts';
@@ -24,12 +24,15 @@ import { waitingThreads } from './target.ts';
 /** The launcher passes the listener at once; else it has ended, or hangs. */
 const LISTENER_MS = 30_000;
 const GUARDIANS = 100;
-const GUARD = 'read -r said || exec "$@"';
+/** A signal to all of a unit, as systemd stops one, is for the VMM: both end with it anyway. */
+const LEFT_TO_VMM = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+const GUARD = `trap '' TERM INT HUP; read -r said || exec "$@"`;
 
 const say = (text: string): void => writeErr(`hyperturtle vmm: ${text}\n`);
 
 async function main(): Promise<void> {
   process.stderr.on('error', () => {}); // there is nobody left to tell
+  for (const signal of LEFT_TO_VMM) process.on(signal, () => {});
   const [given] = process.argv.slice(2);
   if (given === undefined) {
     writeErr("this is a part of 'hyperturtle vmm' and not for use by hand\n");
@@ -41,15 +44,17 @@ async function main(): Promise<void> {
     await supervise(task);
   } catch (e) {
     say(`${task.program}: its supervisor has ended: ${messageOf(e)}`);
-    process.exitCode = 1;
+    process.exit(1); // with the listener, which the guardian has too: calls must not wait for nobody
   }
 }
 
 async function supervise(task: SupervisorTask): Promise<void> {
+  // what can fail does before the VMM is started
+  const { dev: device } = statSync(task.dir);
   const passed = new OwnedFd(PASSED_FD, task.again ? 'calls of the VMM' : 'channel from the launcher');
   const listener = task.again ? passed : await takeListener(passed, task);
   if (listener === undefined) return;
-  const answers = new Answers({ ...task, listener, say });
+  const answers = new Answers({ ...task, device, listener, say });
   const guard = new Guard(task, listener);
   // calls that the supervisor before had taken and not answered are made again
   if (task.again) for (const tid of waitingThreads()) nudge(tid);
