@@ -88,6 +88,6 @@ export function formatStats(stats: HookStats): string {
 function fillsLine(f: FillCounts): string {
   if (f.limitNs === 0) return '  groups are not filled in at once: fill_us of the module is 0';
   const us = (ns: number): string => (ns / 1000).toFixed(1);
-  const left = `${f.budget} out of time, ${f.pending} somebody waited, ${f.failed} not mapped, ${f.absent} not in memory`;
-  return `  ${f.done} fills of up to 8 pages besides, cut short: ${left}; longest ${us(f.maxNs)} us, none begins after ${f.limitNs / 1000} us`;
+  const short = `${f.budget} out of time, ${f.pending} as somebody waited, ${f.failed} not mapped`;
+  return `  ${f.done} fills of up to 8 pages besides; cut short: ${short}; left out: ${f.absent} not in memory; longest ${us(f.maxNs)} us, none begins after ${f.limitNs / 1000} us`;
 }

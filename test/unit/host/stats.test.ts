@@ -44,7 +44,7 @@ describe('statistics of a hook', () => {
       ...{ ns: 9_000_000, maxNs: 17_400, limitNs: 30_000 },
     });
     expect(formatStats(stats)).toContain(
-      '3500 fills of up to 8 pages besides, cut short: 1 out of time, 2 somebody waited, 3 not mapped, 4 not in memory; longest 17.4 us, none begins after 30 us',
+      '3500 fills of up to 8 pages besides; cut short: 1 out of time, 2 as somebody waited, 3 not mapped; left out: 4 not in memory; longest 17.4 us, none begins after 30 us',
     );
     expect(formatStats({ ...stats, fills: { ...stats.fills!, limitNs: 0 } })).toContain(
       'groups are not filled in at once: fill_us of the module is 0',
