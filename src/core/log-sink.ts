@@ -64,7 +64,15 @@ export class LogSink {
     });
   }
 
-  /** Writes what is queued, as far as that can be done now. */
+  /** Lines that were to be written wait for room. */
+  get stalled(): boolean {
+    return this.#waiting !== undefined;
+  }
+
+  /**
+   * Writes what is queued, as far as that can be done now. Lines that the kernel is being asked to take just now are not
+   * queued any more: where it has no room for them they come after these, or not at all when the process ends.
+   */
   flush(): void {
     const end = performance.now() + LAST_MS;
     const waiting = this.#waiting;

@@ -87,8 +87,7 @@ describe('a log', () => {
     while (writeAll(writer, full));
     sink = new LogSink(writer);
     sink.write('first\n');
-    // it has found no room, and waits to try again
-    await new Promise((resolve) => setTimeout(resolve, 30));
+    await soon('no room has been found', () => sink?.stalled === true);
     const read = Buffer.alloc(1 << 20);
     readSync(reader, read);
     sink.write('second\n');
