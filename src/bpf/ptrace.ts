@@ -81,13 +81,14 @@ export type Replaced =
 class Over extends Error {}
 
 /**
- * `asked` is what the thread waits in, `fd` one of its own descriptors. Throws HT_UNSUPPORTED when it may not be traced.
- * `suspend`: a filter of the VMM's own is not asked about the other call; only root can have that.
+ * `asked` is what the thread waits in; `giveFd` gives it a descriptor, which is left to it, once it is known to be traced.
+ * Throws HT_UNSUPPORTED when it may not be. `suspend`: a filter of the VMM's own is not asked about the other call; only
+ * root can have that.
  */
 export function replaceMmap(
   tid: number,
   asked: MmapCall,
-  other: { flags: bigint; fd: number; suspend: boolean },
+  other: { flags: bigint; giveFd: () => number; suspend: boolean },
 ): Replaced {
   if (cPtrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) < 0) {
     const errno = koffi.errno();
@@ -97,8 +98,15 @@ export function replaceMmap(
     });
   }
   const thread = new Traced(tid);
+  let fd: number;
   try {
-    return thread.replace(asked, other);
+    fd = other.giveFd(); // the thread still waits
+  } catch (e) {
+    pauseIfThere(thread);
+    throw e;
+  }
+  try {
+    return thread.replace(asked, { ...other, fd });
   } catch (e) {
     if (e instanceof Over) return { kind: 'again' };
     thread.letGo(0);
@@ -263,8 +271,10 @@ class Traced {
 
 /** Has a thread that waits in a call make it once more, if it can be traced. */
 export function nudge(tid: number): void {
-  if (cPtrace(PTRACE_SEIZE, tid, 0, 0) < 0) return;
-  const thread = new Traced(tid);
+  if (cPtrace(PTRACE_SEIZE, tid, 0, 0) === 0) pauseIfThere(new Traced(tid));
+}
+
+function pauseIfThere(thread: Traced): void {
   try {
     thread.pause();
   } catch (e) {

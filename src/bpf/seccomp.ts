@@ -107,6 +107,12 @@ export function answerCall(listener: OwnedFd, call: AskedCall, value: bigint): v
   unlessGone(() => ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, arg, GONE));
 }
 
+/** Has the call fail. */
+export function refuseCall(listener: OwnedFd, call: AskedCall, errno: number): void {
+  const arg = SECCOMP_NOTIF_RESP.encode({ id: call.id, error: -errno });
+  unlessGone(() => ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, arg, GONE));
+}
+
 /**
  * Gives the process that asks a descriptor for `fd`, closed by exec or not: of number `at`, or the next free one. Returns
  * the number; throws HT_NOT_FOUND when the call has been given up.

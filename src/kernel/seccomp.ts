@@ -47,10 +47,13 @@ export const ASKED = { mmap: 9, madvise: 28, fcntl: 72, ftruncate: 77, userfault
 export const PROT_WRITE = 2;
 export const PROT_EXEC = 4;
 export const MAP_SHARED = 1;
+export const MAP_PRIVATE = 2;
 export const MAP_FIXED = 0x10;
 export const MAP_ANONYMOUS = 0x20;
+export const MAP_32BIT = 0x40;
 export const MAP_GROWSDOWN = 0x100;
 export const MAP_LOCKED = 0x2000;
+export const MAP_NORESERVE = 0x4000;
 export const MAP_POPULATE = 0x8000;
 export const MAP_NONBLOCK = 0x10000;
 export const MAP_STACK = 0x20000;
@@ -61,8 +64,11 @@ export const MADV_FREE = 8;
 export const MADV_DONTNEED_LOCKED = 24;
 export const F_ADD_SEALS = 1033;
 export const F_GET_SEALS = 1034;
+export const F_SEAL_SEAL = 1;
+export const F_SEAL_GROW = 4;
+export const F_SEAL_WRITE = 8;
 
-/** Guests have whole MiB of RAM. A large block of malloc() never has: its length is what was asked for and a header. */
+/** Guests have whole MiB of RAM. */
 const RAM_UNIT = 1 << 20;
 
 export const AUDIT_ARCH_X86_64 = 0xc000_003e;

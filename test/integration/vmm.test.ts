@@ -361,6 +361,38 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
   );
 
   it(
+    'is refused what the kernel refuses, keeps the memory then, and has memory back as zeros after it was moved',
+    async () => {
+      const { status, out, err } = await ended(start([], [process.execPath, hostile, 'refused']));
+      expect([status, err]).toEqual([0, '']);
+      const [EPERM, EINVAL] = [1, 22];
+      expect(JSON.parse(out)).toEqual({
+        file: true,
+        unaligned: [EINVAL, 7],
+        locked: [EINVAL, 7],
+        given: [0, 0],
+        moved: [0, 0, 0],
+        low: [true, true],
+        types: [EINVAL, EINVAL],
+        unsealed: [true, 1],
+        sealed: EPERM,
+        grown: 'EPERM',
+      });
+    },
+    TIMEOUT_MS,
+  );
+
+  it(
+    'has a block of malloc that is mapped as whole MiB where it was, and can make it longer',
+    async () => {
+      const { status, signal, out } = await ended(start([], [process.execPath, hostile, 'malloc']));
+      expect([status, signal]).toEqual([0, null]);
+      expect(JSON.parse(out)).toEqual({ file: false, last: 1 });
+    },
+    TIMEOUT_MS,
+  );
+
+  it(
     'finds it where its arguments name /dev/shm, and nobody else does',
     async () => {
       const file = `/dev/shm/ht-vmm-${process.pid}`;

@@ -94,12 +94,12 @@ function shapes(): object {
   ftruncateSync(small, MIB);
   fcntl(small, 1033, 2);
   const others = {
-    small: fileAt(map(16, READ_WRITE, PRIVATE)),
-    odd: fileAt(mmap(0, 64 * MIB + 4096, READ_WRITE, PRIVATE, -1, 0)),
-    code: fileAt(map(64, READ_WRITE | PROT_EXEC, PRIVATE)),
-    readOnly: fileAt(map(64, 1, PRIVATE)),
+    small: fileAt(map(16, READ_WRITE, PRIVATE | NORESERVE)),
+    odd: fileAt(mmap(0, 64 * MIB + 4096, READ_WRITE, PRIVATE | NORESERVE, -1, 0)),
+    code: fileAt(map(64, READ_WRITE | PROT_EXEC, PRIVATE | NORESERVE)),
+    readOnly: fileAt(map(64, 1, PRIVATE | NORESERVE)),
     reserved: fileAt(room),
-    stack: fileAt(map(64, READ_WRITE, PRIVATE | STACK)),
+    stack: fileAt(map(64, READ_WRITE, PRIVATE | NORESERVE | STACK)),
     smallMemfd: [readlinkSync(`/proc/self/fd/${small}`), fcntl(small, 1034, 0)],
   };
   return {
@@ -172,7 +172,7 @@ function race(count: number): Raced {
   let files = 0;
   let wrong = 0;
   for (let i = 0; i < count; i++) {
-    const at = map(32, READ_WRITE, PRIVATE);
+    const at = map(32, READ_WRITE, PRIVATE | NORESERVE);
     const bytes = view(at, 32);
     if (bytes[i] !== 0) wrong++;
     for (let k = 0; k < 32; k++) bytes[k * MIB] = i + k;
@@ -222,7 +222,7 @@ const [what = '', ...words] = process.argv.slice(2);
 const say = (o: object): void => void process.stdout.write(`${JSON.stringify(o)}\n`);
 if (!isMainThread) parentPort?.postMessage(race(workerData as number));
 else if (what === 'shapes') say(shapes());
-else if (what === 'child') process.stdout.write(fileAt(map(64, READ_WRITE, PRIVATE)));
+else if (what === 'child') process.stdout.write(fileAt(map(64, READ_WRITE, PRIVATE | NORESERVE)));
 else if (what === 'race')
   if (words[1] === undefined) say(race(Number(words[0])));
   else {
@@ -234,14 +234,14 @@ else if (what === 'about') {
   process.exitCode = 7;
 } else if (what === 'sandbox') {
   sandbox();
-  const at = map(64, READ_WRITE, PRIVATE);
+  const at = map(64, READ_WRITE, PRIVATE | NORESERVE);
   say({ file: fileAt(at), filters: status('Seccomp_filters') });
 } else if (what === 'write') {
   writeFileSync(words[0] ?? '', 'guest');
   say({ there: readdirSync('/dev/shm') });
   closeSync(0);
 } else if (what === 'wait') {
-  const at = map(Number(words[0]), READ_WRITE, PRIVATE);
+  const at = map(Number(words[0]), READ_WRITE, PRIVATE | NORESERVE);
   view(at, 1)[0] = 1;
   say({ pid: process.pid, file: fileAt(at) });
   setInterval(() => {}, 1000);

@@ -1,9 +1,9 @@
 /**
  * What `hyperturtle vmm` starts in tests: asks for memory as no VMM does, on purpose or by accident, and says as JSON what
- * came of it. `node vmm-hostile-main.js int80 TIMES` (in a directory of its own).
+ * came of it. `node vmm-hostile-main.js refused|malloc`, `int80 TIMES` (in a directory of its own).
  */
 import koffi from 'koffi';
-import { existsSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, ftruncateSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { Worker, isMainThread, workerData } from 'node:worker_threads';
 
 const libc = koffi.load('libc.so.6');
@@ -12,6 +12,19 @@ const mmap = libc.func(
   'intptr_t mmap(intptr_t at, size_t n, int prot, int flags, int fd, int64_t off)',
 ) as Mmap;
 const munmap = libc.func('int munmap(intptr_t at, size_t n)') as (at: number, n: number) => number;
+type Call = (...args: number[]) => number;
+const madvise = libc.func('int madvise(intptr_t at, size_t n, int advice)') as Call;
+const mlock = libc.func('int mlock(intptr_t at, size_t n)') as Call;
+const mremap = libc.func(
+  'intptr_t mremap(intptr_t at, size_t n, size_t now, int flags, intptr_t to)',
+) as Call;
+const malloc = libc.func('intptr_t malloc(size_t n)') as Call;
+const realloc = libc.func('intptr_t realloc(intptr_t at, size_t n)') as Call;
+const fcntl = libc.func('int fcntl(int fd, int command, long arg)') as Call;
+const memfd = libc.func('int memfd_create(const char *name, unsigned int flags)') as (
+  name: string,
+  flags: number,
+) => number;
 const seccomp = libc.func('long syscall(long number, long a, long b, void *c)') as (
   ...args: [number, number, number, Uint8Array]
 ) => number;
@@ -115,6 +128,70 @@ function write({ page, turn }: Writer): void {
   }
 }
 
+const GIVE_BACK = 4;
+const GUESTS = PRIVATE | NORESERVE;
+const map = (flags: number, prot = READ_WRITE): number => mmap(0, 64 * MIB, prot, flags, -1, 0);
+const errnoOf = (result: number): number => (result === -1 ? koffi.errno() : 0);
+/** Whether what is mapped there comes from a file without a name. */
+const isFile = (at: number): boolean =>
+  readFileSync('/proc/self/maps', 'utf8')
+    .split('\n')
+    .some((l) => l.startsWith(`${at.toString(16)}-`) && l.includes('/#'));
+
+/** What mmap(), madvise() and seals do at their edges. */
+function refused(): object {
+  const at = map(GUESTS);
+  const bytes = view(at, 64 * MIB);
+  bytes.fill(7, 0, 3 * MIB);
+  const unaligned = [errnoOf(madvise(at + 100, 4096, GIVE_BACK)), bytes[200]];
+  mlock(at, MIB);
+  const locked = [errnoOf(madvise(at, 4096, GIVE_BACK)), bytes[0]];
+  const given = [errnoOf(madvise(at + MIB, 4096, GIVE_BACK)), bytes[MIB]];
+  const room = map(PRIVATE | NORESERVE, 0);
+  const MOVE_THERE = 3;
+  const to = mremap(at, 64 * MIB, 64 * MIB, MOVE_THERE, room);
+  const moved = [to - room, errnoOf(madvise(to + 2 * MIB, 4096, GIVE_BACK)), view(to, 3 * MIB)[2 * MIB]];
+  const low = map(GUESTS | BELOW_2G);
+  const types = [0, 3].map((type) => errnoOf(map(0x20 | NORESERVE | type)));
+  const [ADD, GET] = [1033, 1034];
+  const plain = memfd('plain', 0);
+  ftruncateSync(plain, 40 * MIB);
+  const unsealed = [readlinkSync(`/proc/self/fd/${plain}`).includes('/#'), fcntl(plain, GET, 0)];
+  const sealed = errnoOf(fcntl(plain, ADD, 2));
+  const full = memfd('full', 2);
+  fcntl(full, ADD, 4);
+  let grown = '';
+  try {
+    ftruncateSync(full, 40 * MIB);
+  } catch (e) {
+    grown = (e as NodeJS.ErrnoException).code ?? '';
+  }
+  return {
+    file: isFile(to),
+    unaligned,
+    locked,
+    given,
+    moved,
+    low: [low < 2 ** 31, isFile(low)],
+    types,
+    unsealed,
+    sealed,
+    grown,
+  };
+}
+
+/** A block that is mapped as whole MiB, made longer. */
+function longer(): object {
+  const at = malloc(64 * MIB - 32);
+  const file = isFile(at - 16);
+  const size = 100 * MIB;
+  const now = view(realloc(at, size), size);
+  now[size - 1] = 1;
+  return { file, last: now[size - 1] };
+}
+
 const [what = '', count = ''] = process.argv.slice(2);
 if (!isMainThread) write(workerData as Writer);
 else if (what === 'int80') int80(Number(count));
+else if (what === 'refused') say(refused());
+else if (what === 'malloc') say(longer());

@@ -2,25 +2,33 @@
  * What becomes of each call that a VMM under `hyperturtle vmm` is asked about. What is not taken, or fails, the kernel does
  * as it would have done without us: the VMM then runs, and what was not accelerated is told.
  */
-import { fstatSync, statSync, statfsSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readlinkSync, statSync, statfsSync } from 'node:fs';
 import koffi from 'koffi';
-import type { OwnedFd } from '../../bpf/fds.ts';
+import { OwnedFd } from '../../bpf/fds.ts';
 import { replaceMmap } from '../../bpf/ptrace.ts';
 import type { MmapCall } from '../../bpf/ptrace.ts';
-import { answerCall, giveFd, letThrough, stillAsked } from '../../bpf/seccomp.ts';
+import { answerCall, giveFd, letThrough, refuseCall, stillAsked } from '../../bpf/seccomp.ts';
 import type { AskedCall } from '../../bpf/seccomp.ts';
-import { kernelError, pidfdGetfd, pidfdOpen } from '../../bpf/sys.ts';
+import { kernelError } from '../../bpf/sys.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { errnoName } from '../../kernel/errno.ts';
 import {
   ASKED,
   F_ADD_SEALS,
+  F_GET_SEALS,
+  F_SEAL_GROW,
+  F_SEAL_SEAL,
+  F_SEAL_WRITE,
+  MADV_DONTNEED_LOCKED,
   MADV_FREE,
+  MAP_32BIT,
   MAP_FIXED,
   MAP_FIXED_NOREPLACE,
   MAP_LOCKED,
   MAP_NONBLOCK,
+  MAP_NORESERVE,
   MAP_POPULATE,
+  MAP_PRIVATE,
   MAP_SHARED,
 } from '../../kernel/seccomp.ts';
 import { makeRamFile, ramKindAt } from './ram-file.ts';
@@ -31,6 +39,7 @@ import {
   filterCount,
   hasElsewhere,
   linkOf,
+  lockedIn,
   mayOpenMappings,
   openMapping,
   privateRam,
@@ -48,14 +57,29 @@ const fallocate = koffi
   offset: number,
   length: number,
 ) => number;
+const fcntl = koffi.load('libc.so.6').func('int fcntl(int fd, int command, long arg)') as (
+  fd: number,
+  command: number,
+  arg: number,
+) => number;
 const PUNCH_HOLE_KEEP_SIZE = 3;
+const EPERM = 1;
 const EEXIST = 17;
+const O_RDWR = 2;
 
 const PAGE = 4096;
 const TMPFS_MAGIC = 0x0102_1994;
 /** What of the VMM's flags stays: where, and what is to be done at once. */
-const KEPT_FLAGS = BigInt(MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_POPULATE | MAP_NONBLOCK | MAP_LOCKED);
+const KEPT_FLAGS = BigInt(
+  MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT | MAP_POPULATE | MAP_NONBLOCK | MAP_LOCKED,
+);
+/** How a guest's private RAM is asked for, and no block of malloc(). */
+const OF_GUESTS = BigInt(MAP_NORESERVE | MAP_FIXED | MAP_FIXED_NOREPLACE);
 const MAP_TYPE = 0xfn;
+const TYPES: ReadonlyMap<bigint, RamKind> = new Map([
+  [BigInt(MAP_SHARED), 'shared'],
+  [BigInt(MAP_PRIVATE), 'private'],
+]);
 const PAGE_MASK = BigInt(PAGE - 1);
 
 /** `let`: the kernel does it; `done`: has been answered, or is asked again. */
@@ -112,7 +136,7 @@ export class Answers {
       case ASKED.ftruncate:
         return this.#ftruncate(call, pid);
       case ASKED.fcntl:
-        return this.#fcntl(call, pid);
+        return this.#fcntl(call);
       case ASKED.madvise:
         return this.#madvise(call, pid);
       case ASKED.userfaultfd:
@@ -138,23 +162,20 @@ export class Answers {
     this.#failed.delete(call.tid);
     if (failed === key || !this.#isVmm(pid)) return 'let';
     const length = (asked + PAGE_MASK) & ~PAGE_MASK;
-    const kind: RamKind = (flags & MAP_TYPE) === BigInt(MAP_SHARED) ? 'shared' : 'private';
+    const kind = TYPES.get(flags & MAP_TYPE);
+    if (kind === undefined) return 'let'; // the kernel refuses it
+    if (kind === 'private' && (flags & OF_GUESTS) === 0n && !usesKvm(pid)) return 'let';
     if (kind === 'private' && !this.#mayFree)
       throw new HyperturtleError(
         'HT_UNSUPPORTED',
         'only root can free what a VMM gives back (CAP_CHECKPOINT_RESTORE), so its private memory stays where it is',
       );
-    const file = makeRamFile(this.#o.dir, Number(length), kind);
-    let fd: number;
-    try {
+    using file = makeRamFile(this.#o.dir, Number(length), kind);
+    const replaced = this.#replace(call.tid, { addr, length: asked, prot, flags }, () => {
       // the one for the memory before stayed, as nothing may be closed there: it becomes this one's
-      const at = fdsOf(pid).find((n) => this.#isSpent(pid, n));
-      fd = giveFd(this.#o.listener, call, file.fd, { at, cloexec: true });
-    } finally {
-      file.close();
-    }
-    const other = { flags: BigInt(MAP_SHARED) | (flags & KEPT_FLAGS), fd };
-    const replaced = this.#replace(call.tid, { addr, length: asked, prot, flags }, other);
+      const at = fdsOf(call.tid).find((n) => this.#isSpent(call.tid, n));
+      return giveFd(this.#o.listener, call, file.fd, { at, cloexec: true });
+    });
     if (replaced.kind === 'failed') {
       this.#failed.set(call.tid, key);
       // that of a place which is taken the VMM has brought about itself
@@ -166,17 +187,13 @@ export class Answers {
     return 'done';
   }
 
-  #isSpent(pid: number, fd: number): boolean {
-    const kind = ramKindAt(pid, fd, this.#device);
+  #isSpent(tid: number, fd: number): boolean {
+    const kind = ramKindAt(tid, fd, this.#device);
     return kind === 'private' || kind === 'shared';
   }
 
   /** Without suspended seccomp only a VMM that has no filter of its own: it might be killed for the other call. */
-  #replace(
-    tid: number,
-    asked: MmapCall,
-    other: { flags: bigint; fd: number },
-  ): ReturnType<typeof replaceMmap> {
+  #replace(tid: number, asked: MmapCall, give: () => number): ReturnType<typeof replaceMmap> {
     const { filters } = this.#o;
     const now = filterCount(tid);
     if (!this.#suspend && (filters === undefined || now === undefined || now > filters))
@@ -184,7 +201,8 @@ export class Answers {
         'HT_UNSUPPORTED',
         'a seccomp filter of its own may not allow another mmap(), and only root can have it not asked (CAP_SYS_ADMIN)',
       );
-    const replaced = replaceMmap(tid, asked, { ...other, suspend: this.#suspend });
+    const flags = BigInt(MAP_SHARED) | (asked.flags & KEPT_FLAGS);
+    const replaced = replaceMmap(tid, asked, { flags, giveFd: give, suspend: this.#suspend });
     if (replaced.kind === 'unsuspended') this.#suspend = false;
     return replaced;
   }
@@ -192,31 +210,38 @@ export class Answers {
   /** A memfd that gets the size of a guest's RAM becomes a file of turtlefs, under the same number. */
   #ftruncate(call: AskedCall, pid: number): Verdict {
     const [number = 0n, length = 0n] = call.args;
+    const { tid } = call; // which may have descriptors of its own
     const fd = Number(BigInt.asUintN(32, number));
-    if (!linkOf(pid, fd)?.startsWith('/memfd:') || !this.#isVmm(pid)) return 'let';
-    using process = pidfdOpen(pid);
-    using memfd = pidfdGetfd(process, fd, `memfd ${fd} of process ${pid}`);
-    if (statfsSync(`/proc/self/fd/${memfd.fd}`).type !== TMPFS_MAGIC) return 'let'; // huge pages were asked for
-    if (fstatSync(memfd.fd).size > 0 || hasElsewhere(pid, fd)) {
+    if (!linkOf(tid, fd)?.startsWith('/memfd:') || !this.#isVmm(pid)) return 'let';
+    using memfd = openMemfd(tid, fd);
+    if (memfd === undefined) return 'let';
+    const seals = fcntl(memfd.fd, F_GET_SEALS, 0);
+    if (seals < 0 || (seals & (F_SEAL_GROW | F_SEAL_WRITE)) !== 0) return 'let'; // the kernel refuses it
+    if (fstatSync(memfd.fd).size > 0 || hasElsewhere(tid, fd)) {
       this.#say('a memfd that is in use already grows: it stays where it is');
       return 'let';
     }
-    const cloexec = closesOnExec(pid, fd);
+    const cloexec = closesOnExec(tid, fd);
     using file = makeRamFile(this.#o.dir, Number(length), 'memfd');
     giveFd(this.#o.listener, call, file.fd, { at: fd, cloexec });
+    this.#seals.set(fstatSync(file.fd).ino, BigInt(seals));
     this.#taken += Number(length);
     answerCall(this.#o.listener, call, 0n);
     return 'done';
   }
 
   /** Seals are what a memfd has: kept for the VMM, which asks for them, and not enforced. */
-  #fcntl(call: AskedCall, pid: number): Verdict {
+  #fcntl(call: AskedCall): Verdict {
     const [number = 0n, command = 0n, seals = 0n] = call.args;
     const fd = Number(BigInt.asUintN(32, number));
-    if (ramKindAt(pid, fd, this.#device) !== 'memfd') return 'let';
-    const { ino } = statSync(`/proc/${pid}/fd/${fd}`);
+    if (ramKindAt(call.tid, fd, this.#device) !== 'memfd') return 'let';
+    const { ino } = statSync(`/proc/${call.tid}/fd/${fd}`);
     const had = this.#seals.get(ino) ?? 0n;
     const add = Number(BigInt.asUintN(32, command)) === F_ADD_SEALS;
+    if (add && (had & BigInt(F_SEAL_SEAL)) !== 0n) {
+      refuseCall(this.#o.listener, call, EPERM);
+      return 'done';
+    }
     if (add) this.#seals.set(ino, had | seals);
     answerCall(this.#o.listener, call, add ? 0n : had);
     return 'done';
@@ -226,7 +251,12 @@ export class Answers {
   #madvise(call: AskedCall, pid: number): Verdict {
     const [from = 0n, length = 0n, advice = 0n] = call.args;
     const range = { start: Number(from), end: Number(from + ((length + PAGE_MASK) & ~PAGE_MASK)) };
+    if ((from & PAGE_MASK) !== 0n) return 'let'; // the kernel refuses it
+    // what is not all known may have been moved
+    if (!covered(range, this.#privateOf(pid))) this.#private.delete(pid);
     if (!this.#privateOf(pid).some((m) => overlap(m, range))) return 'let';
+    const unlocks = Number(BigInt.asUintN(32, advice)) === MADV_DONTNEED_LOCKED;
+    if (!unlocks && lockedIn(pid, range)) return 'let'; // so it does here
     if (!this.#punch(pid, range)) {
       // its mappings are others now, by what the VMM did with some of them
       this.#private.delete(pid);
@@ -265,3 +295,21 @@ export class Answers {
 
 const overlap = (a: { start: number; end: number }, b: { start: number; end: number }): boolean =>
   a.start < b.end && b.start < a.end;
+
+/** Whether all of the range is in them; they do not overlap each other. */
+function covered(range: { start: number; end: number }, all: readonly Mapping[]): boolean {
+  const bytes = all
+    .filter((m) => overlap(m, range))
+    .reduce((n, m) => n + Math.min(m.end, range.end) - Math.max(m.start, range.start), 0);
+  return bytes === range.end - range.start;
+}
+
+/** Opened again, by the thread's descriptor; undefined: it is none any more, or huge pages were asked for. */
+function openMemfd(tid: number, fd: number): OwnedFd | undefined {
+  const opened = openSync(`/proc/${tid}/fd/${fd}`, O_RDWR);
+  const self = `/proc/self/fd/${opened}`;
+  if (readlinkSync(self).startsWith('/memfd:') && statfsSync(self).type === TMPFS_MAGIC)
+    return new OwnedFd(opened, `memfd ${fd} of thread ${tid}`);
+  closeSync(opened);
+  return undefined;
+}

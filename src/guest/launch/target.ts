@@ -33,6 +33,7 @@ export function usesKvm(pid: number): boolean {
   });
 }
 
+/** `pid` of what follows: of a process, or of a thread, which may have descriptors of its own. */
 export function fdsOf(pid: number): number[] {
   try {
     return readdirSync(`/proc/${pid}/fd`).map(Number);
@@ -89,6 +90,16 @@ export function parseMappings(maps: string): Mapping[] {
     if (start === undefined || end === undefined || offset === undefined || device === undefined) return [];
     const [from, to, at] = [start, end, offset].map((n) => parseInt(n, 16)) as [number, number, number];
     return [{ start: from, end: to, offset: at, device, ino: Number(ino), name: name ?? '' }];
+  });
+}
+
+/** Whether any of it is locked in memory (mlock). */
+export function lockedIn(pid: number, range: { start: number; end: number }): boolean {
+  if (!/^VmLck:\s*[1-9]/m.test(statusOf(pid) ?? '')) return false;
+  const smaps = readFileSync(`/proc/${pid}/smaps`, 'utf8');
+  return smaps.split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m).some((one) => {
+    const [m] = parseMappings(one);
+    return m !== undefined && m.start < range.end && range.start < m.end && /^VmFlags:.* lo( |$)/m.test(one);
   });
 }
 
