@@ -1,6 +1,7 @@
 /** Reading and writing any map through its descriptor, no matter who created it. */
 import { readFileSync } from 'node:fs';
 import { HyperturtleError } from '../core/errors.ts';
+import { fileError } from '../core/files.ts';
 import { BPF_MAP_INFO, PER_CPU_MAP_TYPES, mapTypeName } from '../kernel/bpf.ts';
 import { errnoName } from '../kernel/errno.ts';
 import type { OwnedFd } from './fds.ts';
@@ -80,7 +81,15 @@ const POSSIBLE = '/sys/devices/system/cpu/possible';
 
 /** CPUs that the kernel may ever have: per-CPU maps hold that many values for a key. Throws HT_KERNEL. */
 export function possibleCpus(): number {
-  return (cpus ??= countCpus(readFileSync(POSSIBLE, 'latin1')));
+  return (cpus ??= countCpus(readNow(POSSIBLE)));
+}
+
+function readNow(file: string): string {
+  try {
+    return readFileSync(file, 'latin1');
+  } catch (e) {
+    throw fileError(e, 'cannot be read', file);
+  }
 }
 
 /** CPUs in a list of the kernel's, such as `0-3,8`. Throws HT_KERNEL for what is none. */
@@ -90,7 +99,7 @@ export function countCpus(list: string): number {
     .split(',')
     .map((range) => /^(\d+)(?:-(\d+))?$/.exec(range));
   return ranges.reduce((sum, range) => {
-    if (range === null)
+    if (range === null || Number(range[2] ?? range[1]) < Number(range[1]))
       throw new HyperturtleError(
         'HT_KERNEL',
         `${POSSIBLE}: expected a list of CPUs such as 0-3,8, got '${list.trim()}'`,

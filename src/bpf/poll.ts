@@ -2,6 +2,7 @@
 import koffi from 'koffi';
 import { HyperturtleError } from '../core/errors.ts';
 import type { OwnedFd } from './fds.ts';
+import { errnoName } from '../kernel/errno.ts';
 import { viewOf } from '../kernel/struct.ts';
 import { isPollable, kernelError } from './sys.ts';
 
@@ -41,17 +42,23 @@ const cPoll = koffi.load('libc.so.6').func('int poll(void *fds, unsigned long n,
   timeoutMs: number,
 ) => number;
 const POLLIN = 1;
+const POLLERR = 8;
 const POLLHUP = 16;
+const POLLNVAL = 32;
 
-/** Whether it becomes readable, is readable or hung up, or neither within that time; this thread waits. */
+/** Whether it becomes readable, is hung up, or neither within that time; this thread waits. Throws HT_KERNEL. */
 export function pollNow(file: OwnedFd, timeoutMs: number): 'readable' | 'over' | 'quiet' {
   const fds = new Uint8Array(8);
   const view = viewOf(fds);
   view.setInt32(0, file.fd, true);
   view.setInt16(4, POLLIN, true);
+  const end = performance.now() + timeoutMs;
   // SAFETY: the kernel reads and writes one struct pollfd, 8 bytes.
-  if (cPoll(fds, 1, timeoutMs) < 0) throw kernelError('poll', koffi.errno());
+  while (cPoll(fds, 1, Math.max(0, Math.ceil(end - performance.now()))) < 0)
+    if (errnoName(koffi.errno()) !== 'EINTR') throw kernelError('poll', koffi.errno());
   const events = view.getInt16(6, true);
   if ((events & POLLIN) !== 0) return 'readable';
+  if ((events & (POLLERR | POLLNVAL)) !== 0)
+    throw new HyperturtleError('HT_KERNEL', `${file.what} cannot be waited for`);
   return (events & POLLHUP) !== 0 ? 'over' : 'quiet';
 }

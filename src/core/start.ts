@@ -55,7 +55,13 @@ function requirePart(name: string): unknown {
   // parts may require each other: what there is of one is known before it has run
   parts.set(name, { script, module, bytecode });
   const body = script.runInThisContext() as (...args: unknown[]) => void;
-  body(module.exports, requireFrom, module, source, DIRECTORY);
+  try {
+    body(module.exports, requireFrom, module, source, DIRECTORY);
+  } catch (e) {
+    // nobody gets what is half made
+    parts.delete(name);
+    throw e;
+  }
   return module.exports;
 }
 

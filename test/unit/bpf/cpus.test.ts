@@ -6,7 +6,7 @@ it('CPUs are counted as the kernel lists them', () => {
   expect(countCpus('0\n')).toBe(1);
   expect(countCpus('0-3,8\n')).toBe(5);
   expect(countCpus('0-1,4-5,7')).toBe(5);
-  for (const bad of ['', '\n', 'x', '0-', '0,,1'])
+  for (const bad of ['', '\n', 'x', '0-', '0,,1', '5-3'])
     expect(() => countCpus(bad)).toThrow(/expected a list of CPUs such as 0-3,8/);
 });
 
