@@ -3,13 +3,18 @@
 // was asked for. Plain JavaScript with no dependency, as nothing is installed yet when it starts.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { runSuites } from './suites.mjs';
 
-const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
+const SELF = fileURLToPath(import.meta.url);
+const ROOT = path.dirname(path.dirname(SELF));
 const COMMANDS = ['demo', 'test', 'check'];
+/** What this script starts of itself while it holds the lock of the clone. */
+const LOCKED = 'prepare';
+/** Status of flock when another has the lock. */
+const HELD = 75;
 const NODE_AT_LEAST = [20, 19];
 /** As hyperturtle and shells have it. */
 const INTERRUPTED = 130;
@@ -50,8 +55,8 @@ function whyNoLab() {
   if (os.ID !== 'debian' || !RELEASES.includes(os.VERSION_CODENAME)) {
     const install = 'apt-get update && apt-get install -y --no-install-recommends npm ca-certificates';
     return (
-      `the lab is made of packages of Debian 12 or 13, this is ${os.PRETTY_NAME || os.ID || 'another system'}: here 'npm run unit' works, and the demo in a ` +
-      `container (docker or podman): docker run --rm -it -v "$PWD:/src" -w /src debian:13 sh -c '${install} && npm run demo'`
+      `the lab is made of packages of Debian 12 or 13, this is ${os.PRETTY_NAME || os.ID || 'another system'}: here 'npm test -- unit' works, and the demo in a ` +
+      `container (docker or podman): docker run --rm -it -v "$PWD:/src:z" -w /src debian:13 sh -c '${install} && npm run demo'`
     );
   }
   const missing = DEBIAN_PROGRAMS.find(isMissing);
@@ -70,7 +75,7 @@ function checkDebian() {
 
 function osRelease() {
   for (const file of ['/etc/os-release', '/usr/lib/os-release']) {
-    if (!existsSync(file)) continue;
+    if (!statSync(file, { throwIfNoEntry: false })?.isFile()) continue;
     const lines = readFileSync(file, 'utf8').split('\n');
     return Object.fromEntries(
       lines.map((l) => /^([A-Z_]+)=["']?(.*?)["']?$/.exec(l.trim())?.slice(1) ?? ['', '']),
@@ -152,6 +157,7 @@ async function build() {
   const hash = sourcesHash();
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === hash) return;
   say('compiling TypeScript');
+  rmSync(stamp, { force: true });
   // types are `npm run check`'s work
   const tsc = path.join(ROOT, 'node_modules/typescript/bin/tsc');
   // the dashboard's page is compiled for browsers
@@ -225,6 +231,30 @@ async function prepareLab() {
   }
 }
 
+/** Steps that write into the clone. */
+async function prepare(steps) {
+  if (steps.includes('install')) await install();
+  if (steps.includes('build')) await build();
+  return 0;
+}
+
+/**
+ * One run at a time in a clone: a second one would take node_modules from under the first. Who has the lock is the process
+ * that does the work, so it is held as long as that goes on, also after a kill -9 of the one that began.
+ */
+async function prepareAlone(steps) {
+  if (isMissing('flock')) return prepare(steps);
+  const locked = (options) =>
+    run('flock', ['--no-fork', ...options, ROOT, process.execPath, SELF, LOCKED, ...steps]);
+  const status = await locked(['--nonblock', '--conflict-exit-code', String(HELD)]);
+  if (status !== HELD) return status;
+  say('another run prepares this clone: waiting for it, half an hour at most');
+  const waited = await locked(['--timeout', '1800', '--conflict-exit-code', String(HELD)]);
+  if (waited === HELD)
+    throw new Refusal('another run still prepares this clone: end it, then run this again');
+  return waited;
+}
+
 /** `npm run test:packages` makes packages of what is compiled, the programs among it. */
 async function buildBpf() {
   const status = await run(process.execPath, [path.join(ROOT, 'scripts/build-bpf.mjs')], {
@@ -258,13 +288,14 @@ function expected(e) {
 }
 
 async function main([command, ...args]) {
-  if (!COMMANDS.includes(command))
+  if (!COMMANDS.includes(command) && command !== LOCKED)
     throw new Refusal(`usage: node scripts/bootstrap.mjs ${COMMANDS.join('|')} [arguments]`);
   checkMachine();
   if (command === 'demo') checkDebian();
-  await install();
+  if (command === LOCKED) return prepare(args);
+  const prepared = await prepareAlone(command === 'check' ? ['install'] : ['install', 'build']);
+  if (prepared !== 0) return prepared;
   if (command === 'check') return run(process.execPath, [path.join(ROOT, 'scripts/check.mjs'), ...args]);
-  await build();
   if (command === 'test') return test(args);
   return run(process.execPath, [path.join(ROOT, 'dist/src/cli/main.js'), 'demo', ...args]);
 }

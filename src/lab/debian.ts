@@ -37,7 +37,7 @@ export function releaseOf(osRelease: string): Release {
   if (found !== undefined) return found;
   throw new HyperturtleError(
     'HT_UNSUPPORTED',
-    unsupported(os['PRETTY_NAME'] ?? os['ID'] ?? 'another system'),
+    unsupported(os['PRETTY_NAME'] || os['ID'] || 'another system'),
   );
 }
 
@@ -48,8 +48,8 @@ function unsupported(system: string): string {
   const names = RELEASES.map((r) => r.version).join(' or ');
   const install = 'apt-get update && apt-get install -y --no-install-recommends npm ca-certificates';
   return (
-    `the lab is made of packages of Debian ${names}, this is ${system}: here 'npm run unit' works, and the demo in a ` +
-    `container (docker or podman): docker run --rm -it -v "$PWD:/src" -w /src debian:${newest.version} sh -c '${install} && npm run demo'`
+    `the lab is made of packages of Debian ${names}, this is ${system}: here 'npm test -- unit' works, and the demo in a ` +
+    `container (docker or podman): docker run --rm -it -v "$PWD:/src:z" -w /src debian:${newest.version} sh -c '${install} && npm run demo'`
   );
 }
 

@@ -49,7 +49,7 @@ describe.skipIf(noRoot !== '')(`the demo on a system that is neither Debian 12 n
       const osRelease = `PRETTY_NAME="${name}"\n${text}`;
       const r = demoOn(osRelease);
       expect(r.stderr).toBe(`${refusal(osRelease)}\n`);
-      expect(r.stderr).toContain(`this is ${name}: here 'npm run unit' works`);
+      expect(r.stderr).toContain(`this is ${name}: here 'npm test -- unit' works`);
       expect(r.stderr).toMatch(/docker run .* debian:13 .* npm run demo'\n$/);
       expect(r.status).toBe(2);
     },

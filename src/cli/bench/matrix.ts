@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { writeOut } from '../../core/output.ts';
 import type { MatrixCell } from '../../bench/matrix/run.ts';
 import { bochsModelOf, modelOption } from '../shared/emulated-cpu.ts';
-import { qemuOption } from '../shared/kernel-option.ts';
+import { kernelList, qemuOption } from '../shared/kernel-option.ts';
 import { choose, integer } from '../shared/values.ts';
 
 interface MatrixOptions {
@@ -57,6 +57,7 @@ async function measure(o: MatrixOptions): Promise<void> {
     import('../../core/progress.ts'),
     import('../../core/lifecycle.ts'),
   ]);
+  const kernels = o.kernel === undefined ? MATRIX_KERNELS : kernelList(o.kernel);
   const vendors = o.quick ? (['amd'] as const) : choose('--cpu', MATRIX_VENDORS, o.cpu);
   const hooks = o.quick ? (['npf'] as const) : choose('--hook', MATRIX_HOOKS, o.hook);
   const model = bochsModelOf({ ...o, cpu: vendors.some((v) => v === 'intel') ? 'intel' : 'amd' });
@@ -75,7 +76,7 @@ async function measure(o: MatrixOptions): Promise<void> {
   if (o.doc !== undefined) inDocument(o.doc, []);
   try {
     await runMatrix({
-      kernels: o.kernel?.split(',') ?? MATRIX_KERNELS,
+      kernels,
       vendors,
       hooks,
       ...model,

@@ -1,9 +1,17 @@
 /** `--kernel` and `--qemu`: by default those of the machine's Debian. */
 import { InvalidArgumentError, Option } from 'commander';
 import { defaultKernel } from '../../lab/debian.ts';
+import { parseKernelName } from '../../lab/kernel-name.ts';
 
 export function kernelOption(what: string): Option {
   return new Option('-k, --kernel <series>', what).default(defaultKernel(), "the machine's Debian's");
+}
+
+/** `6.1,7.3`. Throws HT_USAGE for what names no kernel. */
+export function kernelList(text: string): string[] {
+  const names = text.split(',');
+  for (const name of names) parseKernelName(name);
+  return names;
 }
 
 export function qemuOption(): Option {

@@ -1,7 +1,12 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { expect, test } from 'vitest';
 // @ts-expect-error: a script without types, since nothing is installed when it starts
 import * as suites from '../../../scripts/suites.mjs';
+import { waitFor } from '../../../src/core/wait.ts';
 import config from '../../../vitest.config.ts';
 
 interface Counts {
@@ -15,6 +20,8 @@ const { SUITES, chosen, count, table } = suites as {
   count: (report: unknown, status: number) => Counts;
   table: (rows: (Counts & { name: string; seconds: number })[]) => string;
 };
+
+const whyNoFlock = spawnSync('flock', ['--version']).error?.message;
 
 test('the bootstrap refuses what it does not know, in one line and with status 2', () => {
   const r = spawnSync(process.execPath, ['scripts/bootstrap.mjs', 'dance'], { encoding: 'utf8' });
@@ -40,3 +47,43 @@ test('a suite that failed without a failed test counts as one, and the table has
   const rows = [{ name: 'unit', ...count(none, 0), seconds: 61 }];
   expect(table(rows)).toBe('suite  passed  failed  skipped  min:s\nunit        3       0        1   1:01');
 });
+
+test.skipIf(whyNoFlock !== undefined)(
+  `two runs in one clone take turns${whyNoFlock === undefined ? '' : ` (skipped: ${whyNoFlock})`}`,
+  async () => {
+    const dir = mkdtempSync(path.join(tmpdir(), 'ht-turns-'));
+    try {
+      cpSync('scripts', path.join(dir, 'scripts'), { recursive: true });
+      const begun = path.join(dir, 'begun');
+      // one that works there for as long as the file is there
+      writeFileSync(begun, '');
+      const hold = `while [ -e "${begun}" ]; do sleep 0.05; done`;
+      const first = spawn('flock', ['--no-fork', dir, 'sh', '-c', hold], { stdio: 'ignore' });
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      const second = spawn(process.execPath, ['scripts/bootstrap.mjs', 'check', '--', 'types'], {
+        cwd: dir,
+        stdio: ['ignore', 'ignore', 'pipe'],
+      });
+      let said = '';
+      second.stderr.setEncoding('utf8').on('data', (s: string) => (said += s));
+      const ended = once(second, 'close') as Promise<[number | null]>;
+      await waitFor(
+        'the second to wait',
+        () => said.includes('another run prepares this clone') || undefined,
+        {
+          timeoutMs: 8000,
+          intervalMs: 20,
+        },
+      );
+      expect(second.exitCode).toBeNull();
+      rmSync(begun);
+      await once(first, 'close');
+      // there is nothing to install from: it has come to that by itself
+      expect((await ended)[0]).toBe(2);
+      expect(said).toContain('npm ci failed');
+    } finally {
+      rmSync(dir, { recursive: true, force: true });
+    }
+  },
+  20_000,
+);
