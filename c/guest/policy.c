@@ -7,7 +7,8 @@
  *   default, local       the node of the CPU
  *   preferred            that node; the CPU's where the cpuset forbids it
  *   bind, preferred-many a node of the mask, the nearest to the CPU, or to the policy's home node
- *   interleave           the nodes of the mask in turn, whatever their weights
+ *   interleave           the nodes of the mask in turn, whatever their weights: a turn for each entry of the L2, between
+ *                        which L0 gives whole groups, so that shares can be far from even
  *
  * A pool that is empty, or a node that has none, sends the fault to L1, whose allocator goes by the same policy and by
  * what else it knows (fallback to other nodes, exact interleaving). A thread's policy and its cpuset hold from its next
