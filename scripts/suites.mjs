@@ -43,6 +43,20 @@ export function count(report, status) {
   return sum;
 }
 
+const firstLine = (text) => (text ?? '').trim().split('\n')[0];
+
+/** What failed, a line each with the first line of its reason: in a long log the reasons themselves are far away. */
+export function failures(name, report) {
+  const lines = [];
+  for (const file of report?.testResults ?? []) {
+    const failed = file.assertionResults.filter((t) => t.status === 'failed');
+    const where = `${name}: ${path.basename(file.name)}`;
+    if (failed.length === 0 && file.status === 'failed') lines.push(`${where}: ${firstLine(file.message)}`);
+    for (const t of failed) lines.push(`${where}: ${t.fullName}: ${firstLine(t.failureMessages[0])}`);
+  }
+  return lines;
+}
+
 const clock = (s) => `${Math.floor(s / 60)}:${String(Math.round(s) % 60).padStart(2, '0')}`;
 
 /** One line for each suite that ran. */
@@ -69,6 +83,7 @@ export async function runSuites(root, args, { run, say, prepare, explain }) {
   const dir = mkdtempSync(path.join(tmpdir(), 'hyperturtle-test-'));
   const prepared = new Set();
   const rows = [];
+  const reasons = [];
   let problem = 0;
   try {
     for (const name of names) {
@@ -88,6 +103,7 @@ export async function runSuites(root, args, { run, say, prepare, explain }) {
       });
       const report = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined;
       rows.push({ name, ...count(report, status), seconds: (performance.now() - begun) / 1000 });
+      reasons.push(...failures(name, report));
       if (INTERRUPTED.includes(status)) break;
     }
   } catch (e) {
@@ -100,6 +116,7 @@ export async function runSuites(root, args, { run, say, prepare, explain }) {
   const sum = (what) => rows.reduce((n, row) => n + row[what], 0);
   const failed = sum('failed') + problem;
   const skipped = sum('skipped') > 0 ? `, ${sum('skipped')} skipped` : '';
+  for (const reason of reasons) process.stdout.write(`\nfailed: ${reason}`);
   process.stdout.write(`\n${table(rows)}\n${sum('passed')} passed, ${failed} failed${skipped}\n`);
   return failed > 0 ? 1 : 0;
 }

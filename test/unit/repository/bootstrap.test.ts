@@ -14,10 +14,11 @@ interface Counts {
   failed: number;
   skipped: number;
 }
-const { SUITES, chosen, count, table } = suites as {
+const { SUITES, chosen, count, failures, table } = suites as {
   SUITES: Record<string, unknown>;
   chosen: (args: string[]) => { names: string[]; rest: string[] };
   count: (report: unknown, status: number) => Counts;
+  failures: (name: string, report: unknown) => string[];
   table: (rows: (Counts & { name: string; seconds: number })[]) => string;
 };
 
@@ -46,6 +47,23 @@ test('a suite that failed without a failed test counts as one, and the table has
   expect(count(broken, 1).failed).toBe(1);
   const rows = [{ name: 'unit', ...count(none, 0), seconds: 61 }];
   expect(table(rows)).toBe('suite  passed  failed  skipped  min:s\nunit        3       0        1   1:01');
+});
+
+test('what failed is told in a line each, also a file that does not load', () => {
+  const ok = { status: 'passed', fullName: 'x', failureMessages: [] };
+  const wrong = { status: 'failed', fullName: 'two L1s share', failureMessages: ['Error: 2\n    at y'] };
+  const report = {
+    testResults: [
+      { name: '/a/tenants.test.ts', status: 'failed', message: '', assertionResults: [ok, wrong] },
+      { name: '/a/broken.test.ts', status: 'failed', message: 'no such module\nat', assertionResults: [] },
+      { name: '/a/good.test.ts', status: 'passed', message: '', assertionResults: [ok] },
+    ],
+  };
+  expect(failures('lab', report)).toEqual([
+    'lab: tenants.test.ts: two L1s share: Error: 2',
+    'lab: broken.test.ts: no such module',
+  ]);
+  expect(failures('lab', undefined)).toEqual([]);
 });
 
 test.skipIf(whyNoFlock !== undefined)(
