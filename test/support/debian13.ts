@@ -61,7 +61,9 @@ export function debian13(): {
       execFileSync('git', ['clone', '-q', '--no-hardlinks', ROOT, clone]);
       const before = performance.now();
       const unshare = ['--mount', '--pid', '--fork', '--kill-child', 'sh', '-c', IN_ROOT, 'newcomer'];
-      const child = spawn('unshare', [...unshare, root, own, home, user, command], {
+      // a kill -9 of the tests ends all that runs there, too
+      const inRoot = ['--pdeathsig', 'KILL', 'unshare', ...unshare, root, own, home, user, command];
+      const child = spawn('setpriv', inRoot, {
         stdio: ['ignore', 'pipe', 'pipe'],
         timeout: timeoutMs,
         killSignal: 'SIGKILL',
