@@ -164,8 +164,15 @@ describe('two L1s at once', () => {
     }
 
     await second.guest.command(['unload', 'profile', '--force']);
+    const ended = await samples();
     const again = [await working(lab().l1, 0), await working(second.l1, 1)];
     try {
+      // it starts beside another that works from its first moment, so that nothing says when
+      await waitFor(
+        'samples of the first again',
+        async () => ((await samples()).first > ended.first + HZ ? true : undefined),
+        { timeoutMs: SETTLED_MS, intervalMs: 2000 },
+      );
       const { first: goesOn, second: stopped, s } = await during();
       expect(goesOn).toBeGreaterThan(0.1 * HZ * s);
       expect(stopped).toBe(0);
