@@ -3,7 +3,8 @@
  * private structs, a tracepoint. Here for 6.1, 6.12 and 7.3; a running kernel's own types (BTF) are compared with it before
  * anything is attached or registered. A test compares it with c/.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { variable } from '../core/environment.ts';
 import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import type { Finding } from '../wire/schema.ts';
 import { KernelBtf } from './kernel-btf.ts';
@@ -175,78 +176,116 @@ function look(
   return [`${functions.map(([name]) => name).join('() or ')}()`, undefined, []];
 }
 
-/**
- * Differences of the running kernel. Undefined where it shows no types. Throws HT_UNSUPPORTED for types that cannot
- * be read.
- */
-export function runningKvmDifferences(side: Side, dir = '/sys/kernel/btf'): string[] | undefined {
+const KVM_MODULES = ['kvm', 'kvm_amd', 'kvm_intel'] as const satisfies readonly KvmModule[];
+/** A function of each, which the kernel's own types have where it is built in. */
+const OWN_FUNCTION: Record<KvmModule, string> = {
+  kvm: 'kvm_arch_destroy_vm',
+  kvm_amd: 'svm_handle_exit',
+  kvm_intel: 'vmx_get_exit_info',
+};
+
+/** Where a kernel shows its types, and what is loaded or built in. */
+interface KernelPlaces {
+  btf: string;
+  modules: string;
+}
+const PLACES: KernelPlaces = { btf: '/sys/kernel/btf', modules: '/sys/module' };
+
+export interface KvmFacts {
+  /** One line each. */
+  differences: readonly string[];
+  /** What is there without types, so that nothing can be compared; `vmlinux` for the kernel itself, and then alone. */
+  untyped: readonly ('vmlinux' | KvmModule)[];
+}
+
+/** How the running KVM differs. Throws HT_UNSUPPORTED for types that cannot be read. */
+export function runningKvm(side: Side, places = PLACES): KvmFacts {
   const read = (name: string): Uint8Array | undefined => {
     try {
-      return readFileSync(`${dir}/${name}`);
+      return readFileSync(`${places.btf}/${name}`);
     } catch (e) {
       if (errnoCode(e) === 'ENOENT') return undefined;
       throw e;
     }
   };
   const vmlinux = read('vmlinux');
-  if (vmlinux === undefined) return undefined;
+  if (vmlinux === undefined) return { differences: [], untyped: ['vmlinux'] };
   const base = new KernelBtf(vmlinux);
-  const module = (name: KvmModule, on: KernelBtf): KernelBtf | undefined => {
-    const bytes = read(name);
-    return bytes && new KernelBtf(bytes, on);
-  };
-  // built into the kernel: its types are there
-  const kvm = module('kvm', base) ?? (base.prototype('kvm_arch_destroy_vm') === undefined ? undefined : base);
   const found: Partial<Record<KvmModule, KernelBtf>> = {};
-  if (kvm) found.kvm = kvm;
-  for (const vendor of ['kvm_amd', 'kvm_intel'] as const) {
-    const types = module(vendor, base);
-    if (types) found[vendor] = types;
+  const untyped: KvmModule[] = [];
+  for (const name of KVM_MODULES) {
+    const bytes = read(name);
+    if (bytes) found[name] = new KernelBtf(bytes, base);
+    else if (base.prototype(OWN_FUNCTION[name]) !== undefined) found[name] = base;
+    else if (existsSync(`${places.modules}/${name}`)) untyped.push(name);
   }
-  return kvmDifferences(side, found);
+  return { differences: kvmDifferences(side, found), untyped };
 }
 
-/** For reports: what differs, what cannot be read, or that there is nothing to compare with. */
-export type KvmFacts = readonly string[] | 'not there';
-
+/** For reports: types that cannot be read are a difference too. */
 export function kvmFacts(side: Side): KvmFacts {
   try {
-    return runningKvmDifferences(side) ?? 'not there';
+    return runningKvm(side);
   } catch (e) {
-    if (isHyperturtleError(e)) return [e.message];
+    if (isHyperturtleError(e)) return { differences: [e.message], untyped: [] };
     throw e;
   }
 }
 
+/** That of a KVM without types nothing is known is somebody's own risk. */
+const takesUntyped = (): boolean => variable('HYPERTURTLE_UNTYPED_KVM') === '1';
+
+const withoutTypes = (untyped: KvmFacts['untyped']): string =>
+  untyped.includes('vmlinux')
+    ? 'the kernel does not show its types (BTF)'
+    : `${untyped.join(' and ')} ${untyped.length === 1 ? 'has' : 'have'} no types (BTF)`;
+const WITH_TYPES = 'use a kernel with CONFIG_DEBUG_INFO_BTF and CONFIG_DEBUG_INFO_BTF_MODULES';
+
 /** For both doctors. `consequence`: what does not happen where something differs. */
 export function kvmFindings(side: Side, facts: KvmFacts, consequence: string): Finding[] {
   const name = `hyperturtle_${side}`;
-  if (facts === 'not there')
-    return [
-      {
-        level: 'warn',
-        what: `the kernel does not show its types (BTF): that KVM is one that ${name} knows is not checked`,
-        mend: 'use a kernel with CONFIG_DEBUG_INFO_BTF_MODULES',
-      },
-    ];
-  return facts.map((differs) => ({
+  const found: Finding[] = facts.differences.map((differs) => ({
     level: 'fail',
     what: `KVM differs from what ${name} relies on: ${differs}`,
     mend: `${consequence}: use a HyperTurtle that knows this kernel, or another kernel`,
   }));
+  if (facts.untyped.length > 0)
+    found.push({
+      level: takesUntyped() ? 'warn' : 'fail',
+      what: `${withoutTypes(facts.untyped)}: whether KVM is one that ${name} knows cannot be told`,
+      mend: takesUntyped() ? WITH_TYPES : `${consequence}: ${WITH_TYPES}`,
+    });
+  return found;
 }
 
 const checked = new Set<string>();
 
-/** Throws HT_UNSUPPORTED that names what differs. Once a process: a kernel's functions change by loading modules only. */
-export function requireKnownKvm(side: Side, dir?: string): void {
-  const key = `${side} ${dir ?? ''}`;
+/** What is loaded: a module that is loaded again is another file there. */
+function loadedKvm(side: Side, places: KernelPlaces): string {
+  const inode = (file: string): string => String(statSync(file, { throwIfNoEntry: false })?.ino);
+  return [
+    side,
+    ...KVM_MODULES.flatMap((m) => [inode(`${places.btf}/${m}`), inode(`${places.modules}/${m}`)]),
+  ].join();
+}
+
+/**
+ * Throws HT_UNSUPPORTED that names what differs, or that there are no types to compare with. Each KVM that is loaded is
+ * looked at once.
+ */
+export function requireKnownKvm(side: Side, places = PLACES): void {
+  const key = loadedKvm(side, places);
   if (checked.has(key)) return;
-  const differences = runningKvmDifferences(side, dir) ?? [];
+  const { differences, untyped } = runningKvm(side, places);
   if (differences.length > 0)
     throw new HyperturtleError(
       'HT_UNSUPPORTED',
       `KVM of this kernel is not one that hyperturtle_${side}.ko knows: ${differences.join('; ')}`,
+    );
+  if (untyped.length > 0 && !takesUntyped())
+    throw new HyperturtleError(
+      'HT_UNSUPPORTED',
+      `${withoutTypes(untyped)}, so that it cannot be told whether KVM is one that hyperturtle_${side}.ko knows: ${WITH_TYPES}`,
     );
   checked.add(key);
 }

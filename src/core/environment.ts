@@ -28,6 +28,11 @@ export const VARIABLES = {
     default: '1',
     means: 'how many times as long deadlines are, 1 to 100: for machines that are slow for a known reason',
   },
+  HYPERTURTLE_UNTYPED_KVM: {
+    default: '0',
+    means:
+      '1: go on where the kernel shows no types (BTF) of KVM to compare with; only for a kernel built from the sources of one that was tried, as the lab does',
+  },
   HYPERTURTLE_SYSFS_ROOT: { default: '`/`', means: 'below which /sys is, for NICs in L1; for tests' },
   HYPERTURTLE_VDPA_TOOL: { default: '`vdpa`', means: "iproute2's program; for tests" },
   HYPERTURTLE_VDPA_SYSFS: {

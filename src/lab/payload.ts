@@ -24,9 +24,13 @@ const PAYLOAD_VERSION = 1;
 /** Programs of c/l2 that run L2s rather than in them: an emulated L2 would unpack them for nothing. */
 const L1_ONLY = ['tiny_vmm', 'slot_vmm', 'touch_guest', 'fuzz_vmm', 'guest_info'];
 
-/** Deadlines in the guests are as long as ours. */
-const wrapper = (patience: number): string => `#!/bin/sh
-${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}${startNode(IN_GUEST.node, `${IN_GUEST.payload}/app/dist/src/cli/main.cjs`)}`;
+/** Deadlines in the guests are as long as ours; a kernel that we built of a tried one's sources has no types. */
+const wrapper = ({
+  patience,
+  l2Kernel,
+  kernel,
+}: Pick<ImageContext, 'patience' | 'kernel' | 'l2Kernel'>): string => `#!/bin/sh
+${patience === 1 ? '' : `export HYPERTURTLE_PATIENCE=${patience}\n`}${kernel.key === l2Kernel.key ? '' : 'export HYPERTURTLE_UNTYPED_KVM=1\n'}${startNode(IN_GUEST.node, `${IN_GUEST.payload}/app/dist/src/cli/main.cjs`)}`;
 
 /** What is compiled by clang and gcc. */
 type CompiledC = Record<'programs' | 'fuzzPrograms' | 'l2', Built> & { modules: Built[] };
@@ -54,7 +58,7 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
       c.tools.key,
       c.kernel.key,
       c.l2Kernel.key,
-      wrapper(c.patience),
+      wrapper(c),
       l2Init([]),
       l2Net([]),
       L2_MODULES,
@@ -114,7 +118,7 @@ async function packTree(
   await copy(parts.app.dir, 'app/dist/src');
   await copyDependencies(c.projectRoot, at('app/node_modules'));
   await cp(path.join(c.projectRoot, 'package.json'), at('app/package.json'));
-  await writeFile(at('bin/hyperturtle'), wrapper(c.patience));
+  await writeFile(at('bin/hyperturtle'), wrapper(c));
   await chmod(at('bin/hyperturtle'), 0o755);
   await mkdir(at('l2'));
   // the base image has it

@@ -126,6 +126,33 @@ describe('host attach', () => {
     await unload(l0, 'hyperturtle_host');
   });
 
+  it('refuses a kernel that does not show what to compare KVM with', async () => {
+    const { l0 } = lab();
+    await load(l0, 'hyperturtle_host');
+    const types = '/sys/kernel/btf';
+    const own = '/tmp/btf';
+    await runScript(
+      l0,
+      `set -e; mkdir ${own}; for t in vmlinux kvm; do touch ${own}/$t; mount --bind ${types}/$t ${own}/$t; done
+      mount --rbind ${own} ${types}`,
+    );
+    const refused = async (why: RegExp): Promise<void> =>
+      expect(await stderrOf(l0, ATTACH)).toEqual([4, expect.stringMatching(why)]);
+    try {
+      await refused(/^hyperturtle: kvm_(amd|intel) has no types \(BTF\)/);
+      await runScript(l0, `mount -t tmpfs none ${types}`);
+      await refused(/^hyperturtle: the kernel does not show its types \(BTF\)/);
+    } finally {
+      await runScript(
+        l0,
+        `umount ${types} 2>/dev/null || :
+        for m in ${types}/vmlinux ${types}/kvm ${types} ${own}/vmlinux ${own}/kvm; do umount $m; done; rm -r ${own}`,
+      );
+    }
+    expect(await runScript(l0, `ls ${types}`)).toContain('kvm');
+    await unload(l0, 'hyperturtle_host');
+  });
+
   it('leaves nothing when it is killed, and the next one takes its place', async () => {
     const { l0, l1 } = lab();
     await load(l0, 'hyperturtle_host');

@@ -1,11 +1,11 @@
 /** What our modules rely on in KVM: a kernel that differs is refused with what differs, and the table is what c/ relies on. */
 import { readFileSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { KernelBtf } from '../../../src/bpf/kernel-btf.ts';
-import { KVM_ABI, kvmDifferences, requireKnownKvm, runningKvmDifferences } from '../../../src/bpf/kvm-abi.ts';
+import { KVM_ABI, kvmDifferences, requireKnownKvm, runningKvm } from '../../../src/bpf/kvm-abi.ts';
 import type { KvmModule, Side } from '../../../src/bpf/kvm-abi.ts';
 import { BtfBytes } from '../../support/kernel-btf.ts';
 
@@ -180,28 +180,98 @@ describe('a kernel that differs is refused with what differs', () => {
   });
 });
 
-it('is read from files as /sys/kernel/btf has them, and refused by one line with a code', async () => {
-  const dir = await mkdtemp(path.join(os.tmpdir(), 'ht-btf-'));
-  try {
-    expect(runningKvmDifferences('host', dir)).toBeUndefined(); // a kernel that shows no types
-    const vmlinux = base();
-    const file = (name: string, bytes: Uint8Array): Promise<void> => writeFile(path.join(dir, name), bytes);
-    await file('vmlinux', vmlinux.bytes());
-    await file('kvm', new BtfBytes(vmlinux).add(described('kvm')).bytes());
+describe('the running kernel', () => {
+  let root: string;
+  let places: { btf: string; modules: string };
+  const vmlinux = base();
+  const show = (name: string, bytes: Uint8Array): Promise<void> =>
+    writeFile(path.join(places.btf, name), bytes);
+  const load = (name: KvmModule): Promise<unknown> => mkdir(path.join(places.modules, name));
+  const typesOf = (module: ReturnType<typeof described>): Uint8Array =>
+    new BtfBytes(vmlinux).add(module).bytes();
+  const all = { differences: [], untyped: [] };
+
+  beforeEach(async () => {
+    root = await mkdtemp(path.join(os.tmpdir(), 'ht-btf-'));
+    places = { btf: path.join(root, 'btf'), modules: path.join(root, 'module') };
+    await Promise.all([mkdir(places.btf), mkdir(places.modules)]);
+  });
+  afterEach(() => {
+    vi.unstubAllEnvs();
+    return rm(root, { recursive: true });
+  });
+
+  it('is read from files as /sys/kernel/btf has them, and refused by one line with a code', async () => {
+    await show('vmlinux', vmlinux.bytes());
+    for (const name of ['kvm', 'kvm_amd'] as const)
+      await Promise.all([show(name, typesOf(described(name))), load(name)]);
+    expect(runningKvm('host', places)).toEqual(all); // without kvm_intel
     const amd = described('kvm_amd');
-    await file('kvm_amd', new BtfBytes(vmlinux).add(amd).bytes());
-    expect(runningKvmDifferences('host', dir)).toEqual([]); // without kvm_intel
     delete amd.functions['svm_get_cpl'];
-    await file('kvm_amd', new BtfBytes(vmlinux).add(amd).bytes());
-    expect(() => requireKnownKvm('host', dir)).toThrow(
+    await show('kvm_amd', typesOf(amd));
+    expect(() => requireKnownKvm('host', places)).toThrow(
       /KVM of this kernel is not one that hyperturtle_host.ko knows: kvm_amd has no svm_get_cpl\(\)$/,
     );
-    expect(() => requireKnownKvm('guest', dir)).not.toThrow();
-    await file('kvm', Buffer.from('nothing of the kind'));
-    expect(() => runningKvmDifferences('host', dir)).toThrow(/BTF\) cannot be read: it has no header/);
-  } finally {
-    await rm(dir, { recursive: true });
-  }
+    expect(() => requireKnownKvm('guest', places)).not.toThrow();
+    await show('kvm', Buffer.from('nothing of the kind'));
+    expect(() => runningKvm('host', places)).toThrow(/BTF\) cannot be read: it has no header/);
+  });
+
+  it('is refused without types, and taken by who says so', async () => {
+    await load('kvm');
+    expect(runningKvm('host', places)).toEqual({ differences: [], untyped: ['vmlinux'] });
+    expect(() => requireKnownKvm('host', places)).toThrow(
+      /^the kernel does not show its types \(BTF\), so that .*hyperturtle_host\.ko knows: use a kernel with CONFIG_/,
+    );
+    vi.stubEnv('HYPERTURTLE_UNTYPED_KVM', '1');
+    expect(() => requireKnownKvm('host', places)).not.toThrow();
+  });
+
+  it('is refused where a module that is loaded has none', async () => {
+    await show('vmlinux', vmlinux.bytes());
+    expect(runningKvm('guest', places)).toEqual(all); // KVM is not loaded
+    await load('kvm');
+    await load('kvm_amd');
+    await show('kvm', typesOf(described('kvm')));
+    expect(runningKvm('guest', places)).toEqual({ differences: [], untyped: ['kvm_amd'] });
+    expect(() => requireKnownKvm('guest', places)).toThrow(
+      /^kvm_amd has no types \(BTF\), so that .*_guest\.ko knows/,
+    );
+    await rm(path.join(places.btf, 'kvm'));
+    expect(() => requireKnownKvm('guest', places)).toThrow(/^kvm and kvm_amd have no types/);
+    // by own risk, but not a KVM that is known to differ
+    vi.stubEnv('HYPERTURTLE_UNTYPED_KVM', '1');
+    const kvm = described('kvm');
+    delete kvm.functions['kvm_cpuid'];
+    await show('kvm', typesOf(kvm));
+    expect(() => requireKnownKvm('guest', places)).toThrow(/kvm has no kvm_cpuid\(\)$/);
+  });
+
+  it('has KVM and both vendors in its own types where they are built in', async () => {
+    const builtIn = base();
+    const amd = described('kvm_amd');
+    delete amd.functions['svm_get_cpl'];
+    for (const module of [described('kvm'), amd, described('kvm_intel')]) builtIn.add(module);
+    await show('vmlinux', builtIn.bytes());
+    for (const name of ['kvm', 'kvm_amd', 'kvm_intel'] as const) await load(name);
+    expect(runningKvm('host', places)).toEqual({
+      differences: ['kvm_amd has no svm_get_cpl()'],
+      untyped: [],
+    });
+  });
+
+  it('is compared again when a module of KVM was loaded again', async () => {
+    await show('vmlinux', vmlinux.bytes());
+    for (const name of ['kvm', 'kvm_amd'] as const)
+      await Promise.all([show(name, typesOf(described(name))), load(name)]);
+    expect(() => requireKnownKvm('host', places)).not.toThrow();
+    const amd = described('kvm_amd');
+    delete amd.functions['svm_get_cpl'];
+    const next = path.join(root, 'next');
+    await writeFile(next, typesOf(amd));
+    await rename(next, path.join(places.btf, 'kvm_amd'));
+    expect(() => requireKnownKvm('host', places)).toThrow(/kvm_amd has no svm_get_cpl/);
+  });
 });
 
 it('has what c/ hooks and calls, and no more', () => {

@@ -14,7 +14,7 @@ const facts = (over: Partial<HostFacts> = {}): HostFacts => ({
   signing: SIGNING,
   bpffs: { dir: '/sys/fs/bpf', mounted: true },
   jit: '1',
-  kvmTypes: [],
+  kvmTypes: { differences: [], untyped: [] },
   traced: [
     'nested_svm_vmexit [kvm_amd] (1) R   D  ',
     '\tdirect-->ht_svm_vmexit_trampoline+0x0/0x90 [hyperturtle_host]',
@@ -75,14 +75,23 @@ describe('the host', () => {
     ],
     [
       'a KVM that differs',
-      { kvmTypes: ['kvm_amd has no svm_get_cpl()'] },
+      { kvmTypes: { differences: ['kvm_amd has no svm_get_cpl()'], untyped: [] } },
       ...([
         'fail',
         /differs from .*hyperturtle_host.*: kvm_amd has no svm_get_cpl\(\)$/,
         /no VM is attached/,
       ] as const),
     ],
-    ['a kernel without BTF', { kvmTypes: 'not there' }, 'warn', /not checked/, /CONFIG_DEBUG_INFO_BTF/],
+    [
+      'a kernel without BTF',
+      { kvmTypes: { differences: [], untyped: ['vmlinux'] } },
+      ...(['fail', /does not show its types/, /^no VM is attached: .*CONFIG_DEBUG_INFO_BTF /] as const),
+    ],
+    [
+      'a KVM without BTF',
+      { kvmTypes: { differences: [], untyped: ['kvm', 'kvm_amd'] } },
+      ...(['fail', /: kvm and kvm_amd have no types/, /CONFIG_DEBUG_INFO_BTF_MODULES/] as const),
+    ],
     ['no KVM', { nested: none, paging: none }, 'fail', /KVM is not loaded/, /modprobe kvm_amd nested=1/],
     [
       'no nesting',
