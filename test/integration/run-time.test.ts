@@ -1,9 +1,12 @@
 /** Rule run-time: programs that would keep a host busy are refused by name, and those admitted take no longer than it says. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { BpfObject } from '../../src/bpf/object.ts';
 import { runProgram } from '../../src/bpf/test-run.ts';
+import { waitFor } from '../../src/core/wait.ts';
 import { checkObject } from '../../src/host/admission/check.ts';
 import { mostNs } from '../../src/host/admission/cost/run-time.ts';
 import type { Verdict } from '../../src/host/admission/verdict.ts';
@@ -136,6 +139,29 @@ describe.skipIf(why !== undefined)(`what a run may take${why ? ` (skipped: ${why
     const said = mostNs(programs[0]!.run!, object.programs[0]!.info().verifiedInstructions);
     process.stdout.write(`${what}: ${nanoseconds} ns measured, at most ${said} ns by the check\n`);
     expect(nanoseconds).toBeLessThan(said);
+  });
+
+  it('goes on after signals', async () => {
+    const elf = compileBpf(clang!, source('xdp', 'REPEAT(500, __sync_fetch_and_add((__u64 *)base, 1))'));
+    using object = BpfObject.load({ name: 'run', elf, types: packetProgramTypes() });
+    let signals = 0;
+    const counted = (): void => void signals++;
+    process.on('SIGUSR2', counted);
+    try {
+      const { nanoseconds } = runProgram(object.programs[0]!.fd, new Uint8Array(128), 2000);
+      // as many runs as take a second, with signals in their midst
+      const kills = spawn('sh', [
+        '-c',
+        'for i in 1 2 3; do sleep 0.2; kill -USR2 "$0"; done',
+        String(process.pid),
+      ]);
+      const repeat = Math.ceil(1e9 / nanoseconds);
+      expect(runProgram(object.programs[0]!.fd, new Uint8Array(128), repeat).nanoseconds).toBeGreaterThan(0);
+      await once(kills, 'close');
+      await waitFor('a signal', () => signals > 0 || undefined, { timeoutMs: 5000 });
+    } finally {
+      process.off('SIGUSR2', counted);
+    }
   });
 
   it('admits all programs of the project, each with its figure', () => {
