@@ -28,7 +28,11 @@ const SOAKED = [
   ...['modules', 'races', 'profile', 'overruns', 'slots', 'large', 'tenants', 'exits'],
   'l2-images',
 ].map((name) => `test/lab/${name}.test.ts`);
-const common = { restoreMocks: true, passWithNoTests: false } as const;
+const common = {
+  restoreMocks: true,
+  passWithNoTests: false,
+  setupFiles: ['./test/support/ends-with-vitest.ts'],
+};
 
 export default defineConfig({
   test: {
