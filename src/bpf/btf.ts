@@ -4,28 +4,7 @@
  */
 import { HyperturtleError } from '../core/errors.ts';
 import { viewOf } from '../kernel/struct.ts';
-
-export const BTF_KIND = {
-  INT: 1,
-  PTR: 2,
-  ARRAY: 3,
-  STRUCT: 4,
-  UNION: 5,
-  ENUM: 6,
-  FWD: 7,
-  TYPEDEF: 8,
-  VOLATILE: 9,
-  CONST: 10,
-  RESTRICT: 11,
-  FUNC: 12,
-  FUNC_PROTO: 13,
-  VAR: 14,
-  DATASEC: 15,
-  FLOAT: 16,
-  DECL_TAG: 17,
-  TYPE_TAG: 18,
-  ENUM64: 19,
-} as const;
+import { BTF_HEADER, BTF_KIND, BTF_MAGIC, BTF_TYPE, extraBytes, kindOf, vlenOf } from './btf-kinds.ts';
 
 interface BtfMember {
   name: string;
@@ -52,7 +31,6 @@ export interface BtfType {
   elements: number;
 }
 
-const MAGIC = 0xeb9f;
 const MAX_DEPTH = 32;
 const FOLLOWED: ReadonlySet<number> = new Set([8, 9, 10, 11, 18]);
 const HAS_TYPE: ReadonlySet<number> = new Set([2, 8, 9, 10, 11, 12, 13, 14, 17, 18]);
@@ -70,10 +48,10 @@ export class Btf {
   /** Throws HT_BPF. */
   constructor(bytes: Uint8Array) {
     const view = viewOf(bytes);
-    if (bytes.length < 24) bad(`${bytes.length} bytes are too few`);
-    if (view.getUint16(0, true) !== MAGIC || view.getUint8(2) !== 1) bad('magic or version');
+    if (bytes.length < BTF_HEADER) bad(`${bytes.length} bytes are too few`);
+    if (view.getUint16(0, true) !== BTF_MAGIC || view.getUint8(2) !== 1) bad('magic or version');
     const header = view.getUint32(4, true);
-    if (header < 24 || header > bytes.length) bad('length of the header');
+    if (header < BTF_HEADER || header > bytes.length) bad('length of the header');
     const section = (at: number, what: string): Uint8Array => {
       const from = header + view.getUint32(at, true);
       const size = view.getUint32(at + 4, true);
@@ -129,13 +107,13 @@ export class Btf {
       { id: 0, kind: 0, name: '', size: 0, type: 0, vlen: 0, linkage: 0, members: [], elements: 0 },
     ];
     for (let at = 0; at < raw.length; ) {
-      if (at + 12 > raw.length) bad('a type is cut off');
+      if (at + BTF_TYPE > raw.length) bad('a type is cut off');
       const info = view.getUint32(at + 4, true);
-      const kind = (info >>> 24) & 0x1f;
-      const vlen = info & 0xffff;
+      const kind = kindOf(info);
+      const vlen = vlenOf(info);
       const word = view.getUint32(at + 8, true);
-      const extra = extraBytes(kind, vlen);
-      const body = at + 12;
+      const extra = extraBytes(info) ?? bad(`kind ${kind} is unknown`);
+      const body = at + BTF_TYPE;
       if (body + extra > raw.length) bad(`type ${types.length} is cut off`);
       const u32 = (offset: number): number => view.getUint32(body + offset, true);
       const each = <T>(size: number, f: (offset: number) => T): T[] =>
@@ -197,28 +175,6 @@ export class Btf {
   }
 }
 
-/** What follows the 12 bytes that all types have. */
-function extraBytes(kind: number, vlen: number): number {
-  switch (kind) {
-    case BTF_KIND.INT:
-    case BTF_KIND.VAR:
-    case BTF_KIND.DECL_TAG:
-      return 4;
-    case BTF_KIND.ARRAY:
-      return 12;
-    case BTF_KIND.STRUCT:
-    case BTF_KIND.UNION:
-    case BTF_KIND.DATASEC:
-    case BTF_KIND.ENUM64:
-      return 12 * vlen;
-    case BTF_KIND.ENUM:
-    case BTF_KIND.FUNC_PROTO:
-      return 8 * vlen;
-    default:
-      return kind >= 1 && kind <= 18 ? 0 : bad(`kind ${kind} is unknown`);
-  }
-}
-
 interface FunctionRecord {
   section: string;
   /** Byte offset in its section. */
@@ -235,10 +191,11 @@ export interface BtfExt {
 /** The tables beside BTF: which function begins where, source lines, CO-RE relocations. Throws HT_BPF. */
 export function parseBtfExt(bytes: Uint8Array, btf: Btf): BtfExt {
   const view = viewOf(bytes);
-  if (bytes.length < 24) bad(`.BTF.ext of ${bytes.length} bytes`);
-  if (view.getUint16(0, true) !== MAGIC || view.getUint8(2) !== 1) bad('magic or version of .BTF.ext');
+  if (bytes.length < BTF_HEADER) bad(`.BTF.ext of ${bytes.length} bytes`);
+  if (view.getUint16(0, true) !== BTF_MAGIC || view.getUint8(2) !== 1) bad('magic or version of .BTF.ext');
   const header = view.getUint32(4, true);
-  if (header < 24 || header > bytes.length || header % 4 !== 0) bad('length of the header of .BTF.ext');
+  if (header < BTF_HEADER || header > bytes.length || header % 4 !== 0)
+    bad('length of the header of .BTF.ext');
   const functions: FunctionRecord[] = [];
   const each = (at: number, minBytes: number, use: (section: string, record: number) => void): void => {
     const offset = view.getUint32(at, true);

@@ -27,12 +27,18 @@ function meaningful(elf: Uint8Array): [from: number, to: number][] {
   ];
 }
 
-/** One copy in eight is cut off; the others have 1 to 4 changes of 1, 2 or 4 bytes in places that matter. */
-export function mutate(elf: Uint8Array, seed: number): Uint8Array {
+/** As mutateIn, in the bytes of an object that mean something. */
+export const mutate = (elf: Uint8Array, seed: number): Uint8Array => mutateIn(elf, meaningful(elf), seed);
+
+/** One copy in eight is cut off; the others have 1 to 4 changes of 1, 2 or 4 bytes, each in one of `ranges`. */
+export function mutateIn(
+  bytes: Uint8Array,
+  ranges: readonly (readonly [from: number, to: number])[],
+  seed: number,
+): Uint8Array {
   const next = random(seed);
-  const ranges = meaningful(elf);
-  if (next(8) === 0) return elf.slice(0, next(elf.length));
-  const copy = elf.slice();
+  const copy = new Uint8Array(bytes); // a Buffer's slice() would share its memory
+  if (next(8) === 0) return copy.subarray(0, next(bytes.length));
   for (let n = 1 + next(4); n > 0; n--) {
     const [from, to] = ranges[next(ranges.length)] ?? [0, 64];
     const at = from + next(to - from);

@@ -1,5 +1,5 @@
 /** Rules about maps: their definitions as libbpf reads them from BTF, and how much memory the kernel will take. */
-import { BTF_KIND } from '../../bpf/btf.ts';
+import { BTF_KIND } from '../../bpf/btf-kinds.ts';
 import type { Btf, BtfType } from '../../bpf/btf.ts';
 import { STT_OBJECT, STT_SECTION } from '../../bpf/elf.ts';
 import type { Elf } from '../../bpf/elf.ts';

@@ -1,5 +1,6 @@
 /** Rules about BTF: no kernel pointers, no global functions, nothing that another object or the kernel defines. */
-import { BTF_KIND, Btf, parseBtfExt } from '../../bpf/btf.ts';
+import { BTF_KIND } from '../../bpf/btf-kinds.ts';
+import { Btf, parseBtfExt } from '../../bpf/btf.ts';
 import { sectionBytes } from '../../bpf/elf.ts';
 import type { Elf } from '../../bpf/elf.ts';
 import { REBUILD } from './findings.ts';
