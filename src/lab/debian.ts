@@ -12,12 +12,14 @@ export interface Release {
   codename: string;
   /** Series of its own kernel. */
   kernel: string;
+  /** Series whose source it has, its own first, then those of its backports. */
+  sources: readonly string[];
 }
 
 /** What the lab has been run on, oldest first. */
 export const RELEASES: readonly Release[] = [
-  { version: '12', codename: 'bookworm', kernel: '6.1' },
-  { version: '13', codename: 'trixie', kernel: '6.12' },
+  { version: '12', codename: 'bookworm', kernel: '6.1', sources: ['6.1', '6.12'] },
+  { version: '13', codename: 'trixie', kernel: '6.12', sources: ['6.12', '7.3'] },
 ];
 
 /** `ID`, `VERSION_CODENAME`, `PRETTY_NAME` and so on of os-release(5). */

@@ -1,6 +1,6 @@
 /** What is looked at before a lab starts, so that what is missing is one line instead of a machine that dies. */
 import { constants } from 'node:fs';
-import { access, readFile } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import os from 'node:os';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import { BOCHS_MEM_MIB } from './bochs-config.ts';
@@ -48,17 +48,20 @@ export async function needMemory(memMib: number, meminfo = '/proc/meminfo'): Pro
 }
 
 /** Reasons known without trying. Whether nesting works is then found out by booting. */
-export async function checkKvm(): Promise<void> {
+export async function checkKvm(device = '/dev/kvm', modules = '/sys/module'): Promise<void> {
   const refuse = (why: string): never => {
     throw new HyperturtleError('HT_UNSUPPORTED', `--accel kvm: ${why}; use --accel tcg`);
   };
   try {
-    await access('/dev/kvm', constants.R_OK | constants.W_OK);
+    // a device file alone does not say that its driver is there
+    await (await open(device, constants.O_RDWR)).close();
   } catch (e) {
-    refuse(errnoCode(e) === 'ENOENT' ? 'there is no /dev/kvm' : `/dev/kvm can't be opened (${errnoCode(e)})`);
+    refuse(
+      errnoCode(e) === 'ENOENT' ? `there is no ${device}` : `${device} can't be opened (${errnoCode(e)})`,
+    );
   }
   for (const module of ['kvm_amd', 'kvm_intel']) {
-    const nested = await readFile(`/sys/module/${module}/parameters/nested`, 'utf8').catch(() => undefined);
+    const nested = await readFile(`${modules}/${module}/parameters/nested`, 'utf8').catch(() => undefined);
     if (nested !== undefined && !/^[1Y]/.test(nested))
       refuse(`nested virtualization is off: load ${module} with nested=1`);
   }

@@ -10,7 +10,7 @@ import { silentProgress } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import type { Artifacts, PrepareArtifacts } from './artifacts.ts';
 import { defaultKernel } from './debian.ts';
-import { patienceFor } from './kernel-name.ts';
+import { checkKernel, patienceFor } from './kernel-name.ts';
 import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
 import { startBochs } from './bochs-machine.ts';
 import { Channel } from './channel.ts';
@@ -118,6 +118,8 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   const accel = spec.accel ?? 'tcg';
   checkShape(shape, accel, spec.images?.length);
   const kernel = spec.kernel ?? defaultKernel();
+  checkKernel(kernel);
+  if (accel === 'kvm') await checkKvm();
   bePatient(patienceFor(kernel));
   const lifetime = spec.lifetime ?? 'owner';
   await cleanDeadLabs();
@@ -366,7 +368,6 @@ async function bootKvm(
   common: Omit<StartOptions, 'ramFile' | 'incoming'>,
   progress: Progress,
 ): Promise<Machine> {
-  await checkKvm();
   const machine = await startMachine(boot, { ...common, incoming: false });
   try {
     await waitBooted(machine, { progress, signal: common.signal });

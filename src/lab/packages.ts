@@ -10,6 +10,7 @@ import type { Progress } from '../core/progress.ts';
 import { Apt } from './debs.ts';
 import type { DebRecord } from './debs.ts';
 import { machineRelease, otherReleases, RELEASES } from './debian.ts';
+import { checkSeries } from './kernel-name.ts';
 import { aptOfRelease } from './releases.ts';
 import { contentKey, needSpace } from './xdg.ts';
 import { withCacheLock } from './xdg-lock.ts';
@@ -146,12 +147,6 @@ async function reopen(own: Apt, codename: string, o: PackagesOptions): Promise<A
     throw new HyperturtleError('HT_PACKAGES', `packages of ${codename}: no release that the lab knows`);
   await own.haveLists();
   return aptOfRelease(own, release, o.root, o.signal);
-}
-
-/** Refuses what cannot be a kernel series before any network is touched. */
-export function checkSeries(series: string): void {
-  if (!/^\d+\.\d+$/.test(series))
-    throw new HyperturtleError('HT_USAGE', `kernel '${series}': expected a series such as 6.1 or 6.12`);
 }
 
 /**

@@ -14,9 +14,9 @@ import type { ImageContext } from './images.ts';
 import { buildImagesDisk, buildL2Image } from './l2-image.ts';
 import { kernelArgs } from './init-scripts.ts';
 import { kvmSelftestsDisk } from './kvm-selftests.ts';
-import { parseKernelName, patienceFor } from './kernel-name.ts';
+import { checkKernel, parseKernelName, patienceFor } from './kernel-name.ts';
 import { CACHE_BYTES_NEEDED, fetchSet, isQemuVersion, packageSet, qemuSet } from './packages.ts';
-import type { PackageSet } from './packages.ts';
+import type { PackagesOptions, PackageSet } from './packages.ts';
 import { buildPayload } from './payload.ts';
 import { findProjectRoot } from './payload-app.ts';
 import { defaultKernel, machineRelease } from './debian.ts';
@@ -118,26 +118,31 @@ interface Prepared {
 
 async function prepareTrees(options: PrepareOptions): Promise<Prepared> {
   checkHost();
-  const { series, flavor } = parseKernelName(options.kernel);
+  const { series, flavor } = checkKernel(options.kernel);
   const progress = options.progress ?? silentProgress;
   const { signal } = options;
   const root = await openCache(0);
   const unpack = { cacheRoot: root, progress, signal };
   const refresh = options.refresh ?? false;
 
-  const set = await fetched(root, series, options);
-  // a kernel of another release brings no tools for this machine
-  const own = set.release === undefined ? set : await fetched(root, defaultKernel(), options);
-  if (flavor !== undefined && own !== set)
+  const wanted = await resolved(root, series, options);
+  // before anything is fetched
+  if (flavor !== undefined && wanted.release !== undefined)
     throw new HyperturtleError(
       'HT_UNSUPPORTED',
-      `kernel ${options.kernel}: kernels with sanitizers are built from the source that the machine's Debian has: ${defaultKernel()}-${flavor}`,
+      `kernel ${options.kernel}: apt has Linux ${series} of ${wanted.release} only, and kernels with sanitizers are built from source of the machine's Debian: add its backports to /etc/apt/sources.list, or use ${defaultKernel()}-${flavor}`,
     );
+  const set = await fetched(root, wanted, options);
+  // a kernel of another release brings no tools for this machine
+  const own =
+    set.release === undefined
+      ? set
+      : await fetched(root, await resolved(root, defaultKernel(), options), options);
   const tools = await unpackTools(own, unpack);
   const ownQemu = own.debs.find((d) => d.name === 'qemu-system-x86')?.version ?? '';
   const qemuOf = async (asked: string | undefined): Promise<Prepared['outer']> => {
     if (asked === undefined || isQemuVersion(ownQemu, asked)) return { tree: tools, debs: own.debs };
-    const other = await fetched(root, qemuSet(asked), options);
+    const other = await fetched(root, await resolved(root, qemuSet(asked), options), options);
     return { tree: await unpackForeignTools(other, unpack), debs: other.debs };
   };
   const qemu = await qemuOf(options.qemu);
@@ -160,14 +165,23 @@ async function prepareTrees(options: PrepareOptions): Promise<Prepared> {
   };
 }
 
-/** The set of a series, whose packages or trees are in the cache. */
-async function fetched(root: string, series: string, options: PrepareOptions): Promise<PackageSet> {
-  const progress = options.progress ?? silentProgress;
-  const packages = { root, series, progress, signal: options.signal, refresh: options.refresh ?? false };
-  const set = await packageSet(packages);
+const packagesOptions = (root: string, series: string, o: PrepareOptions): PackagesOptions => ({
+  root,
+  series,
+  progress: o.progress ?? silentProgress,
+  signal: o.signal,
+  refresh: o.refresh ?? false,
+});
+
+/** The set of a series; nothing is fetched but, the first time, apt's lists. */
+const resolved = (root: string, series: string, options: PrepareOptions): Promise<PackageSet> =>
+  packageSet(packagesOptions(root, series, options));
+
+/** The same set, or a newer one, whose packages or trees are in the cache. */
+async function fetched(root: string, set: PackageSet, options: PrepareOptions): Promise<PackageSet> {
   if (await treesExist(root, set)) return set;
   await openCache(CACHE_BYTES_NEEDED, root);
-  return fetchSet(set, packages);
+  return fetchSet(set, packagesOptions(root, set.series, options));
 }
 
 /** The modules alone, for one kernel: where they are, by name. */

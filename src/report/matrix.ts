@@ -1,6 +1,6 @@
 /** The tables of docs/kernel-support.md, out of the cells that have been run. Pure. */
 import { MATRIX_HOOKS } from '../bench/matrix/run.ts';
-import type { MatrixCell, MatrixHook } from '../bench/matrix/run.ts';
+import type { MatrixCell, MatrixColumn, MatrixHook } from '../bench/matrix/run.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { byNumbers } from '../core/nested-kvm.ts';
 
@@ -15,14 +15,19 @@ const NAMES: Readonly<Record<MatrixHook, string>> = {
   net: '`xdp`, `tc`',
 };
 
-type Column = Pick<MatrixCell, 'kernel' | 'vendor'>;
-
 const cellKey = (c: Pick<MatrixCell, 'kernel' | 'vendor' | 'hook'>): string =>
   `${c.kernel} ${c.vendor} ${c.hook}`;
-const columnName = (c: Column): string => `${c.vendor === 'amd' ? 'AMD' : 'Intel'}, ${c.kernel}`;
-/** `more` in place of cells of the same kernel, vendor and hook; in the order of the table. */
+const columnName = (c: MatrixColumn): string => `${c.vendor === 'amd' ? 'AMD' : 'Intel'}, ${c.kernel}`;
+/**
+ * `more` in place of cells of the same kernel, vendor and hook; in the order of the table. A cell whose lab did not start is kept
+ * only where there is no other.
+ */
 export function mergedCells(cells: readonly MatrixCell[], more: readonly MatrixCell[]): MatrixCell[] {
-  const all = new Map([...cells, ...more].map((c) => [cellKey(c), c]));
+  const all = new Map<string, MatrixCell>();
+  for (const c of [...cells, ...more]) {
+    const kept = all.get(cellKey(c));
+    if (kept === undefined || kept.state === 'not run' || c.state !== 'not run') all.set(cellKey(c), c);
+  }
   return [...all.values()].sort(
     (a, b) =>
       a.vendor.localeCompare(b.vendor, 'en') ||
@@ -33,32 +38,40 @@ export function mergedCells(cells: readonly MatrixCell[], more: readonly MatrixC
 
 /** Hooks by kernel and vendor: only what ran says so. */
 function overview(cells: readonly MatrixCell[]): string[] {
-  const columns = new Map<string, Column>(cells.map((c) => [columnName(c), c]));
-  const state = (column: Column, hook: MatrixHook): string => {
+  const columns = new Map<string, MatrixColumn>(cells.map((c) => [columnName(c), c]));
+  const state = (column: MatrixColumn, hook: MatrixHook): string => {
     const c = cells.find((x) => cellKey(x) === cellKey({ ...column, hook }));
-    if (c !== undefined) return c.state === 'run' ? 'run' : '**failed**';
+    if (c !== undefined && c.state !== 'not run') return c.state === 'run' ? 'run' : '**failed**';
     return hook === 'net' && column.vendor === 'intel' ? 'not run: no vendor in it' : 'not run';
   };
-  const row = (hook: MatrixHook): string =>
-    `| ${[NAMES[hook], ...[...columns.values()].map((c) => state(c, hook))].join(' | ')} |`;
-  return [
-    `| hook | ${[...columns.keys()].join(' | ')} |`,
-    `|---|${'---|'.repeat(columns.size)}`,
-    ...MATRIX_HOOKS.map(row),
-  ];
+  const line = (hook: MatrixHook): string =>
+    row([NAMES[hook], ...[...columns.values()].map((c) => state(c, hook))]);
+  return [row(['hook', ...columns.keys()]), `|---|${'---|'.repeat(columns.size)}`, ...MATRIX_HOOKS.map(line)];
 }
 
 function details(cells: readonly MatrixCell[]): string[] {
-  const row = (c: MatrixCell): string => {
-    const found = `${c.state === 'run' ? '' : '**failed**: '}${c.found.replaceAll('|', '\\|')}`;
-    return `| ${[columnName(c), NAMES[c.hook], found, c.seconds, c.date].join(' | ')} |`;
+  const found = (c: MatrixCell): string => {
+    if (c.state === 'run') return c.found;
+    return c.state === 'failed' ? `**failed**: ${c.found}` : `not run: ${c.found}`;
   };
-  return ['| kernel | hook | counted | seconds | date |', '|---|---|---|---|---|', ...cells.map(row)];
+  const line = (c: MatrixCell): string =>
+    row([columnName(c), NAMES[c.hook], found(c), String(c.seconds), c.date]);
+  return [row(['kernel', 'hook', 'counted', 'seconds', 'date']), '|---|---|---|---|---|', ...cells.map(line)];
 }
+
+const row = (cells: readonly string[]): string => `| ${cells.map(markdown).join(' | ')} |`;
+
+/** A line of text that is no end of a cell or a line, nor the mark at which the block of the document ends. */
+const markdown = (text: string): string =>
+  text
+    .replaceAll(/[\\|]/g, '\\$&')
+    .replaceAll('<', '&lt;')
+    .replaceAll(/\s*[\r\n]\s*/g, ' ');
 
 /** What each column ran on. */
 function machines(cells: readonly MatrixCell[]): string[] {
-  return [...new Set(cells.map((c) => `- ${columnName(c)}: ${c.on}`))];
+  const ran = cells.filter((c) => c.state !== 'not run');
+  return [...new Set(ran.map((c) => markdown(`- ${columnName(c)}: ${c.on}`)))];
 }
 
 export function matrixTable(cells: readonly MatrixCell[]): string {

@@ -36,7 +36,8 @@ const cellSchema = lazy(() =>
     kernel: z.string(),
     vendor: z.enum(MATRIX_VENDORS),
     hook: z.enum(MATRIX_HOOKS),
-    state: z.enum(['run', 'failed']),
+    /** `not run`: its lab did not start. That says nothing of the hook, and takes no other cell's place. */
+    state: z.enum(['run', 'failed', 'not run']),
     /** What was counted, or what it said. */
     found: z.string(),
     seconds: z.number().int().nonnegative(),
@@ -46,6 +47,7 @@ const cellSchema = lazy(() =>
   }),
 );
 export type MatrixCell = Output<typeof cellSchema>;
+export type MatrixColumn = Pick<MatrixCell, 'kernel' | 'vendor'>;
 export const matrixSchema = lazy(() => z.array(cellSchema()));
 
 export interface MatrixSpec {
@@ -77,13 +79,27 @@ const RAM = `${TURTLEFS_DIR}/matrix.ram`;
 /** NICs are given by PCI hot-plug to an L1 with spare ports, which an Intel lab has not; no vendor is in that code. */
 const runs = (vendor: MatrixVendor, hook: MatrixHook): boolean => vendor === 'amd' || hook !== 'net';
 
-export async function runMatrix(spec: MatrixSpec): Promise<void> {
-  for (const kernel of spec.kernels)
-    for (const vendor of spec.vendors) {
-      let left = spec.hooks.filter((h) => runs(vendor, h));
-      // what failed may have left something behind: the next hook has another lab
-      while (left.length > 0) left = left.slice(await runColumn(spec, { kernel, vendor }, left));
-    }
+/** The cells that a run has, in its order. */
+export function plannedCells(
+  spec: Pick<MatrixSpec, 'kernels' | 'vendors' | 'hooks'>,
+): Pick<MatrixCell, 'kernel' | 'vendor' | 'hook'>[] {
+  return columnsOf(spec).flatMap(({ hooks, ...column }) => hooks.map((hook) => ({ ...column, hook })));
+}
+
+const columnsOf = (
+  spec: Pick<MatrixSpec, 'kernels' | 'vendors' | 'hooks'>,
+): (MatrixColumn & { hooks: MatrixHook[] })[] =>
+  spec.kernels.flatMap((kernel) =>
+    spec.vendors.map((vendor) => ({ kernel, vendor, hooks: spec.hooks.filter((h) => runs(vendor, h)) })),
+  );
+
+/** `up`: starts a lab. */
+export async function runMatrix(spec: MatrixSpec, up: typeof labUp = labUp): Promise<void> {
+  for (const { hooks, ...column } of columnsOf(spec)) {
+    let left = hooks;
+    // what failed may have left something behind: the next hook has another lab
+    while (left.length > 0) left = left.slice(await runColumn(spec, column, left, up));
+  }
 }
 
 type Verdict = Pick<MatrixCell, 'state' | 'found'>;
@@ -91,8 +107,9 @@ type Verdict = Pick<MatrixCell, 'state' | 'found'>;
 /** Runs hooks of one kernel and vendor in one lab, up to the first that fails. How many cells there are of it. */
 async function runColumn(
   spec: MatrixSpec,
-  column: Pick<MatrixCell, 'kernel' | 'vendor'>,
+  column: MatrixColumn,
   hooks: readonly MatrixHook[],
+  up: typeof labUp,
 ): Promise<number> {
   const { progress, signal } = spec;
   let on = 'no lab';
@@ -108,25 +125,28 @@ async function runColumn(
     });
   };
   const started = performance.now();
-  let lab: Lab;
+  let lab: Lab | undefined;
   try {
-    lab = await labUp({
-      kernel: column.kernel,
-      ...(column.vendor === 'intel' ? { accel: 'bochs' as const } : {}),
-      ...(spec.bochsModel === undefined ? {} : { bochsModel: spec.bochsModel }),
-      qemu: spec.qemu,
-      ...(spec.l1Cpus === undefined ? {} : { l1Cpus: spec.l1Cpus }),
-      progress,
-      signal,
-    });
-  } catch (e) {
-    if (signal?.aborted) throw e;
-    for (const hook of hooks) tell(hook, failure(e), started);
-    return hooks.length;
-  }
-  try {
+    let logs: KernelLogs;
+    try {
+      lab = await up({
+        kernel: column.kernel,
+        ...(column.vendor === 'intel' ? { accel: 'bochs' as const } : {}),
+        ...(spec.bochsModel === undefined ? {} : { bochsModel: spec.bochsModel }),
+        qemu: spec.qemu,
+        ...(spec.l1Cpus === undefined ? {} : { l1Cpus: spec.l1Cpus }),
+        progress,
+        signal,
+      });
+      logs = await KernelLogs.of(lab, signal);
+    } catch (e) {
+      if (signal?.aborted) throw e;
+      const found = reason(e);
+      progress.note(`x ${column.kernel}, ${column.vendor}: no lab: ${found}`);
+      for (const hook of hooks) tell(hook, { state: 'not run', found }, started);
+      return hooks.length;
+    }
     on = labLine(lab, spec.bochsModel);
-    const logs = await KernelLogs.of(lab, signal);
     for (const [i, hook] of hooks.entries()) {
       const step = progress.step(`${column.kernel}, ${column.vendor}, ${hook}`);
       const begin = performance.now();
@@ -138,7 +158,7 @@ async function runColumn(
     }
     return hooks.length;
   } finally {
-    await lab.down();
+    await lab?.down();
   }
 }
 
@@ -157,14 +177,11 @@ async function tried(
     return { state: 'run', found };
   } catch (e) {
     if (signal?.aborted) throw e;
-    return failure(e);
+    return { state: 'failed', found: reason(e) };
   }
 }
 
-const failure = (e: unknown): Verdict => ({
-  state: 'failed',
-  found: messageOf(e).replaceAll(/\s+/g, ' ').slice(0, 300),
-});
+const reason = (e: unknown): string => messageOf(e).replaceAll(/\s+/g, ' ').slice(0, 300);
 
 function labLine(lab: Lab, bochsModel: string | undefined): string {
   const { accel, qemuVersion, l0QemuVersion, kernelVersion, l1 } = lab.environment();

@@ -1,9 +1,11 @@
 /** `hyperturtle bench matrix`: which hook works on which kernel and vendor, by running each. */
+import { Option } from 'commander';
 import type { Command } from 'commander';
+import { HyperturtleError } from '../../core/errors.ts';
 import { writeOut } from '../../core/output.ts';
 import type { MatrixCell } from '../../bench/matrix/run.ts';
 import { bochsModelOf, modelOption } from '../shared/emulated-cpu.ts';
-import { kernelList, qemuOption } from '../shared/kernel-option.ts';
+import { kernelList, kernelName, qemuOption } from '../shared/kernel-option.ts';
 import { choose, integer } from '../shared/values.ts';
 
 interface MatrixOptions {
@@ -25,7 +27,7 @@ export function registerMatrix(bench: Command): void {
     .option('-k, --kernel <list>', 'series; default: 6.1,6.12,7.3')
     .option('--cpu <list>', 'vendors; intel takes minutes a hook', 'amd,intel')
     .option('--hook <list>', 'npf, large (2 MiB), exit, sample, net (xdp and tc); default: all')
-    .option('--quick', 'one cell a kernel: npf on AMD')
+    .addOption(new Option('--quick', 'one cell a kernel: npf on AMD').conflicts(['cpu', 'hook', 'cpuModel']))
     .addOption(modelOption())
     .addOption(qemuOption())
     .option('--l1-cpus <number>', 'virtual CPUs of L1; default: 1', integer('--l1-cpus', 1, 8))
@@ -43,7 +45,7 @@ Examples:
 
 async function measure(o: MatrixOptions): Promise<void> {
   const [
-    { MATRIX_HOOKS, MATRIX_KERNELS, MATRIX_VENDORS, runMatrix },
+    { MATRIX_HOOKS, MATRIX_KERNELS, MATRIX_VENDORS, plannedCells, runMatrix },
     { readCells },
     report,
     { readInput, replaceFile },
@@ -61,6 +63,14 @@ async function measure(o: MatrixOptions): Promise<void> {
   const vendors = o.quick ? (['amd'] as const) : choose('--cpu', MATRIX_VENDORS, o.cpu);
   const hooks = o.quick ? (['npf'] as const) : choose('--hook', MATRIX_HOOKS, o.hook);
   const model = bochsModelOf({ ...o, cpu: vendors.some((v) => v === 'intel') ? 'intel' : 'amd' });
+  for (const kernel of kernels) kernelName(kernel);
+  if (plannedCells({ kernels, vendors, hooks }).length === 0)
+    throw new HyperturtleError('HT_USAGE', '--hook net is for --cpu amd: an Intel lab has no port for a NIC');
+  if (vendors.some((v) => v === 'intel') && (o.l1Cpus ?? 1) > 1)
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `--l1-cpus ${o.l1Cpus} is for --cpu amd: an Intel lab has one CPU`,
+    );
   const found: MatrixCell[] = [];
   /** Read again for each cell: another run may write to the same file. */
   const keep = (cells: readonly MatrixCell[]): MatrixCell[] => {
@@ -94,5 +104,5 @@ async function measure(o: MatrixOptions): Promise<void> {
     dispose();
   }
   writeOut(`${report.matrixTable(report.mergedCells([], found))}\n`);
-  if (found.some((c) => c.state === 'failed')) process.exitCode = 1;
+  if (found.some((c) => c.state !== 'run')) process.exitCode = 1;
 }

@@ -1,10 +1,18 @@
 /** `--kernel` and `--qemu`: by default those of the machine's Debian. */
 import { InvalidArgumentError, Option } from 'commander';
 import { defaultKernel } from '../../lab/debian.ts';
-import { parseKernelName } from '../../lab/kernel-name.ts';
+import { checkKernel, parseKernelName } from '../../lab/kernel-name.ts';
 
 export function kernelOption(what: string): Option {
-  return new Option('-k, --kernel <series>', what).default(defaultKernel(), "the machine's Debian's");
+  return new Option('-k, --kernel <series>', what)
+    .default(defaultKernel(), "the machine's Debian's")
+    .argParser(kernelName);
+}
+
+/** The name of a kernel that this machine can have, as far as that is known at once. */
+export function kernelName(name: string): string {
+  checkKernel(name);
+  return name;
 }
 
 /** `6.1,7.3`. Throws HT_USAGE for what names no kernel. */

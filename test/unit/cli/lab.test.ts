@@ -65,6 +65,8 @@ describe('hyperturtle lab', () => {
     [['exec', '--timeout', 'soon', '--', 'true'], /--timeout: a whole number/],
     [['exec', '--l2', '4', '--', 'true'], /--l2: a whole number from 0 to 3/],
     [['up', '--accel', 'magic'], /tcg, kvm/],
+    [['up', '--kernel', '06.1'], /kernel '06\.1': expected a series such as 6\.1/],
+    [['modules', '--kernel', '06.1'], /kernel '06\.1': expected a series such as 6\.1/],
     [['up', '--l1-memory', '1'], /--l1-memory: a whole number from 512/],
     [['exec'], /missing required argument/],
   ])('refuses %j before anything starts', async (args, why) => {

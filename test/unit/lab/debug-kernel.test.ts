@@ -1,16 +1,40 @@
 import { describe, expect, it } from 'vitest';
 import { fromEnvironment } from '../../../src/core/patience.ts';
 import { debugConfig, missingOptions } from '../../../src/lab/debug-config.ts';
+import { RELEASES } from '../../../src/lab/debian.ts';
 import { kernelArgs } from '../../../src/lab/init-scripts.ts';
-import { parseKernelName, patienceFor } from '../../../src/lab/kernel-name.ts';
+import { checkKernel, parseKernelName, patienceFor } from '../../../src/lab/kernel-name.ts';
 
 describe('the name of a kernel', () => {
   it('is a series, with or without sanitizers', () => {
     expect(parseKernelName('6.12')).toEqual({ series: '6.12' });
     expect(parseKernelName('6.1-debug')).toEqual({ series: '6.1', flavor: 'debug' });
     expect(parseKernelName('6.1-kcsan')).toEqual({ series: '6.1', flavor: 'kcsan' });
-    for (const bad of ['6', '6.1.0', 'debug', '6.1-', '6.1-kasan', '6.1-debug-debug', '6.1; rm', ''])
+    for (const bad of [
+      '6',
+      '6.1.0',
+      '06.1',
+      '6.01',
+      '06.1-debug',
+      'debug',
+      '6.1-',
+      '6.1-kasan',
+      '6.1-debug-debug',
+      '6.1; rm',
+      '',
+    ])
       expect(() => parseKernelName(bad)).toThrow(/expected a series/);
+  });
+
+  it('with sanitizers is one of a source that the machine has, or refused with those', () => {
+    const [bookworm, trixie] = RELEASES.map((r) => () => r);
+    expect(checkKernel('6.12-debug', bookworm)).toEqual({ series: '6.12', flavor: 'debug' });
+    expect(checkKernel('7.3-debug', trixie)).toEqual({ series: '7.3', flavor: 'debug' });
+    expect(() => checkKernel('7.3-debug', bookworm)).toThrow(
+      /^kernel 7\.3-debug: .* Debian, which is 12: 6\.1-debug or 6\.12-debug expected$/,
+    );
+    expect(() => checkKernel('6.1-kcsan', trixie)).toThrow(/6\.12-kcsan or 7\.3-kcsan expected$/);
+    expect(checkKernel('5.10', bookworm)).toEqual({ series: '5.10' }); // apt's lists say
   });
 
   it('says how long one has to wait', () => {

@@ -1,9 +1,10 @@
-import { describe, expect, it } from 'vitest';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { describe, expect, it, vi } from 'vitest';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { consoleTail } from '../../../src/lab/boot.ts';
-import { checkShape, needMemory } from '../../../src/lab/lab-checks.ts';
+import { labUp } from '../../../src/lab/lab.ts';
+import { checkKvm, checkShape, needMemory } from '../../../src/lab/lab-checks.ts';
 import { parsePlace } from '../../../src/lab/lab-copy.ts';
 
 describe('needMemory', () => {
@@ -19,6 +20,49 @@ describe('needMemory', () => {
       });
       writeFileSync(meminfo, 'MemTotal: 4000000 kB\nMemAvailable:    3000000 kB\n');
       await needMemory(3072, meminfo);
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  });
+});
+
+describe('what cannot work on this machine', () => {
+  it('is refused before anything is prepared or written', async () => {
+    const state = mkdtempSync(path.join(os.tmpdir(), 'ht-state-'));
+    vi.stubEnv('XDG_STATE_HOME', state);
+    try {
+      let prepared = 0;
+      const prepare = (): never => {
+        prepared++;
+        throw new Error('prepared');
+      };
+      await expect(labUp({ kernel: '1.0-debug' }, prepare)).rejects.toMatchObject({ code: 'HT_UNSUPPORTED' });
+      await expect(labUp({ kernel: '06.1' }, prepare)).rejects.toMatchObject({ code: 'HT_USAGE' });
+      if (!existsSync('/dev/kvm'))
+        await expect(labUp({ accel: 'kvm' }, prepare)).rejects.toThrow(
+          '--accel kvm: there is no /dev/kvm; use --accel tcg',
+        );
+      expect([prepared, readdirSync(state)]).toEqual([0, []]);
+    } finally {
+      vi.unstubAllEnvs();
+      rmSync(state, { recursive: true });
+    }
+  });
+
+  it('of KVM: its device, a driver behind it, and nesting', async () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'ht-kvm-'));
+    const [device, parameters] = [path.join(dir, 'kvm'), path.join(dir, 'kvm_amd/parameters')];
+    try {
+      await expect(checkKvm(device, dir)).rejects.toThrow(`there is no ${device}; use --accel tcg`);
+      mkdirSync(device);
+      await expect(checkKvm(device, dir)).rejects.toThrow(`${device} can't be opened (EISDIR)`);
+      rmSync(device, { recursive: true });
+      writeFileSync(device, '');
+      mkdirSync(parameters, { recursive: true });
+      writeFileSync(path.join(parameters, 'nested'), '0\n');
+      await expect(checkKvm(device, dir)).rejects.toThrow('load kvm_amd with nested=1');
+      writeFileSync(path.join(parameters, 'nested'), '1\n');
+      await checkKvm(device, dir);
     } finally {
       rmSync(dir, { recursive: true });
     }

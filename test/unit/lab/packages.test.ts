@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { parseHashes, parseUris } from '../../../src/lab/debs.ts';
-import { checkSeries, cloudKernels, isQemuVersion, noKernel, pickKernel } from '../../../src/lab/packages.ts';
+import { checkSeries } from '../../../src/lab/kernel-name.ts';
+import { cloudKernels, isQemuVersion, noKernel, pickKernel } from '../../../src/lab/packages.ts';
 
 const pair = (version: string): string[] => [`linux-image-${version}`, `linux-headers-${version}`];
 
@@ -37,7 +38,7 @@ describe('the kernel of a series', () => {
 
   test('must be named by two numbers', () => {
     expect(() => checkSeries('6.1')).not.toThrow();
-    for (const bad of ['6', '6.1.0', 'latest', '6.1; rm', ''])
+    for (const bad of ['6', '6.1.0', '06.1', '6.01', 'latest', '6.1; rm', ''])
       expect(() => checkSeries(bad)).toThrow(/expected a series/);
   });
 });

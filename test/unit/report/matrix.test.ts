@@ -47,6 +47,30 @@ test('a cell that failed tells what it said, and a later run of it takes its pla
   expect(mergedCells([failed], [cell('7.3', 'amd')])).toEqual([cell('7.3', 'amd')]);
 });
 
+test('a cell whose lab did not start takes no place but its own', () => {
+  const none = cell('7.3', 'amd', { state: 'not run', found: 'no memory', on: 'no lab' });
+  for (const state of ['run', 'failed'] as const)
+    expect(mergedCells([cell('7.3', 'amd', { state })], [none])).toEqual([cell('7.3', 'amd', { state })]);
+  expect(mergedCells([none], [cell('7.3', 'amd')])).toEqual([cell('7.3', 'amd')]);
+  expect(mergedCells([none], [{ ...none, found: 'no network' }])).toEqual([{ ...none, found: 'no network' }]);
+  const table = matrixTable([none]);
+  expect(table).toContain('| `npf`, 4 KiB | not run |');
+  expect(table).toContain('| not run: no memory |');
+  expect(table).not.toContain('no lab');
+});
+
+test('whatever a cell says, it is one cell of one line, and the block ends where it did', () => {
+  const said = `a | b \\| c\r\nd\n\n${MATRIX_END} e`;
+  const bad = cell('6.1', 'amd', { state: 'failed', found: said, on: 'x\ny' });
+  const table = matrixTable([bad]);
+  expect(table).toContain(
+    '| **failed**: a \\| b \\\\\\| c d &lt;!-- hyperturtle bench matrix: end --> e | 3 |',
+  );
+  expect(table).toContain('- AMD, 6.1: x y');
+  const document = withMatrix(`${MATRIX_BEGIN}\n${MATRIX_END}\nrest\n`, [bad]);
+  expect(withMatrix(document, [bad])).toBe(document);
+});
+
 test('only the block of a document changes', () => {
   const document = `# A\n${MATRIX_BEGIN}\nold\n${MATRIX_END}\nrest\n`;
   const after = withMatrix(document, [cell('6.1', 'amd')]);
