@@ -5,29 +5,13 @@
 import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { errnoCode } from '../core/errors.ts';
+import type { DkmsEntry } from './dkms.ts';
+import { planDkms, planDkmsRemoval } from './dkms-plan.ts';
 import { moduleSourceDir, UNITS } from './files.ts';
 import type { InstallFile, Role } from './files.ts';
 import { sha256 } from './record.ts';
 import type { InstallRecord } from './record.ts';
-
-export type Step =
-  | { kind: 'write'; path: string; mode: number; content: Buffer; before: 'absent' | 'differs' }
-  | { kind: 'remove'; path: string }
-  /** `undo` is run when a later step fails. A step that may fail is one whose failure leaves nothing wrong. */
-  | {
-      kind: 'run';
-      argv: readonly string[];
-      mayFail?: true;
-      undo?: readonly string[];
-      /** It builds the modules for `kernel`, and writes of it to `log`. */
-      dkms?: { kernel: string; log: string };
-    };
-
-export interface Plan {
-  steps: Step[];
-  /** What was looked at and is left as it is, with the reason. */
-  left: { path: string; why: string }[];
-}
+import type { Plan, Step } from './steps.ts';
 
 /** What the machine can do; asked once, in run.ts. */
 export interface MachineFacts {
@@ -35,8 +19,8 @@ export interface MachineFacts {
   root: string;
   systemd: boolean;
   udev: boolean;
-  /** Undefined: no dkms there. */
-  dkms: { built: boolean; added: boolean } | undefined;
+  /** Our entries in dkms; undefined: no dkms there. */
+  dkms: readonly DkmsEntry[] | undefined;
   kernel: string;
 }
 
@@ -62,33 +46,38 @@ export async function planInstall(spec: InstallSpec, machine: MachineFacts): Pro
     else plan.steps.push({ ...write(f), before: 'differs' });
   }
   const wanted = new Set([...files, ...(others?.files ?? [])].map((f) => f.path));
+  let obsolete: Extract<Step, { kind: 'remove' }>[] = [];
   for (const f of before?.files ?? [])
     if (!wanted.has(f.path) && (await contentOf(machine.root, f.path)) !== undefined)
-      plan.steps.push({ kind: 'remove', path: f.path });
+      obsolete.push({ kind: 'remove', path: f.path });
   const written = (pattern: RegExp): boolean =>
     plan.steps.some((s) => s.kind === 'write' && pattern.test(s.path));
-  const sources = moduleSourceDir(version);
+  const last: Step[] = [];
+  const confOf = (v: string): string => `${moduleSourceDir(v)}/dkms.conf`;
+  // sources of this version would go
+  const replaced = before !== undefined && !wanted.has(confOf(before.version)) ? before.version : undefined;
   if (modules && machine.dkms) {
-    const changed = written(new RegExp(`^${sources.replaceAll('.', '\\.')}/`));
-    const id = `hyperturtle/${version}`;
-    if (machine.dkms.added && changed)
-      plan.steps.push({ kind: 'run', argv: ['dkms', 'remove', id, '--all'], mayFail: true });
-    if (!machine.dkms.built || changed)
-      plan.steps.push({
-        kind: 'run',
-        argv: ['dkms', 'install', id, '-k', machine.kernel],
-        dkms: { kernel: machine.kernel, log: `/var/lib/dkms/${id}/build/make.log` },
-        // modules that were there for other kernels stay
-        undo: [
-          ...['dkms', 'remove', id],
-          ...(machine.dkms.added && !changed ? ['-k', machine.kernel] : ['--all']),
-        ],
-      });
+    const dkms = planDkms({
+      version,
+      kernel: machine.kernel,
+      changed: written(new RegExp(`^${moduleSourceDir(version).replaceAll('.', '\\.')}/`)),
+      replaced,
+      entries: machine.dkms,
+    });
+    plan.steps.unshift(...dkms.before);
+    plan.steps.push(...dkms.build);
+    last.push(...dkms.last);
+  } else if (replaced !== undefined && machine.dkms?.some((e) => e.version === replaced)) {
+    // without them dkms could do nothing with it any more, not even remove it
+    const sources = moduleSourceDir(replaced);
+    obsolete = obsolete.filter((s) => !s.path.startsWith(`${sources}/`));
+    plan.left.push({ path: sources, why: 'dkms has modules of it' });
   }
   if (machine.udev && written(/\/rules\.d\//))
     plan.steps.push({ kind: 'run', argv: ['udevadm', 'control', '--reload'], mayFail: true });
   if (machine.systemd && written(new RegExp(`/${UNITS[role].replace('.', '\\.')}$`)))
     plan.steps.push({ kind: 'run', argv: ['systemctl', 'daemon-reload'] });
+  plan.steps.push(...last, ...obsolete);
   return plan;
 }
 
@@ -103,9 +92,8 @@ export async function planUninstall(
   if (machine.systemd)
     plan.steps.push({ kind: 'run', argv: ['systemctl', 'disable', '--now', UNITS[role]], mayFail: true });
   const shared = new Set(others?.files.map((f) => f.path));
-  const id = `hyperturtle/${record.version}`;
-  if (machine.dkms?.added && !shared.has(`${moduleSourceDir(record.version)}/dkms.conf`))
-    plan.steps.push({ kind: 'run', argv: ['dkms', 'remove', id, '--all'], mayFail: true });
+  if (!shared.has(`${moduleSourceDir(record.version)}/dkms.conf`))
+    plan.steps.push(...planDkmsRemoval(record.version, machine.dkms ?? []));
   for (const f of record.files) {
     const found = await contentOf(machine.root, f.path);
     if (found === undefined) continue;
@@ -129,16 +117,5 @@ async function contentOf(root: string, at: string): Promise<{ content: Buffer; m
   } catch (e) {
     if (errnoCode(e) === 'ENOENT' || errnoCode(e) === 'ENOTDIR') return undefined;
     throw e;
-  }
-}
-
-export function stepText(s: Step): string {
-  switch (s.kind) {
-    case 'write':
-      return `${s.before === 'absent' ? 'write  ' : 'replace'} ${s.path}`;
-    case 'remove':
-      return `remove  ${s.path}`;
-    case 'run':
-      return `run     ${s.argv.join(' ')}`;
   }
 }

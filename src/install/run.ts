@@ -7,13 +7,14 @@ import { errnoCode, HyperturtleError, isHyperturtleError, messageOf } from '../c
 import { exec } from '../core/exec.ts';
 import { makeDirectory } from '../core/files.ts';
 import { CleanupStack } from '../core/lifecycle.ts';
-import { dkmsFailure } from './dkms.ts';
-import type { MachineFacts, Plan, Step } from './plan.ts';
+import { dkmsFailure, hadNothing, parseDkmsStatus } from './dkms.ts';
+import type { MachineFacts } from './plan.ts';
+import type { Command, Plan, RunStep, Step } from './steps.ts';
 
 /** A module for one kernel compiles in well under a minute; dkms may make an initramfs after it. */
 const COMMAND_MS = 600_000;
 
-export async function machineFacts(root: string, version: string): Promise<MachineFacts> {
+export async function machineFacts(root: string): Promise<MachineFacts> {
   const kernel = os.release();
   // a machine in a directory has nothing that runs
   if (root !== '/') return { root, systemd: false, udev: false, dkms: undefined, kernel };
@@ -21,50 +22,55 @@ export async function machineFacts(root: string, version: string): Promise<Machi
     root,
     systemd: existsSync('/run/systemd/system'),
     udev: existsSync('/run/udev/control'),
-    dkms: await dkmsState(version, kernel),
+    dkms: await dkmsEntries(),
     kernel,
   };
 }
 
-async function dkmsState(version: string, kernel: string): Promise<MachineFacts['dkms']> {
+/** What dkms has of all our versions; undefined: there is no dkms. */
+export async function dkmsEntries(): Promise<MachineFacts['dkms']> {
   try {
-    const r = await exec('dkms', ['status', `hyperturtle/${version}`], { timeoutMs: 30_000 });
-    const lines = r.stdout.toString('utf8').split('\n');
-    const added = lines.some((l) => l.startsWith(`hyperturtle/${version}`));
-    return { added, built: lines.some((l) => l.includes(kernel) && /: installed/.test(l)) };
+    const r = await exec('dkms', ['status', 'hyperturtle'], { timeoutMs: 30_000 });
+    return parseDkmsStatus(r.stdout.toString('utf8'));
   } catch (e) {
     if (isHyperturtleError(e, 'HT_NOT_FOUND')) return undefined;
-    if (isHyperturtleError(e, 'HT_COMMAND_FAILED')) return { added: false, built: false };
+    if (isHyperturtleError(e, 'HT_COMMAND_FAILED')) return [];
     throw e;
   }
 }
 
-/** Throws what the failing step threw, after all steps before it were undone. */
-export async function runPlan(
-  plan: Plan,
-  root: string,
-  options: { say: (step: Step) => void; signal?: AbortSignal },
-): Promise<void> {
+export interface RunOptions {
+  say: (step: Step) => void;
+  /** Told of a step that may fail, and has. */
+  warn?: (line: string) => void;
+  signal?: AbortSignal;
+}
+
+/** Throws what the failing step threw, after all steps before it were undone; with what could not be undone, if anything. */
+export async function runPlan(plan: Plan, root: string, options: RunOptions): Promise<void> {
   const undo = new CleanupStack();
   try {
     for (const step of plan.steps) {
       options.signal?.throwIfAborted();
       options.say(step);
-      await runStep(step, root, undo, options.signal);
+      await runStep(step, root, undo, options);
     }
   } catch (e) {
-    await undo.run();
+    try {
+      await undo.run();
+    } catch (left) {
+      throw new HyperturtleError(
+        isHyperturtleError(e) ? e.code : 'HT_COMMAND_FAILED',
+        `${messageOf(e)}\nnot all was undone: ${messageOf(left)}`,
+        { cause: e },
+      );
+    }
     throw e;
   }
   undo.release();
 }
 
-async function runStep(
-  step: Step,
-  root: string,
-  undo: CleanupStack,
-  signal: AbortSignal | undefined,
-): Promise<void> {
+async function runStep(step: Step, root: string, undo: CleanupStack, options: RunOptions): Promise<void> {
   switch (step.kind) {
     case 'write':
       return writeStep(step, root, undo);
@@ -79,25 +85,34 @@ async function runStep(
       return removeEmptyParents(root, path.dirname(step.path));
     }
     case 'run':
-      try {
-        await exec(step.argv[0] ?? '', step.argv.slice(1), { timeoutMs: COMMAND_MS, signal });
-      } catch (e) {
-        if (step.mayFail && !signal?.aborted) return;
-        const why = step.dkms ? await dkmsFailure(e, step.dkms.kernel, step.dkms.log) : e;
-        // what was added and not built is there nonetheless
-        if (step.undo) await undoRun(step.undo).catch(() => {}); // the first error is the one to tell
-        throw why;
-      }
-      if (step.undo) {
-        const back = step.undo;
-        undo.add(back.join(' '), () => undoRun(back));
-      }
+      return commandStep(step, undo, options);
   }
 }
 
-async function undoRun([program = '', ...args]: readonly string[]): Promise<void> {
-  await exec(program, args, { timeoutMs: COMMAND_MS });
+async function commandStep(step: RunStep, undo: CleanupStack, options: RunOptions): Promise<void> {
+  // a command that fails half-way has done something nonetheless
+  for (const back of (step.undo ?? []).toReversed()) undo.add(back.join(' '), () => undoRun(back));
+  try {
+    await run(step.argv, options.signal);
+  } catch (e) {
+    if (!step.mayFail || options.signal?.aborted) throw step.dkms ? await dkmsFailure(e, step.dkms) : e;
+    if (step.mayFail !== true) options.warn?.(`${step.mayFail.told}: ${lastLine(e)}`);
+  }
 }
+
+async function run([program = '', ...args]: Command, signal?: AbortSignal): Promise<void> {
+  await exec(program, args, { timeoutMs: COMMAND_MS, signal });
+}
+
+async function undoRun(command: Command): Promise<void> {
+  try {
+    await run(command);
+  } catch (e) {
+    if (!hadNothing(command, e)) throw e;
+  }
+}
+
+const lastLine = (e: unknown): string => messageOf(e).trim().split('\n').at(-1) ?? '';
 
 async function writeStep(
   step: Extract<Step, { kind: 'write' }>,

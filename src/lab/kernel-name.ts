@@ -34,7 +34,7 @@ export function checkSeries(series: string): void {
 }
 
 /**
- * The same, and what it names can be had on `machine`, as far as that is known without apt's lists: throws HT_UNSUPPORTED for
+ * The same, and what it names exists for `machine`, as far as that is known without apt's lists: throws HT_UNSUPPORTED for
  * sanitizers in a kernel whose source it has not.
  */
 export function checkKernel(name: string, machine: () => Release = machineRelease): KernelName {

@@ -3,7 +3,7 @@ import { Option } from 'commander';
 import type { Command } from 'commander';
 import { HyperturtleError } from '../../core/errors.ts';
 import { writeOut } from '../../core/output.ts';
-import type { MatrixCell } from '../../bench/matrix/run.ts';
+import type { MatrixCell, MatrixSpec } from '../../bench/matrix/run.ts';
 import { bochsModelOf, modelOption } from '../shared/emulated-cpu.ts';
 import { kernelList, kernelName, qemuOption } from '../shared/kernel-option.ts';
 import { choose, integer } from '../shared/values.ts';
@@ -43,22 +43,13 @@ Examples:
     .action(measure);
 }
 
-async function measure(o: MatrixOptions): Promise<void> {
-  const [
-    { MATRIX_HOOKS, MATRIX_KERNELS, MATRIX_VENDORS, plannedCells, runMatrix },
-    { readCells },
-    report,
-    { readInput, replaceFile },
-    progress,
-    lifecycle,
-  ] = await Promise.all([
-    import('../../bench/matrix/run.ts'),
-    import('../../bench/matrix/cells.ts'),
-    import('../../report/matrix.ts'),
-    import('../../core/files.ts'),
-    import('../../core/progress.ts'),
-    import('../../core/lifecycle.ts'),
-  ]);
+/** Which cells are asked for, and on what. Throws HT_USAGE for what cannot be run. */
+async function cellsOf(
+  o: MatrixOptions,
+): Promise<Pick<MatrixSpec, 'kernels' | 'vendors' | 'hooks' | 'bochsModel'>> {
+  const { MATRIX_HOOKS, MATRIX_KERNELS, MATRIX_VENDORS, plannedCells } = await import(
+    '../../bench/matrix/run.ts'
+  );
   const kernels = o.kernel === undefined ? MATRIX_KERNELS : kernelList(o.kernel);
   const vendors = o.quick ? (['amd'] as const) : choose('--cpu', MATRIX_VENDORS, o.cpu);
   const hooks = o.quick ? (['npf'] as const) : choose('--hook', MATRIX_HOOKS, o.hook);
@@ -71,6 +62,20 @@ async function measure(o: MatrixOptions): Promise<void> {
       'HT_USAGE',
       `--l1-cpus ${o.l1Cpus} is for --cpu amd: an Intel lab has one CPU`,
     );
+  return { kernels, vendors, hooks, ...model };
+}
+
+async function measure(o: MatrixOptions): Promise<void> {
+  const [{ runMatrix }, { readCells }, report, { readInput, replaceFile }, progress, lifecycle] =
+    await Promise.all([
+      import('../../bench/matrix/run.ts'),
+      import('../../bench/matrix/cells.ts'),
+      import('../../report/matrix.ts'),
+      import('../../core/files.ts'),
+      import('../../core/progress.ts'),
+      import('../../core/lifecycle.ts'),
+    ]);
+  const cells = await cellsOf(o);
   const found: MatrixCell[] = [];
   /** Read again for each cell: another run may write to the same file. */
   const keep = (cells: readonly MatrixCell[]): MatrixCell[] => {
@@ -86,10 +91,7 @@ async function measure(o: MatrixOptions): Promise<void> {
   if (o.doc !== undefined) inDocument(o.doc, []);
   try {
     await runMatrix({
-      kernels,
-      vendors,
-      hooks,
-      ...model,
+      ...cells,
       qemu: o.qemu,
       l1Cpus: o.l1Cpus,
       progress: progress.createProgress(),

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { codeFile, programFile } from '../../core/code-file.ts';
 import { writeErr, writeOut } from '../../core/output.ts';
 import type { Role } from '../../install/files.ts';
-import type { Plan } from '../../install/plan.ts';
+import type { Plan } from '../../install/steps.ts';
 import type { InstallRecord } from '../../install/record.ts';
 
 interface Options {
@@ -74,7 +74,7 @@ async function install(role: Role, version: string, texts: Texts, o: Options): P
     udevDir: '/etc/udev/rules.d',
     texts: await texts('/usr/local/share'),
   });
-  const machine = await machineFacts(o.root, version);
+  const machine = await machineFacts(o.root);
   if (o.root === '/' && o.module && machine.dkms === undefined)
     throw new errors.HyperturtleError(
       'HT_NOT_FOUND',
@@ -105,7 +105,7 @@ async function uninstall(role: Role, o: Options): Promise<void> {
     await carryOut(plan, o, () => Promise.resolve());
     return;
   }
-  const machine = await machineFacts(o.root, record.version);
+  const machine = await machineFacts(o.root);
   if (o.root === '/' && process.getuid?.() !== 0 && !o.dryRun)
     throw new errors.HyperturtleError('HT_USAGE', 'uninstall must be run as root');
   const others = await records.readRecord(o.root, other(role));
@@ -118,7 +118,7 @@ const other = (role: Role): Role => (role === 'host' ? 'guest' : 'host');
 
 async function carryOut(plan: Plan, o: Options, record: () => Promise<void>): Promise<void> {
   const [{ stepText }, { runPlan }, { abortOnSignals }] = await Promise.all([
-    import('../../install/plan.ts'),
+    import('../../install/steps.ts'),
     import('../../install/run.ts'),
     import('../../core/lifecycle.ts'),
   ]);
@@ -130,7 +130,11 @@ async function carryOut(plan: Plan, o: Options, record: () => Promise<void>): Pr
   else {
     const signals = abortOnSignals();
     try {
-      await runPlan(plan, o.root, { say: (s) => say(stepText(s)), signal: signals.signal });
+      await runPlan(plan, o.root, {
+        say: (s) => say(stepText(s)),
+        warn: (line) => writeErr(`${line}\n`),
+        signal: signals.signal,
+      });
       await record();
     } finally {
       signals.dispose();

@@ -91,12 +91,21 @@ describe('what the packages of kernels run', () => {
   });
 
   it('says the first errors of the compiler, and succeeds', () => {
-    const log = 'DKMS make.log for 6.9.1-x\na.c:1:2: error: no member named root\nmake: *** Error 1\n';
+    const log =
+      'DKMS make.log for hyperturtle-1.2.3 for kernel 6.9.1-x (x86_64)\na.c:1:2: error: no member named root\nmake: *** Error 1\n';
     const r = run(machine({ output: 'Bad return status', status: 10, log }), '6.9.1-x');
     expect(r.status).toBe(0);
     expect(r.text).toContain('no modules for Linux 6.9.1-x');
     expect(r.text).toContain('a.c:1:2: error: no member named root');
     expect(r.text).toContain('to try again: dkms install hyperturtle/1.2.3 -k 6.9.1-x');
+  });
+
+  it('does not take the log of a kernel whose name begins the same for its own', () => {
+    const log =
+      'DKMS make.log for hyperturtle-1.2.3 for kernel 6.9.1-x2 (x86_64)\na.c:1:2: error: of the other\n';
+    const r = run(machine({ output: 'no headers here', status: 21, log }), '6.9.1-x');
+    expect(r.text).toContain('  no headers here');
+    expect(r.text).not.toContain('of the other');
   });
 
   it('says for which kernels they are where this one is excluded', () => {
@@ -153,8 +162,12 @@ describe('installing without a module that could be built', () => {
   const failed = (status: number): HyperturtleError =>
     new HyperturtleError('HT_COMMAND_FAILED', 'dkms: status', { detail: { status, tail: 'the tail' } });
 
+  const built = (kernel: string, log: string): { kernel: string; log: string; kept: string } => ({
+    ...{ kernel, log: at(log), kept: at('state/kept.log') },
+  });
+
   it('tells the kernels that there are modules for', async () => {
-    expect(await dkmsFailure(failed(77), '9.9.9', at('none'))).toMatchObject({
+    expect(await dkmsFailure(failed(77), built('9.9.9', 'none'))).toMatchObject({
       code: 'HT_UNSUPPORTED',
       message: expect.stringMatching(/no modules for Linux 9\.9\.9: .*--no-module/) as unknown,
     });
@@ -162,10 +175,12 @@ describe('installing without a module that could be built', () => {
 
   it('tells the errors of the compiler, or the end of what dkms said', async () => {
     writeFileSync(at('log'), 'cc\na.c:1: error: x\nmake: Error 2\n');
-    expect(await dkmsFailure(failed(10), '6.1.0', at('log'))).toMatchObject({
+    expect(await dkmsFailure(failed(10), built('6.1.0', 'log'))).toMatchObject({
       message: expect.stringContaining('a.c:1: error: x\nmake: Error 2\n(the whole build:') as unknown,
     });
-    expect(await dkmsFailure(failed(10), '6.1.0', at('none'))).toMatchObject({
+    // the log goes when the build is undone
+    expect(readFileSync(at('state/kept.log'), 'utf8')).toBe('cc\na.c:1: error: x\nmake: Error 2\n');
+    expect(await dkmsFailure(failed(10), built('6.1.0', 'none'))).toMatchObject({
       message: expect.stringContaining('the tail') as unknown,
     });
   });
@@ -187,8 +202,8 @@ describe('installing without a module that could be built', () => {
     const step = {
       kind: 'run' as const,
       argv: ['false'],
-      dkms: { kernel: '6.1.0', log: at('none') },
-      undo: ['touch', at('undone')],
+      dkms: built('6.1.0', 'none'),
+      undo: [['touch', at('undone')]],
     };
     await expect(runPlan({ steps: [step], left: [] }, '/', { say: () => {} })).rejects.toMatchObject({
       message: expect.stringContaining('dkms did not build the modules for Linux 6.1.0') as unknown,

@@ -16,13 +16,18 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { filesOf } from '../../../src/install/files.ts';
 import type { InstallFile, Role } from '../../../src/install/files.ts';
-import { planInstall, planUninstall, stepText } from '../../../src/install/plan.ts';
-import type { MachineFacts, Plan } from '../../../src/install/plan.ts';
+import type { DkmsEntry } from '../../../src/install/dkms.ts';
+import { planInstall, planUninstall } from '../../../src/install/plan.ts';
+import type { MachineFacts } from '../../../src/install/plan.ts';
+import { stepText } from '../../../src/install/steps.ts';
+import type { Plan } from '../../../src/install/steps.ts';
 import { readRecord, sha256, writeRecord } from '../../../src/install/record.ts';
 import { runPlan } from '../../../src/install/run.ts';
 import { readAgentConfig } from '../../../src/guest/agent/config.ts';
 import { readConfig } from '../../../src/host/config.ts';
 
+const ADDED: DkmsEntry = { version: '1.0.0', state: 'added' };
+const BUILT: DkmsEntry = { version: '1.0.0', kernel: '6.1.0-50-amd64', state: 'installed' };
 const OTHER: Readonly<Record<Role, Role>> = { host: 'guest', guest: 'host' };
 
 let root: string;
@@ -163,7 +168,7 @@ describe('installing', () => {
 
   it('has dkms build once, and again when the sources changed; the service manager reads changed units', async () => {
     const facts = (added: boolean, built: boolean): MachineFacts =>
-      machine({ dkms: { added, built }, systemd: true, udev: true });
+      machine({ dkms: [...(added ? [ADDED] : []), ...(built ? [BUILT] : [])], systemd: true, udev: true });
     const runs = async (f: MachineFacts): Promise<string[]> =>
       (await plan('host', '1.0.0', f)).steps.map(stepText).filter((s) => s.startsWith('run'));
     const build = 'run     dkms install hyperturtle/1.0.0 -k 6.1.0-50-amd64';
@@ -174,7 +179,7 @@ describe('installing', () => {
     expect(await runs(facts(true, false))).toEqual([build]);
     // what is built for other kernels is not undone with it
     const undone = async (f: MachineFacts): Promise<(readonly string[])[]> =>
-      (await plan('host', '1.0.0', f)).steps.flatMap((s) => (s.kind === 'run' && s.undo ? [s.undo] : []));
+      (await plan('host', '1.0.0', f)).steps.flatMap((s) => (s.kind === 'run' ? (s.undo ?? []) : []));
     const remove = ['dkms', 'remove', 'hyperturtle/1.0.0'];
     expect(await undone(facts(true, false))).toEqual([[...remove, '-k', '6.1.0-50-amd64']]);
     expect(await undone(facts(false, false))).toEqual([[...remove, '--all']]);
