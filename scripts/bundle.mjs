@@ -3,7 +3,6 @@
 // start needs as a whole, beside most of them the bytecode of what starts run; and the file that people and
 // src/core/code-file.ts name starts that (src/core/start.ts). The other files stay as they are.
 // `node scripts/bundle.mjs DIR`, for any directory that stands for dist/src.
-import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
   cpSync,
@@ -18,8 +17,8 @@ import {
 import { isBuiltin } from 'node:module';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { rolldown } from 'rolldown';
+import { learn } from './learn.mjs';
 
 /** Programs and threads. */
 const PROGRAMS = [
@@ -165,25 +164,6 @@ async function bundle(to) {
   }
 }
 
-/** Runs the program with these arguments in `src` and keeps the bytecode of what ran, with what was kept before. */
-function learn([name, ...args], src) {
-  const learner = `
-    const { startProgram, loadedParts } = await import(${JSON.stringify(pathToFileURL(`${src}/core/start.js`).href)});
-    const { writeFileSync } = await import('node:fs');
-    process.on('exit', () => {
-      for (const { bytecode, script } of loadedParts()) writeFileSync(bytecode, script.createCachedData());
-    });
-    startProgram('${name}');`;
-  const given = args.map((a) => (a === 'NONE' ? path.join(src, 'none/none') : a));
-  // not by -e, as commander takes other arguments for the program's then
-  spawnSync(process.execPath, ['--input-type=module', '-', ...given], {
-    env: { ...process.env, NODE_NO_WARNINGS: '1' },
-    input: learner,
-    stdio: ['pipe', 'ignore', 'ignore'],
-    timeout: START_MS,
-  });
-}
-
 /** Adds bytecode to the parts in `programs`: they start where all is around them that is when they are installed. */
 function addBytecode(programs) {
   const root = mkdtempSync(path.join(tmpdir(), 'hyperturtle-bundle-'));
@@ -193,7 +173,7 @@ function addBytecode(programs) {
     cpSync(programs, path.join(src, 'programs'), { recursive: true });
     cpSync(path.join(PACKAGE, 'package.json'), path.join(root, 'package.json'));
     symlinkSync(path.join(PACKAGE, 'node_modules'), path.join(root, 'node_modules'));
-    for (const start of STARTS) learn(start, src);
+    for (const start of STARTS) learn(start, src, START_MS);
     for (const name of readdirSync(path.join(src, 'programs')))
       if (name.endsWith('.bytecode')) cpSync(path.join(src, 'programs', name), path.join(programs, name));
   } finally {

@@ -33,8 +33,10 @@ static void die(const char *what)
 }
 
 /*
- * A file that is named, `-` for shared anonymous memory, `:private` for private, `:memfd` for a memfd with seals: the ways in
- * which VMMs have it. At a multiple of 2 MiB: KVM uses no large pages for memory that its VMM has at odd addresses. */
+ * A file that is named, `-` for shared anonymous memory, `:private` for private, `:memfd` for a memfd with seals: the
+ * ways in which VMMs have it. At a multiple of 2 MiB: KVM uses no large pages for memory that its VMM has at odd
+ * addresses.
+ */
 static char *map_ram(const char *path, uint64_t bytes)
 {
 	int fd = -1, flags = MAP_SHARED | MAP_FIXED;

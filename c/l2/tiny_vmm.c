@@ -6,20 +6,24 @@
  *   tiny_vmm FILE PAGES STEP...
  *     touch:FIRST:COUNT              writes into each of these pages once, in order
  *     scattered:FIRST:COUNT          the same in an order without runs; COUNT is a power of two
- *     cpuid:COUNT                    executes CPUID (leaf 1) that often; its last answer is in `registers`, others than the first are
- *                                    mismatches
- *     calls:COUNT                    a loop of that many turns, in the innermost of three functions that keep frame pointers
- *     log:1|0                        this program has KVM log the guest's writes from now on, as for a migration, or no more
+ *     cpuid:COUNT                    executes CPUID (leaf 1) that often; its last answer is in `registers`, others
+ *                                    than the first are mismatches
+ *     calls:COUNT                    a loop of that many turns, in the innermost of three functions that keep frame
+ *                                    pointers
+ *     log:1|0                        this program has KVM log the guest's writes from now on, as for a migration, or
+ *                                    no more
  *     cpu:N                          this thread, so the vCPU, runs on that CPU from now on
- *     policy:MODE:NODES              its memory policy from now on: a number MPOL_* and a bitmap of nodes, as set_mempolicy() has it
+ *     policy:MODE:NODES              its memory policy from now on: a number MPOL_* and a bitmap of nodes, as
+ *                                    set_mempolicy() has it
  *     mbind:MODE:NODES:FIRST:COUNT   the same of these pages, by mbind()
- *     discard:FIRST:COUNT            this program gives these pages back, as a balloon has it do; mismatches are those of them, of
- *                                    each 64th, that do not read as zeros after that
+ *     discard:FIRST:COUNT            this program gives these pages back, as a balloon has it do; mismatches are those
+ *                                    of them, of each 64th, that do not read as zeros after that
  *     share:FIRST:COUNT:ROLE:VISITS  visits random ones of these pages, checks and writes them as `pattern share` does
  *
- * FILE is the guest's RAM, `-` anonymous shared memory, `:private` anonymous private memory, `:memfd` a memfd; page 0 of the steps lies at 4 MiB in it. When the VM is there,
- * prints {"ready":...}. Each step waits for SIGUSR1, so that the VM can be registered and counters be read, and prints
- * one JSON line. Exit status 0: every page as it must be; 1: mismatches; 2: usage or system.
+ * FILE is the guest's RAM, `-` anonymous shared memory, `:private` anonymous private memory, `:memfd` a memfd; page 0
+ * of the steps lies at 4 MiB in it. When the VM is there, prints {"ready":...}. Each step waits for SIGUSR1, so that
+ * the VM can be registered and counters be read, and prints one JSON line. Exit status 0: every page as it must be;
+ * 1: mismatches; 2: usage or system.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -198,12 +202,15 @@ static int run_to_halt(int cpu, const struct kvm_run *run)
 }
 
 struct step {
-	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE, LOG, CPU, POLICY, MBIND, DISCARD } kind; /* from LOG on, of this program alone */
+	/* from LOG on, of this program alone */
+	enum { TOUCH, SCATTERED, CPUID, CALLS, SHARE, LOG, CPU, POLICY, MBIND, DISCARD } kind;
 	unsigned long long first, count, role, visits;
 	unsigned long mode, nodes;
 };
 
-static const char *const kinds[] = { "touch", "scattered", "cpuid", "calls", "share", "log", "cpu", "policy", "mbind", "discard" };
+static const char *const kinds[] = {
+	"touch", "scattered", "cpuid", "calls", "share", "log", "cpu", "policy", "mbind", "discard",
+};
 
 static struct step parse_step(const char *text, uint64_t pages)
 {

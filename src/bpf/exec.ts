@@ -14,7 +14,6 @@ const cExecve = libc.func('int execve(const char *path, void *argv, void *envp)'
   argv: bigint,
   envp: bigint,
 ) => number;
-const cClose = libc.func('int close(int fd)') as (fd: number) => number;
 const cFcntl = libc.func('int fcntl(int fd, int command, long arg)') as (
   fd: number,
   command: number,
@@ -138,11 +137,6 @@ function inheritedFds(): number[] {
   return links
     .filter(([fd, link]) => fd <= 2 || !(NODES.test(link) || (link.startsWith('pipe:') && twice(link))))
     .map(([fd]) => fd);
-}
-
-/** Closes a descriptor that nothing else knows of, allocating nothing. */
-export function closeNow(fd: number): void {
-  cClose(fd);
 }
 
 /** A capability of the calling thread that lets filters be installed without no_new_privs. */

@@ -1,7 +1,6 @@
 /** Reading and writing any map through its descriptor, no matter who created it. */
-import { readFileSync } from 'node:fs';
 import { HyperturtleError } from '../core/errors.ts';
-import { fileError } from '../core/files.ts';
+import { readKernelFile } from '../core/files.ts';
 import { BPF_MAP_INFO, PER_CPU_MAP_TYPES, mapTypeName } from '../kernel/bpf.ts';
 import { errnoName } from '../kernel/errno.ts';
 import type { OwnedFd } from './fds.ts';
@@ -71,7 +70,7 @@ export function mapInfo(file: OwnedFd): MapInfo {
 
 /** Kernel memory of a map in bytes (`memlock` of its fdinfo; exact since Linux 6.4, 0 for some types before). */
 export function mapMemoryBytes(file: OwnedFd): number {
-  const text = readFileSync(`/proc/self/fdinfo/${file.fd}`, 'latin1');
+  const text = readKernelFile(`/proc/self/fdinfo/${file.fd}`);
   return Number(/^memlock:\s*(\d+)$/m.exec(text)?.[1] ?? 0);
 }
 
@@ -81,15 +80,7 @@ const POSSIBLE = '/sys/devices/system/cpu/possible';
 
 /** CPUs that the kernel may ever have: per-CPU maps hold that many values for a key. Throws HT_KERNEL. */
 export function possibleCpus(): number {
-  return (cpus ??= countCpus(readNow(POSSIBLE)));
-}
-
-function readNow(file: string): string {
-  try {
-    return readFileSync(file, 'latin1');
-  } catch (e) {
-    throw fileError(e, 'cannot be read', file);
-  }
+  return (cpus ??= countCpus(readKernelFile(POSSIBLE)));
 }
 
 /** CPUs in a list of the kernel's, such as `0-3,8`. Throws HT_KERNEL for what is none. */

@@ -137,6 +137,11 @@ export function deviceSocket(): OwnedFd {
   return new OwnedFd(fd, 'socket for network devices');
 }
 
+/** Closes a descriptor that nothing else knows of, allocating nothing. */
+export function closeNow(fd: number): void {
+  cClose(fd);
+}
+
 /** Opens a device read-write (close-on-exec, as Node does). `missing` says what to do when it is not there. */
 export function openDevice(devicePath: string, missing: string): OwnedFd {
   try {

@@ -157,6 +157,15 @@ export function kindOf(found: Stats): string {
   return found.isBlockDevice() ? 'a block device' : 'a character device';
 }
 
+/** The content of a file that the kernel always has, as text. Throws HT_KERNEL where it cannot be read. */
+export function readKernelFile(file: string): string {
+  try {
+    return readFileSync(file, 'latin1');
+  } catch (e) {
+    throw fileError(e, 'cannot be read', file);
+  }
+}
+
 /** The content of a file of the kernel or the firmware; undefined where these, or our rights, do not have it. */
 export function readIfThere(file: string): Buffer | undefined {
   try {

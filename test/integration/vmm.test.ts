@@ -29,6 +29,7 @@ import { soakCount } from '../support/scale.ts';
 const LAUNCHES = soakCount(process.env['HT_LAUNCHES'], 24, 200);
 const TIMEOUT_MS = 120_000;
 const root = process.getuid?.() === 0;
+const unlessRoot = root ? '' : ' (skipped: run as root)';
 
 let cli: string;
 let client: string;
@@ -130,7 +131,7 @@ const firstLine = async (child: ChildProcess): Promise<string> => {
 
 const FILE = expect.stringMatching(/\/ram\/#\d+ \(deleted\)$/) as string;
 
-describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
+describe.skipIf(!root)(`a VMM started by hyperturtle vmm${unlessRoot}`, () => {
   it(
     'has its anonymous memory and memfds there, with what they promise, and all else as it asked for it',
     async () => {
@@ -511,7 +512,7 @@ describe.skipIf(!root)('a VMM started by hyperturtle vmm', () => {
   );
 });
 
-describe.skipIf(!root)('its supervisor', () => {
+describe.skipIf(!root)(`its supervisor${unlessRoot}`, () => {
   it('is not ready when the directory is not there', async () => {
     const task = { dir: path.join(dir, 'none'), pid: 1 << 30, program: 'x', minBytes: 1, again: false };
     const program = path.join(path.dirname(cli), '../guest/launch/supervisor.js');
@@ -530,7 +531,7 @@ describe.skipIf(!root)('its supervisor', () => {
 
 const qemu = root ? findQemu() : undefined;
 describe.skipIf(!qemu)(
-  `a QEMU that knows nothing of it${qemu ? '' : ' (skipped: no lab has been prepared here)'}`,
+  `a QEMU that knows nothing of it${qemu ? '' : unlessRoot || ' (skipped: no lab has been prepared here)'}`,
   () => {
     const machine = [
       '-accel',

@@ -8,7 +8,6 @@ import { accessSync, constants, readFileSync, readSync, statSync, writeSync } fr
 import path from 'node:path';
 import {
   bindOver,
-  closeNow,
   execute,
   findProgram,
   hasSysAdmin,
@@ -22,6 +21,7 @@ import { fdChannel, readySender } from '../../bpf/fd-passing.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { pollNow, whenReadable } from '../../bpf/poll.ts';
 import { filterError, readyFilter, requireUserNotification } from '../../bpf/seccomp.ts';
+import { closeNow } from '../../bpf/sys.ts';
 import { programFile } from '../../core/code-file.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
 import { launchFilter } from '../../kernel/seccomp.ts';
