@@ -120,6 +120,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   const kernel = spec.kernel ?? defaultKernel();
   checkKernel(kernel);
   if (accel === 'kvm') await checkKvm();
+  const cache = await openCache(64 << 20);
   bePatient(patienceFor(kernel));
   const lifetime = spec.lifetime ?? 'owner';
   await cleanDeadLabs();
@@ -128,7 +129,6 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   undo.add('run directory', () => removeLabFiles(record.dir));
   try {
     await needMemory(outerMemMib(shape));
-    const cache = await openCache(64 << 20);
     const artifacts = await prepare({
       kernel,
       qemu: spec.qemu,

@@ -11,6 +11,7 @@ import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import type { Accelerator, L1Shape } from './machine.ts';
 import { identify, isRunning, killProcess } from '../core/process.ts';
 import type { ProcessId } from '../core/process.ts';
+import { xdgDirectory } from './xdg.ts';
 
 export interface LabRecord {
   name: string;
@@ -54,10 +55,7 @@ const MAX_ROOT = 70;
 
 /** `$XDG_STATE_HOME/hyperturtle/labs`, or a directory under the temporary one if that is too long for sockets. */
 export function labsRoot(env: NodeJS.ProcessEnv = process.env): string {
-  const base = env['XDG_STATE_HOME'];
-  const state =
-    base !== undefined && path.isAbsolute(base) ? base : path.join(os.homedir(), '.local', 'state');
-  const root = path.join(state, 'hyperturtle', 'labs');
+  const root = path.join(xdgDirectory('XDG_STATE_HOME', '.local/state', env), 'hyperturtle', 'labs');
   if (Buffer.byteLength(root) <= MAX_ROOT) return root;
   const key = createHash('sha256').update(root).digest('hex').slice(0, 8);
   return path.join(os.tmpdir(), `hyperturtle-${os.userInfo().uid}-${key}`);

@@ -5,25 +5,56 @@
  */
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
-import { homedir } from 'node:os';
+import { userInfo } from 'node:os';
 import path from 'node:path';
 import { errnoCode, HyperturtleError } from '../core/errors.ts';
+import { visibleLine } from '../core/visible.ts';
 import { withCacheLock } from './xdg-lock.ts';
 
-/** `$XDG_CACHE_HOME/hyperturtle`, by default `~/.cache/hyperturtle`. */
+/** `$XDG_CACHE_HOME/hyperturtle`, by default `~/.cache/hyperturtle`. Throws HT_USAGE where that is no absolute path. */
 export function cacheRoot(env: NodeJS.ProcessEnv = process.env): string {
-  const base = env['XDG_CACHE_HOME'];
+  return path.join(xdgDirectory('XDG_CACHE_HOME', '.cache', env), 'hyperturtle');
+}
+
+/** A directory that the XDG specification names: by a variable, or below the home directory. Throws HT_USAGE. */
+export function xdgDirectory(
+  variable: 'XDG_CACHE_HOME' | 'XDG_STATE_HOME',
+  belowHome: string,
+  env: NodeJS.ProcessEnv,
+): string {
+  const base = env[variable];
   // the XDG specification: a relative path is to be ignored
-  return path.join(base && path.isAbsolute(base) ? base : path.join(homedir(), '.cache'), 'hyperturtle');
+  if (base !== undefined && path.isAbsolute(base)) return base;
+  // without one, or with an empty one, it is the user's by the machine's list of users
+  const home = env['HOME'] || userInfo().homedir;
+  if (!path.isAbsolute(home))
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `HOME is '${visibleLine(home)}': expected an absolute path; set it, or set ${variable} to one`,
+    );
+  return path.join(home, belowHome);
+}
+
+/**
+ * What apt, make, shells, env and QEMU take as a part of a name wherever the lab hands them a path of the cache. Others end a
+ * word, a rule or an option in one of them.
+ */
+const NOT_PLAIN = /[^\p{L}\p{M}\p{N}/._+@~^{}!-]/u;
+
+function checkCharacters(root: string): void {
+  const found = NOT_PLAIN.exec(root)?.[0];
+  if (found === undefined) return;
+  const code = found.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0');
+  const name = found === ' ' ? 'a blank' : /^[!-~]$/.test(found) ? found : `U+${code}`;
+  throw new HyperturtleError(
+    'HT_USAGE',
+    `cache directory '${visibleLine(root)}' has ${name} in its name, which make, shells or apt take for something else: set XDG_CACHE_HOME to a directory without it`,
+  );
 }
 
 /** Makes the cache directory, and says what to do when it cannot be made or has too little room. */
 export async function openCache(needBytes: number, root = cacheRoot()): Promise<string> {
-  if (/[\s:"'$#]/.test(root))
-    throw new HyperturtleError(
-      'HT_USAGE',
-      `cache directory '${root}': the kernel's make cannot work below a path with blanks, colons, quotes, $ or #: set XDG_CACHE_HOME`,
-    );
+  checkCharacters(root);
   try {
     await makeDirectories(path.join(root, 'locks'));
   } catch (e) {

@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:f
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { labsRoot } from '../../../src/lab/registry.ts';
 import { cacheEntry, cacheRoot, contentKey, needSpace, openCache } from '../../../src/lab/xdg.ts';
 import { withCacheLock } from '../../../src/lab/xdg-lock.ts';
 import { sleep } from '../../../src/core/wait.ts';
@@ -23,7 +24,38 @@ describe('the cache directory', () => {
 
   test('that cannot be made, or that make could not work in, is refused with what to do', async () => {
     await expect(openCache(0, '/proc/nowhere/hyperturtle')).rejects.toThrow(/set XDG_CACHE_HOME/);
-    await expect(openCache(0, path.join(root, 'a b'))).rejects.toThrow(/blanks/);
+  });
+
+  test.each([
+    [' ', 'a blank'],
+    ['\n', 'U+000A'],
+    ...[...';%&()\\*=,:"\'$#?[]<>|`'].map((c): [string, string] => [c, c]),
+  ])('with %j in its name is refused in one line before anything is made', async (character, named) => {
+    const dir = path.join(root, `a${character}b`, 'hyperturtle');
+    const refused = openCache(0, dir);
+    await expect(refused).rejects.toMatchObject({ code: 'HT_USAGE' });
+    await expect(refused).rejects.toThrow(
+      new RegExp(
+        `^cache directory '.*' has ${named.replace(/\W/, '\\$&')} in its name, .*set XDG_CACHE_HOME`,
+      ),
+    );
+    expect(await readdir(root)).toEqual(['locks']);
+  });
+
+  test('may have letters of all languages, and what means nothing to make and shells', async () => {
+    const dir = path.join(root, 'ä-日本_1.0+@~^{}!');
+    expect(await openCache(0, dir)).toBe(dir);
+  });
+
+  test('is an absolute path, by the list of users where HOME is empty', () => {
+    expect(cacheRoot({ HOME: '/h' })).toBe('/h/.cache/hyperturtle');
+    expect(cacheRoot({ HOME: '' })).toMatch(/^\/.*\.cache\/hyperturtle$/);
+    expect(cacheRoot({ HOME: 'h', XDG_CACHE_HOME: '/x' })).toBe('/x/hyperturtle');
+    expect(() => cacheRoot({ HOME: 'h', XDG_CACHE_HOME: 'x' })).toThrow(
+      "HOME is 'h': expected an absolute path; set it, or set XDG_CACHE_HOME to one",
+    );
+    expect(labsRoot({ HOME: '/h' })).toBe('/h/.local/state/hyperturtle/labs');
+    expect(() => labsRoot({ HOME: './h' })).toThrow(/set XDG_STATE_HOME to one/);
   });
 
   test('with too little room is refused with both numbers', async () => {
