@@ -33,6 +33,7 @@ export function compiledSources(): string {
     .sort();
   const bundle = path.join(ROOT, 'scripts/bundle.mjs');
   const hash = createHash('sha256').update(process.version).update(readFileSync(bundle));
+  hash.update(readFileSync(path.join(ROOT, 'scripts/learn.mjs')));
   const texts = files.map((f) => {
     const text = readFileSync(path.join(ROOT, 'src', f), 'utf8');
     hash.update(f).update('\0').update(text).update('\0');
