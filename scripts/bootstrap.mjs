@@ -145,7 +145,7 @@ async function install() {
 
 function sourcesHash() {
   const hash = createHash('sha256');
-  const files = ['tsconfig.json', 'package-lock.json', 'scripts/bundle.mjs'];
+  const files = ['tsconfig.json', 'package-lock.json', 'scripts/bundle.mjs', 'scripts/learn.mjs'];
   for (const e of readdirSync(path.join(ROOT, 'src'), { recursive: true })) files.push(path.join('src', e));
   for (const f of files.sort())
     if (/\.(ts|json|mjs)$/.test(f)) hash.update(`${f}\0`).update(readFileSync(path.join(ROOT, f)));

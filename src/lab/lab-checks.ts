@@ -60,11 +60,15 @@ export async function checkKvm(device = '/dev/kvm', modules = '/sys/module'): Pr
       errnoCode(e) === 'ENOENT' ? `there is no ${device}` : `${device} can't be opened (${errnoCode(e)})`,
     );
   }
+  let drivers = 0;
   for (const module of ['kvm_amd', 'kvm_intel']) {
     const nested = await readFile(`${modules}/${module}/parameters/nested`, 'utf8').catch(() => undefined);
-    if (nested !== undefined && !/^[1Y]/.test(nested))
-      refuse(`nested virtualization is off: load ${module} with nested=1`);
+    if (nested === undefined) continue;
+    if (!/^[1Y]/.test(nested)) refuse(`nested virtualization is off: load ${module} with nested=1`);
+    drivers++;
   }
+  // a KVM in software (kvm_pvm) has the device, and no nesting
+  if (drivers === 0) refuse('KVM here has neither kvm_amd nor kvm_intel, which nest');
 }
 
 export interface HostFacts {

@@ -41,13 +41,15 @@ export async function buildApp(c: BuildContext): Promise<Built> {
     const dir = path.join(c.projectRoot, 'dist/src');
     return { dir, key: contentKey(await hashTree(dir, /\.(c?js|bytecode)$/)) };
   }
-  const bundle = path.join(c.projectRoot, 'scripts/bundle.mjs');
+  const script = (name: string): string => path.join(c.projectRoot, 'scripts', name);
+  const bundle = script('bundle.mjs');
   const key = contentKey([
     await hashTree(src, /\.ts$/),
     ...(await Promise.all(
       PROJECTS.map((p) => readFile(path.join(c.projectRoot, p, 'tsconfig.json'), 'utf8')),
     )),
     await readFile(bundle, 'utf8'),
+    await readFile(script('learn.mjs'), 'utf8'),
     process.version, // its bytecode is in it
   ]);
   const spec = { folder: 'builds', name: 'app', key, keep: 4, signal: c.signal };
