@@ -149,6 +149,10 @@ export const ROOMS: readonly Room[] = [
   },
   { commands: ['vmm'], add: async (to) => (await import('./vmm/command.ts')).registerVmm(to) },
   {
+    commands: ['kata'],
+    add: async (to, { version }) => (await import('./kata/command.ts')).registerKata(to, version),
+  },
+  {
     heading: 'Objects, anywhere:',
     commands: ['check'],
     add: async (to) => (await import('./check/command.ts')).registerCheck(to),

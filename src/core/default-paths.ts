@@ -39,6 +39,11 @@ export const PLACES = {
   },
   turtlefs: { path: '/run/hyperturtle/ram', level: 'L1', means: 'turtlefs: RAM of nested guests' },
   runs: { path: '/run/hyperturtle/run', level: 'L1', means: 'nested guests of `hyperturtle run`' },
+  launchers: {
+    path: '/usr/lib/hyperturtle/vmm',
+    level: 'L1',
+    means: 'programs that Kata starts in place of VMMs, by `hyperturtle kata install`',
+  },
   programs: {
     path: '/usr/lib/hyperturtle',
     level: 'both',

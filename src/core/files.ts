@@ -217,6 +217,8 @@ export interface ReplaceOptions {
   sync?: boolean;
   /** What cannot be done, for the error. */
   what?: string;
+  /** Where the new content waits, on the same file system; default: beside the file, for directories of our own. */
+  staging?: string;
 }
 
 /**
@@ -236,7 +238,7 @@ export function stageFile(
   content: string | Uint8Array,
   o: ReplaceOptions = {},
 ): { commit: () => void; discard: () => void } {
-  const fresh = `${file}.new`;
+  const fresh = o.staging ?? `${file}.new`;
   const discard = (): void => {
     try {
       rmSync(fresh, { force: true });

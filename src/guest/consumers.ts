@@ -2,6 +2,8 @@
  * Configuration for those who start nested guests in an L1, so that the guests' RAM is a file of turtlefs and their NICs
  * are L0's: all from one description. Pure. What a consumer cannot do is said in what is printed for it.
  */
+import type { Hypervisor } from './kata/settings.ts';
+import { launchOptions, launcherOf } from './kata/texts.ts';
 import { TURTLEFS_DIR, machineOption } from './vmm/arguments.ts';
 
 export interface ConsumerSpec {
@@ -59,43 +61,62 @@ const containerd = (s: ConsumerSpec): string => `version = 2
   privileged_without_host_devices = true
   pod_annotations = ["io.katacontainers.*"]
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.${s.name}.options]
-    ConfigPath = "/etc/kata-containers/configuration-${s.name}.toml"
+    # as 'hyperturtle kata install --separate' makes it
+    ConfigPath = "/etc/kata-containers/hyperturtle-qemu/configuration.toml"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "/opt/cni/bin"
   conf_dir = "/etc/cni/net.d"
 `;
 
-const kataQemu = (
-  s: ConsumerSpec,
-): string => `# To be set in a copy of Kata's configuration-qemu.toml. For Kata up to 3.31: later ones have no file_mem_backend, ignore
-# it without a word, and keep RAM in /dev/shm: pods then run as before, and first touches stay with L1. For those, not
-# tried: a script as path (and in valid_hypervisor_paths) that ends in
-#   exec hyperturtle vmm --over /dev/shm -- /usr/bin/qemu-system-x86_64 "$@"
-# 'hyperturtle status' lists a pod's guest when its RAM is on turtlefs.
-[hypervisor.qemu]
-machine_type = "q35"
-# RAM is a shared file there; annotations of pods may only name what the second line lists
-file_mem_backend = "${s.ramDir}"
-valid_file_mem_backends = ["${s.ramDir}"]
-default_memory = ${s.memMib}
-default_vcpus = ${s.cpus}
-# preallocated or huge pages would all be touched before L0 could give them
-enable_mem_prealloc = false
-enable_hugepages = false
-# for NICs by VFIO (hyperturtle nic add); Kata before 3.2 has hotplug_vfio_on_root_bus = true instead of the first line
-hot_plug_vfio = "root-port"
-pcie_root_port = 2
-`;
+/** What 'kata install' does, for one who does it by hand. `values`: beside the path. */
+function kataDropIn(h: Hypervisor, table: string, real: string, values: readonly string[]): string {
+  const launcher = launcherOf(real);
+  const start = `exec hyperturtle vmm ${launchOptions(h, false).join(' ')} -- ${real} "$@"`;
+  return `# 'hyperturtle kata install --hypervisor ${h}' does all of this for the Kata that is installed (3.2 to 4.1), and looks
+# whether it takes it. By hand: this is a file of config.d beside Kata's configuration, where no configuration of another
+# hypervisor may be; the first path is an executable script '#!/bin/sh' that ends in
+#   ${start}
+# Keys that a version does not know (file_mem_backend from 3.32 on) keep its pods from starting. 'hyperturtle status' lists
+# a pod's guest when its RAM is on turtlefs.
+[hypervisor.${table}]
+path = "${launcher}"
+valid_hypervisor_paths = ["${launcher}", "${real}"]
+${values.map((v) => `${v}\n`).join('')}`;
+}
 
-const kataClh =
-  (): string => `# Kata's cloud-hypervisor gets its RAM as anonymous shared memory or huge pages and has no setting for a file:
-# its first touches stay with L1. Not tried: a script as path (and in valid_hypervisor_paths) that ends in
-#   exec hyperturtle vmm -- /usr/bin/cloud-hypervisor "$@"
-# NICs of L0 by VFIO work without turtlefs.
-[hypervisor.clh]
-enable_hugepages = false
-`;
+const NIC_PORTS = [
+  '# for NICs by VFIO (hyperturtle nic add), one of the two; runtime-rs has only the second, from 3.31 on',
+  '# hot_plug_vfio = "root-port"',
+  '# cold_plug_vfio = "root-port"',
+  '# pcie_root_port = 2',
+];
+
+const kataQemu = (s: ConsumerSpec): string =>
+  kataDropIn('qemu', 'qemu', '/opt/kata/bin/qemu-system-x86_64', [
+    `default_memory = ${s.memMib}`,
+    `default_vcpus = ${s.cpus}`,
+    '# preallocated pages would all be touched before L0 could give them; huge pages stay where they are',
+    'enable_mem_prealloc = false',
+    'enable_hugepages = false',
+    ...NIC_PORTS,
+  ]);
+
+const kataClh = (s: ConsumerSpec): string =>
+  kataDropIn('clh', 'clh', '/opt/kata/bin/cloud-hypervisor', [
+    `default_memory = ${s.memMib}`,
+    `default_vcpus = ${s.cpus}`,
+    'enable_hugepages = false',
+    ...NIC_PORTS,
+  ]);
+
+const kataFc = (s: ConsumerSpec): string =>
+  `# With a jailer in Kata's configuration, jailer_path and valid_jailer_paths name a script for the jailer instead.
+${kataDropIn('fc', 'firecracker', '/opt/kata/bin/firecracker', [
+  `default_memory = ${s.memMib}`,
+  `default_vcpus = ${s.cpus}`,
+  'enable_hugepages = false',
+])}`;
 
 /**
  * It takes a file that is there and as large as the memory, and leaves it there. So the file loses its name before the program
@@ -233,8 +254,9 @@ export const CONSUMERS = {
   libvirt: { what: 'domain XML of a nested guest', text: libvirt },
   'cloud-hypervisor': { what: 'script that starts cloud-hypervisor', text: cloudHypervisor },
   firecracker: { what: 'why there is nothing to configure', text: firecracker },
-  'kata-qemu': { what: "part of Kata's configuration-qemu.toml", text: kataQemu },
-  'kata-clh': { what: "part of Kata's configuration-clh.toml, and what it cannot do", text: kataClh },
+  'kata-qemu': { what: "drop-in for Kata with QEMU; 'kata install' writes it", text: kataQemu },
+  'kata-clh': { what: 'the same for cloud-hypervisor', text: kataClh },
+  'kata-fc': { what: 'the same for Firecracker', text: kataFc },
   containerd: { what: "runtime and CNI sections of containerd's config.toml", text: containerd },
   'runtime-class': { what: 'Kubernetes: RuntimeClass with overhead', text: runtimeClass },
   'daemon-set': { what: 'Kubernetes: agent and CNI plugin on each node', text: daemonSet },

@@ -40,7 +40,7 @@ describe.skipIf(typeof containerd === 'string')('for containerd', () => {
     expect(status).toBe(0);
     const section = out.slice(out.indexOf('runtimes.hyperturtle]'), out.indexOf('runtimes.runc]'));
     expect(section).toContain('runtime_type = "io.containerd.kata.v2"');
-    expect(section).toContain('ConfigPath = "/etc/kata-containers/configuration-hyperturtle.toml"');
+    expect(section).toContain('ConfigPath = "/etc/kata-containers/hyperturtle-qemu/configuration.toml"');
     expect(dump(of('containerd').replace('version = 2', 'version = two')).status).not.toBe(0);
   });
 });

@@ -68,6 +68,23 @@ export function registerConfig(program: Command): void {
       await checked('--ram-dir', PATH, 'an absolute path of plain characters')(o.ramDir);
       await checked('--image', IMAGE, 'the name of an image')(o.image);
       await checkSubnet(o.subnet);
-      writeOut(CONSUMERS[kind].text(o));
+      writeOut((await forKataHere(kind)) ?? CONSUMERS[kind].text(o));
     });
+}
+
+/** What `kata install` would write for the Kata of this machine; undefined: there is none that it knows. */
+async function forKataHere(kind: Consumer): Promise<string | undefined> {
+  const [, hypervisor] = /^kata-(qemu|clh|fc)$/.exec(kind) ?? [];
+  if (hypervisor === undefined) return undefined;
+  const [{ planHere, planText }, { isHyperturtleError }] = await Promise.all([
+    import('../kata/command.ts'),
+    import('../../core/errors.ts'),
+  ]);
+  try {
+    const plan = await planHere({ root: '/', hypervisor: hypervisor as 'qemu' | 'clh' | 'fc' });
+    return `# 'hyperturtle kata install --hypervisor ${hypervisor}' writes this here\n\n${planText(plan)}`;
+  } catch (e) {
+    if (isHyperturtleError(e)) return undefined;
+    throw e;
+  }
 }

@@ -9,6 +9,9 @@ interface Options {
   minMib: number;
   over?: readonly string[];
   timeoutS: number;
+  orPlain?: boolean;
+  syslog?: boolean;
+  nameFromId?: boolean;
 }
 
 export function registerVmm(program: Command): void {
@@ -18,6 +21,10 @@ export function registerVmm(program: Command): void {
     .argument('[arguments...]', 'its arguments')
     .description("start a VMM that knows nothing of turtlefs, its guest's memory on turtlefs")
     .option('--name <text>', "name of the guest in listings; default: the VMM's -name, or pid-N")
+    .option(
+      '--name-from-id',
+      'name the guest after the id (32 to 64 hexadecimal digits) in an argument, as Kata gives one',
+    )
     .option('--dir <path>', 'where the memory comes from; default: where turtlefs is mounted')
     .option('--min-mib <number>', 'smallest memory that is taken', integer('--min-mib', 1, 1 << 20), 32)
     .option(
@@ -31,6 +38,8 @@ export function registerVmm(program: Command): void {
       integer('--timeout-s', 1, 3600),
       60,
     )
+    .option('--or-plain', 'where the memory cannot come from there, say so and start the VMM without it')
+    .option('--syslog', "what is said goes to the system's log as well")
     .addHelpText(
       'after',
       `
@@ -60,10 +69,18 @@ async function vmm(program: string, args: readonly string[], o: Options): Promis
   await launch({
     program,
     argumentCount: args.length,
-    name: o.name,
+    name: o.name ?? (o.nameFromId === true ? nameFromId(args) : undefined),
     dir: o.dir,
     minMib: o.minMib,
     over: o.over,
     startMs: o.timeoutS * 1000,
+    orPlain: o.orPlain === true,
+    syslog: o.syslog === true,
   });
+}
+
+/** As QEMU's -name has it by Kata, for VMMs that have no such option; as long as names may be. Pure. */
+export function nameFromId(args: readonly string[]): string | undefined {
+  const id = args.flatMap((arg) => /(?<![0-9a-f])[0-9a-f]{32,64}(?![0-9a-f])/.exec(arg) ?? [])[0];
+  return id === undefined ? undefined : `sandbox-${id}`.slice(0, 31);
 }

@@ -2,7 +2,7 @@
  * `hyperturtle vmm`: this process becomes the VMM, so that pid, terminal, standard input, signals and exit status are the
  * VMM's own. Before that it starts the supervisor and puts a filter on itself, whose calls the supervisor answers.
  */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { accessSync, constants, readFileSync, readSync, statSync, writeSync } from 'node:fs';
 import path from 'node:path';
@@ -17,6 +17,7 @@ import {
   setNoNewPrivs,
   undoNode,
 } from '../../bpf/exec.ts';
+import type { Image } from '../../bpf/exec.ts';
 import { fdChannel, readySender } from '../../bpf/fd-passing.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { pollNow, whenReadable } from '../../bpf/poll.ts';
@@ -24,9 +25,11 @@ import { filterError, readyFilter, requireUserNotification } from '../../bpf/sec
 import { closeNow } from '../../bpf/sys.ts';
 import { programFile } from '../../core/code-file.ts';
 import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { writeErr } from '../../core/output.ts';
 import { launchFilter } from '../../kernel/seccomp.ts';
 import { NAME_VARIABLE, turtlefsMount } from '../agent/vms.ts';
 import { NOT_STARTED, READY } from './messages.ts';
+import { logCommand } from './log-command.ts';
 import type { SupervisorTask } from './messages.ts';
 import { tryRamDir } from './ram-file.ts';
 import { filterCount } from './target.ts';
@@ -45,16 +48,23 @@ export interface LaunchOptions {
   /** Directories over which turtlefs is mounted for the VMM; undefined: what its arguments name. */
   over: readonly string[] | undefined;
   startMs: number;
+  /** A VMM whose memory cannot come from there is started as without us. */
+  orPlain: boolean;
+  /** What is said also goes to the system's log. */
+  syslog: boolean;
+}
+
+/** How far a launch has come. */
+interface Progress {
+  /** Calls of this process wait for the supervisor: there is no way back. */
+  filtered: boolean;
+  channel: OwnedFd | undefined;
 }
 
 /** Returns only by an error. */
 export async function launch(o: LaunchOptions): Promise<never> {
-  requireUserNotification();
   const file = findProgram(o.program, process.env['PATH'] ?? '/usr/bin:/bin', isExecutable);
-  const dir = path.resolve(o.dir ?? turtlefsDir()); // the supervisor is elsewhere
-  tryRamDir(dir);
   const args = ownArguments(o.argumentCount);
-  const over = o.over ?? overFor(args.map(String), readFileSync('/proc/self/mountinfo', 'utf8'));
   const named = (v: Buffer): boolean => !v.toString('latin1').startsWith(`${NAME_VARIABLE}=`);
   const name = o.name === undefined ? [] : [Buffer.from(`${NAME_VARIABLE}=${o.name}`)];
   const image = makeImage(
@@ -62,6 +72,28 @@ export async function launch(o: LaunchOptions): Promise<never> {
     [Buffer.from(o.program), ...args],
     [...ownVariables().filter(named), ...name],
   );
+  const progress: Progress = { filtered: false, channel: undefined };
+  try {
+    return await launchOnTurtlefs(o, file, args, image, progress);
+  } catch (e) {
+    if (!o.orPlain || progress.filtered) throw e;
+    say(o, `${path.basename(file)} is started without acceleration: ${messageOf(e)}`);
+    undoNode(progress.channel === undefined ? [] : [progress.channel.fd]);
+    execute(image);
+  }
+}
+
+async function launchOnTurtlefs(
+  o: LaunchOptions,
+  file: string,
+  args: readonly Buffer[],
+  image: Image,
+  progress: Progress,
+): Promise<never> {
+  requireUserNotification();
+  const dir = path.resolve(o.dir ?? turtlefsDir()); // the supervisor is elsewhere
+  tryRamDir(dir);
+  const over = o.over ?? overFor(args.map(String), readFileSync('/proc/self/mountinfo', 'utf8'));
   const filter = launchFilter(o.minMib * 2 ** 20);
   const filters = filterCount('thread-self');
   const channel = await startSupervisor(
@@ -72,14 +104,16 @@ export async function launch(o: LaunchOptions): Promise<never> {
       minBytes: o.minMib * 2 ** 20,
       filters: filters === undefined ? undefined : filters + 1,
       again: false,
+      syslog: o.syslog,
     },
     o.startMs,
   );
+  progress.channel = channel;
   if (over.length > 0) bindOver(dir, over);
   if (!hasSysAdmin()) setNoNewPrivs();
   undoNode([channel.fd]);
   try {
-    passCalls(channel, filter);
+    passCalls(channel, filter, progress);
     execute(image);
   } catch (e) {
     tell(channel, NOT_STARTED);
@@ -92,10 +126,11 @@ export async function launch(o: LaunchOptions): Promise<never> {
  * memory back by a call that the filter asks about, and nobody answers yet. The listener is closed here in any case: if the
  * supervisor has been killed, calls then fail and do not wait forever.
  */
-function passCalls(channel: OwnedFd, filter: Uint8Array): void {
+function passCalls(channel: OwnedFd, filter: Uint8Array, progress: Progress): void {
   const install = readyFilter(filter);
   const { send } = readySender(channel);
   const listener = install();
+  progress.filtered = listener >= 0;
   const sent = listener >= 0 && send(listener);
   if (listener >= 0) closeNow(listener);
   if (listener < 0) throw filterError(-listener);
@@ -103,6 +138,14 @@ function passCalls(channel: OwnedFd, filter: Uint8Array): void {
   const said = Buffer.alloc(1);
   if (!sent || pollNow(channel, GUARD_MS) !== 'readable' || readSync(channel.fd, said) !== 1)
     throw new HyperturtleError('HT_CRASHED', 'its supervisor has ended');
+}
+
+/** Before this process becomes the VMM, which shall find no child that it does not know. */
+function say(o: LaunchOptions, text: string): void {
+  writeErr(`hyperturtle vmm: ${text}\n`);
+  if (!o.syslog) return;
+  const [logger, ...words] = logCommand(text);
+  spawnSync(logger, words, { stdio: 'ignore', timeout: 2000 });
 }
 
 function tell(channel: OwnedFd, text: string): void {

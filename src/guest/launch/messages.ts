@@ -23,4 +23,6 @@ export interface SupervisorTask {
   filters: number | undefined;
   /** The supervisor before this one was killed: the descriptor that is passed is the listener itself. */
   again: boolean;
+  /** What it says also goes to the system's log. */
+  syslog: boolean;
 }

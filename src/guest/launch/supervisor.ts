@@ -17,6 +17,7 @@ import { messageOf } from '../../core/errors.ts';
 import { writeErr } from '../../core/output.ts';
 import { runMain } from '../../core/run-main.ts';
 import { Answers } from './answers.ts';
+import { logCommand } from './log-command.ts';
 import { GUARDED, NOT_STARTED, OVER, PASSED_FD, READY } from './messages.ts';
 import type { SupervisorTask } from './messages.ts';
 import { waitingThreads } from './target.ts';
@@ -28,7 +29,15 @@ const GUARDIANS = 100;
 const LEFT_TO_VMM = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 const GUARD = `trap '' TERM INT HUP; read -r said || exec "$@"`;
 
-const say = (text: string): void => writeErr(`hyperturtle vmm: ${text}\n`);
+let syslog = false;
+
+function say(text: string): void {
+  writeErr(`hyperturtle vmm: ${text}\n`);
+  if (!syslog) return;
+  const [logger, ...words] = logCommand(text);
+  // it may not be there: then standard error has it
+  spawn(logger, words, { stdio: 'ignore' }).on('error', () => {});
+}
 
 async function main(): Promise<void> {
   process.stderr.on('error', () => {}); // there is nobody left to tell
@@ -40,6 +49,7 @@ async function main(): Promise<void> {
     return;
   }
   const task = JSON.parse(given) as SupervisorTask;
+  syslog = task.syslog;
   try {
     await supervise(task);
   } catch (e) {

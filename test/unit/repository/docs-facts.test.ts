@@ -62,7 +62,11 @@ it('docs/vmms.md says of every VMM and runtime that config knows whether it work
     'cloud-hypervisor': 'cloud-hypervisor',
     firecracker: 'Firecracker',
   };
-  const katas = { 'kata-qemu': 'Kata with QEMU', 'kata-clh': 'Kata with cloud-hypervisor' };
+  const katas = {
+    'kata-qemu': 'Kata with QEMU',
+    'kata-clh': 'Kata with cloud-hypervisor',
+    'kata-fc': 'Kata with Firecracker',
+  };
   for (const [kind, name] of Object.entries({ ...vmms, ...katas })) {
     expect(CONSUMERS).toHaveProperty(kind);
     expect(text, kind).toContain(`| ${name}`);

@@ -3,6 +3,7 @@ import { expect, it } from 'vitest';
 import { findProgram } from '../../../../src/bpf/exec.ts';
 import { overFor } from '../../../../src/guest/launch/launch.ts';
 import { parseMappings } from '../../../../src/guest/launch/target.ts';
+import { nameFromId } from '../../../../src/cli/vmm/command.ts';
 import { vmNameIn } from '../../../../src/guest/agent/vms.ts';
 
 const MOUNTS = `24 1 0:22 / /dev/shm rw,nosuid - tmpfs tmpfs rw
@@ -45,6 +46,15 @@ it('mappings are read as the kernel writes them', () => {
     },
     { start: 0x7f02000000, end: 0x7f02001000, offset: 0, device: '00:00', ino: 0, name: '' },
   ]);
+});
+
+it("a guest is named after the id in its VMM's arguments, as Kata's QEMU has it", () => {
+  const id = '0123456789abcdef'.repeat(4);
+  expect(nameFromId(['--api-socket', `/run/vc/vm/${id}/clh-api.sock`])).toBe(
+    'sandbox-0123456789abcdef0123456',
+  );
+  expect(nameFromId(['--id', id.slice(0, 32)])).toBe('sandbox-0123456789abcdef0123456');
+  expect(nameFromId(['--api-sock', '/run/fc.sock', 'deadbeef', `${id}0`])).toBeUndefined();
 });
 
 it("a VMM's variable names its guest, in characters and a length that the module takes", () => {
