@@ -2,6 +2,8 @@
 import type { Command } from 'commander';
 import { withAgent } from '../../client/session.ts';
 import { fixOf } from '../../guest/agent/fixes.ts';
+import { memoryText, vmsElsewhere } from '../../guest/agent/vms.ts';
+import type { VmElsewhere } from '../../guest/agent/vms.ts';
 import type { AgentResult, L2Info } from '../../guest/agent/schema.ts';
 import { l1Options, print } from '../shared/agent-options.ts';
 import type { L1Options } from '../shared/agent-options.ts';
@@ -28,7 +30,10 @@ async function status(options: L1Options): Promise<void> {
   const s = await withAgent(options, ({ peer, signal, timeoutMs }) =>
     peer.request('agent.status', {}, { signal, timeoutMs }),
   );
-  print(options, s, statusText);
+  const elsewhere = vmsElsewhere();
+  print(options, { ...s, vmsElsewhere: elsewhere }, () =>
+    [statusText(s), ...elsewhere.map(elsewhereText)].join('\n'),
+  );
   if (s.host.state !== 'connected') process.exitCode = 24;
   else if (!s.desired.reached || s.l2Problems.length > 0) process.exitCode = 1;
 }
@@ -75,6 +80,9 @@ export function statusText(s: AgentResult<'agent.status'>): string {
     ...s.l2s.flatMap((l) => (l.noIndex === undefined ? [] : [`  ${l.name}: ${l.noIndex}`])),
   ].join('\n');
 }
+
+export const elsewhereText = (vm: VmElsewhere): string =>
+  `not accelerated: ${vm.name} (process ${vm.pid}): its RAM is ${vm.turtlefs === 'private' ? 'a private copy of turtlefs' : 'not on turtlefs'}${memoryText(vm.memory)}; hyperturtle doctor says how`;
 
 const mappedPages = (l: L2Info): number => l.mappedExisting + l.mappedNew + l.mappedAhead;
 

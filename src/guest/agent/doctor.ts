@@ -23,8 +23,8 @@ import { fixOf } from './fixes.ts';
 import { END_NO_INDEX } from './no-index.ts';
 import { findChannel } from './port.ts';
 import type { AgentResult } from './schema.ts';
-import { turtlefsMount, vmName, vmProcesses } from './vms.ts';
-import type { TurtlefsUse } from './vms.ts';
+import { memoryText, turtlefsMount, vmms as vmmsHere } from './vms.ts';
+import type { Vmm } from './vms.ts';
 
 type Status = AgentResult<'agent.status'>;
 
@@ -55,7 +55,7 @@ export interface Facts {
   unplacedArenas: readonly string[];
   channel: boolean;
   port: string;
-  vms: readonly { pid: number; name: string; turtlefs: TurtlefsUse }[];
+  vms: readonly Vmm[];
   /** Undefined when no agent answers. */
   agent: Status | undefined;
   agentProblem: string | undefined;
@@ -93,7 +93,7 @@ export function collectFacts(
     unplacedArenas: unplacedArenas(),
     channel: findChannel(port) !== undefined,
     port,
-    vms: vmProcesses().map((v) => ({ ...v, name: vmName(v.pid) })),
+    vms: vmmsHere(),
     agent,
     agentProblem,
   };
@@ -378,8 +378,10 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
       );
     if (vm.turtlefs === 'none')
       return warn(
-        `${who}: its guest's RAM is not on turtlefs, so its faults take the long way`,
-        `QEMU: -object memory-backend-file,id=ram,mem-path=${dir}/NAME,size=...,share=on -machine memory-backend=ram; any VMM: start it by 'hyperturtle vmm -- PROGRAM ...'`,
+        `${who}: its guest's RAM is not on turtlefs${memoryText(vm.memory)}, so its faults take the long way`,
+        vm.kata
+          ? "'hyperturtle kata status' says whether Kata starts its VMMs by us, 'kata install' sets that up for the next pod; where it does, the system's log has why (journalctl -t hyperturtle-vmm)"
+          : `QEMU: -object memory-backend-file,id=ram,mem-path=${dir}/NAME,size=...,share=on -machine memory-backend=ram; any VMM: start it by 'hyperturtle vmm -- PROGRAM ...'`,
       );
     if (
       agent?.module?.state === 'present' &&

@@ -3,6 +3,7 @@
  * where processes come and go meanwhile: what has gone is no error.
  */
 import { readFileSync, readlinkSync } from 'node:fs';
+import path from 'node:path';
 import { fdsLinkingTo, hasVm, processes } from '../../bpf/kvm.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { pidfdGetfd, pidfdOpen } from '../../bpf/sys.ts';
@@ -59,8 +60,10 @@ export function turtlefsUseOf(pid: number): TurtlefsUse | undefined {
 
 /** Throws when the process has gone. */
 function turtlefsUse(pid: number): TurtlefsUse {
-  // its own mounts: it may live in a mount namespace of its own
-  const devices = turtlefsDevices(readFileSync(`/proc/${pid}/mountinfo`, 'utf8'));
+  // its own mounts as it may live in a mount namespace of its own, and ours as that may have none left (a jailer's)
+  const devices = turtlefsDevices(
+    [pid, 'self'].map((of) => readFileSync(`/proc/${of}/mountinfo`, 'utf8')).join('\n'),
+  );
   return devices.size === 0 ? 'none' : deviceUse(readFileSync(`/proc/${pid}/maps`, 'utf8'), devices);
 }
 
@@ -87,6 +90,77 @@ export function deviceUse(maps: string, devices: ReadonlySet<string>): TurtlefsU
   }
   return use;
 }
+
+/** Where most of a process's memory is that can be written; `bytes` of it. */
+export interface LargestMemory {
+  bytes: number;
+  where: string;
+}
+
+/** What /proc/PID/maps has most of, by kind; undefined when it has nothing that can be written. Pure. */
+export function largestMemory(maps: string): LargestMemory | undefined {
+  const byKind = new Map<string, number>();
+  for (const line of maps.split('\n')) {
+    const [, start, end, name] = /^([0-9a-f]+)-([0-9a-f]+) .w\S* \S+ \S+ \d+ *(.*)$/.exec(line) ?? [];
+    if (start === undefined || end === undefined) continue;
+    const kind = kindOfMemory(name ?? '');
+    byKind.set(kind, (byKind.get(kind) ?? 0) + parseInt(end, 16) - parseInt(start, 16));
+  }
+  const [most] = [...byKind].sort(([, a], [, b]) => b - a);
+  return most === undefined ? undefined : { where: most[0], bytes: most[1] };
+}
+
+function kindOfMemory(name: string): string {
+  if (name === '' || name.startsWith('[')) return 'anonymous memory';
+  if (/^\/(?:anon_hugepage|dev\/hugepages)/.test(name)) return 'huge pages';
+  if (name.startsWith('/memfd:')) return 'a memfd';
+  if (name.startsWith('/dev/zero')) return 'shared anonymous memory';
+  return `files in ${path.dirname(name)}`;
+}
+
+/** A VMM whose guest is not accelerated, as its memory is elsewhere. */
+export interface VmElsewhere {
+  pid: number;
+  name: string;
+  turtlefs: Exclude<TurtlefsUse, 'shared'>;
+  memory: LargestMemory | undefined;
+  /** Kata started it. */
+  kata: boolean;
+}
+
+/** A VMM of this machine, by what KVM has given it. */
+export type Vmm = { pid: number; name: string; turtlefs: 'shared' } | VmElsewhere;
+
+export function vmms(): Vmm[] {
+  return vmProcesses().map(({ pid, turtlefs }) => {
+    const name = vmName(pid);
+    return turtlefs === 'shared' ? { pid, name, turtlefs } : { pid, name, turtlefs, ...whereOf(pid) };
+  });
+}
+
+/** Those whose memory no program can fill. */
+export const vmsElsewhere = (): VmElsewhere[] => vmms().filter((v) => v.turtlefs !== 'shared');
+
+function whereOf(pid: number): Pick<VmElsewhere, 'memory' | 'kata'> {
+  try {
+    return {
+      memory: largestMemory(readFileSync(`/proc/${pid}/maps`, 'utf8')),
+      kata: isOfKata(readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')),
+    };
+  } catch {
+    return { memory: undefined, kata: false }; // it has gone
+  }
+}
+
+/** By the directories that both of its runtimes give VMMs. Pure. */
+export const isOfKata = (args: readonly string[]): boolean =>
+  args.some((arg) => /(?:^|[=,:])\/run\/(?:vc|kata)\//.test(arg));
+
+/** Where memory is, for people. Pure. */
+export const memoryText = (memory: LargestMemory | undefined): string =>
+  memory === undefined
+    ? ''
+    : ` (its largest is ${Math.round(memory.bytes / 2 ** 20)} MiB of ${memory.where})`;
 
 /** Where turtlefs is mounted for this process, or undefined. */
 export function turtlefsMount(mountinfo = readFileSync('/proc/self/mountinfo', 'utf8')): string | undefined {

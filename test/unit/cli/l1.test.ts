@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { Command } from 'commander';
-import { statusText } from '../../../src/cli/guest/status.ts';
+import { elsewhereText, statusText } from '../../../src/cli/guest/status.ts';
 import { completionNodes, completionScript, registerCompletion } from '../../../src/cli/docs/completion.ts';
 import { doctorText } from '../../../src/cli/doctor/command.ts';
 import { columns } from '../../../src/cli/shared/columns.ts';
@@ -204,6 +204,12 @@ describe('status', () => {
     );
   });
 
+  test('names VMMs whose memory is elsewhere', () => {
+    expect(elsewhereText({ pid: 7, name: 'web', turtlefs: 'private', memory: undefined, kata: false })).toBe(
+      'not accelerated: web (process 7): its RAM is a private copy of turtlefs; hyperturtle doctor says how',
+    );
+  });
+
   test('names each problem and since when', () => {
     const problem = {
       step: 'load npf',
@@ -243,6 +249,8 @@ const facts = (over: Partial<Facts> = {}): Facts => ({
   ...over,
 });
 
+const NOWHERE = { memory: undefined, kata: false };
+
 describe('doctor', () => {
   test.each([
     [
@@ -260,6 +268,14 @@ describe('doctor', () => {
     ['', false],
   ])('reads off where the memory of an ivshmem device is: %#', (resource, nowhere) => {
     expect(hasNoAddress(resource)).toBe(nowhere);
+  });
+
+  test("says where a VMM's memory is, and of Kata's what sets it up", () => {
+    const memory = { bytes: 2 ** 31, where: 'files in /dev/shm' };
+    const vm = { pid: 7, name: 'sandbox-0a', turtlefs: 'none', memory, kata: true } as const;
+    const [found] = judge(facts({ vms: [vm] })).filter((f) => f.level !== 'ok');
+    expect(found?.what).toContain('(its largest is 2048 MiB of files in /dev/shm)');
+    expect(found?.mend).toContain('hyperturtle kata status');
   });
 
   test('finds nothing wrong with a machine that is set up', () => {
@@ -345,8 +361,12 @@ describe('doctor', () => {
       { agent: status({ desired: { ...status().desired, objects: 0, links: 0 } }) },
       /nothing is loaded/,
     ],
-    ['other RAM', { vms: [{ pid: 7, name: 'web', turtlefs: 'none' }] }, /web \(process 7\).*not on turtlefs/],
-    ['private RAM', { vms: [{ pid: 7, name: 'web', turtlefs: 'private' }] }, /as a private copy/],
+    [
+      'other RAM',
+      { vms: [{ pid: 7, name: 'web', turtlefs: 'none', ...NOWHERE }] },
+      /web \(process 7\).*not on turtlefs/,
+    ],
+    ['private RAM', { vms: [{ pid: 7, name: 'web', turtlefs: 'private', ...NOWHERE }] }, /as a private copy/],
     [
       'no index',
       {

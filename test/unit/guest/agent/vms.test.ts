@@ -1,5 +1,13 @@
 import { expect, test } from 'vitest';
-import { deviceUse, turtlefsDevices, turtlefsMount, vmNameOf } from '../../../../src/guest/agent/vms.ts';
+import {
+  deviceUse,
+  isOfKata,
+  largestMemory,
+  memoryText,
+  turtlefsDevices,
+  turtlefsMount,
+  vmNameOf,
+} from '../../../../src/guest/agent/vms.ts';
 
 const MOUNTS = [
   '25 30 0:23 / /proc rw,nosuid - proc proc rw',
@@ -32,4 +40,28 @@ test("a guest's name is QEMU's, cut to what the module keeps", () => {
   expect(vmNameOf(['qemu', '-name', 'debug-threads=on'])).toBeUndefined();
   expect(vmNameOf(['qemu', '-name', 'guest=a,,b,process=c'])).toBe('a,b');
   expect(vmNameOf(['cloud-hypervisor'])).toBeUndefined();
+});
+
+test("where a guest's memory is: the kind that most of what can be written is of", () => {
+  const line = (mib: number, rights: string, name: string): string =>
+    `7f0000000000-${(0x7f0000000000 + mib * 2 ** 20).toString(16)} ${rights} 00000000 00:01 17  ${name}\n`;
+  const heap = line(8, 'rw-p', '[heap]') + line(90, 'r--p', '/usr/lib/libc.so');
+  expect(largestMemory(heap + line(256, 'rw-s', '/memfd:ch_ram (deleted)'))).toEqual({
+    where: 'a memfd',
+    bytes: 256 << 20,
+  });
+  const shm = largestMemory(heap + line(2048, 'rw-s', '/dev/shm/qemu_back_mem.x (deleted)'));
+  expect(memoryText(shm)).toBe(' (its largest is 2048 MiB of files in /dev/shm)');
+  expect(largestMemory(line(64, 'rw-p', '') + line(64, 'rw-p', ''))).toEqual({
+    where: 'anonymous memory',
+    bytes: 128 << 20,
+  });
+  expect(largestMemory(line(64, 'rw-s', '/dev/hugepages/x'))?.where).toBe('huge pages');
+  expect(memoryText(largestMemory(''))).toBe('');
+});
+
+test("a VMM is Kata's when it was given a directory of Kata's", () => {
+  expect(isOfKata(['qemu', '-qmp', 'unix:path=/run/vc/vm/0a/qmp.sock,server=on'])).toBe(true);
+  expect(isOfKata(['cloud-hypervisor', '--api-socket', '/run/kata/0a/root/ch-api.sock'])).toBe(true);
+  expect(isOfKata(['qemu', '-drive', 'file=/home/run/kata/x'])).toBe(false);
 });
