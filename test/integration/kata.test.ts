@@ -139,7 +139,10 @@ describe('hyperturtle kata', () => {
       'qemu-runtime-rs': 'set up',
       dragonball: 'cannot be',
     });
-    // again: nothing is written
+    // again: nothing is written, and one without its VMM keeps no other from being looked after
+    rmSync(path.join(root, '/opt/kata/bin/cloud-hypervisor'));
+    expect(kata('install').out).toContain("its VMM '/opt/kata/bin/cloud-hypervisor' is not there");
+    put(root, '/opt/kata/bin/cloud-hypervisor', '#!/bin/sh\n', 0o755);
     expect(kata('install').out).not.toMatch(/^(write|replace|link)/m);
     expect(tree()).toEqual(after);
     expect(kata('uninstall')).toMatchObject({ status: 0, err: '' });

@@ -46,8 +46,8 @@ export function registerKata(program: Command, version: string): void {
     .addHelpText(
       'after',
       `
-Takes effect with the next pod. A second run finds nothing to do; run it again after an update of Kata. Files of yours and
-of others are never changed. Where Kata has a program that reads its configuration (kata-runtime), that is asked, and
+Takes effect with the next pod. A second run finds nothing to do; run it again, with the same options, after an update of
+Kata. Files of yours and of others are never changed. Where Kata has a program that reads its configuration (kata-runtime), that is asked, and
 all is undone when it does not take the result.
 
 Examples:

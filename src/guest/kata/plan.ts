@@ -1,6 +1,6 @@
 /** What `hyperturtle kata install` writes for the Kata that was found. Pure, but for `isThere`. */
 import path from 'node:path';
-import { HyperturtleError } from '../../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import type { FoundConfiguration, FoundKata } from './found.ts';
 import { SEARCHED, shimOf } from './found.ts';
 import { isForUs } from './settings.ts';
@@ -63,7 +63,7 @@ export function planInstall(kata: FoundKata, spec: InstallSpec): KataPlan {
       'HT_NOT_FOUND',
       `no Kata on this machine: none of ${SEARCHED.shims.join(', ')} is there and tells its version`,
     );
-  const parts = choose(kata, spec).map((c) => planOne(kata, c, spec));
+  const { parts, notes } = planEach(kata, choose(kata, spec), spec);
   const taken = new Map<string, string>();
   for (const { target } of parts) {
     const before = taken.get(target.config);
@@ -81,8 +81,28 @@ export function planInstall(kata: FoundKata, spec: InstallSpec): KataPlan {
     files: [...files.values()],
     links: parts.flatMap((p) => p.links),
     targets: parts.map((p) => p.target),
-    notes: parts.flatMap((p) => p.notes),
+    notes: [...notes, ...parts.flatMap((p) => p.notes)],
   };
+}
+
+/** Configurations of VMMs that are not installed, as kata-deploy may leave, do not keep the others from being set up. */
+function planEach(
+  kata: FoundKata,
+  chosen: readonly ForUs[],
+  spec: InstallSpec,
+): { parts: Part[]; notes: string[] } {
+  const parts: Part[] = [];
+  const missing: HyperturtleError[] = [];
+  for (const c of chosen) {
+    try {
+      parts.push(planOne(kata, c, spec));
+    } catch (e) {
+      if (!isHyperturtleError(e, 'HT_NOT_FOUND')) throw e;
+      missing.push(e);
+    }
+  }
+  if (parts.length === 0 && missing[0] !== undefined) throw missing[0];
+  return { parts, notes: missing.map((e) => `left out: ${e.message}`) };
 }
 
 /** Names that Kata's packages give to a hypervisor's plain configuration. */
@@ -196,7 +216,7 @@ function checkedProgram(c: ForUs, { isThere }: InstallSpec): string {
     return fail(`'${real}' is the VMM there: an absolute path without '..' expected`);
   if (realOf(real) !== undefined)
     return fail(`'${real}' is a launcher of hyperturtle already: name the VMM itself there`);
-  if (!isThere(real)) return fail(`its VMM '${real}' is not there`);
+  if (!isThere(real)) throw new HyperturtleError('HT_NOT_FOUND', `${c.file}: its VMM '${real}' is not there`);
   return real;
 }
 
