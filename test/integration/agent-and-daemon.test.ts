@@ -351,7 +351,7 @@ describe.skipIf(why !== undefined)(`agent and daemon${why ? ` (skipped: ${why})`
     expect(await ok('list')).toContain(`npf at npf is not linked: ${reason}`);
     expect((await run('doctor')).out).toMatch(/npf at npf: the host ended it[^]*load a faster program/);
     expect((await h.vm('one')).ended).toMatchObject([{ link: { object: 'npf' }, reason }]);
-    expect(h.log).toMatch(/"hook":"npf","programId":\d+,"ns":900000.*link ended/);
+    await h.logged(/"hook":"npf","programId":\d+,"ns":900000.*link ended/);
     // nobody links it again, and by hand not for a minute
     expect((await run('link', 'npf', '--hook', 'npf')).err).toMatch(/takes no program for \d+ s/);
     expect(links()).toBe(before);

@@ -211,7 +211,7 @@ describe.skipIf(why !== undefined)(
         expect.stringMatching(`^fail one: host: 'tc-egress' on tc-egress of NIC web ${off}`),
       ]);
       expect(await h.measured()).toContain('hyperturtle_host_nic_link_left_off{vm="one",hook="tc-egress"} 1');
-      expect(h.log).toMatch(/"target":"web","reason":"off since [^}]*"msg":"left off"/);
+      await h.logged(/"target":"web","reason":"off since [^}]*"msg":"left off"/);
       // also by a daemon that starts after that one
       await h.endDaemon('SIGKILL');
       await served();
@@ -251,7 +251,7 @@ describe.skipIf(why !== undefined)(
         expect(sent).toBeGreaterThan(50);
         expect(meanwhile).toBe(0);
         expect(await findings()).toEqual([expect.stringMatching(told)]);
-        expect(h.log).toMatch(/"object":"unknown"[^}]*"target":"web"[^}]*"msg":"left off"/);
+        await h.logged(/"object":"unknown"[^}]*"target":"web"[^}]*"msg":"left off"/);
         l1 = await h.agent('one', BOOT_A);
         expect((await l1.peer.request('list', {})).links).toEqual([]);
         await load('tc-ingress', NEXT['tc-ingress']);
@@ -344,7 +344,7 @@ describe.skipIf(why !== undefined)(
       mkdirSync(h.at('bpf/hyperturtle/gone'), { recursive: true });
       symlinkSync('/proc/self/mem', h.at('bpf/hyperturtle/gone/nics'));
       await h.startDaemon();
-      expect(h.log).toContain('programs on NICs of a VM that the configuration has no more');
+      await h.logged(/programs on NICs of a VM that the configuration has no more/);
       // it answers before it has started
       const started = (): true | undefined => h.log.split('"msg":"started"').length === 3 || undefined;
       await waitFor('the start', started, { timeoutMs: 10_000 });
@@ -445,7 +445,7 @@ describe.skipIf(why !== undefined)(
       expect(pins()).toEqual([]);
       const links = execFileSync('ip', ['-j', '-d', 'link', 'show', 'master', bridge], { encoding: 'utf8' });
       expect(links).not.toContain('"xdp"');
-      expect(h.log).toContain('the configuration has this VM no more');
+      await h.logged(/the configuration has this VM no more/);
     }, 120_000);
 
     it('a daemon that is killed at any moment of a change leaves what it has granted, and nothing else', async () => {

@@ -132,6 +132,16 @@ export class DaemonHarness {
     };
   }
 
+  /** What the daemon writes comes by a pipe: later, maybe, than its answer to a request. */
+  async logged(what: RegExp): Promise<void> {
+    await waitFor(`${what} in the daemon's log`, () => what.test(this.log) || undefined, {
+      timeoutMs: 10_000,
+      intervalMs: 20,
+    }).catch((e: unknown) => {
+      throw new Error(`${messageOf(e)}:\n${this.log.slice(-3000)}`, { cause: e });
+    });
+  }
+
   /** Returns when it serves. Throws what it printed when it ends instead. */
   async startDaemon(env: NodeJS.ProcessEnv = {}): Promise<void> {
     const main = compiledSupport('daemon-main.ts', 'fake-kernel.ts');
