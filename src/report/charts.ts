@@ -164,7 +164,12 @@ export function switchesChart(r: Result): string | undefined {
 }
 
 export function bootChart(r: Result): string | undefined {
-  const classes = { 'not-nested': 's-l1', vanilla: 's-l2-vanilla', accelerated: 's-l2-default' } as const;
+  const classes = {
+    'not-nested': 's-l1',
+    vanilla: 's-l2-vanilla',
+    thp: 's-l2-thp',
+    accelerated: 's-l2-default',
+  } as const;
   const bars = BOOT_VARIANTS.flatMap((variant): Bar[] => {
     const ms = bootMs(r, variant);
     if (ms === undefined) return [];

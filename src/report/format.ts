@@ -5,6 +5,8 @@ export const VARIANT_NAMES: Readonly<Record<Variant, string>> = {
   l1: 'L1 itself (not nested)',
   'l2-vanilla': 'L2 vanilla',
   'l2-vanilla-prealloc': 'L2 vanilla, preallocated',
+  'l2-anonymous': 'L2 vanilla, anonymous, 4 KiB',
+  'l2-thp': 'L2 vanilla, anonymous, THP',
   'l2-group1': 'L2 hyperupcall, 1 page',
   'l2-default': 'L2 hyperupcall, groups',
 };
@@ -19,6 +21,7 @@ export const PATTERN_NAMES: Readonly<Record<Pattern, string>> = {
 export const BOOT_NAMES: Readonly<Record<BootVariant, string>> = {
   'not-nested': 'L1 guest (not nested)',
   vanilla: 'L2 vanilla',
+  thp: 'L2 vanilla, anonymous, THP',
   accelerated: 'L2 with the hyperupcall',
 };
 

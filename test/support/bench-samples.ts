@@ -7,6 +7,7 @@ import type {
   TouchSample,
   Variant,
 } from '../../src/bench/first-touch/schema.ts';
+import { VARIANTS } from '../../src/bench/first-touch/schema.ts';
 import type { Counters } from '../../src/testbed/counters-schema.ts';
 import { summarize } from '../../src/bench/first-touch/summary.ts';
 
@@ -95,6 +96,24 @@ export function exampleResult(): BenchResult {
           counters: counters({ exits: pages * 3, npf: pages * 2, reflected: pages }),
         }),
         touchSample({
+          variant: 'l2-anonymous',
+          pattern,
+          round,
+          pages,
+          avgNs: 1_500_000,
+          p50Ns: 900_000,
+          counters: counters({ exits: pages * 4, npf: pages * 2, reflected: pages }),
+        }),
+        touchSample({
+          variant: 'l2-thp',
+          pattern,
+          round,
+          pages,
+          avgNs: 350_000,
+          p50Ns: 60_000,
+          counters: counters({ exits: pages * 1.1, npf: pages, reflected: 4 }),
+        }),
+        touchSample({
           variant: 'l2-group1',
           pattern,
           round,
@@ -139,6 +158,7 @@ export function exampleResult(): BenchResult {
     boots.push(
       bootSample('not-nested', 4_100 + round * 40, round),
       bootSample('vanilla', 25_600 - round * 300, round),
+      bootSample('thp', 19_000 - round * 100, round),
       bootSample('accelerated', 14_900 + round * 200, round),
     );
   }
@@ -164,7 +184,7 @@ export function exampleResult(): BenchResult {
     parameters: {
       touchMib: 8,
       rounds: 3,
-      variants: ['l1', 'l2-vanilla', 'l2-vanilla-prealloc', 'l2-group1', 'l2-default'],
+      variants: [...VARIANTS],
       patterns: ['seq', 'stride', 'random', 'scattered'],
       l2MemoryMib: 256,
       l1MemoryMib: 2048,

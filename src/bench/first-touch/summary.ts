@@ -99,6 +99,19 @@ export function summarize(samples: Samples): Summary {
       averageNs(samples, 'l2-vanilla-prealloc', 'seq'),
       averageNs(samples, 'l2-default', 'seq'),
     ),
+    // against an L2 in memory of its VMM's own, 4 KiB at a time, and 2 MiB at a time
+    firstTouchSpeedupOverAnonymous: ratio(
+      averageNs(samples, 'l2-anonymous', 'seq'),
+      averageNs(samples, 'l2-default', 'seq'),
+    ),
+    firstTouchSpeedupOverThp: ratio(
+      averageNs(samples, 'l2-thp', 'seq'),
+      averageNs(samples, 'l2-default', 'seq'),
+    ),
+    randomTouchSpeedupOverThp: ratio(
+      averageNs(samples, 'l2-thp', randomPattern(samples)),
+      averageNs(samples, 'l2-default', randomPattern(samples)),
+    ),
     // median of a sequential first touch: L2 with the hyperupcall / L1 itself, not nested
     medianVsL1: ratio(p50('l2-default'), p50('l1')),
     // average of touching memory again that L2 freed: with the hyperupcall / vanilla (1 = no slower)
@@ -115,6 +128,7 @@ export function summarize(samples: Samples): Summary {
     emulatorCpuReduction: less(cpu('l2-default'), cpu('l2-vanilla')),
     // part by which L2's boot is shorter
     bootReduction: less(bootMs(samples, 'accelerated'), bootMs(samples, 'vanilla')),
+    bootReductionOverThp: less(bootMs(samples, 'accelerated'), bootMs(samples, 'thp')),
     // over all first touches with the default group, in every pattern
     handledInL0: handledInL0(accelerated.flatMap((s) => (s.counters ? [s.counters] : []))),
   };

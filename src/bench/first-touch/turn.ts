@@ -5,6 +5,8 @@ import { setGroupMax } from '../../testbed/acceleration.ts';
 import type { Accelerated } from '../../testbed/acceleration.ts';
 import { countersBetween } from '../../testbed/kvm-counters.ts';
 import type { KvmCounters } from '../../testbed/kvm-counters.ts';
+import { setHugePages } from '../../testbed/huge-pages.ts';
+import type { HugePages } from '../../testbed/huge-pages.ts';
 import { bootOnly, withL2 } from '../../testbed/l2-session.ts';
 import type { BootSample, BootVariant, Pattern, TouchSample, Variant } from './schema.ts';
 import { touchInL1, touchInL2 } from './touch.ts';
@@ -40,13 +42,19 @@ export interface TurnResult {
 const L2_RAM: Readonly<Record<Exclude<Variant, 'l1'>, RamKind>> = {
   'l2-vanilla': 'tmpfs',
   'l2-vanilla-prealloc': 'tmpfs-prealloc',
+  'l2-anonymous': 'anonymous',
+  'l2-thp': 'anonymous',
   'l2-group1': 'turtlefs',
   'l2-default': 'turtlefs',
 };
 
+/** What L1's kernel gives for anonymous memory; where nothing is said, what it is set to. */
+const HUGE_PAGES: Partial<Record<Variant, HugePages>> = { 'l2-anonymous': 'never', 'l2-thp': 'always' };
+
 /** Variant of booting as which the boot of a variant counts. */
 const BOOT_OF: Partial<Record<Variant, BootVariant>> = {
   'l2-vanilla': 'vanilla',
+  'l2-thp': 'thp',
   'l2-default': 'accelerated',
 };
 
@@ -85,6 +93,8 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
     await setGroupMax(c.lab.l1, pages, c.signal);
     c.group.now = pages;
   }
+  const hugePages = HUGE_PAGES[turn];
+  await using _set = hugePages === undefined ? undefined : await setHugePages(c.lab.l1, hugePages, c.signal);
   const fallbacks =
     ram === 'turtlefs' ? async () => (await c.acceleration.hookCounts(c.signal)).reasons : null;
   const cpuSeconds = c.lab.emulatorCpuSeconds();
@@ -104,7 +114,7 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
       const boots: BootSample[] = [];
       const variant = BOOT_OF[turn];
       if (variant !== undefined)
-        // these two take in the launcher's start as well, which is the same for all
+        // these take in the launcher's start as well, which is the same for all
         boots.push({
           variant,
           round,

@@ -28,7 +28,7 @@ async function demo(o: { kernel: string; report: string; json?: string }, versio
       benchmark: 'demo',
       touchMib: TOUCH_MIB,
       rounds: ROUNDS,
-      variants: ['l1', 'l2-vanilla', 'l2-group1', 'l2-default'],
+      variants: ['l1', 'l2-vanilla', 'l2-thp', 'l2-group1', 'l2-default'],
       patterns: ['seq', 'scattered'],
       notNested: true,
       bootOnly: false,

@@ -21,12 +21,19 @@ describe('summary of a run', () => {
         touchSample({ variant: 'l2-default', avgNs: 100 }),
         touchSample({ variant: 'l2-group1', avgNs: 400 }),
         touchSample({ variant: 'l2-vanilla-prealloc', avgNs: 1_500 }),
+        touchSample({ variant: 'l2-anonymous', avgNs: 700 }),
+        touchSample({ variant: 'l2-thp', avgNs: 300 }),
+        touchSample({ variant: 'l2-thp', avgNs: 900, pattern: 'random' }),
+        touchSample({ variant: 'l2-default', avgNs: 450, pattern: 'random' }),
       ],
       boots: [],
     });
     expect(s.firstTouchSpeedup).toBe(20);
     expect(s.firstTouchSpeedupGroup1).toBe(5);
     expect(s.firstTouchSpeedupOverPrealloc).toBe(15);
+    expect(s.firstTouchSpeedupOverAnonymous).toBe(7);
+    expect(s.firstTouchSpeedupOverThp).toBe(3);
+    expect(s.randomTouchSpeedupOverThp).toBe(2);
   });
 
   it('compares medians with those of L1', () => {
