@@ -146,6 +146,8 @@ export default tseslint.config(
       'hyperturtle/import-direction': 'error',
       'hyperturtle/output': 'error',
       'hyperturtle/own-keys': 'error',
+      // what a function holds by `using` or undoes in `finally` is otherwise gone before its promise has settled
+      '@typescript-eslint/return-await': ['error', 'error-handling-correctness-only'],
       '@typescript-eslint/no-floating-promises': 'error',
       '@typescript-eslint/no-misused-promises': 'error',
       '@typescript-eslint/switch-exhaustiveness-check': [

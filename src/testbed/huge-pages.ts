@@ -16,17 +16,13 @@ export function chosenHugePages(text: string): string {
   return chosen;
 }
 
-/** Until the end of the block. */
+/** Gives what sets it back. */
 export async function setHugePages(
   level: Level,
   to: HugePages,
   signal?: AbortSignal,
-): Promise<AsyncDisposable> {
+): Promise<() => Promise<void>> {
   const before = chosenHugePages(await runScript(level, `cat ${FILE}`, { signal }));
   await runScript(level, `echo ${to} > ${FILE}`, { signal });
-  return {
-    async [Symbol.asyncDispose]() {
-      await runScript(level, `echo ${before} > ${FILE}`);
-    },
-  };
+  return async () => void (await runScript(level, `echo ${before} > ${FILE}`));
 }

@@ -1,4 +1,5 @@
 /** One turn of one variant: a fresh L2 (or L1, or a guest that is not nested), its boot and its first touches. */
+import { CleanupStack } from '../../core/lifecycle.ts';
 import type { Lab } from '../../lab/lab.ts';
 import type { RamKind } from '../../guest/vmm/arguments.ts';
 import { setGroupMax } from '../../testbed/acceleration.ts';
@@ -94,12 +95,13 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
     c.group.now = pages;
   }
   const hugePages = HUGE_PAGES[turn];
-  await using _set = hugePages === undefined ? undefined : await setHugePages(c.lab.l1, hugePages, c.signal);
+  await using undo = new CleanupStack();
+  if (hugePages !== undefined) undo.add('huge pages', await setHugePages(c.lab.l1, hugePages, c.signal));
   const fallbacks =
     ram === 'turtlefs' ? async () => (await c.acceleration.hookCounts(c.signal)).reasons : null;
   const cpuSeconds = c.lab.emulatorCpuSeconds();
   const before = await c.counters.read(c.signal);
-  return withL2(
+  return await withL2(
     c.lab,
     {
       name: `bench-${turn}`,

@@ -104,7 +104,7 @@ async function changed(
         const now = kept && 'firewall' in kept ? kept.firewall : await readFirewall(maps);
         const policy = { firewall: await change(now) };
         await peer.request('agent.policy.set', { object, policy, revision }, { signal, timeoutMs });
-        return (await readFirewall(maps)) ?? nothing(options.nic);
+        return (await readFirewall(maps)) ?? (await nothing(options.nic));
       } catch (e) {
         if (!isHyperturtleError(e, 'HT_BUSY') || tries === TRIES) throw e;
       }
