@@ -3,7 +3,7 @@ import { chosenHugePages, setHugePages } from '../../../src/testbed/huge-pages.t
 import type { Level } from '../../../src/lab/levels.ts';
 
 describe('transparent huge pages of a level', () => {
-  it('are what stands in brackets, and anything else is told', () => {
+  it('are the word in brackets, and anything else is told', () => {
     expect(chosenHugePages('always [madvise] never\n')).toBe('madvise');
     expect(() => chosenHugePages('none\n')).toThrow(/one word in brackets expected, 'none' found/);
   });
