@@ -239,7 +239,7 @@ describe('commands', () => {
     expect(await complete('hyperturtle', 'map', 'd')).toEqual(['delete', 'dump']);
     expect(await complete('hyperturtle', 'link', '--h')).toEqual(['--hook', '--help']);
     expect(await complete('hyperturtle', 'load', file('por'))).toEqual([file('port')]);
-    expect(await complete('hyperturtle', 'config', 'kata-')).toEqual(['kata-qemu', 'kata-clh']);
+    expect(await complete('hyperturtle', 'config', 'kata-')).toEqual(['kata-qemu', 'kata-clh', 'kata-fc']);
     expect(await complete('hyperturtle', 'lab', 'up', '--accel', '')).toEqual(['tcg', 'kvm']);
   });
 });
