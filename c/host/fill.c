@@ -61,7 +61,7 @@ MODULE_PARM_DESC(fill_us,
 		 "microseconds of a fault's exit after which no further pages of its group are filled in; 0: none are (default: 30; in a virtual machine 30000)");
 
 /* struct kvm_page_fault: the daemon compares with the running kernel's types that it is so (src/bpf/kvm-abi.ts) */
-#define HT_FAULT_INPUTS 64	/* up to pfn: what kvm_mmu_do_page_fault() sets, but for hva of 6.12, which KVM sets before it reads it */
+#define HT_FAULT_INPUTS 64	/* up to pfn, and all of the shortest: what kvm_mmu_do_page_fault() sets, but for hva of 6.12, which KVM sets before it reads it */
 #define HT_FAULT_MOST 128	/* bytes of the whole, at most */
 
 /* What L2 did at the fault's own address, which it has not done at another */

@@ -109,7 +109,8 @@ const READ: readonly Relied[] = [
   { side: 'guest', in: 'kvm', tracepoint: ['kvm_entry', 'void (struct kvm_vcpu *, bool)'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.addr', '0+8'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.error_code', '8+4', '8+8'] },
-  // inputs of the fault function, which c/host/fill.c copies, end with pfn; and all of it has room in its copy
+  // inputs of the fault function, which c/host/fill.c copies, end with pfn; all of it has room in its copy, and is no shorter
+  // than what it copies. Before mmu_seq came to it with an update of 6.1 (6.1.0-50 of Debian 12) it had eight bytes less
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.prefetch', '12+1', '16+1'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.exec', '13+1', '17+1'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.write', '14+1', '18+1'] },
@@ -118,8 +119,8 @@ const READ: readonly Relied[] = [
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.user', '17+1', '21+1'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.goal_level', '23+1', '28+1'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.gfn', '24+8', '32+8'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.pfn', '48+8', '56+8'] },
-  { side: 'host', in: 'kvm', size: ['kvm_page_fault', 72, 80] },
+  { side: 'host', in: 'kvm', member: ['kvm_page_fault.pfn', '40+8', '48+8', '56+8'] },
+  { side: 'host', in: 'kvm', size: ['kvm_page_fault', 64, 72, 80] },
   { side: 'host', in: 'kvm', member: ['kvm_vcpu.kvm', '0+8'] },
   { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vcpu', '0+kvm_vcpu'] },
   { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vmcb', 'kvm_vcpu+8'] },
