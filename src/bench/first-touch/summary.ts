@@ -88,30 +88,23 @@ export function summarize(samples: Samples): Summary {
     const r = ratio(part, whole);
     return r === undefined ? undefined : 1 - r;
   };
-  const vanilla = averageNs(samples, 'l2-vanilla', 'seq');
+  /** Average of a first touch by `v` / the same with the hyperupcall. */
+  const speedupOver = (v: Variant, pattern: Pattern = 'seq'): number | undefined =>
+    ratio(averageNs(samples, v, pattern), averageNs(samples, 'l2-default', pattern));
   const all: Record<keyof Summary, number | undefined> = {
     // average of a sequential first touch: L2 whose RAM nobody preallocated / the same with the hyperupcall
-    firstTouchSpeedup: ratio(vanilla, averageNs(samples, 'l2-default', 'seq')),
+    firstTouchSpeedup: speedupOver('l2-vanilla'),
     // the same with one page for each fault
-    firstTouchSpeedupGroup1: ratio(vanilla, averageNs(samples, 'l2-group1', 'seq')),
+    firstTouchSpeedupGroup1: ratio(
+      averageNs(samples, 'l2-vanilla', 'seq'),
+      averageNs(samples, 'l2-group1', 'seq'),
+    ),
     // against an L2 whose RAM L1's VMM had touched before the start
-    firstTouchSpeedupOverPrealloc: ratio(
-      averageNs(samples, 'l2-vanilla-prealloc', 'seq'),
-      averageNs(samples, 'l2-default', 'seq'),
-    ),
+    firstTouchSpeedupOverPrealloc: speedupOver('l2-vanilla-prealloc'),
     // against an L2 in memory of its VMM's own, 4 KiB at a time, and 2 MiB at a time
-    firstTouchSpeedupOverAnonymous: ratio(
-      averageNs(samples, 'l2-anonymous', 'seq'),
-      averageNs(samples, 'l2-default', 'seq'),
-    ),
-    firstTouchSpeedupOverThp: ratio(
-      averageNs(samples, 'l2-thp', 'seq'),
-      averageNs(samples, 'l2-default', 'seq'),
-    ),
-    randomTouchSpeedupOverThp: ratio(
-      averageNs(samples, 'l2-thp', randomPattern(samples)),
-      averageNs(samples, 'l2-default', randomPattern(samples)),
-    ),
+    firstTouchSpeedupOverAnonymous: speedupOver('l2-anonymous'),
+    firstTouchSpeedupOverThp: speedupOver('l2-thp'),
+    randomTouchSpeedupOverThp: speedupOver('l2-thp', randomPattern(samples)),
     // median of a sequential first touch: L2 with the hyperupcall / L1 itself, not nested
     medianVsL1: ratio(p50('l2-default'), p50('l1')),
     // average of touching memory again that L2 freed: with the hyperupcall / vanilla (1 = no slower)
