@@ -20,11 +20,24 @@ export function metricsPage(text: () => Promise<string>): Page {
   return {
     path: '/metrics',
     answer: async (request) => {
-      const openMetrics = /application\/openmetrics-text/.test(request.headers.accept ?? '');
       const body = await text();
-      return openMetrics ? { type: OPENMETRICS, body } : { type: PROMETHEUS, body: prometheusText(body) };
+      return wantsOpenMetrics(request.headers.accept ?? '')
+        ? { type: OPENMETRICS, body }
+        : { type: PROMETHEUS, body: prometheusText(body) };
     },
   };
+}
+
+/** Whether an Accept header names OpenMetrics, and does not prefer the older text. Kinds of all (`*`) name neither. */
+function wantsOpenMetrics(accept: string): boolean {
+  const asked = accept.split(',').map((range) => {
+    const [type = '', ...parameters] = range.split(';').map((part) => part.trim().toLowerCase());
+    const q = parameters.find((p) => p.startsWith('q='))?.slice(2) ?? '1';
+    return { type, q: Number(q) || 0 };
+  });
+  const best = (type: string): number => Math.max(0, ...asked.filter((a) => a.type === type).map((a) => a.q));
+  const openMetrics = best('application/openmetrics-text');
+  return openMetrics > 0 && openMetrics >= best('text/plain');
 }
 
 /**

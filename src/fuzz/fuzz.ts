@@ -207,7 +207,7 @@ class Fuzz {
       if (!attack || !this.#attacker.isHostile(hook)) continue;
       const h = this.#hooks[hook];
       h.hostileRuns += runs;
-      const longestUs = Math.round((now.get(`hook_longest_run_ns ${hook}`) ?? 0) / 100) / 10;
+      const longestUs = Math.round((now.get(`hook_longest_run_seconds ${hook}`) ?? 0) * 1e7) / 10;
       h.longestHostileUs = Math.max(h.longestHostileUs, longestUs);
     }
     for (const key of now.keys())

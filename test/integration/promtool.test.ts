@@ -24,14 +24,16 @@ const VM = {
   agent: { connected: true },
   used: { objects: 1 },
   arena: { state: 'plugged', bytes: 1 << 24 },
-  nics: [],
-  ended: [],
-  leftOff: [],
+  // a device that every machine has
+  nics: [{ ifname: 'lo', network: 'lan' }],
+  ended: [{ link: { hook: 'npf' } }],
+  leftOff: [{ link: { hook: 'xdp' } }],
   stats: [
     {
       ...{ hook: 'npf', runs: 9, handled: 5, entries: 6, learned: 1, passed: 4, reasons: { NO_TABLE: 4 } },
-      fills: FILLS,
+      ...{ overruns: 1, maxNs: 250_000, fills: FILLS },
     },
+    { hook: 'xdp', target: 'web', runs: 3, handled: 1, entries: 0, learned: 0, passed: 2, reasons: {} },
   ],
 } as unknown as VmStatus;
 const L2 = {
@@ -57,6 +59,10 @@ const STATUS = {
   desired: { reached: true, objects: 1, links: 1, problems: [] },
   l2Problems: [],
   l2s: [L2],
+  module: {
+    ...{ arenaBound: true, gracePeriods: 1, index: { words: 512, used: 3 }, faults: { total: 1 } },
+    pool: { level: 9, low: 4, high: 16, refills: 1, shrunk: 0, nodes: [{ node: 0, level: 9 }] },
+  },
 } as unknown as AgentResult<'agent.status'>;
 
 let dir: string;
@@ -110,6 +116,31 @@ describe.each(Object.keys(servers))('the metrics of the %s', (name) => {
     const promtool = path.join(tree.root, 'usr/bin/promtool');
     const r = spawnSync(promtool, ['check', 'metrics'], { input: body, env: tree.env, encoding: 'utf8' });
     expect([r.status, r.stdout + r.stderr]).toEqual([0, '']);
+    // promtool says nothing of a metric without samples; those of Node.js are prom-client's
+    const own = [...body.matchAll(/^# TYPE (\S+) \S+$/gm)].filter((m) => !/_(nodejs|process)_/.test(m[0]));
+    expect(own.length).toBeGreaterThan(20);
+    expect(own.map((m) => m[1]).filter((m) => !new RegExp(`^${m}[ {]`, 'm').test(body))).toEqual([]);
+  });
+
+  it.each([
+    ['nothing', undefined, 'text/plain'],
+    ['anything', '*/*', 'text/plain'],
+    [
+      'what Prometheus 2 asks for',
+      'application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1',
+      'application/openmetrics-text',
+    ],
+    [
+      'the older text before OpenMetrics, as Prometheus 3 can be told to',
+      'text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.4,*/*;q=0.1',
+      'text/plain',
+    ],
+    ['anything but OpenMetrics', 'application/openmetrics-text;q=0, */*', 'text/plain'],
+  ])('are in the format that a scraper prefers that accepts %s', async (_, accept, type) => {
+    await servers[name]?.();
+    const { headers, body } = await ask('/metrics', accept === undefined ? {} : { accept });
+    expect(headers['content-type']).toContain(`${type};`);
+    expect(body.endsWith('# EOF\n')).toBe(type !== 'text/plain');
   });
 
   it('are OpenMetrics for who asks for it', async () => {

@@ -158,8 +158,8 @@ export class Metrics {
     this.#perVm('hook_overruns', 'Runs of programs that took longer than allowed', (vm) =>
       vm.stats.flatMap((s) => (s.overruns === undefined ? [] : [[{ hook: s.hook }, s.overruns]])),
     );
-    this.#perVm('hook_longest_run_ns', 'Longest run of the program that was linked last', (vm) =>
-      vm.stats.flatMap((s) => (s.maxNs === undefined ? [] : [[{ hook: s.hook }, s.maxNs]])),
+    this.#perVm('hook_longest_run_seconds', 'Longest run of the program that was linked last', (vm) =>
+      vm.stats.flatMap((s) => (s.maxNs === undefined ? [] : [[{ hook: s.hook }, s.maxNs / 1e9]])),
     );
     this.#perVm('hook_link_ended', 'Links that were ended as runs took too long, and not made again', (vm) =>
       vm.ended.map(({ link }) => [{ hook: link.hook }, 1]),
