@@ -15,6 +15,21 @@ const variables = (of: Readonly<Record<string, { default: string; means: string 
     Object.entries(of).map(([name, v]) => [`\`${name}\``, v.default, v.means]),
   );
 
+/** Commands that end with 1 when they have found something wrong, and the file below src/cli that says so. */
+export const ONE_WHEN_WRONG = {
+  status: 'guest/status.ts',
+  doctor: 'doctor/command.ts',
+  'guest reload': 'guest/agent.ts',
+  'kata status': 'kata/command.ts',
+  'host health': 'host/daemon.ts',
+  'host doctor': 'host/daemon.ts',
+  'bench matrix': 'bench/matrix.ts',
+  'bench paper': 'bench/paper.ts',
+} as const;
+const wrong = Object.keys(ONE_WHEN_WRONG)
+  .map((command) => `\`${command}\``)
+  .join(', ');
+
 export function referencePage(): string {
   const statuses = Object.entries(EXIT_STATUS).map(([code, s]): Row => [s.status, `\`${code}\``, s.means]);
   return `# Reference
@@ -25,9 +40,10 @@ Settings: [host-daemon.md](host-daemon.md), [guest-agent.md](guest-agent.md).
 
 ## Exit statuses
 
-${table(['status', 'code', 'what it means'], [[0, '', 'done'], [1, '', 'a bug, with its stack; or `status`, `doctor`, `guest reload`: something is wrong'], ...statuses])}
+${table(['status', 'code', 'what it means'], [[0, '', 'done'], [1, '', `a bug, with its stack; or something is wrong: ${wrong}`], ...statuses])}
 
-\`lab exec\` and \`run\` end with the status of the program that ran in the guest.
+\`lab exec\` and \`run\` end with the status of the program that ran in the guest, \`vmm\` with that of
+the VMM. \`hyperturtle-cni\` ends with 1 after any error, which it prints as CNI has it.
 
 ## Environment variables
 

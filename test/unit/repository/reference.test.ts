@@ -4,7 +4,7 @@ import path from 'node:path';
 import { expect, it } from 'vitest';
 import { PLACES } from '../../../src/core/default-paths.ts';
 import { VARIABLES } from '../../../src/core/environment.ts';
-import { referencePage } from '../../support/reference.ts';
+import { ONE_WHEN_WRONG, referencePage } from '../../support/reference.ts';
 import { TEST_VARIABLES } from '../../support/variables.ts';
 
 const read = (...dirs: string[]): string[] => {
@@ -19,6 +19,16 @@ const namesIn = (text: string): string[] =>
 
 it('docs/reference.md is made of the sources as they are (npm run reference)', async () => {
   await expect(referencePage()).toMatchFileSnapshot('../../../docs/reference.md');
+});
+
+it('every command that ends with 1 when it found something wrong is told', () => {
+  const files = readdirSync('src/cli', { recursive: true, encoding: 'utf8' }).filter((f) =>
+    f.endsWith('.ts'),
+  );
+  const one = files.filter((f) => readFileSync(path.join('src/cli', f), 'utf8').includes('exitCode = 1;'));
+  expect(one.filter((f) => f !== 'cni-main.ts').sort()).toEqual(
+    [...new Set(Object.values<string>(ONE_WHEN_WRONG))].sort(),
+  );
 });
 
 it('a program reads a variable of our own through the table only', () => {
