@@ -26,6 +26,7 @@ const VM = {
   arena: { state: 'plugged', bytes: 1 << 24 },
   // a device that every machine has
   nics: [{ ifname: 'lo', network: 'lan' }],
+  l1: { l2Count: 1, l2s: [{}] },
   ended: [{ link: { hook: 'npf' } }],
   leftOff: [{ link: { hook: 'xdp' } }],
   stats: [
@@ -60,7 +61,13 @@ const STATUS = {
   l2Problems: [],
   l2s: [L2],
   module: {
-    ...{ arenaBound: true, gracePeriods: 1, index: { words: 512, used: 3 }, faults: { total: 1 } },
+    ...{
+      state: 'present',
+      arenaBound: true,
+      gracePeriods: 1,
+      index: { words: 512, used: 3 },
+      faults: { total: 1 },
+    },
     pool: { level: 9, low: 4, high: 16, refills: 1, shrunk: 0, nodes: [{ node: 0, level: 9 }] },
   },
 } as unknown as AgentResult<'agent.status'>;
@@ -79,13 +86,19 @@ const socket = (): string => path.join(dir, 'metrics.sock');
 const servers: Record<string, () => Promise<void>> = {
   daemon: async () => {
     const loader = { pids: [1], busy: 0, waiting: 0, loads: 1, killed: 0, crashed: 0 };
-    const metrics = new Metrics({ vms: () => [VM], loader: () => loader as never, problems: () => [] });
+    const metrics = new Metrics({
+      vms: () => [VM],
+      loader: () => loader as never,
+      kernel: () => ({ moduleLoaded: true, ftraceOn: true }),
+      problems: () => [],
+    });
     metrics.count('vm1', 'ping', 'ok');
     await metrics.listen({ socket: socket() });
     close = () => metrics.close();
   },
   agent: async () => {
-    const server = await MetricsServer.listen({ socket: socket() }, () => STATUS, AbortSignal.timeout(5000));
+    const figures = { status: () => STATUS, vmsElsewhere: () => 1 };
+    const server = await MetricsServer.listen({ socket: socket() }, figures, AbortSignal.timeout(5000));
     close = () => server.close();
   },
 };

@@ -33,7 +33,7 @@ import type { AgentResult, L2Info, ModuleInfo, Problem } from './schema.ts';
 import { mountTurtlefs, unmountTurtlefs } from './turtlefs.ts';
 import { Uplink } from './uplink.ts';
 import type { UplinkTimes } from './uplink.ts';
-import { turtlefsMount } from './vms.ts';
+import { elsewhereCounter, turtlefsMount } from './vms.ts';
 
 type AgentLog = WireLog & { info(fields: object, message: string): void };
 
@@ -49,6 +49,8 @@ export interface AgentOptions {
 }
 
 const DEVICE_RETRY_MS = 5000;
+/** For measurements all processes are looked through no more often. */
+const ELSEWHERE_MS = 60_000;
 
 export class Agent implements AsyncDisposable {
   readonly #o: AgentOptions;
@@ -184,7 +186,9 @@ export class Agent implements AsyncDisposable {
     const local = await LocalServer.listen(this.#config.socket, methods, log, signal);
     this.#undo.add('local socket', () => local.close());
     if (this.#config.metrics) {
-      const metrics = await MetricsServer.listen(this.#config.metrics, () => this.status(), signal);
+      const vmsElsewhere = this.#registrar ? elsewhereCounter(ELSEWHERE_MS) : () => undefined;
+      const figures = { status: () => this.status(), vmsElsewhere };
+      const metrics = await MetricsServer.listen(this.#config.metrics, figures, signal);
       this.#undo.add('metrics', () => metrics.close());
     }
     if (this.#registrar) {

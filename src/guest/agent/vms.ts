@@ -141,6 +141,17 @@ export function vmms(): Vmm[] {
 /** Those whose memory no program can fill. */
 export const vmsElsewhere = (): VmElsewhere[] => vmms().filter((v) => v.turtlefs !== 'shared');
 
+/** How many these are, as of at most `maxAgeMs` ago: it looks through all processes. */
+export function elsewhereCounter(maxAgeMs: number, all = vmProcesses): () => number {
+  let last: { atMs: number; n: number } | undefined;
+  return () => {
+    const nowMs = performance.now();
+    if (last === undefined || nowMs - last.atMs > maxAgeMs)
+      last = { atMs: nowMs, n: all().filter((v) => v.turtlefs !== 'shared').length };
+    return last.n;
+  };
+}
+
 function whereOf(pid: number): Pick<VmElsewhere, 'memory' | 'kata'> {
   try {
     return {

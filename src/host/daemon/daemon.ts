@@ -25,6 +25,7 @@ import { networkFindings, vmFindings } from './doctor.ts';
 import { hostFindings } from './doctor-host.ts';
 import { lastEvents } from '../vm/events.ts';
 import { forgetOthers } from '../vm/forget.ts';
+import { kernelState } from '../vm/kernel.ts';
 import type { HostKernel } from '../vm/kernel.ts';
 import type { DaemonLog } from '../log.ts';
 import { Metrics } from './metrics.ts';
@@ -140,6 +141,7 @@ export class HostDaemon {
     this.#metrics = new Metrics({
       vms: () => Array.from(this.#vms.values(), ({ vm }) => vm.status()),
       loader: () => this.#loader.status(),
+      kernel: () => kernelState(this.#options.kernel),
       problems: () => this.health(),
     });
     this.#undo.add('metrics', () => this.#metrics.close());

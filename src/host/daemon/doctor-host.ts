@@ -8,6 +8,7 @@ import { hookedFunctions, kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
 import type { KvmFacts } from '../../bpf/kvm-abi.ts';
 import { isBpffs } from '../../bpf/pins.ts';
 import { textIfThere } from '../../core/files.ts';
+import { ftraceEnabled } from '../../core/ftrace.ts';
 import {
   SHADOW_MMU_CVE,
   SHADOW_MMU_FIXED_IN,
@@ -59,7 +60,7 @@ export function collectHostFacts(bpffs: string): HostFacts {
     nested: each(() => 'nested'),
     paging: each((v) => PAGING[v]),
     hostDevice: existsSync(HOST_DEVICE),
-    ftrace: textIfThere('/proc/sys/kernel/ftrace_enabled'),
+    ftrace: ftraceEnabled(),
     signing: moduleSigning(),
     bpffs: { dir: bpffs, mounted: isBpffs(bpffs) },
     jit: textIfThere('/proc/sys/net/core/bpf_jit_enable'),

@@ -1,9 +1,10 @@
 /**
  * Measurements in OpenMetrics form and a health check, over HTTP on a unix socket or a loopback port. Values are
- * taken when asked for. Labels are names from the configuration and from tables, never what a tenant chose.
+ * taken when asked for. metric-table.ts has what they are.
  */
 import http from 'node:http';
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client';
+import type { LabelOf, WithLabel } from '../../core/metric-table.ts';
 import { metricsPage, servePages } from '../../core/metrics-http.ts';
 import { listening } from '../../core/sockets.ts';
 import type { Page } from '../../core/metrics-http.ts';
@@ -12,12 +13,15 @@ import { HOOK_TABLE } from '../hooks.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
 import type { HostConfig } from '../config.ts';
 import { framesOf } from '../nics/tap.ts';
+import { HOST_METRICS } from './metric-table.ts';
 import { listenAt } from './sockets.ts';
+import type { KernelState } from '../vm/kernel.ts';
 import type { VmStatus } from '../vm/managed-vm.ts';
 
 export interface MetricsSource {
   vms(): VmStatus[];
   loader(): LoaderStatus;
+  kernel(): KernelState;
   /** What is wrong; empty: healthy. */
   problems(): string[];
 }
@@ -36,8 +40,10 @@ export class Metrics {
     // gauges with a counter's suffix: the same by kind is there without it
     for (const what of ['handles', 'requests', 'resources'])
       this.#registry.removeSingleMetric(`hyperturtle_host_nodejs_active_${what}_total`);
+    this.#addKernel();
     this.#addCalls();
     this.#addVms();
+    this.#addNics();
     this.#addHookFigures();
     this.#addRunTimes();
     this.#addFills();
@@ -90,13 +96,18 @@ export class Metrics {
     return [metricsPage(() => this.text()), { path: '/health', answer: () => Promise.resolve(health()) }];
   }
 
+  #addKernel(): void {
+    const source = this.#source;
+    this.#value('hyperturtle_host_module_loaded', () => (source.kernel().moduleLoaded ? 1 : 0));
+    this.#value('hyperturtle_host_ftrace_on', () => (source.kernel().ftraceOn ? 1 : 0));
+  }
+
   #addCalls(): void {
     const calls = this.#calls;
+    const name = 'hyperturtle_host_requests';
+    const { help, labels } = HOST_METRICS[name];
     new Counter({
-      name: 'hyperturtle_host_requests',
-      help: 'Requests of VMs by outcome',
-      labelNames: ['vm', 'method', 'outcome'],
-      registers: [this.#registry],
+      ...{ name, help, labelNames: [...labels], registers: [this.#registry] },
       collect() {
         this.reset();
         for (const { n, ...labels } of calls.values()) this.inc(labels, n);
@@ -104,48 +115,47 @@ export class Metrics {
     });
   }
 
-  /** Each VM, and the frames of its NICs. */
   #addVms(): void {
-    this.#perVm('vm_attached', 'Whether the VM runs and is attached', (vm) => [
-      [{}, vm.phase === 'attached' ? 1 : 0],
-    ]);
-    this.#perVm('vm_agent_connected', 'Whether its port is connected', (vm) => [
-      [{}, vm.agent.connected ? 1 : 0],
-    ]);
-    this.#perVm('vm_used', 'Of its quotas', (vm) =>
+    this.#perVm('hyperturtle_host_vm_attached', (vm) => [[{}, vm.phase === 'attached' ? 1 : 0]]);
+    this.#perVm('hyperturtle_host_vm_agent_connected', (vm) => [[{}, vm.agent.connected ? 1 : 0]]);
+    this.#perVm('hyperturtle_host_vm_used', (vm) =>
       Object.entries(vm.used ?? {}).map(([quota, n]) => [{ quota }, n]),
     );
-    this.#perVm('vm_arena_bytes', 'Size of its arena', (vm) => [[{ state: vm.arena.state }, vm.arena.bytes]]);
-    for (const what of ['bytes', 'packets', 'dropped', 'errors'] as const)
-      this.#perVm(`nic_${what}`, `Of the VM's NICs, by the direction as its guest sees it: ${what}`, (vm) =>
+    this.#perVm('hyperturtle_host_vm_arena_bytes', (vm) => [[{ state: vm.arena.state }, vm.arena.bytes]]);
+    this.#perVm('hyperturtle_host_vm_start_time_seconds', (vm) =>
+      vm.countedSince === null ? [] : [[{}, Date.parse(vm.countedSince) / 1000]],
+    );
+    this.#perVm('hyperturtle_host_vm_l2s', (vm) => reported(vm).map((l1) => [{}, l1.l2Count]));
+    this.#perVm('hyperturtle_host_vm_l2s_not_indexed', (vm) =>
+      reported(vm).map((l1) => [{}, l1.l2s.filter((l) => l.noIndex !== undefined).length]),
+    );
+  }
+
+  /** Frames of each VM's NICs. */
+  #addNics(): void {
+    for (const what of ['bytes', 'packets', 'dropped', 'errors'] as const) {
+      const name = `hyperturtle_host_nic_${what}` as const;
+      this.#perVm(name, (vm) =>
         vm.nics.flatMap(({ ifname, network }) =>
           framesOf(ifname)
             .filter((f) => f.what === what)
-            .map((f): Sample => [{ ifname, network, direction: f.direction }, f.n]),
+            .map(({ direction, n }): Sample<typeof name> => [{ ifname, network, direction }, n]),
         ),
       );
-    this.#perVm(
-      'vm_start_time_seconds',
-      'When it was attached: counters of its hooks began at 0 then',
-      (vm) => (vm.countedSince === null ? [] : [[{}, Date.parse(vm.countedSince) / 1000]]),
-    );
+    }
   }
 
   /** What the hooks of each VM did since it was attached. */
   #addHookFigures(): void {
-    for (const [what, help] of HOOK_COUNTS)
-      this.#perVm(`hook_${what}`, `Since the VM was attached: ${help}`, (vm) =>
-        byHook(vm.stats, (s) => s[what]),
-      );
-    this.#perVm(
-      'hook_there',
-      'Since the VM was attached: faults whose entry was there already; L1 did not run',
-      (vm) => byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).there),
+    for (const what of ['runs', 'handled', 'entries', 'learned'] as const)
+      this.#perVm(`hyperturtle_host_hook_${what}`, (vm) => byHook(vm.stats, (s) => s[what]));
+    this.#perVm('hyperturtle_host_hook_there', (vm) =>
+      byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).there),
     );
-    this.#perVm('hook_to_l1', 'Since the VM was attached: events that reached L1', (vm) =>
+    this.#perVm('hyperturtle_host_hook_to_l1', (vm) =>
       byHook(vm.stats.filter(answersForL1), (s) => figuresOf(s).toL1),
     );
-    this.#perVm('hook_went_on', 'Of hooks of NICs, since the links were made: frames that went on', (vm) =>
+    this.#perVm('hyperturtle_host_hook_went_on', (vm) =>
       byHook(
         vm.stats.filter((s) => s.target !== undefined),
         (s) => s.passed,
@@ -155,80 +165,67 @@ export class Metrics {
 
   /** How long programs took, and links that were ended for it. */
   #addRunTimes(): void {
-    this.#perVm('hook_overruns', 'Runs of programs that took longer than allowed', (vm) =>
+    this.#perVm('hyperturtle_host_hook_overruns', (vm) =>
       vm.stats.flatMap((s) => (s.overruns === undefined ? [] : [[{ hook: s.hook }, s.overruns]])),
     );
-    this.#perVm('hook_longest_run_seconds', 'Longest run of the program that was linked last', (vm) =>
+    this.#perVm('hyperturtle_host_hook_longest_run_seconds', (vm) =>
       vm.stats.flatMap((s) => (s.maxNs === undefined ? [] : [[{ hook: s.hook }, s.maxNs / 1e9]])),
     );
-    this.#perVm('hook_link_ended', 'Links that were ended as runs took too long, and not made again', (vm) =>
+    this.#perVm('hyperturtle_host_hook_link_ended', (vm) =>
       vm.ended.map(({ link }) => [{ hook: link.hook }, 1]),
     );
   }
 
   /** The rest of groups that L0 fills in at once. */
   #addFills(): void {
-    const each = (name: string, help: string, of: (f: Fills) => Sample[]): void =>
-      this.#perVm(name, help, (vm) => vm.stats.flatMap((s) => (s.fills === undefined ? [] : of(s.fills))));
-    each('fills', 'Further faults of a group, up to 8 pages each, in the exit of its first one', (f) => [
-      [{}, f.done],
-    ]);
-    each('fills_left_out', 'Exits in which the rest of a group was left out; absent: pages', (f) =>
-      (['budget', 'pending', 'failed', 'absent'] as const).map((reason): Sample => [{ reason }, f[reason]]),
+    const each = <N extends PerVm>(name: N, of: (f: Fills) => Sample<N>[]): void =>
+      this.#perVm(name, (vm) => vm.stats.flatMap((s) => (s.fills === undefined ? [] : of(s.fills))));
+    each('hyperturtle_host_fills', (f) => [[{}, f.done]]);
+    each('hyperturtle_host_fills_left_out', (f) =>
+      (['budget', 'pending', 'failed', 'absent'] as const).map((reason) => [{ reason }, f[reason]]),
     );
-    each('fill_seconds', 'Time that fills took, together', (f) => [[{}, f.ns / 1e9]]);
-    each('fill_longest_seconds', 'Longest time from the hook to the last fill of an exit', (f) => [
-      [{}, f.maxNs / 1e9],
-    ]);
-    each('fill_budget_seconds', 'No fill begins later in an exit; 0: fills are off', (f) => [
-      [{}, f.limitNs / 1e9],
-    ]);
+    each('hyperturtle_host_fill_seconds', (f) => [[{}, f.ns / 1e9]]);
+    each('hyperturtle_host_fill_longest_seconds', (f) => [[{}, f.maxNs / 1e9]]);
+    each('hyperturtle_host_fill_budget_seconds', (f) => [[{}, f.limitNs / 1e9]]);
   }
 
   #addLinksAndReasons(): void {
-    this.#perVm(
-      'nic_link_left_off',
-      'Links to NICs that could not be taken over from an earlier daemon: off, or held as they were',
-      (vm) =>
-        HOOK_TABLE.flatMap(({ name }): Sample[] => {
-          const n = vm.leftOff.filter(({ link }) => link.hook === name).length;
-          return n === 0 ? [] : [[{ hook: name }, n]];
-        }),
+    this.#perVm('hyperturtle_host_nic_link_left_off', (vm) =>
+      HOOK_TABLE.flatMap(({ name }): Sample<'hyperturtle_host_nic_link_left_off'>[] => {
+        const n = vm.leftOff.filter(({ link }) => link.hook === name).length;
+        return n === 0 ? [] : [[{ hook: name }, n]];
+      }),
     );
-    this.#perVm('hook_reasons', 'Why the program did not answer; L1 ran for all of them but PRESENT', (vm) =>
+    this.#perVm('hyperturtle_host_hook_reasons', (vm) =>
       vm.stats.flatMap((s) =>
-        Object.entries(s.reasons).map(([reason, n]): Sample => [{ hook: s.hook, reason }, n]),
+        Object.entries(s.reasons).map(
+          ([reason, n]): Sample<'hyperturtle_host_hook_reasons'> => [{ hook: s.hook, reason }, n],
+        ),
       ),
     );
   }
 
   #addLoader(): void {
-    const source = this.#source;
-    const status = (name: string, help: string, value: (s: LoaderStatus) => number): void => {
-      new Gauge({
-        name: `hyperturtle_host_loader_${name}`,
-        help,
-        registers: [this.#registry],
-        collect() {
-          this.set(value(source.loader()));
-        },
-      });
-    };
-    status('workers', 'Worker processes', (s) => s.pids.length);
-    status('busy', 'Objects being loaded', (s) => s.busy);
-    status('waiting', 'Requests that wait for a worker', (s) => s.waiting);
-    status('loads', 'Requests served since start', (s) => s.loads);
-    status('killed', 'Workers ended for their deadline since start', (s) => s.killed);
-    status('crashed', 'Workers that ended by themselves since start', (s) => s.crashed);
+    const status = (): LoaderStatus => this.#source.loader();
+    this.#value('hyperturtle_host_loader_workers', () => status().pids.length);
+    for (const what of ['busy', 'waiting', 'loads', 'killed', 'crashed'] as const)
+      this.#value(`hyperturtle_host_loader_${what}`, () => status()[what]);
   }
 
-  #perVm(name: string, help: string, samples: (vm: VmStatus) => Sample[]): void {
-    const source = this.#source;
+  #value(name: HostMetric, value: () => number): void {
     new Gauge({
-      name: `hyperturtle_host_${name}`,
-      help,
-      labelNames: ['vm', ...LABELS],
-      registers: [this.#registry],
+      ...{ name, help: HOST_METRICS[name].help, registers: [this.#registry] },
+      collect() {
+        this.set(value());
+      },
+    });
+  }
+
+  #perVm<N extends PerVm>(name: N, samples: (vm: VmStatus) => Sample<N>[]): void {
+    const source = this.#source;
+    const { help, labels } = HOST_METRICS[name];
+    new Gauge<string>({
+      ...{ name, help, labelNames: [...labels], registers: [this.#registry] },
       collect() {
         this.reset();
         for (const vm of source.vms())
@@ -238,22 +235,25 @@ export class Metrics {
   }
 }
 
-const HOOK_COUNTS = [
-  ['runs', 'faults, exits or frames that a program saw'],
-  ['handled', 'faults and exits answered in L0, samples taken, frames dropped'],
-  ['entries', "entries written into L1's tables"],
-  ['learned', "faults from which the flags of L1's entries were learned"],
-] as const;
+type HostMetric = keyof typeof HOST_METRICS;
+/** Those that have samples of each VM. */
+type PerVm = WithLabel<typeof HOST_METRICS, 'vm'>;
+/** Its labels besides the VM. */
+type Sample<N extends PerVm> = [
+  labels: Record<Exclude<LabelOf<typeof HOST_METRICS, N>, 'vm'>, string>,
+  value: number,
+];
 
 type Stats = VmStatus['stats'];
 type Fills = NonNullable<Stats[number]['fills']>;
 
+/** What L1 said of itself, while it may be asked. */
+const reported = (vm: VmStatus): NonNullable<VmStatus['l1']>[] =>
+  vm.l1 !== null && vm.agent.connected ? [vm.l1] : [];
+
 /** A hook of NICs has a row for each link. */
-function byHook(stats: Stats, value: (s: Stats[number]) => number): Sample[] {
+function byHook(stats: Stats, value: (s: Stats[number]) => number): [labels: { hook: string }, n: number][] {
   const sums = new Map<string, number>();
   for (const s of stats) sums.set(s.hook, (sums.get(s.hook) ?? 0) + value(s));
-  return Array.from(sums, ([hook, n]): Sample => [{ hook }, n]);
+  return Array.from(sums, ([hook, n]) => [{ hook }, n]);
 }
-
-const LABELS = ['quota', 'state', 'hook', 'reason', 'ifname', 'network', 'direction'] as const;
-type Sample = [labels: Partial<Record<(typeof LABELS)[number], string>>, value: number];

@@ -10,6 +10,7 @@ import { takeVm } from '../../bpf/kvm.ts';
 import type { SharedArray } from '../../bpf/map.ts';
 import { whenReadable } from '../../bpf/poll.ts';
 import { pidfdAlive } from '../../bpf/sys.ts';
+import { ftraceEnabled } from '../../core/ftrace.ts';
 import { HOST_DEVICE } from '../../kernel/host.ts';
 import type { KvmHook } from '../../kernel/host.ts';
 import type { LinkOptions } from '../../wire/link-options.ts';
@@ -71,8 +72,21 @@ export interface HostKernel {
   findVm(qmpPath: string): VmProcess;
   exportArena(map: SharedArray): ArenaDevice;
   /** What keeps all of it from working, in a sentence; left out: nothing can. */
-  missing?(): string | undefined;
+  missing?: () => string | undefined;
+  /** Whether hooks in KVM are called; left out: they are. */
+  ftraceOn?: () => boolean;
 }
+
+/** What hooks in KVM stand on. */
+export interface KernelState {
+  moduleLoaded: boolean;
+  ftraceOn: boolean;
+}
+
+export const kernelState = ({ missing, ftraceOn }: HostKernel): KernelState => ({
+  moduleLoaded: missing?.() === undefined,
+  ftraceOn: ftraceOn?.() ?? true,
+});
 
 /** hyperturtle_host.ko. The device is opened for each use: the module may be loaded again in between. */
 export const moduleKernel: HostKernel = {
@@ -90,6 +104,7 @@ export const moduleKernel: HostKernel = {
       device.close();
     }
   },
+  ftraceOn: () => ftraceEnabled() === '1',
   missing: () =>
     existsSync(HOST_DEVICE)
       ? undefined

@@ -9,6 +9,7 @@ import { waitFor } from '../../../../src/core/wait.ts';
 import { Agent } from '../../../../src/guest/agent/agent.ts';
 import { AgentConfig } from '../../../../src/guest/agent/config.ts';
 import { fixOf } from '../../../../src/guest/agent/fixes.ts';
+import { AGENT_METRICS } from '../../../../src/guest/agent/metric-table.ts';
 import { connectSocket } from '../../../../src/core/sockets.ts';
 import { agentHasRegistered } from '../../../../src/guest/vmm/registered.ts';
 import { LOCAL_METHODS } from '../../../../src/guest/agent/schema.ts';
@@ -296,6 +297,12 @@ test('nested guests are registered and shown with their counters, also in the me
   expect(text).toContain('hyperturtle_l2_mapped_new{l2="l2-42",pid="42"} 5');
   expect(text).toContain('hyperturtle_agent_pool_frames 100');
   expect(text.trimEnd().endsWith('# EOF')).toBe(true);
+  const served = [...text.matchAll(/^# TYPE (\S+) (\S+)$/gm)].map((m) => `${m[1]} ${m[2]}`);
+  expect(served.sort()).toEqual(
+    Object.entries(AGENT_METRICS)
+      .map(([name, { kind }]) => `${name} ${kind}`)
+      .sort(),
+  );
 });
 
 test("counters of nested guests and of the agent have the time at which they began: another one after the agent's restart", async () => {

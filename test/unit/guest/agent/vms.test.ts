@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import {
   deviceUse,
+  elsewhereCounter,
   isOfKata,
   largestMemory,
   memoryText,
@@ -64,4 +65,20 @@ test("a VMM is Kata's when it was given a directory of Kata's", () => {
   expect(isOfKata(['qemu', '-qmp', 'unix:path=/run/vc/vm/0a/qmp.sock,server=on'])).toBe(true);
   expect(isOfKata(['cloud-hypervisor', '--api-socket', '/run/kata/0a/root/ch-api.sock'])).toBe(true);
   expect(isOfKata(['qemu', '-drive', 'file=/home/run/kata/x'])).toBe(false);
+});
+
+test('VMs whose memory is elsewhere are counted, and not again before the time', () => {
+  let looks = 0;
+  const all = (): { pid: number; turtlefs: 'none' | 'private' | 'shared' }[] => {
+    looks += 1;
+    return [
+      { pid: 1, turtlefs: 'none' },
+      { pid: 2, turtlefs: 'private' },
+      { pid: 3, turtlefs: 'shared' },
+    ];
+  };
+  const often = elsewhereCounter(60_000, all);
+  expect([often(), often(), looks]).toEqual([2, 2, 1]);
+  const always = elsewhereCounter(-1, all);
+  expect([always(), always(), looks]).toEqual([2, 2, 3]);
 });

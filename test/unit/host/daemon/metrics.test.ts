@@ -1,5 +1,6 @@
 /** What the daemon's measurements say of hooks. */
 import { expect, it } from 'vitest';
+import { HOST_METRICS } from '../../../../src/host/daemon/metric-table.ts';
 import { Metrics } from '../../../../src/host/daemon/metrics.ts';
 import type { VmStatus } from '../../../../src/host/vm/managed-vm.ts';
 
@@ -13,6 +14,7 @@ const VM = {
   nics: [],
   ended: [],
   leftOff: [],
+  l1: null,
   used: {},
   stats: [
     {
@@ -30,9 +32,14 @@ const VM = {
   ],
 } as unknown as VmStatus;
 
-const textOf = async (vm: VmStatus): Promise<string> => {
+const textOf = async (vm: VmStatus, kernel = { moduleLoaded: true, ftraceOn: true }): Promise<string> => {
   const loader = { pids: [], busy: 0, waiting: 0, loads: 0, killed: 0, crashed: 0 };
-  const metrics = new Metrics({ vms: () => [vm], loader: () => loader as never, problems: () => [] });
+  const metrics = new Metrics({
+    vms: () => [vm],
+    loader: () => loader as never,
+    kernel: () => kernel,
+    problems: () => [],
+  });
   try {
     return await metrics.text();
   } finally {
@@ -64,4 +71,36 @@ it('adds up the links of one hook of NICs', async () => {
 it('says when the counters of a VM began, so that a reader sees that they have begun again', async () => {
   expect(await textOf(VM)).toContain('hyperturtle_host_vm_start_time_seconds{vm="vm1"} 1767225601.5');
   expect(values(await textOf({ ...VM, countedSince: null }), /start_time_seconds\{/)).toEqual([]);
+});
+
+it('tells what hooks in KVM stand on', async () => {
+  const facts = /_(module_loaded|ftrace_on) /;
+  expect(values(await textOf(VM), facts)).toEqual([
+    'hyperturtle_host_module_loaded 1',
+    'hyperturtle_host_ftrace_on 1',
+  ]);
+  expect(values(await textOf(VM, { moduleLoaded: false, ftraceOn: false }), facts)).toEqual([
+    'hyperturtle_host_module_loaded 0',
+    'hyperturtle_host_ftrace_on 0',
+  ]);
+});
+
+it("has an L1's word of its nested guests only while its agent is connected", async () => {
+  const l1 = { l2Count: 70, l2s: [{}, { noIndex: 'it ran before this arena came' }] } as never;
+  expect(values(await textOf({ ...VM, l1 }), /_l2s/)).toEqual([
+    'hyperturtle_host_vm_l2s{vm="vm1"} 70',
+    'hyperturtle_host_vm_l2s_not_indexed{vm="vm1"} 1',
+  ]);
+  const gone = { ...VM, l1, agent: { ...VM.agent, connected: false } };
+  expect(values(await textOf(gone), /_l2s/)).toEqual([]);
+});
+
+it('serves what its table has, and nothing else of that name', async () => {
+  const served = [...(await textOf(VM)).matchAll(/^# TYPE (\S+) (\S+)$/gm)].map((m) => `${m[1]} ${m[2]}`);
+  const others = /^hyperturtle_host_(nodejs|process)_/;
+  expect(served.filter((m) => !others.test(m)).sort()).toEqual(
+    Object.entries(HOST_METRICS)
+      .map(([name, { kind }]) => `${name} ${kind}`)
+      .sort(),
+  );
 });
