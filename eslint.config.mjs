@@ -17,6 +17,7 @@ const LAYERS = [
   'client',
   'cni',
   'dashboard',
+  'monitoring',
   'lab',
   'install',
   'testbed',

@@ -166,6 +166,7 @@ export const ROOMS: readonly Room[] = [
     commands: ['config'],
     add: async (to) => (await import('./config/command.ts')).registerConfig(to),
   },
+  { commands: ['metrics'], add: async (to) => (await import('./metrics/command.ts')).registerMetrics(to) },
   ...HOST,
   ...GUEST,
   { commands: ['status'], add: async (to) => (await import('./guest/status.ts')).registerStatus(to) },

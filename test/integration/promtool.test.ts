@@ -9,13 +9,11 @@ import { MetricsServer } from '../../src/guest/agent/metrics.ts';
 import type { AgentResult } from '../../src/guest/agent/schema.ts';
 import { Metrics } from '../../src/host/daemon/metrics.ts';
 import type { VmStatus } from '../../src/host/vm/managed-vm.ts';
-import { debTree } from '../support/deb-tree.ts';
 import { FILLS } from '../support/fake-kernel.ts';
+import { promtool } from '../support/promtool.ts';
 
-// a package of its own since Debian 13
-const own = debTree('promtool', ['promtool']);
-const tree = typeof own === 'string' ? debTree('prometheus', ['prometheus']) : own;
-const why = typeof tree === 'string' ? tree : undefined;
+const tool = promtool();
+const why = typeof tool === 'string' ? tool : undefined;
 
 const VM = {
   name: 'vm1',
@@ -122,12 +120,12 @@ function ask(
 
 describe.each(Object.keys(servers))('the metrics of the %s', (name) => {
   it.skipIf(why !== undefined)(`pass promtool's check${why ? ` (skipped: ${why})` : ''}`, async () => {
-    if (typeof tree === 'string') throw new Error(tree);
+    if (typeof tool === 'string') throw new Error(tool);
     await servers[name]?.();
     const { body, headers } = await ask('/metrics');
     expect(headers['content-type']).toContain('text/plain; version=0.0.4');
-    const promtool = path.join(tree.root, 'usr/bin/promtool');
-    const r = spawnSync(promtool, ['check', 'metrics'], { input: body, env: tree.env, encoding: 'utf8' });
+    const options = { input: body, env: tool.env, encoding: 'utf8' } as const;
+    const r = spawnSync(tool.program, ['check', 'metrics'], options);
     expect([r.status, r.stdout + r.stderr]).toEqual([0, '']);
     // promtool says nothing of a metric without samples; those of Node.js are prom-client's
     const own = [...body.matchAll(/^# TYPE (\S+) \S+$/gm)].filter((m) => !/_(nodejs|process)_/.test(m[0]));
