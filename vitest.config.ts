@@ -28,6 +28,8 @@ const SOAKED = [
   ...['modules', 'races', 'profile', 'overruns', 'slots', 'large', 'tenants', 'exits'],
   'l2-images',
 ].map((name) => `test/lab/${name}.test.ts`);
+/** The same where no lab is needed. */
+const SOAKED_HERE = ['test/integration/vmm.test.ts'];
 const common = {
   restoreMocks: true,
   passWithNoTests: false,
@@ -92,7 +94,7 @@ export default defineConfig({
         test: {
           ...common,
           name: 'soak',
-          include: SOAKED,
+          include: [...SOAKED, ...SOAKED_HERE],
           env: { HT_SOAK: '1' },
           testTimeout: 3_000_000 * patience,
           hookTimeout: 1_200_000 * patience,
