@@ -1,7 +1,7 @@
 /** Rule run-time: programs that would keep a host busy are refused by name, and those admitted take no longer than it says. */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { BpfObject } from '../../src/bpf/object.ts';
@@ -162,6 +162,19 @@ describe.skipIf(why !== undefined)(`what a run may take${why ? ` (skipped: ${why
     } finally {
       process.off('SIGUSR2', counted);
     }
+  });
+
+  const version = clang && spawnSync(clang.bin, ['--version'], { env: clang.env }).stdout.toString();
+  const clang14 = version?.includes('clang version 14.') === true;
+  it.skipIf(!clang14)(`reckons npf as documents say${clang14 ? '' : ' (skipped: no clang 14)'}`, () => {
+    const { programs } = check(compileBpfFile(clang!, path.join(BPF, 'npf/npf.bpf.c')));
+    const [npf] = programs;
+    const us = ((npf?.run?.ns ?? 0) / 1000).toFixed(1);
+    const read = (name: string): string => readFileSync(path.resolve(BPF, '../../docs', name), 'utf8');
+    expect(read('admission.md')).toContain(
+      `program npf: hook npf, ${npf?.instructions} instructions, at most ${us} us a run`,
+    );
+    expect(read('security.md')).toContain(`the shipped \`npf\` is reckoned at ${us} us`);
   });
 
   it('admits all programs of the project, each with its figure', () => {

@@ -28,7 +28,7 @@ Exit status 0: admitted, 19: refused. What a host applies as well: quotas of the
 kernel's verifier, and the hook's limit of verified instructions. The rules and their reasons: docs/admission.md.
 
 Example:
-  $ clang -target bpf -O2 -g -c npf.bpf.c -o npf.bpf.o && hyperturtle check npf.bpf.o`,
+  $ clang -target bpf -mcpu=v3 -O2 -g -c npf.bpf.c -o npf.bpf.o && hyperturtle check npf.bpf.o`,
     )
     .action(check);
 }

@@ -1,11 +1,14 @@
 /** What several documents say is said alike in each, and as the sources have it. */
-import { readFileSync, readdirSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import type { Summary } from '../../../src/bench/first-touch/schema.ts';
+import { BARS } from '../../../src/bench/first-touch/summary.ts';
 import { TRIED_SERIES } from '../../../src/core/nested-kvm.ts';
 import { CONSUMERS, CONSUMER_DEFAULTS } from '../../../src/guest/consumers.ts';
 import { isPacketHook, HOOK_TABLE } from '../../../src/host/hooks.ts';
 import { WITHOUT_DAEMON } from '../../../src/host/packets/chain-pins.ts';
+import { HT_ARENA_MAX_BYTES, HT_ARENA_MIN_BYTES } from '../../../src/kernel/arena.ts';
 
 const read = (file: string): string => readFileSync(file, 'utf8').replace(/\s+/g, ' ');
 const documents = readdirSync('docs', { recursive: true, encoding: 'utf8' })
@@ -34,6 +37,26 @@ it('a hook of KVM has one program, one of a NIC several: said with that differen
   const kvm = HOOK_TABLE.filter((h) => !isPacketHook(h.name)).map((h) => `\`${h.name}\``);
   expect(read('docs/architecture.md')).toContain(`A hook of KVM (${kvm.join(', ')}) has one program`);
   for (const file of documents) expect(/\ba hook has one program/i.test(read(file)), file).toBe(false);
+});
+
+it('how large an arena may be is what the module takes', () => {
+  const [least, most] = [HT_ARENA_MIN_BYTES >> 20, HT_ARENA_MAX_BYTES >> 20];
+  expect(read('docs/host-daemon.md')).toContain(`a power of two, ${least} to ${most}`);
+  expect(read('docs/admission.md')).toContain(`the VM's arena, which may have ${most} MiB`);
+});
+
+it('programs are compiled in a clone by one set of flags, from files that are there', () => {
+  const flags = '-target bpf -mcpu=v3 -O2 -g -Ic/include -I/usr/include/$(uname -m)-linux-gnu';
+  const commands = documents.flatMap((file) =>
+    [...read(file).matchAll(/clang (-target bpf [^`]*?)(?: \\)? -c (\S+\.bpf\.c)/g)].map((m) =>
+      m.slice(1, 3),
+    ),
+  );
+  expect(commands.length).toBeGreaterThan(3);
+  for (const [given, source = ''] of commands) {
+    expect(given, source).toBe(flags);
+    expect(existsSync(source), source).toBe(true);
+  }
 });
 
 it('what becomes of programs on NICs without a daemon is told in host-daemon.md, to which others point', () => {
@@ -88,6 +111,40 @@ describe('docs/benchmarks.md', () => {
       const n = Number(figure.replaceAll(',', ''));
       const expected = { '<=': n <= Number(limit), '>=': n >= Number(limit) }[sign ?? ''];
       expect(reached, what).toBe(expected === undefined ? '' : expected ? 'yes' : 'no');
+    }
+  });
+
+  it('has the figures that README.md shows', () => {
+    const shown = read('README.md').split('## Results')[1]?.split('## See it work')[0] ?? '';
+    const figures = [...shown.matchAll(/\| ([\d.]+(?:%|; [\d.]+)?)[^|]*\| `hyperturtle bench/g)].map(
+      (m) => m[1] ?? '',
+    );
+    expect(figures.length).toBeGreaterThan(6);
+    for (const figure of figures.flatMap((f) => f.split('; '))) {
+      const number = figure.endsWith('%') ? String(Number.parseInt(figure, 10) / 100) : figure;
+      expect(
+        rows.some(([, , f = '']) => f.startsWith(number)),
+        figure,
+      ).toBe(true);
+    }
+  });
+
+  it('has the bars of bench all, or says that its report has others', () => {
+    const labels: Partial<Record<keyof Summary, [row: string, short: string]>> = {
+      firstTouchSpeedup: ['first touch in order, times as fast as vanilla', 'first touch in order'],
+      firstTouchSpeedupGroup1: ['in order with one page for each fault', 'one page for each fault'],
+      medianVsL1: ["median first touch, as a multiple of L1's own", 'median'],
+      switchesPerPageSequential: ['world switches a page, in order (vanilla: 6.00)', 'switches in order'],
+      switchesPerPageRandom: ['world switches a page, at random (vanilla: 6.00)', 'switches at random'],
+      bootReduction: ['boot of a nested guest, shorter by a share of', 'boot'],
+      handledInL0: ['share of faults answered without entering L1', 'share of faults'],
+    };
+    for (const { key, atLeast, atMost } of BARS) {
+      const [row, short] = labels[key] ?? [];
+      if (row === undefined) continue;
+      const bar = `${atLeast === undefined ? '<=' : '>='} ${atLeast ?? atMost}`;
+      const found = rows.find(([, what]) => what === row)?.[3];
+      if (found !== bar) expect(read('docs/benchmarks.md'), row).toContain(`${short} ${bar}`);
     }
   });
 
