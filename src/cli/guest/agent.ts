@@ -55,8 +55,7 @@ Example of /etc/hyperturtle/guest.yaml:
     npf: {file: /usr/lib/hyperturtle/npf.bpf.o}
   links:
     - {object: npf, hook: npf}
-  module:
-    pool: {low: 1024, high: 4096}`,
+  metrics: {socket: /run/hyperturtle/agent-metrics.sock}`,
     )
     .action((o: RunOptions) => run(o, version));
 }
