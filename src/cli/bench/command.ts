@@ -34,7 +34,9 @@ interface RunOptions extends CommonOptions {
 export const ARENA_MIB = 16;
 
 export function register(program: Command, version: string): void {
-  const bench = program.command('bench').description('measure first touches and boots of nested guests');
+  const bench = program
+    .command('bench')
+    .description('measure what programs gain and cost nested guests, and race them: no page may change');
   const sized = (c: Command): Command =>
     common(c)
       .option('--mib <number>', 'memory touched by each phase', integer('--mib', 1, 1024), 32)

@@ -57,7 +57,9 @@ Examples:
     )
     .action((o: InstallOptions) => install(o, version));
   common(kata.command('status'))
-    .description('which Kata is here, and does it start its VMMs by us? Exit status 1: it does not hold')
+    .description(
+      "which Kata is here, and whether it starts its VMMs by 'hyperturtle vmm'; exit status 1 when what was set up does not hold",
+    )
     .action(status);
   common(kata.command('uninstall'))
     .description('remove what install has put there')

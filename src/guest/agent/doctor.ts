@@ -380,7 +380,7 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
       return warn(
         `${who}: its guest's RAM is not on turtlefs${memoryText(vm.memory)}, so its faults take the long way`,
         vm.kata
-          ? "'hyperturtle kata status' says whether Kata starts its VMMs by us, 'kata install' sets that up for the next pod; where it does, the system's log has why (journalctl -t hyperturtle-vmm)"
+          ? "'hyperturtle kata status' says whether Kata starts its VMMs by 'hyperturtle vmm', 'kata install' sets that up for the next pod; where it does, the system's log has why (journalctl -t hyperturtle-vmm)"
           : `QEMU: -object memory-backend-file,id=ram,mem-path=${dir}/NAME,size=...,share=on -machine memory-backend=ram; any VMM: start it by 'hyperturtle vmm -- PROGRAM ...'`,
       );
     if (

@@ -41,3 +41,8 @@ it('has a proof for every claim, or says that it is pending', () => {
   expect(claims.length).toBeGreaterThan(190);
   for (const claim of claims) expect(claim).toMatch(/ - \*\*Proof:\*\* \S/);
 });
+
+it('names no test but as code', () => {
+  const prose = doc.replace(/`[^`]*`/g, '').replace(/\]\([^)]*\)/g, ']');
+  expect(prose.match(/\b(?:unit|integration|lab|intel|packages)\/[\w/-]+/g)).toBeNull();
+});
