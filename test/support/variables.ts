@@ -2,7 +2,7 @@
 export const TEST_VARIABLES = {
   HT_TEST_KERNEL: {
     default: "the machine's Debian's",
-    means: 'kernel of the lab: `6.1`, `6.12`, `6.1-debug`',
+    means: 'kernel of the lab: `6.1`, `6.12`, `7.3`, `6.1-debug`',
   },
   HT_TEST_IMAGES: { default: '`nginx`', means: 'images of nested guests to test, or `all`' },
   HT_TEST_QEMU_ROOT: { default: 'none', means: 'root of another QEMU for tests with a real one' },

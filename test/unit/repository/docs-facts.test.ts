@@ -45,6 +45,21 @@ it('how large an arena may be is what the module takes', () => {
   expect(read('docs/admission.md')).toContain(`the VM's arena, which may have ${most} MiB`);
 });
 
+it('docs/architecture.md has every folder of sources, in the order in which they may import', () => {
+  const text = readFileSync('docs/architecture.md', 'utf8').split('**Source layout**')[1] ?? '';
+  const layers = readFileSync('eslint.config.mjs', 'utf8').split('const LAYERS = [')[1]?.split(']')[0] ?? '';
+  const named = [...text.matchAll(/^ {4}src\/(\w+)\//gm)].map((m) => m[1]);
+  expect(named).toEqual([...layers.matchAll(/'(\w+)'/g)].map((m) => m[1]));
+  const folders = (dir: string): string[] =>
+    readdirSync(dir, { withFileTypes: true }).flatMap((e) => (e.isDirectory() ? [e.name] : []));
+  expect([...named].sort()).toEqual(folders('src').sort());
+  for (const side of ['host', 'guest']) {
+    const part = text.split(`    src/${side}/ `)[1]?.split('\n    src/')[0] ?? '';
+    for (const name of folders(`src/${side}`)) expect(part, side).toContain(` ${name}/`);
+  }
+  for (const name of folders('c')) expect(text).toContain(`c/${name}/`);
+});
+
 it('programs are compiled in a clone by one set of flags, from files that are there', () => {
   const flags = '-target bpf -mcpu=v3 -O2 -g -Ic/include -I/usr/include/$(uname -m)-linux-gnu';
   const commands = documents.flatMap((file) =>
