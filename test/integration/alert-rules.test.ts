@@ -1,6 +1,6 @@
 /** Alert rules and the dashboard's queries, before Prometheus's own checker. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -85,6 +85,15 @@ describe.skipIf(why !== undefined)(`promtool${why ? ` (skipped: ${why})` : ''}`,
     },
     TEST_MS,
   );
+
+  it('takes the configuration that host-daemon.md has for scrapes', () => {
+    const [, config = ''] =
+      /^```yaml\n(scrape_configs:\n[\s\S]*?)^```/m.exec(readFileSync('docs/host-daemon.md', 'utf8')) ?? [];
+    expect(config).toContain('job_name: hyperturtle-host');
+    writeFileSync(path.join(dir, 'prometheus.yml'), `${config}rule_files: [rules.yml]\n`);
+    const { status, output } = run('check', 'config', 'prometheus.yml');
+    expect(status, output).toBe(0);
+  });
 
   it('takes every query of the dashboard', () => {
     const { panels } = JSON.parse(dashboardJson(BOTH)) as { panels: { targets?: { expr: string }[] }[] };

@@ -35,6 +35,11 @@ describe('an alert', () => {
     const headings = [...readFileSync(`docs/${file}`, 'utf8').matchAll(/^#+ (.*)$/gm)];
     expect(headings.map(([, heading = '']) => anchorOf(heading))).toContain(anchor);
   });
+
+  it('is told of in host-daemon.md, and no other is', () => {
+    const told = [...readFileSync('docs/host-daemon.md', 'utf8').matchAll(/\bHyperTurtle[A-Z]\w+/g)];
+    expect([...new Set(told.map(([name]) => name))].sort()).toEqual(Object.keys(ALERTS).sort());
+  });
 });
 
 describe('rules', () => {
