@@ -22,6 +22,7 @@ import { waitFor } from '../../src/core/wait.ts';
 import type { Artifacts, PrepareArtifacts } from '../../src/lab/artifacts.ts';
 import { labUp } from '../../src/lab/lab.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
+import { l1AddressBits } from '../../src/lab/machine.ts';
 import { prepareArtifacts } from '../../src/lab/prepare.ts';
 import { labsRoot } from '../../src/lab/registry.ts';
 import { dropSnapshotOf, ensureSnapshot, snapshotKey } from '../../src/lab/snapshot.ts';
@@ -312,8 +313,8 @@ describe('a machine that does not boot', () => {
 
 it('a snapshot that cannot be restored is made again, and the reason is told', async () => {
   // a size that no other test uses, so that nobody else's snapshot is damaged
-  const l1 = { cpus: 1, memMib: 640 };
   const artifacts = await prepareArtifacts({ kernel: TEST_KERNEL });
+  const l1 = { cpus: 1, memMib: 640, ...l1AddressBits(artifacts.l0QemuVersion) };
   const spec = { artifacts, accel: 'tcg' as const, l1 };
   const notes: string[] = [];
   const progress = { ...silentProgress, note: (line: string) => void notes.push(line) };

@@ -215,6 +215,7 @@ describe('two L1s at once', () => {
     }
     const median = (runs: { ms: number; handled: number }[], what: 'ms' | 'handled'): number =>
       runs.map((r) => r[what]).sort((a, b) => a - b)[1]!;
+    process.stdout.write(`beside garbage: ${JSON.stringify({ busy, garbage })}\n`);
     // as many faults are answered in L0, and none of them waits for the daemon
     expect(median(garbage, 'handled')).toBeGreaterThan(0.95 * median(busy, 'handled'));
     expect(median(garbage, 'ms') / median(busy, 'ms')).toBeLessThan(1.6);

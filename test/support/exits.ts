@@ -158,7 +158,9 @@ export class ExitTests {
     const { exits } = await this.stats();
     expect(exits['wrmsr']).toMatchObject({ seen: 1, handled: 1 });
     expect(exits['rdmsr']).toMatchObject({ seen: 2, handled: 2 });
-    expect(exits['hlt']).toMatchObject({ handled: 3 });
+    // QEMU from 9 on ends some time after the guest has said so, and until then this one halts again and again
+    expect(exits['hlt']?.handled).toBeGreaterThanOrEqual(3);
+    expect(exits['hlt']?.handled).toBe(exits['hlt']?.seen);
     expect(exits['io']?.handled).toBe(5);
     expect(exits['io']?.returned).toBeGreaterThan(0);
     await this.#a.setLinked(false);

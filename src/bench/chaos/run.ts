@@ -67,7 +67,7 @@ export interface ChaosReport {
   problems: string[];
 }
 
-const L2_MIB = 96;
+const L2_MIB = 128;
 const OWN_MIB = 24;
 const RECOVERY_MS = 240_000;
 
