@@ -16,6 +16,19 @@ const SCHEMA_VERSION = 39;
 const COLUMNS = 24;
 const SIZE = { stat: { w: 3, h: 4 }, lines: { w: 8, h: 8 } } as const;
 
+/** With what Grafana would fill in, as its schema wants it. */
+const OPTIONS = {
+  stat: {
+    reduceOptions: { values: false, calcs: ['lastNotNull'], fields: '' },
+    ...{ graphMode: 'none', colorMode: 'value', justifyMode: 'auto', textMode: 'auto', orientation: 'auto' },
+    ...{ wideLayout: true, showPercentChange: false, percentChangeColorMode: 'standard' },
+  },
+  lines: {
+    legend: { displayMode: 'list', placement: 'bottom', showLegend: true, calcs: [] },
+    tooltip: { mode: 'multi', sort: 'desc' },
+  },
+} as const;
+
 export function dashboardJson({ jobs, of }: DashboardOptions): string {
   const dashboard = {
     uid: 'hyperturtle',
@@ -25,6 +38,7 @@ export function dashboardJson({ jobs, of }: DashboardOptions): string {
     editable: true,
     refresh: '1m',
     time: { from: 'now-6h', to: 'now' },
+    annotations: { list: [] },
     templating: { list: variables(of) },
     panels: laidOut(jobs, of),
   };
@@ -91,7 +105,7 @@ function panelJson({ kind, title, unit, redFrom, queries }: Panel): object {
       },
       overrides: [],
     },
-    options: kind === 'stat' ? { reduceOptions: { calcs: ['lastNotNull'] } } : { tooltip: { mode: 'multi' } },
+    options: OPTIONS[kind],
     targets: queries.map(([expr, legendFormat], i) => ({
       refId: String.fromCharCode('A'.charCodeAt(0) + i),
       datasource: DATASOURCE,
