@@ -234,6 +234,7 @@ int htg_resize(struct inode *inode, loff_t size, unsigned long spare);
 struct page *htg_page_get(struct htg_file *f, unsigned long i, struct vm_fault *vmf);
 struct page *htg_page_find(struct htg_file *f, unsigned long i);
 u32 htg_file_charge_to(struct htg_file *f, struct htg_account *acc, struct htg_purse *purse);
+bool htg_file_enter_arena(struct htg_file *f);
 void htg_fs_leave_arena(void); /* moves all words to our own memory; no program may run. Holds htg_lock. */
 
 /* rw.c */
@@ -248,6 +249,7 @@ void htg_l2_running_credit(struct htg_account *acc); /* in a fault of turtlefs: 
 void htg_l2_arena_gone(void);	/* ends all registrations; caller holds htg_lock */
 void htg_l2_mapped(struct mm_struct *mm); /* a turtlefs file has been mapped there; under mmap_lock */
 void htg_l2_protecting(struct mm_struct *mm); /* protections of such a mapping are about to change; the same */
+void htg_l2_index_freed(void);
 u64 htg_l2_count(void);
 void htg_l2_recount_soon(void); /* frames have come or gone; any context */
 

@@ -161,6 +161,17 @@ static void htg_l2_pause(struct htg_l2 *l2)
 	htg_l2_look_again(l2);
 }
 
+/* The index has more room than before: files may have a place now that had none. Caller holds htg_lock. */
+void htg_l2_index_freed(void)
+{
+	struct htg_l2 *l2;
+	int bkt;
+
+	hash_for_each(htg_l2s, bkt, l2, node)
+		if (l2->left_out & HTG_LEFT_OUT_INDEX)
+			htg_l2_look_again(l2);
+}
+
 /* A turtlefs mapping of this address space has come. Lock-free. */
 void htg_l2_mapped(struct mm_struct *mm)
 {
@@ -340,8 +351,14 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 		htg_l2_add_range(l2, vma, start, n, NULL);
 		return;
 	}
+	if (!htg_file_enter_arena(f)) {
+		l2->left_out |= HTG_LEFT_OUT_INDEX;
+		l2->pages_left_out += n;
+		htg_l2_add_range(l2, vma, start, n, NULL);
+		return;
+	}
 	down_read(&f->sem);
-	if (f->arena && pgoff < f->n) {
+	if (pgoff < f->n) {
 		n = min(n, f->n - pgoff);
 		slot = &l2->rec->slots[l2->nslots];
 		slot->gfn = gfn;

@@ -936,6 +936,7 @@ static void htg_evict(struct inode *inode)
 	if (f->arena) {
 		list_del(&f->node);
 		htg_index_free(f->words, f->n);
+		htg_l2_index_freed();
 	} else {
 		vfree(f->words);
 	}
@@ -999,15 +1000,25 @@ static struct file_system_type htg_fs_type = {
 };
 MODULE_ALIAS_FS("turtlefs");
 
-/* The arena goes away: L2s are off, no program runs. Words move to our own memory; the RAM stays as it is. */
+/*
+ * The arena goes away: L2s are off, no program runs. Words move to our own memory; the RAM stays as it is, and words of a
+ * 2 MiB frame that somebody claimed and did not write are written now, as the granule's word goes.
+ */
 void htg_fs_leave_arena(void)
 {
 	struct htg_file *f, *next;
+	unsigned long g;
 
 	list_for_each_entry_safe(f, next, &htg_arena_files, node) {
 		u64 *words = __vmalloc(array_size(f->n, sizeof(u64)), GFP_KERNEL | __GFP_NOFAIL);
 
 		down_write(&f->sem);
+		for (g = 0; f->granules && g < f->n / HTG_GRANULE; g++) {
+			u64 word = READ_ONCE(f->granules[g]);
+
+			if (word & HT_WORD_PRESENT)
+				htg_fill_large(f, g, word);
+		}
 		memcpy(words, f->words, f->n * sizeof(u64));
 		list_del_init(&f->node);
 		f->words = words;
@@ -1015,6 +1026,59 @@ void htg_fs_leave_arena(void)
 		f->arena = false;
 		up_write(&f->sem);
 	}
+}
+
+/* The word of a granule whose pages have these words: they still are one 2 MiB frame, or not, or nobody has used it yet. */
+static u64 htg_granule_of(const u64 *words)
+{
+	u64 first = words[0], any = 0;
+	unsigned long i;
+
+	if ((first & ((HT_PAGE_SIZE << HTG_LARGE_ORDER) - 1)) == HT_WORD_PRESENT) {
+		for (i = 1; i < HTG_GRANULE && words[i] == htg_word_in_large(first, i); i++)
+			;
+		if (i == HTG_GRANULE)
+			return first;
+	}
+	for (i = 0; i < HTG_GRANULE; i++)
+		any |= words[i];
+	return any ? HT_WORD_SMALL : HT_WORD_EMPTY;
+}
+
+/*
+ * A file of before this arena, or that had no room in it, gets words there, as they are: its guest may be running. False if
+ * there is no room. Caller holds htg_lock, and not f->sem.
+ *
+ * Nobody but L1 knows a file whose words are in our own memory: no L2 exports it (htg_l2_export_range() asks for words in
+ * the arena), so no program has read its words or writes them, and none reads the new ones before an export after us.
+ * L1's faults, holes and truncations, which may change words at any time, hold f->sem; so do we, for writing, as
+ * htg_reserve() does when a file moves because it grows. The new place was free, so no program knows it either.
+ */
+bool htg_file_enter_arena(struct htg_file *f)
+{
+	unsigned long g;
+	u64 *words;
+
+	if (f->arena || !f->n) /* it stays so while we hold htg_lock */
+		return true;
+	words = htg_index_alloc(f->n);
+	if (!words)
+		return false;
+	down_write(&f->sem);
+	f->granules = htg_granules(words, NULL, 0, f->n);
+	for (g = 0; g < f->n / HTG_GRANULE; g++) { /* f->n is whole granules */
+		memcpy(&words[g * HTG_GRANULE], &f->words[g * HTG_GRANULE], HTG_GRANULE * sizeof(u64));
+		if (f->granules)
+			WRITE_ONCE(f->granules[g], htg_granule_of(&words[g * HTG_GRANULE]));
+		if (!(g % 64))
+			cond_resched();
+	}
+	vfree(f->words);
+	f->words = words;
+	f->arena = true;
+	list_add(&f->node, &htg_arena_files);
+	up_write(&f->sem);
+	return true;
 }
 
 int htg_fs_init(void)

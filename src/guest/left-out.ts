@@ -1,5 +1,10 @@
 /** Why faults of a nested guest on turtlefs are not answered in L0, in words. */
-import { HTG_LEFT_OUT_GUESTS, HTG_LEFT_OUT_NO_ROOM, HTG_LEFT_OUT_OTHER } from '../kernel/guest.ts';
+import {
+  HTG_LEFT_OUT_GUESTS,
+  HTG_LEFT_OUT_INDEX,
+  HTG_LEFT_OUT_NO_ROOM,
+  HTG_LEFT_OUT_OTHER,
+} from '../kernel/guest.ts';
 import type { HtgL2Status } from '../kernel/guest.ts';
 
 const REASONS = [
@@ -10,6 +15,10 @@ const REASONS = [
   [
     HTG_LEFT_OUT_OTHER,
     'a nested guest of another memory cgroup uses the same file: give both VMMs one cgroup',
+  ],
+  [
+    HTG_LEFT_OUT_INDEX,
+    "the page index has no room for them until other files on turtlefs have gone ('hyperturtle guest status'): a larger arena has",
   ],
 ] as const;
 

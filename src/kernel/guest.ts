@@ -16,6 +16,7 @@ export const HTG_CGROUP_PATH = 256;
 export const HTG_LEFT_OUT_NO_ROOM = 1;
 export const HTG_LEFT_OUT_OTHER = 2;
 export const HTG_LEFT_OUT_GUESTS = 4;
+export const HTG_LEFT_OUT_INDEX = 8;
 
 export const HTG_INFO = struct('struct htg_info', {
   abi: u32,

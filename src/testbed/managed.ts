@@ -71,7 +71,7 @@ export class ManagedHost {
     await this.start(vms, signal);
     undo.add('daemon', () => this.end('TERM'));
     // for good: their arenas would else wait for the next daemon
-    undo.add('VMs', () => this.#removeVms());
+    undo.add('VMs', () => this.reconfigure([]));
   }
 
   /** Returns when it serves. Again after the one before has ended, however it did. */
@@ -86,9 +86,9 @@ export class ManagedHost {
     await this.#daemon?.wait({ timeoutMs: 60_000 });
   }
 
-  /** An empty configuration, applied. */
-  async #removeVms(): Promise<void> {
-    await this.#l0.writeFile(CONFIG, hostConfig([]));
+  /** Has these VMs from now on: others are detached, and new ones attached. */
+  async reconfigure(vms: readonly ManagedVmSpec[]): Promise<void> {
+    await this.#l0.writeFile(CONFIG, hostConfig(vms, this.#more));
     await run(this.#l0, [CLI, 'host', 'reload'], { timeoutMs: COMMAND_MS });
   }
 

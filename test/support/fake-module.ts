@@ -8,6 +8,7 @@ import {
   HTG_EVENT_NO_ARENA,
   HTG_EVENT_VM,
   HTG_INFO,
+  HTG_LEFT_OUT_INDEX,
 } from '../../src/kernel/guest.ts';
 import type { HtgInfo, HtgVmEvent } from '../../src/kernel/guest.ts';
 
@@ -23,7 +24,7 @@ export class FakeModule {
   /** Thrown by the next registrations. */
   readonly failures: Error[] = [];
   room = Infinity;
-  /** False: RAM of VMs is in no index, as after an arena was replaced. */
+  /** False: the page index has no room for RAM of VMs. */
   index = true;
   #queue: HtgVmEvent[] = [];
   #wake: () => void = () => {};
@@ -137,8 +138,8 @@ function status(pid: number, slots: number): L2Status {
     frames_taken: 5,
     frames_charged: 30,
     frames_credit: 10,
-    pages_left_out: 0,
-    left_out: 0,
+    pages_left_out: slots === 0 ? 1024 : 0,
+    left_out: slots === 0 ? HTG_LEFT_OUT_INDEX : 0,
     cgroup: '/machine/a',
   };
   const counts = { faults: 10, mapped_existing: 1, mapped_new: 5, mapped_ahead: 2, passes: 3 };

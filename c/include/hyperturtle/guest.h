@@ -22,6 +22,7 @@ enum htg_left_out {
 	HTG_LEFT_OUT_NO_ROOM = 1, /* its memory cgroup has no room for what the file holds already */
 	HTG_LEFT_OUT_OTHER = 2,   /* an L2 of another memory cgroup uses the file */
 	HTG_LEFT_OUT_GUESTS = 4,  /* it runs guests of its own, whose tables KVM shadows: no fault, whatever the pages, until these are gone */
+	HTG_LEFT_OUT_INDEX = 8,   /* the page index has no room for the file's words, until another file's go */
 };
 
 struct htg_info {

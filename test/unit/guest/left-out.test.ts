@@ -1,7 +1,12 @@
 /** RAM of a nested guest that its memory cgroup has no room for is told with the cgroup and what to do. */
 import { describe, expect, it } from 'vitest';
 import { leftOutText } from '../../../src/guest/left-out.ts';
-import { HTG_LEFT_OUT_GUESTS, HTG_LEFT_OUT_NO_ROOM, HTG_LEFT_OUT_OTHER } from '../../../src/kernel/guest.ts';
+import {
+  HTG_LEFT_OUT_GUESTS,
+  HTG_LEFT_OUT_INDEX,
+  HTG_LEFT_OUT_NO_ROOM,
+  HTG_LEFT_OUT_OTHER,
+} from '../../../src/kernel/guest.ts';
 
 describe('pages that are left to L1', () => {
   it('are no problem when there are none', () => {
@@ -18,6 +23,11 @@ describe('pages that are left to L1', () => {
   it('are of the root when the kernel names no cgroup', () => {
     const root = { left_out: HTG_LEFT_OUT_OTHER, pages_left_out: 1, cgroup: '' };
     expect(leftOutText(root)).toContain('memory cgroup /)');
+  });
+
+  it('are told with what would give them a place when the index is full', () => {
+    const full = { left_out: HTG_LEFT_OUT_INDEX, pages_left_out: 32256, cgroup: '/a' };
+    expect(leftOutText(full)).toMatch(/^32256 pages .*the page index has no room .*a larger arena has$/);
   });
 
   it('are all of them while it runs guests of its own, whatever else there is', () => {

@@ -418,7 +418,7 @@ test('an object that the host has lost and that is given up is a problem no long
   await reached();
 });
 
-test('a running nested guest that is registered after detach and attach is told to have no index, in status and metrics', async () => {
+test('a running nested guest for which the next arena has no room is told to have no index, in status and metrics', async () => {
   await host.start();
   await startAgent({ metrics: { socket: path.join(dir, 'metrics.sock') } });
   module.startVm(42);
@@ -432,10 +432,13 @@ test('a running nested guest that is registered after detach and attach is told 
   await until('the registration', () => agent!.status().l2s.length === 1);
   expect(agent!.status().l2s[0]).toMatchObject({
     slots: 0,
-    noIndex: expect.stringMatching(/no page of its RAM has a place in the arena/) as string,
+    noIndex: expect.stringMatching(
+      /no page of its RAM has a place in the arena.*page index had no room/,
+    ) as string,
   });
   const { l2s } = await (await client()).request('agent.status', {});
   expect(l2s[0]).toHaveProperty('noIndex');
+  expect(agent!.status().l2Problems[0]!.message).toMatch(/1024 pages .*the page index has no room/);
   expect(await scrape(path.join(dir, 'metrics.sock'))).toContain(
     'hyperturtle_l2_indexed{l2="l2-42",pid="42"} 0',
   );
