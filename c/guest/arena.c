@@ -25,18 +25,38 @@ static struct htg_arena *htg_arena_locked(void)
 	return rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
 }
 
+/*
+ * Where in the index n words would have a place; a->granules: nowhere. A file's size is anybody's who may write to it, and
+ * the kernel's functions for bitmaps take lengths of 32 bits: so compared first.
+ */
+static unsigned long htg_index_find(const struct htg_arena *a, unsigned long n)
+{
+	unsigned long want = DIV_ROUND_UP(n, HTG_GRANULE);
+
+	if (want > a->granules)
+		return a->granules;
+	return min(bitmap_find_next_zero_area(a->used, a->granules, 0, want, 0), a->granules);
+}
+
 u64 *htg_index_alloc(unsigned long n)
 {
 	struct htg_arena *a = htg_arena_locked();
-	unsigned long want = DIV_ROUND_UP(n, HTG_GRANULE), at;
+	unsigned long at;
 
 	if (!a)
 		return NULL;
-	at = bitmap_find_next_zero_area(a->used, a->granules, 0, want, 0);
-	if (at >= a->granules)
+	at = htg_index_find(a, n);
+	if (at == a->granules)
 		return NULL;
-	bitmap_set(a->used, at, want);
+	bitmap_set(a->used, at, DIV_ROUND_UP(n, HTG_GRANULE));
 	return a->index + at * HTG_GRANULE;
+}
+
+bool htg_index_has_room(unsigned long n)
+{
+	struct htg_arena *a = htg_arena_locked();
+
+	return a && htg_index_find(a, n) < a->granules;
 }
 
 void htg_index_free(u64 *words, unsigned long n)

@@ -89,6 +89,7 @@ int htg_arena_init(void);
 void htg_arena_exit(void);
 /* words for n pages from the arena's index: their first, or NULL. Caller holds htg_lock. */
 u64 *htg_index_alloc(unsigned long n);
+bool htg_index_has_room(unsigned long n);
 void htg_index_free(u64 *words, unsigned long n);
 unsigned long htg_index_used(void);
 

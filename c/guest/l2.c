@@ -69,6 +69,7 @@ struct htg_l2 {
 	struct htg_account *account; /* of the VMM's memory */
 	struct htg_purse purse;	/* under htg_lock */
 	u64 pages_left_out, left_out; /* of the last export; under htg_lock */
+	unsigned long words_missing; /* of the smallest file that had no room in the index then */
 	char name[32];
 	struct ht_l2 *rec;	/* in the arena; NULL when dead; written under htg_lock */
 	bool dead;		/* its VM, its address space or the arena is gone */
@@ -161,14 +162,17 @@ static void htg_l2_pause(struct htg_l2 *l2)
 	htg_l2_look_again(l2);
 }
 
-/* The index has more room than before: files may have a place now that had none. Caller holds htg_lock. */
+/*
+ * The index has more room than before: a file may have a place now that had none. To look again turns an L2 off for a
+ * moment, so not for what is still too little. Caller holds htg_lock.
+ */
 void htg_l2_index_freed(void)
 {
 	struct htg_l2 *l2;
 	int bkt;
 
 	hash_for_each(htg_l2s, bkt, l2, node)
-		if (l2->left_out & HTG_LEFT_OUT_INDEX)
+		if ((l2->left_out & HTG_LEFT_OUT_INDEX) && htg_index_has_room(l2->words_missing))
 			htg_l2_look_again(l2);
 }
 
@@ -353,6 +357,7 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 	}
 	if (!htg_file_enter_arena(f)) {
 		l2->left_out |= HTG_LEFT_OUT_INDEX;
+		l2->words_missing = min(l2->words_missing, f->n);
 		l2->pages_left_out += n;
 		htg_l2_add_range(l2, vma, start, n, NULL);
 		return;
@@ -384,6 +389,7 @@ static void htg_l2_export(struct htg_l2 *l2)
 	WRITE_ONCE(l2->stale, false); /* before we look: what changes from now on sets it again */
 	htg_l2_unexport(l2);
 	l2->left_out = l2->pages_left_out = 0;
+	l2->words_missing = ULONG_MAX;
 	l2->purse.missing = 0;
 	l2->rec->template = 0;	/* learned again: what L1's KVM puts in a leaf may have changed with the slots */
 	htg_l2_pieces(l2, htg_l2_export_range);
@@ -485,8 +491,9 @@ static void htg_l2_pages(const struct htg_l2 *l2, struct htg_l2_status *st)
 }
 
 /*
- * Frames of its RAM that is not exported, as slots are dirty-logged or mappings protected: programs gave some of them when
- * it was. Such a file may grow, and then its words move, so f->sem. Caller holds htg_lock.
+ * Frames of its RAM that is not exported, as slots are dirty-logged, mappings protected or the index full: programs gave
+ * some of them when it was, in this arena or another. Such a file may grow, and then its words move, so f->sem. Caller
+ * holds htg_lock.
  */
 static u64 htg_l2_pages_logged(const struct htg_l2 *l2)
 {
@@ -501,7 +508,7 @@ static u64 htg_l2_pages_logged(const struct htg_l2 *l2)
 		if (r->words)
 			continue;
 		down_read(&f->sem);
-		for (k = r->pgoff; f->arena && k < min_t(u64, end, f->n); k++) { /* outside the arena programs gave none */
+		for (k = r->pgoff; k < min_t(u64, end, f->n); k++) {
 			if (!(k % (64 * HTG_GRANULE)))
 				cond_resched();
 			held += !!(READ_ONCE(f->words[k]) & HT_WORD_PRESENT);

@@ -21,6 +21,7 @@
 #include "guest.h"
 
 #define HTG_FS_MAGIC 0x7475726c	/* "turl" */
+#define HTG_SIZE_SHIFT 4	/* a file may be 16 times as large as all memory */
 
 static LIST_HEAD(htg_arena_files);	/* under htg_lock */
 static const struct file_operations htg_file_fops;
@@ -97,6 +98,21 @@ static bool htg_granule_small(struct htg_file *f, unsigned long page, struct vm_
 	if (large)
 		htg_fill_large(f, granule, large);
 	return !large;
+}
+
+/* What a program has claimed as a 2 MiB frame, and not written all words of: all, before granules have no words any more. */
+static void htg_write_claimed(struct htg_file *f)
+{
+	unsigned long g;
+
+	for (g = 0; f->granules && g < f->n / HTG_GRANULE; g++) {
+		u64 word = READ_ONCE(f->granules[g]);
+
+		if (word & HT_WORD_PRESENT)
+			htg_fill_large(f, g, word);
+		if (!(g % 64))
+			cond_resched();
+	}
 }
 
 /* Pages that have a frame: of a 2 MiB frame all, though their words may not be written yet. Caller holds f->sem. */
@@ -530,11 +546,31 @@ static void htg_mark(u64 *words, unsigned long first, unsigned long last, u64 ma
 {
 	unsigned long i;
 
-	for (i = first; i < last; i++)
+	for (i = first; i < last; i++) {
 		WRITE_ONCE(words[i], mark);
+		if (!(i % (64 * HTG_GRANULE)))
+			cond_resched();
+	}
 }
 
-/* The words of the granules of `cap` words, of which `n` have been moved here. */
+/* The word of a granule whose pages have these words: they still are one 2 MiB frame, or not, or nobody has used it yet. */
+static u64 htg_granule_of(const u64 *words)
+{
+	u64 first = words[0], any = 0;
+	unsigned long i;
+
+	if ((first & ((HT_PAGE_SIZE << HTG_LARGE_ORDER) - 1)) == HT_WORD_PRESENT) {
+		for (i = 1; i < HTG_GRANULE && words[i] == htg_word_in_large(first, i); i++)
+			;
+		if (i == HTG_GRANULE)
+			return first;
+	}
+	for (i = 0; i < HTG_GRANULE; i++)
+		any |= words[i];
+	return any ? HT_WORD_SMALL : HT_WORD_EMPTY;
+}
+
+/* The words of the granules of `cap` words, of which `n` have been copied here; `old`: those that they had, if any. */
 static u64 *htg_granules(u64 *words, const u64 *old, unsigned long n, unsigned long cap)
 {
 	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
@@ -544,8 +580,15 @@ static u64 *htg_granules(u64 *words, const u64 *old, unsigned long n, unsigned l
 	if (!a->granule_words)
 		return NULL;
 	granules = &a->granule_words[(words - a->index) / HTG_GRANULE];
-	for (g = 0; g < cap / HTG_GRANULE; g++)
-		WRITE_ONCE(granules[g], old && g < n / HTG_GRANULE ? old[g] : HT_WORD_SMALL);
+	for (g = 0; g < cap / HTG_GRANULE; g++) {
+		u64 word = HT_WORD_SMALL;
+
+		if (g < n / HTG_GRANULE)
+			word = old ? old[g] : htg_granule_of(&words[g * HTG_GRANULE]);
+		WRITE_ONCE(granules[g], word);
+		if (!(g % 64))
+			cond_resched();
+	}
 	return granules;
 }
 
@@ -580,11 +623,14 @@ static int htg_reserve(struct htg_file *f, unsigned long n, unsigned long spare)
 		arena = false;
 	}
 	/* no program can see these words yet, nor f's old ones, and f->sem keeps L1's faults out */
+	if (!arena)
+		htg_write_claimed(f);
 	memcpy(words, f->words, f->n * sizeof(u64));
 	htg_mark(words, f->n, cap, HT_WORD_CLOSED);
 	if (f->arena) {
 		list_del(&f->node);
 		htg_index_free(f->words, f->n);
+		htg_l2_index_freed();
 	} else {
 		vfree(f->words);
 	}
@@ -969,7 +1015,8 @@ static const struct super_operations htg_sops = {
 
 static int htg_fill_super(struct super_block *sb, struct fs_context *fc)
 {
-	sb->s_maxbytes = MAX_LFS_FILESIZE;
+	/* words of a file take L1's memory, which no cgroup is charged for: at most a 32nd of it for one file */
+	sb->s_maxbytes = min_t(u64, MAX_LFS_FILESIZE, (u64)totalram_pages() << (PAGE_SHIFT + HTG_SIZE_SHIFT));
 	sb->s_blocksize = PAGE_SIZE;
 	sb->s_blocksize_bits = PAGE_SHIFT;
 	sb->s_magic = HTG_FS_MAGIC;
@@ -1007,18 +1054,12 @@ MODULE_ALIAS_FS("turtlefs");
 void htg_fs_leave_arena(void)
 {
 	struct htg_file *f, *next;
-	unsigned long g;
 
 	list_for_each_entry_safe(f, next, &htg_arena_files, node) {
 		u64 *words = __vmalloc(array_size(f->n, sizeof(u64)), GFP_KERNEL | __GFP_NOFAIL);
 
 		down_write(&f->sem);
-		for (g = 0; f->granules && g < f->n / HTG_GRANULE; g++) {
-			u64 word = READ_ONCE(f->granules[g]);
-
-			if (word & HT_WORD_PRESENT)
-				htg_fill_large(f, g, word);
-		}
+		htg_write_claimed(f);
 		memcpy(words, f->words, f->n * sizeof(u64));
 		list_del_init(&f->node);
 		f->words = words;
@@ -1026,23 +1067,6 @@ void htg_fs_leave_arena(void)
 		f->arena = false;
 		up_write(&f->sem);
 	}
-}
-
-/* The word of a granule whose pages have these words: they still are one 2 MiB frame, or not, or nobody has used it yet. */
-static u64 htg_granule_of(const u64 *words)
-{
-	u64 first = words[0], any = 0;
-	unsigned long i;
-
-	if ((first & ((HT_PAGE_SIZE << HTG_LARGE_ORDER) - 1)) == HT_WORD_PRESENT) {
-		for (i = 1; i < HTG_GRANULE && words[i] == htg_word_in_large(first, i); i++)
-			;
-		if (i == HTG_GRANULE)
-			return first;
-	}
-	for (i = 0; i < HTG_GRANULE; i++)
-		any |= words[i];
-	return any ? HT_WORD_SMALL : HT_WORD_EMPTY;
 }
 
 /*
@@ -1065,14 +1089,12 @@ bool htg_file_enter_arena(struct htg_file *f)
 	if (!words)
 		return false;
 	down_write(&f->sem);
-	f->granules = htg_granules(words, NULL, 0, f->n);
 	for (g = 0; g < f->n / HTG_GRANULE; g++) { /* f->n is whole granules */
 		memcpy(&words[g * HTG_GRANULE], &f->words[g * HTG_GRANULE], HTG_GRANULE * sizeof(u64));
-		if (f->granules)
-			WRITE_ONCE(f->granules[g], htg_granule_of(&words[g * HTG_GRANULE]));
 		if (!(g % 64))
 			cond_resched();
 	}
+	f->granules = htg_granules(words, NULL, f->n, f->n);
 	vfree(f->words);
 	f->words = words;
 	f->arena = true;

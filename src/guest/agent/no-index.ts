@@ -35,9 +35,11 @@ export function noIndexOf(pid: number, l2: Without, index: IndexUse | undefined)
 function why(l2: Without, ram: TurtlefsUse | undefined, index: IndexUse | undefined): string {
   if ((l2.left_out & HTG_LEFT_OUT_INDEX) !== 0) {
     const use = index ? `, of which ${index.used} of ${index.words} words are used` : '';
-    return `the page index had no room for it${use}`;
+    return `the page index had no room for it in one piece${use}`;
   }
   if (ram === 'none') return 'its RAM is no file on turtlefs';
   if (ram === 'private') return 'its RAM is a private copy of a file on turtlefs';
-  return 'KVM logs what it writes (it is being migrated), or its memory cgroup has no room for it';
+  return l2.left_out === 0
+    ? 'KVM logs what it writes (it is being migrated)'
+    : 'its memory cgroup has no room for it, or is not that of another nested guest with the same file';
 }

@@ -3,18 +3,22 @@ import { expect, it } from 'vitest';
 import { statusText } from '../../../../src/cli/guest/status.ts';
 import { topText } from '../../../../src/cli/top/command.ts';
 import { noIndex } from '../../../../src/guest/agent/no-index.ts';
-import { HTG_LEFT_OUT_INDEX } from '../../../../src/kernel/guest.ts';
+import { HTG_LEFT_OUT_INDEX, HTG_LEFT_OUT_OTHER } from '../../../../src/kernel/guest.ts';
 
 const index = { words: 1000, used: 10 };
 
 it('without an index the reason is told as far as it can be seen, and none for one that has it or has ended', () => {
   const without = { slots: 0, dead: 0, left_out: 0 };
   const full = { ...without, left_out: HTG_LEFT_OUT_INDEX };
-  expect(noIndex(full, 'shared', index)).toMatch(/no room for it, of which 10 of 1000 words are used$/);
-  expect(noIndex(full, undefined, undefined)).toMatch(/no room for it$/);
+  expect(noIndex(full, 'shared', index)).toMatch(
+    /no room for it in one piece, of which 10 of 1000 words are used$/,
+  );
+  expect(noIndex(full, undefined, undefined)).toMatch(/no room for it in one piece$/);
   expect(noIndex(without, 'none', index)).toMatch(/L0: its RAM is no file on turtlefs$/);
   expect(noIndex(without, 'private', index)).toMatch(/a private copy/);
   expect(noIndex(without, 'shared', index)).toMatch(/being migrated/);
+  const other = { ...without, left_out: HTG_LEFT_OUT_OTHER };
+  expect(noIndex(other, 'shared', index)).toMatch(/another nested guest with the same file$/);
   expect(noIndex({ ...without, slots: 1 }, 'shared', index)).toBeUndefined();
   expect(noIndex({ ...without, dead: 1 }, 'shared', index)).toBeUndefined();
 });
