@@ -7,8 +7,6 @@ export interface RpcLimits {
   maxValues: number;
   /** Requests of the other side being worked on; while one more waits, nothing is read. */
   maxInProgress: number;
-  /** Lines in a row that are no message and are answered; more are counted and no more. */
-  maxBadAnswers: number;
   /** Own requests without an answer; more are refused at once with HT_BUSY. */
   maxOutstanding: number;
   /** Output not taken by the other side; above it nothing is read, and own requests are refused with HT_BUSY. */
@@ -29,7 +27,6 @@ export const DEFAULT_LIMITS: Readonly<RpcLimits> = {
   maxFrameBytes: 4 << 20,
   maxValues: 1 << 20,
   maxInProgress: 64,
-  maxBadAnswers: 16,
   maxOutstanding: 1024,
   maxQueuedBytes: 8 << 20,
   maxQueuedNotificationBytes: 1 << 20,

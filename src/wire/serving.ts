@@ -39,8 +39,6 @@ export class Serving {
   #session: Session | undefined;
   /** A request that waits for room; nothing is read meanwhile. */
   #held: Job | undefined;
-  /** Lines since the last request that were no message. */
-  #noMessages = 0;
   /** The session's hello is not answered yet. */
   #greeting = false;
   /** Handlers of hello that have not ended: at most one, though it be of an older session. */
@@ -73,7 +71,6 @@ export class Serving {
   /** Refuses it, or holds it for `startHeld`. */
   onRequest(id: RpcId, method: string, params: unknown): void {
     const { methods, counters } = this.#options;
-    this.#noMessages = 0;
     if (methods === undefined) {
       counters.ignoredLines++;
       return;
@@ -103,13 +100,8 @@ export class Serving {
     if (!found) this.#options.counters.ignoredLines++;
   }
 
-  /**
-   * `id` null: of a line that is no message. Who sends many of these in a row, as a program that takes the port for
-   * something else does, reads no answers: they would fill the port, and stand before those of the next agent.
-   */
   refuse(id: RpcId | null, error: WireError): void {
     this.#options.counters.badLines++;
-    if (id === null && ++this.#noMessages > this.#options.limits().maxBadAnswers) return;
     if (this.#options.methods !== undefined) this.#options.write(encode({ id, error }));
   }
 

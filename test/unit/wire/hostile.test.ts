@@ -26,19 +26,4 @@ describe('a bad line', () => {
     expect(server.inProgress).toBe(0);
     expect(server.queuedBytes).toBe(0);
   }, 60_000);
-
-  it('of so many in a row is not answered, until a request comes: nobody reads the answers', async () => {
-    const { raw, server } = rawEnds({ limits: LIMITS });
-    const most = TENANT_LIMITS.maxBadAnswers;
-    const answered = async (id: string): Promise<number> => {
-      raw.request(id, 'hello', { ...HELLO, nonce: `${id}-5f2c9e0b71aa43d8` });
-      await raw.answerTo(id);
-      return raw.received.splice(0).filter((m) => 'error' in m).length;
-    };
-    raw.sendText('garbage\n'.repeat(50 * most));
-    expect(await answered('first')).toBe(most);
-    expect(server.counters.badLines).toBe(50 * most);
-    raw.sendText('garbage\n'.repeat(2));
-    expect(await answered('second')).toBe(2);
-  });
 });

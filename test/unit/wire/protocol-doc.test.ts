@@ -80,7 +80,6 @@ describe('the text', () => {
     expect(text).toContain(
       `${DEFAULT_LIMITS.maxQueuedBytes >> 20} MiB; after ${DEFAULT_LIMITS.stallTimeoutMs / 1000} s`,
     );
-    expect(text).toContain(`no message | ${TENANT_LIMITS.maxBadAnswers} are answered`);
     expect(text).toContain(`up after ${DEFAULT_LIMITS.maxRequestMs / 1000} s`);
     const large = Object.entries(METHODS).filter(([, m]) => 'large' in m);
     expect(text).toContain(`(${large.map(([name]) => `\`${name}\``).join(', ')})`);
