@@ -349,15 +349,12 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 	}
 	f = htg_file_of(vma->vm_file);
 	why = htg_file_charge_to(f, l2->account, &l2->purse);
+	if (!why && !htg_file_enter_arena(f)) {
+		why = HTG_LEFT_OUT_INDEX;
+		l2->words_missing = min(l2->words_missing, f->n);
+	}
 	if (why) { /* what L1 hands out is charged as before */
 		l2->left_out |= why;
-		l2->pages_left_out += n;
-		htg_l2_add_range(l2, vma, start, n, NULL);
-		return;
-	}
-	if (!htg_file_enter_arena(f)) {
-		l2->left_out |= HTG_LEFT_OUT_INDEX;
-		l2->words_missing = min(l2->words_missing, f->n);
 		l2->pages_left_out += n;
 		htg_l2_add_range(l2, vma, start, n, NULL);
 		return;

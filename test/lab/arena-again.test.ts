@@ -20,12 +20,13 @@ import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
-import { HTG_LEFT_OUT_INDEX, framesOut } from '../../src/kernel/guest.ts';
+import { HTG_LEFT_OUT_INDEX } from '../../src/kernel/guest.ts';
 import type { HtgL2Status } from '../../src/kernel/guest.ts';
 import type { AgentResult } from '../../src/guest/agent/schema.ts';
 import { runScript } from '../../src/lab/levels.ts';
 import type { Job } from '../../src/lab/levels.ts';
 import { FIRST_SEAT } from '../../src/lab/machine.ts';
+import { allFramesBack } from '../support/cgroup.ts';
 import { useLab } from '../support/lab.ts';
 
 const lab = useLab();
@@ -238,9 +239,6 @@ describe('a Linux under daemon and agent', () => {
       expect(after.mappedExisting).toBeGreaterThan(again.mappedExisting);
       expect(((await host.metrics('l1')).get('hook_handled npf') ?? 0) > 0).toBe(true);
     });
-    await waitFor('all frames back', async () => (framesOut(await guestStatus(l1)) <= 2 ? true : undefined), {
-      timeoutMs: 60_000,
-      intervalMs: 500,
-    });
+    await allFramesBack(l1);
   });
 });

@@ -3,13 +3,7 @@
  * whole, L2s are killed, L1 reclaims memory and slots are logged. (Alignment, limits, claims: npf-program.test.ts.)
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  Acceleration,
-  CLI,
-  guestStatus,
-  jobSays,
-  whenLargePoolFull,
-} from '../../src/testbed/acceleration.ts';
+import { Acceleration, CLI, jobSays, whenLargePoolFull } from '../../src/testbed/acceleration.ts';
 import type { HookCounts } from '../../src/testbed/acceleration.ts';
 import { runIntegrity } from '../../src/bench/integrity/run.ts';
 import { KvmCounters, countersBetween } from '../../src/testbed/kvm-counters.ts';
@@ -18,10 +12,9 @@ import { TINY_VMM_TEST_OFFSET, TinyVmm } from '../../src/testbed/tiny-vmm.ts';
 import { ARENA_MIB } from '../../src/cli/bench/command.ts';
 import { CleanupStack } from '../../src/core/lifecycle.ts';
 import { silentProgress } from '../../src/core/progress.ts';
-import { waitFor } from '../../src/core/wait.ts';
 import { TURTLEFS_DIR } from '../../src/guest/vmm/arguments.ts';
-import { framesOut } from '../../src/kernel/guest.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
+import { allFramesBack } from '../support/cgroup.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
 import { MIGRATE } from '../support/migrate.ts';
 import { soak } from '../support/scale.ts';
@@ -74,13 +67,7 @@ async function counted(body: () => Promise<void>): Promise<HookCounts & { l1: nu
   };
 }
 
-const allBack = async (): Promise<void> => {
-  await waitFor(
-    'all frames back',
-    async () => (framesOut(await guestStatus(lab().l1)) <= 2 ? true : undefined),
-    { timeoutMs: 60_000, intervalMs: 500 },
-  );
-};
+const allBack = (): Promise<void> => allFramesBack(lab().l1);
 
 beforeAll(async () => {
   acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB, largeFrames: FRAMES });
