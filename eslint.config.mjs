@@ -15,6 +15,7 @@ const LAYERS = [
   'host',
   'guest',
   'client',
+  'fleet',
   'cni',
   'dashboard',
   'monitoring',
