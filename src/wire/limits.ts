@@ -7,13 +7,18 @@ export interface RpcLimits {
   maxValues: number;
   /** Requests of the other side being worked on; while one more waits, nothing is read. */
   maxInProgress: number;
+  /**
+   * Lines in a row that do not begin as a message and are answered; more are counted and no more. Who writes many reads
+   * no answers: they would fill the port, and stand before those of the next agent.
+   */
+  maxNoiseAnswers: number;
   /** Own requests without an answer; more are refused at once with HT_BUSY. */
   maxOutstanding: number;
   /** Output not taken by the other side; above it nothing is read, and own requests are refused with HT_BUSY. */
   maxQueuedBytes: number;
   /** Output not taken by the other side, above which notifications are dropped and counted. */
   maxQueuedNotificationBytes: number;
-  /** Lines read per second, of any kind, after a burst of a quarter second (16 at least). 0: as many as come. */
+  /** Lines read per second that begin as a message, after a burst of a quarter second (16 at least). 0: as many as come. */
   requestsPerSecond: number;
   /** Bytes read per second after a burst of two frames. 0: as many as come. */
   bytesPerSecond: number;
@@ -27,6 +32,7 @@ export const DEFAULT_LIMITS: Readonly<RpcLimits> = {
   maxFrameBytes: 4 << 20,
   maxValues: 1 << 20,
   maxInProgress: 64,
+  maxNoiseAnswers: 16,
   maxOutstanding: 1024,
   maxQueuedBytes: 8 << 20,
   maxQueuedNotificationBytes: 1 << 20,

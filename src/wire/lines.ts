@@ -4,10 +4,21 @@
  */
 
 const NEWLINE = 0x0a;
+const BRACE = 0x7b;
 const SMALL = 64 << 10;
 
 /** A line without its newline, valid until the next call of `next()`; or the end of one that was too long. */
 export type Line = Buffer | 'too-long';
+
+/**
+ * Whether it cannot be a message, by its first byte: what a program wrote that takes the port for something else. Told
+ * before anything is parsed.
+ */
+export function isNoise(line: Line): boolean {
+  if (line === 'too-long') return false;
+  const first = line[0];
+  return first !== BRACE && first !== 0x20 && first !== 0x09 && first !== 0x0d;
+}
 
 export class LineReader {
   readonly #maxBytes: number;

@@ -13,6 +13,7 @@ import { HyperturtleError } from '../core/errors.ts';
 import { fromWireError, unavailable, wireError } from './errors.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
 import type { RpcLimits } from './limits.ts';
+import { isNoise } from './lines.ts';
 import type { Line } from './lines.ts';
 import { decode, encode } from './message.ts';
 import type { Incoming } from './message.ts';
@@ -55,6 +56,8 @@ export class RpcPeer<C extends MethodTable> {
   #greeted = false;
   #stall: NodeJS.Timeout | undefined;
   #hasDropped = false;
+  /** Lines since the last one that began as a message. */
+  #noise = 0;
   #closed = false;
   readonly #counters = newCounters();
 
@@ -222,7 +225,14 @@ export class RpcPeer<C extends MethodTable> {
         null,
         wireError('PARSE_ERROR', `a line of at most ${maxFrameBytes} bytes is expected`),
       );
-    else if (line.length > 0) this.#onMessage(decode(line, maxValues));
+    else if (isNoise(line)) {
+      if (line.length === 0) return;
+      if (++this.#noise > this.#limits.maxNoiseAnswers) this.#counters.badLines++;
+      else this.#onMessage(decode(line, maxValues));
+    } else {
+      this.#noise = 0;
+      this.#onMessage(decode(line, maxValues));
+    }
   }
 
   #onMessage(message: Incoming): void {

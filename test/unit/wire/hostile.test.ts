@@ -26,4 +26,31 @@ describe('a bad line', () => {
     expect(server.inProgress).toBe(0);
     expect(server.queuedBytes).toBe(0);
   }, 60_000);
+
+  it('of so many in a row is not answered, until a message comes: nobody reads the answers', async () => {
+    const { raw, server } = rawEnds({ limits: LIMITS });
+    const most = TENANT_LIMITS.maxNoiseAnswers;
+    const answered = async (id: string): Promise<number> => {
+      raw.request(id, 'hello', { ...HELLO, nonce: `${id}-5f2c9e0b71aa43d8` });
+      await raw.answerTo(id);
+      return raw.received.splice(0).filter((m) => 'error' in m).length;
+    };
+    raw.sendText('garbage\n'.repeat(50 * most));
+    expect(await answered('first')).toBe(most);
+    expect(server.counters.badLines).toBe(50 * most);
+    raw.sendText('garbage\n'.repeat(2));
+    expect(await answered('second')).toBe(2);
+  });
+
+  it('that begins as no message takes no share of the requests: the hello behind 20,000 is soon answered', async () => {
+    const { raw, server } = rawEnds({ limits: { ...TENANT_LIMITS, requestsPerSecond: 100 } });
+    const t0 = performance.now();
+    raw.sendText('\u0000ELF\n\n'.repeat(10_000)); // 20,000 lines, 20 MB by their count
+    raw.request('hello', 'hello', HELLO);
+    expect(await raw.answerTo('hello')).toHaveProperty('result');
+    // 8 MiB at once, 16 MiB a second: of 100 lines a second it would have been 200 s
+    expect(performance.now() - t0).toBeLessThan(5000);
+    expect(performance.now() - t0).toBeGreaterThan(400);
+    expect(server.counters.badLines).toBe(10_000);
+  });
 });

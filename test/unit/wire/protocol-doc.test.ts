@@ -81,6 +81,7 @@ describe('the text', () => {
       `${DEFAULT_LIMITS.maxQueuedBytes >> 20} MiB; after ${DEFAULT_LIMITS.stallTimeoutMs / 1000} s`,
     );
     expect(text).toContain(`up after ${DEFAULT_LIMITS.maxRequestMs / 1000} s`);
+    expect(text).toContain(`otherwise | ${TENANT_LIMITS.maxNoiseAnswers} are answered`);
     const large = Object.entries(METHODS).filter(([, m]) => 'large' in m);
     expect(text).toContain(`(${large.map(([name]) => `\`${name}\``).join(', ')})`);
   });
