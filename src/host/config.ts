@@ -168,7 +168,7 @@ const vmSchema = lazy(() =>
     /** User that its QEMU runs as, who then may open the arena; left out: root alone. */
     owner: z
       .string()
-      .regex(/^[a-z_][a-z0-9_.-]{0,31}$/i, 'the name of a user expected')
+      .regex(/^([a-z_][a-z0-9_.-]{0,31}|\+\d{1,9})$/i, "the name of a user, or '+' and its number, expected")
       .optional(),
     nics: nicsSchema().prefault({}),
     quotas: quotasSchema().prefault({}),

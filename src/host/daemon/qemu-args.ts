@@ -75,20 +75,25 @@ const memoryArgs = (p: Parts): string[] => [
   '-object',
   `memory-backend-file,id=hyperturtle-memory,mem-path=${q(p.memPath)},size=${p.arenaMib}M,share=on`,
 ];
-const qmpArgs = (p: Parts): string[] => ['-qmp', `unix:${q(p.qmp)},server=on,wait=off`];
+const qmpArgs = (p: Pick<Parts, 'qmp'>): string[] => ['-qmp', `unix:${q(p.qmp)},server=on,wait=off`];
+
+/** What the arena is plugged into, by QEMU's id. */
+export const ARENA_PORT = 'hyperturtle-port';
+
+const arenaPort = (arenaMib: number): Device => ({
+  driver: 'pcie-root-port',
+  id: ARENA_PORT,
+  chassis: 250,
+  'pref64-reserve': windowBytes(arenaMib),
+});
 
 const arenaDevices = (p: Parts): Device[] => [
-  {
-    driver: 'pcie-root-port',
-    id: 'hyperturtle-port',
-    chassis: 250,
-    'pref64-reserve': windowBytes(p.arenaMib),
-  },
+  arenaPort(p.arenaMib),
   {
     driver: 'ivshmem-plain',
     id: 'hyperturtle-arena',
     memdev: 'hyperturtle-memory',
-    bus: 'hyperturtle-port',
+    bus: ARENA_PORT,
     // as arena-plug.ts has it
     master: 'off',
   },
@@ -113,6 +118,19 @@ const FIRST_NIC_SLOT = 64;
 
 const x = (text: string): string =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('"', '&quot;').replaceAll("'", '&apos;');
+
+/**
+ * For a domain that starts with or without the daemon: the QMP socket, and empty root ports that the daemon plugs into.
+ * Those for NICs whose ids the user gave are the user's.
+ */
+export function emptyPortArgs(spec: VmSpec): string[] {
+  const ports = [arenaPort(spec.arenaMib), ...nicPortDevices(spec)];
+  const own = ports.filter((d) => String(d['id']).startsWith(OWN_ID));
+  return [...qmpArgs(spec), ...own.flatMap(asJson)];
+}
+
+/** What our ids in QEMU begin with. */
+export const OWN_ID = 'hyperturtle-';
 
 /** To be put into <domain>, which needs the QEMU name space for what libvirt has no element for. */
 export function libvirtXml(vm: string, spec: VmSpec, run: string): string {

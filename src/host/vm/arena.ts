@@ -116,8 +116,9 @@ export class VmArena {
   }
 }
 
-/** Users need not be in /etc/passwd. Throws HT_NOT_FOUND. */
+/** Users need not be in /etc/passwd; `+107` is a number, as libvirt writes it. Throws HT_NOT_FOUND. */
 function uidOf(user: string): number {
+  if (user.startsWith('+')) return Number(user.slice(1));
   const r = spawnSync('getent', ['passwd', user], { encoding: 'utf8', timeout: GETENT_MS });
   const uid = r.status === 0 ? Number(r.stdout.split(':')[2]) : NaN;
   if (!Number.isInteger(uid))
