@@ -17,6 +17,7 @@ const LAYERS = [
   'client',
   'fleet',
   'cni',
+  'kubernetes',
   'dashboard',
   'monitoring',
   'lab',

@@ -29,7 +29,7 @@ const SOAKED = [
   'l2-images',
 ].map((name) => `test/lab/${name}.test.ts`);
 /** The same where no lab is needed. */
-const SOAKED_HERE = ['test/integration/vmm.test.ts'];
+const SOAKED_HERE = ['device-plugin', 'vmm'].map((name) => `test/integration/${name}.test.ts`);
 const common = {
   restoreMocks: true,
   passWithNoTests: false,

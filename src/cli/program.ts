@@ -153,6 +153,10 @@ export const ROOMS: readonly Room[] = [
     add: async (to, { version }) => (await import('./kata/command.ts')).registerKata(to, version),
   },
   {
+    commands: ['kubernetes'],
+    add: async (to) => (await import('./kubernetes/command.ts')).registerKubernetes(to),
+  },
+  {
     heading: 'Objects, anywhere:',
     commands: ['check'],
     add: async (to) => (await import('./check/command.ts')).registerCheck(to),

@@ -226,7 +226,11 @@ async function copyright(packageRoot: string, modules: string | undefined): Prom
     'On Debian systems the texts are /usr/share/common-licenses/Apache-2.0 and /usr/share/common-licenses/GPL-2.',
   ];
   if (modules === undefined) return `${parts.join('\n')}\n`;
-  const packages = (await readdir(modules)).flatMap((n) => (n.startsWith('@') ? [] : [n]));
+  const packages: string[] = [];
+  for (const name of await readdir(modules))
+    if (name.startsWith('@'))
+      packages.push(...(await readdir(path.join(modules, name))).map((n) => `${name}/${n}`));
+    else packages.push(name);
   for (const name of packages.sort()) {
     const dir = path.join(packageRoot, 'node_modules', name);
     const file = (await readdir(dir)).find((n) => /^licen[cs]e/i.test(n));

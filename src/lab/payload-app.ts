@@ -81,13 +81,16 @@ export async function buildApp(c: BuildContext): Promise<Built> {
 /** What is run; types, sources, maps and documentation of packages stay behind. */
 const RUNTIME_FILE = /\.(c?js|mjs|json|node)$/;
 
+/** What only the command lines of dependencies need (proto-loader's), which nothing here runs. */
+const NOT_RUN = ['yargs'];
+
 /** Copies the production dependencies for Linux on x86-64 and glibc, flat, as npm has them. */
 export async function copyDependencies(projectRoot: string, to: string): Promise<void> {
   await mkdir(to, { recursive: true });
   const done = new Set<string>();
   const queue = Object.keys((await readPackage(projectRoot))?.dependencies ?? {});
   for (let name = queue.shift(); name !== undefined; name = queue.shift()) {
-    if (done.has(name)) continue;
+    if (done.has(name) || NOT_RUN.includes(name)) continue;
     done.add(name);
     const dir = path.join(projectRoot, 'node_modules', name);
     const found = await readPackage(dir);

@@ -27,6 +27,8 @@ export interface LocalNic {
   address: PciAddress | null;
   driver: string | null;
   iommuGroup: number | null;
+  /** Null where the machine does not say. */
+  numaNode: number | null;
   /** For a VMM; null unless vfio-pci has it. */
   vfio: string | null;
   /** Network device of this machine; null unless virtio-net has it. */
@@ -129,15 +131,18 @@ async function modprobe(module: string, signal: AbortSignal): Promise<void> {
   await exec('modprobe', [module], { timeoutMs: 30_000, signal });
 }
 
-function look(nic: NicInfo, pci: PciBus): LocalNic {
+/** What this machine knows of a NIC now. */
+export function look(nic: NicInfo, pci = new PciBus()): LocalNic {
   const address = here(nic, pci);
   const driver = address === undefined ? undefined : pci.driver(address);
   const group = address === undefined ? undefined : pci.iommuGroup(address);
+  const node = address === undefined ? undefined : pci.numaNode(address);
   return {
     nic,
     address: address ?? null,
     driver: driver ?? null,
     iommuGroup: group ?? null,
+    numaNode: node ?? null,
     vfio: driver === 'vfio-pci' && group !== undefined ? `/dev/vfio/${group}` : null,
     interface: (address === undefined ? undefined : pci.netdev(address)) ?? null,
   };

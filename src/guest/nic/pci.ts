@@ -52,6 +52,12 @@ export class PciBus {
     return group === undefined ? undefined : Number(group);
   }
 
+  /** The NUMA node that it is at, or undefined where the machine does not say. */
+  numaNode(address: PciAddress): number | undefined {
+    const node = Number(this.#text(address, 'numa_node') || '-1');
+    return Number.isInteger(node) && node >= 0 ? node : undefined;
+  }
+
   /** Other devices of its group that neither are bridges nor belong to vfio-pci: they make it unusable for a VMM. */
   strangersInGroup(address: PciAddress): PciAddress[] {
     const dir = path.join(this.#of(address), 'iommu_group/devices');
