@@ -6,6 +6,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { variable } from '../core/environment.ts';
 import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { textIfThere } from '../core/files.ts';
 import type { Finding } from '../wire/schema.ts';
 import { KernelBtf } from './kernel-btf.ts';
 
@@ -23,6 +24,8 @@ interface Relied {
   member?: readonly [name: string, ...fine: string[]];
   /** A struct and how many bytes it may have. */
   size?: readonly [name: string, ...fine: number[]];
+  /** Only where this member is there: of kernels that differ in several places all is as in one of them. */
+  where?: readonly [name: string, at: string];
 }
 
 const one = (side: Side, module: KvmModule, name: string, ...fine: string[]): Relied => ({
@@ -105,22 +108,41 @@ const CALLED: readonly Relied[] = [
   },
 ];
 
+/** What KVM takes the error code of a fault apart into, one byte each, in this order. */
+const FAULT_FLAGS = ['prefetch', 'exec', 'write', 'present', 'rsvd', 'user'];
+
+/**
+ * KVM's fault, of which c/host/fill.c copies the inputs, which end with pfn: all of it has room in the copy, and is no shorter than
+ * what is copied. `code`: where its error code is, by which all else moves.
+ */
+function faultOf(
+  code: string,
+  firstFlag: number,
+  members: Readonly<Record<string, readonly string[]>>,
+  bytes: readonly number[],
+): Relied[] {
+  const of = { side: 'host', in: 'kvm', where: ['kvm_page_fault.error_code', code] } as const;
+  const flags = FAULT_FLAGS.map((name, i) => [name, [`${firstFlag + i}+1`]] as const);
+  return [
+    ...[...flags, ...Object.entries(members)].map(
+      ([name, fine]): Relied => ({ ...of, member: [`kvm_page_fault.${name}`, ...fine] }),
+    ),
+    { ...of, size: ['kvm_page_fault', ...bytes] },
+  ];
+}
+
+const FAULTS = [
+  // 6.1; before mmu_seq came to it with an update (6.1.0-50 of Debian 12) it had eight bytes less
+  ...faultOf('8+4', 12, { goal_level: ['23+1'], gfn: ['24+8'], pfn: ['40+8', '48+8'] }, [64, 72]),
+  // 6.12 and 7.3
+  ...faultOf('8+8', 16, { goal_level: ['28+1'], gfn: ['32+8'], pfn: ['56+8'] }, [80]),
+];
+
 const READ: readonly Relied[] = [
   { side: 'guest', in: 'kvm', tracepoint: ['kvm_entry', 'void (struct kvm_vcpu *, bool)'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.addr', '0+8'] },
   { side: 'host', in: 'kvm', member: ['kvm_page_fault.error_code', '8+4', '8+8'] },
-  // inputs of the fault function, which c/host/fill.c copies, end with pfn; all of it has room in its copy, and is no shorter
-  // than what it copies. Before mmu_seq came to it with an update of 6.1 (6.1.0-50 of Debian 12) it had eight bytes less
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.prefetch', '12+1', '16+1'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.exec', '13+1', '17+1'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.write', '14+1', '18+1'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.present', '15+1', '19+1'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.rsvd', '16+1', '20+1'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.user', '17+1', '21+1'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.goal_level', '23+1', '28+1'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.gfn', '24+8', '32+8'] },
-  { side: 'host', in: 'kvm', member: ['kvm_page_fault.pfn', '40+8', '48+8', '56+8'] },
-  { side: 'host', in: 'kvm', size: ['kvm_page_fault', 64, 72, 80] },
+  ...FAULTS,
   { side: 'host', in: 'kvm', member: ['kvm_vcpu.kvm', '0+8'] },
   { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vcpu', '0+kvm_vcpu'] },
   { side: 'host', in: 'kvm_amd', member: ['vcpu_svm.vmcb', 'kvm_vcpu+8'] },
@@ -129,7 +151,7 @@ const READ: readonly Relied[] = [
 export const KVM_ABI: readonly Relied[] = [...HOOKED, ...CALLED, ...READ];
 
 /** Names of the functions of KVM that a module hooks, those of all kernels together. */
-export function hookedFunctions(side: Side): string[] {
+function hookedFunctions(side: Side): string[] {
   return HOOKED.flatMap((r) => (r.side === side ? Object.keys(r.functions ?? {}) : []));
 }
 
@@ -138,6 +160,7 @@ export function kvmDifferences(side: Side, btf: Readonly<Partial<Record<KvmModul
   return KVM_ABI.flatMap((r) => {
     const types = btf[r.in];
     if (r.side !== side || types === undefined) return [];
+    if (r.where !== undefined && memberOf(types, r.where[0]) !== r.where[1]) return [];
     const [name, found, fine] = look(r, types);
     if (found !== undefined && fine.includes(found)) return [];
     const expected = fine.join("' or '");
@@ -147,6 +170,11 @@ export function kvmDifferences(side: Side, btf: Readonly<Partial<Record<KvmModul
         : `${r.in}: ${name} is '${found}', expected '${expected}'`,
     ];
   });
+}
+
+function memberOf(types: KernelBtf, name: string): string | undefined {
+  const [struct = '', member = ''] = name.split('.');
+  return types.member(struct, member);
 }
 
 function look(
@@ -159,10 +187,9 @@ function look(
   }
   if (r.member) {
     const [name, ...fine] = r.member;
-    const [struct = '', member = ''] = name.split('.');
     // a struct's name stands for its size
     const size = (text: string): string => text.replace(/[a-z_]+/, (s) => String(types.size(s) ?? s));
-    return [`struct ${name}`, types.member(struct, member), fine.map(size)];
+    return [`struct ${name}`, memberOf(types, name), fine.map(size)];
   }
   if (r.size) {
     const [name, ...fine] = r.size;
@@ -199,6 +226,12 @@ export interface KvmFacts {
   untyped: readonly ('vmlinux' | KvmModule)[];
 }
 
+/** The same with what is in the way of our module's hooks. */
+export interface KvmState extends KvmFacts {
+  /** Functions that it hooks, whose one direct call something else has. */
+  taken: readonly string[];
+}
+
 /** How the running KVM differs. Throws HT_UNSUPPORTED for types that cannot be read. */
 export function runningKvm(side: Side, places = PLACES): KvmFacts {
   const read = (name: string): Uint8Array | undefined => {
@@ -224,13 +257,25 @@ export function runningKvm(side: Side, places = PLACES): KvmFacts {
 }
 
 /** For reports: types that cannot be read are a difference too. */
-export function kvmFacts(side: Side): KvmFacts {
+export function kvmState(side: Side): KvmState {
+  const taken = takenFunctions(side, textIfThere('/sys/kernel/tracing/enabled_functions') ?? '');
   try {
-    return runningKvm(side);
+    return { ...runningKvm(side), taken };
   } catch (e) {
-    if (isHyperturtleError(e)) return { differences: [e.message], untyped: [] };
+    if (isHyperturtleError(e)) return { differences: [e.message], untyped: [], taken };
     throw e;
   }
+}
+
+/** What else has the direct call of a hooked function, as BPF programs do (fentry). `traced`: tracefs' enabled_functions. Pure. */
+export function takenFunctions(side: Side, traced: string): string[] {
+  const hooked = new Set(hookedFunctions(side));
+  const lines = traced.split('\n');
+  return lines.flatMap((line, i) => {
+    const name = /^(\S+)(?: \[\S+\])? \(\d+\).* D\b/.exec(line)?.[1] ?? '';
+    const to = /^\s*direct\S*-->(.*)$/.exec(lines[i + 1] ?? '')?.[1] ?? '';
+    return hooked.has(name) && !to.includes(`[hyperturtle_${side}]`) ? [name] : [];
+  });
 }
 
 /** That of a KVM without types nothing is known is somebody's own risk. */
@@ -243,7 +288,7 @@ const withoutTypes = (untyped: KvmFacts['untyped']): string =>
 const WITH_TYPES = 'use a kernel with CONFIG_DEBUG_INFO_BTF and CONFIG_DEBUG_INFO_BTF_MODULES';
 
 /** For both doctors. `consequence`: what does not happen where something differs. */
-export function kvmFindings(side: Side, facts: KvmFacts, consequence: string): Finding[] {
+export function kvmFindings(side: Side, facts: KvmState, consequence: string): Finding[] {
   const name = `hyperturtle_${side}`;
   const found: Finding[] = facts.differences.map((differs) => ({
     level: 'fail',
@@ -255,6 +300,12 @@ export function kvmFindings(side: Side, facts: KvmFacts, consequence: string): F
       level: takesUntyped() ? 'warn' : 'fail',
       what: `${withoutTypes(facts.untyped)}: whether KVM is one that ${name} knows cannot be told`,
       mend: takesUntyped() ? WITH_TYPES : `${consequence}: ${WITH_TYPES}`,
+    });
+  if (facts.taken.length > 0)
+    found.push({
+      level: 'fail',
+      what: `${facts.taken.join(', ')}: hooked by something else, such as a BPF program (fentry): ${name}.ko does not load beside it${side === 'host' ? ', or hooks no exits' : ''}`,
+      mend: `end it, and load ${name} again (grep -A1 NAME /sys/kernel/tracing/enabled_functions shows what it is)`,
     });
   return found;
 }

@@ -5,9 +5,10 @@
 import { PLACES } from '../../core/default-paths.ts';
 import { existsSync, readdirSync } from 'node:fs';
 import os from 'node:os';
-import { kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
-import type { KvmFacts } from '../../bpf/kvm-abi.ts';
+import { kvmFindings, kvmState } from '../../bpf/kvm-abi.ts';
+import type { KvmState } from '../../bpf/kvm-abi.ts';
 import { textIfThere } from '../../core/files.ts';
+import { ftraceEnabled } from '../../core/ftrace.ts';
 import {
   SHADOW_MMU_CVE,
   SHADOW_MMU_FIXED_IN,
@@ -48,8 +49,8 @@ export interface Facts {
   otherHypervisors: readonly string[];
   signing: ModuleSigning;
   guestDevice: boolean;
-  /** What of KVM differs from what hyperturtle_guest.ko relies on. */
-  kvmTypes: KvmFacts;
+  /** What of KVM differs from what hyperturtle_guest.ko relies on, or is in its way. */
+  kvm: KvmState;
   turtlefs: string | undefined;
   /** PCI devices that may be the arena, whose memory this kernel gave no address. */
   unplacedArenas: readonly string[];
@@ -79,7 +80,7 @@ export function collectFacts(
     ept: textIfThere('/sys/module/kvm_intel/parameters/ept'),
     tdpMmu: textIfThere('/sys/module/kvm/parameters/tdp_mmu'),
     nohzFull: (textIfThere('/sys/devices/system/cpu/nohz_full') ?? '').replace('(null)', ''),
-    ftrace: textIfThere('/proc/sys/kernel/ftrace_enabled'),
+    ftrace: ftraceEnabled(),
     numa: {
       nodes: numaNodes(textIfThere('/sys/devices/system/node/has_memory') ?? ''),
       balancing: textIfThere('/proc/sys/kernel/numa_balancing'),
@@ -88,7 +89,7 @@ export function collectFacts(
     otherHypervisors: OTHER_HYPERVISORS.filter((m) => existsSync(`/sys/module/${m}`)),
     signing: moduleSigning(),
     guestDevice: existsSync(GUEST_DEVICE),
-    kvmTypes: kvmFacts('guest'),
+    kvm: kvmState('guest'),
     turtlefs: turtlefsMount(),
     unplacedArenas: unplacedArenas(),
     channel: findChannel(port) !== undefined,
@@ -145,7 +146,7 @@ export function judge(f: Facts): Finding[] {
     ...kvmSettings(f),
     ...kernelSettings(f),
     guestModule(f),
-    ...kvmFindings('guest', f.kvmTypes, 'no nested guest is registered'),
+    ...kvmFindings('guest', f.kvm, 'no nested guest is registered'),
     ...(f.guestDevice ? arena(f) : []),
     ...channel(f),
     ...desired(f),
@@ -368,7 +369,6 @@ function desired({ agent }: Facts): Finding[] {
 }
 
 function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
-  const dir = turtlefs ?? PLACES.turtlefs.path;
   return vms.map((vm) => {
     const who = `VMM ${vm.name} (process ${vm.pid})`;
     if (vm.turtlefs === 'private')
@@ -381,7 +381,7 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
         `${who}: its guest's RAM is not on turtlefs${memoryText(vm.memory)}, so its faults take the long way`,
         vm.kata
           ? "'hyperturtle kata status' says whether Kata starts its VMMs by 'hyperturtle vmm', 'kata install' sets that up for the next pod; where it does, the system's log has why (journalctl -t hyperturtle-vmm)"
-          : `QEMU: -object memory-backend-file,id=ram,mem-path=${dir}/NAME,size=...,share=on -machine memory-backend=ram; any VMM: start it by 'hyperturtle vmm -- PROGRAM ...'`,
+          : `QEMU: -object memory-backend-file,id=ram,mem-path=${turtlefs ?? PLACES.turtlefs.path}/NAME,size=...,share=on -machine memory-backend=ram; any VMM: start it by 'hyperturtle vmm -- PROGRAM ...'`,
       );
     if (
       agent?.module?.state === 'present' &&

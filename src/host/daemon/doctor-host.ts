@@ -4,8 +4,8 @@
  */
 import { existsSync } from 'node:fs';
 import os from 'node:os';
-import { hookedFunctions, kvmFacts, kvmFindings } from '../../bpf/kvm-abi.ts';
-import type { KvmFacts } from '../../bpf/kvm-abi.ts';
+import { kvmFindings, kvmState } from '../../bpf/kvm-abi.ts';
+import type { KvmState } from '../../bpf/kvm-abi.ts';
 import { isBpffs } from '../../bpf/pins.ts';
 import { textIfThere } from '../../core/files.ts';
 import { ftraceEnabled } from '../../core/ftrace.ts';
@@ -34,13 +34,9 @@ export interface HostFacts {
   signing: ModuleSigning;
   bpffs: { dir: string; mounted: boolean };
   jit: string | undefined;
-  /** What of KVM differs from what hyperturtle_host.ko relies on. */
-  kvmTypes: KvmFacts;
-  /** Lines of tracefs' enabled_functions; undefined: they cannot be read. */
-  traced: readonly string[] | undefined;
+  /** What of KVM differs from what hyperturtle_host.ko relies on, or is in its way. */
+  kvm: KvmState;
 }
-
-const HOOKED = new Set(hookedFunctions('host'));
 
 type Vendor = 'kvm_amd' | 'kvm_intel';
 const VENDORS = ['kvm_amd', 'kvm_intel'] as const;
@@ -64,8 +60,7 @@ export function collectHostFacts(bpffs: string): HostFacts {
     signing: moduleSigning(),
     bpffs: { dir: bpffs, mounted: isBpffs(bpffs) },
     jit: textIfThere('/proc/sys/net/core/bpf_jit_enable'),
-    kvmTypes: kvmFacts('host'),
-    traced: textIfThere('/sys/kernel/tracing/enabled_functions')?.split('\n'),
+    kvm: kvmState('host'),
   };
 }
 
@@ -74,7 +69,7 @@ export function hostFindings(bpffs: string): Finding[] {
 }
 
 export function judgeHost(f: HostFacts): Finding[] {
-  return [known(f), series(f), ...kvm(f), ...hooks(f), ...types(f), ...others(f), pins(f), native(f)];
+  return [known(f), series(f), ...kvm(f), ...hooks(f), ...relied(f), pins(f), native(f)];
 }
 
 const ok = (what: string): Finding => ({ level: 'ok', what: `host: ${what}` });
@@ -150,24 +145,8 @@ function hooks({ hostDevice, ftrace, signing }: HostFacts): Finding[] {
 }
 
 /** Functions and structs of KVM that the module relies on, by the kernel's own types. */
-function types({ kvmTypes }: HostFacts): Finding[] {
-  return kvmFindings('host', kvmTypes, 'no VM is attached').map((f) => ({ ...f, what: `host: ${f.what}` }));
-}
-
-/** Anyone else who has the one direct call of a hooked function, as BPF programs do (fentry): ftrace says to whom it goes. */
-function others({ traced = [] }: HostFacts): Finding[] {
-  const taken = traced.flatMap((line, i) => {
-    const name = /^(\S+)(?: \[\S+\])? \(\d+\).* D\b/.exec(line)?.[1] ?? '';
-    const to = /^\s*direct-->(.*)$/.exec(traced[i + 1] ?? '')?.[1] ?? '';
-    return HOOKED.has(name) && !to.includes('[hyperturtle_host]') ? [name] : [];
-  });
-  if (taken.length === 0) return [];
-  return [
-    fail(
-      `${taken.join(', ')}: hooked by something else, such as a BPF program (fentry): hyperturtle_host.ko does not load beside it`,
-      'end it, and load hyperturtle_host (grep -A1 NAME /sys/kernel/tracing/enabled_functions shows what it is)',
-    ),
-  ];
+function relied(f: HostFacts): Finding[] {
+  return kvmFindings('host', f.kvm, 'no VM is attached').map((n) => ({ ...n, what: `host: ${n.what}` }));
 }
 
 function pins({ bpffs: { dir, mounted } }: HostFacts): Finding {

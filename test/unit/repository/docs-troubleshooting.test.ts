@@ -6,6 +6,7 @@ import { NPF_REASON } from '../../../src/kernel/npf.ts';
 
 const doc = readFileSync('docs/troubleshooting.md', 'utf8');
 const said = [
+  'bpf/kvm-abi.ts',
   'guest/agent/doctor.ts',
   'guest/agent/fixes.ts',
   'guest/agent/no-index.ts',
