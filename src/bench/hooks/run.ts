@@ -4,14 +4,17 @@
  */
 import { HyperturtleError } from '../../core/errors.ts';
 
-/** Trampolines of the functions that KVM passes for one event, by vendor. c/host/exit.c, c/host/npf.c */
+/**
+ * Trampolines of the functions that KVM passes for one event, by vendor. c/host/exit.c, c/host/npf.c. On Intel every exit of L2
+ * goes through nested_vmx_reflect_vmexit; on AMD a page fault not through nested_svm_exit_handled (nested_svm_exit_special).
+ */
 export const HOOK_PATHS = [
   { event: 'AMD: an exit of L2 goes to L1', trampolines: ['ht_svm_around', 'ht_svm_vmexit'] },
   { event: 'AMD: L1 enters L2', trampolines: ['ht_svm_vmentry'] },
   { event: 'AMD: a nested page fault of L2', trampolines: ['ht_npt'] },
   { event: 'Intel: an exit of L2 goes to L1', trampolines: ['ht_vmx_around', 'ht_vmx_vmexit'] },
   { event: 'Intel: L1 enters L2', trampolines: ['ht_vmx_vmentry'] },
-  { event: 'Intel: a nested page fault of L2', trampolines: ['ht_ept'] },
+  { event: 'Intel: a nested page fault of L2', trampolines: ['ht_vmx_around', 'ht_ept'] },
 ] as const;
 
 export interface HookCost {

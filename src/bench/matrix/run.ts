@@ -25,7 +25,6 @@ import type { TinyVmmResult } from '../../testbed/tiny-vmm.ts';
 import { lazy } from '../../core/lazy.ts';
 import type { Output } from '../../core/lazy.ts';
 
-export const MATRIX_KERNELS = ['6.1', '6.12', '7.3'] as const;
 export const MATRIX_HOOKS = ['npf', 'large', 'exit', 'sample', 'net'] as const;
 export type MatrixHook = (typeof MATRIX_HOOKS)[number];
 export const MATRIX_VENDORS = ['amd', 'intel'] as const;

@@ -2,6 +2,7 @@
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { HyperturtleError } from '../../core/errors.ts';
+import { TRIED_SERIES } from '../../core/nested-kvm.ts';
 import { writeOut } from '../../core/output.ts';
 import type { MatrixCell, MatrixSpec } from '../../bench/matrix/run.ts';
 import { bochsModelOf, modelOption } from '../shared/emulated-cpu.ts';
@@ -24,7 +25,7 @@ export function registerMatrix(bench: Command): void {
   bench
     .command('matrix')
     .description('each hook on each kernel and vendor: run, counted, and kept as the table of a document')
-    .option('-k, --kernel <list>', 'series; default: 6.1,6.12,7.3')
+    .option('-k, --kernel <list>', `series; default: ${TRIED_SERIES.join(',')}`)
     .option('--cpu <list>', 'vendors; intel takes minutes a hook', 'amd,intel')
     .option('--hook <list>', 'npf, large (2 MiB), exit, sample, net (xdp and tc); default: all')
     .addOption(new Option('--quick', 'one cell a kernel: npf on AMD').conflicts(['cpu', 'hook', 'cpuModel']))
@@ -47,10 +48,8 @@ Examples:
 async function cellsOf(
   o: MatrixOptions,
 ): Promise<Pick<MatrixSpec, 'kernels' | 'vendors' | 'hooks' | 'bochsModel'>> {
-  const { MATRIX_HOOKS, MATRIX_KERNELS, MATRIX_VENDORS, plannedCells } = await import(
-    '../../bench/matrix/run.ts'
-  );
-  const kernels = o.kernel === undefined ? MATRIX_KERNELS : kernelList(o.kernel);
+  const { MATRIX_HOOKS, MATRIX_VENDORS, plannedCells } = await import('../../bench/matrix/run.ts');
+  const kernels = o.kernel === undefined ? TRIED_SERIES : kernelList(o.kernel);
   const vendors = o.quick ? (['amd'] as const) : choose('--cpu', MATRIX_VENDORS, o.cpu);
   const hooks = o.quick ? (['npf'] as const) : choose('--hook', MATRIX_HOOKS, o.hook);
   const model = bochsModelOf({ ...o, cpu: vendors.some((v) => v === 'intel') ? 'intel' : 'amd' });
