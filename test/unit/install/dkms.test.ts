@@ -46,6 +46,8 @@ describe('BUILD_EXCLUSIVE_KERNEL', () => {
     expect(conf).not.toMatch(/@[A-Z]+@/);
     // with it a failure is the kernel package's
     expect(conf).not.toMatch(/^AUTOINSTALL/m);
+    // what was built for one kernel has the layout of its structs
+    expect(conf).toMatch(/^NO_WEAK_MODULES="yes"$/m);
   });
 });
 
