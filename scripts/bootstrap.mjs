@@ -159,7 +159,7 @@ async function build() {
   say('compiling TypeScript');
   rmSync(stamp, { force: true });
   // types are `npm run check`'s work
-  const tsc = path.join(ROOT, 'node_modules/typescript/bin/tsc');
+  const tsc = path.join(ROOT, 'node_modules/typescript-7/bin/tsc');
   // the dashboard's page is compiled for browsers
   for (const project of [ROOT, path.join(ROOT, 'src/dashboard/page')]) {
     const status = await run(process.execPath, [tsc, '-p', project, '--noCheck'], {

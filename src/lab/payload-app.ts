@@ -35,7 +35,7 @@ const PROJECTS = ['.', 'src/dashboard/page'];
 
 /** A directory to become `dist/src`. Does not check types: that is `npm run check`'s work. */
 export async function buildApp(c: BuildContext): Promise<Built> {
-  const tsc = path.join(c.projectRoot, 'node_modules/typescript/bin/tsc');
+  const tsc = path.join(c.projectRoot, 'node_modules/typescript-7/bin/tsc');
   const src = path.join(c.projectRoot, 'src');
   if (!(await exists(tsc)) || !(await exists(src))) {
     const dir = path.join(c.projectRoot, 'dist/src');

@@ -99,7 +99,7 @@ export function processesNaming(text: string): string[] {
 
 /** Compiles the package as it is now, and gives the path of a compiled file: for tests that need one of our processes. */
 export async function compiled(file: string): Promise<string> {
-  const tsc = path.join(ROOT, 'node_modules/typescript/bin/tsc');
+  const tsc = path.join(ROOT, 'node_modules/typescript-7/bin/tsc');
   await exec(process.execPath, [tsc, '-p', ROOT, '--noCheck'], { timeoutMs: 300_000 });
   return path.join(ROOT, 'dist', file.replace(/\.ts$/, '.js'));
 }
