@@ -79,13 +79,16 @@ export function defaultKernel(): string {
   }
 }
 
-/** A release that came after the machine's. */
-export function isNewer(codename: string): boolean {
+/** A release that came before the machine's. */
+export function isOlder(codename: string): boolean {
   const order = (name: string): number => RELEASES.findIndex((r) => r.codename === name);
-  return order(codename) > order(machineRelease().codename);
+  return order(codename) < order(machineRelease().codename);
 }
 
-/** Releases beside the machine's, newest first. */
-export function otherReleases(machine: Release): Release[] {
-  return RELEASES.filter((r) => r !== machine).reverse();
+/**
+ * Releases, each with its backports, for what the machine's apt has not: newest first. The machine's own is one of them where it
+ * is the newest, as its apt may be without backports, and no other has what is in these.
+ */
+export function furtherReleases(machine: Release): Release[] {
+  return RELEASES.filter((r) => r !== machine || r === newest).reverse();
 }

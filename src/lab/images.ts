@@ -25,7 +25,7 @@ import type { Progress } from '../core/progress.ts';
 import { IN_GUEST } from './artifacts.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
 import type { CpioEntry } from '../core/cpio.ts';
-import { isNewer } from './debian.ts';
+import { isOlder } from './debian.ts';
 import { libraryClosure, neededLibraries } from './images-elf.ts';
 import { nodeFiles } from './node-files.ts';
 import * as scripts from './init-scripts.ts';
@@ -288,7 +288,7 @@ async function closure(
 ): Promise<Map<string, string>> {
   // the newer C library serves the programs of both
   const trees = [tools.root, tools.libc];
-  if (qemu !== tools) trees.splice(isNewer(qemu.release ?? '') ? 0 : 2, 0, qemu.root);
+  if (qemu !== tools) trees.splice(isOlder(qemu.release ?? '') ? 2 : 0, 0, qemu.root);
   const directories = [
     ...trees.flatMap((r) => [path.join(r, 'usr/lib', TRIPLET), path.join(r, 'usr/lib64')]),
     ...HOST_LIBRARIES,

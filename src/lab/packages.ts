@@ -1,7 +1,7 @@
 /**
  * Which Debian packages the lab is made of. What apt chose is recorded per kernel series, and used as recorded
  * until a refresh is asked for, so that a run with a complete cache needs no network and gives the same lab. A series
- * that the machine's Debian has not comes from another release (releases.ts), with the compiler for its modules.
+ * that the machine's apt has not comes from another release or from backports (releases.ts), with the compiler for its modules.
  */
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -9,7 +9,7 @@ import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.
 import type { Progress } from '../core/progress.ts';
 import { Apt } from './debs.ts';
 import type { DebRecord } from './debs.ts';
-import { machineRelease, otherReleases, RELEASES } from './debian.ts';
+import { machineRelease, furtherReleases, RELEASES } from './debian.ts';
 import { checkSeries } from './kernel-name.ts';
 import { aptOfRelease } from './releases.ts';
 import { contentKey, needSpace } from './xdg.ts';
@@ -62,7 +62,7 @@ export interface PackageSet {
   rootsKey: string;
   /** Kernel series, or `bochs`, or `6.1-source`: the name of the recorded set. */
   series: string;
-  /** Codename of the release that it is from, when that is not the machine's: it has no tools for the host then. */
+  /** Codename of the release that it is from, when the machine's apt has it not: it has no tools for the host then. */
   release?: string;
   /** As `uname -r`. */
   kernelVersion: string;
@@ -236,7 +236,7 @@ async function wanted(own: Apt, o: PackagesOptions): Promise<Wanted> {
   const seen = await kernelsOf(own);
   const mine = pickKernel(seen, o.series);
   if (mine !== undefined) return { apt: own, roots: [...packages(mine), ...ROOTS], kernelVersion: mine };
-  for (const release of otherReleases(machineRelease())) {
+  for (const release of furtherReleases(machineRelease())) {
     const apt = await aptOfRelease(own, release, o.root, o.signal);
     const theirs = await kernelsOf(apt);
     const found = pickKernel(theirs, o.series);
@@ -255,7 +255,7 @@ async function wanted(own: Apt, o: PackagesOptions): Promise<Wanted> {
 /** QEMU of another release than the machine's. Its parts are named, since apt takes none of backports by itself. */
 async function wantedQemu(own: Apt, asked: string, o: PackagesOptions): Promise<Wanted> {
   const seen = await own.versions('qemu-system-x86');
-  for (const release of otherReleases(machineRelease())) {
+  for (const release of furtherReleases(machineRelease())) {
     const apt = await aptOfRelease(own, release, o.root, o.signal);
     const versions = await apt.versions('qemu-system-x86');
     const found = versions.find((v) => isQemuVersion(v, asked));

@@ -1,5 +1,5 @@
 /**
- * Packages of another Debian release than the machine's, such as kernels out of a later one and its backports. They come by
+ * Packages that the machine's apt has not, such as kernels out of a later Debian release or of backports. They come by
  * an apt list of the lab's own, from the mirror that the machine's apt uses, checked with the newest keyring that the
  * machine's release has. Nothing is installed.
  */
@@ -11,7 +11,7 @@ import type { Release } from './debian.ts';
 import { Apt } from './debs.ts';
 
 /**
- * apt for another release than the machine's, whose lists have just been fetched. `own`: the machine's, with lists. The
+ * apt for a release and its backports, whose lists have just been fetched. `own`: the machine's, with lists. The
  * caller holds the lock of both.
  */
 export async function aptOfRelease(

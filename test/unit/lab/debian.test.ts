@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { otherReleases, parseOsRelease, releaseOf, RELEASES } from '../../../src/lab/debian.ts';
+import { furtherReleases, parseOsRelease, releaseOf, RELEASES } from '../../../src/lab/debian.ts';
 
 const debian = (version: string, codename: string): string =>
   `PRETTY_NAME="Debian GNU/Linux ${version} (${codename})"\nVERSION_ID="${version}"\nVERSION_CODENAME=${codename}\nID=debian\n`;
@@ -28,9 +28,9 @@ describe('the release of a machine', () => {
     expect(message).not.toContain('\n');
   });
 
-  test('leaves the others to take kernels from, the newest first', () => {
-    expect(otherReleases(RELEASES[0]!).map((r) => r.codename)).toEqual(['trixie']);
-    expect(otherReleases(RELEASES[1]!).map((r) => r.codename)).toEqual(['bookworm']);
+  test('says where else kernels come from, the newest first: its own backports where no release is newer', () => {
+    expect(furtherReleases(RELEASES[0]!).map((r) => r.codename)).toEqual(['trixie']);
+    expect(furtherReleases(RELEASES[1]!).map((r) => r.codename)).toEqual(['trixie', 'bookworm']);
   });
 });
 
