@@ -1,6 +1,7 @@
 /** The report of `bench paper`: the paper's figures beside ours, one HTML file that needs nothing else. */
 import { PAPER_FIGURES, gain, paperGain } from '../bench/paper/figures.ts';
 import type { PaperRun } from '../bench/paper/benches.ts';
+import type { Finding } from '../wire/schema.ts';
 import type { PaperFigure, Values } from '../bench/paper/figures.ts';
 import { maybe, number } from './format.ts';
 import { STYLE } from './style.ts';
@@ -29,7 +30,12 @@ export function paperRows(runs: readonly PaperRun[]): Row[] {
   });
 }
 
-export function paperReport(runs: readonly PaperRun[], startedAt: string): string {
+/** `machine`: what was found of it before the runs; empty where that is not asked. */
+export function paperReport(
+  runs: readonly PaperRun[],
+  startedAt: string,
+  machine: readonly Finding[] = [],
+): string {
   const rows = paperRows(runs);
   const measured = rows.filter((r) => r.gain !== undefined).length;
   return `<!doctype html>
@@ -52,10 +58,18 @@ export function paperReport(runs: readonly PaperRun[], startedAt: string): strin
 <figure>${gainChart(rows)}</figure></section>
 <section><h2>Figures</h2>${figureTable(rows)}</section>
 <section><h2>Runs</h2>${runTable(runs)}</section>
-</main>
+${machineSection(machine)}</main>
 </body>
 </html>
 `;
+}
+
+function machineSection(found: readonly Finding[]): string {
+  if (found.length === 0) return '';
+  const items = found.map(
+    (f) => `<li>${f.level === 'ok' ? '' : '<b>disturbs:</b> '}${escapeXml(f.what)}</li>`,
+  );
+  return `<section><h2>The machine before the runs</h2><ul>${items.join('')}</ul></section>\n`;
 }
 
 /** Two bars a figure, the paper's and ours; a figure without ours says so. */
