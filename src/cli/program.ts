@@ -154,7 +154,7 @@ export const ROOMS: readonly Room[] = [
   },
   {
     commands: ['kubernetes'],
-    add: async (to) => (await import('./kubernetes/command.ts')).registerKubernetes(to),
+    add: async (to, { version }) => (await import('./kubernetes/command.ts')).registerKubernetes(to, version),
   },
   {
     heading: 'Objects, anywhere:',

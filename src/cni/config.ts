@@ -10,6 +10,7 @@ import { isIfname } from '../net/ifname.ts';
 import { RateLimitInput } from '../net/rate-limit.ts';
 import { ConventionArgs, ipsWanted, macWanted, parseCniArgs } from './args.ts';
 import { CniError } from './errors.ts';
+import { withPodPolicy } from './pod-policy.ts';
 import { CniResult } from './result.ts';
 import { CNI_VERSIONS } from './versions.ts';
 import type { CniVersion } from './versions.ts';
@@ -48,6 +49,8 @@ export const NetConfig = lazy(() =>
         rateLimit: RateLimitInput().optional(),
         /** Where it is not possible (on a veth): go on without, or fail. */
         required: z.boolean().default(true),
+        /** What the annotation of a pod may do: nothing, or add rules behind these. */
+        pod: z.enum(['refuse', 'after']).default('refuse'),
       })
       .optional(),
     agentSocket: z.string().startsWith('/').default(AGENT_SOCKET),
@@ -117,9 +120,9 @@ export function parseRequest(env: Readonly<Record<string, string | undefined>>, 
   if ((command === 'ADD' || command === 'CHECK') && netns === undefined)
     throw new CniError('INVALID_ENVIRONMENT', 'CNI_NETNS: the path of a network namespace expected');
   const pluginPath = (env['CNI_PATH'] ?? '').split(':').filter((p) => path.isAbsolute(p));
-  const config = parseConfig(raw);
   // of ADD alone: what it refuses must not stand in the way of the DEL that follows
   const asked = command === 'ADD';
+  const config = asked ? withPodPolicy(parseConfig(raw)) : parseConfig(raw);
   const args = parseCniArgs(asked ? (env['CNI_ARGS'] ?? '') : '');
   const mac = asked ? macWanted(args, config) : undefined;
   if (asked && ipsWanted(args, config).length > 0 && !(config.ipam && 'type' in config.ipam))

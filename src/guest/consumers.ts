@@ -13,8 +13,6 @@ export interface ConsumerSpec {
   cpus: number;
   /** Name of the runtime class, the runtime and the network. */
   name: string;
-  /** A container image with this package, for the DaemonSet. */
-  image: string;
   /** The network's addresses as a prefix, IPv4 or IPv6. */
   subnet: string;
 }
@@ -24,12 +22,8 @@ export const CONSUMER_DEFAULTS: ConsumerSpec = {
   memMib: 2048,
   cpus: 1,
   name: 'hyperturtle',
-  image: 'hyperturtle:0.2.0',
   subnet: '192.0.2.0/24',
 };
-
-/** What a pod with a VM needs beside its containers: guest kernel, agent, VMM. Kata's own figures. */
-const OVERHEAD = { memory: '160Mi', cpu: '250m' };
 
 const cni = (s: ConsumerSpec): string =>
   `${JSON.stringify(
@@ -179,76 +173,6 @@ const libvirt = (
 </domain>
 `;
 
-const runtimeClass = (s: ConsumerSpec): string => `apiVersion: node.k8s.io/v1
-kind: RuntimeClass
-metadata:
-  name: ${s.name}
-handler: ${s.name}
-overhead:
-  podFixed:
-    memory: ${OVERHEAD.memory}
-    cpu: ${OVERHEAD.cpu}
-scheduling:
-  nodeSelector:
-    hyperturtle/agent: "true"
-`;
-
-/** The node has the guest module and iproute2; turtlefs is mounted by the agent and must be seen by the node's VMMs. */
-const daemonSet = (s: ConsumerSpec): string => `apiVersion: apps/v1
-kind: DaemonSet
-metadata:
-  name: ${s.name}-agent
-  namespace: kube-system
-  labels: {app: ${s.name}-agent}
-spec:
-  selector:
-    matchLabels: {app: ${s.name}-agent}
-  template:
-    metadata:
-      labels: {app: ${s.name}-agent}
-    spec:
-      # VMMs are processes of the node; the agent copies descriptors from them
-      hostPID: true
-      nodeSelector: {hyperturtle/agent: "true"}
-      priorityClassName: system-node-critical
-      initContainers:
-        - name: cni
-          image: ${s.image}
-          # the package as a whole: the runtime executes the plugin on the node
-          command:
-            - sh
-            - -ec
-            - |
-              plugin=$(readlink -f "$(command -v hyperturtle-cni)")
-              cp -a "\${plugin%/dist/src/cli/*}/." /opt/hyperturtle/
-              ln -sf /opt/hyperturtle/dist/src/cli/cni-main.cjs /opt/cni/bin/hyperturtle-cni
-          volumeMounts:
-            - {name: cni-bin, mountPath: /opt/cni/bin}
-            - {name: package, mountPath: /opt/hyperturtle}
-      containers:
-        - name: agent
-          image: ${s.image}
-          command: [hyperturtle, guest, agent]
-          securityContext:
-            # mounts that the node sees are allowed to privileged containers only
-            privileged: true
-          resources:
-            requests: {cpu: 20m, memory: 96Mi}
-            limits: {memory: 256Mi}
-          volumeMounts:
-            - {name: run, mountPath: /run/hyperturtle, mountPropagation: Bidirectional}
-            - {name: state, mountPath: /var/lib/hyperturtle}
-            - {name: config, mountPath: /etc/hyperturtle, readOnly: true}
-            - {name: dev, mountPath: /dev}
-      volumes:
-        - {name: cni-bin, hostPath: {path: /opt/cni/bin, type: DirectoryOrCreate}}
-        - {name: package, hostPath: {path: /opt/hyperturtle, type: DirectoryOrCreate}}
-        - {name: run, hostPath: {path: /run/hyperturtle, type: DirectoryOrCreate}}
-        - {name: state, hostPath: {path: /var/lib/hyperturtle, type: DirectoryOrCreate}}
-        - {name: config, hostPath: {path: /etc/hyperturtle, type: DirectoryOrCreate}}
-        - {name: dev, hostPath: {path: /dev}}
-`;
-
 export const CONSUMERS = {
   qemu: { what: "QEMU's arguments for RAM on turtlefs", text: qemu },
   libvirt: { what: 'domain XML of a nested guest', text: libvirt },
@@ -258,8 +182,6 @@ export const CONSUMERS = {
   'kata-clh': { what: 'the same for cloud-hypervisor', text: kataClh },
   'kata-fc': { what: 'the same for Firecracker', text: kataFc },
   containerd: { what: "runtime and CNI sections of containerd's config.toml", text: containerd },
-  'runtime-class': { what: 'Kubernetes: RuntimeClass with overhead', text: runtimeClass },
-  'daemon-set': { what: 'Kubernetes: agent and CNI plugin on each node', text: daemonSet },
   cni: { what: 'CNI network list', text: cni },
 } as const satisfies Record<string, { what: string; text: (s: ConsumerSpec) => string }>;
 export type Consumer = keyof typeof CONSUMERS;

@@ -7,7 +7,6 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } 
 import os from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
-import { parse } from 'yaml';
 import { afterEach, beforeEach, describe, expect, it, test } from 'vitest';
 import { parseRequest } from '../../src/cni/config.ts';
 import { CONSUMERS, CONSUMER_DEFAULTS } from '../../src/guest/consumers.ts';
@@ -74,32 +73,6 @@ test('the CNI network list is what the plugin takes', () => {
     CNI_PATH: '/x',
   };
   expect(parseRequest(env, given).config).toMatchObject({ mode: 'direct', device: 'netdev' });
-});
-
-test('what Kubernetes gets is YAML whose names meet', () => {
-  const runtime = parse(of('runtime-class')) as { handler: string; scheduling: { nodeSelector: object } };
-  expect(of('containerd')).toContain(`runtimes.${runtime.handler}]`);
-  const set = parse(of('daemon-set')) as {
-    spec: {
-      selector: { matchLabels: object };
-      template: {
-        metadata: { labels: object };
-        spec: {
-          nodeSelector: object;
-          volumes: { name: string }[];
-          containers: { volumeMounts: { name: string }[] }[];
-          initContainers: { volumeMounts: { name: string }[] }[];
-        };
-      };
-    };
-  };
-  const { selector, template } = set.spec;
-  expect(template.metadata.labels).toEqual(selector.matchLabels);
-  expect(template.spec.nodeSelector).toEqual(runtime.scheduling.nodeSelector);
-  const mounted = [...template.spec.containers, ...template.spec.initContainers].flatMap(
-    (c) => c.volumeMounts,
-  );
-  expect(new Set(mounted.map((m) => m.name))).toEqual(new Set(template.spec.volumes.map((v) => v.name)));
 });
 
 describe.each(['dash', 'bash'])('the script for cloud-hypervisor, run by %s', (shell) => {

@@ -27,6 +27,8 @@ describe('the device plugin', () => {
   let kubelet: FakeKubelet;
   let checkpoint: Checkpoint;
   let plugin: ChildProcess | undefined;
+  /** All that were started, of which a test that fails may leave some. */
+  let started: ChildProcess[] = [];
   let said = '';
 
   beforeAll(() => {
@@ -41,7 +43,9 @@ describe('the device plugin', () => {
     said = '';
   });
   afterEach(async () => {
-    if (plugin) await end('SIGKILL');
+    plugin = undefined;
+    for (const p of started) if (p.exitCode === null) p.kill('SIGKILL');
+    started = [];
     kubelet.stop();
     await agent.close();
     rmSync(dir, { recursive: true });
@@ -49,7 +53,7 @@ describe('the device plugin', () => {
 
   function start(...more: string[]): void {
     const args = ['--kubelet-dir', path.join(dir, 'kubelet'), '--socket', path.join(dir, 'agent.sock')];
-    const started = spawn(
+    const now = spawn(
       process.execPath,
       [main, 'kubernetes', 'device-plugin', '--every-s', '1', ...args, ...more],
       {
@@ -57,9 +61,10 @@ describe('the device plugin', () => {
         stdio: ['ignore', 'pipe', 'pipe'],
       },
     );
-    for (const out of [started.stdout, started.stderr])
+    for (const out of [now.stdout, now.stderr])
       out.setEncoding('utf8').on('data', (text: string) => (said += text));
-    plugin = started;
+    plugin = now;
+    started.push(now);
   }
   async function end(signal: NodeJS.Signals): Promise<number | null> {
     const ending = plugin;
@@ -211,6 +216,6 @@ describe('the device plugin', () => {
       // the host was asked for each NIC once
       expect(agent.added).toBe(NICS);
     },
-    RESTARTS * 15_000,
+    RESTARTS * 30_000,
   );
 });

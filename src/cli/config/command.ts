@@ -11,14 +11,12 @@ interface Options {
   memMib: number;
   cpus: number;
   name: string;
-  image: string;
   subnet: string;
 }
 
 /** A name that every consumer takes: a DNS label (RFC 1035), as Kubernetes wants names of services. */
 const NAME = /^[a-z]([a-z0-9-]{0,29}[a-z0-9])?$/;
 const PATH = /^\/[\w./-]+$/;
-const IMAGE = /^[\w.:/@-]+$/;
 
 /** What is put into TOML, YAML, XML and JSON as it stands must mean nothing there. */
 const checked =
@@ -49,7 +47,6 @@ export function registerConfig(program: Command): void {
     .option('--mem-mib <number>', 'RAM of a nested guest', integer('--mem-mib', 16, 1 << 24), d.memMib)
     .option('--cpus <number>', 'virtual CPUs of a nested guest', integer('--cpus', 1, 4096), d.cpus)
     .option('--name <name>', 'name of the runtime, class and network', d.name)
-    .option('--image <name>', 'container image with this package', d.image)
     .option('--subnet <prefix>', 'addresses of the network', d.subnet)
     .addHelpText(
       'after',
@@ -66,7 +63,6 @@ export function registerConfig(program: Command): void {
         'lower-case letters, digits and dashes, a letter first and no dash last',
       )(o.name);
       await checked('--ram-dir', PATH, 'an absolute path of plain characters')(o.ramDir);
-      await checked('--image', IMAGE, 'the name of an image')(o.image);
       await checkSubnet(o.subnet);
       writeOut((await forKataHere(kind)) ?? CONSUMERS[kind].text(o));
     });

@@ -6,6 +6,8 @@ import { AGENT_SOCKET } from '../../core/default-paths.ts';
 import { variable } from '../../core/environment.ts';
 import { Option } from 'commander';
 import { integer } from '../shared/values.ts';
+import { registerManifests } from './manifests.ts';
+import { registerNodeStatus } from './node-status.ts';
 
 interface PluginOptions {
   resource: string;
@@ -17,11 +19,13 @@ interface PluginOptions {
   logLevel: LogLevel;
 }
 
-export function registerKubernetes(program: Command): void {
+export function registerKubernetes(program: Command, version: string): void {
   const kubernetes = program
     .command('kubernetes')
-    .description('this machine as a node of Kubernetes: NICs of its host for pods');
+    .description('L1s as nodes of Kubernetes: manifests, NICs of the host for pods');
+  registerManifests(kubernetes, version);
   registerDevicePlugin(kubernetes);
+  registerNodeStatus(kubernetes);
 }
 
 function registerDevicePlugin(kubernetes: Command): void {
