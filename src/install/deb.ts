@@ -75,7 +75,8 @@ function mainPackage(spec: DebSpec, source: InstallSource): Promise<string> {
   return pack(spec, control, async (tree) => {
     const files = [...(await ownFiles('host', source)), ...(await ownFiles('guest', source))];
     await writeFiles(tree, files);
-    await app(spec, path.join(tree, APP));
+    await copyApp(spec.packageRoot, path.join(tree, APP));
+    await cp(path.join(spec.packageRoot, 'c'), path.join(tree, APP, 'c'), { recursive: true });
     const link = async (at: string, to: string): Promise<void> => {
       await mkdir(path.dirname(path.join(tree, at)), { recursive: true });
       await symlink(to, path.join(tree, at));
@@ -204,17 +205,16 @@ function modeOf(e: { isDirectory(): boolean; name: string; parentPath: string })
   return /^(main|cni-main)\.c?js$/.test(e.name) && e.parentPath.endsWith('/dist/src/cli') ? 0o755 : 0o644;
 }
 
-/** What is run, and what the lab is built from. */
-async function app(spec: DebSpec, to: string): Promise<void> {
-  const from = path.join(spec.packageRoot, 'dist/src');
+/** What is run: this package's JavaScript and the packages that it needs. Throws HT_NOT_FOUND when it is not compiled. */
+export async function copyApp(packageRoot: string, to: string): Promise<void> {
+  const from = path.join(packageRoot, 'dist/src');
   try {
     await cp(from, path.join(to, 'dist/src'), { recursive: true, filter: (f) => !/\.(map|d\.ts)$/.test(f) });
   } catch (e) {
     throw new HyperturtleError('HT_NOT_FOUND', `${from} is not compiled: npm run build`, { cause: e });
   }
-  for (const name of ['package.json', 'c'])
-    await cp(path.join(spec.packageRoot, name), path.join(to, name), { recursive: true });
-  await copyDependencies(spec.packageRoot, path.join(to, 'node_modules'));
+  await cp(path.join(packageRoot, 'package.json'), path.join(to, 'package.json'));
+  await copyDependencies(packageRoot, path.join(to, 'node_modules'));
   for (const name of UNUSED) await rm(path.join(to, 'node_modules', name), { recursive: true, force: true });
 }
 

@@ -60,7 +60,7 @@ export async function ownFiles(role: Role, source: InstallSource): Promise<Insta
   ];
   if (role === 'host')
     files.push(plain(`${source.udevDir}/60-hyperturtle.rules`, await shipped('udev/60-hyperturtle.rules')));
-  else files.push(...(await programs(source)));
+  else files.push(...(await bpfPrograms(source.packageRoot)));
   return files;
 }
 
@@ -81,8 +81,8 @@ export async function moduleFiles(source: InstallSource): Promise<InstallFile[]>
   return files;
 }
 
-/** Compiled with the package: no machine that uses them needs clang. */
-async function programs({ packageRoot }: InstallSource): Promise<InstallFile[]> {
+/** The programs, compiled with the package: no machine that uses them needs clang. Throws HT_NOT_FOUND without them. */
+export async function bpfPrograms(packageRoot: string): Promise<InstallFile[]> {
   const from = path.join(packageRoot, 'dist/bpf');
   const names = (await filesBelow(from)).filter((n) => n.endsWith('.bpf.o'));
   if (names.length === 0)

@@ -6,6 +6,7 @@ import { AGENT_SOCKET } from '../../core/default-paths.ts';
 import { variable } from '../../core/environment.ts';
 import { Option } from 'commander';
 import { integer } from '../shared/values.ts';
+import { registerImages } from './images.ts';
 import { registerManifests } from './manifests.ts';
 import { registerNodeStatus } from './node-status.ts';
 
@@ -26,6 +27,7 @@ export function registerKubernetes(program: Command, version: string): void {
   registerManifests(kubernetes, version);
   registerDevicePlugin(kubernetes);
   registerNodeStatus(kubernetes);
+  registerImages(kubernetes, version);
 }
 
 function registerDevicePlugin(kubernetes: Command): void {

@@ -45,7 +45,7 @@ const GuestModule = lazy(() =>
   z.strictObject({
     /** `host`: the node's own (package hyperturtle-dkms); `image`: below /modules/KERNEL; `none`: somebody loads it. */
     source: z.enum(['host', 'image', 'none']).default('host'),
-    image: Text().default('hyperturtle-module:latest'),
+    image: Text().default('hyperturtle-module'),
   }),
 );
 
@@ -127,7 +127,8 @@ export const ChartValues = lazy(() =>
 export type ChartValues = Output<typeof ChartValues>;
 
 /** All defaults. `tag` is that of the images. */
-export const defaultValues = (tag: string): ChartValues => ChartValues().parse({ image: { tag } });
+export const defaultValues = (tag: string): ChartValues =>
+  ChartValues().parse({ image: { tag }, module: { image: `hyperturtle-module:${tag}` } });
 
 /**
  * Defaults with some values in their place, as Helm merges them: maps key by key, anything else as a whole, null takes away.
