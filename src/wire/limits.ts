@@ -18,7 +18,7 @@ export interface RpcLimits {
   maxQueuedBytes: number;
   /** Output not taken by the other side, above which notifications are dropped and counted. */
   maxQueuedNotificationBytes: number;
-  /** Lines read per second that begin as a message, after a burst of a quarter second (16 at least). 0: as many as come. */
+  /** Lines read per second that begin as a message or are answered, after a burst of a quarter second (16 at least). 0: as many as come. */
   requestsPerSecond: number;
   /** Bytes read per second after a burst of two frames. 0: as many as come. */
   bytesPerSecond: number;

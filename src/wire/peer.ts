@@ -218,21 +218,23 @@ export class RpcPeer<C extends MethodTable> {
     return this.#outputFull() ? 'pausedForOutput' : undefined;
   }
 
-  #onLine(line: Line): void {
-    const { maxFrameBytes, maxValues } = this.#limits;
-    if (line === 'too-long')
+  #onLine(line: Line): 'thrown away' | 'taken' {
+    const { maxFrameBytes, maxValues, maxNoiseAnswers } = this.#limits;
+    if (line === 'too-long') {
       this.#serving.refuse(
         null,
         wireError('PARSE_ERROR', `a line of at most ${maxFrameBytes} bytes is expected`),
       );
-    else if (isNoise(line)) {
-      if (line.length === 0) return;
-      if (++this.#noise > this.#limits.maxNoiseAnswers) this.#counters.badLines++;
-      else this.#onMessage(decode(line, maxValues));
-    } else {
-      this.#noise = 0;
-      this.#onMessage(decode(line, maxValues));
+      return 'taken';
     }
+    if (line.length === 0) return 'thrown away';
+    if (!isNoise(line)) this.#noise = 0;
+    else if (++this.#noise > maxNoiseAnswers) {
+      this.#counters.badLines++;
+      return 'thrown away';
+    }
+    this.#onMessage(decode(line, maxValues));
+    return 'taken';
   }
 
   #onMessage(message: Incoming): void {

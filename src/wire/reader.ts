@@ -5,7 +5,7 @@
 import type { Readable } from 'node:stream';
 import { TokenBucket } from './bucket.ts';
 import type { RpcLimits } from './limits.ts';
-import { LineReader, isNoise } from './lines.ts';
+import { LineReader } from './lines.ts';
 import type { Line } from './lines.ts';
 import type { Pause, RpcCounters } from './peer-options.ts';
 
@@ -17,13 +17,14 @@ const LINES_PER_TURN = 64;
  */
 const TURN_MS = 1;
 
-/** What a line that is no message counts beside its bytes: 16,384 of them a second at 16 MiB/s. */
+/** What a line that is thrown away counts beside its bytes: 16,384 of them a second at 16 MiB/s. */
 const NOISE_BYTES = 1024;
 
 export interface ReaderOwner {
   /** Asked before each line. When it names an obstacle, the owner calls `resume()` once that is gone. */
   obstacle(): Exclude<Pause, 'pausedForRate'> | undefined;
-  onLine(line: Line): void;
+  /** What became of it. What may be answered counts as a request, whether it is one or not: an answer costs more than its line. */
+  onLine(line: Line): 'thrown away' | 'taken';
 }
 
 export class Reader {
@@ -75,9 +76,8 @@ export class Reader {
           budget--;
           this.#counters.linesRead++;
           // noise is thrown away as fast as bytes may come: what is behind it is somebody's first message
-          if (isNoise(line)) this.#byteBucket.take(NOISE_BYTES);
+          if (this.#owner.onLine(line) === 'thrown away') this.#byteBucket.take(NOISE_BYTES);
           else this.#lineBucket.take(1);
-          this.#owner.onLine(line);
           if (performance.now() - begun > TURN_MS) budget = 0;
           continue;
         }

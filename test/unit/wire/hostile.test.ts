@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { TENANT_LIMITS } from '../../../src/wire/limits.ts';
 import { FRAME_BYTES, badLine, complaint, cuts, pieces } from '../../support/wire-hostile.ts';
 import { HELLO, rawEnds } from '../../support/wire.ts';
@@ -52,5 +52,15 @@ describe('a bad line', () => {
     expect(performance.now() - t0).toBeLessThan(5000);
     expect(performance.now() - t0).toBeGreaterThan(400);
     expect(server.counters.badLines).toBe(10_000);
+  });
+
+  it('that is answered takes its share of the requests, though a line that begins as a message be between', async () => {
+    const { raw, server } = rawEnds({ limits: { ...TENANT_LIMITS, requestsPerSecond: 100 } });
+    const t0 = performance.now();
+    raw.sendText(`{\n${'x\n'.repeat(TENANT_LIMITS.maxNoiseAnswers)}`.repeat(200));
+    await vi.waitFor(() => expect(server.counters.badLines).toBeGreaterThan(100), 10_000);
+    // 25 at once, 100 a second; 425 at once when only the lines between counted
+    expect(performance.now() - t0).toBeGreaterThan(600);
+    expect(server.counters.badLines).toBeLessThan(30 + (performance.now() - t0) / 10);
   });
 });
