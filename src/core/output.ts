@@ -36,6 +36,13 @@ export function passThrough(bytes: Uint8Array, to: 'stdout' | 'stderr'): void {
 }
 
 let failed = false;
+let unread = 0;
+
+/** Until it is disposed of, a reader that goes does not end this program: for work that must not be left half-done. */
+export function goOnUnread(): Disposable {
+  unread++;
+  return { [Symbol.dispose]: () => void unread-- };
+}
 
 /**
  * For a program's start. A reader that has seen enough (`| head`) ends it without an error. Any other failure of standard
@@ -45,7 +52,10 @@ let failed = false;
 export function guardOutput(name: string): void {
   process.stderr.on('error', () => {});
   process.stdout.on('error', (e) => {
-    if (errnoCode(e) === 'EPIPE') process.exit();
+    if (errnoCode(e) === 'EPIPE') {
+      if (unread === 0) process.exit();
+      return;
+    }
     if (failed) return;
     failed = true;
     writeErr(`${name}: ${fileError(e, 'cannot be written', 'standard output').message}\n`);

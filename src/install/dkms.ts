@@ -90,7 +90,9 @@ export async function dkmsFailure(
       `no modules for Linux ${kernel}: they are for Linux ${oldest} to ${newest} on x86_64, with KVM, BTF and direct calls of ftrace; --no-module installs all else`,
       { cause: e },
     );
-  const text = await readFile(log, 'utf8').catch(() => '');
+  const read = await readFile(log, 'utf8').catch(() => '');
+  // that of another kernel stays where nothing was begun, as without headers
+  const text = read.includes(`for kernel ${kernel} (`) ? read : '';
   const errors = text
     .split('\n')
     .filter((l) => /error:|Error \d/.test(l))

@@ -92,8 +92,14 @@ export async function planUninstall(
   if (machine.systemd)
     plan.steps.push({ kind: 'run', argv: ['systemctl', 'disable', '--now', UNITS[role]], mayFail: true });
   const shared = new Set(others?.files.map((f) => f.path));
-  if (!shared.has(`${moduleSourceDir(record.version)}/dkms.conf`))
-    plan.steps.push(...planDkmsRemoval(record.version, machine.dkms ?? []));
+  // two where an upgrade was killed
+  const versions = new Set([record.version, ...(machine.dkms ?? []).map((e) => e.version)]);
+  const written = new Set(record.files.map((f) => f.path));
+  for (const version of versions) {
+    const conf = `${moduleSourceDir(version)}/dkms.conf`;
+    if (shared.has(conf) || (version !== record.version && !written.has(conf))) continue;
+    plan.steps.push(...planDkmsRemoval(version, machine.dkms ?? []));
+  }
   for (const f of record.files) {
     const found = await contentOf(machine.root, f.path);
     if (found === undefined) continue;

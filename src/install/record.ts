@@ -20,8 +20,18 @@ export type InstallRecord = Output<typeof recordSchema>;
 
 export const sha256 = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
 
-const fileOf = (root: string, role: Role): string =>
-  path.join(root, 'var/lib/hyperturtle', `installed-${role}.json`);
+export const stateDir = (root: string): string => path.join(root, 'var/lib/hyperturtle');
+const fileOf = (root: string, role: Role): string => path.join(stateDir(root), `installed-${role}.json`);
+
+/**
+ * What is recorded while an installation is under way: all that was there and all that comes. Killed, it can be gone on with, by
+ * what is to be replaced, and uninstalled.
+ */
+export function underWay(before: InstallRecord | undefined, coming: InstallRecord): InstallRecord {
+  if (before === undefined) return coming;
+  const had = new Set(before.files.map((f) => f.path));
+  return { ...before, files: [...before.files, ...coming.files.filter((f) => !had.has(f.path))] };
+}
 
 /** Undefined when the role is not installed. Throws HT_INTEGRITY when the record cannot be read. */
 export async function readRecord(root: string, role: Role): Promise<InstallRecord | undefined> {

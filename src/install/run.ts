@@ -1,6 +1,6 @@
 /** Carries out a plan of installation; what was done is undone in reverse when a step fails. */
 import { existsSync } from 'node:fs';
-import { chmod, readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { access, chmod, constants, readFile, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { errnoCode, HyperturtleError, isHyperturtleError, messageOf } from '../core/errors.ts';
@@ -10,6 +10,8 @@ import { CleanupStack } from '../core/lifecycle.ts';
 import { dkmsFailure, hadNothing, parseDkmsStatus } from './dkms.ts';
 import type { MachineFacts } from './plan.ts';
 import type { Command, Plan, RunStep, Step } from './steps.ts';
+import { stateDir } from './record.ts';
+import { withCacheLock } from '../lab/xdg-lock.ts';
 
 /** A module for one kernel compiles in well under a minute; dkms may make an initramfs after it. */
 const COMMAND_MS = 600_000;
@@ -39,6 +41,25 @@ export async function dkmsEntries(): Promise<MachineFacts['dkms']> {
   }
 }
 
+/**
+ * One installation at a time: two would undo each other's files, and both roles share the modules' sources. Throws HT_USAGE
+ * where only root may write, HT_BUSY when another takes too long.
+ */
+export async function alone<T>(
+  root: string,
+  o: { signal?: AbortSignal; onWait?: (holder: string) => void },
+  body: () => Promise<T>,
+): Promise<T> {
+  const dir = stateDir(root);
+  try {
+    makeDirectory(dir, 0o700);
+    await access(dir, constants.W_OK);
+  } catch (e) {
+    throw asRoot(e, dir);
+  }
+  return withCacheLock(path.join(dir, 'install.lock'), { ...o, timeoutMs: COMMAND_MS }, body);
+}
+
 export interface RunOptions {
   say: (step: Step) => void;
   /** Told of a step that may fail, and has. */
@@ -62,7 +83,7 @@ export async function runPlan(plan: Plan, root: string, options: RunOptions): Pr
       throw new HyperturtleError(
         isHyperturtleError(e) ? e.code : 'HT_COMMAND_FAILED',
         `${messageOf(e)}\nnot all was undone: ${messageOf(left)}`,
-        { cause: e },
+        { cause: e, detail: { left: true } },
       );
     }
     throw e;
@@ -76,11 +97,8 @@ async function runStep(step: Step, root: string, undo: CleanupStack, options: Ru
       return writeStep(step, root, undo);
     case 'remove': {
       const file = path.join(root, step.path);
-      const before = await readFile(file);
-      undo.add(step.path, async () => {
-        makeDirectory(path.dirname(file));
-        await writeFile(file, before);
-      });
+      const before = await keepFile(file);
+      undo.add(step.path, () => putFile(file, before));
       await rm(file);
       return removeEmptyParents(root, path.dirname(step.path));
     }
@@ -121,24 +139,46 @@ async function writeStep(
 ): Promise<void> {
   const file = path.join(root, step.path);
   try {
-    const before = step.before === 'differs' ? await readFile(file) : undefined;
-    makeDirectory(path.dirname(file));
-    // whole or not at all, whatever ends us
-    await writeFile(`${file}.hyperturtle-new`, step.content);
-    await chmod(`${file}.hyperturtle-new`, step.mode);
-    await rename(`${file}.hyperturtle-new`, file);
+    const before = step.before === 'differs' ? await keepFile(file) : undefined;
+    await putFile(file, step);
     undo.add(step.path, async () => {
-      if (before !== undefined) return writeFile(file, before);
+      if (before !== undefined) return putFile(file, before);
       await rm(file, { force: true });
       await removeEmptyParents(root, path.dirname(step.path));
     });
   } catch (e) {
-    await rm(`${file}.hyperturtle-new`, { force: true }).catch(() => {}); // the first error is the one to tell
-    const errno = errnoCode(e instanceof HyperturtleError ? e.cause : e);
-    if (errno === 'EACCES' || errno === 'EROFS' || errno === 'EPERM')
-      throw new HyperturtleError('HT_USAGE', `${file}: ${messageOf(e)}: run it as root, or with --root DIR`, {
-        cause: e,
-      });
+    throw asRoot(e, file);
+  }
+}
+
+/** What only root may write is a mistake in the command. */
+function asRoot(e: unknown, file: string): unknown {
+  const errno = errnoCode(e instanceof HyperturtleError ? e.cause : e);
+  if (errno !== 'EACCES' && errno !== 'EROFS' && errno !== 'EPERM') return e;
+  return new HyperturtleError('HT_USAGE', `${file}: ${messageOf(e)}: run it as root, or with --root DIR`, {
+    cause: e,
+  });
+}
+
+interface FileState {
+  content: Buffer;
+  mode: number;
+}
+
+async function keepFile(file: string): Promise<FileState> {
+  return { content: await readFile(file), mode: (await stat(file)).mode & 0o7777 };
+}
+
+/** Whole or not at all, whatever ends us: also of a full disk on the way back. */
+async function putFile(file: string, { content, mode }: FileState): Promise<void> {
+  const fresh = `${file}.hyperturtle-new`;
+  try {
+    makeDirectory(path.dirname(file));
+    await writeFile(fresh, content);
+    await chmod(fresh, mode);
+    await rename(fresh, file);
+  } catch (e) {
+    await rm(fresh, { force: true }).catch(() => {}); // the first error is the one to tell
     throw e;
   }
 }

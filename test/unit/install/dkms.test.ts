@@ -176,12 +176,18 @@ describe('installing without a module that could be built', () => {
   });
 
   it('tells the errors of the compiler, or the end of what dkms said', async () => {
-    writeFileSync(at('log'), 'cc\na.c:1: error: x\nmake: Error 2\n');
+    const log =
+      'DKMS make.log for hyperturtle-1.0.0 for kernel 6.1.0 (x86_64)\na.c:1: error: x\nmake: Error 2\n';
+    writeFileSync(at('log'), log);
     expect(await dkmsFailure(failed(10), built('6.1.0', 'log'))).toMatchObject({
       message: expect.stringContaining('a.c:1: error: x\nmake: Error 2\n(the whole build:') as unknown,
     });
     // the log goes when the build is undone
-    expect(readFileSync(at('state/kept.log'), 'utf8')).toBe('cc\na.c:1: error: x\nmake: Error 2\n');
+    expect(readFileSync(at('state/kept.log'), 'utf8')).toBe(log);
+    // of another kernel: for this one nothing was begun
+    expect(await dkmsFailure(failed(21), built('6.1.1', 'log'))).toMatchObject({
+      message: expect.stringMatching(/:\nthe tail$/) as unknown,
+    });
     expect(await dkmsFailure(failed(10), built('6.1.0', 'none'))).toMatchObject({
       message: expect.stringContaining('the tail') as unknown,
     });

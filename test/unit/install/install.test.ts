@@ -19,10 +19,12 @@ import type { InstallFile, Role } from '../../../src/install/files.ts';
 import type { DkmsEntry } from '../../../src/install/dkms.ts';
 import { planInstall, planUninstall } from '../../../src/install/plan.ts';
 import type { MachineFacts } from '../../../src/install/plan.ts';
+import type { InstallRecord } from '../../../src/install/record.ts';
+import { sleep } from '../../../src/core/wait.ts';
 import { stepText } from '../../../src/install/steps.ts';
 import type { Plan } from '../../../src/install/steps.ts';
-import { readRecord, sha256, writeRecord } from '../../../src/install/record.ts';
-import { runPlan } from '../../../src/install/run.ts';
+import { readRecord, sha256, underWay, writeRecord } from '../../../src/install/record.ts';
+import { alone, runPlan } from '../../../src/install/run.ts';
 import { readAgentConfig } from '../../../src/guest/agent/config.ts';
 import { readConfig } from '../../../src/host/config.ts';
 
@@ -163,6 +165,65 @@ describe('installing', () => {
     const p = await plan('host');
     p.steps.push({ kind: 'run', argv: ['false'] });
     await expect(runPlan(p, root, { say: () => {} })).rejects.toMatchObject({ code: 'HT_COMMAND_FAILED' });
+    expect(all()).toEqual([]);
+  });
+
+  it('undoes removals with the rights that were there, and what was replaced', async () => {
+    await install('host');
+    const hook = '/etc/kernel/postinst.d/hyperturtle';
+    const rule = '/etc/udev/rules.d/60-hyperturtle.rules';
+    writeFileSync(at(rule), 'by hand');
+    chmodSync(at(rule), 0o600);
+    const steps: Plan['steps'] = [
+      { kind: 'remove', path: hook },
+      ...(await plan('host')).steps,
+      { kind: 'run', argv: ['false'] },
+    ];
+    await expect(runPlan({ steps, left: [] }, root, { say: () => {} })).rejects.toThrow();
+    const mode = (p: string): number => statSync(at(p)).mode & 0o777;
+    expect([mode(hook), mode(rule), readFileSync(at(rule), 'utf8')]).toEqual([0o755, 0o600, 'by hand']);
+  });
+
+  it('killed at any step is gone on with, or uninstalled, the first one and an upgrade', async () => {
+    const recordOf = async (version: string): Promise<InstallRecord> => ({
+      ...{ schema: 1, version },
+      files: (await files('host', version)).map((f) => ({
+        ...{ path: f.path, sha256: sha256(f.content), config: f.config },
+      })),
+    });
+    for (const version of ['1.0.0', '2.0.0']) {
+      const steps = (await plan('host', version)).steps.length;
+      for (const killed of [0, Math.floor(steps / 2), steps - 1]) {
+        if (version === '2.0.0') await install('host', '1.0.0');
+        const before = await readRecord(root, 'host');
+        writeRecord(root, 'host', underWay(before, await recordOf(version)));
+        const p = await plan('host', version);
+        await runPlan({ ...p, steps: p.steps.slice(0, killed) }, root, { say: () => {} });
+        if (killed > 0) {
+          await install('host', version);
+          expect(all().filter((f) => f.includes('/usr/src') && !f.includes(version))).toEqual([]);
+        }
+        await uninstall('host');
+        expect(all()).toEqual([]);
+      }
+    }
+  }, 60_000);
+
+  it('has another wait for its turn, and takes that of one that was killed', async () => {
+    const order: string[] = [];
+    const turn = (name: string): Promise<void> =>
+      alone(root, {}, async () => {
+        order.push(`${name} begins`);
+        await sleep(50);
+        order.push(`${name} ends`);
+      });
+    const lock = at('var/lib/hyperturtle/install.lock');
+    mkdirSync(path.dirname(lock), { recursive: true });
+    writeFileSync(lock, JSON.stringify({ pid: 0, boot: '', pidNs: '', startTicks: '' }));
+    await Promise.all([turn('one'), turn('two')]);
+    const [first = ''] = order[0]!.split(' ');
+    const second = first === 'one' ? 'two' : 'one';
+    expect(order).toEqual([`${first} begins`, `${first} ends`, `${second} begins`, `${second} ends`]);
     expect(all()).toEqual([]);
   });
 
