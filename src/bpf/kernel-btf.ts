@@ -34,6 +34,7 @@ export class KernelBtf {
   constructor(bytes: Uint8Array, base?: KernelBtf) {
     this.#view = viewOf(bytes);
     if (bytes.length < BTF_HEADER || this.#view.getUint16(0, true) !== BTF_MAGIC) bad('it has no header');
+    if (bytes[2] !== 1) bad(`its version is ${bytes[2]}, expected 1`);
     const header = this.#word(4);
     if (header < BTF_HEADER) bad(`its header has ${header} bytes`);
     const types = header + this.#word(8);

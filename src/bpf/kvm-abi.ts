@@ -238,8 +238,13 @@ export function runningKvm(side: Side, places = PLACES): KvmFacts {
     try {
       return readFileSync(`${places.btf}/${name}`);
     } catch (e) {
-      if (errnoCode(e) === 'ENOENT') return undefined;
-      throw e;
+      const errno = errnoCode(e);
+      if (errno === 'ENOENT') return undefined;
+      throw new HyperturtleError(
+        'HT_UNSUPPORTED',
+        `the kernel's type information (BTF) cannot be read: ${places.btf}/${name}: ${errno ?? 'error'}`,
+        { cause: e },
+      );
     }
   };
   const vmlinux = read('vmlinux');

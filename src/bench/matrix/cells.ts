@@ -1,6 +1,7 @@
 /** The file in which `bench matrix` keeps what it has found. */
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { readInput } from '../../core/files.ts';
+import { firstIssue } from '../../wire/text.ts';
 import { matrixSchema } from './run.ts';
 import type { MatrixCell } from './run.ts';
 
@@ -16,13 +17,17 @@ export function readCells(file: string): MatrixCell[] {
     if (isHyperturtleError(e, 'HT_NOT_FOUND')) return [];
     throw e;
   }
+  const bad = (why: string, cause: unknown): HyperturtleError =>
+    new HyperturtleError('HT_CONFIG', `${file}: cells of 'hyperturtle bench matrix' expected: ${why}`, {
+      cause,
+    });
+  let json: unknown;
   try {
-    return matrixSchema().parse(JSON.parse(text));
+    json = JSON.parse(text);
   } catch (e) {
-    throw new HyperturtleError(
-      'HT_CONFIG',
-      `${file}: cells of 'hyperturtle bench matrix' expected: ${messageOf(e).split('\n')[0]}`,
-      { cause: e },
-    );
+    throw bad(messageOf(e), e);
   }
+  const cells = matrixSchema().safeParse(json);
+  if (!cells.success) throw bad(firstIssue(cells.error), cells.error);
+  return cells.data;
 }

@@ -65,7 +65,7 @@ async function cellsOf(
 }
 
 async function measure(o: MatrixOptions): Promise<void> {
-  const [{ runMatrix }, { readCells }, report, { readInput, replaceFile }, progress, lifecycle] =
+  const [{ runMatrix }, { readCells }, report, { readInput, replaceFile, stageFile }, progress, lifecycle] =
     await Promise.all([
       import('../../bench/matrix/run.ts'),
       import('../../bench/matrix/cells.ts'),
@@ -88,6 +88,8 @@ async function measure(o: MatrixOptions): Promise<void> {
   const inDocument = (file: string, kept: readonly MatrixCell[]): string =>
     report.withMatrix(readInput(file, 'give the document').toString('utf8'), kept);
   if (o.doc !== undefined) inDocument(o.doc, []);
+  // and so is one that cannot be written
+  for (const file of [o.cells, o.doc]) if (file !== undefined) stageFile(file, '').discard();
   try {
     await runMatrix({
       ...cells,

@@ -1,6 +1,7 @@
 /** `hyperturtle lab ...`: the emulated machines. */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { HyperturtleError } from '../../core/errors.ts';
 import { passThrough, writeOut } from '../../core/output.ts';
 import type { Lab } from '../../lab/lab.ts';
 import { bochsModelOf, cpuOption, emulatedBy, modelOption } from '../shared/emulated-cpu.ts';
@@ -215,6 +216,8 @@ async function up(o: UpOptions): Promise<void> {
     import('../../core/progress.ts'),
     import('../../core/lifecycle.ts'),
   ]);
+  if (o.cpu === 'intel' && o.outerQemu !== undefined)
+    throw new HyperturtleError('HT_USAGE', '--outer-qemu is for --cpu amd: an Intel lab runs in Bochs');
   const { signal, dispose } = abortOnSignals();
   try {
     const lab = await labUp({

@@ -77,6 +77,7 @@ describe('damaged type information is refused with what is wrong with it:', () =
     ['a type at the end of the file that is cut off', withTypesTo(MODULE.length - 4), 'a type is cut off'],
     ['types that have more members than bytes', changed(BASE, HEADER + 4, 0x0400_ffff), 'a type is cut off'],
     ['a kind that does not exist', changed(BASE, HEADER + 4, 31 << 24), 'kind 31 of a type is unknown'],
+    ['another version', changed(BASE, 0, 0x0002_eb9f), 'its version is 2, expected 1'],
     ['a header of no bytes', changed(BASE, 4, 0), 'its header has 0 bytes'],
   ])('%s', (_, bytes, why) => {
     expect(() => new KernelBtf(bytes)).toThrow(why);

@@ -257,6 +257,9 @@ describe('the running kernel', () => {
     expect(() => requireKnownKvm('guest', places)).not.toThrow();
     await show('kvm', Buffer.from('nothing of the kind'));
     expect(() => runningKvm('host', places)).toThrow(/BTF\) cannot be read: it has no header/);
+    await rm(path.join(places.btf, 'kvm'));
+    await mkdir(path.join(places.btf, 'kvm'));
+    expect(() => runningKvm('host', places)).toThrow(/BTF\) cannot be read: .*\/kvm: EISDIR$/);
   });
 
   it('is refused without types, and taken by who says so', async () => {

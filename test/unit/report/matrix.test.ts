@@ -95,6 +95,8 @@ test('a file of cells that is not there has none; one that is something else is 
       );
       expect(readFileSync(file, 'utf8')).toBe(text);
     }
+    writeFileSync(file, 'null');
+    expect(() => readCells(file)).toThrow(/expected: \w/); // not the beginning of a list
     expect(() => readCells(dir)).toThrow(/is a directory/);
     expect(() => readCells(path.join(file, 'below'))).toThrow(/cannot be read/);
   } finally {
