@@ -49,6 +49,9 @@ export interface AptRelease {
 /** Where packages are to go: into trees of tools, which lack what ASSUMED names, or into a root file system of its own. */
 export type AptPurpose = 'tools' | 'root';
 
+/** Status of setpriv where there is no such program. */
+const NO_PROGRAM = 127;
+
 export class Apt {
   readonly #dir: string;
   readonly debsDir: string;
@@ -123,16 +126,20 @@ export class Apt {
     ].join('\n');
   }
 
-  async #run(tool: 'apt-get' | 'apt-cache', args: string[], timeoutMs: number): Promise<ExecResult> {
+  /** Ended with this process, however that ends: it would hold apt's locks, and fail who starts again. */
+  async #run(tool: string, args: string[], timeoutMs: number, cwd = '/'): Promise<ExecResult> {
     try {
-      return await exec(tool, ['-c', this.#conf, '-q', ...args], {
+      return await exec('setpriv', ['--pdeathsig', 'KILL', tool, '-c', this.#conf, '-q', ...args], {
+        cwd,
         env: { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' },
         timeoutMs,
         signal: this.#signal,
         maxBytes: 64 << 20,
       });
     } catch (e) {
-      if (isHyperturtleError(e, 'HT_NOT_FOUND'))
+      const missing =
+        isHyperturtleError(e) && (e.code === 'HT_NOT_FOUND' || e.detail['status'] === NO_PROGRAM);
+      if (missing)
         throw new HyperturtleError(
           'HT_PACKAGES',
           `${tool} not found: the lab is made of Debian packages, so run it on Debian, or in a Debian container`,
@@ -274,12 +281,7 @@ export class Apt {
     try {
       const exact = debs.map((d) => `${d.name}=${d.version}`);
       // `download` takes single packages, without what they depend on: the plan has it all
-      await exec('apt-get', ['-c', this.#conf, '-q', 'download', ...exact], {
-        cwd: archives,
-        env: { ...process.env, LC_ALL: 'C' },
-        timeoutMs: 3_600_000,
-        signal: this.#signal,
-      });
+      await this.#run('apt-get', ['download', ...exact], 3_600_000, archives);
     } catch (e) {
       if (!isHyperturtleError(e, 'HT_COMMAND_FAILED')) throw e;
       throw offline(aptErrors(e), e);

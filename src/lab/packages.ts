@@ -311,8 +311,8 @@ function recordFile(options: PackagesOptions): string {
 
 async function readRecord(options: PackagesOptions): Promise<PackageSet | undefined> {
   try {
-    const set = JSON.parse(await readFile(recordFile(options), 'utf8')) as PackageSet;
-    return set.schema === 1 && set.rootsKey === rootsKey(options.series) ? set : undefined;
+    const set = JSON.parse(await readFile(recordFile(options), 'utf8')) as PackageSet | null;
+    return set?.schema === 1 && set.rootsKey === rootsKey(options.series) ? set : undefined;
   } catch (e) {
     if (errnoCode(e) === 'ENOENT' || e instanceof SyntaxError) return undefined;
     throw e;
