@@ -92,6 +92,16 @@ const HOST: readonly Room[] = [
   },
   {
     under: 'host',
+    commands: ['libvirt'],
+    add: async (to) => (await import('./host/libvirt.ts')).registerLibvirt(to),
+  },
+  {
+    under: 'host',
+    commands: ['kubevirt'],
+    add: async (to) => (await import('./host/kubevirt.ts')).registerKubevirt(to),
+  },
+  {
+    under: 'host',
     commands: ['dashboard'],
     add: async (to) => (await import('./host/dashboard.ts')).registerDashboard(to),
   },

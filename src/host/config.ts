@@ -152,6 +152,12 @@ const agentSchema = lazy(() =>
   ),
 );
 
+const userName = lazy(() =>
+  z
+    .string()
+    .regex(/^([a-z_][a-z0-9_.-]{0,31}|\+\d{1,9})$/i, "the name of a user, or '+' and its number, expected"),
+);
+
 const vmSchema = lazy(() =>
   z.strictObject({
     qmp: socketPath(),
@@ -166,10 +172,7 @@ const vmSchema = lazy(() =>
     /** Root port into which the arena is plugged when the VM runs without it; left out: it is never plugged. */
     bus: z.string().min(1).max(64).optional(),
     /** User that its QEMU runs as, who then may open the arena; left out: root alone. */
-    owner: z
-      .string()
-      .regex(/^([a-z_][a-z0-9_.-]{0,31}|\+\d{1,9})$/i, "the name of a user, or '+' and its number, expected")
-      .optional(),
+    owner: userName().optional(),
     nics: nicsSchema().prefault({}),
     quotas: quotasSchema().prefault({}),
     /** Public keys of those whose objects this VM may load. */
@@ -191,6 +194,17 @@ const configSchema = lazy(() =>
     .strictObject({
       vms: recordOf(z.string(), vmSchema()).prefault({}).superRefine(crossChecks),
       networks: recordOf(z.string().regex(NAME), networkSchema()).prefault({}),
+      /** Domains of this libvirt that are enabled for it are served as well; left out: none. */
+      libvirt: z
+        .strictObject({
+          uri: z
+            .string()
+            .regex(/^[a-z][a-z+]*:\/\/[^\s]*$/, "libvirt's URI expected, as qemu:///system")
+            .default('qemu:///system'),
+          /** User that its QEMUs run as. */
+          owner: userName().default('libvirt-qemu'),
+        })
+        .optional(),
       admin: z.strictObject({ socket: socketPath().optional() }).prefault({}),
       metrics: z
         .union([z.strictObject({ socket: socketPath() }), z.strictObject({ port: positive(65535) })], {

@@ -1,21 +1,16 @@
 /** `hyperturtle host daemon`, and the operator's commands that talk to it: status, vm, reload, args. */
 import type { Command } from 'commander';
-import { ADMIN_SOCKET, PLACES } from '../../core/default-paths.ts';
-import { variable } from '../../core/environment.ts';
+import { PLACES } from '../../core/default-paths.ts';
 import { writeOut } from '../../core/output.ts';
-import type { ADMIN_METHODS, VmReport } from '../../host/daemon/admin-schema.ts';
-import type { ParamsOf, ResultOf } from '../../wire/schema.ts';
+import type { VmReport } from '../../host/daemon/admin-schema.ts';
+import type { ResultOf } from '../../wire/schema.ts';
 import { totalsOf } from '../../wire/figures.ts';
 import { print } from '../shared/agent-options.ts';
 import { columns } from '../shared/columns.ts';
 import { doctorText } from '../doctor/command.ts';
 import { integer } from '../shared/values.ts';
-
-interface AdminOptions {
-  socket: string;
-  timeoutS: number;
-  json?: boolean;
-}
+import { adminOptions, ask } from './admin.ts';
+import type { AdminMethods, AdminOptions } from './admin.ts';
 
 interface AddOptions extends AdminOptions {
   qmp: string;
@@ -27,8 +22,6 @@ interface AddOptions extends AdminOptions {
   key?: string[];
   quota?: Record<string, number>;
 }
-
-type Methods = typeof ADMIN_METHODS;
 
 /** As adminSocketOf in src/host/config.ts, which is not loaded for a list of options. */
 const CONFIG = PLACES.hostConfig.path;
@@ -114,13 +107,6 @@ Example: a VM that runs already, with a free root port 'arena0'
     .action(remove);
 }
 
-function adminOptions(command: Command): Command {
-  return command
-    .option('--socket <path>', "the daemon's socket", variable('HYPERTURTLE_HOST_SOCKET') ?? ADMIN_SOCKET)
-    .option('--timeout-s <number>', 'seconds to wait for the answer', integer('--timeout-s', 1, 3600), 60)
-    .option('--json', 'one line of JSON');
-}
-
 function quota(text: string, before: Record<string, number> = {}): Record<string, number> {
   const [name = '', value = ''] = text.split('=');
   return { ...before, [name]: integer(`--quota ${name}`, 1, Number.MAX_SAFE_INTEGER)(value) };
@@ -135,29 +121,6 @@ async function daemon(options: { config: string; check?: boolean }, version: str
   }
   const { runDaemon } = await import('../../host/daemon/run.ts');
   await runDaemon({ configFile: options.config, version });
-}
-
-/** One request to the daemon. Throws HT_UNAVAILABLE when none runs. */
-async function ask<M extends keyof Methods>(
-  options: AdminOptions,
-  method: M,
-  params: ParamsOf<Methods, M>,
-): Promise<ResultOf<Methods, M>> {
-  const [{ connectAdmin }, { abortOnSignals }] = await Promise.all([
-    import('../../host/daemon/admin-client.ts'),
-    import('../../core/lifecycle.ts'),
-  ]);
-  const { signal, dispose } = abortOnSignals();
-  try {
-    const peer = await connectAdmin(options.socket, signal);
-    try {
-      return await peer.request(method, params, { timeoutMs: options.timeoutS * 1000, signal });
-    } finally {
-      peer.close();
-    }
-  } finally {
-    dispose();
-  }
 }
 
 async function status(options: AdminOptions): Promise<void> {
@@ -186,7 +149,7 @@ async function doctor(options: AdminOptions): Promise<void> {
 }
 
 /** What can be said of the host alone. */
-async function doctorWithoutDaemon(e: unknown): Promise<ResultOf<Methods, 'admin.doctor'>> {
+async function doctorWithoutDaemon(e: unknown): Promise<ResultOf<AdminMethods, 'admin.doctor'>> {
   const [{ isHyperturtleError, messageOf }, { hostFindings }, { DEFAULT_BPFFS }] = await Promise.all([
     import('../../core/errors.ts'),
     import('../../host/daemon/doctor-host.ts'),

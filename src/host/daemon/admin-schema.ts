@@ -28,8 +28,8 @@ const VmName = lazy(() => z.string().max(63));
 const VmStatusSchema = lazy(() =>
   z.strictObject({
     name: VmName(),
-    /** `config`: from the file; `runtime`: added by command. */
-    from: z.enum(['config', 'runtime']),
+    /** `config`: from the file; `runtime`: added by command; `libvirt`: a domain that is enabled for it. */
+    from: z.enum(['config', 'runtime', 'libvirt']),
     phase: z.enum(['starting', 'waiting', 'attached', 'stopped']),
     problem: Text().nullable(),
     pid: Count().nullable(),
@@ -76,6 +76,16 @@ const DaemonStatus = lazy(() =>
       crashed: Count(),
       workers: Count(),
     }),
+  }),
+);
+
+const FollowedDomain = lazy(() =>
+  z.strictObject({
+    uuid: Text(),
+    domain: Text(),
+    vm: Text(),
+    problem: Text().nullable(),
+    releasedUntil: z.iso.datetime().nullable(),
   }),
 );
 
@@ -127,6 +137,30 @@ export const ADMIN_METHODS = {
   'admin.args': {
     params: lazy(() => z.strictObject({ name: VmName() })),
     result: lazy(() => z.strictObject({ qemu: z.array(z.string()), libvirt: z.string() })),
+  },
+  /** What the daemon knows of libvirt; null: it follows none. */
+  'admin.libvirt.status': {
+    params: Nothing,
+    result: lazy(() =>
+      z.strictObject({
+        libvirt: z
+          .strictObject({ uri: Text(), problem: Text().nullable(), domains: z.array(FollowedDomain()) })
+          .nullable(),
+      }),
+    ),
+  },
+  /** The hook script's word of an operation on a domain, with its XML. Null: not one that is enabled. */
+  'admin.libvirt.hook': {
+    params: lazy(() => z.strictObject({ operation: z.string().max(63), xml: z.string().max(1 << 20) })),
+    result: lazy(() => z.strictObject({ vm: Text().nullable(), problem: Text().nullable() })),
+  },
+  'admin.libvirt.release': {
+    params: lazy(() => z.strictObject({ domain: z.string().max(1024), seconds: z.int().min(1).max(86_400) })),
+    result: lazy(() => z.strictObject({ domain: FollowedDomain() })),
+  },
+  'admin.libvirt.take': {
+    params: lazy(() => z.strictObject({ domain: z.string().max(1024) })),
+    result: lazy(() => z.strictObject({ domain: FollowedDomain() })),
   },
   'admin.reload': {
     params: Nothing,

@@ -7,7 +7,7 @@ import net from 'node:net';
 import path from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { makeDirectory } from '../../core/files.ts';
-import { HyperturtleError, messageOf } from '../../core/errors.ts';
+import { messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { Turns } from '../../core/turns.ts';
 import { serve } from '../../wire/handlers.ts';
@@ -17,9 +17,9 @@ import type { ResultOf } from '../../wire/schema.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import { Loader } from '../loader/loader.ts';
 import { ADMIN_METHODS } from './admin-schema.ts';
-import type { ReloadResult, VmReport } from './admin-schema.ts';
+import type { ReloadResult } from './admin-schema.ts';
 import { Checker } from './checker.ts';
-import { adminSocketOf, checkVm, readConfig, socketsOf } from '../config.ts';
+import { adminSocketOf, checkVm, readConfig } from '../config.ts';
 import type { HostConfig, VmSpec } from '../config.ts';
 import { networkFindings, vmFindings } from './doctor.ts';
 import { hostFindings } from './doctor-host.ts';
@@ -28,10 +28,11 @@ import { forgetOthers } from '../vm/forget.ts';
 import { kernelState } from '../vm/kernel.ts';
 import type { HostKernel } from '../vm/kernel.ts';
 import type { DaemonLog } from '../log.ts';
+import { LibvirtSide } from './libvirt-side.ts';
 import { Metrics } from './metrics.ts';
 import { libvirtXml, qemuArgs } from './qemu-args.ts';
-import { RuntimeVms } from './runtime-vms.ts';
 import { holdAt, listenAt } from './sockets.ts';
+import { VmTable } from './vm-table.ts';
 import { ManagedVm } from '../vm/managed-vm.ts';
 import type { VmDeps } from '../vm/managed-vm.ts';
 
@@ -49,24 +50,23 @@ const FIXED = ['admin', 'metrics', 'loader', 'state', 'run', 'bpffs'] as const;
 type AdminMethods = typeof ADMIN_METHODS;
 type AdminResult<M extends keyof AdminMethods> = ResultOf<AdminMethods, M>;
 
-interface Entry {
-  vm: ManagedVm;
-  from: VmReport['from'];
-}
-
 export class HostDaemon {
   readonly instance = randomUUID();
   readonly #options: DaemonOptions;
   readonly #startedAt = new Date().toISOString();
   readonly #undo = new CleanupStack();
-  readonly #vms = new Map<string, Entry>();
   /** Reloads and changes of VMs, one after the other. */
   readonly #changes = new Turns();
+  readonly #libvirt = new LibvirtSide({
+    vms: () => this.#vms,
+    change: (work, signal) => this.#changes.take(work, signal),
+    log: () => this.#log.log,
+  });
   #config: HostConfig;
   #log: DaemonLog;
   #loader!: Loader;
   #checker!: Checker;
-  #runtime!: RuntimeVms;
+  #vms!: VmTable;
   #metrics!: Metrics;
 
   private constructor(options: DaemonOptions) {
@@ -108,7 +108,7 @@ export class HostDaemon {
   }
 
   summary(): string {
-    const { attached, all } = this.#count();
+    const { attached, all } = this.#vms.count();
     return `${attached} of ${all} VMs attached`;
   }
 
@@ -130,16 +130,14 @@ export class HostDaemon {
     // before anything is touched: its socket says that there is no other daemon
     await this.#serveAdmin();
     await this.#holdRun(run);
-    this.#runtime = new RuntimeVms(state);
-    const wanted = this.#wanted(this.#config);
-    // all are checked before anything is begun
-    for (const [name, { spec, from }] of wanted) this.#vms.set(name, { vm: this.#make(name, spec), from });
+    this.#vms = this.#table(state);
+    const wanted = this.#vms.fill(this.#config);
     this.#loader = new Loader({ workers: loader.workers });
     this.#undo.add('loader', () => this.#loader.close());
     this.#checker = new Checker({ timeoutMs: loader.timeoutMs });
     this.#undo.add('checker', () => this.#checker.close());
     this.#metrics = new Metrics({
-      vms: () => Array.from(this.#vms.values(), ({ vm }) => vm.status()),
+      vms: () => this.#vms.all().map(({ vm }) => vm.status()),
       loader: () => this.#loader.status(),
       kernel: () => kernelState(this.#options.kernel),
       problems: () => this.health(),
@@ -148,13 +146,12 @@ export class HostDaemon {
     if (metrics) await this.#metrics.listen(metrics);
 
     this.#undo.add('VMs', async () => {
-      const all = Array.from(this.#vms.values(), ({ vm }) => vm.stop({ remove: false }));
-      const failed = (await Promise.allSettled(all)).filter((r) => r.status === 'rejected');
-      for (const f of failed) log.error({ err: f.reason as unknown }, 'stopping a VM');
-      this.#vms.clear();
+      for (const err of await this.#vms.stop()) log.error({ err }, 'stopping a VM');
     });
     await forgetOthers(this.#config, wanted, log);
-    for (const { vm } of this.#vms.values()) vm.start();
+    this.#vms.start();
+    await this.#libvirt.set(this.#config.libvirt);
+    this.#undo.add('libvirt', () => this.#libvirt.stop());
     log.info({ version: this.#options.version, instance: this.instance, vms: wanted.size }, 'started');
   }
 
@@ -181,69 +178,23 @@ export class HostDaemon {
     });
   }
 
-  /** The file's VMs, and those added by command whose name and sockets the file does not use. */
-  #wanted(config: HostConfig): Map<string, { spec: VmSpec; from: Entry['from'] }> {
-    const wanted = new Map<string, { spec: VmSpec; from: Entry['from'] }>();
-    const sockets = new Set<string>();
-    const use = (name: string, spec: VmSpec, from: Entry['from']): void => {
-      wanted.set(name, { spec, from });
-      for (const [, socket] of socketsOf(name, spec)) sockets.add(socket);
-    };
-    for (const [name, spec] of Object.entries(config.vms)) use(name, spec, 'config');
-    for (const [name, spec] of this.#runtime.all()) {
-      const taken = socketsOf(name, spec).find(([, socket]) => sockets.has(socket))?.[1];
-      if (wanted.has(name) || taken !== undefined)
-        this.#log.log.warn({ vm: name, taken }, 'VM added by command is left out: the configuration has it');
-      else use(name, spec, 'runtime');
-    }
-    return wanted;
+  #table(stateDirectory: string): VmTable {
+    return new VmTable({
+      stateDirectory,
+      configFile: this.#options.configFile,
+      make: (name, spec) => this.#make(name, spec),
+      checkKeys: (keys) => void this.#options.verifier(keys),
+      onGone: (name) => this.#metrics.forget(name),
+      log: () => this.#log.log,
+    });
   }
 
   async #reload(): Promise<ReloadResult> {
     const config = readConfig(this.#options.configFile);
-    const wanted = this.#wanted(config);
-    const result: ReloadResult = {
-      added: [],
-      removed: [],
-      restarted: [],
-      updated: [],
-      unchanged: [],
-      needRestart: FIXED.filter((k) => !isDeepStrictEqual(config[k], this.#config[k])),
-    };
-    // keys are read and everything is made before anything changes
-    const made = new Map<string, ManagedVm>();
-    for (const [name, { spec }] of wanted) {
-      const now = this.#vms.get(name);
-      if (!now || !sameMachine(now.vm.spec, spec)) made.set(name, this.#make(name, spec));
-      else if (!isDeepStrictEqual(now.vm.spec, spec)) this.#options.verifier(spec.keys);
-    }
-
-    for (const [name, { vm }] of this.#vms) {
-      if (wanted.has(name) && !made.has(name)) continue;
-      const gone = !wanted.has(name);
-      await vm.stop({ remove: gone });
-      this.#vms.delete(name);
-      if (gone) {
-        this.#metrics.forget(name);
-        result.removed.push(name);
-      } else result.restarted.push(name);
-    }
-    for (const [name, { spec, from }] of wanted) {
-      const fresh = made.get(name);
-      const now = this.#vms.get(name);
-      if (fresh) {
-        this.#vms.set(name, { vm: fresh, from });
-        fresh.start();
-        if (!result.restarted.includes(name)) result.added.push(name);
-      } else if (now) {
-        now.from = from;
-        if (isDeepStrictEqual(now.vm.spec, spec)) result.unchanged.push(name);
-        else {
-          now.vm.update(spec);
-          result.updated.push(name);
-        }
-      }
-    }
+    const needRestart = FIXED.filter((k) => !isDeepStrictEqual(config[k], this.#config[k]));
+    const result = { ...(await this.#vms.reload(config)), needRestart };
+    // its next look waits for this turn to end
+    await this.#libvirt.set(config.libvirt);
     this.#log.setLevel(config.log.level);
     // the fixed ones stay as they are until a restart
     this.#config = {
@@ -277,6 +228,7 @@ export class HostDaemon {
 
   #adminMethods(): ServedMethods {
     const handlers: Handlers<typeof ADMIN_METHODS> = {
+      ...this.#libvirt.handlers(),
       'admin.status': () => this.#adminStatus(),
       'admin.health': () => {
         const problems = this.health();
@@ -286,27 +238,39 @@ export class HostDaemon {
         findings: [
           ...hostFindings(this.#config.bpffs),
           ...networkFindings(this.#config.networks),
-          ...Array.from(this.#vms.values()).flatMap(({ vm }) =>
-            vmFindings(vm.status()).map((f) => ({ ...f, what: `${vm.name}: ${f.what}` })),
-          ),
+          ...this.#vms
+            .all()
+            .flatMap(({ vm }) =>
+              vmFindings(vm.status()).map((f) => ({ ...f, what: `${vm.name}: ${f.what}` })),
+            ),
         ],
       }),
       'admin.vm.list': () => ({
-        vms: Array.from(this.#vms.values(), ({ vm, from }) => ({ ...vm.status(), from })),
+        vms: this.#vms.all().map(({ vm, from }) => ({ ...vm.status(), from })),
       }),
-      'admin.vm.add': ({ name, spec }) => this.#changes.take(() => this.#add(name, checkVm(name, spec))),
-      'admin.vm.remove': ({ name }) => this.#changes.take(() => this.#remove(name)),
-      'admin.vm.detail': ({ name }) => this.#detail(this.#entry(name).vm),
+      'admin.vm.add': ({ name, spec }) =>
+        this.#changes.take(() => {
+          this.#vms.add(name, checkVm(name, spec));
+          return {};
+        }),
+      'admin.vm.remove': ({ name }) =>
+        this.#changes.take(async () => {
+          await this.#vms.remove(name);
+          return {};
+        }),
+      'admin.vm.detail': ({ name }) => this.#detail(this.#vms.entry(name).vm),
       'admin.events': ({ name, limit }) => ({
         events: lastEvents(
-          name === undefined ? Array.from(this.#vms.values(), (e) => e.vm) : [this.#entry(name).vm],
+          name === undefined ? this.#vms.all().map((e) => e.vm) : [this.#vms.entry(name).vm],
           limit,
         ),
       }),
-      'admin.map.get': ({ vm, ...params }, { signal }) => this.#entry(vm).vm.service.mapGet(params, signal),
-      'admin.map.dump': ({ vm, ...params }, { signal }) => this.#entry(vm).vm.service.mapDump(params, signal),
+      'admin.map.get': ({ vm, ...params }, { signal }) =>
+        this.#vms.entry(vm).vm.service.mapGet(params, signal),
+      'admin.map.dump': ({ vm, ...params }, { signal }) =>
+        this.#vms.entry(vm).vm.service.mapDump(params, signal),
       'admin.args': ({ name }) => {
-        const { spec } = this.#entry(name).vm;
+        const { spec } = this.#vms.entry(name).vm;
         const { run } = this.#config;
         return { qemu: qemuArgs(name, spec, run), libvirt: libvirtXml(name, spec, run) };
       },
@@ -316,7 +280,7 @@ export class HostDaemon {
   }
 
   #adminStatus(): AdminResult<'admin.status'> {
-    const { attached, all } = this.#count();
+    const { attached, all } = this.#vms.count();
     const { pids, busy, waiting, loads, killed, crashed } = this.#loader.status();
     return {
       version: this.#options.version,
@@ -344,57 +308,4 @@ export class HostDaemon {
       })),
     };
   }
-
-  #add(name: string, spec: VmSpec): Record<never, never> {
-    if (this.#vms.has(name)) throw new HyperturtleError('HT_EXISTS', `there is a VM '${name}' already`);
-    const mine = new Set(socketsOf(name, spec).map(([, socket]) => socket));
-    for (const { vm } of this.#vms.values())
-      for (const [, socket] of socketsOf(vm.name, vm.spec))
-        if (mine.has(socket))
-          throw new HyperturtleError(
-            'HT_IN_USE',
-            `${socket} belongs to VM '${vm.name}': give another socket`,
-          );
-    const vm = this.#make(name, spec);
-    this.#runtime.add(name, spec);
-    this.#vms.set(name, { vm, from: 'runtime' });
-    vm.start();
-    this.#log.log.info({ vm: name }, 'VM added');
-    return {};
-  }
-
-  async #remove(name: string): Promise<Record<never, never>> {
-    const { vm, from } = this.#entry(name);
-    if (from === 'config')
-      throw new HyperturtleError(
-        'HT_USAGE',
-        `VM '${name}' is in ${this.#options.configFile}: take it out there and reload`,
-      );
-    this.#runtime.remove(name);
-    await vm.stop({ remove: true });
-    this.#vms.delete(name);
-    this.#metrics.forget(name);
-    this.#log.log.info({ vm: name }, 'VM removed');
-    return {};
-  }
-
-  #entry(name: string): Entry {
-    const found = this.#vms.get(name);
-    if (found) return found;
-    throw new HyperturtleError(
-      'HT_NOT_FOUND',
-      `there is no VM '${name}'; there are: ${[...this.#vms.keys()].join(', ') || 'none'}`,
-    );
-  }
-
-  #count(): { attached: number; all: number } {
-    const phases = Array.from(this.#vms.values(), ({ vm }) => vm.status().phase);
-    return { attached: phases.filter((p) => p === 'attached').length, all: phases.length };
-  }
-}
-
-/** Whether what a VM is made of is the same; the rest can change while it runs. */
-function sameMachine(a: VmSpec, b: VmSpec): boolean {
-  const parts = (s: VmSpec): unknown => [s.qmp, s.agent, s.arenaMib, s.bus, s.owner];
-  return isDeepStrictEqual(parts(a), parts(b));
 }

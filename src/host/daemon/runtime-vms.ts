@@ -1,6 +1,7 @@
-/** VMs that were added by command: kept in the state directory, so that they are there after a restart. */
+/** VMs that no configuration has: kept in the state directory, so that they are there after a restart. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { replaceFile } from '../../core/files.ts';
 import { HyperturtleError, errnoCode, messageOf } from '../../core/errors.ts';
 import { checkVm } from '../config.ts';
@@ -11,8 +12,8 @@ export class RuntimeVms {
   #vms: ReadonlyMap<string, VmSpec>;
 
   /** Throws HT_CONFIG when the file is not what we wrote. */
-  constructor(stateDirectory: string) {
-    this.#file = path.join(stateDirectory, 'vms.json');
+  constructor(stateDirectory: string, name = 'vms.json') {
+    this.#file = path.join(stateDirectory, name);
     this.#vms = read(this.#file);
   }
 
@@ -28,6 +29,11 @@ export class RuntimeVms {
   remove(name: string): void {
     const others = new Map(this.#vms);
     if (others.delete(name)) this.#write(others);
+  }
+
+  /** All at once; nothing is written when they are the same. Throws likewise. */
+  replace(vms: ReadonlyMap<string, VmSpec>): void {
+    if (!isDeepStrictEqual(vms, this.#vms)) this.#write(new Map(vms));
   }
 
   #write(vms: ReadonlyMap<string, VmSpec>): void {

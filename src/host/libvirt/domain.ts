@@ -37,6 +37,8 @@ export interface DomainFacts {
   uuid: string;
   /** libvirt's name of it. */
   domain: string;
+  /** It is to be served, but its settings are wrong. */
+  wrong?: string;
   /** Undefined: it is not to be served. */
   vm?: {
     name: string;
@@ -54,22 +56,33 @@ export function socketsIn(directory: string, uuid: string): DomainSockets {
   return { qmp: `${stem}.qmp`, agent: `${stem}.agent` };
 }
 
-/** Reads one domain. Throws HT_CONFIG for what is no domain, or has settings that are not known. */
-export function readDomain(text: string, what = 'domain'): DomainFacts {
-  const { domain } = parseDomain(text, what);
+/** Reads one domain. Throws HT_CONFIG for what is no domain. */
+export function readDomain(text: string): DomainFacts {
+  const { domain } = parseDomain(text, 'domain');
   const facts = {
     uuid: textOf(childOf(domain, 'uuid')) ?? '',
     domain: textOf(childOf(domain, 'name')) ?? '',
   };
   const element = metadataOf(domain);
   if (!element) return facts;
-  const settings = settingsOf(element);
+  const settings = settingsHere(element);
+  if (settings instanceof HyperturtleError) return { ...facts, wrong: settings.message };
   const name = settings.name ?? facts.domain;
   return { ...facts, vm: { name, settings, sockets: socketsOf(domain), user: staticUser(domain) } };
 }
 
+function settingsHere(element: Element): DomainSettings | HyperturtleError {
+  try {
+    return settingsOf(element);
+  } catch (e) {
+    if (e instanceof HyperturtleError) return e;
+    throw e;
+  }
+}
+
 /** The VM as the daemon serves it. Throws HT_CONFIG for sockets that are not there and values that are wrong. */
-export function specOf({ domain, vm }: DomainFacts, owner: string): { name: string; spec: VmSpec } {
+export function specOf({ domain, vm, wrong }: DomainFacts, owner: string): { name: string; spec: VmSpec } {
+  if (wrong !== undefined) throw new HyperturtleError('HT_CONFIG', `domain '${domain}': ${wrong}`);
   if (!vm?.sockets)
     throw new HyperturtleError(
       'HT_CONFIG',

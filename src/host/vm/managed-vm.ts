@@ -11,7 +11,7 @@ import { Backoff, changeNear } from '../../core/retry.ts';
 import { withDeadline } from '../../core/wait.ts';
 import type { QmpClient } from '../../qmp/client.ts';
 import type { ArenaInfo, Finding } from '../../wire/schema.ts';
-import { findArena, plugArenaOver, unplugArenaOver } from '../arena-plug.ts';
+import { unplugArenaOver } from '../arena-plug.ts';
 import { AgentChannel } from './agent-channel.ts';
 import { VmArena } from './arena.ts';
 import type { NicMachine } from '../nics/nics.ts';
@@ -26,10 +26,11 @@ import type { Log } from '../log.ts';
 import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
 import { plugPort, unplugPort } from './qemu-side.ts';
 import { QmpMonitor } from './qmp-monitor.ts';
+import { whenPluggable } from './run-state.ts';
 import { VmService } from './service.ts';
 import type { ServiceOptions } from './service.ts';
+import { settleArena } from './settle-arena.ts';
 
-const QMP_TIMEOUT_MS = 30_000;
 /** For the guest to let an arena go that is to be replaced. */
 const UNPLUG_TIMEOUT_MS = 30_000;
 /** An older reset is of a boot that may have bound the arena by now: then it is not cleared under its feet. */
@@ -200,6 +201,20 @@ export class ManagedVm {
         'the kernel still ends links of this VM; the rest is done then',
       );
     }
+  }
+
+  /**
+   * Takes from QEMU what keeps it from being saved or migrated: NICs, then the arena. To be stopped with `remove` next.
+   * Nothing to do while it does not run. Throws HT_TIMEOUT when the guest does not let go, and HT_QMP.
+   */
+  async release(): Promise<void> {
+    const served = this.#served;
+    if (!served?.process.alive()) return;
+    await served.service.nics.clear('the VM is to be saved or migrated');
+    const [nic] = served.service.status().nics;
+    if (nic) throw new HyperturtleError('HT_TIMEOUT', `NIC ${nic.id}: the guest has not let it go`);
+    await unplugArenaOver(served.monitor.client(), UNPLUG_TIMEOUT_MS);
+    this.#setArena('offered');
   }
 
   async #end(options: { remove: boolean }): Promise<void> {
@@ -452,13 +467,16 @@ export class ManagedVm {
     of: { process: VmProcess; startTicks: number },
   ): Promise<void> {
     try {
+      // libvirt starts QEMU with the state of another
+      await whenPluggable(client, this.#stop.signal);
       const { agent } = this.#spec;
       if ('hotplug' in agent)
         await plugPort(client, {
           socketPath: this.#agentSocket(),
           bus: agent.hotplug === true ? undefined : agent.hotplug.bus,
         });
-      const plugged = await this.#settleArena(client, arena, of);
+      const { pid } = of.process;
+      const plugged = await this.#settleArena(client, arena, { pid, startTicks: of.startTicks });
       if (this.#served?.process !== of.process) return;
       writeRecord(this.#deps.paths.run, this.name, {
         pid: of.process.pid,
@@ -472,39 +490,12 @@ export class ManagedVm {
     }
   }
 
-  async #settleArena(
-    client: QmpClient,
-    arena: VmArena,
-    of: { process: VmProcess; startTicks: number },
-  ): Promise<boolean> {
-    const found = await findArena(client, arena.link);
-    const record = readRecord(this.#deps.paths.run, this.name);
-    const recorded =
-      record?.pid === of.process.pid &&
-      record.startTicks === of.startTicks &&
-      record.arenaMapId === arena.mapId;
-    // what a process opened when it began is what was offered then
-    const fromStart = found?.hotPlugged === false && of.startTicks > arena.madeAtTicks;
-    // memory without its device: a daemon died between the two
-    const whole = found && (found.device !== undefined || !found.hotPlugged);
-    if (whole && (recorded || fromStart)) return true;
-    if (found && !found.hotPlugged)
-      throw new HyperturtleError(
-        'HT_BUSY',
-        `the arena that this VM was started with (object ${found.memory}) is not the one that is offered now: start the VM again`,
-      );
+  async #settleArena(client: QmpClient, arena: VmArena, of: ProcessId): Promise<boolean> {
     const { bus } = this.#spec;
-    if (bus === undefined) return false;
-    if (!found) await arena.wipe();
-    await plugArenaOver(client, {
-      devicePath: arena.link,
-      bytes: arena.bytes,
-      bus,
-      timeoutMs: QMP_TIMEOUT_MS,
-      signal: this.#stop.signal,
-    });
-    this.#log.info({ bus }, 'arena plugged');
-    return true;
+    const record = readRecord(this.#deps.paths.run, this.name);
+    const found = await settleArena(client, arena, { process: of, record, bus, signal: this.#stop.signal });
+    if (found === 'plugged') this.#log.info({ bus }, 'arena plugged');
+    return found !== 'without';
   }
 
   /** A guest that does not let an arena go keeps the memory until it ends; nothing runs on it. */

@@ -208,12 +208,16 @@ describe('reading a domain', () => {
 
   it('refuses settings that are not known', () => {
     const text = enableDomain(domain(), SETTINGS, SOCKETS);
-    expect(() => readDomain(text.replace('<hyperturtle:quotas', '<hyperturtle:quota'))).toThrow();
-    expect(() => readDomain(text.replace('arenaMib=', 'arenaMB='))).toThrow(
-      /'arenaMB' is not known.*arenaMib/,
+    const { vm, wrong } = readDomain(text.replace('arenaMib=', 'arenaMB='));
+    expect(vm).toBeUndefined();
+    expect(wrong).toMatch(/'arenaMB' is not known.*arenaMib/);
+    const quota = text.replaceAll('hyperturtle:policy', 'hyperturtle:police');
+    expect(() => specOf(readDomain(quota), 'root')).toThrow(
+      /domain 'one': .*'hyperturtle:police' is not known/,
     );
-    const wrong = text.replace('objects="4"', 'objects="many"');
-    expect(() => specOf(readDomain(wrong), 'root')).toThrow(/quotas\.objects/);
+    expect(() => enableDomain(quota, {})).toThrow(/not known/);
+    const many = text.replace('objects="4"', 'objects="many"');
+    expect(() => specOf(readDomain(many), 'root')).toThrow(/quotas\.objects/);
   });
 
   it('knows the user of a static label', () => {
