@@ -72,6 +72,15 @@ export default defineConfig({
       {
         test: {
           ...common,
+          name: 'libvirt',
+          include: ['test/libvirt/*.test.ts'],
+          testTimeout: 300_000,
+          hookTimeout: 900_000,
+        },
+      },
+      {
+        test: {
+          ...common,
           name: 'debian13',
           include: ['test/debian13/*.test.ts'],
           testTimeout: 3_600_000,

@@ -13,6 +13,7 @@ export const SUITES = {
   intel: { lab: true },
   sanitizers: { lab: true, env: { HT_TEST_KERNEL: '6.1-debug' } },
   packages: { bpf: true },
+  libvirt: {},
   debian13: {},
 };
 /** Those of `npm test`; `all` names all of them. */

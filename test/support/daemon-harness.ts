@@ -22,7 +22,8 @@ import { compiledSupport } from './compiled-support.ts';
 import { readJournal } from './fake-kernel.ts';
 import type { KernelEvent } from './fake-kernel.ts';
 
-const STARTS_MS = 20_000;
+/** Beside other work a start can take half of it. */
+const STARTS_MS = 60_000;
 
 export interface FakeVm {
   pid: number;
@@ -53,6 +54,8 @@ export class DaemonHarness {
   readonly dir = mkdtempSync(path.join(os.tmpdir(), 'ht-daemon-'));
   readonly bpffs = path.join(this.dir, 'bpf');
   readonly config = path.join(this.dir, 'host.yaml');
+  /** Where the daemon is started: a command that goes before its own, and what it may do there besides. */
+  #place: { enter: readonly string[]; capabilities: readonly string[] } = { enter: [], capabilities: [] };
   /** What the daemon wrote to its log. */
   log = '';
   #daemon: ChildProcess | undefined;
@@ -62,6 +65,10 @@ export class DaemonHarness {
   constructor() {
     ensureBpffs(this.bpffs);
     mkdirSync(path.join(this.dir, 'kernel'));
+  }
+
+  startIn(enter: readonly string[], capabilities: readonly string[]): void {
+    this.#place = { enter, capabilities };
   }
 
   at(...parts: string[]): string {
@@ -148,11 +155,10 @@ export class DaemonHarness {
     // with the capabilities of its unit and no others; setpriv becomes the daemon
     const bounds = [
       '--bounding-set',
-      `-all,${unitCapabilities()
-        .map((c) => `+${c}`)
-        .join(',')}`,
+      `-all,${[...unitCapabilities(), ...this.#place.capabilities].map((c) => `+${c}`).join(',')}`,
     ];
-    const child = spawn('setpriv', [...bounds, process.execPath, main, this.config, this.at('kernel')], {
+    const [program = '', ...args] = [...this.#place.enter, 'setpriv', ...bounds];
+    const child = spawn(program, [...args, process.execPath, main, this.config, this.at('kernel')], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...env },
     });

@@ -3,6 +3,7 @@
  * remembered, arenas are exported as plain files. Programs and maps are real: what is linked must be a program that
  * the kernel knows. What happens is written line by line to a journal, which another process can read.
  */
+import { execFileSync } from 'node:child_process';
 import {
   appendFileSync,
   existsSync,
@@ -84,8 +85,10 @@ export function fakeKernel(dir: string): HostKernel {
       };
     },
     exportArena(map) {
-      const device = path.join(dir, `hyperturtle-arena${process.pid}-${devices++}`);
-      writeFileSync(device, '');
+      const device = existsSync(path.join(dir, 'devices'))
+        ? deviceNode()
+        : path.join(dir, `hyperturtle-arena${process.pid}-${devices++}`);
+      if (!existsSync(device)) writeFileSync(device, '');
       tell({ op: 'export', device, mapId: map.info().id });
       return {
         devicePath: device,
@@ -96,6 +99,21 @@ export function fakeKernel(dir: string): HostKernel {
       };
     },
   };
+}
+
+/** Arenas are to be devices in /dev from now on, which QEMU must be allowed to open. */
+export function makeDevices(dir: string): void {
+  writeFileSync(path.join(dir, 'devices'), '');
+}
+
+/** A device of the kernel's own, with the first name that is free, as the module names them; its memory is zeros. */
+function deviceNode(): string {
+  for (let n = 0; ; n++) {
+    const device = `/dev/hyperturtle-arena${n}`;
+    if (existsSync(device)) continue;
+    execFileSync('mknod', ['-m', '600', device, 'c', '1', '5']);
+    return device;
+  }
 }
 
 /** What hooks counted, by hook, where a test says so: otherwise always the same. */
