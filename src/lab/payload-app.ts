@@ -81,8 +81,8 @@ export async function buildApp(c: BuildContext): Promise<Built> {
 /** What is run; types, sources, maps and documentation of packages stay behind. */
 const RUNTIME_FILE = /\.(c?js|mjs|json|node)$/;
 
-/** What only the command lines of dependencies need (proto-loader's), which nothing here runs. */
-const NOT_RUN = ['yargs'];
+/** What only command lines (proto-loader's) and types (protobufjs's) of dependencies need: nothing here runs it. */
+const NOT_RUN = ['yargs', '@types/node'];
 
 /** Copies the production dependencies for Linux on x86-64 and glibc, flat, as npm has them. */
 export async function copyDependencies(projectRoot: string, to: string): Promise<void> {

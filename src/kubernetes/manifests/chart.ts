@@ -1,8 +1,7 @@
 /** The chart: a directory's files, made of the same objects as the plain manifests. */
-import { stringify } from 'yaml';
 import { z } from 'zod';
 import { OBJECTS } from './objects.ts';
-import { templateOf } from './template.ts';
+import { templateOf, yaml } from './template.ts';
 import { ChartValues, defaultValues } from './values.ts';
 
 const NOTES = `Label the nodes that run nested guests, once each:
@@ -24,7 +23,6 @@ export function chartFiles(version: string): Map<string, string> {
     kubeVersion: '>=1.25.0-0',
   };
   const schema = z.toJSONSchema(ChartValues(), { target: 'draft-7', io: 'input' });
-  const yaml = (value: unknown): string => stringify(value, { lineWidth: 0, aliasDuplicateObjects: false });
   return new Map([
     ['Chart.yaml', yaml(about)],
     ['values.yaml', yaml(defaultValues(version))],

@@ -149,9 +149,12 @@ export function withValues(node: Node, values: Values): Json | undefined {
   return made === ABSENT ? undefined : made;
 }
 
+/** YAML that means the same in version 1.1, where `yes` is true, as kubectl and Helm read it. */
+export const yaml = (value: unknown): string =>
+  stringify(value, { lineWidth: 0, aliasDuplicateObjects: false, version: '1.1' });
+
 /** YAML documents. */
-export const yamlOf = (objects: readonly Json[]): string =>
-  objects.map((o) => `---\n${stringify(o, { lineWidth: 0, aliasDuplicateObjects: false })}`).join('');
+export const yamlOf = (objects: readonly Json[]): string => objects.map((o) => `---\n${yaml(o)}`).join('');
 
 /** A template for Helm. */
 export const templateOf = (node: Node): string => `${linesOf(node, 0).join('\n')}\n`;
