@@ -62,6 +62,8 @@ function mainPackage(spec: DebSpec, source: InstallSource): Promise<string> {
     fields: {
       Depends: 'nodejs (>= 20.19), libbpf1, libc6',
       Recommends: `hyperturtle-dkms (= ${spec.version})`,
+      // virsh, where the daemon follows libvirt
+      Suggests: 'libvirt-clients',
     },
     description: [
       'fast nested virtualization on stock kernels',
