@@ -28,10 +28,13 @@ type Printed = KubeObject & { items?: KubeObject[] };
 /** Kinds by group and version, with their names in paths; a star: of the whole cluster. */
 const KNOWN: Record<string, Record<string, string>> = {
   v1: { Namespace: 'namespaces*', ServiceAccount: 'serviceaccounts', ConfigMap: 'configmaps' },
+  'apiextensions.k8s.io/v1': { CustomResourceDefinition: 'customresourcedefinitions*' },
   'apps/v1': { DaemonSet: 'daemonsets' },
   'rbac.authorization.k8s.io/v1': {
     ClusterRole: 'clusterroles*',
     ClusterRoleBinding: 'clusterrolebindings*',
+    Role: 'roles',
+    RoleBinding: 'rolebindings',
   },
   'node.k8s.io/v1': { RuntimeClass: 'runtimeclasses*' },
 };

@@ -146,6 +146,20 @@ const nodeStatus: Node = {
   volumeMounts: [mount('run', PLACES.run.path, READ_ONLY), mount('tmp', '/tmp')],
 };
 
+const reconcile: Node = {
+  name: 'reconcile',
+  ...agentImage,
+  args: ['kubernetes', 'reconcile'],
+  env: [{ name: 'NODE_NAME', valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } } }],
+  securityContext: {
+    readOnlyRootFilesystem: true,
+    allowPrivilegeEscalation: false,
+    capabilities: { drop: ['ALL'] },
+  },
+  resources: tree('reconcile.resources'),
+  volumeMounts: [mount('run', PLACES.run.path, READ_ONLY), mount('tmp', '/tmp')],
+};
+
 const volumes: Node = [
   hostPath('run', PLACES.run.path, 'DirectoryOrCreate'),
   hostPath('state', PLACES.state.path, 'DirectoryOrCreate'),
@@ -182,7 +196,7 @@ export const daemonSet: Node = {
       },
       spec: {
         serviceAccountName: NAME,
-        automountServiceAccountToken: value('nodeStatus.enabled'),
+        automountServiceAccountToken: true,
         // VMMs are processes of the node; the agent copies descriptors from them
         hostPID: true,
         priorityClassName: text(['priorityClassName']),
@@ -195,6 +209,7 @@ export const daemonSet: Node = {
           agent,
           when('devicePlugin.enabled', devicePlugin),
           when('nodeStatus.enabled', nodeStatus),
+          when('reconcile.enabled', reconcile),
         ],
         volumes,
       },

@@ -1,4 +1,5 @@
 /** All objects of the cluster, in the order in which they are to be made. */
+import { customResources, RECONCILER_CLUSTER_RULES, RECONCILER_ROLE_RULES } from '../../fleet/crd.ts';
 import { LABELS, config, daemonSet } from './daemon-set.ts';
 import { text, tree, when, withValues } from './template.ts';
 import type { Json, Node, Values } from './template.ts';
@@ -33,6 +34,38 @@ const binding: Node = when('nodeStatus.enabled', {
   subjects: [{ kind: 'ServiceAccount', name: NAME, namespace: text(['Release.Namespace']) }],
 });
 
+const reconciler = (kind: string, more: { [key: string]: Node }, namespaced: boolean): Node =>
+  when('reconcile.enabled', {
+    apiVersion: 'rbac.authorization.k8s.io/v1',
+    kind,
+    metadata: {
+      name: `${NAME}-reconcile`,
+      ...(namespaced ? { namespace: text(['Release.Namespace']) } : {}),
+      labels: LABELS,
+    },
+    ...more,
+  });
+
+const reconcilerBinding = (role: 'Role' | 'ClusterRole'): Node =>
+  reconciler(
+    `${role}Binding`,
+    {
+      roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: role, name: `${NAME}-reconcile` },
+      subjects: [{ kind: 'ServiceAccount', name: NAME, namespace: text(['Release.Namespace']) }],
+    },
+    role === 'Role',
+  );
+
+/** Custom resources: those of fleets, by their names. */
+const definitions = customResources().map((object): [string, Node] => {
+  const { metadata } = object as unknown as { metadata: { name: string } };
+  return [`custom-resource-${metadata.name.split('.')[0]}`, when('reconcile.enabled', object)];
+});
+
+const rules = (of: typeof RECONCILER_ROLE_RULES | typeof RECONCILER_CLUSTER_RULES): { rules: Node } => ({
+  rules: of,
+});
+
 const runtimeClass: Node = when('runtimeClass.enabled', {
   apiVersion: 'node.k8s.io/v1',
   kind: 'RuntimeClass',
@@ -44,7 +77,12 @@ const runtimeClass: Node = when('runtimeClass.enabled', {
 
 /** By the name of their file in the chart. */
 export const OBJECTS: ReadonlyMap<string, Node> = new Map([
+  ...definitions,
   ['service-account', serviceAccount],
+  ['reconcile-role', reconciler('Role', rules(RECONCILER_ROLE_RULES), true)],
+  ['reconcile-role-binding', reconcilerBinding('Role')],
+  ['reconcile-cluster-role', reconciler('ClusterRole', rules(RECONCILER_CLUSTER_RULES), false)],
+  ['reconcile-cluster-role-binding', reconcilerBinding('ClusterRole')],
   ['cluster-role', role],
   ['cluster-role-binding', binding],
   ['config-map', config],

@@ -90,6 +90,17 @@ const NodeStatus = lazy(() =>
   }),
 );
 
+/** HyperupcallSets: custom resources, and who follows them on each node. */
+const Reconcile = lazy(() =>
+  z.strictObject({
+    enabled: z.boolean().default(false),
+    resources: Resources().prefault({
+      requests: { cpu: '10m', memory: '96Mi' },
+      limits: { memory: '256Mi' },
+    }),
+  }),
+);
+
 const RuntimeClass = lazy(() =>
   z.strictObject({
     enabled: z.boolean().default(true),
@@ -121,6 +132,7 @@ export const ChartValues = lazy(() =>
     cni: Cni().prefault({}),
     devicePlugin: DevicePlugin().prefault({}),
     nodeStatus: NodeStatus().prefault({}),
+    reconcile: Reconcile().prefault({}),
     runtimeClass: RuntimeClass().prefault({}),
   }),
 );

@@ -1,8 +1,11 @@
 /** Manifests and chart: valid objects of the API, the same from both, and nothing that would stop nested guests. */
+import { CustomResourceDefinition } from 'kubernetes-models/apiextensions.k8s.io/v1/CustomResourceDefinition';
 import { DaemonSet } from 'kubernetes-models/apps/v1/DaemonSet';
 import { RuntimeClass } from 'kubernetes-models/node.k8s.io/v1/RuntimeClass';
 import { ClusterRole } from 'kubernetes-models/rbac.authorization.k8s.io/v1/ClusterRole';
 import { ClusterRoleBinding } from 'kubernetes-models/rbac.authorization.k8s.io/v1/ClusterRoleBinding';
+import { Role } from 'kubernetes-models/rbac.authorization.k8s.io/v1/Role';
+import { RoleBinding } from 'kubernetes-models/rbac.authorization.k8s.io/v1/RoleBinding';
 import { ConfigMap } from 'kubernetes-models/v1/ConfigMap';
 import { Namespace } from 'kubernetes-models/v1/Namespace';
 import { ServiceAccount } from 'kubernetes-models/v1/ServiceAccount';
@@ -28,6 +31,7 @@ const NAMESPACE = 'ht';
 /** Kubernetes's own schemas (npm package kubernetes-models, made of its OpenAPI). */
 const KINDS = [
   ...[DaemonSet, RuntimeClass, ClusterRole, ClusterRoleBinding],
+  ...[CustomResourceDefinition, Role, RoleBinding],
   ...[ConfigMap, Namespace, ServiceAccount],
 ];
 
