@@ -2,6 +2,7 @@
 // Makes the programs of a compiled dist/src start fast: dist/src/programs gets their code as scripts, each a part that some
 // start needs as a whole, beside most of them the bytecode of what starts run; and the file that people and
 // src/core/code-file.ts name starts that (src/core/start.ts). The other files stay as they are.
+// dist/src/licences.json has the licences of the npm packages that are in them.
 // `node scripts/bundle.mjs DIR`, for any directory that stands for dist/src.
 import {
   chmodSync,
@@ -28,6 +29,7 @@ const PROGRAMS = [
   'host/loader/worker',
   'guest/launch/supervisor',
   'bench/control/process',
+  'bench/fleet/process',
 ];
 /** Native code. */
 const APART = ['koffi'];
@@ -44,6 +46,9 @@ const SELDOM = [
   'zlib',
 ];
 const WANTED = '\0wanted:';
+/** Packages that extend or copy those modules as they are loaded, which is late and seldom: they have them as they are. */
+const EXTEND =
+  /[\\/]node_modules[\\/](?:@kubernetes|@opentelemetry|agent-base|hpagent|node-fetch|openid-client|socks|socks-proxy-agent|whatwg-url|tr46)[\\/]/;
 /** The largest that a process may have is one less. */
 const NO_PID = String(2 ** 22);
 /** Starts whose code is worth having as bytecode. Each ends before it does anything: NONE is a path where nothing is. */
@@ -87,7 +92,7 @@ const whenWanted = {
   name: 'when-wanted',
   resolveId(source, importer) {
     if (!isBuiltin(source) && !APART.includes(source)) return null;
-    const wanted = importer?.startsWith(WANTED) ?? false;
+    const wanted = (importer?.startsWith(WANTED) ?? false) || EXTEND.test(importer ?? '');
     return wanted ? { id: source, external: true } : { id: `${WANTED}${source}`, moduleSideEffects: false };
   },
   load(id) {
@@ -133,11 +138,17 @@ const partName = ({ isDynamicEntry, facadeModuleId, name }) =>
     ? `${path.relative(dir, facadeModuleId).replaceAll('/', '-').replace(/\.js$/, '')}.cjs`
     : `shared-${name}.cjs`;
 
+/** Of this one a tenth is used, and its modules do nothing but define. */
+const DEFINES = /[\\/]node_modules[\\/]@kubernetes[\\/]client-node[\\/]/;
+
 const bundler = (input, plugins) =>
   rolldown({
     input,
     platform: 'node',
     plugins,
+    // its paths lead to types
+    tsconfig: false,
+    treeshake: { moduleSideEffects: (id) => (DEFINES.test(id) ? false : undefined) },
     // a tree without node_modules above it is bundled as well
     resolve: { modules: [path.join(PACKAGE, 'node_modules'), 'node_modules'] },
   });
@@ -162,6 +173,24 @@ async function bundle(to) {
     const script = `(function (exports, require, module, __filename, __dirname) {${own.replace(/^#!.*/, '')}\n})`;
     writeFileSync(path.join(to, fileName), ascii(script));
   }
+  return licencesOf(output.flatMap((part) => part.moduleIds ?? []));
+}
+
+/** Licences of the npm packages that these modules are of: [{name, version, license, text}], by name. */
+function licencesOf(modules) {
+  const roots = modules.flatMap(
+    (id) => /^[^\0]*[\\/]node_modules[\\/](?:@[^\\/]+[\\/])?[^.\\/][^\\/]*/.exec(id)?.[0] ?? [],
+  );
+  return [...new Set(roots)].sort().map((root) => {
+    const { name, version, license } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'));
+    const file = readdirSync(root).find((n) => /^licen[cs]e/i.test(n));
+    return {
+      name,
+      version,
+      license,
+      text: file === undefined ? '' : readFileSync(path.join(root, file), 'utf8'),
+    };
+  });
 }
 
 /** Adds bytecode to the parts in `programs`: they start where all is around them that is when they are installed. */
@@ -184,11 +213,12 @@ function addBytecode(programs) {
 const staging = mkdtempSync(path.join(path.dirname(dir), '.bundle-'));
 chmodSync(staging, 0o755);
 try {
-  await bundle(staging);
+  const licences = await bundle(staging);
   addBytecode(staging);
   rmSync(path.join(dir, 'programs'), { recursive: true, force: true });
   renameSync(staging, path.join(dir, 'programs'));
   for (const name of PROGRAMS) writeStarters(name);
+  writeFileSync(path.join(dir, 'licences.json'), `${JSON.stringify(licences, null, 1)}\n`);
 } finally {
   rmSync(staging, { recursive: true, force: true });
 }

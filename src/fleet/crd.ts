@@ -3,10 +3,10 @@ import { z } from 'zod';
 import { lazy } from '../core/lazy.ts';
 import { NodeStatus, SET_NAME_MAX, SetSpec } from './spec.ts';
 
-const GROUP = 'hyperturtle.io';
-const VERSION = 'v1alpha1';
-const SETS = 'hyperupcallsets';
-const NODES = 'hyperupcallnodes';
+export const GROUP = 'hyperturtle.io';
+export const VERSION = 'v1alpha1';
+export const SETS = 'hyperupcallsets';
+export const NODES = 'hyperupcallnodes';
 
 type Json = { [key: string]: Json } | Json[] | string | number | boolean | null;
 
@@ -144,7 +144,7 @@ export const customResources = lazy(() => [
   ),
 ]);
 
-/** What `hyperturtle guest reconcile` asks for in its own namespace: a Role. It lists no ConfigMaps. */
+/** What the reconciler asks for in its own namespace: a Role. It lists no ConfigMaps. */
 export const RECONCILER_ROLE_RULES = [
   { apiGroups: [GROUP], resources: [SETS], verbs: ['get', 'list', 'watch'] },
   { apiGroups: [GROUP], resources: [NODES], verbs: ['get', 'create', 'patch'] },
@@ -156,3 +156,6 @@ export const RECONCILER_ROLE_RULES = [
 export const RECONCILER_CLUSTER_RULES = [
   { apiGroups: [''], resources: ['nodes'], verbs: ['get', 'list', 'watch'] },
 ] as const;
+
+/** Its command line; the name of the node is NODE_NAME in its environment, as the downward API gives it. */
+export const RECONCILER_COMMAND = ['kubernetes', 'reconcile'] as const;

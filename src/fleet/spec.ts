@@ -7,14 +7,14 @@ import { lazy } from '../core/lazy.ts';
 import type { Output } from '../core/lazy.ts';
 
 /** An object's name in the host is this and the set's. */
-const OBJECT_PREFIX = 'set.';
+export const OBJECT_PREFIX = 'set.';
 const NAME_MAX = 63;
 /** Names of sets: with the prefix they are names of objects. */
 export const SET_NAME_MAX = NAME_MAX - OBJECT_PREFIX.length;
 
 const LINKS_MAX = 16;
 const MESSAGE_MAX = 1024;
-const STATUS_SETS_MAX = 64;
+export const STATUS_SETS_MAX = 64;
 
 /** A name of the wire protocol. */
 const Name = lazy(() => z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/));
@@ -70,6 +70,7 @@ const ObjectSpec = lazy(() =>
     })
     .describe('a compiled hyperupcall'),
 );
+export type ObjectSpec = Output<typeof ObjectSpec>;
 
 const Options = lazy(() =>
   z
@@ -94,6 +95,7 @@ const LinkSpec = lazy(() =>
     options: Options().optional(),
   }),
 );
+export type LinkSpec = Output<typeof LinkSpec>;
 
 const Rollout = lazy(() =>
   z
@@ -125,7 +127,7 @@ export const SetSpec = lazy(() =>
 export type SetSpec = Output<typeof SetSpec>;
 
 /** What an object of the API has besides its own fields, as far as it is used here. */
-const Metadata = lazy(() =>
+export const Metadata = lazy(() =>
   z.object({
     name: z.string(),
     namespace: z.string().optional(),
@@ -135,6 +137,7 @@ const Metadata = lazy(() =>
     labels: z.record(z.string(), z.string()).optional(),
   }),
 );
+export type Metadata = Output<typeof Metadata>;
 
 export const HyperupcallSet = lazy(() => z.object({ metadata: Metadata(), spec: SetSpec() }));
 export type HyperupcallSet = Output<typeof HyperupcallSet>;
@@ -160,6 +163,7 @@ const SetStatus = lazy(() =>
     since: z.iso.datetime().describe('in this phase'),
   }),
 );
+export type SetStatus = Output<typeof SetStatus>;
 
 const Counts = lazy(() =>
   z.object({ wanted: z.int().min(0), linked: z.int().min(0), refused: z.int().min(0) }),
@@ -175,3 +179,7 @@ export const NodeStatus = lazy(() =>
   }),
 );
 export type NodeStatus = Output<typeof NodeStatus>;
+
+/** As a status may carry it. */
+export const shortMessage = (text: string): string =>
+  text.length <= MESSAGE_MAX ? text : `${text.slice(0, MESSAGE_MAX - 4)} ...`;

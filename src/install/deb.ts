@@ -244,7 +244,23 @@ async function copyright(packageRoot: string, modules: string | undefined): Prom
     if (license === 'Apache-2.0') parts.push('The text is /usr/share/common-licenses/Apache-2.0.');
     else if (file !== undefined) parts.push((await readFile(path.join(dir, file), 'utf8')).trim());
   }
+  for (const p of await bundled(packageRoot))
+    if (!packages.includes(p.name))
+      parts.push(
+        '',
+        `npm package ${p.name} ${p.version} (${p.license ?? 'see below'}), in the programs of ${APP}:`,
+        '',
+        p.license === 'Apache-2.0' ? 'The text is /usr/share/common-licenses/Apache-2.0.' : p.text.trim(),
+      );
   return `${parts.join('\n')}\n`;
+}
+
+/** What scripts/bundle.mjs put into our programs, beside what is installed with them. */
+async function bundled(
+  packageRoot: string,
+): Promise<{ name: string; version: string; license?: string; text: string }[]> {
+  const text = await readFile(path.join(packageRoot, 'dist/src/licences.json'), 'utf8');
+  return JSON.parse(text) as Awaited<ReturnType<typeof bundled>>;
 }
 
 async function changelog(spec: DebSpec, name: string): Promise<string> {

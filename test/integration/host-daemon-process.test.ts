@@ -1,6 +1,7 @@
 /** The daemon towards systemd and its operator: what it tells, what it refuses to start with, what it leaves behind. */
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { waitFor } from '../../src/core/wait.ts';
@@ -68,6 +69,17 @@ describe.skipIf(why !== undefined)(`daemon as a service${why ? ` (skipped: ${why
     await h.whenVm('one', (v) => v.phase === 'starting' && /is no bpffs/.test(v.problem ?? ''));
     expect(cli('host', 'health').status).toBe(0);
     expect(cli('host', 'status').stdout).toMatch(/one +starting/);
+    const all = cli('host', 'status', '--all', '--json');
+    expect([all.status, all.stderr, all.stdout.trim().split('\n').length]).toEqual([0, '', 1]);
+    expect(JSON.parse(all.stdout)).toMatchObject({
+      format: 1,
+      host: { kernel: os.release() },
+      daemon: { vms: 1, attached: 0 },
+      health: { healthy: true },
+      vms: [{ name: 'one', phase: 'starting', detail: { objects: [], signature: 'none' } }],
+    });
+    expect(JSON.stringify(JSON.parse(all.stdout))).toContain('is no bpffs');
+    expect(cli('host', 'status', '--all')).toMatchObject({ status: 2 });
   });
 
   it('leaves no pin, socket, link or device of VMs that do not run', async () => {

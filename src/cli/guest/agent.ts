@@ -87,14 +87,16 @@ function registerRequests(guest: Command): void {
 }
 
 async function run(options: RunOptions, version: string): Promise<void> {
-  const [agents, configs, { abortOnSignals }, { jsonLog }, { sendDatagram }, errors] = await Promise.all([
-    import('../../guest/agent/agent.ts'),
-    import('../../guest/agent/config.ts'),
-    import('../../core/lifecycle.ts'),
-    import('../../core/log.ts'),
-    import('../../bpf/datagram.ts'),
-    import('../../core/errors.ts'),
-  ]);
+  const [agents, configs, { abortOnSignals }, { jsonLog }, { sendDatagram }, errors, { openTracing }] =
+    await Promise.all([
+      import('../../guest/agent/agent.ts'),
+      import('../../guest/agent/config.ts'),
+      import('../../core/lifecycle.ts'),
+      import('../../core/log.ts'),
+      import('../../bpf/datagram.ts'),
+      import('../../core/errors.ts'),
+      import('../../core/tracing.ts'),
+    ]);
   const file = options.config ?? configs.DEFAULT_CONFIG_FILE;
   if (options.check) {
     const { objects } = configs.checkAgentConfig(file);
@@ -103,6 +105,7 @@ async function run(options: RunOptions, version: string): Promise<void> {
   const readConfig = (): AgentConfig =>
     withOptions(configs.readAgentConfig(file, options.config !== undefined), options);
   const config = readConfig();
+  const tracing = await openTracing('hyperturtle-guest-agent', version);
   const { log, flush } = jsonLog(options.logLevel ?? config.log.level);
   // SIGHUP is a request to reload here, not to end
   const signals = abortOnSignals(['SIGINT', 'SIGTERM']);
@@ -113,6 +116,7 @@ async function run(options: RunOptions, version: string): Promise<void> {
       version,
       log,
       readConfig,
+      tracing,
       ...(options.module ? {} : { module: false as const }),
     });
   } catch (e) {
@@ -135,6 +139,7 @@ async function run(options: RunOptions, version: string): Promise<void> {
   } finally {
     process.off('SIGHUP', hup);
     await agent.stop();
+    await tracing?.close();
     signals.dispose();
     log.info({}, 'agent stopped');
     flush();

@@ -59,7 +59,16 @@ Then start the VM with what 'hyperturtle host args build1' prints.`,
 
 /** Commands that ask the daemon about itself and its host. */
 function registerRequests(host: Command): void {
-  adminOptions(host.command('status')).description('the daemon and its VMs').action(status);
+  adminOptions(host.command('status'))
+    .description('the daemon and its VMs')
+    .option('--all', "with --json: health, findings, and each VM's objects and limits as well")
+    .addHelpText(
+      'after',
+      `
+Example: one line for each host of a fleet
+  for h in $(cat hosts); do ssh $h hyperturtle host status --all --json; done`,
+    )
+    .action(status);
   adminOptions(host.command('health')).description('exit status 0 when the daemon is healthy').action(health);
   adminOptions(host.command('reload'))
     .description('read the configuration again and apply what differs')
@@ -123,7 +132,8 @@ async function daemon(options: { config: string; check?: boolean }, version: str
   await runDaemon({ configFile: options.config, version });
 }
 
-async function status(options: AdminOptions): Promise<void> {
+async function status(options: AdminOptions & { all?: boolean }): Promise<void> {
+  if (options.all) return statusOfAll(options);
   const [daemon, { vms }] = [await ask(options, 'admin.status', {}), await ask(options, 'admin.vm.list', {})];
   print(options, { ...daemon, list: vms }, () =>
     [
@@ -132,6 +142,16 @@ async function status(options: AdminOptions): Promise<void> {
       vmTable(vms) || 'no VMs: write some into the configuration, or hyperturtle host vm add',
     ].join('\n'),
   );
+}
+
+/** Everything that this host knows of itself, for who looks after many. */
+async function statusOfAll(options: AdminOptions): Promise<void> {
+  const [{ statusOf }, { HyperturtleError }] = await Promise.all([
+    import('./status-all.ts'),
+    import('../../core/errors.ts'),
+  ]);
+  if (!options.json) throw new HyperturtleError('HT_USAGE', '--all is for programs: give --json as well');
+  print(options, await statusOf((method, params) => ask(options, method, params)), () => '');
 }
 
 async function health(options: AdminOptions): Promise<void> {

@@ -9,6 +9,7 @@ import { integer } from '../shared/values.ts';
 import { registerImages } from './images.ts';
 import { registerManifests } from './manifests.ts';
 import { registerNodeStatus } from './node-status.ts';
+import { registerReconcile } from './reconcile.ts';
 
 interface PluginOptions {
   resource: string;
@@ -28,6 +29,7 @@ export function registerKubernetes(program: Command, version: string): void {
   registerDevicePlugin(kubernetes);
   registerNodeStatus(kubernetes);
   registerImages(kubernetes, version);
+  registerReconcile(kubernetes);
 }
 
 function registerDevicePlugin(kubernetes: Command): void {

@@ -8,10 +8,12 @@ import { isHyperturtleError, messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { changeNear } from '../../core/retry.ts';
 import { claimSocket } from '../../core/sockets.ts';
+import type { Tracing } from '../../core/tracing.ts';
 import { leftOutText } from '../left-out.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { HtgInfo, HtgPool } from '../../kernel/guest.ts';
 import type { WireLog } from '../../wire/peer.ts';
+import { traced } from '../../wire/traced.ts';
 import type { Result } from '../../wire/schema.ts';
 import { holdPort, holdState } from './alone.ts';
 import type { AgentConfig } from './config.ts';
@@ -45,6 +47,7 @@ export interface AgentOptions {
   readConfig?: () => AgentConfig;
   /** False: nothing of this machine's kernel is used. A function is for tests. */
   module?: false | (() => GuestModule);
+  tracing?: Tracing | undefined;
   times?: Partial<UplinkTimes & ControlTimes & { deviceMs: number }>;
 }
 
@@ -85,6 +88,7 @@ export class Agent implements AsyncDisposable {
       port: config.port,
       version,
       log,
+      tracing: options.tracing,
       times: { pingEveryMs: config.pingEveryS * 1000, ...options.times },
       onSession: (host, welcome, signal) => this.#session(host, welcome, signal),
       onNotify: (name, params) => {
@@ -167,7 +171,7 @@ export class Agent implements AsyncDisposable {
   async #start(): Promise<void> {
     const { signal } = this.#stop;
     const { log } = this.#o;
-    const methods = agentMethods({
+    const own = agentMethods({
       uplink: this.#uplink,
       control: this.#control,
       events: this.#events,
@@ -178,6 +182,7 @@ export class Agent implements AsyncDisposable {
         await this.#registrar?.release(seconds * 1000);
       },
     });
+    const methods = traced(own, this.#o.tracing, {});
     await claimSocket(this.#config.socket, { signal, taken: agentRuns(this.#config.socket) });
     const held = await holdState(this.#config.state, signal);
     this.#undo.add('state directory', held.release);

@@ -11,6 +11,8 @@ import { sleep } from '../../core/wait.ts';
 import { kindOf } from '../../wire/errors.ts';
 import { hello } from '../../wire/hello.ts';
 import { RpcPeer } from '../../wire/peer.ts';
+import { about } from '../../wire/traced.ts';
+import type { Tracing } from '../../core/tracing.ts';
 import type { RequestOptions, WireLog } from '../../wire/peer.ts';
 import { METHODS } from '../../wire/schema.ts';
 import type { MethodSpec, NotificationArguments, Params, Result } from '../../wire/schema.ts';
@@ -61,6 +63,7 @@ export interface UplinkOptions {
   version: string;
   log: WireLog & { info(fields: object, message: string): void };
   times?: Partial<UplinkTimes>;
+  tracing?: Tracing | undefined;
   /** A session has begun. What it throws ends the session; so `signal`, aborted at its end, is to be heeded. */
   onSession: (host: HostCalls, welcome: Result<'hello'>, signal: AbortSignal) => Promise<void>;
   onNotify: (...notification: NotificationArguments) => void;
@@ -123,12 +126,23 @@ export class Uplink implements HostCalls {
     params: Params<M>,
     options: RequestOptions = {},
   ): Promise<Result<M>> {
-    return this.#guard(method, (peer) => peer.request(method, params, options), options.signal);
+    return this.#traced(method, params, () =>
+      this.#guard(method, (peer) => peer.request(method, params, options), options.signal),
+    );
   }
 
   /** The same for a method known at run time only. */
   async call(spec: MethodSpec, method: string, params: unknown, options: RequestOptions): Promise<unknown> {
-    return this.#guard(method, (peer) => peer.call(spec, method, params, options), options.signal);
+    return this.#traced(method, params, () =>
+      this.#guard(method, (peer) => peer.call(spec, method, params, options), options.signal),
+    );
+  }
+
+  #traced<T>(method: string, params: unknown, run: () => Promise<T>): Promise<T> {
+    const { tracing } = this.#o;
+    if (!tracing || method === 'report') return run();
+    const attributes = { 'rpc.system': 'jsonrpc', 'rpc.method': method, ...about(params) };
+    return tracing.span({ name: `host ${method}`, kind: 'client', attributes }, run);
   }
 
   /** Resolves when connected, or after the time: then a request says what is the matter. */

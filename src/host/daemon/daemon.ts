@@ -9,8 +9,10 @@ import { isDeepStrictEqual } from 'node:util';
 import { makeDirectory } from '../../core/files.ts';
 import { messageOf } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
+import type { Tracing } from '../../core/tracing.ts';
 import { Turns } from '../../core/turns.ts';
 import { serve } from '../../wire/handlers.ts';
+import { traced } from '../../wire/traced.ts';
 import type { Handlers, ServedMethods } from '../../wire/handlers.ts';
 import { RpcPeer } from '../../wire/peer.ts';
 import type { ResultOf } from '../../wire/schema.ts';
@@ -42,6 +44,7 @@ export interface DaemonOptions {
   kernel: HostKernel;
   openLog: (config: HostConfig['log']) => DaemonLog;
   verifier: VmDeps['verifier'];
+  tracing?: Tracing | undefined;
 }
 
 /** Settings that are read only when the daemon starts. */
@@ -162,7 +165,7 @@ export class HostDaemon {
   }
 
   #make(name: string, spec: VmSpec): ManagedVm {
-    const { kernel, version, verifier } = this.#options;
+    const { kernel, version, verifier, tracing } = this.#options;
     return new ManagedVm(name, spec, {
       kernel,
       paths: this.#config,
@@ -174,6 +177,7 @@ export class HostDaemon {
       verifier,
       doctor: (vm) => [...hostFindings(this.#config.bpffs), ...vmFindings(vm.status())],
       onCall: (vm, method, outcome) => this.#metrics.count(vm, method, outcome),
+      traced: (methods, vm) => traced(methods, tracing, { 'hyperturtle.vm': vm }),
       log: this.#log.log,
     });
   }
@@ -206,7 +210,7 @@ export class HostDaemon {
   }
 
   async #serveAdmin(): Promise<void> {
-    const methods = this.#adminMethods();
+    const methods = traced(this.#adminMethods(), this.#options.tracing, {});
     const peers = new Set<RpcPeer<Record<never, never>>>();
     const server = net.createServer((socket) => {
       const peer = new RpcPeer(socket, {

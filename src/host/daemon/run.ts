@@ -2,6 +2,7 @@
 import { libbpf } from '../../bpf/libbpf.ts';
 import { messageOf } from '../../core/errors.ts';
 import { verifierOf } from '../../core/signature.ts';
+import { openTracing } from '../../core/tracing.ts';
 import { HostDaemon } from './daemon.ts';
 import type { DaemonOptions } from './daemon.ts';
 import { moduleKernel } from '../vm/kernel.ts';
@@ -26,11 +27,14 @@ export async function runDaemon(options: RunOptions): Promise<void> {
   process.on('SIGHUP', onHangup);
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
+  // before anything is begun: what it is asked for may be wrong
+  const tracing = await openTracing('hyperturtle-host-daemon', options.version);
   try {
     const daemon = await HostDaemon.start({
       kernel: moduleKernel,
       openLog,
       verifier: verifierOf,
+      tracing,
       ...options,
     });
     const { log } = daemon.log;
@@ -57,6 +61,7 @@ export async function runDaemon(options: RunOptions): Promise<void> {
       daemon.log.flush();
     }
   } finally {
+    await tracing?.close();
     process.off('SIGHUP', onHangup);
     process.off('SIGTERM', stop);
     process.off('SIGINT', stop);

@@ -10,6 +10,7 @@ import { CleanupStack } from '../../core/lifecycle.ts';
 import { Backoff, changeNear } from '../../core/retry.ts';
 import { withDeadline } from '../../core/wait.ts';
 import type { QmpClient } from '../../qmp/client.ts';
+import type { ServedMethods } from '../../wire/handlers.ts';
 import type { ArenaInfo, Finding } from '../../wire/schema.ts';
 import { unplugArenaOver } from '../arena-plug.ts';
 import { AgentChannel } from './agent-channel.ts';
@@ -51,6 +52,7 @@ export interface VmDeps {
   networks: () => HostConfig['networks'];
   doctor: (vm: ManagedVm) => Finding[];
   onCall: (vm: string, method: string, outcome: string) => void;
+  traced: (methods: ServedMethods, vm: string) => ServedMethods;
   log: Log;
 }
 
@@ -356,7 +358,7 @@ export class ManagedVm {
       const monitor = this.#monitorOf(service, arena, { process, startTicks });
       const channel = new AgentChannel({
         socketPath: this.#agentSocket(),
-        methods: service.methods,
+        methods: this.#deps.traced(service.methods, this.name),
         requestsPerSecond: () => this.#spec.quotas.requestsPerSecond,
         onDrain: () => service.drained(),
         log: this.#log,

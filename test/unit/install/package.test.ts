@@ -15,7 +15,7 @@ it('the npm package has what is run and what modules and lab are built from, and
   const [pack] = JSON.parse(text) as { files: { path: string }[] }[];
   const files = pack!.files.map((f) => f.path);
   const expected =
-    /^(dist\/src\/.*\.(js|cjs|d\.ts|map)|dist\/src\/programs\/[\w-]+\.bytecode|dist\/bpf\/[\w-]+\.bpf\.o|dist-files\/.*|c\/.*\.(c|h|S|mk)|c\/\w+\/Kbuild|docs\/.*\.(md|svg|png|json)|LICENSE|LICENSES\/.*\.txt|README\.md|CHANGELOG\.md|package\.json)$/;
+    /^(dist\/src\/.*\.(js|cjs|d\.ts|map)|dist\/src\/programs\/[\w-]+\.bytecode|dist\/src\/licences\.json|dist\/bpf\/[\w-]+\.bpf\.o|dist-files\/.*|c\/.*\.(c|h|S|mk)|c\/\w+\/Kbuild|docs\/.*\.(md|svg|png|json)|LICENSE|LICENSES\/.*\.txt|README\.md|CHANGELOG\.md|package\.json)$/;
   expect(files.filter((f) => !expected.test(f))).toEqual([]);
   const below = (dir: string): string[] =>
     readdirSync(dir, { recursive: true, withFileTypes: true })
