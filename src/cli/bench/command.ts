@@ -7,6 +7,7 @@ import { registerAgentBench } from './agent.ts';
 import { registerControl } from './control.ts';
 import { registerBenchNet } from './net.ts';
 import { registerExitBench } from './exit.ts';
+import { registerFleetBench } from './fleet.ts';
 import { registerHooksBench } from './hooks.ts';
 import { registerHugeBench } from './huge.ts';
 import { registerNetNative } from './net-native.ts';
@@ -88,6 +89,7 @@ export function register(program: Command, version: string): void {
   registerPaper(bench);
   registerStart(bench, version);
   registerProfileBench(bench, version);
+  registerFleetBench(bench, version);
 }
 
 interface CheckOptions extends LabOptions {
