@@ -242,7 +242,11 @@ describe.skipIf(why !== undefined)(`libvirt${why ? ` (skipped: ${why})` : ''}`, 
     host.virsh('start', 'one');
     expect(performance.now() - begun).toBeLessThan(60_000);
     process.kill(h.daemonPid, 'SIGCONT');
-    await h.whenVm('one', (v) => v.phase === 'attached');
+    await waitFor(
+      'VM one attached',
+      async () => (await vms()).some((v) => v.name === 'one' && v.phase === 'attached') || undefined,
+      { timeoutMs: 30_000 },
+    );
     await h.endDaemon('SIGTERM');
     host.virsh('destroy', 'one');
     host.virsh('start', 'one');

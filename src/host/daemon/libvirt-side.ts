@@ -20,9 +20,6 @@ export interface LibvirtSideOptions {
   log: () => Log;
 }
 
-/** Operations of libvirt's hook script after which a domain does not run. */
-const ENDED = new Set(['stopped', 'release']);
-
 export class LibvirtSide {
   readonly #options: LibvirtSideOptions;
   #config: HostConfig['libvirt'];
@@ -65,8 +62,7 @@ export class LibvirtSide {
       'admin.libvirt.hook': async ({ operation, xml }) => {
         const none = { vm: null, problem: null };
         if (operation === 'prepare') return (await this.#follower?.announce(xml)) ?? none;
-        if (ENDED.has(operation)) this.#follower?.ended(xml);
-        else this.#follower?.poke();
+        this.#follower?.poke();
         return none;
       },
       'admin.libvirt.release': async ({ domain, seconds }) => ({

@@ -16,8 +16,6 @@ const GATHER_MS = 100;
 /** For events that were missed: between a look and the moment at which virsh has registered itself, for one. */
 const LOOK_MS = 30_000;
 const EARLY_LOOKS_MS = [1000, 5000];
-/** From the hook's word that a domain is about to start until libvirt lists it. */
-const ANNOUNCED_MS = 60_000;
 /** QEMU waits for it, through the hook script, which has a deadline of its own. */
 const OFFER_MS = 2500;
 
@@ -149,13 +147,6 @@ export class LibvirtFollower {
     };
   }
 
-  /** The hook script's word: this domain is there no more, also one that could not be started. */
-  ended(xml: string): void {
-    const uuid = this.#read(xml)?.facts.uuid;
-    if (uuid !== undefined) this.#announced.delete(uuid);
-    this.poke();
-  }
-
   /**
    * Takes from a running domain what keeps QEMU from saving or migrating it, for so many seconds: then, or when it has
    * ended, it is served again. Throws HT_NOT_FOUND, and HT_TIMEOUT when its guest does not let go: then it is served on.
@@ -285,9 +276,8 @@ export class LibvirtFollower {
     }
     this.#active = found;
     this.#looked = true;
-    for (const [uuid, { atMs }] of this.#announced)
-      if ((atMs < begunMs && uuids.includes(uuid)) || atMs < begunMs - ANNOUNCED_MS)
-        this.#announced.delete(uuid);
+    // libvirt lists a domain before it calls the hook: one that it does not list has failed to start
+    for (const [uuid, { atMs }] of this.#announced) if (atMs < begunMs) this.#announced.delete(uuid);
     for (const [uuid, { untilMs }] of this.#released)
       if (untilMs <= Date.now() || !found.has(uuid)) this.#takeBack(uuid);
     await this.#apply();
