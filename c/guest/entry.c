@@ -77,7 +77,7 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
-	if (!a || apicid >= HT_MAX_CPUS)
+	if (!a || apicid >= HT_MAX_CPUS || !htg_l2_is_known())
 		goto out;
 	if (!(vcpu->arch.hflags & (HF_SMM_MASK | HF_GUEST_MASK)) &&
 	    !READ_ONCE(vcpu->kvm->arch.indirect_shadow_pages)) {

@@ -246,6 +246,8 @@ ssize_t htg_write_iter(struct kiocb *iocb, struct iov_iter *from);
 int htg_l2_init(void);
 void htg_l2_exit(void);
 long htg_l2_register(const struct htg_register *req);
+void htg_l2_known(void);	/* who calls has compared KVM's types with what we rely on */
+bool htg_l2_is_known(void);
 void htg_l2_running_credit(struct htg_account *acc); /* in a fault of turtlefs: of the L2 that runs in this thread */
 void htg_l2_arena_gone(void);	/* ends all registrations; caller holds htg_lock */
 void htg_l2_mapped(struct mm_struct *mm); /* a turtlefs file has been mapped there; under mmap_lock */

@@ -580,6 +580,23 @@ static void htg_l2_kill(struct htg_l2 *l2)
 /* --- what KVM does --- */
 
 /*
+ * Whether KVM is one that we know, as user space finds by comparing its types (src/bpf/kvm-abi.ts) before it registers an L2
+ * or asks to be told of VMs. Until then hooks compare their first argument with VMs that were registered, so with none, and
+ * follow no argument. Never unset: KVM is held while the hooks are armed.
+ */
+static bool htg_known;
+
+void htg_l2_known(void)
+{
+	WRITE_ONCE(htg_known, true);
+}
+
+bool htg_l2_is_known(void)
+{
+	return READ_ONCE(htg_known);
+}
+
+/*
  * A slot is about to be zapped, because it goes or moves: the first that KVM does with it besides marking it invalid
  * (kvm_invalidate_memslot). Until the commit, or the failure, programs do not act: KVM's own faults on that slot are
  * retried, and what a program wrote after the zap nothing would ever zap again.
@@ -625,7 +642,7 @@ static bool htg_slot_is_ours(struct kvm *kvm, const struct kvm_memory_slot *slot
 
 static int htg_commit_later(struct ht_call *call)
 {
-	return HT_AROUND;
+	return htg_l2_is_known() ? HT_AROUND : HT_GO_ON;
 }
 
 /* (struct kvm *, struct kvm_memory_slot *old, const struct kvm_memory_slot *new, enum kvm_mr_change) */

@@ -99,8 +99,12 @@ static long htg_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case HTG_SET:
 		return copy_from_user(&u.set, up, sizeof(u.set)) ? -EFAULT : htg_set(&u.set);
 	case HTG_REGISTER:
-		return copy_from_user(&u.reg, up, sizeof(u.reg)) ? -EFAULT : htg_l2_register(&u.reg);
+		if (copy_from_user(&u.reg, up, sizeof(u.reg)))
+			return -EFAULT;
+		htg_l2_known();
+		return htg_l2_register(&u.reg);
 	case HTG_WATCH_VMS:
+		htg_l2_known();
 		return htg_watch_open();
 	case HTG_GET_POOL:
 		if (copy_from_user(&u.pool, up, sizeof(u.pool)))
@@ -127,8 +131,9 @@ static struct miscdevice htg_misc = {
 
 static int __init htg_init(void)
 {
-	int ret = ht_hooks_stay_on();
+	int ret = ht_check_kernel();
 
+	ret = ret ?: ht_hooks_stay_on();
 	if (ret)
 		return ret;
 	ret = ht_lookup_init();
@@ -179,5 +184,6 @@ static void __exit htg_exit(void)
 
 module_init(htg_init);
 module_exit(htg_exit);
+MODULE_SOFTDEP("pre: kvm_amd kvm_intel"); /* no symbol of theirs is used, so modprobe would not know */
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("HyperTurtle: hyperupcalls of nested hypervisors, guest side");

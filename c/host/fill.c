@@ -60,6 +60,14 @@ module_param_named(fill_us, ht_fill_us, uint, 0644);
 MODULE_PARM_DESC(fill_us,
 		 "microseconds of a fault's exit after which no further pages of its group are filled in; 0: none are (default: 30; in a virtual machine 30000)");
 
+/*
+ * What this was compiled for, to be read: kvm_page_fault.error_code is private to KVM, and features.mk can only guess its width
+ * by what came with the change. The daemon compares it with the running kernel's types (src/bpf/kvm-abi.ts).
+ */
+static unsigned int ht_fault_error_bytes;
+module_param_named(fault_error_bytes, ht_fault_error_bytes, uint, 0444);
+MODULE_PARM_DESC(fault_error_bytes, "bytes of kvm_page_fault.error_code that this module was compiled for; only to be read");
+
 /* struct kvm_page_fault: the daemon compares with the running kernel's types that it is so (src/bpf/kvm-abi.ts) */
 #define HT_FAULT_INPUTS 64	/* up to pfn, and all of the shortest: what kvm_mmu_do_page_fault() sets, but for hva of 6.12, which KVM sets before it reads it */
 #define HT_FAULT_MOST 128	/* bytes of the whole, at most */
@@ -82,6 +90,7 @@ union ht_fault_copy {
 
 void ht_fill_init(void)
 {
+	ht_fault_error_bytes = sizeof_field(struct ht_kvm_page_fault, error_code); /* whatever was given at loading */
 	if (ht_fill_us == HT_FILL_UNSET)
 		ht_fill_us = boot_cpu_has(X86_FEATURE_HYPERVISOR) ? HT_FILL_VIRTUAL_US : HT_FILL_US;
 }

@@ -66,8 +66,9 @@ static struct miscdevice ht_misc = {
 
 static int __init ht_init(void)
 {
-	int ret = ht_hooks_stay_on();
+	int ret = ht_check_kernel();
 
+	ret = ret ?: ht_hooks_stay_on();
 	if (ret)
 		return ret;
 	ht_fill_init();
@@ -112,5 +113,6 @@ static void __exit ht_exit(void)
 module_init(ht_init);
 module_exit(ht_exit);
 MODULE_INFO(import_ns, "BPF_INTERNAL"); /* bpf_map_get, since 6.12.y. What MODULE_IMPORT_NS takes has changed */
+MODULE_SOFTDEP("pre: kvm_amd kvm_intel"); /* no symbol of theirs is used, so modprobe would not know */
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("HyperTurtle: hyperupcalls of nested hypervisors, host side");

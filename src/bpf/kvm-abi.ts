@@ -258,7 +258,21 @@ export function runningKvm(side: Side, places = PLACES): KvmFacts {
     else if (base.prototype(OWN_FUNCTION[name]) !== undefined) found[name] = base;
     else if (existsSync(`${places.modules}/${name}`)) untyped.push(name);
   }
-  return { differences: kvmDifferences(side, found), untyped };
+  const differences = kvmDifferences(side, found);
+  if (side === 'host' && found.kvm) differences.push(...widthDiffers(found.kvm, places));
+  return { differences, untyped };
+}
+
+/**
+ * The one width of a private member that the module's build could only guess (c/include/kmod/features.mk). A module that is not
+ * loaded, or does not say for which it was built, has nothing to compare.
+ */
+function widthDiffers(kvm: KernelBtf, places: KernelPlaces): string[] {
+  const built = textIfThere(`${places.modules}/hyperturtle_host/parameters/fault_error_bytes`);
+  const bytes = kvm.member('kvm_page_fault', 'error_code')?.split('+')[1];
+  return built === undefined || bytes === undefined || bytes === built
+    ? []
+    : [`struct kvm_page_fault.error_code has ${bytes} bytes, hyperturtle_host was built for ${built}`];
 }
 
 /** For reports: types that cannot be read are a difference too. */
@@ -322,6 +336,7 @@ function loadedKvm(side: Side, places: KernelPlaces): string {
   const inode = (file: string): string => String(statSync(file, { throwIfNoEntry: false })?.ino);
   return [
     side,
+    inode(`${places.modules}/hyperturtle_${side}`),
     ...KVM_MODULES.flatMap((m) => [inode(`${places.btf}/${m}`), inode(`${places.modules}/${m}`)]),
   ].join();
 }

@@ -133,9 +133,10 @@ export class GuestDevice implements Disposable {
 
   /**
    * A file to read records of HTG_VM_EVENT from, whole ones, when it is readable: what happens from now on, in
-   * order. The caller closes it.
+   * order. The caller closes it. Throws HT_UNSUPPORTED where KVM differs from what the module relies on.
    */
   watchVms(): OwnedFd {
+    requireKnownKvm('guest');
     return ioctlFd(this.#file, HTG_WATCH_VMS, new Uint8Array(0), 'watch of virtual machines');
   }
 

@@ -72,6 +72,28 @@ const pattern = async (l2: HeldL2, args: string): Promise<Record<string, number>
   return JSON.parse(lines.at(-1)!) as Record<string, number>;
 };
 
+describe('a module that was built for another kernel', () => {
+  it.each(['hyperturtle_host', 'hyperturtle_guest'])('is refused, with its reason: %s', async (name) => {
+    await off();
+    const level = name === 'hyperturtle_host' ? lab().l0 : lab().l1;
+    const release = (await run(level, ['uname', '-r'])).trim();
+    const other = release.replace(/^./, '0');
+    const module = await level.exec(['cat', `/payload/modules/${name}.ko`], { timeoutMs: 60_000 });
+    const text = module.stdout.toString('latin1');
+    expect(text).toContain(release);
+    await level.writeFile('/run/other.ko', Buffer.from(text.replaceAll(release, other), 'latin1'));
+    const r = await level.exec(['insmod', '/run/other.ko'], { timeoutMs: 60_000 });
+    expect(r.status).not.toBe(0);
+    // without CONFIG_MODVERSIONS the kernel itself compares the release
+    if (text.includes(' modversions'))
+      expect(await runScript(level, 'dmesg')).toContain(
+        `hyperturtle: built for Linux ${other}, and this is ${release}: build it for this kernel`,
+      );
+    expect(await runScript(level, 'cat /proc/modules')).not.toContain('hyperturtle');
+    await runScript(level, 'rm /run/other.ko');
+  });
+});
+
 describe('turtlefs in L1', () => {
   it('creates, sizes, maps, punches and unlinks files as a VMM does, and every frame comes back', async () => {
     await accelerated();

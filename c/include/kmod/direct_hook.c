@@ -134,6 +134,7 @@ void ht_hooks_disarm(struct ht_kvm_hook *const hooks[], unsigned int n)
 
 int ht_hooks_arm(struct ht_kvm_hook *const hooks[], unsigned int n)
 {
+	const char *name;
 	unsigned int i;
 	int ret;
 
@@ -141,11 +142,13 @@ int ht_hooks_arm(struct ht_kvm_hook *const hooks[], unsigned int n)
 		ret = ht_hook_arm(hooks[i]);
 		if (!ret)
 			continue;
+		name = hooks[i]->newer_name && ht_lookup_function(hooks[i]->newer_name) ? hooks[i]->newer_name :
+												hooks[i]->name;
 		if (ret == -EBUSY)
 			pr_err("hyperturtle: cannot hook %s: something else, such as a BPF program (fentry), has it: grep -w %s /sys/kernel/tracing/enabled_functions\n",
-			       hooks[i]->name, hooks[i]->name);
+			       name, name);
 		else if (ret != -ENOENT)
-			pr_err("hyperturtle: cannot hook %s (%d)\n", hooks[i]->name, ret);
+			pr_err("hyperturtle: cannot hook %s (%d)\n", name, ret);
 		ht_hooks_disarm(hooks, i);
 		return ret;
 	}

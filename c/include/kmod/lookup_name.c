@@ -8,6 +8,9 @@
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/preempt.h>
+#include <linux/string.h>
+#include <linux/utsname.h>
+#include <generated/utsrelease.h>
 #include "lookup_name.h"
 
 /* prototypes: kallsyms.h and module.h, the same from 6.1 to 7.3 */
@@ -68,4 +71,16 @@ int ht_lookup_init(void)
 	ret = ret ?: ht_bind(ht_kallsyms_lookup_size_offset, "kallsyms_lookup_size_offset");
 	ret = ret ?: ht_bind(ht_module_address, "__module_address");
 	return ret;
+}
+
+int ht_check_kernel(void)
+{
+	const char *built_for = UTS_RELEASE;
+
+	OPTIMIZER_HIDE_VAR(built_for); /* stays a text in the module's file, which a test changes */
+	if (!strcmp(init_utsname()->release, built_for))
+		return 0;
+	pr_err("hyperturtle: built for Linux %s, and this is %s: build it for this kernel\n", built_for,
+	       init_utsname()->release);
+	return -ENOEXEC;
 }

@@ -8,6 +8,13 @@
 struct module;
 
 int ht_lookup_init(void);
+
+/*
+ * -ENOEXEC, as the kernel log says, unless this is the kernel that the module was built for. With CONFIG_MODVERSIONS the kernel
+ * compares checksums of the symbols that a module uses in place of its release, and ours use none of KVM's: what KVM's public
+ * headers said (struct kvm_vcpu, struct kvm) would not be compared at all.
+ */
+int ht_check_kernel(void);
 /* Where a function can be called, 0 where there is none. Kernels that enforce IBT: by a direct call only (ht_bind). */
 unsigned long ht_lookup_function(const char *name);
 /* The same for a variable. */

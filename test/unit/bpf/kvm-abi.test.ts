@@ -4,7 +4,6 @@ import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { KernelBtf } from '../../../src/bpf/kernel-btf.ts';
 import {
   KVM_ABI,
   kvmDifferences,
@@ -12,6 +11,7 @@ import {
   runningKvm,
   takenFunctions,
 } from '../../../src/bpf/kvm-abi.ts';
+import { KernelBtf } from '../../../src/bpf/kernel-btf.ts';
 import type { KvmModule, Side } from '../../../src/bpf/kvm-abi.ts';
 import { BtfBytes } from '../../support/kernel-btf.ts';
 
@@ -260,6 +260,27 @@ describe('the running kernel', () => {
     await rm(path.join(places.btf, 'kvm'));
     await mkdir(path.join(places.btf, 'kvm'));
     expect(() => runningKvm('host', places)).toThrow(/BTF\) cannot be read: .*\/kvm: EISDIR$/);
+  });
+
+  it('is refused where the module was built for another width of what its build could only guess', async () => {
+    await show('vmlinux', vmlinux.bytes());
+    await Promise.all([show('kvm', typesOf(described('kvm'))), load('kvm')]);
+    const parameters = path.join(places.modules, 'hyperturtle_host/parameters');
+    await mkdir(parameters, { recursive: true });
+    const bytes = /\+(\d+)$/.exec(
+      new KernelBtf(typesOf(described('kvm')), new KernelBtf(vmlinux.bytes())).member(
+        'kvm_page_fault',
+        'error_code',
+      )!,
+    )![1]!;
+    await writeFile(path.join(parameters, 'fault_error_bytes'), `${bytes}\n`);
+    expect(runningKvm('host', places)).toEqual(all);
+    const other = bytes === '8' ? '4' : '8';
+    await writeFile(path.join(parameters, 'fault_error_bytes'), `${other}\n`);
+    expect(() => requireKnownKvm('host', places)).toThrow(
+      `struct kvm_page_fault.error_code has ${bytes} bytes, hyperturtle_host was built for ${other}`,
+    );
+    expect(() => requireKnownKvm('guest', places)).not.toThrow();
   });
 
   it('is refused without types, and taken by who says so', async () => {
