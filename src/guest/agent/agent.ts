@@ -110,6 +110,8 @@ export class Agent implements AsyncDisposable {
         waitForDevice: (signal) =>
           changeNear(GUEST_DEVICE, options.times?.deviceMs ?? DEVICE_RETRY_MS, signal),
         onModule: (signal) => this.#mount(signal),
+        // after a migration it is another host's, whose daemon has just come to the port
+        onArena: () => this.#uplink.hurry(),
         onRelease: () => this.#unmount(),
       });
   }

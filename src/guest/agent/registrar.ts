@@ -27,6 +27,8 @@ export interface RegistrarOptions {
   waitForDevice?: (signal: AbortSignal) => Promise<void>;
   /** With the module open, before anything else: mounts turtlefs. */
   onModule?: (signal: AbortSignal) => Promise<void>;
+  /** A host has given an arena. */
+  onArena?: () => void;
   /** Before the module is let go of by command. */
   onRelease?: () => Promise<void>;
   retryMs?: number;
@@ -172,6 +174,7 @@ export class Registrar {
       case HTG_EVENT_ARENA:
       case HTG_EVENT_LOST:
         this.#o.log.info({}, event.kind === HTG_EVENT_ARENA ? 'arena bound' : 'events were lost');
+        this.#o.onArena?.();
         this.#applySettings(module);
         this.#registerAll(module);
         return;

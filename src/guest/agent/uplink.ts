@@ -79,10 +79,15 @@ export class Uplink implements HostCalls {
   #welcome: Result<'hello'> | undefined;
   #lastError: string | undefined;
   readonly #waiters = new Set<() => void>();
+  /** Aborted to end the wait between two tries. */
+  #waiting: ChildAbort | undefined;
+  readonly #backoff: Backoff;
 
   constructor(options: UplinkOptions) {
     this.#o = options;
     this.#times = { ...UPLINK_TIMES, ...options.times };
+    // the spread keeps the machines of one host from coming all at once
+    this.#backoff = new Backoff(this.#times.retryMinMs, this.#times.retryMaxMs, 1 / 2);
   }
 
   get status(): {
@@ -103,8 +108,6 @@ export class Uplink implements HostCalls {
 
   /** Connects again and again until `signal` aborts; then returns, with the channel closed. */
   async run(signal: AbortSignal): Promise<void> {
-    // the spread keeps the machines of one host from coming all at once
-    const backoff = new Backoff(this.#times.retryMinMs, this.#times.retryMaxMs, 1 / 2);
     while (!signal.aborted) {
       this.#enter('connecting');
       const begun = this.#sessions;
@@ -115,10 +118,18 @@ export class Uplink implements HostCalls {
         this.#fail(e);
       }
       // after a session that worked, the other side was most likely restarted: soon again
-      if (this.#sessions > begun) backoff.reset();
+      if (this.#sessions > begun) this.#backoff.reset();
       this.#enter('waiting');
-      await sleep(backoff.nextMs(), signal).catch(() => {});
+      using waiting = new ChildAbort(signal);
+      this.#waiting = waiting;
+      await sleep(this.#backoff.nextMs(), waiting.signal).catch(() => {});
     }
+  }
+
+  /** There is a sign of a host, perhaps another one: it is tried at once, and soon again. */
+  hurry(): void {
+    this.#backoff.reset();
+    this.#waiting?.abort();
   }
 
   async request<M extends keyof typeof METHODS>(

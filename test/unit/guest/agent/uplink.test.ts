@@ -67,3 +67,33 @@ test('a host that took the port up without its having looked closed is greeted a
     rmSync(dir, { recursive: true, force: true });
   }
 });
+
+test('tries at once when there is a sign of a host, however long it would have waited', async () => {
+  const dir = mkdtempSync(path.join(tmpdir(), 'ht-uplink-'));
+  const host = new FakeHost(path.join(dir, 'host'));
+  const stop = new AbortController();
+  let sessions = 0;
+  const uplink = new Uplink({
+    port: host.socket,
+    version: '0.0.0',
+    log,
+    times: { retryMinMs: 60_000, retryMaxMs: 60_000, pingEveryMs: 60_000 },
+    onSession: async (_, __, signal) => {
+      sessions++;
+      await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+    },
+    onNotify: () => {},
+  });
+  const running = uplink.run(stop.signal);
+  try {
+    await waitFor('the first try', () => uplink.status.state === 'waiting' || undefined, { timeoutMs: 4000 });
+    await host.start();
+    uplink.hurry();
+    await waitFor('a session', () => sessions === 1 || undefined, { timeoutMs: 4000, intervalMs: 3 });
+  } finally {
+    stop.abort();
+    await running;
+    await host.kill();
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
