@@ -16,7 +16,7 @@ import { CLI, guestStatus, insmod, jobSays, rmmod } from './acceleration.ts';
 import type { Accelerated, HookCounts } from './acceleration.ts';
 
 const CONFIG = '/run/hyperturtle-host.yaml';
-const METRICS_PORT = 9470;
+export const HOST_METRICS_PORT = 9470;
 const GUEST_CONFIG = '/run/hyperturtle-guest.yaml';
 const GUEST_METRICS_PORT = 9471;
 export const NPF = '/payload/bpf/npf.bpf.o';
@@ -46,7 +46,7 @@ export function hostConfig(vms: readonly ManagedVmSpec[], more: readonly string[
       ...(more ?? []).map((line) => `    ${line}`),
     ]),
     ...more,
-    `metrics: {port: ${METRICS_PORT}}`,
+    `metrics: {port: ${HOST_METRICS_PORT}}`,
     'loader: {timeoutMs: 120000}',
     '',
   ].join('\n');
@@ -94,7 +94,7 @@ export class ManagedHost {
 
   /** Values of the daemon's measurements of one VM, by name and labels as the exposition has them. */
   async metrics(vm: string, signal?: AbortSignal): Promise<Map<string, number>> {
-    return parseMetrics(await metricsOf(this.#l0, METRICS_PORT, signal), vm);
+    return parseMetrics(await metricsOf(this.#l0, HOST_METRICS_PORT, signal), vm);
   }
 }
 

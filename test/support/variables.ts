@@ -8,7 +8,7 @@ export const TEST_VARIABLES = {
   HT_TEST_QEMU_ROOT: { default: 'none', means: 'root of another QEMU for tests with a real one' },
   HT_SOAK: { default: '`1` in `npm run test:soak`', means: 'longer races, more repetitions' },
   HT_LAB_TIMES: { default: 'none', means: 'file for what each test of a lab costs' },
-  HT_TEST_KILLS: { default: '30', means: 'how often the daemon is killed while it plugs' },
+  HT_TEST_KILLS: { default: '30; of moves 3', means: 'kills while a daemon plugs, or a VM is moved' },
   HT_LAUNCHES: { default: '24; soak: 200', means: 'launches of a VMM that are killed' },
   HT_TEST_SEED: { default: 'of the clock, and printed', means: 'when it is killed' },
   HT_SEED: { default: 'fixed', means: 'seed of hostile objects, messages and instructions' },
@@ -21,6 +21,7 @@ export const TEST_VARIABLES = {
     means: 'how often a nested guest begins to run a guest of its own',
   },
   HT_SLOT_CHANGES: { default: '20; soak: 60', means: 'changes of memory slots' },
+  HT_MIGRATIONS: { default: '1', means: 'how often an L1 is moved to another QEMU and back' },
   HT_SCREENSHOTS: { default: 'none', means: 'directory for pictures of the dashboard' },
   HYPERTURTLE_CLANG: { default: "the lab's", means: 'clang for tests that compile eBPF' },
 } as const;
