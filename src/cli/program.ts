@@ -91,6 +91,12 @@ const HOST: readonly Room[] = [
     add: async (to, { version }) => (await import('./host/daemon.ts')).registerHostDaemon(to, version),
   },
   {
+    heading: 'A VM that is moved, with its nested guests running:',
+    under: 'host',
+    commands: ['quiesce', 'resume', 'migrate', 'save', 'restore', 'cancel'],
+    add: async (to) => (await import('./host/move.ts')).registerMoves(to),
+  },
+  {
     under: 'host',
     commands: ['libvirt'],
     add: async (to) => (await import('./host/libvirt.ts')).registerLibvirt(to),

@@ -2,7 +2,7 @@
  * Plugging an arena into a running QEMU as a stock ivshmem-plain device, and unplugging it. The QMP socket is held
  * only while that happens: it serves one client at a time.
  */
-import { isHyperturtleError } from '../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import { waitFor } from '../core/wait.ts';
 import { QmpClient } from '../qmp/client.ts';
 import {
@@ -20,7 +20,9 @@ import {
 import type { QmpExecutor } from './qemu-devices.ts';
 
 const MEMORY = 'hyperturtle-arena-memory';
-const DEVICE = 'hyperturtle-arena';
+export const DEVICE = 'hyperturtle-arena';
+/** What `hyperturtle host args` has the arena plugged into, by QEMU's id. */
+export const ARENA_PORT = 'hyperturtle-port';
 
 export interface PlugSpec extends ArenaDeviceSpec {
   qmpPath: string;
@@ -122,20 +124,59 @@ export async function unplugArenaOver(qmp: QmpExecutor, timeoutMs: number): Prom
   }
 }
 
+/**
+ * Also an arena that the VM was started with, by the stable link or a device's own name. Gives the root port that this one
+ * was behind; undefined: there was none. Throws HT_UNSUPPORTED when it has no id by which QEMU could be asked, HT_TIMEOUT as
+ * above. Those that went stay away.
+ */
+export async function unplugStartedWith(
+  qmp: QmpExecutor,
+  link: string,
+  timeoutMs: number,
+): Promise<string | undefined> {
+  let bus: string | undefined;
+  for (const { memory, device, parent, hotPlugged, file } of await arenasIn(qmp)) {
+    if (hotPlugged || !isArenaFile(file, link)) continue;
+    if (device !== undefined) {
+      if (parent !== DEVICES)
+        throw new HyperturtleError(
+          'HT_UNSUPPORTED',
+          `the VM was started with its arena as a device without an id, which QEMU cannot unplug: start it with what 'hyperturtle host args' prints`,
+        );
+      bus = (await propertyOf(qmp, `${parent}/${device}`, 'parent_bus'))?.replace(/^.*\//, '');
+      await deleteDevice(qmp, device, timeoutMs);
+    }
+    await deleteMemory(qmp, memory, timeoutMs);
+  }
+  return bus;
+}
+
+/** What QEMU was given as the file of this VM's arena. */
+const isArenaFile = (file: string, link: string): boolean =>
+  file === link || file.startsWith('/dev/hyperturtle-arena');
+
+type Arena = FoundArena & { file: string; parent: string | undefined };
+
 /** All memory of arenas, by their ids. */
-async function arenasIn(qmp: Pick<QmpExecutor, 'execute'>): Promise<(FoundArena & { file: string })[]> {
-  const users = new Map<string, string>();
+async function arenasIn(qmp: Pick<QmpExecutor, 'execute'>): Promise<Arena[]> {
+  const users = new Map<string, { device: string; parent: string }>();
   for (const parent of [DEVICES, UNNAMED_DEVICES])
     for (const device of await childrenOf(qmp, parent, 'ivshmem-plain')) {
       const memory = await propertyOf(qmp, `${parent}/${device}`, 'memdev');
-      if (memory !== undefined) users.set(memory.replace(/^.*\//, ''), device);
+      if (memory !== undefined) users.set(memory.replace(/^.*\//, ''), { device, parent });
     }
-  const found: (FoundArena & { file: string })[] = [];
+  const found: Arena[] = [];
   for (const memory of await childrenOf(qmp, OBJECTS, 'memory-backend-file')) {
     const file = (await propertyOf(qmp, `${OBJECTS}/${memory}`, 'mem-path')) ?? '';
-    found.push({ memory, device: users.get(memory), hotPlugged: hasPrefix(memory, MEMORY), file });
+    const { device, parent } = users.get(memory) ?? { device: undefined, parent: undefined };
+    found.push({ memory, device, parent, hotPlugged: hasPrefix(memory, MEMORY), file });
   }
   return found;
+}
+
+/** The root port that `hyperturtle host args` prints, which is there also where the arena was left out. */
+export async function ownPort(qmp: Pick<QmpExecutor, 'execute'>): Promise<string | undefined> {
+  return (await childrenOf(qmp, DEVICES, 'pcie-root-port')).find((port) => port === ARENA_PORT);
 }
 
 /**
@@ -146,9 +187,7 @@ export async function findArena(
   qmp: Pick<QmpExecutor, 'execute'>,
   link: string,
 ): Promise<FoundArena | undefined> {
-  const all = (await arenasIn(qmp)).filter(
-    ({ file }) => file === link || file.startsWith('/dev/hyperturtle-arena'),
-  );
+  const all = (await arenasIn(qmp)).filter(({ file }) => isArenaFile(file, link));
   const found = all.find((a) => a.device !== undefined) ?? all[0];
   if (!found) return undefined;
   const { memory, device, hotPlugged } = found;

@@ -67,7 +67,11 @@ process.exit(0);
 
 const watchedSchema = lazy(() => z.object({ arrivedMs: z.number(), handledMs: z.number().nullable() }));
 const movedSchema = lazy(() =>
-  z.object({ downtimeMs: z.number().nullable(), totalMs: z.number().nullable(), sentMib: z.number().nullable() }),
+  z.object({
+    downtimeMs: z.number().nullable(),
+    totalMs: z.number().nullable(),
+    sentMib: z.number().nullable(),
+  }),
 );
 type Moved = Output<typeof movedSchema> & {
   /** From the arrival to the first fault of a nested guest that was answered in L0 there. Null: there was none in five minutes. */

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MetricsServer } from '../../src/guest/agent/metrics.ts';
 import type { AgentResult } from '../../src/guest/agent/schema.ts';
 import { Metrics } from '../../src/host/daemon/metrics.ts';
-import type { VmStatus } from '../../src/host/vm/managed-vm.ts';
+import type { VmStatus } from '../../src/host/vm/vm-status.ts';
 import { FILLS } from '../support/fake-kernel.ts';
 import { promtool } from '../support/promtool.ts';
 

@@ -20,6 +20,7 @@ const WINDOW = 0xc0000000;
 export class HmpGuest {
   readonly #qmp: QmpClient;
   readonly #port: number;
+  readonly #lookMs: number;
   #slot = 0;
   #running = true;
   #done: Promise<void> = Promise.resolve();
@@ -27,13 +28,16 @@ export class HmpGuest {
   mapped = 0;
   ejected = 0;
 
-  /** `device`: number of the root port on bus 0. `qmp` is its own. */
-  constructor(qmp: QmpClient, device: number) {
+  /** `device`: number of the root port on bus 0. `qmp` is its own; it looks every `lookMs`. */
+  constructor(qmp: QmpClient, device: number, lookMs = 2) {
     this.#qmp = qmp;
+    this.#lookMs = lookMs;
     this.#port = 0x80000000 + device * 0x800;
   }
 
+  /** Also again, after it was stopped. */
   async start(): Promise<void> {
+    this.#running = true;
     await this.#write(this.#port + 0x18, 0x00010100);
     const base = WINDOW >>> 16;
     await this.#write(this.#port + 0x24, (base + 0x1f0) * 0x10000 + base);
@@ -69,7 +73,7 @@ export class HmpGuest {
           this.mapped++;
         }
       }
-      await sleep(2);
+      await sleep(this.#lookMs);
     }
   }
 

@@ -9,7 +9,7 @@ import { print } from '../shared/agent-options.ts';
 import { columns } from '../shared/columns.ts';
 import { doctorText } from '../doctor/command.ts';
 import { integer } from '../shared/values.ts';
-import { adminOptions, ask } from './admin.ts';
+import { adminOptions, ask, moveText } from './admin.ts';
 import type { AdminMethods, AdminOptions } from './admin.ts';
 
 interface AddOptions extends AdminOptions {
@@ -79,6 +79,7 @@ Example: one line for each host of a fleet
   adminOptions(host.command('args').argument('<vm>'))
     .description('what to start a VM with: its arena, its port and a QMP socket for the daemon')
     .option('--libvirt', 'as parts of a libvirt domain')
+    .option('--no-arena', 'without its arena, which is plugged later: a QEMU that a VM is moved to')
     .addHelpText(
       'after',
       `
@@ -231,7 +232,7 @@ function vmTable(vms: readonly VmReport[]): string {
     ['VM', 'state', 'pid', 'arena', 'agent', 'objects', 'links', 'in L0', 'to L1'],
     vms.map((v) => [
       v.name,
-      v.phase,
+      v.still?.state ?? v.phase,
       String(v.pid ?? '-'),
       `${v.arena.bytes >> 20} MiB ${v.arena.state}`,
       v.agent.hello ? v.agent.hello.version : v.agent.connected ? 'silent' : '-',
@@ -247,7 +248,8 @@ function vmTable(vms: readonly VmReport[]): string {
   const ended = vms.flatMap((v) =>
     v.ended.map(({ link, reason }) => `${v.name}: ${link.object} at ${link.hook}: ${reason}`),
   );
-  return [table, ...problems, ...ended].join('\n');
+  const moves = vms.flatMap((v) => (v.move ? [`${v.name}: ${moveText(v.move)}`] : []));
+  return [table, ...problems, ...ended, ...moves].join('\n');
 }
 
 async function add(name: string, options: AddOptions): Promise<void> {
@@ -279,8 +281,12 @@ async function reload(options: AdminOptions): Promise<void> {
   });
 }
 
-async function args(name: string, options: AdminOptions & { libvirt?: boolean }): Promise<void> {
-  print(options, await ask(options, 'admin.args', { name }), (r) =>
+async function args(
+  name: string,
+  options: AdminOptions & { libvirt?: boolean; arena: boolean },
+): Promise<void> {
+  const params = options.arena ? { name } : { name, arena: false };
+  print(options, await ask(options, 'admin.args', params), (r) =>
     options.libvirt ? r.libvirt.trimEnd() : r.qemu.join(' '),
   );
 }

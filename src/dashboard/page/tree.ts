@@ -86,7 +86,7 @@ export function stateOf(vm: Vm): { text: string; cls: 'good' | 'wait' | 'bad' | 
     return vm.agent.connected
       ? { text: 'attached', cls: 'good' }
       : { text: 'attached, no agent', cls: 'wait' };
-  return { text: vm.phase, cls: vm.phase === 'stopped' ? 'off' : 'wait' };
+  return { text: vm.still?.state ?? vm.phase, cls: vm.phase === 'stopped' ? 'off' : 'wait' };
 }
 
 /** Arrows, Home and End within the tree. True: the key was the tree's. */

@@ -18,19 +18,47 @@ import {
   Text,
   Used,
 } from '../../wire/schema.ts';
+import { EXIT_STATUS } from '../../core/exit-status.ts';
+import type { ErrorCode } from '../../core/errors.ts';
 import { recordOf } from '../../core/record.ts';
+import { NIC_POLICIES } from '../vm/still.ts';
+import { STILL_STATES } from '../vm/still-record.ts';
 import { lazy } from '../../core/lazy.ts';
 import type { Output } from '../../core/lazy.ts';
 
 const Nothing = lazy(() => z.strictObject({}));
 const VmName = lazy(() => z.string().max(63));
 
+const MoveName = lazy(() => z.enum(['quiesce', 'migrate', 'save', 'restore']));
+const ErrorCodeName = lazy(() => z.enum(Object.keys(EXIT_STATUS) as ErrorCode[]));
+
+/** For the guest to let go of what it was given: a daemon's request to QEMU and its repetitions end with it. */
+const guestMs = () => z.int().min(100).max(600_000);
+const leave = () => ({
+  name: VmName(),
+  /** NICs of the host that the VM has: refuse, or take them back first. */
+  nics: z.enum(NIC_POLICIES),
+  guestMs: guestMs(),
+  /** For the migration. */
+  deadlineMs: z
+    .int()
+    .min(1000)
+    .max(7 * 86_400_000),
+  downtimeMs: z.int().min(1).max(2_000_000).optional(),
+  mibPerS: z
+    .int()
+    .min(1)
+    .max(1 << 20)
+    .optional(),
+  quit: z.boolean(),
+});
+
 const VmStatusSchema = lazy(() =>
   z.strictObject({
     name: VmName(),
     /** `config`: from the file; `runtime`: added by command; `libvirt`: a domain that is enabled for it. */
     from: z.enum(['config', 'runtime', 'libvirt']),
-    phase: z.enum(['starting', 'waiting', 'attached', 'stopped']),
+    phase: z.enum(['starting', 'waiting', 'attached', 'still', 'stopped']),
     problem: Text().nullable(),
     pid: Count().nullable(),
     qmp: z.strictObject({ path: Text(), problem: Text().nullable() }),
@@ -54,6 +82,27 @@ const VmStatusSchema = lazy(() =>
     /** With the network device in L0. */
     nics: z.array(NicInfo().extend({ ifname: Text() })),
     nicMachine: z.strictObject({ ports: Count(), iommu: z.boolean() }).nullable(),
+    /** Made quiet, moved or saved by a command: nothing of the host acts on it. */
+    still: z
+      .strictObject({ state: z.enum(STILL_STATES), since: z.iso.datetime(), to: Text().nullable() })
+      .nullable()
+      .optional(),
+    /** The command that is at it now, and how the last one ended. */
+    move: z
+      .strictObject({ what: MoveName(), phase: Text(), leftMib: Count(), totalMib: Count() })
+      .nullable()
+      .optional(),
+    lastMove: z
+      .strictObject({
+        what: MoveName(),
+        at: z.iso.datetime(),
+        problem: z.strictObject({ code: ErrorCodeName(), message: z.string() }).nullable(),
+        downtimeMs: Count().nullable(),
+        totalMs: Count().nullable(),
+        sentMib: Count().nullable(),
+      })
+      .nullable()
+      .optional(),
   }),
 );
 export type VmReport = Output<typeof VmStatusSchema>;
@@ -135,7 +184,8 @@ export const ADMIN_METHODS = {
     large: true,
   },
   'admin.args': {
-    params: lazy(() => z.strictObject({ name: VmName() })),
+    /** `arena` false: for a QEMU that takes a VM over, whose arena the daemon plugs when it has arrived. */
+    params: lazy(() => z.strictObject({ name: VmName(), arena: z.boolean().optional() })),
     result: lazy(() => z.strictObject({ qemu: z.array(z.string()), libvirt: z.string() })),
   },
   /** What the daemon knows of libvirt; null: it follows none. */
@@ -162,6 +212,31 @@ export const ADMIN_METHODS = {
     params: lazy(() => z.strictObject({ domain: z.string().max(1024) })),
     result: lazy(() => z.strictObject({ domain: FollowedDomain() })),
   },
+  /** Commands that take longer than a request may are begun; `admin.vm.list` tells how far they are and how they ended. */
+  'admin.vm.quiesce': {
+    params: lazy(() => z.strictObject({ name: VmName(), nics: z.enum(NIC_POLICIES), guestMs: guestMs() })),
+    result: Nothing,
+  },
+  'admin.vm.resume': { params: lazy(() => z.strictObject({ name: VmName() })), result: Nothing },
+  'admin.vm.migrate': {
+    params: lazy(() => z.strictObject({ ...leave(), uri: z.string().max(4096) })),
+    result: Nothing,
+  },
+  /** The state comes over the socket, to the first one that connects; then `admin.vm.saved` is expected. */
+  'admin.vm.save': {
+    params: lazy(() => z.strictObject({ ...leave(), goOn: z.boolean() })),
+    result: lazy(() => z.strictObject({ socket: Text() })),
+  },
+  'admin.vm.saved': {
+    params: lazy(() => z.strictObject({ name: VmName(), whole: z.boolean() })),
+    result: Nothing,
+  },
+  /** The state is to be written to the socket. */
+  'admin.vm.restore': {
+    params: lazy(() => z.strictObject({ name: VmName(), deadlineMs: leave().deadlineMs })),
+    result: lazy(() => z.strictObject({ socket: Text() })),
+  },
+  'admin.vm.cancel': { params: lazy(() => z.strictObject({ name: VmName() })), result: Nothing },
   'admin.reload': {
     params: Nothing,
     result: lazy(() =>

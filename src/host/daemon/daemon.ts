@@ -32,7 +32,8 @@ import type { HostKernel } from '../vm/kernel.ts';
 import type { DaemonLog } from '../log.ts';
 import { LibvirtSide } from './libvirt-side.ts';
 import { Metrics } from './metrics.ts';
-import { libvirtXml, qemuArgs } from './qemu-args.ts';
+import { moveHandlers } from './move-handlers.ts';
+import { startArgs } from './qemu-args.ts';
 import { holdAt, listenAt } from './sockets.ts';
 import { VmTable } from './vm-table.ts';
 import { ManagedVm } from '../vm/managed-vm.ts';
@@ -273,11 +274,9 @@ export class HostDaemon {
         this.#vms.entry(vm).vm.service.mapGet(params, signal),
       'admin.map.dump': ({ vm, ...params }, { signal }) =>
         this.#vms.entry(vm).vm.service.mapDump(params, signal),
-      'admin.args': ({ name }) => {
-        const { spec } = this.#vms.entry(name).vm;
-        const { run } = this.#config;
-        return { qemu: qemuArgs(name, spec, run), libvirt: libvirtXml(name, spec, run) };
-      },
+      'admin.args': ({ name, arena }) =>
+        startArgs(name, this.#vms.entry(name).vm.spec, this.#config.run, arena),
+      ...moveHandlers((name) => this.#vms.entry(name).vm),
       'admin.reload': () => this.reload(),
     };
     return serve(ADMIN_METHODS, handlers);

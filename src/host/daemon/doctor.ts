@@ -4,7 +4,7 @@ import type { Finding } from '../../wire/schema.ts';
 import { hasVdpa } from '../nics/vdpa.ts';
 import { TUN_DEVICE, VHOST_DEVICE } from '../nics/tap.ts';
 import type { HostConfig } from '../config.ts';
-import type { VmStatus } from '../vm/managed-vm.ts';
+import type { VmStatus } from '../vm/vm-status.ts';
 
 const ok = (what: string): Finding => ({ level: 'ok', what });
 
@@ -13,6 +13,7 @@ export function vmFindings(vm: VmStatus): Finding[] {
   const found: Finding[] = [];
   const { arena } = vm;
   const mib = arena.bytes >> 20;
+  if (vm.still) return [stillFinding(vm.name, vm.still)];
   if (arena.state === 'plugged') found.push(ok(`host: the VM has its arena of ${mib} MiB`));
   else
     found.push({
@@ -46,6 +47,18 @@ export function vmFindings(vm: VmStatus): Finding[] {
     });
   found.push(...nicFindings(vm));
   return found;
+}
+
+/** Nothing else is expected of one that stands still. */
+function stillFinding(name: string, { state, since, to }: NonNullable<VmStatus['still']>): Finding {
+  const gone = state === 'moved' || state === 'saved';
+  return {
+    level: 'warn',
+    what: `host: the VM is ${state} since ${since}${to === null ? '' : ` (${to})`}: ${gone ? 'its QEMU here stands still' : 'its nested guests run without acceleration'}`,
+    mend: gone
+      ? 'end its QEMU here: it must not go on at both ends'
+      : `'hyperturtle host resume ${name}' when its move is over, or 'hyperturtle host cancel ${name}'`,
+  };
 }
 
 /** Findings of the networks of the configuration: for the operator only. */

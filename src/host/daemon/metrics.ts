@@ -16,7 +16,7 @@ import { framesOf } from '../nics/tap.ts';
 import { HOST_METRICS } from './metric-table.ts';
 import { listenAt } from './sockets.ts';
 import type { KernelState } from '../vm/kernel.ts';
-import type { VmStatus } from '../vm/managed-vm.ts';
+import type { VmStatus } from '../vm/vm-status.ts';
 
 export interface MetricsSource {
   vms(): VmStatus[];

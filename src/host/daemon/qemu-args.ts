@@ -1,6 +1,7 @@
 /** What to give QEMU, or libvirt, so that a VM starts with its arena, its port and a QMP socket of the daemon's own. */
 import path from 'node:path';
 import { PORT_NAME } from '../../wire/schema.ts';
+import { ARENA_PORT } from '../arena-plug.ts';
 import { arenaLinkOf } from '../vm/arena.ts';
 import { nicPorts } from '../config.ts';
 import type { VmSpec } from '../config.ts';
@@ -24,14 +25,16 @@ const asText = ({ driver, ...properties }: Device): string[] => [
 const asJson = (d: Device): string[] => ['-device', JSON.stringify(d)];
 
 interface Parts {
+  arena: boolean;
   memPath: string;
   agentSocket: string | undefined;
   arenaMib: number;
   qmp: string;
 }
 
-function partsOf(vm: string, spec: VmSpec, run: string): Parts {
+function partsOf(vm: string, spec: VmSpec, run: string, arena: boolean): Parts {
   return {
+    arena,
     memPath: arenaLinkOf({ run, vm }),
     agentSocket: 'socket' in spec.agent ? spec.agent.socket : undefined,
     arenaMib: spec.arenaMib,
@@ -42,8 +45,20 @@ function partsOf(vm: string, spec: VmSpec, run: string): Parts {
 /** A comma in a value is written twice. */
 const q = (text: string): string => text.replaceAll(',', ',,');
 
-export function qemuArgs(vm: string, spec: VmSpec, run: string): string[] {
-  const p = partsOf(vm, spec, run);
+/** Both ways of writing it. */
+export const startArgs = (
+  vm: string,
+  spec: VmSpec,
+  run: string,
+  arena?: boolean,
+): { qemu: string[]; libvirt: string } => ({
+  qemu: qemuArgs(vm, spec, run, arena),
+  libvirt: libvirtXml(vm, spec, run, arena),
+});
+
+/** Without the arena (`arena` false) it is plugged later, into the port that is there for it. */
+export function qemuArgs(vm: string, spec: VmSpec, run: string, arena = true): string[] {
+  const p = partsOf(vm, spec, run, arena);
   const iommu = givesNics(spec)
     ? ['-machine', 'kernel-irqchip=split', ...asText({ driver: 'intel-iommu', intremap: 'on' })]
     : [];
@@ -71,14 +86,14 @@ export function qemuArgs(vm: string, spec: VmSpec, run: string): string[] {
   ];
 }
 
-const memoryArgs = (p: Parts): string[] => [
-  '-object',
-  `memory-backend-file,id=hyperturtle-memory,mem-path=${q(p.memPath)},size=${p.arenaMib}M,share=on`,
-];
+const memoryArgs = (p: Parts): string[] =>
+  p.arena
+    ? [
+        '-object',
+        `memory-backend-file,id=hyperturtle-memory,mem-path=${q(p.memPath)},size=${p.arenaMib}M,share=on`,
+      ]
+    : [];
 const qmpArgs = (p: Pick<Parts, 'qmp'>): string[] => ['-qmp', `unix:${q(p.qmp)},server=on,wait=off`];
-
-/** What the arena is plugged into, by QEMU's id. */
-export const ARENA_PORT = 'hyperturtle-port';
 
 const arenaPort = (arenaMib: number): Device => ({
   driver: 'pcie-root-port',
@@ -87,17 +102,16 @@ const arenaPort = (arenaMib: number): Device => ({
   'pref64-reserve': windowBytes(arenaMib),
 });
 
-const arenaDevices = (p: Parts): Device[] => [
-  arenaPort(p.arenaMib),
-  {
-    driver: 'ivshmem-plain',
-    id: 'hyperturtle-arena',
-    memdev: 'hyperturtle-memory',
-    bus: ARENA_PORT,
-    // as arena-plug.ts has it
-    master: 'off',
-  },
-];
+const arenaDevices = (p: Parts): Device[] => [arenaPort(p.arenaMib), ...(p.arena ? [arenaDevice] : [])];
+
+const arenaDevice: Device = {
+  driver: 'ivshmem-plain',
+  id: 'hyperturtle-arena',
+  memdev: 'hyperturtle-memory',
+  bus: ARENA_PORT,
+  // as arena-plug.ts has it
+  master: 'off',
+};
 
 /** L1 hands NICs on to its guests through an IOMMU, which stands before all devices. */
 const givesNics = (spec: VmSpec): boolean => spec.nics.networks.length > 0;
@@ -133,8 +147,8 @@ export function emptyPortArgs(spec: VmSpec): string[] {
 export const OWN_ID = 'hyperturtle-';
 
 /** To be put into <domain>, which needs the QEMU name space for what libvirt has no element for. */
-export function libvirtXml(vm: string, spec: VmSpec, run: string): string {
-  const p = partsOf(vm, spec, run);
+export function libvirtXml(vm: string, spec: VmSpec, run: string, arena = true): string {
+  const p = partsOf(vm, spec, run, arena);
   // libvirt makes the agent's port and the IOMMU itself
   const own = [
     ...memoryArgs(p),

@@ -6,7 +6,8 @@ import { HyperturtleError } from '../../core/errors.ts';
 import { PORT_NAME } from '../../wire/schema.ts';
 import { checkVm } from '../config.ts';
 import type { VmSpec } from '../config.ts';
-import { ARENA_PORT, OWN_ID, emptyPortArgs } from '../daemon/qemu-args.ts';
+import { ARENA_PORT } from '../arena-plug.ts';
+import { OWN_ID, emptyPortArgs } from '../daemon/qemu-args.ts';
 import { madeOf, metadataOf, newMetadata, settingsOf } from './metadata.ts';
 import type { DomainSettings, Made } from './metadata.ts';
 import {

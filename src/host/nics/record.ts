@@ -47,6 +47,17 @@ export function readNics(run: string, vm: string): NicsRecord | undefined {
   }
 }
 
+/** Those that an earlier daemon gave this process, and that QEMU has said are there. */
+export function wholeNics(
+  run: string,
+  vm: string,
+  of: Pick<NicsRecord, 'pid' | 'startTicks'>,
+): { id: string; ifindex: number }[] {
+  const record = readNics(run, vm);
+  if (record?.pid !== of.pid || record.startTicks !== of.startTicks) return [];
+  return record.nics.filter((n) => n.complete).map((n) => ({ id: n.info.id, ifindex: n.ifindex }));
+}
+
 /** Whole or not at all. */
 export function writeNics(run: string, vm: string, record: NicsRecord): void {
   const file = fileOf(run, vm);

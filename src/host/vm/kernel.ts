@@ -10,6 +10,7 @@ import { takeVm } from '../../bpf/kvm.ts';
 import type { SharedArray } from '../../bpf/map.ts';
 import { whenReadable } from '../../bpf/poll.ts';
 import { pidfdAlive } from '../../bpf/sys.ts';
+import { isHyperturtleError } from '../../core/errors.ts';
 import { ftraceEnabled } from '../../core/ftrace.ts';
 import { HOST_DEVICE } from '../../kernel/host.ts';
 import type { KvmHook } from '../../kernel/host.ts';
@@ -18,6 +19,7 @@ import { HostDevice } from '../device.ts';
 import type { EndedLink } from '../device.ts';
 import { qemuBehind } from '../qemu.ts';
 import type { HookStats } from '../stats.ts';
+import { startTicksOf } from './process-record.ts';
 
 /** A loaded program, as far as the kernel needs to know it. */
 interface ProgramFile {
@@ -87,6 +89,21 @@ export const kernelState = ({ missing, ftraceOn }: HostKernel): KernelState => (
   moduleLoaded: missing?.() === undefined,
   ftraceOn: ftraceOn?.() ?? true,
 });
+
+/** Whether a process may have the arena of the VM behind this QMP socket, attached or not; `record`: who had it last. */
+export function mayRun(
+  kernel: HostKernel,
+  qmpPath: string,
+  record: { pid: number; startTicks: number } | undefined,
+): boolean {
+  if (record && startTicksOf(record.pid) === record.startTicks) return true;
+  try {
+    kernel.findVm(qmpPath).close();
+    return true;
+  } catch (e) {
+    return !isHyperturtleError(e, 'HT_NOT_FOUND');
+  }
+}
 
 /** hyperturtle_host.ko. The device is opened for each use: the module may be loaded again in between. */
 export const moduleKernel: HostKernel = {

@@ -6,31 +6,34 @@ import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { callThreads } from '../../bpf/calls.ts';
 import { HyperturtleError, isHyperturtleError, messageOf } from '../../core/errors.ts';
-import { CleanupStack } from '../../core/lifecycle.ts';
+import { ChildAbort, CleanupStack } from '../../core/lifecycle.ts';
 import { Backoff, changeNear } from '../../core/retry.ts';
 import { withDeadline } from '../../core/wait.ts';
 import type { QmpClient } from '../../qmp/client.ts';
 import type { ServedMethods } from '../../wire/handlers.ts';
 import type { ArenaInfo, Finding } from '../../wire/schema.ts';
-import { unplugArenaOver } from '../arena-plug.ts';
+import { DEVICE, unplugArenaOver } from '../arena-plug.ts';
 import { AgentChannel } from './agent-channel.ts';
-import { VmArena } from './arena.ts';
-import type { NicMachine } from '../nics/nics.ts';
-import { readNics } from '../nics/record.ts';
+import { VmArena, arenaLinkOf } from './arena.ts';
+import { readNics, wholeNics } from '../nics/record.ts';
 import type { HostConfig, VmSpec } from '../config.ts';
 import { EventRing } from './events.ts';
+import { mayRun } from './kernel.ts';
 import type { HostKernel, VmProcess } from './kernel.ts';
 import { forgetKept } from './forget.ts';
 import { keptProcess } from './kept-record.ts';
 import { nicSettings } from './nic-settings.ts';
 import type { Log } from '../log.ts';
 import { readRecord, removeRecord, startTicksOf, writeRecord } from './process-record.ts';
-import { plugPort, unplugPort } from './qemu-side.ts';
+import { Moves } from './moves.ts';
+import { unplugPort } from './qemu-side.ts';
 import { QmpMonitor } from './qmp-monitor.ts';
-import { whenPluggable } from './run-state.ts';
+import { INCOMING, settle } from './settle.ts';
+import { Still } from './still.ts';
+import { stillOf } from './vm-status.ts';
+import type { VmStatus } from './vm-status.ts';
 import { VmService } from './service.ts';
 import type { ServiceOptions } from './service.ts';
-import { settleArena } from './settle-arena.ts';
 
 /** For the guest to let an arena go that is to be replaced. */
 const UNPLUG_TIMEOUT_MS = 30_000;
@@ -56,29 +59,6 @@ export interface VmDeps {
   log: Log;
 }
 
-export interface VmStatus {
-  name: string;
-  phase: 'starting' | 'waiting' | 'attached' | 'stopped';
-  /** What stands in the way, for people. */
-  problem: string | null;
-  pid: number | null;
-  qmp: { path: string; problem: string | null };
-  arena: ArenaInfo;
-  agent: { socket: string; connected: boolean; hello: ReturnType<VmService['status']>['agent'] };
-  used: ReturnType<VmService['status']>['used'] | null;
-  links: ReturnType<VmService['status']>['links'];
-  ended: ReturnType<VmService['status']>['ended'];
-  /** Could not be taken over from an earlier daemon: off, or held as it was. */
-  leftOff: ReturnType<VmService['status']>['leftOff'];
-  stats: ReturnType<VmService['status']>['stats'];
-  countedSince: string | null;
-  /** What L1 said last of itself. */
-  l1: ReturnType<VmService['status']>['l1'];
-  nics: ReturnType<VmService['status']>['nics'];
-  /** Null while that is not known, or when no networks are configured for it. */
-  nicMachine: NicMachine | null;
-}
-
 /** A process, which no later one of its number is taken for. */
 interface ProcessId {
   pid: number;
@@ -88,7 +68,7 @@ interface ProcessId {
 /** What there is while the VM's process lives. */
 interface Served {
   readonly process: VmProcess;
-  readonly startTicks: number;
+  readonly id: ProcessId;
   readonly service: VmService;
   readonly monitor: QmpMonitor;
   readonly channel: AgentChannel;
@@ -100,12 +80,17 @@ export class ManagedVm {
   readonly #deps: VmDeps;
   readonly #log: Log;
   readonly #stop = new AbortController();
+  readonly #still: Still;
+  /** What operators ask for: to make it quiet, to move it, to save it. */
+  readonly moves: Moves;
   #spec: VmSpec;
   #verify: ReturnType<VmDeps['verifier']>;
   #running: Promise<void> | undefined;
   #arena: VmArena | undefined;
   #arenaState: ArenaInfo['state'] = 'absent';
   #served: Served | undefined;
+  /** While it is served: ends that, and tells when it has ended. */
+  #serving: { stop: ChildAbort; over: Promise<void> } | undefined;
   #problem: string | undefined;
   #stopped = false;
   /** It is to lose all that it has, not to be left to the next daemon. */
@@ -118,6 +103,13 @@ export class ManagedVm {
     this.#deps = deps;
     this.#verify = deps.verifier(spec.keys);
     this.#log = deps.log.child({ vm: name });
+    const common = { name, run: deps.paths.run, log: this.#log };
+    this.#still = new Still({
+      ...{ ...common, arenaLink: arenaLinkOf({ run: common.run, vm: name }), spec: () => this.#spec },
+      served: () => this.#served && { process: this.#served.id, nics: this.#served.service.nics },
+      endServing: (reason) => this.#endServing(reason),
+    });
+    this.moves = new Moves({ ...common, monitor: () => this.#monitorNow() }, this.#still);
   }
 
   get spec(): VmSpec {
@@ -147,7 +139,7 @@ export class ManagedVm {
     const service = served?.service.status();
     return {
       name: this.name,
-      phase: this.#stopped ? 'stopped' : served ? 'attached' : this.#arena ? 'waiting' : 'starting',
+      phase: this.#phase(),
       problem: this.#problem ?? null,
       pid: served?.process.pid ?? null,
       qmp: { path: this.#spec.qmp, problem: served ? (served.monitor.problem ?? null) : null },
@@ -166,7 +158,29 @@ export class ManagedVm {
       l1: service?.l1 ?? null,
       nics: service?.nics ?? [],
       nicMachine: served?.service.nics.machine ?? null,
+      still: stillOf(this.#still.record),
+      move: this.moves.progress ?? null,
+      lastMove: this.moves.last ?? null,
     };
+  }
+
+  #phase(): VmStatus['phase'] {
+    if (this.#stopped) return 'stopped';
+    if (this.#served) return 'attached';
+    return this.#still.record ? 'still' : this.#arena ? 'waiting' : 'starting';
+  }
+
+  /** Throws HT_UNAVAILABLE. */
+  #monitorNow(): QmpClient {
+    if (!this.#served) throw new HyperturtleError('HT_UNAVAILABLE', `VM '${this.name}' does not run`);
+    return this.#served.monitor.client();
+  }
+
+  async #endServing(reason: string): Promise<void> {
+    const serving = this.#serving;
+    serving?.stop.abort(new HyperturtleError('HT_UNAVAILABLE', reason));
+    await serving?.over;
+    if (this.#arenaState === 'plugged') this.#setArena('offered');
   }
 
   /** Throws HT_UNAVAILABLE while the VM does not run. */
@@ -221,8 +235,9 @@ export class ManagedVm {
 
   async #end(options: { remove: boolean }): Promise<void> {
     const served = this.#served;
-    const process = served?.process;
-    const alive = process?.alive() ?? false;
+    const alive = served?.process.alive() ?? false;
+    this.#removing = options.remove;
+    await this.moves.cancel('the daemon is stopping');
     if (served && alive && options.remove) await served.service.nics.clear('the VM is not served any more');
     if (served && alive && options.remove && this.#spec.bus !== undefined)
       await this.#unplug('arena', (qmp) => unplugArenaOver(qmp, UNPLUG_TIMEOUT_MS));
@@ -233,15 +248,19 @@ export class ManagedVm {
     }
     if (served && alive && options.remove && 'hotplug' in this.#spec.agent)
       await this.#unplug('port', unplugPort);
-    this.#removing = options.remove;
     this.#stop.abort(new HyperturtleError('HT_INTERRUPTED', 'the daemon is stopping'));
     await this.#running;
     this.#stopped = true;
     if (options.remove) await this.#forgetKept();
-    await this.#arena?.close({ forget: options.remove || !this.#mayRun() });
+    const record = readRecord(this.#deps.paths.run, this.name);
+    await this.#arena?.close({
+      forget: options.remove || !mayRun(this.#deps.kernel, this.#spec.qmp, record),
+    });
     this.#arena = undefined;
     this.#arenaState = 'absent';
-    if (options.remove) removeRecord(this.#deps.paths.run, this.name);
+    if (!options.remove) return;
+    removeRecord(this.#deps.paths.run, this.name);
+    this.#still.forget();
   }
 
   /** What cannot be forgotten is told, and keeps nothing else from being done. */
@@ -258,18 +277,6 @@ export class ManagedVm {
     return { vm: this.name, run, bpffs };
   }
 
-  /** Whether a process may have the arena, attached or not. */
-  #mayRun(): boolean {
-    const record = readRecord(this.#deps.paths.run, this.name);
-    if (record && startTicksOf(record.pid) === record.startTicks) return true;
-    try {
-      this.#deps.kernel.findVm(this.#spec.qmp).close();
-      return true;
-    } catch (e) {
-      return !isHyperturtleError(e, 'HT_NOT_FOUND');
-    }
-  }
-
   async #run(): Promise<void> {
     const signal = this.#stop.signal;
     const backoff = new Backoff();
@@ -279,16 +286,33 @@ export class ManagedVm {
         const process = this.#deps.kernel.findVm(this.#spec.qmp);
         this.#say(undefined);
         try {
-          await this.#serve(process, signal);
+          await this.#take(process, signal);
           backoff.reset();
         } finally {
           process.close();
         }
       } catch (e) {
-        if (!signal.aborted) this.#say(e);
+        if (!signal.aborted && !this.#still.record) this.#say(e);
       }
       await changeNear(this.#spec.qmp, backoff.nextMs(), signal);
     }
+  }
+
+  /** Serves it, or lets it stand. */
+  async #take(process: VmProcess, signal: AbortSignal): Promise<void> {
+    const startTicks = startTicksOf(process.pid);
+    if (startTicks === undefined) return;
+    const id = { pid: process.pid, startTicks };
+    if (!this.#still.holds(id)) {
+      const stop = new ChildAbort(signal);
+      const over = this.#serve(process, id, stop.signal);
+      const settled = over.catch(() => {});
+      this.#serving = { stop, over: settled };
+      return over.finally(() => stop[Symbol.dispose]());
+    }
+    if ((await this.#still.stand(process, signal)) !== 'gone') return;
+    this.#still.forget();
+    await this.#wipe(this.#arena!);
   }
 
   /** A problem is logged once, not for each try. */
@@ -330,10 +354,8 @@ export class ManagedVm {
   }
 
   /** From attaching to the end of the process, or to the signal, whose reason it throws. */
-  async #serve(process: VmProcess, signal: AbortSignal): Promise<void> {
-    const arena = this.#arena;
-    const startTicks = startTicksOf(process.pid);
-    if (!arena || startTicks === undefined) return;
+  async #serve(process: VmProcess, id: ProcessId, signal: AbortSignal): Promise<void> {
+    const arena = this.#arena!;
     const undo = new CleanupStack();
     const scope = new AbortController();
     let ended = false;
@@ -341,7 +363,6 @@ export class ManagedVm {
       const call = callThreads.lane();
       const hooks = process.attach(call);
       undo.add('attachment', () => hooks.close());
-      const id = { pid: process.pid, startTicks };
       const service = new VmService({
         ...this.#serviceOptions(id),
         call,
@@ -350,12 +371,13 @@ export class ManagedVm {
         nics: { ...this.#nicOptions(id), qmp: () => monitor.client() },
       });
       undo.add('objects', () =>
-        service.close(signal.aborted ? 'the daemon is stopping' : 'the VM has ended', {
-          keep: signal.aborted && !this.#removing,
+        service.close(signal.aborted ? messageOf(signal.reason) : 'the VM has ended', {
+          // what is quiesced keeps nothing: its next programs come with another session
+          keep: this.#stop.signal.aborted && !this.#removing,
         }),
       );
-      await service.adopt(this.#nicsGiven(id));
-      const monitor = this.#monitorOf(service, arena, { process, startTicks });
+      await service.adopt(wholeNics(this.#deps.paths.run, this.name, id));
+      const monitor = this.#monitorOf(service, arena, id);
       const channel = new AgentChannel({
         socketPath: this.#agentSocket(),
         methods: this.#deps.traced(service.methods, this.name),
@@ -363,7 +385,7 @@ export class ManagedVm {
         onDrain: () => service.drained(),
         log: this.#log,
       });
-      this.#served = { process, startTicks, service, monitor, channel };
+      this.#served = { process, id, service, monitor, channel };
       const watching = service.watchEnds(scope.signal).catch((e: unknown) => {
         if (!scope.signal.aborted) this.#log.error({ err: e }, 'ends of links are not noticed any more');
       });
@@ -429,22 +451,18 @@ export class ManagedVm {
     };
   }
 
-  /** NICs that an earlier daemon gave this process. */
-  #nicsGiven({ pid, startTicks }: ProcessId): { id: string; ifindex: number }[] {
-    const record = readNics(this.#deps.paths.run, this.name);
-    if (record?.pid !== pid || record.startTicks !== startTicks) return [];
-    return record.nics.filter((n) => n.complete).map((n) => ({ id: n.info.id, ifindex: n.ifindex }));
-  }
-
-  #monitorOf(service: VmService, arena: VmArena, of: { process: VmProcess; startTicks: number }): QmpMonitor {
+  #monitorOf(service: VmService, arena: VmArena, of: Served['id']): QmpMonitor {
     return new QmpMonitor({
       path: this.#spec.qmp,
       log: this.#log,
       onReset: (atMs) => void this.#reset(service, arena, atMs),
       onConnect: (client) => {
-        void this.#settle(client, arena, of);
+        const again = (): Promise<void> => this.#settle(client, arena, of);
+        void again();
         client.onEvent((e) => {
-          if (e.event === 'DEVICE_DELETED') void service.nics.released(e.data['device']);
+          if (e.event !== 'DEVICE_DELETED') return;
+          void service.nics.released(e.data['device']);
+          this.#letGo(e.data['device'], again);
         });
         void service.nics.recover();
       },
@@ -463,41 +481,32 @@ export class ManagedVm {
   }
 
   /** Finds out whether QEMU has this arena and plugs what is configured to be plugged. Never throws. */
-  async #settle(
-    client: QmpClient,
-    arena: VmArena,
-    of: { process: VmProcess; startTicks: number },
-  ): Promise<void> {
+  async #settle(client: QmpClient, arena: VmArena, of: Served['id']): Promise<void> {
+    const { run } = this.#deps.paths;
+    const here = (): boolean => this.#served?.id === of;
     try {
-      // libvirt starts QEMU with the state of another
-      await whenPluggable(client, this.#stop.signal);
-      const { agent } = this.#spec;
-      if ('hotplug' in agent)
-        await plugPort(client, {
-          socketPath: this.#agentSocket(),
-          bus: agent.hotplug === true ? undefined : agent.hotplug.bus,
-        });
-      const { pid } = of.process;
-      const plugged = await this.#settleArena(client, arena, { pid, startTicks: of.startTicks });
-      if (this.#served?.process !== of.process) return;
-      writeRecord(this.#deps.paths.run, this.name, {
-        pid: of.process.pid,
-        startTicks: of.startTicks,
-        arenaMapId: plugged ? arena.mapId : null,
+      const plugged = await settle(client, arena, {
+        ...{ vm: this.name, run, agentSocket: this.#agentSocket(), process: of },
+        ...{ agent: this.#spec.agent, bus: this.#spec.bus },
+        signal: this.#serving?.stop.signal ?? this.#stop.signal,
+        onPlugged: (bus) => this.#log.info({ bus }, 'arena plugged'),
+        onIncoming: () => here() && this.#say(new HyperturtleError('HT_NOT_FOUND', INCOMING)),
       });
+      if (!here()) return;
+      writeRecord(run, this.name, { ...of, arenaMapId: plugged ? arena.mapId : null });
       if ((this.#arenaState === 'plugged') !== plugged) this.#setArena(plugged ? 'plugged' : 'offered');
       this.#problem = undefined;
     } catch (e) {
-      if (this.#served?.process === of.process) this.#say(e);
+      if (here()) this.#say(e);
     }
   }
 
-  async #settleArena(client: QmpClient, arena: VmArena, of: ProcessId): Promise<boolean> {
-    const { bus } = this.#spec;
-    const record = readRecord(this.#deps.paths.run, this.name);
-    const found = await settleArena(client, arena, { process: of, record, bus, signal: this.#stop.signal });
-    if (found === 'plugged') this.#log.info({ bus }, 'arena plugged');
-    return found !== 'without';
+  /** A guest that had been asked to let its arena go, for what was given up since, has done so late. */
+  #letGo(device: unknown, again: () => Promise<void>): void {
+    if (this.#removing || this.#arenaState !== 'plugged') return;
+    if (typeof device !== 'string' || !device.startsWith(`${DEVICE}-`)) return;
+    this.#setArena('offered');
+    void again();
   }
 
   /** A guest that does not let an arena go keeps the memory until it ends; nothing runs on it. */

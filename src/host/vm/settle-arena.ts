@@ -39,7 +39,8 @@ export async function settleArena(
       `the arena that this VM was started with (object ${found.memory}) is not the one that is offered now: start the VM again`,
     );
   if (bus === undefined) return 'without';
-  if (!found) await arena.wipe();
+  // nobody has it mapped: what an L1 that let it go left in it is no offer for the next
+  if (found?.device === undefined) await arena.wipe();
   await plugArenaOver(qmp, {
     devicePath: arena.link,
     bytes: arena.bytes,

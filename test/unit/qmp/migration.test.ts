@@ -136,8 +136,22 @@ describe('a migration', () => {
 });
 
 it('places to send a VM to are sockets, and never a shell', () => {
-  for (const good of ['tcp:host-2.example:4444', 'tcp:192.0.2.1:4444', 'tcp:[2001:db8::1]:4444', 'unix:/run/x'])
+  for (const good of [
+    'tcp:host-2.example:4444',
+    'tcp:192.0.2.1:4444',
+    'tcp:[2001:db8::1]:4444',
+    'unix:/run/x',
+  ])
     expect(checkUri(good)).toBe(good);
-  for (const bad of ['exec:nc host 1', 'fd:3', 'file:/tmp/x', 'unix:x', 'tcp:host', 'tcp::1', 'tcp:a b:1', ''])
+  for (const bad of [
+    'exec:nc host 1',
+    'fd:3',
+    'file:/tmp/x',
+    'unix:x',
+    'tcp:host',
+    'tcp::1',
+    'tcp:a b:1',
+    '',
+  ])
     expect(() => checkUri(bad)).toThrow(/tcp:HOST:PORT or unix:\/PATH/);
 });

@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { HOST_METRICS } from '../../../../src/host/daemon/metric-table.ts';
 import { Metrics } from '../../../../src/host/daemon/metrics.ts';
-import type { VmStatus } from '../../../../src/host/vm/managed-vm.ts';
+import type { VmStatus } from '../../../../src/host/vm/vm-status.ts';
 
 const nic = { hook: 'tc-egress', runs: 10, handled: 4, entries: 0, learned: 0, passed: 6, reasons: {} };
 const VM = {
