@@ -19,6 +19,7 @@ const SLOW = [
   'left-out',
   'livepatch',
   'matrix',
+  'migrate',
   'seen-from-l1',
   'tutorial',
   'vectoring',
