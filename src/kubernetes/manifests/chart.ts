@@ -1,6 +1,6 @@
 /** The chart: a directory's files, made of the same objects as the plain manifests. */
 import { z } from 'zod';
-import { OBJECTS } from './objects.ts';
+import { objects } from './objects.ts';
 import { templateOf, yaml } from './template.ts';
 import { ChartValues, defaultValues } from './values.ts';
 
@@ -28,6 +28,6 @@ export function chartFiles(version: string): Map<string, string> {
     ['values.yaml', yaml(defaultValues(version))],
     ['values.schema.json', `${JSON.stringify(schema, null, 2)}\n`],
     ['templates/NOTES.txt', NOTES],
-    ...[...OBJECTS].map(([name, node]) => [`templates/${name}.yaml`, templateOf(node)] as const),
+    ...[...objects()].map(([name, node]) => [`templates/${name}.yaml`, templateOf(node)] as const),
   ]);
 }

@@ -1,4 +1,5 @@
 /** All objects of the cluster, in the order in which they are to be made. */
+import { lazy } from '../../core/lazy.ts';
 import { customResources, RECONCILER_CLUSTER_RULES, RECONCILER_ROLE_RULES } from '../../fleet/crd.ts';
 import { LABELS, config, daemonSet } from './daemon-set.ts';
 import { text, tree, when, withValues } from './template.ts';
@@ -57,10 +58,11 @@ const reconcilerBinding = (role: 'Role' | 'ClusterRole'): Node =>
   );
 
 /** Custom resources: those of fleets, by their names. */
-const definitions = customResources().map((object): [string, Node] => {
-  const { metadata } = object as unknown as { metadata: { name: string } };
-  return [`custom-resource-${metadata.name.split('.')[0]}`, when('reconcile.enabled', object)];
-});
+const definitions = (): [string, Node][] =>
+  customResources().map((object): [string, Node] => {
+    const { metadata } = object as unknown as { metadata: { name: string } };
+    return [`custom-resource-${metadata.name.split('.')[0]}`, when('reconcile.enabled', object)];
+  });
 
 const rules = (of: typeof RECONCILER_ROLE_RULES | typeof RECONCILER_CLUSTER_RULES): { rules: Node } => ({
   rules: of,
@@ -76,19 +78,22 @@ const runtimeClass: Node = when('runtimeClass.enabled', {
 });
 
 /** By the name of their file in the chart. */
-export const OBJECTS: ReadonlyMap<string, Node> = new Map([
-  ...definitions,
-  ['service-account', serviceAccount],
-  ['reconcile-role', reconciler('Role', rules(RECONCILER_ROLE_RULES), true)],
-  ['reconcile-role-binding', reconcilerBinding('Role')],
-  ['reconcile-cluster-role', reconciler('ClusterRole', rules(RECONCILER_CLUSTER_RULES), false)],
-  ['reconcile-cluster-role-binding', reconcilerBinding('ClusterRole')],
-  ['cluster-role', role],
-  ['cluster-role-binding', binding],
-  ['config-map', config],
-  ['runtime-class', runtimeClass],
-  ['daemon-set', daemonSet],
-]);
+export const objects = lazy(
+  (): ReadonlyMap<string, Node> =>
+    new Map([
+      ...definitions(),
+      ['service-account', serviceAccount],
+      ['reconcile-role', reconciler('Role', rules(RECONCILER_ROLE_RULES), true)],
+      ['reconcile-role-binding', reconcilerBinding('Role')],
+      ['reconcile-cluster-role', reconciler('ClusterRole', rules(RECONCILER_CLUSTER_RULES), false)],
+      ['reconcile-cluster-role-binding', reconcilerBinding('ClusterRole')],
+      ['cluster-role', role],
+      ['cluster-role-binding', binding],
+      ['config-map', config],
+      ['runtime-class', runtimeClass],
+      ['daemon-set', daemonSet],
+    ]),
+);
 
 /** Without Helm somebody must make it; our pods are privileged. */
 const namespaceOf = (name: string): Json => ({
@@ -100,7 +105,7 @@ const namespaceOf = (name: string): Json => ({
 /** What `helm template` makes of the chart, with these values. */
 export function objectsOf(values: ChartValues, namespace: string): Json[] {
   const all: Values = { ...(values as unknown as Values), Release: { Namespace: namespace } };
-  return [...OBJECTS.values()].flatMap((node) => withValues(node, all) ?? []);
+  return [...objects().values()].flatMap((node) => withValues(node, all) ?? []);
 }
 
 /** The same and their namespace, as plain manifests. */
