@@ -10,7 +10,7 @@ const maxWorkers = Math.max(2, availableParallelism() - 1);
 /** Kernels with sanitizers are several times slower. */
 const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
-const SANITIZED = ['modules', 'memory', 'races', 'slots', 'large', 'exits', 'profile', 'tenants'];
+const SANITIZED = ['modules', 'memory', 'races', 'slots', 'large', 'exits', 'call', 'profile', 'tenants'];
 /** Too long for every run. */
 const SLOW = [
   'emulators',
@@ -26,7 +26,7 @@ const SLOW = [
 ].map((name) => `test/lab/${name}.test.ts`);
 /** With larger numbers than in every run (test/support/scale.ts), or only then. */
 const SOAKED = [
-  ...['modules', 'races', 'profile', 'overruns', 'slots', 'large', 'tenants', 'exits'],
+  ...['modules', 'races', 'profile', 'overruns', 'slots', 'large', 'tenants', 'exits', 'call'],
   'l2-images',
 ].map((name) => `test/lab/${name}.test.ts`);
 /** The same where no lab is needed. */

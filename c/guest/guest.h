@@ -126,6 +126,9 @@ int htg_pool_set(u64 low, u64 high);
 struct htg_pool;
 int htg_pool_get(struct htg_pool *pool);
 
+/* call.c */
+int htg_call(struct htg_call *call);
+
 /* policy.c */
 struct mempolicy;
 /* What a mapping's own memory policy says. `pools` are those of its nodes. */

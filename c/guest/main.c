@@ -89,6 +89,7 @@ static long htg_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		struct htg_set set;
 		struct htg_register reg;
 		struct htg_pool pool;
+		struct htg_call call;
 	} u;
 	int ret;
 
@@ -111,6 +112,11 @@ static long htg_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 			return -EFAULT;
 		ret = htg_pool_get(&u.pool);
 		return ret ?: copy_to_user(up, &u.pool, sizeof(u.pool)) ? -EFAULT : 0;
+	case HTG_CALL:
+		if (copy_from_user(&u.call, up, sizeof(u.call)))
+			return -EFAULT;
+		ret = htg_call(&u.call);
+		return ret ?: copy_to_user(up, &u.call, sizeof(u.call)) ? -EFAULT : 0;
 	default:
 		return -ENOTTY;
 	}

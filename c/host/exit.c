@@ -15,6 +15,7 @@
 #include <asm/svm.h>
 #include <asm/vmx.h>
 #include "run.h"
+#include "exit.h"
 #include "kvm_calls.h"
 #include "kmod/direct_hook.h"
 
@@ -24,7 +25,6 @@ MODULE_PARM_DESC(exit_hook, "hook L2 exits to L1 (default: on)");
 
 /* Of one L1 vCPU. Only its own thread touches it. */
 struct ht_exit_vcpu {
-	bool armed;		/* an exit of the hardware is being handled */
 	bool in_l1;		/* L1 has an exit that was asked for: */
 	u32 kind, arg;
 	u64 since_ns;
@@ -37,27 +37,11 @@ struct ht_exit {
 	struct ht_exit_vcpu vcpus[];
 };
 
-struct ht_exit_info {
-	u32 kind, arg, bytes, write;
-	bool string, event;
-	u64 code, info1;
-};
-
-struct ht_exit_vendor {
-	const char *name;
-	const char *sign;	/* a function that it has: it is loaded */
-	struct ht_kvm_hook *const *hooks;
-	int (*find)(void);	/* what is called in it */
-	int (*get_cpl)(struct kvm_vcpu *vcpu);
-	void (*get_cs_db_l_bits)(struct kvm_vcpu *vcpu, int *db, int *l);
-	void (*classify)(struct kvm_vcpu *vcpu, struct ht_exit_info *e);
-	bool armed;
-};
 static struct ht_exit_vendor ht_svm, ht_vmx;
 
-static bool ht_in_l2(const struct kvm_vcpu *vcpu)
+const struct ht_exit_vendor *ht_exit_vendor(void)
 {
-	return vcpu->arch.hflags & HF_GUEST_MASK;
+	return ht_svm.armed ? &ht_svm : ht_vmx.armed ? &ht_vmx : NULL;
 }
 
 static void ht_svm_classify(struct kvm_vcpu *vcpu, struct ht_exit_info *e)
@@ -145,7 +129,7 @@ static void ht_exit_msr(struct kvm_vcpu *vcpu, const struct ht_exit_args *args, 
 	e->kind = HT_EXIT_OTHER;
 }
 
-static u32 ht_exit_bits(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v)
+u32 ht_exit_bits(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v)
 {
 	int db = 0, l = 0;
 
@@ -155,38 +139,51 @@ static u32 ht_exit_bits(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v)
 	return db ? 32 : 16;
 }
 
+u64 ht_exit_root(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu *mmu = vcpu->arch.mmu;
+
+	/* without nested paging L1's table is an ordinary one: no L2 is known by it */
+	return mmu == &vcpu->arch.guest_mmu ? ht_mmu_walk(mmu)->get_guest_pgd(vcpu) & HT_PFN_MASK : 0;
+}
+
 static void ht_exit_fill(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v, const struct ht_exit_info *e,
 			 u64 now, struct ht_exit_ctx *ctx)
 {
-	struct kvm_mmu *mmu = vcpu->arch.mmu;
 	int i;
 
 	*ctx = (struct ht_exit_ctx){
 		.kind = e->kind, .arg = e->arg, .bytes = e->bytes, .write = e->write, .code = e->code,
 		.info1 = e->info1, .vcpu = vcpu->vcpu_id, .now_ns = now, .cpl = v->get_cpl(vcpu),
 		.bits = ht_exit_bits(vcpu, v), .rip = ht_kvm(kvm_get_linear_rip)(vcpu), .action = HT_EXIT_PASS,
+		.root = ht_exit_root(vcpu),
 	};
-	/* without nested paging L1's table is an ordinary one: no L2 is known by it */
-	if (mmu == &vcpu->arch.guest_mmu)
-		ctx->root = ht_mmu_walk(mmu)->get_guest_pgd(vcpu) & HT_PFN_MASK;
 	/* the instruction set's numbers are KVM's; RSP and RIP, which VMX reads late, are no business of programs */
 	for (i = 0; i < HT_EXIT_REGS; i++)
 		ctx->regs[i] = i == HT_RSP ? 0 : vcpu->arch.regs[i];
 }
 
-/* The answer's registers, behind the instruction. 0: L2 goes on; or the reason to pass. */
-static int ht_exit_resume(struct kvm_vcpu *vcpu, const struct ht_exit_ctx *ctx)
+enum ht_exit_skip ht_exit_skip(struct kvm_vcpu *vcpu)
 {
 	unsigned long rip = ht_kvm(kvm_get_linear_rip)(vcpu);
-	int i;
 
 	ht_kvm(kvm_skip_emulated_instruction)(vcpu);
 	/* where the hardware does not tell the length KVM decodes, and fetching may fault: L2 or L1 has that fault now */
 	if (!ht_in_l2(vcpu))
-		return 0;
-	if (ht_kvm(kvm_get_linear_rip)(vcpu) == rip)
-		return vcpu->arch.exception.pending || vcpu->arch.exception_vmexit.pending ? 0 :
-											     HT_EXIT_R_NOT_SKIPPED;
+		return HT_SKIP_FAULTED;
+	if (ht_kvm(kvm_get_linear_rip)(vcpu) != rip)
+		return HT_SKIPPED;
+	return vcpu->arch.exception.pending || vcpu->arch.exception_vmexit.pending ? HT_SKIP_FAULTED : HT_NOT_SKIPPED;
+}
+
+/* The answer's registers, behind the instruction. 0: L2 goes on; or the reason to pass. */
+static int ht_exit_resume(struct kvm_vcpu *vcpu, const struct ht_exit_ctx *ctx)
+{
+	enum ht_exit_skip skip = ht_exit_skip(vcpu);
+	int i;
+
+	if (skip != HT_SKIPPED)
+		return skip == HT_SKIP_FAULTED ? 0 : HT_EXIT_R_NOT_SKIPPED;
 	for (i = 0; i < HT_EXIT_REGS; i++)
 		if (i != HT_RSP)
 			vcpu->arch.regs[i] = ctx->regs[i];
@@ -232,21 +229,30 @@ static bool ht_exit_before(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v
 	struct ht_exit *x;
 	struct ht_vm *vm;
 	int idx, ret;
+	bool armed;
 	u64 now;
 
 	vm = ht_vm_enter(vcpu->kvm, &idx);
 	if (!vm)
 		return false;
+	if (!READ_ONCE(vm->reflecting) || vcpu->vcpu_idx >= KVM_MAX_VCPUS)
+		goto leave;
+	armed = vm->armed[vcpu->vcpu_idx];
+	vm->armed[vcpu->vcpu_idx] = false;
 	l = srcu_dereference(vm->linked[HT_HOOK_EXIT], &vm->srcu);
 	x = l ? l->priv : NULL;
-	if (!x || vcpu->vcpu_idx >= x->vcpu_count)
+	s = x ? &x->vcpus[vcpu->vcpu_idx] : NULL;
+	if (s)
+		s->in_l1 = false;
+	if (!armed)
 		goto leave;
-	s = &x->vcpus[vcpu->vcpu_idx];
-	s->in_l1 = false;
-	if (!s->armed)
-		goto leave;
-	s->armed = false;
 	v->classify(vcpu, &e);
+	if (e.kind == HT_EXIT_HYPERCALL && ht_call_l2(vm, vcpu, v, e.event)) {
+		handled = true;
+		goto leave;
+	}
+	if (!s)
+		goto leave;
 	ht_exit_msr(vcpu, &x->args, &e);
 	if (!(x->args.kinds & BIT_ULL(e.kind)))
 		goto leave;
@@ -329,28 +335,24 @@ static bool ht_exit_returns(struct kvm_vcpu *vcpu)
 }
 
 /*
- * An exit of the hardware from L2: from here to ht_exit_end() the vCPU is armed. The VM is held all the while, so that
- * what was armed is still there to be disarmed.
+ * An exit of the hardware from L2: from here to ht_exit_end() the vCPU is armed, for the hooks exit and call. The VM is held
+ * all the while, so that what was armed is still there to be disarmed.
  */
 static int ht_exit_begin(struct ht_call *call)
 {
 	struct kvm_vcpu *vcpu = (struct kvm_vcpu *)call->args[0];
-	struct ht_linked *l;
-	struct ht_exit *x;
 	struct ht_vm *vm;
 	int idx;
 
 	vm = ht_vm_enter(vcpu->kvm, &idx);
 	if (!vm)
 		return HT_GO_ON;
-	l = srcu_dereference(vm->linked[HT_HOOK_EXIT], &vm->srcu);
-	x = l ? l->priv : NULL;
-	if (!x || vcpu->vcpu_idx >= x->vcpu_count) {
+	if (!READ_ONCE(vm->reflecting) || vcpu->vcpu_idx >= KVM_MAX_VCPUS) {
 		ht_vm_leave(vm, idx);
 		return HT_GO_ON;
 	}
-	x->vcpus[vcpu->vcpu_idx].armed = true;
-	call->priv[0] = (unsigned long)&x->vcpus[vcpu->vcpu_idx];
+	vm->armed[vcpu->vcpu_idx] = true;
+	call->priv[0] = (unsigned long)&vm->armed[vcpu->vcpu_idx];
 	call->priv[1] = (unsigned long)vm;
 	call->priv[2] = idx;
 	return HT_AROUND;
@@ -358,7 +360,7 @@ static int ht_exit_begin(struct ht_call *call)
 
 static void ht_exit_end(struct ht_call *call)
 {
-	((struct ht_exit_vcpu *)call->priv[0])->armed = false;
+	*(bool *)call->priv[0] = false;
 	ht_vm_leave((struct ht_vm *)call->priv[1], call->priv[2]);
 }
 
@@ -519,11 +521,13 @@ static int ht_exit_link(struct ht_vm *vm, struct ht_linked *l, const struct ht_l
 	x->args = *args;
 	x->vcpu_count = KVM_MAX_VCPUS;
 	l->priv = x;
+	WRITE_ONCE(vm->reflecting, vm->reflecting + 1);
 	return 0;
 }
 
 static void ht_exit_unlink(struct ht_vm *vm, struct ht_linked *l)
 {
+	WRITE_ONCE(vm->reflecting, vm->reflecting - 1);
 	kvfree(l->priv);
 }
 

@@ -15,6 +15,7 @@
 #include "hyperturtle/host.h"
 #include "hyperturtle/npf.h"
 #include "hyperturtle/exit.h"
+#include "hyperturtle/call.h"
 #include "hyperturtle/sample.h"
 #include "kmod/compat.h"
 
@@ -58,6 +59,12 @@ struct ht_vm {
 	struct mutex lock;	/* linked[] */
 	struct ht_linked __rcu *linked[HT_HOOKS];
 	struct ht_hook_stats __percpu *stats[HT_HOOKS];
+	/*
+	 * exit and call: links that want exits of L2s to L1. Written under lock, read without: an exit that sees it late is L1's,
+	 * as it was before the link.
+	 */
+	u32 reflecting;
+	bool *armed;		/* by vCPU, of whose thread alone it is: an exit of the hardware from L2 is being handled */
 	struct ht_fill_rest __percpu *rest; /* npf: groups that were cut short */
 	u64 longest_ns[HT_HOOKS]; /* run of the program that was linked last. Under lock */
 	raw_spinlock_t overruns_lock; /* overruns. Taken in hard interrupts, holds nothing else */
@@ -103,5 +110,9 @@ void ht_npf_exit(void);
 extern const struct ht_hook_ops ht_exit_ops;
 void ht_exit_hooks_init(void);
 void ht_exit_hooks_exit(void);
+
+extern const struct ht_hook_ops ht_call_ops;
+long ht_vm_call(struct ht_vm *vm, struct ht_vm_call *req);
+void ht_call_hooks_exit(void);
 
 #endif

@@ -90,6 +90,7 @@ static int __init ht_init(void)
 		goto hooks;
 	return 0;
 hooks:
+	ht_call_hooks_exit();
 	ht_exit_hooks_exit();
 npf:
 	ht_npf_exit();
@@ -104,6 +105,7 @@ ftrace:
 static void __exit ht_exit(void)
 {
 	misc_deregister(&ht_misc);
+	ht_call_hooks_exit();
 	ht_exit_hooks_exit();
 	ht_npf_exit();
 	ht_arena_exit();

@@ -4,7 +4,7 @@
  * what admission allows is ended: its program does not run again from the moment of the third such run within
  * a minute, and a work item takes it off and tells the owner of the VM's file.
  *
- * Whose time a run's is. Preemption is off, so no other thread's. npf and exit run with interrupts on, and each
+ * Whose time a run's is. Preemption is off, so no other thread's. npf, exit and call run with interrupts on, and each
  * hard interrupt that the CPU counted in a run is taken off with HT_INTERRUPT_US, and with HT_SOFTIRQ_US when soft
  * interrupts may have followed it. As that is much, a long run with interrupts in it has its link watched for a minute: its
  * runs then keep soft interrupts waiting, and only the former is taken off. So an innocent program is not ended
@@ -20,7 +20,7 @@
 #include <asm/tsc.h>
 #include "run.h"
 
-#define HT_HOOKS_LIMITED 3
+#define HT_HOOKS_LIMITED 4
 #define HT_INTERRUPT_US 100
 /* __do_softirq() (kernel/softirq.c): it goes on for 2 ms, and a handler that has begun is let end */
 #define HT_SOFTIRQ_US 3000
@@ -28,13 +28,13 @@
 /* of a host that is a virtual machine: stalls of some 100 ms are common where emulators share CPUs */
 #define HT_VIRTUAL_LIMIT_US USEC_PER_SEC
 
-/* four times what admission lets a run take on a slow core (docs/admission.md): npf, exit, sample */
-static const u32 ht_default_limit_us[HT_HOOKS_LIMITED] = { 4 * 50, 4 * 50, 4 * 10 };
+/* four times what admission lets a run take on a slow core (docs/admission.md): npf, exit, sample, call */
+static const u32 ht_default_limit_us[HT_HOOKS_LIMITED] = { 4 * 50, 4 * 50, 4 * 10, 4 * 50 };
 
 static unsigned int ht_run_limit_us[HT_HOOKS_LIMITED];
 module_param_array_named(run_limit_us, ht_run_limit_us, uint, NULL, 0444);
 MODULE_PARM_DESC(run_limit_us,
-		 "microseconds of a run of npf,exit,sample; at the third longer one within a minute its link is ended (default: 200,200,40; in a virtual machine 1000000 each)");
+		 "microseconds of a run of npf,exit,sample,call; at the third longer one within a minute its link is ended (default: 200,200,40,200; in a virtual machine 1000000 each)");
 
 static u64 ht_limit_cycles[HT_HOOKS] __read_mostly;
 static u64 ht_interrupt_cycles __read_mostly, ht_softirq_cycles __read_mostly;

@@ -22,6 +22,7 @@ static const struct ht_hook_ops *const ht_hooks[HT_HOOKS] = {
 	[HT_HOOK_NPF] = &ht_npf_ops,
 	[HT_HOOK_EXIT] = &ht_exit_ops,
 	[HT_HOOK_SAMPLE] = &ht_sample_ops,
+	[HT_HOOK_CALL] = &ht_call_ops,
 };
 
 static DEFINE_HASHTABLE(ht_vms, 8);
@@ -115,6 +116,7 @@ static void ht_vm_free(struct ht_vm *vm)
 	for (i = 0; i < HT_HOOKS; i++)
 		free_percpu(vm->stats[i]);
 	free_percpu(vm->rest);
+	kvfree(vm->armed);
 	cleanup_srcu_struct(&vm->srcu);
 	ht_kvm(kvm_put_kvm)(vm->kvm);
 	kfree(vm);
@@ -360,6 +362,7 @@ static long ht_vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	union {
 		struct ht_link link;
 		struct ht_stats stats;
+		struct ht_vm_call call;
 	} u;
 	long ret;
 
@@ -376,6 +379,9 @@ static long ht_vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return ht_vm_unlink(vm, u.link.hook);
 	case HT_GET_STATS:
 		ret = ht_vm_stats(vm, &u.stats);
+		break;
+	case HT_VM_CALL:
+		ret = ht_vm_call(vm, &u.call);
 		break;
 	default:
 		return -ENOTTY;
@@ -438,7 +444,7 @@ static int ht_vm_release(struct inode *inode, struct file *file)
 
 	mutex_lock(&ht_vms_lock);
 	hash_del_rcu(&vm->node);
-	ht_hook_unmark(vm->kvm);
+	ht_hook_unmark(ht_hook_marks, vm->kvm);
 	mutex_unlock(&ht_vms_lock);
 	synchronize_rcu();	/* nobody finds it any more */
 	mutex_lock(&vm->lock);	/* end_work may be at it */
@@ -501,7 +507,8 @@ int ht_vm_attach(const struct ht_attach_vm *req)
 	}
 	ret = -ENOMEM;
 	vm->rest = alloc_percpu(struct ht_fill_rest);
-	if (!vm->rest)
+	vm->armed = kvcalloc(KVM_MAX_VCPUS, sizeof(*vm->armed), GFP_KERNEL_ACCOUNT);
+	if (!vm->rest || !vm->armed)
 		goto free;
 	for (i = 0; i < HT_HOOKS; i++) {
 		vm->stats[i] = alloc_percpu(struct ht_hook_stats);
@@ -526,7 +533,7 @@ int ht_vm_attach(const struct ht_attach_vm *req)
 		}
 	}
 	hash_add_rcu(ht_vms, &vm->node, (unsigned long)vm->kvm);
-	ht_hook_mark(vm->kvm);
+	ht_hook_mark(ht_hook_marks, vm->kvm);
 	mutex_unlock(&ht_vms_lock);
 	fd_install(fd, file);
 	return fd;

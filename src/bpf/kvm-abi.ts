@@ -45,6 +45,7 @@ const SLOT_CHANGE = `${SLOT}, struct kvm_memory_slot *, enum kvm_mr_change`;
 const HOOKED: readonly Relied[] = [
   one('host', 'kvm', 'paging64_page_fault', FAULT),
   one('host', 'kvm', 'ept_page_fault', FAULT),
+  one('host', 'kvm', 'kvm_emulate_hypercall', CPL),
   one('host', 'kvm_amd', 'nested_svm_exit_handled', 'int (struct vcpu_svm *)'),
   one('host', 'kvm_amd', 'nested_svm_vmexit', 'int (struct vcpu_svm *)', 'void (struct vcpu_svm *)'),
   one('host', 'kvm_amd', 'nested_svm_vmrun', 'int (struct kvm_vcpu *)'),

@@ -49,6 +49,7 @@ const PROGRAMS: readonly Room[] = [
     add: async (to) => (await import('./objects/command.ts')).registerObjects(to),
   },
   { commands: ['map'], add: async (to) => (await import('./maps/command.ts')).registerMaps(to) },
+  { commands: ['call'], add: async (to) => (await import('./call/command.ts')).registerCall(to) },
   { commands: ['events'], add: async (to) => (await import('./events/command.ts')).registerEvents(to) },
   { commands: ['top'], add: async (to) => (await import('./top/command.ts')).registerTop(to) },
   { commands: ['exits'], add: async (to) => (await import('./exits/command.ts')).registerExits(to) },

@@ -25,6 +25,7 @@ const GOOD: { readonly [M in MethodName]: Params } = {
   replace: { name: 'npf', elf: 'f0VMRg==' },
   link: { object: 'none', hook: 'npf', target: 'all' },
   unlink: { id: 4_000_000 },
+  call: { object: 'none', number: 0x4854_0001, words: ['0x1', '0xffffffffffffffff'] },
   list: {},
   stats: {},
   'map.get': { object: 'fuzz-npf', map: 'fuzz_state', key: 'AAAAAA==' },

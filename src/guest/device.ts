@@ -10,6 +10,8 @@ import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import {
   GUEST_DEVICE,
   HTG_ABI,
+  HTG_CALL,
+  HTG_CALL_ARG,
   HTG_GET_INFO,
   HTG_GET_POOL,
   HTG_INFO,
@@ -27,6 +29,7 @@ import {
   HTG_SET_POOL,
   HTG_WATCH_VMS,
 } from '../kernel/guest.ts';
+import { HT_CALL_NUMBER_MIN } from '../kernel/call.ts';
 import type { HtgInfo, HtgL2Status, HtgPool } from '../kernel/guest.ts';
 
 /** What to change; the rest stays. */
@@ -50,6 +53,17 @@ export interface RegisterSpec {
   /** 1..64, or 0 for the default. */
   groupMax: number;
 }
+
+export interface DirectCall {
+  number: number;
+  /** At most 6; the rest are 0. */
+  words: readonly bigint[];
+  /** 1..1000000; default 1. */
+  repeat?: number;
+}
+
+/** What KVM says to a number that it does not know (KVM_ENOSYS). */
+const NOBODY = BigInt.asUintN(64, -1000n);
 
 export type L2Status = Omit<HtgL2Status, 'template'> & {
   /** Entry bits learned for it, in hexadecimal; 0x0: none yet. */
@@ -129,6 +143,29 @@ export class GuestDevice implements Disposable {
       EINVAL: ['HT_USAGE', 'out of range: groups are of 1 to 64 pages, pool low <= high <= pool_entries'],
       ENODEV: ['HT_NOT_FOUND', "there is no arena: run 'hyperturtle host attach' on the host"],
     });
+  }
+
+  /**
+   * Calls this L1's program in L0 from its kernel, `repeat` times with the same words; blocks until all are done. The
+   * results are the last one's. Throws HT_NOT_FOUND when nobody answers, HT_UNSUPPORTED where no KVM is below.
+   */
+  call({ number, words, repeat = 1 }: DirectCall): { results: bigint[]; ns: number } {
+    const arg = HTG_CALL_ARG.encode({ number, repeat, words: [...words] });
+    ioctl(this.#file, HTG_CALL, arg, {
+      EINVAL: ['HT_USAGE', `numbers from ${HT_CALL_NUMBER_MIN} on and 1 to 1000000 calls expected`],
+      ENODEV: ['HT_UNSUPPORTED', 'this machine is no virtual machine of KVM'],
+      ENOTTY: [
+        'HT_UNSUPPORTED',
+        'hyperturtle_guest.ko is older than this program: install the one of this version',
+      ],
+    });
+    const { results, ns } = HTG_CALL_ARG.decode(arg);
+    if (results[0] === NOBODY)
+      throw new HyperturtleError(
+        'HT_NOT_FOUND',
+        `nobody answers calls of 0x${number.toString(16)}: no program is linked to hook call for it and for L1, or it passes them`,
+      );
+    return { results, ns };
   }
 
   /**

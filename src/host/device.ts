@@ -28,11 +28,14 @@ import {
   HT_LINK_REPLACE,
   HT_RUN,
   HT_STATS,
+  HT_VM_CALL,
+  HT_VM_CALL_ARG,
   HT_VM_LINK,
   HT_VM_RUN,
   HT_VM_UNLINK,
 } from '../kernel/host.ts';
 import type { KvmHook } from '../kernel/host.ts';
+import { HT_CALL_CTX, HT_CALL_HANDLED, callReasonName } from '../kernel/call.ts';
 import { HT_EXIT_CTX } from '../kernel/exit.ts';
 import { HT_NPF_CTX } from '../kernel/npf.ts';
 import type { Fields, StructCodec, ValueOf } from '../kernel/struct.ts';
@@ -43,7 +46,7 @@ import { hookStats } from './stats.ts';
 import type { HookStats } from './stats.ts';
 
 /** The contexts that test runs can be made with. */
-const CONTEXTS = { npf: HT_NPF_CTX, exit: HT_EXIT_CTX } as const;
+const CONTEXTS = { npf: HT_NPF_CTX, exit: HT_EXIT_CTX, call: HT_CALL_CTX } as const;
 export type RunnableHook = keyof typeof CONTEXTS;
 type ContextOf<H extends RunnableHook> = ValueOf<(typeof CONTEXTS)[H]>;
 /** Values of struct ht_npf_ctx. */
@@ -75,6 +78,23 @@ export interface RunResult<H extends RunnableHook = 'npf'> {
 export interface LinkableProgram {
   readonly name: string;
   readonly fd: number;
+}
+
+/** A call as the channel makes it. */
+export interface CallRequest {
+  /** BPF id of the program that is meant. */
+  programId: number;
+  number: number;
+  /** At most 6; the rest are 0. */
+  words: readonly bigint[];
+}
+
+export interface CallAnswer {
+  answered: boolean;
+  /** Four words; zeros when it was not answered. */
+  results: bigint[];
+  /** Why it was not, by name. */
+  reason?: string;
 }
 
 export interface LinkOptions {
@@ -226,6 +246,30 @@ export class AttachedVm implements AsyncDisposable {
     const arg = HT_STATS.encode({ hook: HOOKS[hook] });
     ioctl(this.#file, HT_GET_STATS, arg);
     return hookStats(hook, HT_STATS.decode(arg));
+  }
+
+  /**
+   * Runs the program that is linked to the hook `call`, once, on this thread; waits for nothing. Throws HT_NOT_FOUND when
+   * that is another one or none, HT_USAGE for a number that its link does not have, HT_UNSUPPORTED when it uses an arena.
+   */
+  call({ programId, number, words }: CallRequest): CallAnswer {
+    const arg = HT_VM_CALL_ARG.encode({ prog_id: programId, number, words: [...words] });
+    ioctl(this.#file, HT_VM_CALL, arg, {
+      ENOENT: ['HT_NOT_FOUND', 'the program is not linked to hook call'],
+      EINVAL: ['HT_USAGE', `${number} is no number of its link`],
+      EBUSY: [
+        'HT_UNSUPPORTED',
+        "the program uses the arena, so it runs on the VM's CPUs only: call it from there (hyperturtle call --direct)",
+      ],
+      ENOTTY: [
+        'HT_UNSUPPORTED',
+        'hyperturtle_host.ko is older than this program: install the one of this version',
+      ],
+    });
+    const { action, results, reason } = HT_VM_CALL_ARG.decode(arg);
+    return action === HT_CALL_HANDLED
+      ? { answered: true, results }
+      : { answered: false, results, reason: callReasonName(reason) };
   }
 
   /** Waits for links that the module has ended and gives them. Not to be closed meanwhile. Throws the signal's reason. */

@@ -193,6 +193,18 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     // with interrupts off
     runNs: 10_000,
   },
+  {
+    name: 'call',
+    purpose:
+      'L1, or an L2 that it lets, calls by VMCALL or VMMCALL with a number of the link, or L1 by the channel',
+    section: 'raw_tp.w/hyperturtle_call',
+    programType: { name: 'raw_tracepoint_writable', number: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE },
+    mapTypes: DATA_MAPS,
+    helpers: DATA_HELPERS,
+    instructions: 16_384,
+    verifiedInstructions: 250_000,
+    runNs: 50_000,
+  },
   packetHook('xdp', 'xdp', 'a frame that L2 sends has arrived at a NIC of this VM', {
     programType: { name: 'xdp', number: BPF_PROG_TYPE_XDP },
     context: XDP_FIELDS,

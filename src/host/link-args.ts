@@ -3,10 +3,18 @@
  * longer to load than all commands together.
  */
 import { HyperturtleError } from '../core/errors.ts';
+import {
+  HT_CALL_ARGS,
+  HT_CALL_F_USER,
+  HT_CALL_L1,
+  HT_CALL_L2,
+  HT_CALL_NUMBER_MIN,
+  HT_CALL_NUMBERS,
+} from '../kernel/call.ts';
 import { EXIT_KIND, HT_EXIT_ARGS, HT_EXIT_F_AFTER, HT_EXIT_F_USER, HT_EXIT_MSRS } from '../kernel/exit.ts';
 import type { KvmHook } from '../kernel/host.ts';
 import { HT_SAMPLE_ARGS, HT_SAMPLE_F_CLOCK, HT_SAMPLE_FRAMES, HT_SAMPLE_HZ_MAX } from '../kernel/sample.ts';
-import type { ExitOptions, LinkOptions, SampleOptions } from '../wire/link-options.ts';
+import type { CallOptions, ExitOptions, LinkOptions, SampleOptions } from '../wire/link-options.ts';
 import { own } from '../core/own.ts';
 
 export type KvmLinkOptions = LinkOptions;
@@ -21,8 +29,17 @@ const isListOf =
   (v: unknown): boolean =>
     Array.isArray(v) && v.length >= least && v.length <= most && v.every(is);
 
+/** Hooks whose links take options. */
+type OptionHook = Exclude<KvmHook, 'npf'>;
+
+const FROM: Readonly<Record<NonNullable<CallOptions['from']>, number>> = {
+  l1: HT_CALL_L1,
+  l2: HT_CALL_L2,
+  both: HT_CALL_L1 | HT_CALL_L2,
+};
+
 /** By hook: what is expected of each, as wire/link-options.ts has it. */
-const EXPECTED: Readonly<Record<'exit' | 'sample', Record<string, (v: unknown) => boolean>>> = {
+const EXPECTED: Readonly<Record<OptionHook, Record<string, (v: unknown) => boolean>>> = {
   exit: {
     exits: isListOf(
       1,
@@ -38,16 +55,23 @@ const EXPECTED: Readonly<Record<'exit' | 'sample', Record<string, (v: unknown) =
     depth: isNumber(1, HT_SAMPLE_FRAMES),
     clock: isFlag,
   },
+  call: {
+    numbers: isListOf(1, HT_CALL_NUMBERS, isNumber(HT_CALL_NUMBER_MIN, 0xffff_ffff)),
+    from: (v) => typeof v === 'string' && Object.hasOwn(FROM, v),
+    user: isFlag,
+  },
 };
 
+export const OPTION_HOOKS = Object.keys(EXPECTED) as OptionHook[];
+
 /** Whether these are options of the hook; those that must be there may be missing. */
-export function fitsHook(hook: 'exit' | 'sample', options: object): boolean {
+export function fitsHook(hook: OptionHook, options: object): boolean {
   const expected = EXPECTED[hook];
   return Object.entries(options).every(([k, v]) => v === undefined || own(expected, k)?.(v) === true);
 }
 
 function ofHook<T extends LinkOptions>(
-  hook: 'exit' | 'sample',
+  hook: OptionHook,
   needed: keyof T & string,
   options: LinkOptions | undefined,
 ): T {
@@ -78,6 +102,15 @@ export function linkArgs(hook: KvmHook, options: LinkOptions | undefined): Uint8
     case 'sample': {
       const { hz, depth = HT_SAMPLE_FRAMES, clock } = ofHook<SampleOptions>(hook, 'hz', options);
       return HT_SAMPLE_ARGS.encode({ hz, depth, flags: clock === true ? HT_SAMPLE_F_CLOCK : 0 });
+    }
+    case 'call': {
+      const { numbers, from = 'l1', user } = ofHook<CallOptions>(hook, 'numbers', options);
+      return HT_CALL_ARGS.encode({
+        from: FROM[from],
+        flags: user === true ? HT_CALL_F_USER : 0,
+        number_count: numbers.length,
+        numbers,
+      });
     }
   }
 }

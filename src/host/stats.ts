@@ -1,5 +1,7 @@
 /** Statistics of one hook of one VM, as users and programs see them. */
 import type { KvmHook, HtStats } from '../kernel/host.ts';
+import { callCounts, callReasonName } from '../kernel/call.ts';
+import type { CallCounts } from '../kernel/call.ts';
 import { exitCounts, exitReasonName } from '../kernel/exit.ts';
 import type { ExitCounts, ExitKind } from '../kernel/exit.ts';
 import { countsByReason, fillCounts, npfReasonName } from '../kernel/npf.ts';
@@ -13,6 +15,7 @@ const REASON_NAMES: Readonly<Record<KvmHook, (reason: number) => string>> = {
   npf: npfReasonName,
   exit: exitReasonName,
   sample: sampleReasonName,
+  call: callReasonName,
 };
 
 export interface HookStats {
@@ -45,6 +48,8 @@ export interface HookStats {
   exits?: Partial<Record<ExitKind, ExitCounts>>;
   /** Counts of the sample hook. */
   samples?: SampleCounts;
+  /** Counts of the call hook. */
+  calls?: CallCounts;
 }
 
 export function hookStats(hook: KvmHook, raw: HtStats): HookStats {
@@ -66,6 +71,7 @@ export function hookStats(hook: KvmHook, raw: HtStats): HookStats {
     ...(hook === 'npf' ? { fills: fillCounts(s.counts) } : {}),
     ...(hook === 'exit' ? { exits: exitCounts(s.counts) } : {}),
     ...(hook === 'sample' ? { samples: sampleCounts(s.counts) } : {}),
+    ...(hook === 'call' ? { calls: callCounts(s.counts) } : {}),
   };
 }
 
@@ -81,6 +87,10 @@ export function formatStats(stats: HookStats): string {
     `  longest run ${(stats.maxNs / 1000).toFixed(1)} us, ${stats.overruns} above the limit of ${stats.limitNs / 1000} us`,
   ];
   if (stats.fills) lines.push(fillsLine(stats.fills));
+  if (stats.calls) {
+    const { l1, l2, channel } = stats.calls;
+    lines.push(`  answered: ${l1} calls of L1, ${l2} of its nested guests, ${channel} by the channel`);
+  }
   for (const [name, n] of reasonsToL1(stats)) lines.push(`  ${String(n).padStart(10)} ${name}`);
   return lines.join('\n');
 }

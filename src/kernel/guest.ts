@@ -1,7 +1,8 @@
 /** Mirror of c/include/hyperturtle/guest.h: /dev/hyperturtle-guest of L1. */
 import { HT_LARGE_PAGES } from './arena.ts';
+import { HT_CALL_RESULTS, HT_CALL_WORDS } from './call.ts';
 import { io, ior, iow, iowr } from './ioctl.ts';
-import { count, reserved, s32, struct, text, u32, u64 } from './struct.ts';
+import { array, count, reserved, s32, struct, text, u32, u64 } from './struct.ts';
 import type { ValueOf } from './struct.ts';
 
 export const GUEST_DEVICE = '/dev/hyperturtle-guest';
@@ -128,9 +129,19 @@ export const HTG_EVENT_LOST = 4;
 export const HTG_VM_EVENT = struct('struct htg_vm_event', { pid: s32, kind: u32, seq: count });
 export type HtgVmEvent = ValueOf<typeof HTG_VM_EVENT>;
 
+/** Calls this L1's program in L0 from its kernel. */
+export const HTG_CALL_ARG = struct('struct htg_call', {
+  number: u32,
+  repeat: u32,
+  words: array(u64, HT_CALL_WORDS),
+  results: array(u64, HT_CALL_RESULTS),
+  ns: count,
+});
+
 export const HTG_GET_INFO = ior('HTG_GET_INFO', HTG_IOC, 0x00, HTG_INFO);
 export const HTG_SET = iow('HTG_SET', HTG_IOC, 0x01, HTG_SET_ARG);
 export const HTG_REGISTER = iow('HTG_REGISTER', HTG_IOC, 0x02, HTG_REGISTER_ARG);
 export const HTG_WATCH_VMS = io('HTG_WATCH_VMS', HTG_IOC, 0x03);
 export const HTG_GET_POOL = iowr('HTG_GET_POOL', HTG_IOC, 0x04, HTG_POOL);
+export const HTG_CALL = iowr('HTG_CALL', HTG_IOC, 0x05, HTG_CALL_ARG);
 export const HTG_L2_STATUS = ior('HTG_L2_STATUS', HTG_IOC, 0x10, HTG_L2_STATUS_ARG);

@@ -1,15 +1,16 @@
 /** Mirror of c/include/hyperturtle/host.h: /dev/hyperturtle of L0. */
+import { HT_CALL_RESULTS, HT_CALL_WORDS } from './call.ts';
 import { ior, iow, iowr } from './ioctl.ts';
-import { array, bytes, count, reserved, s32, struct, text, u32 } from './struct.ts';
+import { array, bytes, count, reserved, s32, struct, text, u32, u64 } from './struct.ts';
 import type { ValueOf } from './struct.ts';
 
 export const HOST_DEVICE = '/dev/hyperturtle';
 export const HT_HOST_ABI = 3;
 export const HT_IOC = 0xb7;
 
-export const HOOKS = { npf: 0, exit: 1, sample: 2 } as const;
+export const HOOKS = { npf: 0, exit: 1, sample: 2, call: 3 } as const;
 export type KvmHook = keyof typeof HOOKS;
-export const KVM_HOOKS = ['npf', 'exit', 'sample'] as const satisfies readonly KvmHook[];
+export const KVM_HOOKS = ['npf', 'exit', 'sample', 'call'] as const satisfies readonly KvmHook[];
 export const HT_HOOKS = 4;
 
 export const HT_ARENA_CREATE_ARG = struct('struct ht_arena_create', {
@@ -22,7 +23,7 @@ export const HT_ARENA_CREATE_ARG = struct('struct ht_arena_create', {
 export const HT_ATTACH_VM_ARG = struct('struct ht_attach_vm', { vm_fd: s32, flags: u32 });
 
 export const HT_LINK_ARGS_BYTES = 128;
-/** `args`: HT_EXIT_ARGS or HT_SAMPLE_ARGS, by hook. */
+/** `args`: HT_EXIT_ARGS, HT_SAMPLE_ARGS or HT_CALL_ARGS, by hook. */
 export const HT_LINK_ARG = struct('struct ht_link', {
   hook: u32,
   prog_fd: s32,
@@ -78,6 +79,16 @@ export const HT_RUN = struct('struct ht_run', {
   ctx: bytes(HT_CTX_MAX_BYTES),
 });
 
+/** Calls the program that is linked to the hook `call`. */
+export const HT_VM_CALL_ARG = struct('struct ht_vm_call', {
+  prog_id: u32,
+  number: u32,
+  words: array(u64, HT_CALL_WORDS),
+  results: array(u64, HT_CALL_RESULTS),
+  action: u32,
+  reason: u32,
+});
+
 export const HT_GET_ABI = ior('HT_GET_ABI', HT_IOC, 0x00, u32);
 export const HT_ARENA_CREATE = iowr('HT_ARENA_CREATE', HT_IOC, 0x01, HT_ARENA_CREATE_ARG);
 export const HT_ATTACH_VM = iow('HT_ATTACH_VM', HT_IOC, 0x02, HT_ATTACH_VM_ARG);
@@ -85,3 +96,4 @@ export const HT_GET_STATS = iowr('HT_GET_STATS', HT_IOC, 0x03, HT_STATS);
 export const HT_VM_LINK = iow('HT_VM_LINK', HT_IOC, 0x10, HT_LINK_ARG);
 export const HT_VM_UNLINK = iow('HT_VM_UNLINK', HT_IOC, 0x11, HT_LINK_ARG);
 export const HT_VM_RUN = iowr('HT_VM_RUN', HT_IOC, 0x12, HT_RUN);
+export const HT_VM_CALL = iowr('HT_VM_CALL', HT_IOC, 0x13, HT_VM_CALL_ARG);

@@ -7,6 +7,7 @@ import { CleanupStack } from '../core/lifecycle.ts';
 import { waitFor } from '../core/wait.ts';
 import { HTG_INFO } from '../kernel/guest.ts';
 import type { HtgInfo } from '../kernel/guest.ts';
+import type { KvmHook } from '../kernel/host.ts';
 import type { FillCounts } from '../kernel/npf.ts';
 import { pollMs } from '../lab/guest-agent.ts';
 import type { Lab } from '../lab/lab.ts';
@@ -37,7 +38,7 @@ export interface Accelerated {
 export interface AccelerateOptions {
   arenaMib: number;
   /** Default: npf. */
-  hook?: 'npf' | 'exit' | 'sample';
+  hook?: KvmHook;
   /** In L0; default: the shipped one for faults. */
   program?: string;
   /** As `--option` has them. */

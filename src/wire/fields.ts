@@ -33,6 +33,13 @@ const padding = (s: string): number => (s.endsWith('==') ? 2 : s.endsWith('=') ?
 export const Base64 = lazy(() => z.string().refine(isBase64, { error: 'base64 is expected' }));
 
 export const Count = lazy(() => z.int().nonnegative());
+
+/** 64 bits, which a number of JSON has no room for. */
+export const Word = lazy(() =>
+  z.string().regex(/^0x[0-9a-f]{1,16}$/, {
+    error: 'a word of 64 bits in lower-case hex is expected, such as 0x1f',
+  }),
+);
 const Text = lazy(() => z.string().max(4096));
 const Uuid = lazy(() => z.guid());
 const Sha256 = lazy(() =>
@@ -206,6 +213,9 @@ const SampleCounts = lazy(() =>
   }),
 );
 
+/** Counts of the call hook: calls that were answered, by who called. */
+const CallCounts = lazy(() => z.strictObject({ l1: Count(), l2: Count(), channel: Count() }));
+
 export const HookStats = lazy(() =>
   z.strictObject({
     hook: Name(),
@@ -232,6 +242,7 @@ export const HookStats = lazy(() =>
     fills: FillCounts().optional(),
     exits: ExitCounts().optional(),
     samples: SampleCounts().optional(),
+    calls: CallCounts().optional(),
   }),
 );
 

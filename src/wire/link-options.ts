@@ -3,6 +3,7 @@
  * it, a replaced program inherits it.
  */
 import { z } from 'zod';
+import { HT_CALL_NUMBER_MIN, HT_CALL_NUMBERS } from '../kernel/call.ts';
 import { EXIT_KINDS, HT_EXIT_MSRS } from '../kernel/exit.ts';
 import { HT_SAMPLE_FRAMES, HT_SAMPLE_HZ_MAX } from '../kernel/sample.ts';
 import { lazy } from '../core/lazy.ts';
@@ -32,17 +33,33 @@ export const SampleOptions = lazy(() =>
   }),
 );
 
+/** Who may call by VMCALL or VMMCALL. */
+export const CALLERS = ['l1', 'l2', 'both'] as const;
+
+export const CallOptions = lazy(() =>
+  z.strictObject({
+    /** What callers have in RAX. Lower numbers are those of hypervisors. */
+    numbers: z.array(z.int().min(HT_CALL_NUMBER_MIN).max(0xffff_ffff)).min(1).max(HT_CALL_NUMBERS),
+    /** Left out: L1 alone. */
+    from: z.enum(CALLERS).optional(),
+    /** Also for calls of user space. */
+    user: z.boolean().optional(),
+  }),
+);
+
 /** By hook; a hook that is not here takes no options. */
-const LINK_OPTIONS = { exit: ExitOptions, sample: SampleOptions } as const;
+const LINK_OPTIONS = { exit: ExitOptions, sample: SampleOptions, call: CallOptions } as const;
 
 export const LinkOptions = lazy(() =>
-  z.union([ExitOptions(), SampleOptions()], {
-    error: 'options of a hook are expected: exits, msrs, after, user (exit); hz, depth, clock (sample)',
+  z.union([ExitOptions(), SampleOptions(), CallOptions()], {
+    error:
+      'options of a hook are expected: exits, msrs, after, user (exit); hz, depth, clock (sample); numbers, from, user (call)',
   }),
 );
 
 export type ExitOptions = Output<typeof ExitOptions>;
 export type SampleOptions = Output<typeof SampleOptions>;
+export type CallOptions = Output<typeof CallOptions>;
 export type LinkOptions = Output<typeof LinkOptions>;
 
 /** What is wrong with the options for a hook, or undefined. */

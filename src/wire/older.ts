@@ -4,5 +4,6 @@ import type { HookStats } from './schema.ts';
 export function statsOfVersion1(stats: HookStats): HookStats {
   const known = { ...stats };
   delete known.fills;
+  delete known.calls;
   return known;
 }

@@ -32,7 +32,9 @@ import {
   Text,
   Used,
   Uuid,
+  Word,
 } from './fields.ts';
+import { HT_CALL_NUMBER_MIN, HT_CALL_RESULTS, HT_CALL_WORDS } from '../kernel/call.ts';
 import { LinkOptions } from './link-options.ts';
 import { lazy } from '../core/lazy.ts';
 import type { Output } from '../core/lazy.ts';
@@ -129,6 +131,26 @@ export const METHODS = {
     result: lazy(() => z.strictObject({ link: LinkInfo(), existed: z.boolean() })),
   },
   unlink: { params: lazy(() => z.strictObject({ id: Count() })), result: Nothing },
+  /** Runs the program that is linked to the hook `call`, once, in the daemon. */
+  call: {
+    params: lazy(() =>
+      z.strictObject({
+        object: Name(),
+        program: Name().optional(),
+        /** One of the link's; may be left out when it has one. */
+        number: z.int().min(HT_CALL_NUMBER_MIN).max(0xffff_ffff).optional(),
+        words: z.array(Word()).max(HT_CALL_WORDS).optional(),
+      }),
+    ),
+    result: lazy(() =>
+      z.strictObject({
+        answered: z.boolean(),
+        results: z.array(Word()).length(HT_CALL_RESULTS),
+        /** Why it was not, by name. */
+        reason: Text().optional(),
+      }),
+    ),
+  },
   list: {
     params: Nothing,
     result: lazy(() =>

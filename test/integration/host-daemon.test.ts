@@ -61,10 +61,12 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
   let counterV2: string;
   let forbidden: string;
   let endless: string;
+  let counters: string;
 
   beforeAll(async () => {
     if (!clang) return;
     npf = compileBpfFile(clang, path.resolve('c/bpf/npf/npf.bpf.c')).toString('base64');
+    counters = compileBpfFile(clang, path.resolve('examples/counters/counters.bpf.c')).toString('base64');
     counterV1 = compileBpf(clang, counterSource(1)).toString('base64');
     counterV2 = compileBpf(clang, counterSource(2)).toString('base64');
     forbidden = compileBpf(clang, FORBIDDEN).toString('base64');
@@ -125,6 +127,27 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     const second = await one.peer.request('load', { name: 'npf', elf: npf });
     expect(second).toEqual({ ...first, existed: true });
     expect(await refusal(one.peer.request('load', { name: 'npf', elf: counterV1 }))).toBe('EXISTS');
+  });
+
+  it('runs a program that is linked to call, for its own VM alone, and not more than 500 times a second', async () => {
+    const { peer } = one;
+    await peer.request('load', { name: 'counters', elf: counters });
+    const at = { object: 'counters', words: ['0x5', '0x6'] };
+    expect(await refusal(peer.request('call', at))).toBe('NOT_FOUND');
+    const options = { numbers: [0x48540010], from: 'both' as const };
+    const { link } = await peer.request('link', { object: 'counters', hook: 'call', options });
+    expect(link).toMatchObject({ program: 'count', options });
+    // the fake kernel adds words
+    const answered = { answered: true, results: ['0xb', '0x48540010', '0x0', '0x0'] };
+    expect(await peer.request('call', at)).toEqual(answered);
+    expect(await refusal(peer.request('call', { ...at, number: 256 }))).toBe('INVALID_PARAMS');
+    expect(await refusal(peer.request('call', { ...at, words: ['5'] }))).toBe('INVALID_PARAMS');
+    expect(await refusal(two.peer.request('call', at))).toBe('NOT_FOUND');
+    const begin = performance.now();
+    await Promise.all(Array.from({ length: 900 }, () => peer.request('call', at, { timeoutMs: 30_000 })));
+    expect(performance.now() - begin).toBeGreaterThan(((900 - 500 - 20) / 500) * 1000);
+    await peer.request('unload', { name: 'counters', force: true });
+    expect(await refusal(peer.request('call', at))).toBe('NOT_FOUND');
   });
 
   it('keeps for the operator what an L1 says of itself, and gives it objects, events and maps to read', async () => {

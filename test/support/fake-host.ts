@@ -231,6 +231,11 @@ export class FakeHost {
         this.drop(name);
         return {};
       },
+      call: ({ object, words = [] }) => {
+        note(`call ${object}`);
+        this.#object(object);
+        return { answered: true, results: ['0x0', words[0] ?? '0x0', '0x0', '0x0'] };
+      },
       link: ({ object, program, hook, target }) => {
         note(`link ${object}`);
         const [first] = this.#object(object).info.programs;

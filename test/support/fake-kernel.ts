@@ -28,7 +28,7 @@ import { BPF_PROG_INFO } from '../../src/kernel/bpf.ts';
 const usleep = koffi.load('libc.so.6').func('int usleep(uint32_t us)') as (us: number) => number;
 
 export interface KernelEvent {
-  op: 'attach' | 'detach' | 'link' | 'unlink' | 'export' | 'unexport';
+  op: 'attach' | 'detach' | 'link' | 'unlink' | 'export' | 'unexport' | 'call';
   /** Process that runs the VM. */
   pid?: number;
   programId?: number;
@@ -200,6 +200,14 @@ function fakeHooks(
       ...(hook === 'npf' ? { fills: FILLS } : {}),
       ...counts()[hook],
     }),
+    // adds its words, which a program could do as well
+    call({ programId, number, words }) {
+      if (programId !== linked.get('call'))
+        throw new HyperturtleError('HT_NOT_FOUND', 'the program is not linked to hook call');
+      tell({ op: 'call', pid, programId });
+      const sum = words.reduce((a, b) => BigInt.asUintN(64, a + b), 0n);
+      return { answered: true, results: [sum, BigInt(number), 0n, 0n] };
+    },
     async endedLinks(signal) {
       for (;;) {
         await sleep(50, signal);

@@ -5,6 +5,7 @@
 
 #include <linux/ioctl.h>
 #include "types.h"
+#include "call.h"
 
 #define HTG_ABI 2
 #define HTG_IOC 0xB8
@@ -128,11 +129,24 @@ struct htg_vm_event {
 	__u64 seq;             /* 1, 2, 3, ... for each file */
 };
 
+/*
+ * Calls this L1's program in L0 from its kernel, `repeat` times with the same words. Nobody answers: -1000 in results[0],
+ * the others as they were.
+ */
+struct htg_call {
+	__u32 number;          /* in: HT_CALL_NUMBER_MIN.. */
+	__u32 repeat;          /* in: 1..1000000 */
+	__u64 words[HT_CALL_WORDS]; /* in */
+	__u64 results[HT_CALL_RESULTS]; /* out: of the last one */
+	__u64 ns;              /* out: of all together */
+};
+
 #define HTG_GET_INFO   _IOR(HTG_IOC, 0x00, struct htg_info)
 #define HTG_SET        _IOW(HTG_IOC, 0x01, struct htg_set)
 #define HTG_REGISTER   _IOW(HTG_IOC, 0x02, struct htg_register) /* returns the L2's fd; closing unregisters */
 #define HTG_WATCH_VMS  _IO(HTG_IOC, 0x03) /* returns a file to read struct htg_vm_event from */
 #define HTG_GET_POOL   _IOWR(HTG_IOC, 0x04, struct htg_pool) /* ENOENT: there are not so many; ENODEV: no arena */
+#define HTG_CALL       _IOWR(HTG_IOC, 0x05, struct htg_call) /* ENODEV: there is no KVM below */
 /* on an L2's fd; poll() gives POLLHUP when the L2 is gone */
 #define HTG_L2_STATUS  _IOR(HTG_IOC, 0x10, struct htg_l2_status)
 

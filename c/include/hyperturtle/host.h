@@ -10,6 +10,7 @@
 #include "types.h"
 #include "npf.h"
 #include "exit.h"
+#include "call.h"
 #include "sample.h"
 
 #define HT_HOST_ABI 3
@@ -19,6 +20,7 @@ enum ht_hook {
 	HT_HOOK_NPF = 0,
 	HT_HOOK_EXIT = 1,
 	HT_HOOK_SAMPLE = 2,
+	HT_HOOK_CALL = 3,
 	HT_HOOKS = 4,
 };
 
@@ -41,11 +43,12 @@ struct ht_link {
 	__s32 prog_fd;         /* in: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE; LINK only */
 	__s32 arena_fd;        /* in: the arena's map fd, or -1; LINK only */
 	__u32 flags;           /* in: 0 or HT_LINK_REPLACE; LINK only */
-	/* in, LINK only: struct ht_exit_args or ht_sample_args by hook; what the hook does not know must be 0 */
+	/* in, LINK only: struct ht_exit_args, ht_sample_args or ht_call_args by hook; what the hook does not know must be 0 */
 	__u64 args[HT_LINK_ARGS_BYTES / 8];
 };
 HT_STATIC_ASSERT(sizeof(struct ht_exit_args) <= HT_LINK_ARGS_BYTES, "arguments of the exit hook");
 HT_STATIC_ASSERT(sizeof(struct ht_sample_args) <= HT_LINK_ARGS_BYTES, "arguments of the sample hook");
+HT_STATIC_ASSERT(sizeof(struct ht_call_args) <= HT_LINK_ARGS_BYTES, "arguments of the call hook");
 
 /* takes the place of a linked program at once: each event runs the one or the other; none of the old when LINK returns */
 #define HT_LINK_REPLACE 1u
@@ -54,7 +57,7 @@ HT_STATIC_ASSERT(sizeof(struct ht_sample_args) <= HT_LINK_ARGS_BYTES, "arguments
 #define HT_COUNTS 64
 
 struct ht_hook_stats {
-	__u64 runs;            /* events seen by the hook for this VM's L2s: faults, exits, samples */
+	__u64 runs;            /* events seen by the hook for this VM and its L2s: faults, exits, samples, calls */
 	__u64 handled;         /* answered without L1 */
 	__u64 entries;         /* npf: entries written into L1's tables */
 	__u64 learned;         /* npf: program runs that asked for a template */
@@ -100,6 +103,21 @@ struct ht_run {
 HT_STATIC_ASSERT(sizeof(struct ht_npf_ctx) <= HT_CTX_MAX_BYTES, "npf context");
 HT_STATIC_ASSERT(sizeof(struct ht_exit_ctx) <= HT_CTX_MAX_BYTES, "exit context");
 HT_STATIC_ASSERT(sizeof(struct ht_sample_ctx) <= HT_CTX_MAX_BYTES, "sample context");
+HT_STATIC_ASSERT(sizeof(struct ht_call_ctx) <= HT_CTX_MAX_BYTES, "call context");
+
+/*
+ * Calls the program that is linked to the hook call, as the channel does it for L1: one run, on this thread, beside those of
+ * the VM's vCPUs. ENOENT: none is linked, or another than prog_id; EINVAL: not a number of the link; EBUSY: it uses an arena
+ * that a VM has, where programs may run in exits of its vCPUs only.
+ */
+struct ht_vm_call {
+	__u32 prog_id;         /* in: BPF id of the program that is meant, or 0 */
+	__u32 number;          /* in */
+	__u64 words[HT_CALL_WORDS]; /* in */
+	__u64 results[HT_CALL_RESULTS]; /* out, with HANDLED */
+	__u32 action;          /* out: enum ht_call_action */
+	__u32 reason;          /* out: enum ht_call_reason, with PASS */
+};
 
 #define HT_GET_ABI       _IOR(HT_IOC, 0x00, __u32)
 #define HT_ARENA_CREATE  _IOWR(HT_IOC, 0x01, struct ht_arena_create) /* returns the arena's fd */
@@ -109,5 +127,6 @@ HT_STATIC_ASSERT(sizeof(struct ht_sample_ctx) <= HT_CTX_MAX_BYTES, "sample conte
 #define HT_VM_LINK       _IOW(HT_IOC, 0x10, struct ht_link)          /* EBUSY if the hook has a program and REPLACE is not asked */
 #define HT_VM_UNLINK     _IOW(HT_IOC, 0x11, struct ht_link)          /* no run is under way when it returns */
 #define HT_VM_RUN        _IOWR(HT_IOC, 0x12, struct ht_run)
+#define HT_VM_CALL       _IOWR(HT_IOC, 0x13, struct ht_vm_call)
 
 #endif

@@ -144,11 +144,12 @@ int ht_hooks_arm(struct ht_kvm_hook *const hooks[], unsigned int n)
 			continue;
 		name = hooks[i]->newer_name && ht_lookup_function(hooks[i]->newer_name) ? hooks[i]->newer_name :
 												hooks[i]->name;
+		/* a link may arm one, and a tenant chooses how often */
 		if (ret == -EBUSY)
-			pr_err("hyperturtle: cannot hook %s: something else, such as a BPF program (fentry), has it: grep -w %s /sys/kernel/tracing/enabled_functions\n",
+			pr_err_ratelimited("hyperturtle: cannot hook %s: something else, such as a BPF program (fentry), has it: grep -w %s /sys/kernel/tracing/enabled_functions\n",
 			       name, name);
 		else if (ret != -ENOENT)
-			pr_err("hyperturtle: cannot hook %s (%d)\n", name, ret);
+			pr_err_ratelimited("hyperturtle: cannot hook %s (%d)\n", name, ret);
 		ht_hooks_disarm(hooks, i);
 		return ret;
 	}
@@ -191,22 +192,22 @@ void ht_hooks_stay_off(void)
 	ftrace_set_filter_ip(&ht_permanent_ops, (unsigned long)ht_hooks_nobody, 1, 0);
 }
 
-static u8 *ht_hook_mark_of(const void *p)
+static u8 *ht_hook_mark_of(u8 marks[HT_MARKS], const void *p)
 {
-	return &ht_hook_marks[(unsigned long)p >> HT_MARKS_SHIFT & (HT_MARKS - 1)];
+	return &marks[(unsigned long)p >> HT_MARKS_SHIFT & (HT_MARKS - 1)];
 }
 
 /* At 255 it stays: then these bits are let through for good, which is slower and no more. */
-void ht_hook_mark(const void *p)
+void ht_hook_mark(u8 marks[HT_MARKS], const void *p)
 {
-	u8 *mark = ht_hook_mark_of(p);
+	u8 *mark = ht_hook_mark_of(marks, p);
 
 	WRITE_ONCE(*mark, *mark == U8_MAX ? U8_MAX : *mark + 1);
 }
 
-void ht_hook_unmark(const void *p)
+void ht_hook_unmark(u8 marks[HT_MARKS], const void *p)
 {
-	u8 *mark = ht_hook_mark_of(p);
+	u8 *mark = ht_hook_mark_of(marks, p);
 
 	WRITE_ONCE(*mark, *mark == U8_MAX ? U8_MAX : *mark - 1);
 }

@@ -44,6 +44,7 @@ struct ht_kvm_hook {
 };
 
 extern struct srcu_struct ht_hook_srcu;
+/* Of all hooks but those whose trampoline says otherwise (HT_TRAMPOLINE_VCPU). */
 extern u8 ht_hook_marks[HT_MARKS];
 
 /*
@@ -95,9 +96,9 @@ int ht_hooks_arm(struct ht_kvm_hook *const hooks[], unsigned int n);
 /* When it returns nobody is in their code, and nobody will be. Those that are not armed are left alone. */
 void ht_hooks_disarm(struct ht_kvm_hook *const hooks[], unsigned int n);
 
-/* What a filtered trampoline lets through. Callers take turns. */
-void ht_hook_mark(const void *p);
-void ht_hook_unmark(const void *p);
+/* What a filtered trampoline lets through, in its table. Callers with the same table take turns. */
+void ht_hook_mark(u8 marks[HT_MARKS], const void *p);
+void ht_hook_unmark(u8 marks[HT_MARKS], const void *p);
 
 #endif
 #endif

@@ -78,13 +78,13 @@
 
 /*
  * For those whose first argument is a vCPU of a VM that is marked: struct kvm_vcpu begins with the pointer to its struct kvm, of
- * which 16 bits say that it is not. A VM that nobody attached pays five instructions and the call of them, and no
- * more but where another one that is has the same bits: what we call then finds out.
+ * which 16 bits say that it is not. A VM that is not pays five instructions and the call of them, and no more but
+ * where another one that is has the same bits: what we call then finds out.
  */
-.macro HT_TRAMPOLINE_VCPU name:req
+.macro HT_TRAMPOLINE_VCPU name:req, marks=ht_hook_marks
 	HT_TRAMPOLINE_BEGIN \name
 	movzwl	(HT_MARKS_SHIFT / 8)(%rdi), %eax
-	cmpb	$0, ht_hook_marks(%rax)
+	cmpb	$0, \marks\()(%rax)
 	jne	.Lmarked\@
 	RET
 .Lmarked\@:

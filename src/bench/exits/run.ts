@@ -79,16 +79,17 @@ export async function exitsGuest(
     name: string;
     steps: string;
     ram?: 'turtlefs' | 'anonymous';
+    registeredBy?: 'self' | 'agent';
     timeoutS?: number;
     signal?: AbortSignal | undefined;
   },
 ): Promise<string[]> {
-  const { timeoutS = 150 } = o;
+  const { timeoutS = 150, registeredBy = 'self' } = o;
   const out = await run(
     level,
     [
       ...[CLI, 'guest', 'l2', 'exits', '--name', o.name, '--steps', o.steps],
-      ...['--ram', o.ram ?? 'turtlefs', '--timeout-s', String(timeoutS)],
+      ...['--ram', o.ram ?? 'turtlefs', '--timeout-s', String(timeoutS), '--registered-by', registeredBy],
     ],
     { timeoutMs: (timeoutS + 50) * 1000, signal: o.signal },
   );

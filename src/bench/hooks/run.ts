@@ -5,7 +5,7 @@
 import { HyperturtleError } from '../../core/errors.ts';
 
 /**
- * Trampolines of the functions that KVM passes for one event, by vendor. c/host/exit.c, c/host/npf.c. On Intel every exit of L2
+ * Trampolines of the functions that KVM passes for one event, by vendor. c/host/exit.c, npf.c, call.c. On Intel every exit of L2
  * goes through nested_vmx_reflect_vmexit; on AMD a page fault not through nested_svm_exit_handled (nested_svm_exit_special).
  */
 export const HOOK_PATHS = [
@@ -15,6 +15,8 @@ export const HOOK_PATHS = [
   { event: 'Intel: an exit of L2 goes to L1', trampolines: ['ht_vmx_around', 'ht_vmx_vmexit'] },
   { event: 'Intel: L1 enters L2', trampolines: ['ht_vmx_vmentry'] },
   { event: 'Intel: a nested page fault of L2', trampolines: ['ht_vmx_around', 'ht_ept'] },
+  // hooked once some VM has linked a program to `call` for L1
+  { event: 'a hypercall of a VM itself, where some VM has linked one', trampolines: ['ht_call_l1'] },
 ] as const;
 
 export interface HookCost {

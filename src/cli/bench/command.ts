@@ -4,6 +4,7 @@ import { writeJson, writeOut } from '../../core/output.ts';
 import type { BenchSpec } from '../../bench/first-touch/run.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import { registerAgentBench } from './agent.ts';
+import { registerCallBench } from './call.ts';
 import { registerControl } from './control.ts';
 import { registerBenchNet } from './net.ts';
 import { registerExitBench } from './exit.ts';
@@ -84,6 +85,7 @@ export function register(program: Command, version: string): void {
   registerBenchNet(bench, version);
   registerNetNative(bench, version);
   registerExitBench(bench, version);
+  registerCallBench(bench, version);
   registerHooksBench(bench);
   registerHugeBench(bench, version);
   registerPaper(bench);

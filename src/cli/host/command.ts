@@ -3,6 +3,7 @@ import { Option } from 'commander';
 import type { Command } from 'commander';
 import { writeOut } from '../../core/output.ts';
 import type { AttachSpec, Attachment } from '../../host/attach.ts';
+import { KVM_HOOKS } from '../../kernel/host.ts';
 import type { KvmHook } from '../../kernel/host.ts';
 import type { LinkOptions } from '../../wire/link-options.ts';
 import { linkOption } from '../shared/link-option.ts';
@@ -45,7 +46,7 @@ const arenaOption = [
 ] as const;
 
 const hookOption = (): Option =>
-  new Option('--hook <name>', 'the hook').choices(['npf', 'exit', 'sample']).default('npf');
+  new Option('--hook <name>', 'the hook').choices([...KVM_HOOKS]).default('npf');
 
 /** `host attach|stats|pin|run`. */
 export function registerByHand(host: Command): void {

@@ -228,7 +228,7 @@ const linkPlace = (l: LinkInfo): string =>
 /** `exits=cpuid,rdmsr msrs=0x8b after` */
 function optionsText(options: HookOptions): string {
   const list = (name: string, v: unknown[]): string =>
-    v.map((x) => (name === 'msrs' ? `0x${Number(x).toString(16)}` : String(x))).join(',');
+    v.map((x) => (['msrs', 'numbers'].includes(name) ? `0x${Number(x).toString(16)}` : String(x))).join(',');
   return Object.entries(options)
     .filter(([, v]) => v !== false)
     .map(([name, v]: [string, unknown]) =>

@@ -16,7 +16,7 @@ import { HOST_DEVICE } from '../../kernel/host.ts';
 import type { KvmHook } from '../../kernel/host.ts';
 import type { LinkOptions } from '../../wire/link-options.ts';
 import { HostDevice } from '../device.ts';
-import type { EndedLink } from '../device.ts';
+import type { CallAnswer, CallRequest, EndedLink } from '../device.ts';
 import { qemuBehind } from '../qemu.ts';
 import type { HookStats } from '../stats.ts';
 import { startTicksOf } from './process-record.ts';
@@ -46,6 +46,8 @@ export interface VmHooks {
   unlink(hook: KvmHook): Promise<void>;
   /** Waits for nothing. */
   stats(hook: KvmHook): HookStats;
+  /** Runs the program of the hook `call` once, on this thread. Throws HT_NOT_FOUND, HT_USAGE, HT_UNSUPPORTED. */
+  call(request: CallRequest): CallAnswer;
   /** Waits for links that the kernel has ended by itself. Not to be closed meanwhile. Throws the signal's reason. */
   endedLinks(signal: AbortSignal): Promise<EndedLink[]>;
   /** Unlinks all and detaches the VM. */
@@ -141,6 +143,7 @@ function vmProcess(pid: number, pidfd: OwnedFd, vm: OwnedFd): VmProcess {
           link: (hook, program, arena, options) => attached.link(hook, program, arena, options),
           unlink: (hook) => attached.unlink(hook),
           stats: (hook) => attached.stats(hook),
+          call: (request) => attached.call(request),
           endedLinks: (signal) => attached.endedLinks(signal),
           close: () => attached.close(),
         };

@@ -1,10 +1,11 @@
-/** Hooks in KVM, one link each: `npf`, `exit`, `sample`. Links end with the daemon, as L1 does their work itself. */
+/** Hooks in KVM, one link each: `npf`, `exit`, `sample`, `call`. Links end with the daemon, as L1 does their work itself. */
 import type { SharedArray } from '../../bpf/map.ts';
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { KVM_HOOKS } from '../../kernel/host.ts';
 import type { KvmHook } from '../../kernel/host.ts';
 import { wireFailure } from '../../wire/errors.ts';
 import type { HookStats, LinkInfo } from '../../wire/schema.ts';
+import type { CallAnswer, CallRequest } from '../device.ts';
 import type { LoadedProgram } from '../loader/loader.ts';
 import type { VmHooks } from './kernel.ts';
 import type { Failures, HookBackend, LinkPlace, Version } from './hook-backend.ts';
@@ -68,6 +69,10 @@ export class KvmBackend implements HookBackend {
     return this.#kernel.stats(hook).linked;
   }
 
+  call(request: CallRequest): CallAnswer {
+    return this.#kernel.call(request);
+  }
+
   stats(name: string, [link]: readonly LinkInfo[]): HookStats[] {
     const hook = nameOf(name);
     const {
@@ -83,6 +88,7 @@ export class KvmBackend implements HookBackend {
       fills,
       exits,
       samples,
+      calls,
     } = this.#kernel.stats(hook);
     return [
       {
@@ -99,6 +105,7 @@ export class KvmBackend implements HookBackend {
         ...(fills ? { fills } : {}),
         ...(exits ? { exits } : {}),
         ...(samples ? { samples } : {}),
+        ...(calls ? { calls } : {}),
         ...(link ? { object: link.object, program: link.program } : {}),
       },
     ];

@@ -207,6 +207,31 @@ export class VmLinks {
     return link;
   }
 
+  /**
+   * One run of the program that is linked to the hook `call`. Throws HT_NOT_FOUND when it is not linked, HT_USAGE for a
+   * number that is none of its link's, and what VmHooks.call throws.
+   */
+  call({ object, program, number, words = [] }: Params<'call'>): Result<'call'> {
+    const link = this.of(object).find((l) => l.hook === 'call' && (program ?? l.program) === l.program);
+    const programs = this.#options.objects.get(object)?.info.programs;
+    const id = programs?.find((p) => p.name === link?.program)?.id;
+    if (!link || id === undefined)
+      throw new HyperturtleError(
+        'HT_NOT_FOUND',
+        `no program of '${object}' is linked to hook call: link it first (hyperturtle link ${object} --hook call --option numbers=...)`,
+      );
+    const numbers = link.options !== undefined && 'numbers' in link.options ? link.options.numbers : [];
+    const [only, other] = numbers;
+    const called = number ?? (other === undefined ? only : undefined);
+    if (called === undefined || !numbers.includes(called))
+      throw new HyperturtleError(
+        'HT_USAGE',
+        `link ${link.id} has the numbers ${numbers.map((n) => `0x${n.toString(16)}`).join(', ')}: say one of them`,
+      );
+    const answer = this.#options.kvm.call({ programId: id, number: called, words: words.map(BigInt) });
+    return { ...answer, results: answer.results.map((r) => `0x${r.toString(16)}`) };
+  }
+
   forgetEnds(object: string): void {
     for (const [hook, { link }] of this.#ended) if (link.object === object) this.#ended.delete(hook);
   }

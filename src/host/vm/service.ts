@@ -38,6 +38,9 @@ const ENTRIES_PER_SECOND = 20_000;
 /** Links made and ended, after a burst: each is a grace period of the kernel, and work on the daemon's thread. */
 const LINKS_PER_SECOND = 100;
 const LINKS_BURST = 64;
+/** Runs of a program on the daemon's thread that one VM may ask for, each of at most what its hook allows. */
+const CALLS_PER_SECOND = 500;
+const CALLS_BURST = 500;
 /** An L1 reports so often while somebody looks at it, and else. */
 const REPORT_MS = { watched: 2000, unwatched: 10_000 } as const;
 /** Somebody looks: an operator asked within that time. */
@@ -72,6 +75,7 @@ export class VmService {
   readonly #entries = new Budget(ENTRIES_PER_SECOND, 4096);
   readonly #elfBytes = new Budget(ELF_BYTES_PER_SECOND, 4 << 20);
   readonly #linkChanges = new Budget(LINKS_PER_SECOND, LINKS_BURST);
+  readonly #calls = new Budget(CALLS_PER_SECOND, CALLS_BURST);
   readonly #feeds = new Map<RpcSession, EventFeed>();
   /** Version that each session speaks. */
   readonly #protocols = new WeakMap<RpcSession, number>();
@@ -396,7 +400,7 @@ export class VmService {
     };
   }
 
-  #linkHandlers(): Some<'link' | 'unlink'> {
+  #linkHandlers(): Some<'link' | 'unlink' | 'call'> {
     const { events } = this.#options;
     const objects = this.#objects;
     return {
@@ -415,6 +419,12 @@ export class VmService {
           events.add({ type: 'link.ended', link, reason: 'unlinked' });
           return {};
         });
+      },
+      // changes nothing that the others do: it takes no turn, and waits for none
+      call: async (params, { signal }) => {
+        await this.#calls.take(1, signal);
+        this.#assertOpen();
+        return objects.links.call(params);
       },
     };
   }

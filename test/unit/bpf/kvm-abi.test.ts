@@ -372,7 +372,7 @@ it('has what c/ hooks and calls, and no more', () => {
   const hooks = /^HT_HOOK\(\w+, "(\w+)"/gm;
   const calls = /^\teach\((\w+)\)/gm;
   const host = [
-    ...all(c('host/npf.c') + c('host/exit.c'), hooks),
+    ...all(c('host/npf.c') + c('host/exit.c') + c('host/call.c'), hooks),
     ...all(c('host/kvm_calls.h'), calls),
     ...all(c('host/exit.c'), /(?:newer_name = |ht_lookup_function\()"(\w+)"/g),
   ];

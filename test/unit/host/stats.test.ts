@@ -52,6 +52,15 @@ describe('statistics of a hook', () => {
     expect(hookStats('exit', raw).fills).toBeUndefined();
   });
 
+  it('say whose calls were answered, and why others were not', () => {
+    const stats = hookStats('call', raw);
+    expect(stats.calls).toEqual({ l1: 3500, l2: 1, channel: 2 });
+    expect(stats.reasons).toEqual({ EVENT: 40, REASON_22: 10 });
+    expect(formatStats(stats)).toContain(
+      'answered: 3500 calls of L1, 1 of its nested guests, 2 by the channel',
+    );
+  });
+
   it('are readable, most frequent reason first', () => {
     const text = formatStats(hookStats('npf', raw));
     expect(text).toMatch(/1000 events: 950 answered in L0 \(95\.0%\).*\n.*4000 entries/);

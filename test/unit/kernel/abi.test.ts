@@ -5,6 +5,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import * as arena from '../../../src/kernel/arena.ts';
+import * as call from '../../../src/kernel/call.ts';
 import * as bpf from '../../../src/kernel/bpf.ts';
 import * as exit from '../../../src/kernel/exit.ts';
 import * as guest from '../../../src/kernel/guest.ts';
@@ -26,7 +27,7 @@ const isIoctl = (x: unknown): x is IoctlRequest => typeof x === 'object' && x !=
 /** What TypeScript believes: C expression -> value. */
 function beliefs(): Map<string, bigint> {
   const all = new Map<string, bigint>();
-  const modules = [arena, bpf, exit, guest, host, net, npf, ptrace, sample, seccomp] as Record<
+  const modules = [arena, bpf, call, exit, guest, host, net, npf, ptrace, sample, seccomp] as Record<
     string,
     unknown
   >[];
@@ -58,6 +59,8 @@ function beliefs(): Map<string, bigint> {
     all.set(`HT_SAMPLE_END_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(sample.SAMPLE_COUNT))
     all.set(`HT_SAMPLE_C_${name}`, BigInt(value));
+  for (const [name, value] of Object.entries(call.CALL_REASON)) all.set(`HT_CALL_R_${name}`, BigInt(value));
+  for (const [name, value] of Object.entries(call.CALL_COUNT)) all.set(`HT_CALL_C_${name}`, BigInt(value));
   for (const [name, value] of Object.entries(exit.EXIT_KIND))
     all.set(`HT_EXIT_${name.toUpperCase()}`, BigInt(value));
   for (const [name, value] of Object.entries(host.HOOKS))
@@ -128,6 +131,10 @@ describe('the C ABI', () => {
       npf.HT_NPF_CTX,
       exit.HT_EXIT_CTX,
       exit.HT_EXIT_ARGS,
+      call.HT_CALL_CTX,
+      call.HT_CALL_ARGS,
+      host.HT_VM_CALL_ARG,
+      guest.HTG_CALL_ARG,
       guest.HTG_INFO,
       guest.HTG_L2_STATUS_ARG,
     ] as AnyStruct[]) {

@@ -153,6 +153,7 @@ function tenant(): ReturnType<typeof methods> {
     },
     replace: () => ({ object: { ...OBJECT, programs: [], maps: [] }, kept: ['state'], created: [] }),
     link: () => ({ link: LINK, existed: false }),
+    call: ({ words = [] }) => ({ answered: true, results: ['0x0', words[2] ?? '0x0', '0x0', '0x0'] }),
     list: () => ({
       vm: 'tenant1',
       arena: { bytes: 16777216, state: 'plugged', device: '/dev/hyperturtle-arena0' },

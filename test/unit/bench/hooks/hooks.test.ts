@@ -28,6 +28,7 @@ it('counts the call and what the trampoline executes up to its return, for each 
       [1, 5],
       [2, 10],
     ],
+    [1, 5],
   ]);
 });
 

@@ -10,13 +10,14 @@ import { quotasSchema, runNsOf } from '../../../../src/host/config.ts';
 import { PacketLinks } from '../../../../src/host/packets/packet-links.ts';
 import { VmObjects } from '../../../../src/host/vm/objects.ts';
 import type { LoadRequest, LoadedObject } from '../../../../src/host/loader/loader.ts';
+import type { KvmHook } from '../../../../src/kernel/host.ts';
 import { kindOf } from '../../../../src/wire/errors.ts';
 
 const never = new AbortController().signal;
 const fd = (what: string): OwnedFd => new OwnedFd(openSync('/dev/null', 'r'), what);
 const b64 = (text: string): string => Buffer.from(text).toString('base64');
 
-/** An "ELF" is a word for each thing in it: `p:NAME` a program for npf, `x:NAME` one for exit, `m:NAME:ENTRIES` a map, `arena`, `slow`. */
+/** An "ELF" is a word for each thing in it: `p:NAME` a program for npf, `x:NAME` one for exit, `c:NAME` one for call, `m:NAME:ENTRIES` a map, `arena`, `slow`. */
 const DEAREST = { program: 'x', instruction: 3, why: 'map_update_elem', times: 1, ns: 8000 };
 
 function verdictOf(elf: Uint8Array): Verdict {
@@ -26,7 +27,7 @@ function verdictOf(elf: Uint8Array): Verdict {
     refusals: words.includes('evil') ? [{ rule: 'helper', message: 'no', mend: 'do not' }] : [],
     constants: ['arena_bytes', 'step'],
     programs: words
-      .filter((w) => /^[pxs]:/.test(w))
+      .filter((w) => /^[pxsc]:/.test(w))
       .map((w) => ({
         name: w.slice(2),
         section: 's',
@@ -50,7 +51,7 @@ function verdictOf(elf: Uint8Array): Verdict {
   };
 }
 
-const HOOK_OF: Readonly<Record<string, 'npf' | 'exit' | 'sample'>> = { p: 'npf', x: 'exit', s: 'sample' };
+const HOOK_OF: Readonly<Record<string, KvmHook>> = { p: 'npf', x: 'exit', s: 'sample', c: 'call' };
 
 interface World {
   objects: VmObjects;
@@ -112,6 +113,10 @@ beforeEach(() => {
         w.calls.push('unlink');
       },
       stats: () => ({ linked: w.linked }) as never,
+      call: ({ programId, number, words }) => {
+        w.calls.push(`call ${programId} ${number} ${words.join(' ')}`);
+        return { answered: true, results: [BigInt.asUintN(64, -1n), ...words.slice(0, 3)] };
+      },
       endedLinks: () => Promise.reject(new Error('not in this test')),
       close: () => Promise.resolve(),
     },
@@ -397,6 +402,51 @@ describe('what a link asks of its hook', () => {
     await expect(w.objects.link({ object: 'o', hook: 'npf', options: cpuid })).rejects.toThrow(
       /takes no options/,
     );
+    expect(w.calls).toEqual([]);
+  });
+});
+
+describe('calls', () => {
+  const link = (numbers: number[]) =>
+    w.objects.link({ object: 'svc', hook: 'call', options: { numbers, from: 'both' } });
+
+  it('run the program that is linked, with the number of its link and words of 64 bits', async () => {
+    await load('svc', 'c:add');
+    await link([0x48540010]);
+    expect(w.objects.links.call({ object: 'svc', words: ['0xffffffffffffffff', '0x2'] })).toEqual({
+      answered: true,
+      results: ['0xffffffffffffffff', '0xffffffffffffffff', '0x2'],
+    });
+    expect(w.calls.at(-1)).toBe(`call 1 ${0x48540010} 18446744073709551615 2`);
+    w.objects.links.call({ object: 'svc', program: 'add', number: 0x48540010 });
+    expect(w.calls.at(-1)).toBe(`call 1 ${0x48540010} `);
+  });
+
+  it('need a link to call, of this object and program, and one of its numbers', async () => {
+    const call = (o: object) =>
+      kind(Promise.resolve().then(() => w.objects.links.call({ object: 'svc', ...o })));
+    expect(await call({})).toBe('NOT_FOUND');
+    await load('svc', 'c:add x:other');
+    await w.objects.link({ object: 'svc', hook: 'exit', options: { exits: ['hlt'] } });
+    expect(await call({})).toBe('NOT_FOUND');
+    await link([256, 257]);
+    expect(await call({ program: 'other' })).toBe('NOT_FOUND');
+    expect(await call({ object: 'another' })).toBe('NOT_FOUND');
+    expect(await call({})).toBe('INVALID_PARAMS');
+    expect(await call({ number: 258 })).toBe('INVALID_PARAMS');
+    expect(await call({ number: 257 })).toBe('granted');
+    await w.objects.links.unlink(2);
+    expect(await call({ number: 257 })).toBe('NOT_FOUND');
+  });
+
+  it('have options that say which numbers, never those of hypervisors', async () => {
+    await load('svc', 'c:add');
+    await expect(w.objects.link({ object: 'svc', hook: 'call' })).rejects.toThrow(
+      /wants options \(numbers, from, user\)/,
+    );
+    await expect(link([255])).rejects.toThrow(/wants options/);
+    await expect(link([])).rejects.toThrow(/wants options/);
+    await expect(link(Array.from({ length: 29 }, (_, i) => 256 + i))).rejects.toThrow(/wants options/);
     expect(w.calls).toEqual([]);
   });
 });
