@@ -20,10 +20,10 @@
  *
  * Locks. Calls take none: the VM is held by its SRCU, the program runs under RCU with preemption off (run.h). A call from
  * a vCPU is made in KVM's handling of its exit, in the vCPU's thread, where sleeping is allowed: skipping the instruction
- * may read guest memory, and nothing of ours is held then but SRCU. ht_call_lock is for links.
+ * may read guest memory, and the hooks hold nothing then but SRCU. ht_call_lock is for links.
  *
  * Read in Linux 6.1, 6.12 and 7.3: arch/x86/kvm/x86.c kvm_emulate_hypercall; svm/svm.c svm_exit_handlers, recalc_intercepts
- * (an L2's VMMCALL that L1 does not intercept is no exit); svm/sev.c sev_handle_vmgexit; vmx/vmx.c kvm_vmx_exit_handlers.
+ * (an L2's VMMCALL that L1 does not intercept is no exit); svm/sev.c (exits by message); vmx/vmx.c kvm_vmx_exit_handlers.
  */
 #include <linux/kvm_host.h>
 #include <linux/module.h>
@@ -170,7 +170,7 @@ bool ht_call_l2(struct ht_vm *vm, struct kvm_vcpu *vcpu, const struct ht_exit_ve
  * kvm_emulate_hypercall(vcpu). From L1, in place of KVM, and as KVM does it: registers, then the skipping, whose answer says
  * whether the vCPU goes on. A guest whose registers are its own (SEV-ES) calls by a message that its host copies into
  * arch.regs: what becomes of an answer there is KVM's business, so it goes on there. An L2's that KVM answers itself
- * (one that L1 did not ask for) is none of ours either.
+ * (one that L1 did not ask for) is KVM's too.
  */
 static int ht_call_l1(struct ht_call *call)
 {

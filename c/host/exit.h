@@ -29,7 +29,7 @@ static inline bool ht_in_l2(const struct kvm_vcpu *vcpu)
 
 /* That of this host, once its exits are hooked; from then on until the module goes. Else NULL. */
 const struct ht_exit_vendor *ht_exit_vendor(void);
-/* 64, 32 or 16: of the code segment of whoever the vCPU runs. */
+/* 64, 32 or 16: of the code segment that the vCPU runs, L1's or an L2's. */
 u32 ht_exit_bits(struct kvm_vcpu *vcpu, const struct ht_exit_vendor *v);
 /* Of the L2 that the vCPU runs: where its root table is in L1's memory. 0 without nested paging. */
 u64 ht_exit_root(struct kvm_vcpu *vcpu);

@@ -36,7 +36,7 @@ int count(struct bpf_raw_tracepoint_args *args)
 	__u64 operation = ctx->words[0], by = ctx->words[2], *counter;
 	__u32 index = ctx->words[1];
 
-	/* what is not answered here goes to whoever had it without this program; a service says no instead */
+	/* what is not answered here goes where it went without this program; a service says no instead */
 	ctx->action = HT_CALL_HANDLED;
 	ctx->results[0] = -1;
 	counter = bpf_map_lookup_elem(&counters, &index);

@@ -34,7 +34,7 @@ export const SampleOptions = lazy(() =>
 );
 
 /** Who may call by VMCALL or VMMCALL. */
-export const CALLERS = ['l1', 'l2', 'both'] as const;
+const CALLERS = ['l1', 'l2', 'both'] as const;
 
 export const CallOptions = lazy(() =>
   z.strictObject({

@@ -129,27 +129,6 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     expect(await refusal(one.peer.request('load', { name: 'npf', elf: counterV1 }))).toBe('EXISTS');
   });
 
-  it('runs a program that is linked to call, for its own VM alone, and not more than 500 times a second', async () => {
-    const { peer } = one;
-    await peer.request('load', { name: 'counters', elf: counters });
-    const at = { object: 'counters', words: ['0x5', '0x6'] };
-    expect(await refusal(peer.request('call', at))).toBe('NOT_FOUND');
-    const options = { numbers: [0x48540010], from: 'both' as const };
-    const { link } = await peer.request('link', { object: 'counters', hook: 'call', options });
-    expect(link).toMatchObject({ program: 'count', options });
-    // the fake kernel adds words
-    const answered = { answered: true, results: ['0xb', '0x48540010', '0x0', '0x0'] };
-    expect(await peer.request('call', at)).toEqual(answered);
-    expect(await refusal(peer.request('call', { ...at, number: 256 }))).toBe('INVALID_PARAMS');
-    expect(await refusal(peer.request('call', { ...at, words: ['5'] }))).toBe('INVALID_PARAMS');
-    expect(await refusal(two.peer.request('call', at))).toBe('NOT_FOUND');
-    const begin = performance.now();
-    await Promise.all(Array.from({ length: 900 }, () => peer.request('call', at, { timeoutMs: 30_000 })));
-    expect(performance.now() - begin).toBeGreaterThan(((900 - 500 - 20) / 500) * 1000);
-    await peer.request('unload', { name: 'counters', force: true });
-    expect(await refusal(peer.request('call', at))).toBe('NOT_FOUND');
-  });
-
   it('keeps for the operator what an L1 says of itself, and gives it objects, events and maps to read', async () => {
     const l2 = { pid: 7, name: '<b>web</b>', since: '2026-11-22T10:00:00.000Z', pages: 1, framesTaken: 2 };
     const counts = { faults: 3, mappedNew: 4, mappedExisting: 5, mappedAhead: 6, passes: 7 };
@@ -196,6 +175,7 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
       { hook: 'npf', linked: true, object: 'npf', handled: 7, reasons: { no_pool: 3 } },
       { hook: 'exit', linked: false },
       { hook: 'sample', linked: false },
+      { hook: 'call', linked: false },
     ]);
   });
 
@@ -398,6 +378,27 @@ describe.skipIf(why !== undefined)(`host daemon${why ? ` (skipped: ${why})` : ''
     one.close();
     one = await h.agent('one', BOOT_A);
     expect((await one.peer.request('list', {})).links).toHaveLength(1);
+  });
+
+  it('runs a program that is linked to call, for its own VM alone, and not more than 500 times a second', async () => {
+    const { peer } = one;
+    await peer.request('load', { name: 'counters', elf: counters });
+    const at = { object: 'counters', words: ['0x5', '0x6'] };
+    expect(await refusal(peer.request('call', at))).toBe('NOT_FOUND');
+    const options = { numbers: [0x48540010], from: 'both' as const };
+    const { link } = await peer.request('link', { object: 'counters', hook: 'call', options });
+    expect(link).toMatchObject({ program: 'count', options });
+    // the fake kernel adds words
+    const answered = { answered: true, results: ['0xb', '0x48540010', '0x0', '0x0'] };
+    expect(await peer.request('call', at)).toEqual(answered);
+    expect(await refusal(peer.request('call', { ...at, number: 256 }))).toBe('INVALID_PARAMS');
+    expect(await refusal(peer.request('call', { ...at, words: ['5'] }))).toBe('INVALID_PARAMS');
+    expect(await refusal(two.peer.request('call', at))).toBe('NOT_FOUND');
+    const begin = performance.now();
+    await Promise.all(Array.from({ length: 900 }, () => peer.request('call', at, { timeoutMs: 30_000 })));
+    expect(performance.now() - begin).toBeGreaterThan(((900 - 500 - 20) / 500) * 1000);
+    await peer.request('unload', { name: 'counters', force: true });
+    expect(await refusal(peer.request('call', at))).toBe('NOT_FOUND');
   });
 
   it('detaches when QEMU ends, and serves the next one', async () => {

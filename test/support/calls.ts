@@ -4,8 +4,8 @@
  */
 import { expect } from 'vitest';
 import { exitsGuest } from '../../src/bench/exits/run.ts';
-import { Acceleration, CLI } from '../../src/testbed/acceleration.ts';
-import type { AccelerateOptions } from '../../src/testbed/acceleration.ts';
+import { CLI } from '../../src/testbed/acceleration.ts';
+import type { Acceleration, AccelerateOptions } from '../../src/testbed/acceleration.ts';
 import { KvmCounters, countersBetween } from '../../src/testbed/kvm-counters.ts';
 import type { Lab } from '../../src/lab/lab.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
@@ -126,7 +126,7 @@ export class CallTests {
   async servesBoth(): Promise<void> {
     expect(await this.call('kernel', [0, 3, 2], { repeat: 1000 })).toEqual(['0x0', '0x7d0', '0x3', '0x2']);
     const counters = await KvmCounters.start(this.#lab.l0);
-    let vmmcalls: { exits: number; toL1: number };
+    let byCause: { exits: number; toL1: number };
     let lines: string[];
     try {
       const before = await counters.read();
@@ -135,7 +135,7 @@ export class CallTests {
         `${CALL}:0:3:2:64 ${CALL}:1:3:0:3e8 ${CALL}:0:10:1:1 ${CALL}:2:3:0:1 call:99:0:0:0:1`,
       );
       const { l2ExitsByCause, reflectedByCause } = countersBetween(before, await counters.read());
-      vmmcalls = { exits: l2ExitsByCause['vmmcall'] ?? 0, toL1: reflectedByCause['vmmcall'] ?? 0 };
+      byCause = { exits: l2ExitsByCause['vmmcall'] ?? 0, toL1: reflectedByCause['vmmcall'] ?? 0 };
     } finally {
       await counters.stop();
     }
@@ -147,7 +147,7 @@ export class CallTests {
       'ffffffff 00000002',
       `${ENOSYS_32} 00000000`,
     ]);
-    expect(vmmcalls).toEqual({ exits: 100 + 1000 + 3, toL1: 1 });
+    expect(byCause).toEqual({ exits: 100 + 1000 + 3, toL1: 1 });
     expect(await this.call('kernel', [2, 3, 7])).toEqual(['0x0', '0x898', '0x3', '0x7']);
     expect(await this.call('kernel', [1, 3])).toEqual(['0x0', '0x7', '0x3', '0x0']);
     expect(await this.call('kernel', [1, 3], { number: OTHER })).toEqual([ENOSYS, '0x1', '0x3', '0x0']);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The hook call: a guest calls the program of its L1 in L0, by VMMCALL (AMD) or VMCALL (Intel), in one exit. The caller may
- * be L1 itself, a nested guest where L1's link says so, or whoever L1 lets speak for it on the channel.
+ * be L1 itself, a nested guest where L1's link says so, or L1's agent on the channel.
  *
  * RAX has the number, RBX, RCX, RDX, RSI, RDI and R8 the words; the answer comes in RAX, RBX, RCX and RDX. Below 64 bits
  * the lower halves count, and there is no R8: the sixth word is 0. A call that nobody answers goes where it went without a
@@ -44,7 +44,7 @@ enum ht_call_count {
 };
 
 #define HT_CALL_NUMBERS 28
-/* Lower ones are those of KVM, Xen and Hyper-V: taken from an L1 they would break it. */
+/* Lower ones are those of KVM and Xen: taken from an L1 they would break it. */
 #define HT_CALL_NUMBER_MIN 256
 
 #define HT_CALL_F_USER 1u      /* calls of user space are wanted too */

@@ -3,10 +3,7 @@
  * L2 against one that its L1 answers and against one of an L1, and over the channel. By turns in each round, on the same
  * lab. Loops of a guest are timed by its TSC, those of L1 by its clock, so each is compared with its own kind.
  */
-import { z } from 'zod';
 import { CleanupStack } from '../../core/lifecycle.ts';
-import { lazy } from '../../core/lazy.ts';
-import type { Output } from '../../core/lazy.ts';
 import type { Progress } from '../../core/progress.ts';
 import type { Lab } from '../../lab/lab.ts';
 import { run } from '../../lab/levels.ts';
@@ -15,7 +12,7 @@ import { Acceleration } from '../../testbed/acceleration.ts';
 import { KvmCounters, countersBetween } from '../../testbed/kvm-counters.ts';
 import { ManagedAcceleration } from '../../testbed/managed.ts';
 import { exitsGuest, ticksOf } from '../exits/run.ts';
-import { environmentSchema } from '../shared/environment-schema.ts';
+import type { Environment } from '../shared/environment-schema.ts';
 import { environmentOf } from '../shared/environment.ts';
 import { median } from '../shared/statistics.ts';
 
@@ -40,35 +37,23 @@ export interface CallBenchSpec {
 }
 
 /** `l1`: in nanoseconds of its clock. `guest`: as an L1, and `l2`: in ticks of their TSC. */
-const CALL_VARIANTS = ['l1-plain', 'l1-call', 'guest-plain', 'l2-plain', 'l2-call', 'channel'] as const;
-export type CallVariant = (typeof CALL_VARIANTS)[number];
+export type CallVariant = 'l1-plain' | 'l1-call' | 'guest-plain' | 'l2-plain' | 'l2-call' | 'channel';
 
-const count = lazy(() => z.number().int().nonnegative());
-
-export const callResultSchema = lazy(() =>
-  z.object({
-    benchmark: z.literal('call'),
-    environment: environmentSchema(),
-    parameters: z.object({
-      rounds: count(),
-      calls: count().positive(),
-      channelCalls: count(),
-      l1MemoryMib: count(),
-      l1Cpus: count(),
-    }),
-    samples: z.array(
-      z.object({
-        variant: z.enum(CALL_VARIANTS),
-        round: count(),
-        /** Of one call. */
-        each: z.number().nonnegative(),
-      }),
-    ),
-    /** Entries of L1 for VMMCALL or VMCALL of L2, of all rounds together, as KVM in L0 counted them. */
-    reflected: z.object({ 'l2-plain': count(), 'l2-call': count() }),
-  }),
-);
-export type CallResult = Output<typeof callResultSchema>;
+export interface CallResult {
+  benchmark: 'call';
+  environment: Environment;
+  parameters: {
+    rounds: number;
+    calls: number;
+    channelCalls: number;
+    l1MemoryMib: number;
+    l1Cpus: number;
+  };
+  /** `each`: time of one call. */
+  samples: { variant: CallVariant; round: number; each: number }[];
+  /** Entries of L1 for VMMCALL or VMCALL of L2, of all rounds together, as KVM in L0 counted them. */
+  reflected: Record<'l2-plain' | 'l2-call', number>;
+}
 
 /** In L1's kernel; nanoseconds of one. */
 async function l1Calls(l1: Level, n: number, signal: AbortSignal | undefined): Promise<number> {

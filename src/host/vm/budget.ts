@@ -39,3 +39,6 @@ export class Budget {
     this.#at = now;
   }
 }
+
+/** Runs of a program on the daemon's thread that one VM may ask for, each of at most what its hook allows. */
+export const callBudget = (): Budget => new Budget(500, 500);

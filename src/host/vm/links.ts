@@ -12,6 +12,7 @@ import { HOOK_TABLE } from '../hooks.ts';
 import type { HookName } from '../hooks.ts';
 import type { WithoutDaemon } from '../packets/chain-pins.ts';
 import { quotaError } from './admit.ts';
+import type { Budget } from './budget.ts';
 import type { Admitted, VmSettings } from './admit.ts';
 import type { Kept, KeptLink, KeptPrograms, KeptState } from './kept.ts';
 import { leftOffBeside, leftOffOf, leftPlaces, noLongerHeld } from './takeover.ts';
@@ -208,10 +209,16 @@ export class VmLinks {
   }
 
   /**
-   * One run of the program that is linked to the hook `call`. Throws HT_NOT_FOUND when it is not linked, HT_USAGE for a
-   * number that is none of its link's, and what VmHooks.call throws.
+   * One run of the program that is linked to the hook `call`, when `budget` has one. It changes nothing that others do, so it
+   * takes no turn. Throws HT_NOT_FOUND when it is not linked, HT_USAGE for a number that is none of its link's, what
+   * VmHooks.call throws, and the signal's reason.
    */
-  call({ object, program, number, words = [] }: Params<'call'>): Result<'call'> {
+  async call(
+    { object, program, number, words = [] }: Params<'call'>,
+    budget: Budget,
+    signal: AbortSignal,
+  ): Promise<Result<'call'>> {
+    await budget.take(1, signal);
     const link = this.of(object).find((l) => l.hook === 'call' && (program ?? l.program) === l.program);
     const programs = this.#options.objects.get(object)?.info.programs;
     const id = programs?.find((p) => p.name === link?.program)?.id;

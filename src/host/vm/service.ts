@@ -30,7 +30,7 @@ import type { Kept, KeptOptions } from './kept.ts';
 import { VmObjects } from './objects.ts';
 import type { ObjectsOptions } from './objects.ts';
 import { audited } from './audit.ts';
-import { Budget } from './budget.ts';
+import { Budget, callBudget } from './budget.ts';
 import { Watches } from './watches.ts';
 
 /** Map entries that one VM may have looked at, for all its requests and watches. */
@@ -38,9 +38,6 @@ const ENTRIES_PER_SECOND = 20_000;
 /** Links made and ended, after a burst: each is a grace period of the kernel, and work on the daemon's thread. */
 const LINKS_PER_SECOND = 100;
 const LINKS_BURST = 64;
-/** Runs of a program on the daemon's thread that one VM may ask for, each of at most what its hook allows. */
-const CALLS_PER_SECOND = 500;
-const CALLS_BURST = 500;
 /** An L1 reports so often while somebody looks at it, and else. */
 const REPORT_MS = { watched: 2000, unwatched: 10_000 } as const;
 /** Somebody looks: an operator asked within that time. */
@@ -75,7 +72,7 @@ export class VmService {
   readonly #entries = new Budget(ENTRIES_PER_SECOND, 4096);
   readonly #elfBytes = new Budget(ELF_BYTES_PER_SECOND, 4 << 20);
   readonly #linkChanges = new Budget(LINKS_PER_SECOND, LINKS_BURST);
-  readonly #calls = new Budget(CALLS_PER_SECOND, CALLS_BURST);
+  readonly #calls = callBudget();
   readonly #feeds = new Map<RpcSession, EventFeed>();
   /** Version that each session speaks. */
   readonly #protocols = new WeakMap<RpcSession, number>();
@@ -420,12 +417,7 @@ export class VmService {
           return {};
         });
       },
-      // changes nothing that the others do: it takes no turn, and waits for none
-      call: async (params, { signal }) => {
-        await this.#calls.take(1, signal);
-        this.#assertOpen();
-        return objects.links.call(params);
-      },
+      call: (params, { signal }) => objects.links.call(params, this.#calls, signal),
     };
   }
 

@@ -8,6 +8,7 @@ import type { Verdict } from '../../../../src/host/admission/verdict.ts';
 import type { VmSettings } from '../../../../src/host/vm/admit.ts';
 import { quotasSchema, runNsOf } from '../../../../src/host/config.ts';
 import { PacketLinks } from '../../../../src/host/packets/packet-links.ts';
+import { callBudget } from '../../../../src/host/vm/budget.ts';
 import { VmObjects } from '../../../../src/host/vm/objects.ts';
 import type { LoadRequest, LoadedObject } from '../../../../src/host/loader/loader.ts';
 import type { KvmHook } from '../../../../src/kernel/host.ts';
@@ -27,7 +28,7 @@ function verdictOf(elf: Uint8Array): Verdict {
     refusals: words.includes('evil') ? [{ rule: 'helper', message: 'no', mend: 'do not' }] : [],
     constants: ['arena_bytes', 'step'],
     programs: words
-      .filter((w) => /^[pxsc]:/.test(w))
+      .filter((w) => Object.hasOwn(HOOK_OF, w.charAt(0)) && w.charAt(1) === ':')
       .map((w) => ({
         name: w.slice(2),
         section: 's',
@@ -407,36 +408,36 @@ describe('what a link asks of its hook', () => {
 });
 
 describe('calls', () => {
+  const call = (o: object) => w.objects.links.call({ object: 'svc', ...o }, callBudget(), never);
   const link = (numbers: number[]) =>
     w.objects.link({ object: 'svc', hook: 'call', options: { numbers, from: 'both' } });
 
   it('run the program that is linked, with the number of its link and words of 64 bits', async () => {
     await load('svc', 'c:add');
     await link([0x48540010]);
-    expect(w.objects.links.call({ object: 'svc', words: ['0xffffffffffffffff', '0x2'] })).toEqual({
+    expect(await call({ words: ['0xffffffffffffffff', '0x2'] })).toEqual({
       answered: true,
       results: ['0xffffffffffffffff', '0xffffffffffffffff', '0x2'],
     });
     expect(w.calls.at(-1)).toBe(`call 1 ${0x48540010} 18446744073709551615 2`);
-    w.objects.links.call({ object: 'svc', program: 'add', number: 0x48540010 });
+    await call({ program: 'add', number: 0x48540010 });
     expect(w.calls.at(-1)).toBe(`call 1 ${0x48540010} `);
   });
 
   it('need a link to call, of this object and program, and one of its numbers', async () => {
-    const call = (o: object) =>
-      kind(Promise.resolve().then(() => w.objects.links.call({ object: 'svc', ...o })));
-    expect(await call({})).toBe('NOT_FOUND');
+    const refusal = (o: object): Promise<unknown> => kind(call(o));
+    expect(await refusal({})).toBe('NOT_FOUND');
     await load('svc', 'c:add x:other');
     await w.objects.link({ object: 'svc', hook: 'exit', options: { exits: ['hlt'] } });
-    expect(await call({})).toBe('NOT_FOUND');
+    expect(await refusal({})).toBe('NOT_FOUND');
     await link([256, 257]);
-    expect(await call({ program: 'other' })).toBe('NOT_FOUND');
-    expect(await call({ object: 'another' })).toBe('NOT_FOUND');
-    expect(await call({})).toBe('INVALID_PARAMS');
-    expect(await call({ number: 258 })).toBe('INVALID_PARAMS');
-    expect(await call({ number: 257 })).toBe('granted');
+    expect(await refusal({ program: 'other' })).toBe('NOT_FOUND');
+    expect(await refusal({ object: 'another' })).toBe('NOT_FOUND');
+    expect(await refusal({})).toBe('INVALID_PARAMS');
+    expect(await refusal({ number: 258 })).toBe('INVALID_PARAMS');
+    expect(await refusal({ number: 257 })).toBe('granted');
     await w.objects.links.unlink(2);
-    expect(await call({ number: 257 })).toBe('NOT_FOUND');
+    expect(await refusal({ number: 257 })).toBe('NOT_FOUND');
   });
 
   it('have options that say which numbers, never those of hypervisors', async () => {
