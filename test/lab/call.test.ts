@@ -47,6 +47,7 @@ describe('a program that is linked to call', () => {
 describe('the module', () => {
   it('is unloaded with nothing left while L1 calls on, and loaded again', async () => {
     const { l0, l1 } = lab();
+    await a.signalAttachment('TERM');
     const calling = await l1.spawn(['/payload/l2/programs/calls', 'user', HEX, '200000']);
     const reload = 'insmod /payload/modules/hyperturtle_host.ko';
     // the killed one's files are closed a moment later
