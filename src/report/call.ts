@@ -15,7 +15,7 @@ const ROWS: readonly [CallVariant, what: string, against: CallVariant][] = [
 export function callTable(r: CallResult): string {
   const { rounds, calls } = r.parameters;
   return formatTable({
-    title: `Calls: ns of L1's clock or ticks of the guest's TSC for one, median of ${rounds} rounds of ${calls}`,
+    title: `Calls: ns of L1's clock or ticks of the guest's TSC for one, median of ${rounds} rounds of ${calls}, L1's of ten times as many`,
     head: ['hypercall of', 'one', 'unit', 'of a plain one', 'L1 entered'],
     rows: ROWS.flatMap(([variant, what, against]) => {
       const time = timeOf(r, variant);

@@ -47,10 +47,11 @@ describe('a program that is linked to call', () => {
 describe('the module', () => {
   it('is unloaded with nothing left while L1 calls on, and loaded again', async () => {
     const { l0, l1 } = lab();
+    // the arena that the killed one has left in L1 goes with the next one
+    await tests.attach(['from=both']);
     await a.signalAttachment('TERM');
     const calling = await l1.spawn(['/payload/l2/programs/calls', 'user', HEX, '200000']);
     const reload = 'insmod /payload/modules/hyperturtle_host.ko';
-    // the killed one's files are closed a moment later
     await rmmod(l0, 'hyperturtle_host');
     await runScript(l0, `${reload} && rmmod hyperturtle_host && ${reload}`);
     expect(await calling.wait({ timeoutMs: 300_000 })).toBe(0);
