@@ -7,7 +7,7 @@ import type { ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import path from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { exec } from '../../src/core/exec.ts';
 import { sleep, waitFor } from '../../src/core/wait.ts';
 import { RECONCILER_COMMAND } from '../../src/fleet/crd.ts';
@@ -463,6 +463,8 @@ describe('the command', () => {
       await fleet.becomes('npf Linked : set.npf*', () => fleet.status()?.sets[0]?.sha256 === sha(`v${i}`));
     }
     expect(fleet.host.calls.filter((c) => /^un/.test(c))).toEqual([]);
+    // it may have been linked before this start, which takes signals once it speaks with the cluster
+    await vi.waitFor(() => expect(command.said()).not.toBe(''), { timeout: 30_000 });
     const gone = once(command.child, 'exit');
     command.child.kill('SIGTERM');
     expect(await gone).toEqual([0, null]);

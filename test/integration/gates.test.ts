@@ -30,7 +30,16 @@ const CLEAN: Readonly<Record<string, string>> = {
 };
 
 /** What `unused` would rightly miss in a project of three files. */
-const NOT_USED = ['fast-check', 'playwright-core', 'rolldown'];
+const NOT_USED = [
+  '@kubernetes/client-node',
+  '@opentelemetry/exporter-trace-otlp-http',
+  '@opentelemetry/resources',
+  '@opentelemetry/sdk-trace',
+  'fast-check',
+  'kubernetes-models',
+  'playwright-core',
+  'rolldown',
+];
 const manifest = (): string => {
   const whole = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
     devDependencies: Record<string, string>;

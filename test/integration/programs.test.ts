@@ -105,7 +105,7 @@ describe('a start loads what it needs', () => {
 
   it.each([
     ['--version', 200],
-    ['status', 450],
+    ['status', 460],
     ['guest status', 250],
     ['load x --link', 500],
   ])('hyperturtle %s: at most %i KiB, nothing of other rooms, and no part of Node for later', (line, kib) => {
