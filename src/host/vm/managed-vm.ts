@@ -292,6 +292,8 @@ export class ManagedVm {
           process.close();
         }
       } catch (e) {
+        if (this.#still.forgetEnded() && this.#arena)
+          await this.#wipe(this.#arena).catch((problem: unknown) => this.#say(problem));
         if (!signal.aborted && !this.#still.record) this.#say(e);
       }
       await changeNear(this.#spec.qmp, backoff.nextMs(), signal);

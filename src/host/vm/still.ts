@@ -15,6 +15,7 @@ import type { Log } from '../log.ts';
 import type { VmNics } from '../nics/nics.ts';
 import type { VmProcess } from './kernel.ts';
 import { unplugPort } from './qemu-side.ts';
+import { startTicksOf } from './process-record.ts';
 import { readStill, removeStill, writeStill } from './still-record.ts';
 import type { StillRecord, StillState } from './still-record.ts';
 
@@ -77,6 +78,17 @@ export class Still {
   forget(): void {
     this.#record = undefined;
     removeStill(this.#vm.run, this.#vm.name);
+  }
+
+  /**
+   * Forgets a process that has ended while nobody stood by it, as between the end of serving and the wait for its end, once no
+   * command sees to it. Whether it did: then the arena is to be wiped.
+   */
+  forgetEnded(): boolean {
+    const record = this.#record;
+    if (!record || this.#inHand || startTicksOf(record.pid) === record.startTicks) return false;
+    this.forget();
+    return true;
   }
 
   /** `work` sees to it what becomes of the record; nobody else does meanwhile. */

@@ -67,6 +67,17 @@ describe('a VM that is made quiet', () => {
     });
   };
 
+  it('is forgotten when its process has ended unseen, but not while a command sees to it', async () => {
+    await quiesce();
+    await still.inHand(() => {
+      expect(still.forgetEnded()).toBe(false);
+      return Promise.resolve();
+    });
+    expect(existsSync(file())).toBe(true);
+    expect(still.forgetEnded()).toBe(true); // there is no process 4711 that began at tick 12
+    expect([existsSync(file()), still.record, still.forgetEnded()]).toEqual([false, undefined, false]);
+  });
+
   it('has its links ended first, then loses its arena, and that is on disk from before the first step', async () => {
     hotPlugged();
     model.over = ({ execute }) => {
