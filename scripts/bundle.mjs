@@ -30,6 +30,7 @@ const PROGRAMS = [
   'guest/launch/supervisor',
   'bench/control/process',
   'bench/fleet/process',
+  'bench/vms/process',
 ];
 /** Native code. */
 const APART = ['koffi'];

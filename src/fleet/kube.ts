@@ -100,9 +100,13 @@ export class KubeApi implements Disposable {
     }
   }
 
-  /** The lines of a watch, without what is left of one when the connection ends. Throws as `request` does. */
-  async *lines(request: KubeRequest, signal: AbortSignal): AsyncGenerator<string> {
+  /**
+   * The lines of a watch, without what is left of one when the connection ends; `onOpen`: the API has let it begin. Throws as
+   * `request` does.
+   */
+  async *lines(request: KubeRequest, signal: AbortSignal, onOpen: () => void): AsyncGenerator<string> {
     const response = await this.#send(request, signal);
+    onOpen();
     response.socket?.setKeepAlive(true, KEEP_ALIVE_MS);
     const stop = (): void => void response.destroy(abortReason(signal));
     signal.addEventListener('abort', stop, { once: true });

@@ -20,6 +20,8 @@ export interface StatusTimes {
   countsMs: number;
   /** After a change, so that several are one write. */
   settleMs: number;
+  /** And up to this besides: a thousand nodes have a change in the same moment. */
+  spreadMs: number;
 }
 
 export const STATUS_TIMES: StatusTimes = {
@@ -27,6 +29,7 @@ export const STATUS_TIMES: StatusTimes = {
   retryMaxMs: 60_000,
   countsMs: 60_000,
   settleMs: 200,
+  spreadMs: 2000,
 };
 
 interface StatusOptions {
@@ -86,7 +89,7 @@ export class StatusWriter {
         if (inMs === undefined) await this.#changed(signal);
         else if (inMs > 0) await Promise.race([sleep(inMs, signal), this.#changed(signal)]);
         else {
-          await sleep(this.#times.settleMs, signal);
+          await sleep(this.#times.settleMs + Math.random() * this.#times.spreadMs, signal);
           await this.#write(signal);
           backoff.reset();
         }

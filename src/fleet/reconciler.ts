@@ -24,15 +24,13 @@ import { HyperupcallSet, STATUS_SETS_MAX, shortMessage } from './spec.ts';
 import type { NodeStatus, SetStatus } from './spec.ts';
 
 export interface ReconcileTimes extends ReflectorTimes, StatusTimes {
-  /** Before objects are fetched, up to this: a thousand nodes see a change in the same moment. */
-  spreadMs: number;
   /** Between rounds when nothing changed: the agent and its host are looked at, the API is not asked. */
   localMs: number;
   /** Refusals are tried again after this; objects that cannot be fetched from `retryMinMs` up to this. */
   refusedMs: number;
 }
 
-const RECONCILE_TIMES = { spreadMs: 2000, localMs: 60_000, refusedMs: 300_000 } as const;
+const RECONCILE_TIMES = { localMs: 60_000, refusedMs: 300_000 } as const;
 
 export interface ReconcilerOptions {
   api: KubeApi;
@@ -182,6 +180,7 @@ export class Reconciler {
 
   async #spread(all: readonly Candidate[], signal: AbortSignal): Promise<void> {
     const asks = all.some((c) => c.wanted && this.#sources.asks(c.wanted.choice.object));
+    // as before a status: all nodes see a change in the same moment
     if (asks) await sleep(Math.random() * this.#times.spreadMs, signal);
   }
 

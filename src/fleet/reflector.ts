@@ -90,17 +90,19 @@ export class Reflector {
     const backoff = new Backoff(retryMinMs, retryMaxMs, 1);
     /** Where the next watch begins; undefined: a list has to say. */
     let version: string | undefined;
-    while (!signal.aborted)
+    while (!signal.aborted) {
+      const watch = { openedAt: Infinity, events: 0 };
+      // one that lasted has worked, however it ended
+      const worked = (): boolean => watch.events > 0 || performance.now() - watch.openedAt >= SHORT_MS;
       try {
         version ??= await this.#list(signal);
-        const begin = performance.now();
-        const from = version;
-        const failure = await this.#watch(version, signal, (v) => (version = v));
+        const failure = await this.#watch(version, signal, watch, (v) => (version = v));
         if (failure) throw failure;
-        if (version !== from || performance.now() - begin >= SHORT_MS) backoff.reset();
+        if (worked()) backoff.reset();
         else await sleep(backoff.nextMs(), signal);
       } catch (e) {
         if (signal.aborted) return;
+        if (worked()) backoff.reset();
         if (statusOf(e) === 410) {
           this.counts.gone++;
           version = undefined;
@@ -110,6 +112,7 @@ export class Reflector {
         }
         await sleep(waitMs(backoff, e), signal).catch(() => {});
       }
+    }
   }
 
   /** Without a resourceVersion: what a quorum has, not what some server last saw. */
@@ -142,6 +145,7 @@ export class Reflector {
   async #watch(
     version: string,
     signal: AbortSignal,
+    watch: { openedAt: number; events: number },
     reached: (version: string) => void,
   ): Promise<Error | undefined> {
     this.counts.watches++;
@@ -158,9 +162,11 @@ export class Reflector {
     );
     try {
       const request = { path: this.#o.path, query, ...this.#accept('PartialObjectMetadata') };
-      for await (const line of this.#o.api.lines(request, overdue.signal)) {
+      const opened = (): void => void (watch.openedAt = performance.now());
+      for await (const line of this.#o.api.lines(request, overdue.signal, opened)) {
         const event = parse(WatchEvent(), jsonOf(line), this.#o.path);
         if (event.type === 'ERROR') return kubeError(this.#o.path, event.object);
+        watch.events++;
         this.#take(event.type, event.object);
         reached(parse(Marked(), event.object, this.#o.path).metadata.resourceVersion);
       }

@@ -267,6 +267,8 @@ describe('an API server', () => {
     fleet.api.cutWatches();
     await until('a list', () => (fleet.reconcilers[0]?.counts.sets.lists ?? 0) > 1);
     await sleep(200);
+    const rounds = fleet.reconcilers[0]?.counts.rounds ?? 0;
+    await until('rounds after it', () => (fleet.reconcilers[0]?.counts.rounds ?? 0) > rounds + 1);
     expect(fleet.host.calls.slice(calls).filter((c) => /^(load|replace|unload)/.test(c))).toEqual([]);
     expect(fleet.has('set.npf')).toBe(sha('v2'));
   });
@@ -308,6 +310,28 @@ describe('an API server', () => {
     fleet.api.fault = () => undefined;
     fleet.set('npf', 'v2');
     await fleet.becomes('npf Linked : set.npf*', () => fleet.has('set.npf') === sha('v2'));
+  });
+
+  test('whose watch worked is asked again soon when it breaks, however often watches failed before', async () => {
+    await using fleet = await Fleet.start();
+    fleet.node('n1');
+    let failing = 5;
+    fleet.api.fault = ({ verb, path }) =>
+      verb === 'watch' && path.endsWith('hyperupcallsets') && failing-- > 0 ? { status: 500 } : undefined;
+    // 20 ms, 40 ms ... 1.3 s for the seventh failure in a row
+    await fleet.reconcile('n1', { retryMinMs: 20, retryMaxMs: 60_000 });
+    fleet.set('npf', 'v1');
+    await fleet.becomes('npf Linked : set.npf*');
+    for (let i = 2; i < 12; i++) {
+      await sleep(100);
+      fleet.set('npf', `v${i}`);
+      await fleet.becomes('npf Linked : set.npf*', () => fleet.has('set.npf') === sha(`v${i}`));
+      fleet.api.cutWatches();
+    }
+    const begin = performance.now();
+    fleet.set('npf', 'last');
+    await fleet.becomes('npf Linked : set.npf*', () => fleet.has('set.npf') === sha('last'));
+    expect(performance.now() - begin).toBeLessThan(5000);
   });
 
   test('that is away while the reconciler starts is waited for; programs stay', async () => {

@@ -15,6 +15,7 @@ import { registerNetNative } from './net-native.ts';
 import { registerPaper } from './paper.ts';
 import { registerMatrix } from './matrix.ts';
 import { registerStart } from './start.ts';
+import { registerVmsBench } from './vms.ts';
 import { registerProfileBench } from './profile.ts';
 import { inLab, labOptions } from '../shared/in-lab.ts';
 import type { LabOptions } from '../shared/in-lab.ts';
@@ -92,6 +93,7 @@ export function register(program: Command, version: string): void {
   registerStart(bench, version);
   registerProfileBench(bench, version);
   registerFleetBench(bench, version);
+  registerVmsBench(bench, version);
 }
 
 interface CheckOptions extends LabOptions {

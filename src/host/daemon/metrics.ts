@@ -12,7 +12,8 @@ import { answersForL1, figuresOf } from '../../wire/figures.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
 import type { HostConfig } from '../config.ts';
-import { framesOf } from '../nics/tap.ts';
+import { framesByDevice } from '../nics/tap.ts';
+import type { Frames } from '../nics/tap.ts';
 import { HOST_METRICS } from './metric-table.ts';
 import { listenAt } from './sockets.ts';
 import type { KernelState } from '../vm/kernel.ts';
@@ -31,6 +32,9 @@ export class Metrics {
   readonly #source: MetricsSource;
   readonly #calls = new Map<string, { vm: string; method: string; outcome: string; n: number }>();
   #server: http.Server | undefined;
+  /** As they were when the measurements were last asked for. */
+  #vms: readonly VmStatus[] = [];
+  #frames: ReadonlyMap<string, readonly Frames[]> = new Map();
 
   constructor(source: MetricsSource) {
     this.#source = source;
@@ -64,6 +68,9 @@ export class Metrics {
   }
 
   text(): Promise<string> {
+    // once for all measurements: values are taken before this returns
+    this.#vms = this.#source.vms();
+    this.#frames = framesByDevice();
     return this.#registry.metrics();
   }
 
@@ -137,9 +144,9 @@ export class Metrics {
       const name = `hyperturtle_host_nic_${what}` as const;
       this.#perVm(name, (vm) =>
         vm.nics.flatMap(({ ifname, network }) =>
-          framesOf(ifname)
-            .filter((f) => f.what === what)
-            .map(({ direction, n }): Sample<typeof name> => [{ ifname, network, direction }, n]),
+          (this.#frames.get(ifname) ?? []).map(
+            ({ direction, counts }): Sample<typeof name> => [{ ifname, network, direction }, counts[what]],
+          ),
         ),
       );
     }
@@ -222,13 +229,13 @@ export class Metrics {
   }
 
   #perVm<N extends PerVm>(name: N, samples: (vm: VmStatus) => Sample<N>[]): void {
-    const source = this.#source;
+    const vms = (): readonly VmStatus[] => this.#vms;
     const { help, labels } = HOST_METRICS[name];
     new Gauge<string>({
       ...{ name, help, labelNames: [...labels], registers: [this.#registry] },
       collect() {
         this.reset();
-        for (const vm of source.vms())
+        for (const vm of vms())
           for (const [labels, value] of samples(vm)) this.set({ vm: vm.name, ...labels }, value);
       },
     });
