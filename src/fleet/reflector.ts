@@ -229,8 +229,11 @@ function isOlder(a: Item, b: Item): boolean {
   return a.metadata.uid === b.metadata.uid && (a.metadata.generation ?? 0) < (b.metadata.generation ?? 0);
 }
 
+/** A server that says when to come back is not asked ever more seldom: by so many times that at most. */
+const ASKED_MAX = 8;
+
 /** What the API asks for, and a share of our own on top, so that not all come back at that moment. */
 export function waitMs(backoff: Backoff, e: unknown): number {
-  const asked = retryAfterMs(e);
-  return asked + backoff.nextMs() + Math.random() * asked;
+  const [asked, own] = [retryAfterMs(e), backoff.nextMs()];
+  return asked === 0 ? own : asked * (1 + Math.random()) + Math.min(own, Math.random() * ASKED_MAX * asked);
 }

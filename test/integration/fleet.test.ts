@@ -7,7 +7,7 @@ import type { ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import path from 'node:path';
-import { beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { exec } from '../../src/core/exec.ts';
 import { sleep, waitFor } from '../../src/core/wait.ts';
 import { RECONCILER_COMMAND } from '../../src/fleet/crd.ts';
@@ -450,9 +450,14 @@ describe('a reconciler', () => {
 
 describe('the command', () => {
   let main: string;
+  const children = new Set<ChildProcess>();
   beforeAll(() => {
     main = path.join(compiledSources(), 'cli/main.js');
   }, 300_000);
+  afterEach(() => {
+    for (const child of children) child.kill('SIGKILL');
+    children.clear();
+  });
 
   function start(fleet: Fleet): { child: ChildProcess; said: () => string } {
     const options = ['--kubeconfig', fleet.at('kubeconfig'), '--socket', fleet.at('agent.sock')];
@@ -460,6 +465,7 @@ describe('the command', () => {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, NODE_NAME: 'n1' },
     });
+    children.add(child);
     let said = '';
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (part: Buffer) => (said += part.toString()));
