@@ -211,9 +211,10 @@ const long = fc
   .map(([n, c]) => Buffer.alloc(n, c))
   .map(line('a line that is too long', ['PARSE_ERROR']));
 
+/** Not `stats`, which damage may leave as it was, and which the tests serve without an end. */
 const flipped = fc
   .tuple(methodName, fc.array(fc.tuple(fc.nat(), fc.nat({ max: 255 })), { minLength: 1, maxLength: 4 }))
-  .filter(([m]) => m !== 'hello')
+  .filter(([m]) => m !== 'hello' && m !== 'stats')
   .map(([m, flips]) => {
     const bytes = json(request(1, m, GOOD_PARAMS[m]));
     for (const [at, value] of flips) bytes[at % bytes.length] = value;
