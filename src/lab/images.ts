@@ -1,7 +1,7 @@
 /**
  * The stock parts of L0 and L1 as files to boot from: kernel, initramfs, and one read-only base image for both. All
- * that is in a snapshot comes from here, and nothing of HyperTurtle but shell scripts is in it, so that a change of our
- * code never costs a new snapshot. Made of packages and the host's Node; rebuilt only when one of them changes.
+ * that is in a snapshot comes from here, and nothing of HyperTurtle but shell scripts and c/redelivery is in it, so that a
+ * change of our code never costs a new snapshot. Made of packages and the host's Node; rebuilt only when one of them changes.
  */
 import { createHash } from 'node:crypto';
 import {
@@ -63,7 +63,13 @@ export interface BootImages {
   key: string;
 }
 
-export async function bootImages(c: ImageContext): Promise<BootImages> {
+/** c/redelivery, compiled. */
+export interface RedeliveryModule {
+  dir: string;
+  key: string;
+}
+
+export async function bootImages(c: ImageContext, redelivery: RedeliveryModule): Promise<BootImages> {
   const key = contentKey([
     IMAGE_VERSION,
     c.tools.key,
@@ -71,6 +77,7 @@ export async function bootImages(c: ImageContext): Promise<BootImages> {
     ...(c.l2Kernel === c.kernel ? [] : [c.l2Kernel.key]),
     ...(c.qemu === c.tools ? [] : [c.qemu.key]),
     { ...scripts, kernelArgs: undefined },
+    redelivery.key,
     await fileHash(process.execPath),
     ...(await Promise.all((await filesOfNode()).map(fileHash))),
   ]);
@@ -94,7 +101,7 @@ export async function bootImages(c: ImageContext): Promise<BootImages> {
     const tree = `${to}.tree`;
     try {
       await rm(tree, { recursive: true, force: true });
-      await baseTree(c, await openModules(), tree, vmlinux, initramfs);
+      await baseTree(c, await openModules(), redelivery, tree, vmlinux, initramfs);
       await makeErofs(c.tools, tree, to, c.signal);
     } finally {
       await rm(tree, { recursive: true, force: true });
@@ -148,6 +155,7 @@ async function bootInitramfs(
 async function baseTree(
   c: ImageContext,
   modules: ModuleTree,
+  redelivery: RedeliveryModule,
   tree: string,
   vmlinux: string,
   initramfs: string,
@@ -160,7 +168,7 @@ async function baseTree(
   await basePrograms(c, tree);
   await baseFirmware(c, tree);
   await baseShell(c, tree);
-  await baseModules(c, modules, tree);
+  await baseModules(c, modules, redelivery, tree);
   for (const [file, text] of Object.entries(FILES)) await writeFile(path.join(tree, file), text);
   for (const f of ['usr/sbin/lab-boot', 'usr/sbin/lab-agent']) await chmod(path.join(tree, f), 0o755);
 }
@@ -240,7 +248,12 @@ async function baseShell(c: ImageContext, tree: string): Promise<void> {
   await symlink('../bin/busybox', at('usr/sbin/init'));
 }
 
-async function baseModules(c: ImageContext, modules: ModuleTree, tree: string): Promise<void> {
+async function baseModules(
+  c: ImageContext,
+  modules: ModuleTree,
+  redelivery: RedeliveryModule,
+  tree: string,
+): Promise<void> {
   const at = (p: string): string => path.join(tree, p);
   const moduleRoot = `usr/lib/modules/${c.kernel.kernelVersion}`;
   const order = [
@@ -252,6 +265,8 @@ async function baseModules(c: ImageContext, modules: ModuleTree, tree: string): 
     await mkdir(path.dirname(to), { recursive: true });
     await writeFile(to, await modules.elf(m));
   }
+  const ko = `${scripts.REDELIVERY}.ko`;
+  await install(path.join(redelivery.dir, ko), at(`${moduleRoot}/updates/${ko}`), 0o644);
   for (const f of ['modules.builtin', 'modules.builtin.modinfo', 'modules.order'])
     await install(path.join(moduleDir(c.kernel), f), at(`${moduleRoot}/${f}`), 0o644);
   const depmod = path.join(c.tools.root, 'usr/sbin/depmod');

@@ -23,6 +23,9 @@ export const BASE_MODULES = [
   ...BOOT_MODULES,
 ];
 
+/** What c/redelivery becomes: QEMU's emulated AMD processor needs it where it runs VMs, so L0 alone. */
+export const REDELIVERY = 'hyperturtle_redelivery';
+
 /** Taken along where the kernel has them: network paths and devices that hyperupcalls work on. */
 export const EXTRA_MODULES = [
   ...[
@@ -141,6 +144,7 @@ ip link set lo up
 echo 60 > /proc/sys/kernel/watchdog_thresh
 if grep -qw svm /proc/cpuinfo; then
   if [ "$level" = 0 ]; then modprobe kvm_amd nested=1; else modprobe kvm_amd; fi
+  if [ "$level" = 0 ] && grep -q 'QEMU TCG' /proc/cpuinfo; then modprobe ${REDELIVERY}; fi
 elif grep -qw vmx /proc/cpuinfo; then
   if [ "$level" = 0 ]; then modprobe kvm_intel nested=1; else modprobe kvm_intel; fi
 fi

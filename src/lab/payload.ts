@@ -38,7 +38,8 @@ type CompiledC = Record<'programs' | 'fuzzPrograms' | 'l2', Built> & { modules: 
 async function compileC(c: BuildContext): Promise<CompiledC> {
   const ends = await endsVmsOnVectoring(c);
   const modules: Built[] = [];
-  for (const side of MODULE_SIDES) if (side !== 'vectoring' || ends) modules.push(await buildModule(c, side));
+  for (const side of MODULE_SIDES)
+    if (side !== 'redelivery' && (side !== 'vectoring' || ends)) modules.push(await buildModule(c, side));
   return {
     modules,
     programs: await buildPrograms(c),

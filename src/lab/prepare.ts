@@ -61,7 +61,8 @@ export async function prepareArtifacts(options: PrepareOptions): Promise<Artifac
   const { cacheRoot: root, tools, progress, signal } = context;
   const versions = versionsOf(debs);
 
-  const images = await bootImages(context);
+  const redelivery = await buildModule({ ...context, projectRoot: await findProjectRoot() }, 'redelivery');
+  const images = await bootImages(context, redelivery);
   const { series, flavor } = parseKernelName(options.kernel);
   const args = (level: 0 | 1 | 2): string => kernelArgs(level, level === 2 ? undefined : flavor);
   return {

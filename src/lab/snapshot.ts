@@ -1,7 +1,8 @@
 /**
  * A snapshot of a booted L0 and L1, so that the next lab is up in seconds. RAM of the outer machine is a file
  * that QEMU maps: shared while the snapshot is made, private when restored, so one snapshot serves many labs at
- * once. Only stock parts are in it; all that we build comes on the payload disk, zeros here, after restoring.
+ * once. Only stock parts and c/redelivery are in it; all else that we build comes on the payload disk, zeros here, after
+ * restoring.
  */
 import { mkdir, open, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
