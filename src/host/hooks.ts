@@ -158,15 +158,20 @@ const SCHED_CLS = {
   helpers: [...DATA_HELPERS, KTIME_GET_COARSE_NS, SKB_LOAD_BYTES],
 };
 
+/** What programs in the way of a nested guest's exit have in common: they are called by a tracepoint without one. */
+const RAW_TRACEPOINT = {
+  programType: { name: 'raw_tracepoint_writable', number: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE },
+  mapTypes: DATA_MAPS,
+  helpers: DATA_HELPERS,
+  instructions: 16_384,
+} as const satisfies Partial<HookSpec>;
+
 export const HOOK_TABLE: readonly HookSpec[] = [
   {
     name: 'npf',
     purpose: "an L2's nested page fault finds no entry in L1's table",
     section: 'raw_tp.w/hyperturtle_npf',
-    programType: { name: 'raw_tracepoint_writable', number: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE },
-    mapTypes: DATA_MAPS,
-    helpers: DATA_HELPERS,
-    instructions: 16_384,
+    ...RAW_TRACEPOINT,
     verifiedInstructions: 250_000,
     runNs: 50_000,
   },
@@ -174,10 +179,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     name: 'exit',
     purpose: 'an L2 exit of a kind that the link asks for is about to go to L1',
     section: 'raw_tp.w/hyperturtle_exit',
-    programType: { name: 'raw_tracepoint_writable', number: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE },
-    mapTypes: DATA_MAPS,
-    helpers: DATA_HELPERS,
-    instructions: 16_384,
+    ...RAW_TRACEPOINT,
     verifiedInstructions: 250_000,
     runNs: 50_000,
   },
@@ -185,10 +187,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     name: 'sample',
     purpose: 'a timer or the cycle counter has interrupted a vCPU while it ran an L2',
     section: 'raw_tp.w/hyperturtle_sample',
-    programType: { name: 'raw_tracepoint_writable', number: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE },
-    mapTypes: DATA_MAPS,
-    helpers: DATA_HELPERS,
-    instructions: 16_384,
+    ...RAW_TRACEPOINT,
     verifiedInstructions: 32_768,
     // with interrupts off
     runNs: 10_000,
@@ -198,10 +197,7 @@ export const HOOK_TABLE: readonly HookSpec[] = [
     purpose:
       'L1, or an L2 that it lets, calls by VMCALL or VMMCALL with a number of the link, or L1 by the channel',
     section: 'raw_tp.w/hyperturtle_call',
-    programType: { name: 'raw_tracepoint_writable', number: BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE },
-    mapTypes: DATA_MAPS,
-    helpers: DATA_HELPERS,
-    instructions: 16_384,
+    ...RAW_TRACEPOINT,
     verifiedInstructions: 250_000,
     runNs: 50_000,
   },

@@ -23,6 +23,7 @@ import { LOADS, ROUND_TRIPS } from './schema.ts';
 import type { ChangeSample, ControlResult, Load, MemorySample, PhaseSample } from './schema.ts';
 import { summarizeControl } from './summary.ts';
 import { RESULT_SCHEMA_VERSION } from '../shared/environment-schema.ts';
+import { machineEnvironment } from '../shared/machine-environment.ts';
 
 export interface ControlSpec {
   /** eBPF object for hook npf. */
@@ -78,7 +79,7 @@ export async function runControl(spec: ControlSpec, options: ControlOptions): Pr
     return {
       schema: RESULT_SCHEMA_VERSION,
       benchmark: 'control',
-      environment: environmentOf(options.version, startedAt),
+      environment: machineEnvironment(options.version, startedAt),
       parameters: {
         ...parametersOf(spec),
         changePauseMs: CHANGE_PAUSE_MS,
@@ -339,17 +340,4 @@ async function cpuSecondsOf(pid: number): Promise<number> {
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   // utime and stime, in ticks of 1/100 s
   return (Number(fields[11]) + Number(fields[12])) / 100;
-}
-
-export function environmentOf(version: string, startedAt: Date): ControlResult['environment'] {
-  return {
-    hyperturtleVersion: version,
-    startedAt: startedAt.toISOString(),
-    durationSeconds: Math.round((Date.now() - startedAt.getTime()) / 1000),
-    hostCpus: os.cpus().length,
-    hostCpuModel: os.cpus()[0]?.model.trim() ?? 'unknown',
-    hostMemoryMib: Math.round(os.totalmem() / (1 << 20)),
-    hostKernel: os.release(),
-    nodeVersion: process.version,
-  };
 }

@@ -18,7 +18,8 @@ import { GROUP, SETS, VERSION } from '../../fleet/crd.ts';
 import { placeOf } from '../../fleet/rollout.ts';
 import type { NodeStatus } from '../../fleet/spec.ts';
 import { ApiServer, kubeconfigOf } from '../../testbed/api-server.ts';
-import { environmentOf } from '../control/run.ts';
+import { machineEnvironment } from '../shared/machine-environment.ts';
+import type { MachineEnvironment } from '../shared/machine-environment.ts';
 import type { FromNodes, ToNodes } from './process.ts';
 
 export interface FleetSpec {
@@ -49,7 +50,7 @@ interface Phase {
 
 export interface FleetResult {
   benchmark: 'fleet';
-  environment: ReturnType<typeof environmentOf>;
+  environment: MachineEnvironment;
   parameters: FleetSpec;
   phases: Phase[];
   steady: { seconds: number; answers: Record<string, number>; requestsPerNodeAndMinute: number };
@@ -112,7 +113,7 @@ export async function runFleet(spec: FleetSpec, options: FleetOptions): Promise<
   const memory = await fleet.memory();
   return {
     benchmark: 'fleet',
-    environment: environmentOf(options.version, startedAt),
+    environment: machineEnvironment(options.version, startedAt),
     parameters: spec,
     ...{ phases, steady, memory },
   };

@@ -22,7 +22,7 @@ import { TC_ACT_UNSPEC, XDP_PASS } from '../../kernel/packet.ts';
 import { applyFirewall } from '../../net/firewall.ts';
 import { NETWORK_PROGRAMS } from '../../net/programs.ts';
 import { applyRateLimit } from '../../net/rate-limit.ts';
-import { environmentOf } from '../control/run.ts';
+import { machineEnvironment } from '../shared/machine-environment.ts';
 import { RESULT_SCHEMA_VERSION, environmentSchema } from '../shared/environment-schema.ts';
 import { lazy } from '../../core/lazy.ts';
 import type { Output } from '../../core/lazy.ts';
@@ -113,7 +113,7 @@ export async function runNetNative(
     return {
       schema: RESULT_SCHEMA_VERSION,
       benchmark: 'net-native',
-      environment: environmentOf(options.version, startedAt),
+      environment: machineEnvironment(options.version, startedAt),
       parameters: {
         rounds: spec.rounds,
         repeat: spec.repeat,

@@ -50,13 +50,16 @@ export class KeptRuns {
 
   ended(bench: string, kept: Kept): void {
     this.#runs.set(bench, kept);
-    replaceFile(this.#file, `${JSON.stringify(Object.fromEntries(this.#runs), null, 2)}\n`);
+    this.#write();
   }
 
   /** Before a bench is run again: it is not kept if that is interrupted. */
   begun(bench: string): void {
-    if (this.#runs.delete(bench))
-      replaceFile(this.#file, `${JSON.stringify(Object.fromEntries(this.#runs), null, 2)}\n`);
+    if (this.#runs.delete(bench)) this.#write();
+  }
+
+  #write(): void {
+    replaceFile(this.#file, `${JSON.stringify(Object.fromEntries(this.#runs), null, 2)}\n`);
   }
 }
 

@@ -20,7 +20,8 @@ import type { ADMIN_METHODS } from '../../host/daemon/admin-schema.ts';
 import type { RpcPeer } from '../../wire/peer.ts';
 import type { METHODS } from '../../wire/schema.ts';
 import { Port } from '../control/port.ts';
-import { environmentOf } from '../control/run.ts';
+import { machineEnvironment } from '../shared/machine-environment.ts';
+import type { MachineEnvironment } from '../shared/machine-environment.ts';
 import type { FromVmsDaemon } from './process.ts';
 import { deviceName, qemuName } from './names.ts';
 import { listenAsQemu } from './qmp.ts';
@@ -44,7 +45,7 @@ interface Times {
 
 export interface VmsResult {
   benchmark: 'vms';
-  environment: ReturnType<typeof environmentOf>;
+  environment: MachineEnvironment;
   parameters: VmsSpec;
   /** From the start of the process until it serves, until all VMs are attached, until all NICs are taken up. */
   start: { servesMs: number; attachedMs: number; nicsMs: number };
@@ -88,7 +89,7 @@ export async function runVms(spec: VmsSpec, options: VmsOptions): Promise<VmsRes
     const statusMs = await timesOf(10, () => admin.request('admin.vm.list', {}, { signal }));
     return {
       benchmark: 'vms',
-      environment: environmentOf(options.version, startedAt),
+      environment: machineEnvironment(options.version, startedAt),
       parameters: spec,
       ...{ start, reload, scrape, ping: { quiet, scraped }, statusMs },
       memoryMib: { attached, scraped: await memoryMib(daemon.pid) },

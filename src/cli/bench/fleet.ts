@@ -1,17 +1,11 @@
 /** `hyperturtle bench fleet`: many nodes against one API of Kubernetes, on this machine, without a lab. */
 import type { Command } from 'commander';
+import type { FleetSpec } from '../../bench/fleet/run.ts';
 import { writeOut } from '../../core/output.ts';
 import { measured } from '../shared/measured.ts';
 import { integer } from '../shared/values.ts';
 
-interface Options {
-  nodes: number;
-  l2s: number;
-  sets: number;
-  objectBytes: number;
-  processes: number;
-  requestsPerS: number;
-  steadyS: number;
+interface Options extends FleetSpec {
   json?: string;
 }
 

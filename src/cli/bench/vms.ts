@@ -1,15 +1,11 @@
 /** `hyperturtle bench vms`: one daemon with many VMs and NICs, on this machine, without a lab. */
 import type { Command } from 'commander';
+import type { VmsSpec } from '../../bench/vms/run.ts';
 import { writeOut } from '../../core/output.ts';
 import { measured } from '../shared/measured.ts';
 import { integer } from '../shared/values.ts';
 
-interface Options {
-  vms: number;
-  nics: number;
-  scrapes: number;
-  scrapeEveryMs: number;
-  pingSeconds: number;
+interface Options extends VmsSpec {
   json?: string;
 }
 

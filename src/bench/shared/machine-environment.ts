@@ -1,0 +1,28 @@
+/** What a benchmark without a lab ran on: this machine. */
+import os from 'node:os';
+import type { Environment } from './environment-schema.ts';
+
+export type MachineEnvironment = Pick<
+  Environment,
+  | 'hyperturtleVersion'
+  | 'startedAt'
+  | 'durationSeconds'
+  | 'hostCpus'
+  | 'hostCpuModel'
+  | 'hostMemoryMib'
+  | 'hostKernel'
+  | 'nodeVersion'
+>;
+
+export function machineEnvironment(version: string, startedAt: Date): MachineEnvironment {
+  return {
+    hyperturtleVersion: version,
+    startedAt: startedAt.toISOString(),
+    durationSeconds: Math.round((Date.now() - startedAt.getTime()) / 1000),
+    hostCpus: os.cpus().length,
+    hostCpuModel: os.cpus()[0]?.model.trim() ?? 'unknown',
+    hostMemoryMib: Math.round(os.totalmem() / (1 << 20)),
+    hostKernel: os.release(),
+    nodeVersion: process.version,
+  };
+}
