@@ -24,7 +24,7 @@ import { fixOf } from './fixes.ts';
 import { END_NO_INDEX } from './no-index.ts';
 import { findChannel } from './port.ts';
 import type { AgentResult } from './schema.ts';
-import { memoryText, turtlefsMount, vmms as vmmsHere } from './vms.ts';
+import { accelerationText, memoryText, turtlefsMount, vmms as vmmsHere } from './vms.ts';
 import type { Vmm } from './vms.ts';
 
 type Status = AgentResult<'agent.status'>;
@@ -383,18 +383,13 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
           ? "'hyperturtle kata status' says whether Kata starts its VMMs by 'hyperturtle vmm', 'kata install' sets that up for the next pod; where it does, the system's log has why (journalctl -t hyperturtle-vmm)"
           : `QEMU: -object memory-backend-file,id=ram,mem-path=${turtlefs ?? PLACES.turtlefs.path}/NAME,size=...,share=on -machine memory-backend=ram; any VMM: start it by 'hyperturtle vmm -- PROGRAM ...'`,
       );
-    if (
-      agent?.module?.state === 'present' &&
-      agent.module.arenaBound &&
-      !agent.l2s.some((l) => l.pid === vm.pid)
-    )
+    const l2 = agent?.l2s.find((l) => l.pid === vm.pid);
+    if (l2 === undefined && agent?.module?.state === 'present' && agent.module.arenaBound)
       return warn(
         `${who}: not registered by the agent`,
         'fine when someone else registered it; else see l2.register in guest.yaml and the kernel log',
       );
-    const without = agent?.l2s.find((l) => l.pid === vm.pid && l.noIndex !== undefined);
-    if (without?.noIndex !== undefined)
-      return warn(`${who}: registered, but ${without.noIndex}`, END_NO_INDEX);
-    return ok(`${who}: RAM on turtlefs`);
+    if (l2?.noIndex !== undefined) return warn(`${who}: registered, but ${l2.noIndex}`, END_NO_INDEX);
+    return ok(`${who}: RAM on turtlefs${l2 === undefined ? '' : `, ${accelerationText(l2)}`}`);
   });
 }

@@ -8,6 +8,7 @@ import { fdsLinkingTo, hasVm, processes } from '../../bpf/kvm.ts';
 import type { OwnedFd } from '../../bpf/fds.ts';
 import { pidfdGetfd, pidfdOpen } from '../../bpf/sys.ts';
 import type { VARIABLES } from '../../core/environment.ts';
+import type { L2Info } from './schema.ts';
 
 const VM_LINK = 'anon_inode:kvm-vm';
 
@@ -166,6 +167,12 @@ function whereOf(pid: number): Pick<VmElsewhere, 'memory' | 'kata'> {
 /** By the directories that both of its runtimes give VMMs. Pure. */
 export const isOfKata = (args: readonly string[]): boolean =>
   args.some((arg) => /(?:^|[=,:])\/run\/(?:vc|kata)\//.test(arg));
+
+/** What shows that programs act for a nested guest, and from when on they may have. */
+export function accelerationText(l2: L2Info): string {
+  const n = l2.mappedNew + l2.mappedExisting;
+  return `registered since ${l2.since}, ${n === 0 ? 'no fault' : `${n} of ${l2.faults} faults`} answered in the host`;
+}
 
 /** Where memory is, for people. Pure. */
 export const memoryText = (memory: LargestMemory | undefined): string =>

@@ -278,6 +278,23 @@ describe('doctor', () => {
     expect(found?.mend).toContain('hyperturtle kata status');
   });
 
+  test.each([
+    [{ faults: 10, mappedNew: 6, mappedExisting: 2 }, '8 of 10 faults answered in the host'],
+    [{ faults: 10, mappedNew: 0, mappedExisting: 0 }, 'no fault answered in the host'],
+  ])('says since when a VMM is accelerated, and what shows it: %o', (counts, said) => {
+    const here = { ...l2(3), ...counts, since: '2026-11-30T18:31:43.000Z' };
+    const found = judge(
+      facts({
+        vms: [{ pid: here.pid, name: 'web', turtlefs: 'shared', ...NOWHERE }],
+        agent: status({ l2s: [here] }),
+      }),
+    );
+    expect(found.find((f) => f.what.startsWith('VMM'))).toMatchObject({
+      level: 'ok',
+      what: `VMM web (process ${here.pid}): RAM on turtlefs, registered since 2026-11-30T18:31:43.000Z, ${said}`,
+    });
+  });
+
   test('finds nothing wrong with a machine that is set up', () => {
     expect(judge(facts()).filter((f) => f.level !== 'ok')).toEqual([]);
   });
