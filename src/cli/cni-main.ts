@@ -44,6 +44,16 @@ function means(request: CniRequest): Means {
           interface: made.interface ?? undefined,
         };
       }),
+    nicAt: (address) =>
+      agent(async (c) => {
+        const { listNics } = await import('../guest/nic/nic.ts');
+        const found = (await listNics({ host: nicHost(c), signal: c.signal })).find(
+          (n) => n.address === address,
+        );
+        if (!found) return undefined;
+        const { id, network, mac, mtu } = found.nic;
+        return { id, network, mac, mtu, pciAddress: address, interface: undefined };
+      }),
     delNic: (id) =>
       agent(async (c) => {
         await nicHost(c).del(id);

@@ -23,6 +23,15 @@ export type Command = (typeof COMMANDS)[number];
 const name = lazy(() =>
   z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/, 'letters, digits, ., _ and - expected'),
 );
+const PciAddressText = lazy(() =>
+  z
+    .string()
+    .regex(
+      /^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]$/i,
+      'a PCI address, such as 0000:03:00.0, expected',
+    )
+    .toLowerCase(),
+);
 const Ipam = lazy(() => z.looseObject({ type: name() }));
 
 /** Attributes that are not here are other plugins' or the runtime's, and are passed on to delegates. */
@@ -37,6 +46,8 @@ export const NetConfig = lazy(() =>
     device: z.enum(['netdev', 'vfio']).default('netdev'),
     /** When the host has no NIC left: fail, or take the bridge. */
     fallback: z.enum(['none', 'veth']).default('none'),
+    /** PCI address of a NIC that the pod has from the device plugin, as Multus passes it on; left out: a new NIC. */
+    deviceID: PciAddressText().optional(),
     /** The host's network; left out: its first. */
     network: z.string().optional(),
     mtu: z.int().min(68).max(65_521).optional(),
@@ -56,7 +67,11 @@ export const NetConfig = lazy(() =>
     agentSocket: z.string().startsWith('/').default(AGENT_SOCKET),
     stateDir: z.string().startsWith('/').default(PLACES.cniState.path),
     runtimeConfig: z
-      .looseObject({ mac: z.string().optional(), ips: z.array(z.string()).optional() })
+      .looseObject({
+        mac: z.string().optional(),
+        ips: z.array(z.string()).optional(),
+        deviceID: PciAddressText().optional(),
+      })
       .optional(),
     args: ConventionArgs().optional(),
     dns: z.looseObject({}).optional(),
@@ -85,6 +100,8 @@ export interface CniRequest {
   version: CniVersion;
   /** Wanted for this attachment; undefined: any. */
   mac: string | undefined;
+  /** PCI address of the NIC that the pod has already; undefined: a new one. */
+  deviceId: string | undefined;
   /** As it came, for delegates. */
   raw: Readonly<Record<string, unknown>>;
 }
@@ -130,7 +147,8 @@ export function parseRequest(env: Readonly<Record<string, string | undefined>>, 
       'INVALID_CONFIG',
       `ipam: ${ipsWanted(args, config).join(', ')} is asked for, and without an IPAM plugin nobody gives addresses`,
     );
-  return { command, attachment, netns, pluginPath, config, version, mac, raw };
+  const deviceId = deviceIdOf(config);
+  return { command, attachment, netns, pluginPath, config, version, mac, deviceId, raw };
 }
 
 const VERSION_CONFIG = { name: 'version', type: 'hyperturtle-cni' };
@@ -147,6 +165,7 @@ function versionRequest(input: string): CniRequest {
     config: NetConfig().parse(raw),
     version,
     mac: undefined,
+    deviceId: undefined,
     raw,
   };
 }
@@ -172,6 +191,10 @@ export function configVersion(input: string): CniVersion | undefined {
   }
 }
 
+function deviceIdOf(config: NetConfig): string | undefined {
+  return config.runtimeConfig?.deviceID ?? config.deviceID;
+}
+
 function versionOf(raw: Readonly<Record<string, unknown>>): CniVersion {
   const found = CNI_VERSIONS.find((v) => v === raw['cniVersion']);
   if (found) return found;
@@ -195,6 +218,11 @@ function parseConfig(raw: Readonly<Record<string, unknown>>): NetConfig {
     throw new CniError(
       'INVALID_CONFIG',
       'device: vfio needs mode direct: a veth pair cannot be given to a VM',
+    );
+  if (deviceIdOf(checked.data) !== undefined && (mode !== 'direct' || device !== 'vfio'))
+    throw new CniError(
+      'INVALID_CONFIG',
+      "deviceID: mode direct and device vfio expected: the device plugin's NICs are bound to vfio-pci",
     );
   if (fallback === 'veth' && device === 'vfio')
     throw new CniError('INVALID_CONFIG', 'fallback: a veth pair cannot take the place of a device for a VM');

@@ -1,6 +1,6 @@
 /** A network device in a container's network namespace, by iproute2's ip and util-linux's nsenter. */
 import { exec } from '../core/exec.ts';
-import type { DeviceFound } from './plugin.ts';
+import type { DeviceFound } from './device.ts';
 import type { CniResult } from './result.ts';
 
 const IP_MS = 20_000;

@@ -2,7 +2,6 @@
  * The commands of the CNI plugin. What only the host, the kernel or stock plugins can do comes through `Means`, so that
  * all decisions are here. ADD writes down what it makes before it makes it, and undoes it in reverse when a step fails.
  */
-import { isIPv6 } from 'node:net';
 import { CleanupStack } from '../core/lifecycle.ts';
 import { isHyperturtleError, messageOf } from '../core/errors.ts';
 import type { HyperturtleError } from '../core/errors.ts';
@@ -10,6 +9,8 @@ import type { PolicyInput } from '../net/firewall-rules.ts';
 import type { RateLimitInput } from '../net/rate-limit.ts';
 import type { CniRequest, Command, NetConfig } from './config.ts';
 import { CNI_VERSIONS } from './versions.ts';
+import { compareDevice } from './device.ts';
+import type { DeviceFound } from './device.ts';
 import { CniError, cniError } from './errors.ts';
 import { formatResult } from './result.ts';
 import type { CniResult, Interface } from './result.ts';
@@ -25,11 +26,19 @@ interface DirectNic {
   interface: string | undefined;
 }
 
+/** One that the host gave earlier, for whatever pod. */
+interface GivenNic extends DirectNic {
+  id: string;
+  network: string;
+}
+
 export interface Means {
   addNic(
     spec: { id: string; network?: string; mac?: string; device: 'netdev' | 'vfio' },
     signal: AbortSignal,
   ): Promise<DirectNic>;
+  /** The NIC that is at this PCI address here; undefined: none is. */
+  nicAt(address: string, signal: AbortSignal): Promise<GivenNic | undefined>;
   /** Fine when there is none. */
   delNic(id: string, signal: AbortSignal): Promise<void>;
   /** NICs that there are, and how many more are available. */
@@ -52,16 +61,6 @@ export interface Means {
   ): Promise<void>;
   configure(netns: string, ifname: string, result: CniResult, signal: AbortSignal): Promise<void>;
   inspect(netns: string, ifname: string, signal: AbortSignal): Promise<DeviceFound | undefined>;
-}
-
-/** A network device in a container. */
-export interface DeviceFound {
-  mac: string;
-  up: boolean;
-  /** With prefix lengths. */
-  addresses: string[];
-  /** Destinations of routes through it, with prefix lengths. */
-  routes: string[];
 }
 
 /** What goes to standard output; undefined: nothing. Throws CniError and HyperturtleError. */
@@ -131,25 +130,19 @@ class Plugin {
   }
 
   async #addDirect(): Promise<CniResult> {
-    const { name, device, network, policy } = this.#config;
-    const { attachment, netns, mac } = this.#request;
+    const { name, device, policy } = this.#config;
+    const { attachment, netns } = this.#request;
     const signal = this.#signal;
-    const id = attachmentId(name, attachment);
+    const given = await this.#given();
+    const id = given?.id ?? attachmentId(name, attachment);
     const undo = new CleanupStack();
     // what is undone is not given up with the signal
     const late = AbortSignal.timeout(60_000);
-    this.#remember('direct', id);
+    this.#remember('direct', id, given !== undefined);
     try {
-      undo.add('NIC', () => this.#means.delNic(id, late));
-      const nic = await this.#means.addNic(
-        {
-          id,
-          device,
-          ...(network === undefined ? {} : { network }),
-          ...(mac === undefined ? {} : { mac }),
-        },
-        signal,
-      );
+      if (given) this.#checkAlone(id);
+      else undo.add('NIC', () => this.#means.delNic(id, late));
+      const nic = given ?? (await this.#newNic(id));
       if (policy && (policy.firewall ?? policy.rateLimit)) {
         undo.add('policy', () => this.#means.dropPolicy(id, late));
         // before the first frame
@@ -190,10 +183,62 @@ class Plugin {
     }
   }
 
+  #newNic(id: string): Promise<DirectNic> {
+    const { device, network } = this.#config;
+    const { mac } = this.#request;
+    return this.#means.addNic(
+      {
+        id,
+        device,
+        ...(network === undefined ? {} : { network }),
+        ...(mac === undefined ? {} : { mac }),
+      },
+      this.#signal,
+    );
+  }
+
+  /** The NIC that the pod has from the device plugin; undefined: it has none. Throws where it is not what is asked for. */
+  async #given(): Promise<GivenNic | undefined> {
+    const { deviceId, mac } = this.#request;
+    const { network } = this.#config;
+    if (deviceId === undefined) return undefined;
+    const nic = await this.#means.nicAt(deviceId, this.#signal);
+    if (!nic) throw new CniError('FAILED', `deviceID: a NIC of the host expected, none is at ${deviceId}`);
+    if (network !== undefined && nic.network !== network)
+      throw new CniError(
+        'FAILED',
+        `deviceID: a NIC of network ${network} expected, ${nic.id} is of ${nic.network}`,
+      );
+    if (mac !== undefined && mac.toLowerCase() !== nic.mac.toLowerCase())
+      throw new CniError('FAILED', `deviceID: ${nic.id} has MAC ${nic.mac}, and ${mac} is asked for`);
+    return nic;
+  }
+
+  /**
+   * Of the record that is written already. A NIC whose last pod has no DEL behind it has rules that the DEL will drop: they
+   * would be the new pod's by then.
+   */
+  #checkAlone(nic: string): void {
+    const { attachment } = this.#request;
+    const other = this.#state
+      .ofGiven(nic)
+      .find(
+        (s) =>
+          s.containerId !== attachment.containerId ||
+          s.ifname !== attachment.ifname ||
+          s.network !== this.#config.name,
+      );
+    if (other)
+      throw new CniError(
+        'TRY_AGAIN',
+        `NIC ${nic} is ${other.ifname} of container ${other.containerId} still: DEL of that first`,
+      );
+  }
+
   async #addVeth(): Promise<CniResult> {
     const { name } = this.#config;
     const { attachment } = this.#request;
-    this.#remember('veth', null);
+    this.#remember('veth', null, false);
     try {
       const result = await this.#bridge('ADD', this.#request.raw);
       return result ?? {};
@@ -212,12 +257,18 @@ class Plugin {
     const mode = state?.mode ?? this.#config.mode;
     if (mode === 'veth') await this.#bridge('DEL', raw, request);
     else {
-      const id = attachmentId(name, attachment);
-      await this.#means.dropPolicy(id, this.#signal);
-      await this.#means.delNic(id, this.#signal);
+      await this.#delDirect(attachmentId(name, attachment), state);
       if (ipam && 'type' in ipam) await this.#ipam('DEL', this.#signal, request);
     }
     this.#state.remove(name, attachment);
+  }
+
+  /** Without a record a NIC that the pod was given is left alone: it may be another pod's by now. */
+  async #delDirect(own: string, state: AttachmentState | undefined): Promise<void> {
+    const given = state?.given === true ? state.nic : null;
+    if (state === undefined && this.#request.deviceId !== undefined) return;
+    await this.#means.dropPolicy(given ?? own, this.#signal);
+    if (given === null) await this.#means.delNic(own, this.#signal);
   }
 
   async check(): Promise<void> {
@@ -237,25 +288,11 @@ class Plugin {
       throw new CniError('CHANGED', `the host does not have NIC ${state.nic} any more`);
     await this.#ipam('CHECK');
     if (this.#config.device === 'vfio') return;
-    this.#compare(await this.#means.inspect(netns, attachment.ifname, this.#signal));
-  }
-
-  /** What is in the container against what ADD gave. Throws CniError CHANGED. */
-  #compare(there: DeviceFound | undefined): void {
-    const { ifname } = this.#request.attachment;
-    const previous = this.#config.prevResult;
-    const changed = (what: string): CniError => new CniError('CHANGED', `${ifname}: ${what}`);
-    if (!there) throw new CniError('CHANGED', `there is no ${ifname} in ${this.#request.netns ?? ''}`);
-    const mac = previous?.interfaces?.find((i) => i.name === ifname)?.mac;
-    if (mac !== undefined && mac.toLowerCase() !== there.mac.toLowerCase())
-      throw changed(`MAC ${mac} expected, ${there.mac} found`);
-    if (!there.up) throw changed('expected to be up, it is down');
-    for (const { address } of previous?.ips ?? [])
-      if (!there.addresses.some((a) => sameAddress(a, address)))
-        throw changed(`address ${address} expected, ${there.addresses.join(', ') || 'none'} found`);
-    for (const { dst } of previous?.routes ?? [])
-      if (!there.routes.some((r) => sameAddress(r, dst)))
-        throw changed(`route to ${dst} expected, ${there.routes.join(', ') || 'none'} found`);
+    compareDevice(
+      await this.#means.inspect(netns, attachment.ifname, this.#signal),
+      this.#config.prevResult,
+      { ifname: attachment.ifname, netns },
+    );
   }
 
   async status(): Promise<void> {
@@ -292,9 +329,9 @@ class Plugin {
       throw new CniError('TRY_AGAIN', `not all could be removed: ${failures.join('; ')}`);
   }
 
-  #remember(mode: 'direct' | 'veth', nic: string | null): void {
+  #remember(mode: 'direct' | 'veth', nic: string | null, given: boolean): void {
     const { attachment, raw } = this.#request;
-    this.#state.write({ network: this.#config.name, ...attachment, mode, nic, config: { ...raw } });
+    this.#state.write({ network: this.#config.name, ...attachment, mode, nic, given, config: { ...raw } });
   }
 
   #ipamType(): string | undefined {
@@ -330,17 +367,6 @@ class Plugin {
     };
     return this.#means.delegate(request, { plugin: 'bridge', command, config, signal: this.#signal });
   }
-}
-
-/** Compares addresses and prefixes as text: IPv6 is written in more than one way, and `0.0.0.0/0` is `default`. */
-function sameAddress(a: string, b: string): boolean {
-  return canonical(a) === canonical(b);
-}
-
-function canonical(text: string): string {
-  const [ip = '', length] = text.split('/');
-  const whole = ip.includes(':') && isIPv6(ip) ? new URL(`http://[${ip}]`).hostname : ip;
-  return length === undefined ? whole : `${whole}/${length}`;
 }
 
 /** The host has no more: its quota, or its ports. */

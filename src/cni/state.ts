@@ -22,6 +22,8 @@ const AttachmentState = lazy(() =>
     mode: z.enum(['direct', 'veth']),
     /** The host's NIC. */
     nic: z.string().nullable(),
+    /** The pod had it before: it stays when the attachment goes. */
+    given: z.boolean().default(false),
     /** What the delegates were given: their DEL wants the same. */
     config: recordOf(z.string(), z.unknown()),
   }),
@@ -74,6 +76,14 @@ export class StateDir {
     return this.#names().flatMap((name) => {
       const state = this.#parse(path.join(this.#dir, name));
       return state?.network === network ? [state] : [];
+    });
+  }
+
+  /** Attachments, of any network, to a NIC that their pod was given. */
+  ofGiven(nic: string): AttachmentState[] {
+    return this.#names().flatMap((name) => {
+      const state = this.#parse(path.join(this.#dir, name));
+      return state?.given === true && state.nic === nic ? [state] : [];
     });
   }
 

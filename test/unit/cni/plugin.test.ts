@@ -8,7 +8,8 @@ import { CniError, CNI_ERRORS, cniError } from '../../../src/cni/errors.ts';
 import { COMMANDS, parseRequest } from '../../../src/cni/config.ts';
 import type { Command } from '../../../src/cni/config.ts';
 import { runCommand } from '../../../src/cni/plugin.ts';
-import type { DeviceFound, Means } from '../../../src/cni/plugin.ts';
+import type { DeviceFound } from '../../../src/cni/device.ts';
+import type { Means } from '../../../src/cni/plugin.ts';
 import type { CniResult } from '../../../src/cni/result.ts';
 import { HyperturtleError } from '../../../src/core/errors.ts';
 
@@ -40,10 +41,17 @@ afterEach(() => {
   rmSync(dir, { recursive: true });
 });
 
+/** Names of NICs that ADD makes are hashes. */
+const shown = (nic: string): string => (nic.startsWith('cni-') ? '' : nic);
 const note = (what: string): Promise<void> => {
   did.push(what);
   const e = fails[what.split(' ')[0] ?? ''];
   return e ? Promise.reject(e) : Promise.resolve();
+};
+/** One that the device plugin got. */
+const POD_NIC = {
+  ...{ id: 'k8s-nic-0', network: 'lan', mac: '02:00:00:00:00:07', mtu: 9000 },
+  ...{ pciAddress: '0000:09:00.0', interface: undefined },
 };
 const means: Means = {
   addNic: async ({ id, device, mac }) => {
@@ -57,6 +65,10 @@ const means: Means = {
       interface: device === 'netdev' ? 'eth9' : undefined,
     };
   },
+  nicAt: async (address) => {
+    await note('nicAt');
+    return address === POD_NIC.pciAddress ? POD_NIC : undefined;
+  },
   delNic: async (id) => {
     await note('delNic');
     nics.delete(id);
@@ -65,8 +77,8 @@ const means: Means = {
     await note('nics');
     return { ids: [...nics], free };
   },
-  applyPolicy: () => note('applyPolicy'),
-  dropPolicy: () => note('dropPolicy'),
+  applyPolicy: (nic) => note(`applyPolicy ${shown(nic)}`.trim()),
+  dropPolicy: (nic) => note(`dropPolicy ${shown(nic)}`.trim()),
   delegate: async (_, { plugin, command }) => {
     await note(`${plugin} ${command}`);
     return command === 'ADD' ? given : undefined;
@@ -120,6 +132,70 @@ const parseCode = (env: Record<string, string>, input: string): number => {
 };
 const CONFIG = JSON.stringify({ cniVersion: '1.0.0', name: 'n', type: 't' });
 const ENV = { CNI_COMMAND: 'ADD', CNI_CONTAINERID: 'c', CNI_IFNAME: 'eth0', CNI_NETNS: '/n' };
+
+describe('a NIC that the pod has from the device plugin', () => {
+  const POLICY = { policy: { firewall: { default: { in: 'deny', out: 'allow' }, rules: [] } } };
+  const GIVEN = { device: 'vfio', deviceID: '0000:09:00.0', ...POLICY };
+  const OTHER = { CNI_CONTAINERID: 'def' };
+
+  it.each([
+    ['as Multus writes it', GIVEN],
+    ['of a capability', { device: 'vfio', runtimeConfig: { deviceID: '0000:09:00.0' }, ...POLICY }],
+  ])('gets rules and addresses, and stays when the pod goes: %s', async (_, config) => {
+    const result = await run('ADD', config);
+    expect(result).toMatchObject({
+      interfaces: [{ mac: POD_NIC.mac, mtu: 9000, pciID: '0000:09:00.0' }],
+      ips: [{ address: '192.0.2.9/24' }],
+    });
+    await run('DEL', config);
+    expect(did).toEqual([
+      ...['nicAt', 'applyPolicy k8s-nic-0', 'host-local ADD'],
+      ...['dropPolicy k8s-nic-0', 'host-local DEL'],
+    ]);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it("is no other pod's before the last one's DEL, which then cannot drop the next one's rules", async () => {
+    await run('ADD', GIVEN);
+    did = [];
+    expect(await codeOf(run('ADD', GIVEN, OTHER))).toBe(CNI_ERRORS.TRY_AGAIN);
+    expect(did).toEqual(['nicAt']);
+    await run('DEL', GIVEN);
+    await run('ADD', GIVEN, OTHER);
+    did = [];
+    await run('DEL', GIVEN);
+    expect(did).toEqual(['host-local DEL']);
+  });
+
+  it('keeps nothing of an ADD that fails, and is not given back to the host', async () => {
+    fails = { 'host-local': new Error('no address') };
+    await expect(run('ADD', GIVEN)).rejects.toThrow('no address');
+    expect(did).toEqual(['nicAt', 'applyPolicy k8s-nic-0', 'host-local ADD', 'dropPolicy k8s-nic-0']);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it.each([
+    ['none is there', { deviceID: '0000:0a:00.0' }, /none is at 0000:0a:00\.0/],
+    ['it is of another network', { network: 'dmz' }, /network dmz expected, k8s-nic-0 is of lan/],
+    [
+      'another MAC is asked for',
+      { runtimeConfig: { mac: '02:00:00:00:00:01' } },
+      /has MAC 02:00:00:00:00:07/,
+    ],
+  ])('is refused when %s', async (_, more, message) => {
+    await expect(run('ADD', { ...GIVEN, ...more })).rejects.toThrow(message);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it.each([
+    ['a network device of the node', { device: 'netdev' }],
+    ['a veth pair', { mode: 'veth', device: 'netdev' }],
+    ['no address', { deviceID: 'eth0' }],
+  ])('is an error in a configuration for %s', (_, more) => {
+    const config = { ...(JSON.parse(CONFIG) as object), ...GIVEN, ...more };
+    expect(parseCode(ENV, JSON.stringify(config))).toBe(CNI_ERRORS.INVALID_CONFIG);
+  });
+});
 
 describe('a request', () => {
   it.each([
