@@ -11,15 +11,23 @@
  * (kvm_x86_ops.request_immediate_exit): the interrupt that we send ourselves is pending when VMRUN is over, as KVM runs it
  * with interrupts on and GIF clear before it. One more exit to L0 for each injected interrupt; none of it reaches L1.
  */
+#include <linux/irq_work.h>
 #include <linux/kvm_host.h>
 #include <linux/module.h>
-#include <linux/smp.h>
+#include <linux/percpu.h>
 #include <linux/tracepoint.h>
 #include <asm/svm.h>
 
 /* How often; lost counts do not matter */
 static unsigned long htr_exits;
 module_param_named(exits, htr_exits, ulong, 0444);
+
+/* What the interrupt does: that it comes is all. */
+static void htr_nothing(struct irq_work *work)
+{
+}
+
+static DEFINE_PER_CPU(struct irq_work, htr_work);
 
 /* struct vcpu_svm begins so in all kernels of the lab */
 struct htr_svm {
@@ -34,7 +42,7 @@ static void htr_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 
 	if ((event & (SVM_EVTINJ_VALID | SVM_EVTINJ_TYPE_MASK)) != (SVM_EVTINJ_VALID | SVM_EVTINJ_TYPE_INTR))
 		return;
-	smp_send_reschedule(smp_processor_id());
+	irq_work_queue(this_cpu_ptr(&htr_work)); /* pending already: then its interrupt is as well */
 	htr_exits++;
 }
 
@@ -42,13 +50,21 @@ extern struct tracepoint __tracepoint_kvm_entry;
 
 static int __init htr_init(void)
 {
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		*per_cpu_ptr(&htr_work, cpu) = IRQ_WORK_INIT_HARD(htr_nothing);
 	return tracepoint_probe_register(&__tracepoint_kvm_entry, htr_kvm_entry, NULL);
 }
 
 static void __exit htr_exit(void)
 {
+	int cpu;
+
 	tracepoint_probe_unregister(&__tracepoint_kvm_entry, htr_kvm_entry, NULL);
 	tracepoint_synchronize_unregister();
+	for_each_possible_cpu(cpu)
+		irq_work_sync(per_cpu_ptr(&htr_work, cpu));
 }
 
 module_init(htr_init);
