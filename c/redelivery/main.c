@@ -27,6 +27,7 @@ static void htr_nothing(struct irq_work *work)
 {
 }
 
+/* Set at load: a pointer in an initializer of a module's per-CPU data was NULL on 6.1, where nobody relocates that section. */
 static DEFINE_PER_CPU(struct irq_work, htr_work);
 
 /* struct vcpu_svm begins so in all kernels of the lab */
