@@ -2,7 +2,7 @@
 /*
  * For the lab's emulated AMD processor, in L0 alone, and in no package. QEMU (helper_vmrun) delivers an interrupt that VMRUN
  * injects and leaves its vector in cpu->exception_index, where only the next exit, or an interrupt that is taken, clears it.
- * If QEMU's other threads want the processor to leave its loop meanwhile (cpu_exit: a device's interrupt, `stop` of its
+ * If QEMU's other threads want the processor to leave its loop meanwhile (cpu_exit, such as by `stop` of its
  * monitor), cpu_handle_interrupt finds an exception there, so it forgets that wish, and the vector is delivered a second
  * time, whatever the guest does by then, interrupts on or off. L1 then dies or hangs of an interrupt that came twice, and the
  * monitor waits for a processor that does not stop.

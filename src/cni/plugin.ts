@@ -219,15 +219,8 @@ class Plugin {
    * would be the new pod's by then.
    */
   #checkAlone(nic: string): void {
-    const { attachment } = this.#request;
-    const other = this.#state
-      .ofGiven(nic)
-      .find(
-        (s) =>
-          s.containerId !== attachment.containerId ||
-          s.ifname !== attachment.ifname ||
-          s.network !== this.#config.name,
-      );
+    const own = attachmentId(this.#config.name, this.#request.attachment);
+    const other = this.#state.ofGiven(nic).find((s) => attachmentId(s.network, s) !== own);
     if (other)
       throw new CniError(
         'TRY_AGAIN',

@@ -73,18 +73,16 @@ export class StateDir {
 
   /** Attachments of one network. */
   all(network: string): AttachmentState[] {
-    return this.#names().flatMap((name) => {
-      const state = this.#parse(path.join(this.#dir, name));
-      return state?.network === network ? [state] : [];
-    });
+    return this.#records().filter((s) => s.network === network);
   }
 
   /** Attachments, of any network, to a NIC that their pod was given. */
   ofGiven(nic: string): AttachmentState[] {
-    return this.#names().flatMap((name) => {
-      const state = this.#parse(path.join(this.#dir, name));
-      return state?.given === true && state.nic === nic ? [state] : [];
-    });
+    return this.#records().filter((s) => s.given && s.nic === nic);
+  }
+
+  #records(): AttachmentState[] {
+    return this.#names().flatMap((name) => this.#parse(path.join(this.#dir, name)) ?? []);
   }
 
   #names(): string[] {

@@ -1,7 +1,7 @@
 /**
  * QEMU's emulated AMD processor delivers an injected interrupt twice, and forgets that it was to stop, when another thread of
- * QEMU's wants it to leave its loop between VMRUN and the next exit: see c/redelivery. Without that module this QEMU does not
- * answer after some hundred rounds, or L1 has panicked.
+ * QEMU's wants it to leave its loop between VMRUN and the next exit: see c/redelivery. Without that module QEMU
+ * stops answering, or L1 has panicked.
  */
 import { expect, it } from 'vitest';
 import { runScript } from '../../src/lab/levels.ts';
