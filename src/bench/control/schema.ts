@@ -1,6 +1,7 @@
 /** The result file of `hyperturtle bench control`: parameters, environment, raw samples, and a summary of them. */
 import { z } from 'zod';
-import { RESULT_SCHEMA_VERSION, environmentSchema } from '../shared/environment-schema.ts';
+import { RESULT_SCHEMA_VERSION, machineEnvironmentSchema } from '../shared/environment-schema.ts';
+import type { Environment } from '../shared/environment-schema.ts';
 import { lazy } from '../../core/lazy.ts';
 import type { Output } from '../../core/lazy.ts';
 
@@ -105,16 +106,7 @@ export const controlResultSchema = lazy(() =>
   z.object({
     schema: z.literal(RESULT_SCHEMA_VERSION),
     benchmark: z.literal('control'),
-    environment: environmentSchema().pick({
-      hyperturtleVersion: true,
-      startedAt: true,
-      durationSeconds: true,
-      hostCpus: true,
-      hostCpuModel: true,
-      hostMemoryMib: true,
-      hostKernel: true,
-      nodeVersion: true,
-    }),
+    environment: machineEnvironmentSchema(),
     parameters: z.object({
       roundTrips: count(),
       /** Changes made at each pace. */
@@ -143,7 +135,7 @@ export type ControlResult = Output<typeof controlResultSchema>;
 export interface ControlLabResult {
   schema: typeof RESULT_SCHEMA_VERSION;
   benchmark: 'control-lab';
-  environment: Output<typeof environmentSchema>;
+  environment: Environment;
   parameters: { roundTrips: number; changes: number; commands: number; objectBytes: number };
   client: Output<typeof agentResultSchema>;
   /** From the command's start to its end. */

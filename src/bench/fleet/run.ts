@@ -19,7 +19,7 @@ import { placeOf } from '../../fleet/rollout.ts';
 import type { NodeStatus } from '../../fleet/spec.ts';
 import { ApiServer, kubeconfigOf } from '../../testbed/api-server.ts';
 import { machineEnvironment } from '../shared/machine-environment.ts';
-import type { MachineEnvironment } from '../shared/machine-environment.ts';
+import type { MachineEnvironment } from '../shared/environment-schema.ts';
 import type { FromNodes, ToNodes } from './process.ts';
 
 export interface FleetSpec {

@@ -26,3 +26,18 @@ export const environmentSchema = lazy(() =>
   }),
 );
 export type Environment = Output<typeof environmentSchema>;
+
+/** The same without a lab. */
+export const machineEnvironmentSchema = lazy(() =>
+  environmentSchema().pick({
+    hyperturtleVersion: true,
+    startedAt: true,
+    durationSeconds: true,
+    hostCpus: true,
+    hostCpuModel: true,
+    hostMemoryMib: true,
+    hostKernel: true,
+    nodeVersion: true,
+  }),
+);
+export type MachineEnvironment = Output<typeof machineEnvironmentSchema>;

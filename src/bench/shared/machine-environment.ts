@@ -1,18 +1,6 @@
 /** What a benchmark without a lab ran on: this machine. */
 import os from 'node:os';
-import type { Environment } from './environment-schema.ts';
-
-export type MachineEnvironment = Pick<
-  Environment,
-  | 'hyperturtleVersion'
-  | 'startedAt'
-  | 'durationSeconds'
-  | 'hostCpus'
-  | 'hostCpuModel'
-  | 'hostMemoryMib'
-  | 'hostKernel'
-  | 'nodeVersion'
->;
+import type { MachineEnvironment } from './environment-schema.ts';
 
 export function machineEnvironment(version: string, startedAt: Date): MachineEnvironment {
   return {

@@ -21,7 +21,7 @@ import type { RpcPeer } from '../../wire/peer.ts';
 import type { METHODS } from '../../wire/schema.ts';
 import { Port } from '../control/port.ts';
 import { machineEnvironment } from '../shared/machine-environment.ts';
-import type { MachineEnvironment } from '../shared/machine-environment.ts';
+import type { MachineEnvironment } from '../shared/environment-schema.ts';
 import type { FromVmsDaemon } from './process.ts';
 import { deviceName, qemuName } from './names.ts';
 import { listenAsQemu } from './qmp.ts';
