@@ -10,7 +10,7 @@ import { L1_SCRIPT_FW_CFG } from './artifacts.ts';
 import { Channel } from './channel.ts';
 import type { Emulator } from './emulator.ts';
 import { AgentLevel } from './guest-agent.ts';
-import type { Accelerator, L1Shape, MachineSpec, RunFiles } from './machine.ts';
+import type { Accelerator, L1Shape, LabClock, MachineSpec, RunFiles } from './machine.ts';
 import {
   L1_RUN,
   channelBases,
@@ -27,6 +27,7 @@ import { startQemu } from './qemu-process.ts';
 export interface BootSpec {
   artifacts: Artifacts;
   accel: Accelerator;
+  clock: LabClock;
   l1: L1Shape;
   /** Bochs' model of the processor. */
   bochsModel?: string | undefined;
@@ -64,6 +65,7 @@ const L1_BOOT_MS = 420_000;
 export function outerSpec(spec: BootSpec, o: StartOptions): MachineSpec {
   return outerMachine({
     accel: spec.accel,
+    clock: spec.clock,
     l1: spec.l1,
     kernel: spec.artifacts.vmlinux,
     initrd: spec.artifacts.bootInitramfs,

@@ -4,7 +4,7 @@ import { open, readFile } from 'node:fs/promises';
 import os from 'node:os';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
 import { BOCHS_MEM_MIB } from './bochs-config.ts';
-import type { Accelerator, L1Shape } from './machine.ts';
+import type { Accelerator, L1Shape, LabClock } from './machine.ts';
 
 /** What the outer QEMU uses beside its guest's memory: mostly the buffer of translated code. */
 const QEMU_OWN_MIB = 700;
@@ -32,6 +32,17 @@ export function checkShape(l1: L1Shape, accel: Accelerator = 'tcg', images = 0):
       );
   }
   if (l1.secondMemMib !== undefined) whole("second L1's memory (MiB)", l1.secondMemMib, 512, 65_536);
+}
+
+/** Throws HT_USAGE for a clock that the emulator does not have. */
+export function clockOf(accel: Accelerator, asked: LabClock | undefined): LabClock {
+  if (accel === 'tcg') return asked ?? 'real';
+  const only: LabClock = accel === 'bochs' ? 'instructions' : 'real';
+  if ((asked ?? only) === only) return only;
+  throw new HyperturtleError(
+    'HT_USAGE',
+    `--clock ${asked}: a lab on ${accel === 'bochs' ? 'Bochs' : 'KVM'} has ${only} alone; leave it out`,
+  );
 }
 
 /** Throws HT_NO_MEMORY when the host cannot hold a machine of `memMib`, of which a third is never touched. */

@@ -6,12 +6,13 @@ import { outerMemMib } from './machine.ts';
 import type { LabEnvironment } from './registry.ts';
 
 export function environmentOf(
-  { artifacts, accel, l1 }: BootSpec,
+  { artifacts, accel, clock, l1 }: BootSpec,
   payloadKey: string | null,
   snapshotKey: string | null,
 ): LabEnvironment {
   return {
     accel,
+    clock,
     kernelVersion: artifacts.kernelVersion,
     qemuVersion: artifacts.qemu.version,
     l0QemuVersion: artifacts.l0QemuVersion,

@@ -15,14 +15,14 @@ import { levelsOf, startMachine, tailOf, waitBooted } from './boot.ts';
 import { startBochs } from './bochs-machine.ts';
 import { Channel } from './channel.ts';
 import type { BootSpec, Machine, StartOptions } from './boot.ts';
-import { checkKvm, checkShape, needMemory } from './lab-checks.ts';
+import { checkKvm, checkShape, clockOf, needMemory } from './lab-checks.ts';
 import { environmentOf } from './lab-environment.ts';
 import { imagesDisk, payloadDisk, whenReady } from './lab-ready.ts';
 import { l2ImageSpec } from './l2-image.ts';
 import { L2Level } from './levels-l2.ts';
 import type { Level } from './levels.ts';
 import { l1AddressBits, L2_CHANNELS, l2Numbers, outerMemMib, runFiles } from './machine.ts';
-import type { Accelerator, L1Shape, RunFiles } from './machine.ts';
+import type { Accelerator, L1Shape, LabClock, RunFiles } from './machine.ts';
 import { prepareArtifacts } from './prepare.ts';
 import { cpuSeconds, isRunning } from '../core/process.ts';
 import type { ProcessId } from '../core/process.ts';
@@ -52,6 +52,8 @@ export interface LabSpec {
   /** QEMU of the outer machine alone; default `qemu`. */
   outerQemu?: string | undefined;
   accel?: Accelerator;
+  /** Default `real` where QEMU emulates; Bochs and KVM have one only. */
+  clock?: LabClock;
   /** Bochs' model of the processor; default one that all tests run on. */
   bochsModel?: string;
   /** Default 1. */
@@ -117,6 +119,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
   };
   const accel = spec.accel ?? 'tcg';
   checkShape(shape, accel, spec.images?.length);
+  const clock = clockOf(accel, spec.clock);
   const kernel = spec.kernel ?? defaultKernel();
   checkKernel(kernel);
   if (accel === 'kvm') await checkKvm();
@@ -140,7 +143,7 @@ export async function labUp(spec: LabSpec = {}, prepare: PrepareArtifacts = prep
     const images = await imagesFor(spec, artifacts, progress);
     const imagesPath = await imagesDisk(record.dir, images);
     const l1 = { ...shape, ...(accel === 'tcg' ? l1AddressBits(artifacts.l0QemuVersion) : {}) };
-    const boot: BootSpec = { artifacts, accel, l1, bochsModel: spec.bochsModel };
+    const boot: BootSpec = { artifacts, accel, clock, l1, bochsModel: spec.bochsModel };
     if (spec.fresh && accel === 'tcg') await dropSnapshotOf(boot, cache);
     const { machine, snapshotKey } = await start(
       boot,

@@ -23,8 +23,17 @@ interface ChannelSpec {
   backend: { kind: 'pipe' | 'file' | 'socket'; path: string };
 }
 
+/**
+ * What passes the time in a machine that is emulated by QEMU. `instructions`: two nanoseconds for each that its processor
+ * runs, and real time while it idles. So ticks of three kernels cost the same share of their work however slow the emulator
+ * is; with `real` they take most of a slow one. Bochs always counts instructions, KVM never does.
+ */
+export type LabClock = 'real' | 'instructions';
+
 export interface MachineSpec {
   accel: Accelerator;
+  /** Default `real`. */
+  clock?: LabClock;
   cpus: number;
   memMib: number;
   /** NUMA nodes, among which CPUs and memory are divided; default one. */
@@ -151,7 +160,10 @@ export function qemuArguments(m: MachineSpec): string[] {
   const args = ['-nodefaults', '-no-user-config', '-display', 'none'];
   if (!m.reboots) args.push('-no-reboot');
   // a large translation buffer: three kernels are translated. Interrupt routing and so on: see kernelArgs().
-  args.push('-accel', m.accel === 'tcg' ? 'tcg,thread=multi,tb-size=512' : 'kvm');
+  const counts = m.accel === 'tcg' && m.clock === 'instructions';
+  const tcg = `tcg,thread=${counts ? 'single' : 'multi'},tb-size=512`;
+  args.push('-accel', m.accel === 'tcg' ? tcg : 'kvm');
+  if (counts) args.push('-icount', 'shift=1,sleep=on');
   const host = m.addressBits === undefined ? 'host' : `host,host-phys-bits-limit=${m.addressBits}`;
   args.push('-cpu', m.accel === 'tcg' ? TCG_CPU : host);
   // a package for each node: L1's kernel warns of CPUs that share caches across nodes
@@ -325,6 +337,7 @@ export function channelBases(files: RunFiles): string[] {
 
 export interface OuterInputs {
   accel: Accelerator;
+  clock: LabClock;
   l1: L1Shape;
   kernel: string;
   initrd: string;
@@ -344,6 +357,7 @@ export function outerMachine(o: OuterInputs): MachineSpec {
   const pipe = (path: string): ChannelSpec['backend'] => ({ kind: 'pipe', path });
   return {
     accel: o.accel,
+    clock: o.clock,
     // more than one emulated CPU loses interrupts when nesting; under KVM there is no such fault
     cpus: o.accel === 'tcg' ? 1 : Math.max(2, o.l1.cpus),
     memMib: outerMemMib(o.l1),

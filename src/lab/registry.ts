@@ -8,7 +8,7 @@ import { access, mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs
 import os from 'node:os';
 import path from 'node:path';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
-import type { Accelerator, L1Shape } from './machine.ts';
+import type { Accelerator, L1Shape, LabClock } from './machine.ts';
 import { identify, isRunning, killProcess } from '../core/process.ts';
 import type { ProcessId } from '../core/process.ts';
 import { xdgDirectory } from './xdg.ts';
@@ -34,6 +34,7 @@ export interface LabRecord {
 /** What a report must say about the lab that gave its numbers. */
 export interface LabEnvironment {
   accel: Accelerator;
+  clock: LabClock;
   kernelVersion: string;
   /** Version of the outer machine's QEMU. */
   qemuVersion: string;

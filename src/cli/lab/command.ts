@@ -19,6 +19,7 @@ interface NameOption {
 interface UpOptions extends NameOption {
   kernel: string;
   accel: 'tcg' | 'kvm';
+  clock?: 'real' | 'instructions';
   cpu: 'amd' | 'intel';
   cpuModel?: string;
   qemu?: string;
@@ -100,6 +101,12 @@ function registerUp(lab: Command): void {
       new Option('--accel <kind>', 'tcg: emulation, works anywhere; kvm: needs nested virtualization')
         .choices(['tcg', 'kvm'])
         .default('tcg'),
+    )
+    .addOption(
+      new Option(
+        '--clock <kind>',
+        'what passes the time of an emulated AMD processor (default real). instructions: 2 ns for each instruction, so that a slow machine does not drown in ticks',
+      ).choices(['real', 'instructions']),
     )
     .addOption(cpuOption())
     .addOption(modelOption())
@@ -224,6 +231,7 @@ async function up(o: UpOptions): Promise<void> {
       name: o.name,
       kernel: o.kernel,
       accel: emulatedBy(o),
+      ...(o.clock === undefined ? {} : { clock: o.clock }),
       ...bochsModelOf(o),
       qemu: o.qemu,
       outerQemu: o.outerQemu,

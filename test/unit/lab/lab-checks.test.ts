@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { consoleTail } from '../../../src/lab/boot.ts';
 import { labUp } from '../../../src/lab/lab.ts';
-import { checkKvm, checkShape, needMemory } from '../../../src/lab/lab-checks.ts';
+import { checkKvm, checkShape, clockOf, needMemory } from '../../../src/lab/lab-checks.ts';
 import { parsePlace } from '../../../src/lab/lab-copy.ts';
 
 describe('needMemory', () => {
@@ -107,5 +107,21 @@ describe('parsePlace', () => {
   it('refuses relative paths in the lab and levels that have no files', () => {
     expect(() => parsePlace('l1:x')).toThrow("'l1:x': an absolute path expected after l1:");
     expect(() => parsePlace('l2:/x')).toThrow('l0: and l1: only');
+  });
+});
+
+describe('clockOf', () => {
+  it('is real unless asked, where an emulator has both', () => {
+    expect([clockOf('tcg', undefined), clockOf('tcg', 'instructions')]).toEqual(['real', 'instructions']);
+  });
+
+  it('is the only one that Bochs and KVM have, and says so when another is asked for', () => {
+    expect([clockOf('bochs', undefined), clockOf('kvm', 'real')]).toEqual(['instructions', 'real']);
+    expect(() => clockOf('bochs', 'real')).toThrow(
+      '--clock real: a lab on Bochs has instructions alone; leave it out',
+    );
+    expect(() => clockOf('kvm', 'instructions')).toThrow(
+      '--clock instructions: a lab on KVM has real alone; leave it out',
+    );
   });
 });

@@ -15,6 +15,7 @@ import type { MachineSpec, OuterInputs } from '../../../src/lab/machine.ts';
 const outer = (changes: Partial<OuterInputs> = {}): MachineSpec =>
   outerMachine({
     accel: 'tcg',
+    clock: 'real',
     l1: { cpus: 1, memMib: 2048 },
     kernel: '/c/vmlinux',
     initrd: '/c/initramfs.cpio',
@@ -74,6 +75,19 @@ describe('the outer machine', () => {
   ])('of QEMU %s gives L1 addresses in which an arena that is plugged has a place', (version, cpu) => {
     const shape = { cpus: 1, memMib: 1024, ...l1AddressBits(version) };
     expect(valuesOf(qemuArguments(l1Machine(shape, 'quiet')), '-cpu')).toEqual([cpu]);
+  });
+
+  it('counts instructions only where it is emulated and asked to, with one thread', () => {
+    const emulation = (o: Partial<OuterInputs>): string[] => [
+      ...valuesOf(args(o), '-accel'),
+      ...valuesOf(args(o), '-icount'),
+    ];
+    expect(emulation({})).toEqual(['tcg,thread=multi,tb-size=512']);
+    expect(emulation({ clock: 'instructions' })).toEqual([
+      'tcg,thread=single,tb-size=512',
+      'shift=1,sleep=on',
+    ]);
+    expect(emulation({ accel: 'kvm', clock: 'instructions' })).toEqual(['kvm']);
   });
 
   it('has a GiB more than its L1', () => {
