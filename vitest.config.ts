@@ -21,6 +21,7 @@ const SLOW = [
   'matrix',
   'migrate',
   'seen-from-l1',
+  'snapshot',
   'tutorial',
   'vectoring',
 ].map((name) => `test/lab/${name}.test.ts`);

@@ -163,7 +163,14 @@ describe('a page index without room for a guest that was there before', () => {
     // page tables of the VMM's have all of it from now on
     expect((await vmm.step(STEP_MS)).mismatches).toBe(0);
     await acceleration.attach(options);
-    const { index_words: words, index_used: used } = await guestStatus(l1);
+    const { index_words: words, index_used: used } = await waitFor(
+      'the arena in L1',
+      async () => {
+        const s = await guestStatus(l1);
+        return s.arena_bound ? s : undefined;
+      },
+      { timeoutMs: 60_000, intervalMs: 200 },
+    );
     const filled = (words - used - LARGE) * 4096;
     await runScript(l1, `truncate -s ${filled} ${FILLER}`);
     // sizes beyond all reason are refused, and touch nobody's words: 2^41 pages, and 512 more

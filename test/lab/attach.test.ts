@@ -3,6 +3,7 @@
  * however they end. Both kernel modules count their users, so unloading one proves that all is gone.
  */
 import { afterEach, describe, expect, it } from 'vitest';
+import { rmmod } from '../../src/testbed/acceleration.ts';
 import { waitFor } from '../../src/core/wait.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
 import type { Job, Level } from '../../src/lab/levels.ts';
@@ -53,7 +54,6 @@ const lineWith = (job: Job, key: string, value?: unknown): Promise<Line> =>
 
 const load = (level: Level, module: string): Promise<string> =>
   run(level, ['insmod', `/payload/modules/${module}.ko`]);
-const unload = (level: Level, module: string): Promise<string> => run(level, ['rmmod', module]);
 const stderrOf = async (level: Level, argv: string[]): Promise<[number, string]> => {
   const r = await level.exec(argv);
   return [r.status, r.stderr.toString()];
@@ -99,7 +99,7 @@ describe('host attach', () => {
     expect((await lines(attach)).at(-1)).toEqual({ event: 'detached' });
     expect(await runScript(l0, 'ls /dev')).not.toContain('hyperturtle-arena');
     expect(await hasArena(l1)).toBe(false);
-    await unload(l0, 'hyperturtle_host');
+    await rmmod(l0, 'hyperturtle_host');
   });
 
   it('refuses in one line, with nothing left behind', async () => {
@@ -123,7 +123,7 @@ describe('host attach', () => {
         code,
         expect.stringMatching(why),
       ]);
-    await unload(l0, 'hyperturtle_host');
+    await rmmod(l0, 'hyperturtle_host');
   });
 
   it('refuses a kernel that does not show what to compare KVM with', async () => {
@@ -150,7 +150,7 @@ describe('host attach', () => {
       );
     }
     expect(await runScript(l0, `ls ${types}`)).toContain('kvm');
-    await unload(l0, 'hyperturtle_host');
+    await rmmod(l0, 'hyperturtle_host');
   });
 
   it('leaves nothing when it is killed, and the next one takes its place', async () => {
@@ -169,7 +169,7 @@ describe('host attach', () => {
     await next.kill('TERM');
     expect(await next.wait({ timeoutMs: 60_000 })).toBe(0);
     expect(await hasArena(l1)).toBe(false);
-    await unload(l0, 'hyperturtle_host');
+    await rmmod(l0, 'hyperturtle_host');
   });
 });
 
@@ -229,9 +229,9 @@ describe('guest register', () => {
     expect(await run(l1, set('--enable'))).toMatch(/enabled, groups of up to 8/);
     expect(await stderrOf(l1, set('--group-max', '65'))).toEqual([2, expect.stringMatching(/from 1 to 64/)]);
     expect(await stderrOf(l1, set('--pool-low', '21'))).toEqual([2, expect.stringMatching(/low <= high/)]);
-    await unload(l1, 'hyperturtle_guest');
+    await rmmod(l1, 'hyperturtle_guest');
     await attach.kill('TERM');
     expect(await attach.wait({ timeoutMs: 60_000 })).toBe(0);
-    await unload(l0, 'hyperturtle_host');
+    await rmmod(l0, 'hyperturtle_host');
   });
 });

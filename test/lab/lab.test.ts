@@ -3,15 +3,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import os from 'node:os';
 import path from 'node:path';
@@ -22,16 +14,14 @@ import { waitFor } from '../../src/core/wait.ts';
 import type { Artifacts, PrepareArtifacts } from '../../src/lab/artifacts.ts';
 import { labUp } from '../../src/lab/lab.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
-import { l1AddressBits } from '../../src/lab/machine.ts';
 import { prepareArtifacts } from '../../src/lab/prepare.ts';
 import { labsRoot } from '../../src/lab/registry.ts';
-import { dropSnapshotOf, ensureSnapshot, snapshotKey } from '../../src/lab/snapshot.ts';
-import { cacheRoot } from '../../src/lab/xdg.ts';
-import { silentProgress } from '../../src/core/progress.ts';
 import { CHROMIUM } from '../support/chromium.ts';
 import { TEST_KERNEL, compiled, processesNaming, useLab } from '../support/lab.ts';
 
 const lab = useLab();
+/** That of `useLab()`: all of them share its snapshot. */
+const SPEC = { kernel: TEST_KERNEL, clock: 'instructions' } as const;
 const levels = ['l0', 'l1'] as const;
 
 describe.each(levels)('at %s', (name) => {
@@ -100,7 +90,7 @@ it("nested virtualization works: L1's own KVM is usable", async () => {
 
 it('a second lab is up in less than 30 s beside the first, and shares nothing with it', async () => {
   const t0 = performance.now();
-  await using other = await labUp({ kernel: TEST_KERNEL });
+  await using other = await labUp(SPEC);
   expect(performance.now() - t0).toBeLessThan(30_000);
   await runScript(other.l1, 'echo other > /run/who');
   await runScript(lab().l1, 'echo first > /run/who');
@@ -122,14 +112,14 @@ describe('the command line', () => {
       timeoutMs: 300_000,
       okStatus: Array.from({ length: 256 }, (_, i) => i),
     });
-  const kernel = ['--kernel', TEST_KERNEL];
+  const options = ['--kernel', SPEC.kernel, '--clock', SPEC.clock];
 
   it('starts a lab that stays, runs commands in it, copies files, lists it and ends it', async () => {
     const dir = mkdtempSync(path.join(os.tmpdir(), 'ht-cli-'));
     const name = ['--name', 't-cli'];
     try {
-      expect((await hyperturtle('lab', 'up', ...name, ...kernel)).status).toBe(0);
-      const again = await hyperturtle('lab', 'up', ...name, ...kernel);
+      expect((await hyperturtle('lab', 'up', ...name, ...options)).status).toBe(0);
+      const again = await hyperturtle('lab', 'up', ...name, ...options);
       expect([again.status, again.stderr.toString()]).toEqual([
         6,
         expect.stringContaining("lab 't-cli' is already up"),
@@ -243,7 +233,7 @@ describe('the command line', () => {
       process.execPath,
       [
         '-e',
-        `import(${JSON.stringify(module)}).then((m) => m.labUp({ name: '${name}', kernel: '${TEST_KERNEL}' }))
+        `import(${JSON.stringify(module)}).then((m) => m.labUp(${JSON.stringify({ name, ...SPEC })}))
          .then(() => { console.log('up'); setInterval(() => {}, 1000); })`,
       ],
       { stdio: ['ignore', 'pipe', 'inherit'] },
@@ -262,12 +252,12 @@ describe('the command line', () => {
       timeoutMs: 5000,
     });
     expect(existsSync(dir)).toBe(true);
-    await (await labUp({ kernel: TEST_KERNEL })).down();
+    await (await labUp(SPEC)).down();
     expect(existsSync(dir)).toBe(false);
   });
 
   it.each(['SIGINT', 'SIGTERM'] as const)('cleans up when `lab up` gets %s on its way', async (signal) => {
-    const child = spawn(process.execPath, [cli, 'lab', 'up', '--name', 't-int', ...kernel], {
+    const child = spawn(process.execPath, [cli, 'lab', 'up', '--name', 't-int', ...options], {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     const said: Buffer[] = [];
@@ -296,10 +286,7 @@ describe('a machine that does not boot', () => {
     };
 
   it.each([0, 1] as const)('L%i: is told with the end of its console, and nothing is left', async (level) => {
-    const broken = labUp(
-      { name: 't-broken', kernel: TEST_KERNEL },
-      withArgs(level, 'rdinit=/nowhere root=/dev/none'),
-    );
+    const broken = labUp({ name: 't-broken', ...SPEC }, withArgs(level, 'rdinit=/nowhere root=/dev/none'));
     await expect(broken).rejects.toMatchObject({
       code: 'HT_BOOT_FAILED',
       message: expect.stringMatching(new RegExp(`^L${level} did not boot: `)) as string,
@@ -309,27 +296,4 @@ describe('a machine that does not boot', () => {
     expect(existsSync(dir)).toBe(false);
     expect(processesNaming(`${dir}/`)).toEqual([]);
   });
-});
-
-it('a snapshot that cannot be restored is made again, and the reason is told', async () => {
-  // a size that no other test uses, so that nobody else's snapshot is damaged
-  const artifacts = await prepareArtifacts({ kernel: TEST_KERNEL });
-  const l1 = { cpus: 1, memMib: 640, ...l1AddressBits(artifacts.l0QemuVersion) };
-  const spec = { artifacts, accel: 'tcg' as const, l1 };
-  const notes: string[] = [];
-  const progress = { ...silentProgress, note: (line: string) => void notes.push(line) };
-  const up = () => labUp({ kernel: TEST_KERNEL, l1MemoryMib: l1.memMib, progress });
-  try {
-    await (await up()).down();
-    const state = path.join(cacheRoot(), 'snapshots', `lab-${snapshotKey(spec)}`, 'state');
-    const size = statSync(state).size;
-    truncateSync(state, size >> 1);
-    await using healed = await up();
-    expect(await run(healed.l1, ['hostname'])).toBe('l1\n');
-    expect(notes.join()).toMatch(/the snapshot cannot be restored \(.+\): booting afresh/);
-    const { state: now } = await ensureSnapshot(spec, { cache: cacheRoot(), dir: '/nowhere', progress });
-    expect(statSync(now).size).toBeGreaterThan(size >> 1);
-  } finally {
-    await dropSnapshotOf(spec, cacheRoot());
-  }
 });

@@ -17,7 +17,7 @@ import { run, runScript } from '../../src/lab/levels.ts';
 import { allFramesBack } from '../support/cgroup.ts';
 import { TEST_KERNEL, useLab } from '../support/lab.ts';
 import { MIGRATE } from '../support/migrate.ts';
-import { soak } from '../support/scale.ts';
+import { SOAKS, soak } from '../support/scale.ts';
 
 const LARGE = 512;
 const FRAMES = 48;
@@ -172,36 +172,38 @@ describe('no page changes under its owner', () => {
     }
   });
 
-  it('in a whole Linux, while both sides use its memory and L1 punches holes', async () => {
-    await counters.stop();
-    await acceleration.off();
-    try {
-      const report = await runIntegrity(lab(), {
-        ...{ pages: soak(4000, 20_000), sharedMib: 16, ownMib: 24, hole: 512 },
-        ...{ passSeconds: soak(3, 5), largeFrames: FRAMES },
-        ...{ arenaMib: ARENA_MIB, progress: silentProgress },
-      });
-      process.stdout.write(`  ${JSON.stringify(report)}\n`);
-      expect(report).toMatchObject({ problems: [], mismatches: 0 });
-    } finally {
-      // loaded again, after it was unloaded by that
-      acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB, largeFrames: FRAMES });
-      counters = await KvmCounters.start(lab().l0);
-    }
-  });
+  if (SOAKS)
+    it('in a whole Linux, while both sides use its memory and L1 punches holes', async () => {
+      await counters.stop();
+      await acceleration.off();
+      try {
+        const report = await runIntegrity(lab(), {
+          ...{ pages: soak(4000, 20_000), sharedMib: 16, ownMib: 24, hole: 512 },
+          ...{ passSeconds: soak(3, 5), largeFrames: FRAMES },
+          ...{ arenaMib: ARENA_MIB, progress: silentProgress },
+        });
+        process.stdout.write(`  ${JSON.stringify(report)}\n`);
+        expect(report).toMatchObject({ problems: [], mismatches: 0 });
+      } finally {
+        // loaded again, after it was unloaded by that
+        acceleration = await Acceleration.on(lab(), { arenaMib: ARENA_MIB, largeFrames: FRAMES });
+        counters = await KvmCounters.start(lab().l0);
+      }
+    });
 });
 
-describe('an L2 whose RAM is logged for migration', () => {
-  it('arrives whole in another VM', async () => {
-    await fullPool();
-    const spec = { name: 'm', ram: 'turtlefs', memMib: 128, append: '', machine: 'pc', port: 0 } as const;
-    await withL2(lab(), spec, async (l2) => {
-      const running = l2.shell.runOk('pattern own 24 --seconds 600', { timeoutMs: 700_000 });
-      running.catch(() => {}); // it ends with its VM
-      await lab().l1.writeFile('/run/migrate.mjs', MIGRATE);
-      const out = await run(lab().l1, ['node', '/run/migrate.mjs'], { timeoutMs: 400_000 });
-      expect(out).toMatch(/same RAM, \d+ rounds of copying/);
+if (SOAKS)
+  describe('an L2 whose RAM is logged for migration', () => {
+    it('arrives whole in another VM', async () => {
+      await fullPool();
+      const spec = { name: 'm', ram: 'turtlefs', memMib: 128, append: '', machine: 'pc', port: 0 } as const;
+      await withL2(lab(), spec, async (l2) => {
+        const running = l2.shell.runOk('pattern own 24 --seconds 600', { timeoutMs: 700_000 });
+        running.catch(() => {}); // it ends with its VM
+        await lab().l1.writeFile('/run/migrate.mjs', MIGRATE);
+        const out = await run(lab().l1, ['node', '/run/migrate.mjs'], { timeoutMs: 400_000 });
+        expect(out).toMatch(/same RAM, \d+ rounds of copying/);
+      });
+      await allBack();
     });
-    await allBack();
   });
-});

@@ -20,7 +20,7 @@ const lab = useLab();
 const QMP = '/run/l1/qmp.sock';
 const COMMAND_MS = 240_000;
 /** HT_RACES=200 is what docs/security.md tells of. */
-const RACES = soakCount(process.env['HT_RACES'], 40, 80);
+const RACES = soakCount(process.env['HT_RACES'], 20, 80);
 /** How long one hook is raced at most: an emulated L2 may run, and so be sampled, only now and then. */
 const RACE_MS = 120_000;
 /** Of npf: long enough that an emulator that stands still for a moment is not taken for a slow program. */

@@ -16,7 +16,7 @@ const QMP = '/run/l1/qmp.sock';
 const SHARES = '/payload/l2/programs/shares';
 const COMMAND_MS = 240_000;
 /** HT_RACES=10000 is what docs/benchmarks.md tells of. */
-const RACES = soakCount(process.env['HT_RACES'], 60, 200);
+const RACES = soakCount(process.env['HT_RACES'], 30, 200);
 
 interface Profile {
   samples: number;
