@@ -3,14 +3,13 @@
  * where the link says so, in user space; what is not of the link goes where it went.
  */
 import { expect } from 'vitest';
-import { exitsGuest } from '../../src/bench/exits/run.ts';
-import { CLI } from '../../src/testbed/acceleration.ts';
 import type { Acceleration, AccelerateOptions } from '../../src/testbed/acceleration.ts';
 import { KvmCounters, countersBetween } from '../../src/testbed/kvm-counters.ts';
 import type { Lab } from '../../src/lab/lab.ts';
 import { run, runScript } from '../../src/lab/levels.ts';
-import { L1_RUN } from '../../src/lab/machine.ts';
 import { compileBpf, findClang } from './bpf.ts';
+import { HookTests } from './hook-tests.ts';
+import type { HookTestOptions } from './hook-tests.ts';
 
 export const COUNTERS = '/payload/bpf/counters.bpf.o';
 export const NUMBER = 0x48540010;
@@ -77,21 +76,9 @@ export const callOptions = (
   options: [`numbers=0x${NUMBER.toString(16)}`, ...options],
 });
 
-export class CallTests {
-  readonly #lab: Lab;
-  readonly #a: Acceleration;
-  readonly #arenaMib: number;
-  readonly #timeoutS: number;
-
-  constructor(lab: Lab, a: Acceleration, o: { arenaMib: number; timeoutS?: number }) {
-    this.#lab = lab;
-    this.#a = a;
-    this.#arenaMib = o.arenaMib;
-    this.#timeoutS = o.timeoutS ?? 150;
-  }
-
-  guest(name: string, steps: string): Promise<string[]> {
-    return exitsGuest(this.#lab.l1, { name, steps, ram: 'turtlefs', timeoutS: this.#timeoutS });
+export class CallTests extends HookTests<CallStats> {
+  constructor(lab: Lab, acceleration: Acceleration, options: HookTestOptions) {
+    super('call', lab, acceleration, options);
   }
 
   /** An L1 calls, and gets four words. */
@@ -108,24 +95,19 @@ export class CallTests {
       String(repeat),
       ...words.map(String),
     ];
-    return (JSON.parse(await run(this.#lab.l1, command, { timeoutMs: 300_000 })) as { results: string[] })
+    return (JSON.parse(await run(this.lab.l1, command, { timeoutMs: 300_000 })) as { results: string[] })
       .results;
   }
 
-  async stats(): Promise<CallStats> {
-    const command = `${CLI} host stats --hook call --qmp ${L1_RUN.qmpSocket} --json`;
-    return JSON.parse(await runScript(this.#lab.l0, command, { timeoutMs: 300_000 })) as CallStats;
-  }
-
   async attach(options: readonly string[], program?: string): Promise<void> {
-    await this.#a.signalAttachment('TERM');
-    await this.#a.attach(callOptions(this.#arenaMib, options, program));
+    await this.acceleration.signalAttachment('TERM');
+    await this.acceleration.attach(callOptions(this.arenaMib, options, program));
   }
 
   /** L1 and its nested guest share counters; L1 is entered for none of L2's calls. With COUNTERS, from both. */
   async servesBoth(): Promise<void> {
     expect(await this.call('kernel', [0, 3, 2], { repeat: 1000 })).toEqual(['0x0', '0x7d0', '0x3', '0x2']);
-    const counters = await KvmCounters.start(this.#lab.l0);
+    const counters = await KvmCounters.start(this.lab.l0);
     let byCause: { exits: number; toL1: number };
     let lines: string[];
     try {
@@ -162,7 +144,7 @@ export class CallTests {
   async tellsAll(): Promise<void> {
     const clang = findClang();
     expect(clang, 'the clang of the lab').toBeDefined();
-    await this.#lab.l0.writeFile('/run/tells.bpf.o', compileBpf(clang!, TELLS));
+    await this.lab.l0.writeFile('/run/tells.bpf.o', compileBpf(clang!, TELLS));
     await this.attach(['from=both', 'user'], '/run/tells.bpf.o');
     const both = ['kernel', 'user'] as const;
     for (const where of both) {
@@ -173,7 +155,7 @@ export class CallTests {
         '0x0',
         `0x${NUMBER.toString(16)}`,
       ]);
-      expect(Number(vcpu)).toBeLessThan(this.#lab.environment().l1.cpus);
+      expect(Number(vcpu)).toBeLessThan(this.lab.environment().l1.cpus);
       const all = '0xffffffffffffffff';
       expect(await this.call(where, [3, all, all])).toEqual(['0x0', all, all, '0x123456789abcdef0']);
     }
@@ -207,12 +189,12 @@ export class CallTests {
   async racesLinks(links: number): Promise<void> {
     await this.attach(['from=both']);
     const stop = '/run/calls-stop';
-    await runScript(this.#lab.l1, `rm -f ${stop}`);
+    await runScript(this.lab.l1, `rm -f ${stop}`);
     const loop = `while [ ! -e ${stop} ]; do /payload/l2/programs/calls kernel ${NUMBER} 2000 0 5 1 >/dev/null || exit 1; done`;
-    const calling = await this.#lab.l1.spawn(['sh', '-c', loop]);
+    const calling = await this.lab.l1.spawn(['sh', '-c', loop]);
     const guest = this.guest('raced', `${CALL}:0:5:1:6000`);
-    await this.#a.churnLinks(links);
-    await runScript(this.#lab.l1, `touch ${stop}`);
+    await this.acceleration.churnLinks(links);
+    await runScript(this.lab.l1, `touch ${stop}`);
     expect(await calling.wait({ timeoutMs: 300_000 })).toBe(0);
     expect((await guest)[0]).toMatch(/^call (00000000|fffffc18) /);
     const { calls, reasons, overruns } = await this.stats();

@@ -3,14 +3,13 @@
  * a program answers each kind of exit that it may.
  */
 import { expect } from 'vitest';
-import { CLI } from '../../src/testbed/acceleration.ts';
 import type { Acceleration, AccelerateOptions } from '../../src/testbed/acceleration.ts';
-import { CACHE_OPTIONS, EXIT_CACHE, exitsGuest } from '../../src/bench/exits/run.ts';
+import { CACHE_OPTIONS, EXIT_CACHE } from '../../src/bench/exits/run.ts';
 import { CACHED_MSRS } from '../../src/guest/exit-counts.ts';
 import type { Lab } from '../../src/lab/lab.ts';
-import { runScript } from '../../src/lab/levels.ts';
-import { L1_RUN } from '../../src/lab/machine.ts';
 import { compileBpf, findClang } from './bpf.ts';
+import { HookTests } from './hook-tests.ts';
+import type { HookTestOptions } from './hook-tests.ts';
 
 export interface Stats {
   handled: number;
@@ -62,27 +61,9 @@ export const cacheOptions = (arenaMib: number): AccelerateOptions => ({
   options: CACHE_OPTIONS,
 });
 
-export class ExitTests {
-  readonly #lab: Lab;
-  readonly #a: Acceleration;
-  readonly #arenaMib: number;
-  /** For one guest. */
-  readonly #timeoutS: number;
-
-  constructor(lab: Lab, a: Acceleration, o: { arenaMib: number; timeoutS?: number }) {
-    this.#lab = lab;
-    this.#a = a;
-    this.#arenaMib = o.arenaMib;
-    this.#timeoutS = o.timeoutS ?? 150;
-  }
-
-  guest(name: string, steps: string, ram: 'turtlefs' | 'anonymous' = 'turtlefs'): Promise<string[]> {
-    return exitsGuest(this.#lab.l1, { name, steps, ram, timeoutS: this.#timeoutS });
-  }
-
-  async stats(): Promise<Stats> {
-    const command = `${CLI} host stats --hook exit --qmp ${L1_RUN.qmpSocket} --json`;
-    return JSON.parse(await runScript(this.#lab.l0, command, { timeoutMs: 300_000 })) as Stats;
+export class ExitTests extends HookTests<Stats> {
+  constructor(lab: Lab, acceleration: Acceleration, options: HookTestOptions) {
+    super('exit', lab, acceleration, options);
   }
 
   /** Each leaf of CPUID and each listed MSR, also when an answer changes: with exit-cache attached. */
@@ -92,9 +73,9 @@ export class ExitTests {
     const apic =
       'rdmsr:1b:2 cpuid:1:0:2 wrmsr:1b:fee00000:0 rdmsr:1b:2 cpuid:1:0:2 wrmsr:1b:fee00900:0 cpuid:1:0:2';
     const steps = `dump ${msrs} ${apic} osxsave:1 xcr0:3 xcr0:7 xcr0:1 osxsave:0 ${msrs}`;
-    await this.#a.setLinked(false);
+    await this.acceleration.setLinked(false);
     const expected = await this.guest('vanilla', steps);
-    await this.#a.setLinked(true);
+    await this.acceleration.setLinked(true);
     const before = await this.stats();
     const found = await this.guest('cached', steps);
     const words = (lines: readonly string[]): string[] => lines.filter((l) => !l.includes('ticks'));
@@ -113,8 +94,8 @@ export class ExitTests {
 
   /** The example of docs/hooks.md: a service that an L2 calls without L1; other calls are L1's. */
   async servesCalls(): Promise<void> {
-    await this.#a.attach({
-      ...cacheOptions(this.#arenaMib),
+    await this.acceleration.attach({
+      ...cacheOptions(this.arenaMib),
       program: '/payload/bpf/hypercall.bpf.o',
       options: ['exits=hypercall'],
     });
@@ -140,9 +121,9 @@ export class ExitTests {
   async answersEachKind(): Promise<void> {
     const clang = findClang();
     expect(clang, 'the clang of the lab').toBeDefined();
-    await this.#lab.l0.writeFile('/run/answers.bpf.o', compileBpf(clang!, ANSWERS));
-    await this.#a.attach({
-      ...cacheOptions(this.#arenaMib),
+    await this.lab.l0.writeFile('/run/answers.bpf.o', compileBpf(clang!, ANSWERS));
+    await this.acceleration.attach({
+      ...cacheOptions(this.arenaMib),
       program: '/run/answers.bpf.o',
       options: ['exits=io,rdmsr,wrmsr,hlt,pause', `msrs=0x${MSR}`],
     });
@@ -163,7 +144,7 @@ export class ExitTests {
     expect(exits['hlt']?.handled).toBe(exits['hlt']?.seen);
     expect(exits['io']?.handled).toBe(5);
     expect(exits['io']?.returned).toBeGreaterThan(0);
-    await this.#a.setLinked(false);
+    await this.acceleration.setLinked(false);
     expect(words(await this.guest('unanswered', own))).toEqual([
       ...['in 000000ff', 'wrmsr gp', 'rdmsr', `msr ${MSR} gp`],
     ]);
