@@ -20,6 +20,7 @@ const SLOW = [
   'livepatch',
   'matrix',
   'migrate',
+  'numa',
   'seen-from-l1',
   'snapshot',
   'tutorial',
@@ -28,6 +29,7 @@ const SLOW = [
 /** With larger numbers than in every run (test/support/scale.ts), or only then. */
 const SOAKED = [
   ...['modules', 'races', 'profile', 'overruns', 'slots', 'large', 'tenants', 'exits', 'call'],
+  'arena-again',
   'l2-images',
 ].map((name) => `test/lab/${name}.test.ts`);
 /** The same where no lab is needed. */

@@ -28,6 +28,7 @@ import type { Job } from '../../src/lab/levels.ts';
 import { FIRST_SEAT } from '../../src/lab/machine.ts';
 import { allFramesBack } from '../support/cgroup.ts';
 import { useLab } from '../support/lab.ts';
+import { soak } from '../support/scale.ts';
 
 const lab = useLab();
 const LARGE = 512;
@@ -75,78 +76,81 @@ async function statusOf(job: Job): Promise<Registered> {
   );
 }
 
-describe.each([0, FRAMES])('a guest whose arena is replaced, with %s frames of 2 MiB', (largeFrames) => {
-  const undo = new CleanupStack();
-  const options = { arenaMib: ARENA_MIB, largeFrames };
-  afterAll(() => undo.run());
+describe.each(soak([FRAMES], [0, FRAMES]))(
+  'a guest whose arena is replaced, with %s frames of 2 MiB',
+  (largeFrames) => {
+    const undo = new CleanupStack();
+    const options = { arenaMib: ARENA_MIB, largeFrames };
+    afterAll(() => undo.run());
 
-  it('has every page as it was, and its faults are answered in L0 again', async () => {
-    const { l0, l1 } = lab();
-    const acceleration = await Acceleration.on(lab(), options);
-    undo.add('acceleration', () => acceleration.off());
-    if (largeFrames > 0) await whenLargePoolFull(l1, largeFrames);
-    const counters = await KvmCounters.start(l0);
-    undo.add('counters', () => counters.stop());
-    undo.add('RAM', () => runScript(l1, `rm -f ${RAM}`).then(() => {}));
-    // the check writes what it visits, so it gives these pages their frames too
-    const pages = 16 * LARGE;
-    const check = `share:0:${pages / 2}:1:20000`;
-    const vmm = await TinyVmm.start(l1, {
-      ...{ ram: RAM, pages },
-      // it ends with the last step, which is not taken
-      steps: [check, check, check, `touch:${pages / 2}:${pages / 2}`, check, check],
+    it('has every page as it was, and its faults are answered in L0 again', async () => {
+      const { l0, l1 } = lab();
+      const acceleration = await Acceleration.on(lab(), options);
+      undo.add('acceleration', () => acceleration.off());
+      if (largeFrames > 0) await whenLargePoolFull(l1, largeFrames);
+      const counters = await KvmCounters.start(l0);
+      undo.add('counters', () => counters.stop());
+      undo.add('RAM', () => runScript(l1, `rm -f ${RAM}`).then(() => {}));
+      // the check writes what it visits, so it gives these pages their frames too
+      const pages = 16 * LARGE;
+      const check = `share:0:${pages / 2}:1:20000`;
+      const vmm = await TinyVmm.start(l1, {
+        ...{ ram: RAM, pages },
+        // it ends with the last step, which is not taken
+        steps: [check, check, check, `touch:${pages / 2}:${pages / 2}`, check, check],
+      });
+      undo.add('VM', () => vmm[Symbol.asyncDispose]());
+      const before = await register(undo, vmm.pid);
+      expect(before.first).toMatchObject({ slots: 1, left_out: 0 });
+      const right = async (): Promise<void> => expect((await vmm.step(STEP_MS)).mismatches).toBe(0);
+      await right();
+      await right();
+      const { pages_held: held, large_new: large } = await statusOf(before.job);
+      expect(held).toBeGreaterThan(0.95 * (pages / 2));
+      if (largeFrames > 0) expect(large).toBeGreaterThan(2);
+
+      await acceleration.signalAttachment('TERM');
+      await waitFor('the end of the registration', () => before.job.status(), { timeoutMs: 60_000 });
+      expect(await guestStatus(l1)).toMatchObject({ arena_bound: 0 });
+      await right();
+
+      await acceleration.attach(options);
+      const again = await register(undo, vmm.pid);
+      expect(again.first).toMatchObject({ slots: 1, left_out: 0 });
+      expect(again.first).not.toHaveProperty('problem');
+      expect(again.first.pages_held).toBeGreaterThanOrEqual(held);
+      const a = await counters.read();
+      await right();
+      const touched = await statusOf(again.job);
+      process.stdout.write(`  new pages in the new arena: ${JSON.stringify(touched)}\n`);
+      // the first fault is L1's, from whose entry the flags are learned; with a pool of 2 MiB frames L1 gives one of them
+      const byL1 = largeFrames > 0 ? LARGE : 0;
+      expect(touched.mapped_new + touched.mapped_ahead).toBeGreaterThan(0.95 * (pages / 2 - byL1));
+      expect(countersBetween(a, await counters.read()).reflectedByCause['npf'] ?? 0).toBeLessThan(24);
+
+      // nothing is left of what was mapped in the former arena's time: every page is found by its word
+      await runScript(l1, ZAP);
+      const zapped = await statusOf(again.job);
+      await right();
+      const found = await statusOf(again.job);
+      process.stdout.write(`  pages that had a frame: ${JSON.stringify(found)}\n`);
+      expect(found.mapped_existing).toBeGreaterThan(zapped.mapped_existing);
+      expect(found.mapped_new).toBe(zapped.mapped_new);
+      if (largeFrames > 0) expect(found.large_existing).toBeGreaterThan(zapped.large_existing);
     });
-    undo.add('VM', () => vmm[Symbol.asyncDispose]());
-    const before = await register(undo, vmm.pid);
-    expect(before.first).toMatchObject({ slots: 1, left_out: 0 });
-    const right = async (): Promise<void> => expect((await vmm.step(STEP_MS)).mismatches).toBe(0);
-    await right();
-    await right();
-    const { pages_held: held, large_new: large } = await statusOf(before.job);
-    expect(held).toBeGreaterThan(0.95 * (pages / 2));
-    if (largeFrames > 0) expect(large).toBeGreaterThan(2);
 
-    await acceleration.signalAttachment('TERM');
-    await waitFor('the end of the registration', () => before.job.status(), { timeoutMs: 60_000 });
-    expect(await guestStatus(l1)).toMatchObject({ arena_bound: 0 });
-    await right();
-
-    await acceleration.attach(options);
-    const again = await register(undo, vmm.pid);
-    expect(again.first).toMatchObject({ slots: 1, left_out: 0 });
-    expect(again.first).not.toHaveProperty('problem');
-    expect(again.first.pages_held).toBeGreaterThanOrEqual(held);
-    const a = await counters.read();
-    await right();
-    const touched = await statusOf(again.job);
-    process.stdout.write(`  new pages in the new arena: ${JSON.stringify(touched)}\n`);
-    // the first fault is L1's, from whose entry the flags are learned; with a pool of 2 MiB frames L1 gives one of them
-    const byL1 = largeFrames > 0 ? LARGE : 0;
-    expect(touched.mapped_new + touched.mapped_ahead).toBeGreaterThan(0.95 * (pages / 2 - byL1));
-    expect(countersBetween(a, await counters.read()).reflectedByCause['npf'] ?? 0).toBeLessThan(24);
-
-    // nothing is left of what was mapped in the former arena's time: every page is found by its word
-    await runScript(l1, ZAP);
-    const zapped = await statusOf(again.job);
-    await right();
-    const found = await statusOf(again.job);
-    process.stdout.write(`  pages that had a frame: ${JSON.stringify(found)}\n`);
-    expect(found.mapped_existing).toBeGreaterThan(zapped.mapped_existing);
-    expect(found.mapped_new).toBe(zapped.mapped_new);
-    if (largeFrames > 0) expect(found.large_existing).toBeGreaterThan(zapped.large_existing);
-  });
-
-  it('and L1 can unload its module afterwards', async () => {
-    await undo.run();
-    expect(await runScript(lab().l1, 'lsmod')).not.toMatch(/hyperturtle_guest/);
-  });
-});
+    it('and L1 can unload its module afterwards', async () => {
+      await undo.run();
+      expect(await runScript(lab().l1, 'lsmod')).not.toMatch(/hyperturtle_guest/);
+    });
+  },
+);
 
 describe('a page index without room for a guest that was there before', () => {
   it.each([
     { what: 'goes', command: () => `rm ${FILLER}` },
     // to more than the index has: it moves out
-    { what: 'grows', command: (bytes: number) => `truncate -s ${bytes + 2 ** 33} ${FILLER}` },
+    ...soak([], [{ what: 'grows', command: (bytes: number) => `truncate -s ${bytes + 2 ** 33} ${FILLER}` }]),
   ])('is told with its reason, and the guest has its place when another file $what', async ({ command }) => {
     const { l1 } = lab();
     await using undo = new CleanupStack();

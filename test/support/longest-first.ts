@@ -7,8 +7,9 @@ import type { TestSpecification } from 'vitest/node';
 
 /** Files that take long, the longest first. Only the order counts. */
 const LONGEST: readonly string[] = [
-  ...['tenants', 'run', 'smoke', 'races', 'nested-nic', 'large', 'profile', 'control', 'modules', 'exits'],
-  ...['network', 'memory', 'slots', 'lab', 'overruns', 'attach', 'npf-program', 'packages'],
+  ...['tenants', 'arena-again', 'run', 'smoke', 'nested-nic', 'races', 'profile', 'modules', 'overruns'],
+  ...['control', 'large', 'slots', 'exits', 'memory', 'call', 'network', 'lab', 'attach', 'vmm', 'fill'],
+  ...['npf-program', 'packages'],
   ...['agent-and-daemon', 'without-daemon', 'hostile-objects', 'guest-agent', 'gates', 'hostile-messages'],
   ...['killed-while-plugging', 'cni-podman', 'packet-chain', 'nics', 'host-daemon', 'cni-policy'],
 ];
