@@ -23,7 +23,7 @@ export const TEST_KERNEL = process.env['HT_TEST_KERNEL'] ?? defaultKernel();
 
 /**
  * Tests ask what happens, not how long it takes. Where time is counted in instructions, a Linux in L2 boots in half the time
- * and a slow machine does not drown in ticks; an L1 with two CPUs boots slower (docs/testing.md).
+ * and a slow machine does not drown in ticks; tests with two CPUs in L1 take longer then (docs/testing.md).
  */
 function clockFor({ accel, l1Cpus = 1 }: LabSpec): Pick<LabSpec, 'clock'> {
   return accel === 'bochs' || l1Cpus > 1 ? {} : { clock: 'instructions' };
