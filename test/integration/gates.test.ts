@@ -31,6 +31,7 @@ const CLEAN: Readonly<Record<string, string>> = {
 
 /** What `unused` would rightly miss in a project of three files. */
 const NOT_USED = [
+  '@types/semver',
   '@kubernetes/client-node',
   '@opentelemetry/exporter-trace-otlp-http',
   '@opentelemetry/resources',
@@ -39,6 +40,7 @@ const NOT_USED = [
   'kubernetes-models',
   'playwright-core',
   'rolldown',
+  'semver',
 ];
 const manifest = (): string => {
   const whole = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
