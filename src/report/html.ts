@@ -46,7 +46,7 @@ export function htmlReport(r: BenchResult): string {
     lead: headline(r),
     tiles: tiles(r),
     details: details(r),
-    notes: [caveat(r.environment.accelerator)].filter((n) => n !== undefined),
+    notes: [caveat(r.environment)].filter((n) => n !== undefined),
     sections,
   });
 }

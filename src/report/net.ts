@@ -132,7 +132,7 @@ export function netHtml(r: NetResult): string {
   return page({
     title: `HyperTurtle: net of ${r.environment.startedAt}`,
     lead: 'Packets between a nested guest and its host: through L1, and past it with L1’s own programs running in L0.',
-    notes: [caveat(r.environment.accelerator)].filter((n) => n !== undefined),
+    notes: [caveat(r.environment)].filter((n) => n !== undefined),
     sections: [
       section(
         'Times',

@@ -1,5 +1,6 @@
 /** What the numbers mean, in words. Only what was measured is said. */
 import type { BenchResult } from '../bench/first-touch/schema.ts';
+import type { Environment } from '../bench/shared/environment-schema.ts';
 import { bootMs } from '../bench/first-touch/summary.ts';
 import { duration, number, percent } from './format.ts';
 
@@ -62,9 +63,18 @@ export function details(r: Result): string[] {
   return out;
 }
 
+const EMULATORS: ReadonlyMap<string, string> = new Map([
+  ['tcg', 'QEMU TCG'],
+  ['bochs', 'Bochs'],
+]);
+
 /** Said with every result that was not measured on hardware. */
-export function caveat(accelerator: string): string | undefined {
-  return accelerator === 'tcg'
-    ? 'All levels ran emulated (QEMU TCG). Absolute times mean little; ratios measured side by side and counts of exits do.'
-    : undefined;
+export function caveat({
+  accelerator,
+  clock,
+}: Pick<Environment, 'accelerator' | 'clock'>): string | undefined {
+  const emulator = EMULATORS.get(accelerator);
+  if (emulator === undefined) return undefined;
+  const time = clock === 'instructions' ? ', and their time was counted in instructions' : '';
+  return `All levels ran emulated (${emulator})${time}. Absolute times mean little; ratios measured side by side and counts of exits do.`;
 }

@@ -159,7 +159,7 @@ export function startReport(r: StartResult): string {
   return page({
     title: `HyperTurtle: start of ${r.environment.startedAt}`,
     lead: parts.length === 0 ? 'Nothing was compared.' : `With the npf hyperupcall ${parts.join(', ')}.`,
-    notes: [caveat(r.environment.accelerator)].filter((n) => n !== undefined),
+    notes: [caveat(r.environment)].filter((n) => n !== undefined),
     sections: [
       section(
         'How long until a service answers',

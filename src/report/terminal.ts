@@ -11,7 +11,7 @@ function terminalTables(r: BenchResult): string {
 
 /** What `npm run demo` ends with. */
 export function terminalReport(r: BenchResult, reportPath: string | undefined): string {
-  const note = caveat(r.environment.accelerator);
+  const note = caveat(r.environment);
   return [
     terminalTables(r),
     '',

@@ -106,7 +106,7 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
 ];
 
 function whereOf(e: Environment): string {
-  return `${e.startedAt}, ${Math.round(e.durationSeconds)} s; ${e.accelerator}, ${e.hostCpus} CPUs (${e.hostCpuModel}); L0 ${e.l0Kernel}, L1 ${e.l1Kernel}, L2 ${e.l2Kernel}, QEMU ${e.l0Qemu}`;
+  return `${e.startedAt}, ${Math.round(e.durationSeconds)} s; ${e.accelerator}${e.clock === 'instructions' ? ' (time in instructions)' : ''}, ${e.hostCpus} CPUs (${e.hostCpuModel}); L0 ${e.l0Kernel}, L1 ${e.l1Kernel}, L2 ${e.l2Kernel}, QEMU ${e.l0Qemu}`;
 }
 
 function faultFigures(json: unknown): Partial<Record<string, Values>> {

@@ -13,6 +13,8 @@ export const environmentSchema = lazy(() =>
     startedAt: z.string(),
     durationSeconds: z.number().nonnegative(),
     accelerator: z.string(),
+    /** What passed the guests' time; results before it was said lack it. */
+    clock: z.enum(['real', 'instructions']).optional(),
     hostCpus: count().positive(),
     hostCpuModel: z.string(),
     hostMemoryMib: count(),

@@ -11,6 +11,7 @@ export async function environmentOf(lab: Lab, version: string, startedAt: Date):
     startedAt: startedAt.toISOString(),
     durationSeconds: Math.round((Date.now() - startedAt.getTime()) / 1000),
     accelerator: e.accel,
+    clock: e.clock,
     hostCpus: e.host.cpus,
     hostCpuModel: e.host.cpuModel,
     hostMemoryMib: e.host.memMib,

@@ -79,7 +79,7 @@ export function joinStarts(results: readonly StartResult[]): StartResult {
   if (first === undefined) throw new HyperturtleError('HT_USAGE', 'no result of bench start');
   const shape = ({ environment: e, parameters: p }: StartResult): string =>
     JSON.stringify([
-      ...[e.accelerator, e.hostCpus, e.hostCpuModel, e.l0Kernel, e.l1Kernel, e.l2Kernel, e.l0Qemu],
+      ...[e.accelerator, e.clock, e.hostCpus, e.hostCpuModel, e.l0Kernel, e.l1Kernel, e.l2Kernel, e.l0Qemu],
       ...[p.l1MemoryMib, p.l1Cpus, p.groupDefault],
     ]);
   const rounds = new Map<string, number>();

@@ -1,4 +1,7 @@
-/** `hyperturtle demo`: what a new user runs first. A short form of `bench all` in one lab. */
+/**
+ * `hyperturtle demo`: what a new user runs first. A short form of `bench all` in one lab, which counts instructions in place of
+ * time: in real time a slow laptop spends so much of itself on three kernels' ticks that a vanilla L2 does not boot in minutes.
+ */
 import type { Command } from 'commander';
 import { ARENA_MIB, runAndReport } from './command.ts';
 import { kernelOption } from '../shared/kernel-option.ts';
@@ -37,7 +40,7 @@ async function demo(o: { kernel: string; report: string; json?: string }, versio
       machine: 'pc',
       budgetMs: BUDGET_MS,
     },
-    { ...o, accel: 'tcg', l1Memory: 2048, l1Cpus: 1 },
+    { ...o, accel: 'tcg', clock: 'instructions', l1Memory: 2048, l1Cpus: 1 },
     version,
   );
 }

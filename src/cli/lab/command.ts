@@ -4,7 +4,8 @@ import type { Command } from 'commander';
 import { HyperturtleError } from '../../core/errors.ts';
 import { passThrough, writeOut } from '../../core/output.ts';
 import type { Lab } from '../../lab/lab.ts';
-import { bochsModelOf, cpuOption, emulatedBy, modelOption } from '../shared/emulated-cpu.ts';
+import type { LabClock } from '../../lab/machine.ts';
+import { bochsModelOf, clockOption, cpuOption, emulatedBy, modelOption } from '../shared/emulated-cpu.ts';
 import { kernelOption, outerQemuOption, qemuOption } from '../shared/kernel-option.ts';
 import { registerClean, registerImages, registerModules } from './builds.ts';
 import { registerSelftests } from './selftests.ts';
@@ -19,7 +20,7 @@ interface NameOption {
 interface UpOptions extends NameOption {
   kernel: string;
   accel: 'tcg' | 'kvm';
-  clock?: 'real' | 'instructions';
+  clock?: LabClock;
   cpu: 'amd' | 'intel';
   cpuModel?: string;
   qemu?: string;
@@ -102,12 +103,7 @@ function registerUp(lab: Command): void {
         .choices(['tcg', 'kvm'])
         .default('tcg'),
     )
-    .addOption(
-      new Option(
-        '--clock <kind>',
-        'what passes the time of an emulated AMD processor (default real). instructions: 2 ns for each instruction, so that a slow machine does not drown in ticks',
-      ).choices(['real', 'instructions']),
-    )
+    .addOption(clockOption())
     .addOption(cpuOption())
     .addOption(modelOption())
     .addOption(qemuOption())

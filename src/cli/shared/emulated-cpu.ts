@@ -16,6 +16,13 @@ export function cpuOption(): Option {
     .default('amd');
 }
 
+export function clockOption(): Option {
+  return new Option(
+    '--clock <kind>',
+    'what passes the time of an emulated AMD processor (default real). instructions: 2 ns for each instruction, so that a slow machine does not drown in ticks',
+  ).choices(['real', 'instructions']);
+}
+
 /** Models of `bochs --help cpu` that have EPT and that the lab has been run on. */
 const MODELS = ['broadwell_ult', 'tigerlake'];
 

@@ -3,14 +3,17 @@ import { Option } from 'commander';
 import type { Command } from 'commander';
 import { abortReason, sleep } from '../../core/wait.ts';
 import type { Lab } from '../../lab/lab.ts';
+import type { LabClock } from '../../lab/machine.ts';
 import { measured } from './measured.ts';
 import type { Measuring } from './measured.ts';
 import { integer } from './values.ts';
+import { clockOption } from './emulated-cpu.ts';
 import { kernelOption } from './kernel-option.ts';
 
 export interface LabOptions {
   kernel: string;
   accel: 'tcg' | 'kvm' | 'bochs';
+  clock?: LabClock;
   l1Memory: number;
   l1Cpus: number;
   secondL1Memory?: number;
@@ -37,6 +40,7 @@ export function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise
     const lab = await labUp({
       kernel: o.kernel,
       accel: o.accel,
+      ...(o.clock === undefined ? {} : { clock: o.clock }),
       l1Cpus: o.l1Cpus,
       l1MemoryMib: o.l1Memory,
       ...(o.secondL1Memory === undefined ? {} : { secondL1MemoryMib: o.secondL1Memory }),
@@ -90,6 +94,7 @@ export function labOptions(c: Command): Command {
   return c
     .addOption(kernelOption('kernel of all levels'))
     .addOption(new Option('--accel <kind>', 'what runs the lab').choices(['tcg', 'kvm']).default('tcg'))
+    .addOption(clockOption())
     .option('--l1-memory <MiB>', 'memory of L1', integer('--l1-memory', 512, 65_536), 2048)
     .option('--l1-cpus <number>', 'virtual CPUs of L1', integer('--l1-cpus', 1, 8), 1)
     .option('--json <file>', 'write the result with all raw samples');

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { duration, number, percent } from '../../../src/report/format.ts';
 import { htmlReport } from '../../../src/report/html.ts';
-import { headline } from '../../../src/report/sentences.ts';
+import { caveat, headline } from '../../../src/report/sentences.ts';
 import { decades, escapeXml, logScale, roundTicks } from '../../../src/report/svg.ts';
 import { formatTable } from '../../../src/report/table.ts';
 import { barTable, switchTable, touchTable } from '../../../src/report/tables.ts';
@@ -78,6 +78,20 @@ describe('sentences', () => {
   });
   it('say so when nothing was measured', () => {
     expect(headline({ touches: [], boots: [], summary: {} })).toBe('Nothing was measured.');
+  });
+});
+
+describe('what is said of an emulator', () => {
+  it('names it, and what passed the time', () => {
+    expect(caveat({ accelerator: 'tcg', clock: 'instructions' })).toBe(
+      'All levels ran emulated (QEMU TCG), and their time was counted in instructions. Absolute times mean little; ratios measured side by side and counts of exits do.',
+    );
+    expect(caveat({ accelerator: 'tcg', clock: 'real' })).toMatch(/emulated \(QEMU TCG\)\. /);
+    expect(caveat({ accelerator: 'bochs', clock: 'instructions' })).toMatch(/emulated \(Bochs\), and their/);
+  });
+  it('is nothing where there is none, and no clock where an older result does not name it', () => {
+    expect(caveat({ accelerator: 'kvm', clock: 'real' })).toBeUndefined();
+    expect(caveat({ accelerator: 'tcg' })).toMatch(/emulated \(QEMU TCG\)\. /);
   });
 });
 
