@@ -9,9 +9,15 @@ import { touchSchema } from './schema.ts';
 import type { Pattern, Touch, TouchSample, Variant } from './schema.ts';
 import type { Counters } from '../../testbed/counters-schema.ts';
 import { subtractCounts } from '../../core/counts.ts';
+import { sleep } from '../../core/wait.ts';
 
 /** The longest that one phase may take: vanilla, 64 MiB, a machine that does other things as well. */
 const PHASE_TIMEOUT_MS = 600_000;
+/**
+ * What daemon and agent do after they answered a question (tens of ms, which a short phase of fast touches would be half of) is over
+ * by then. Before every phase of every variant.
+ */
+const SETTLE_MS = 500;
 
 /** How L2's kernel is told to keep memory untouched until it is measured. */
 export interface ReservedMemory {
@@ -120,6 +126,7 @@ export async function touchInL2(
     onLine: async (line) => {
       const said = parseLine(line);
       if (said?.kind === 'before') {
+        await sleep(SETTLE_MS, signal);
         before = await read();
         before.cpuSeconds = meters.lab.emulatorCpuSeconds();
         return 'go';
@@ -157,6 +164,7 @@ export async function touchInL1(plan: TouchPlan, lab: Lab, signal?: AbortSignal)
   const samples: TouchSample[] = [];
   for (const pattern of plan.patterns) {
     if (pattern === 'scattered') continue; // L1's kernel owns all of its memory
+    await sleep(SETTLE_MS, signal);
     const cpu = lab.emulatorCpuSeconds();
     const out = await run(lab.l1, ['/payload/l2/programs/first_touch', String(plan.touchMib), pattern], {
       timeoutMs: PHASE_TIMEOUT_MS,
