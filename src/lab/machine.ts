@@ -146,9 +146,10 @@ export const SECOND_SEAT: L1Seat = {
 /**
  * 4-level paging: 5 levels, which TCG's `max` has, cost each nested walk a level. No XSAVE: TCG has no SVM intercept for
  * XSETBV, so KVM would not see what L1 sets, and L1's kernel warns and turns it off by itself. Nothing that needs XSAVE
- * either: 7.3 believes each flag by itself, and its crypto library would use AVX.
+ * either: 7.3 believes each flag by itself, and its crypto library would use AVX. No fast string operations (ERMS, FSRM): a
+ * processor that has them clears a page by `rep stosb` in some hundred cycles, TCG takes a step for each of 4,096 bytes.
  */
-const TCG_CPU = `max,la57=off,-xsave,${['avx', 'avx2', 'f16c', 'fma', 'vaes', 'vpclmulqdq'].map((f) => `-${f}`).join(',')}`;
+const TCG_CPU = `max,la57=off,-erms,-fsrm,-xsave,${['avx', 'avx2', 'f16c', 'fma', 'vaes', 'vpclmulqdq'].map((f) => `-${f}`).join(',')}`;
 
 const portDevice = (name: string): string => `/dev/virtio-ports/${name}`;
 

@@ -64,7 +64,9 @@ describe('the outer machine', () => {
   });
 
   it('is emulated with 4-level paging and without XSAVE and all that needs it, and passes the CPU through under KVM', () => {
-    expect(valuesOf(args(), '-cpu')).toEqual(['max,la57=off,-xsave,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq']);
+    expect(valuesOf(args(), '-cpu')).toEqual([
+      'max,la57=off,-erms,-fsrm,-xsave,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq',
+    ]);
     expect(valuesOf(args({ accel: 'kvm' }), '-cpu')).toEqual(['host']);
   });
 
