@@ -41,8 +41,8 @@
 /* kernel.ftrace_enabled, if its name is known */
 static const int *htg_ftrace_enabled;
 
-/* Guest frames below 2 MiB have legacy holes: L1 handles them */
-#define HTG_LOW_GFN 512ull
+/* Guest frames below 1 MiB have legacy holes: L1 handles them (c/host/npf.c) */
+#define HTG_LOW_GFN 256ull
 
 struct htg_range {
 	struct file *file;	/* held: the file does not go away, nor do its words while exported */

@@ -29,7 +29,11 @@ static const struct ht_fmt ht_fmt_ept = { .present = 7, .leaf_rw = 3, .accessed 
 
 #define HT_LARGE BIT_ULL(7)
 #define HT_ENTRIES 512
-#define HT_LOW_GPA (2ull << 20)
+/*
+ * Below are legacy holes, ROMs and the fixed MTRRs, so L1's entries differ from those of RAM. The rest of the same table, from
+ * 1 to 2 MiB, is RAM as any other; L0 takes no memory type from L1's entries.
+ */
+#define HT_LOW_GPA (1ull << 20)
 #define HT_SIBLING_OFFERS 8
 
 /* 0, or SUPPRESS_VE where KVM uses it (SHADOW_NONPRESENT_VALUE since 6.11): nothing else is "empty" */
@@ -91,10 +95,10 @@ static int ht_learn(struct ht_vm *vm, const struct ht_linked *l, const struct ht
 		    const struct ht_table *t, const struct ht_npf_ctx *in, struct ht_npf_ctx *ctx)
 {
 	gfn_t base = gpa_to_gfn(in->gpa) & ~(u64)(HT_ENTRIES - 1);
-	int i, offers = 0;
+	int i = base < gpa_to_gfn(HT_LOW_GPA) ? gpa_to_gfn(HT_LOW_GPA) - base : 0, offers = 0;
 	u64 entry;
 
-	for (i = 0; i < HT_ENTRIES && offers < HT_SIBLING_OFFERS; i++) {
+	for (; i < HT_ENTRIES && offers < HT_SIBLING_OFFERS; i++) {
 		if (get_user(entry, &t->hva[i]))
 			return HT_NPF_R_READ_ERROR;
 		if ((entry & fmt->leaf_rw) != fmt->leaf_rw)
@@ -227,7 +231,7 @@ static int ht_npf_try(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_l
 	u64 entry;
 	int ret;
 
-	if (gpa < HT_LOW_GPA)	/* legacy holes, fixed MTRRs */
+	if (gpa < HT_LOW_GPA)
 		return HT_NPF_R_LOW_GPA;
 	fill->root = in.root = ht_mmu_walk(mmu)->get_guest_pgd(vcpu) & HT_PFN_MASK;
 	in.root_level = ht_mmu_walk(mmu)->cpu_role.base.level;

@@ -28,7 +28,7 @@ enum ht_npf_action {
  */
 enum ht_npf_reason {
 	HT_NPF_R_NONE = 0,
-	HT_NPF_R_LOW_GPA = 1,         /* below 2 MiB */
+	HT_NPF_R_LOW_GPA = 1,         /* below 1 MiB */
 	HT_NPF_R_NO_TABLE = 2,        /* no last-level table page yet */
 	HT_NPF_R_LARGE_LEAF = 3,      /* covered by a large page */
 	HT_NPF_R_PRESENT = 4,         /* L1's entry is there already: not a fault for L1 at all */

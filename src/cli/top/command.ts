@@ -44,7 +44,7 @@ WHY       reasons of those, most frequent first:
           POOL_EMPTY   raise the pool ('hyperturtle guest set --pool-low ... --pool-high ...')
           NO_TEMPLATE  normal for the first faults of a nested guest
           NO_TABLE     L1 makes a table page first: one fault in 512
-          LOW_GPA      below 2 MiB, where firmware and tables are: left to L1
+          LOW_GPA      below 1 MiB, where firmware and tables are: left to L1
           NO_SLOT      not RAM on turtlefs: devices, firmware
           NO_L2, L2_OFF  a nested guest that is not registered ('hyperturtle doctor')
           NOT_OURS     an exit of a kind that the program does not answer
