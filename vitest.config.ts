@@ -14,6 +14,7 @@ const SANITIZED = ['modules', 'memory', 'races', 'slots', 'large', 'exits', 'cal
 /** Too long for every run. */
 const SLOW = [
   'emulators',
+  'fault-costs',
   'fuzz',
   'interrupted',
   'left-out',

@@ -30,6 +30,10 @@ interface ChannelSpec {
  */
 export type LabClock = 'real' | 'instructions';
 
+/** As QEMU has it: an instruction takes 2^shift ns. */
+const INSTRUCTION_SHIFT = 1;
+export const NS_PER_INSTRUCTION = 2 ** INSTRUCTION_SHIFT;
+
 export interface MachineSpec {
   accel: Accelerator;
   /** Default `real`. */
@@ -164,7 +168,7 @@ export function qemuArguments(m: MachineSpec): string[] {
   const counts = m.accel === 'tcg' && m.clock === 'instructions';
   const tcg = `tcg,thread=${counts ? 'single' : 'multi'},tb-size=512`;
   args.push('-accel', m.accel === 'tcg' ? tcg : 'kvm');
-  if (counts) args.push('-icount', 'shift=1,sleep=on');
+  if (counts) args.push('-icount', `shift=${INSTRUCTION_SHIFT},sleep=on`);
   const host = m.addressBits === undefined ? 'host' : `host,host-phys-bits-limit=${m.addressBits}`;
   args.push('-cpu', m.accel === 'tcg' ? TCG_CPU : host);
   // a package for each node: L1's kernel warns of CPUs that share caches across nodes

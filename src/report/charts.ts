@@ -3,10 +3,10 @@ import { BOOT_VARIANTS, PATTERNS, VARIANTS } from '../bench/first-touch/schema.t
 import type { BenchResult, Pattern, Variant } from '../bench/first-touch/schema.ts';
 import { cumulative, mergeHistograms } from '../bench/shared/statistics.ts';
 import { bootMs, selectTouches, switchesPerPage } from '../bench/first-touch/summary.ts';
-import { BOOT_NAMES, PATTERN_NAMES, VARIANT_NAMES, duration, number, percent } from './format.ts';
+import { BOOT_NAMES, PATTERN_NAMES, duration, number, percent, variantName } from './format.ts';
 import { decades, line, linearScale, logScale, px, roundTicks, svg, text } from './svg.ts';
 
-type Result = Pick<BenchResult, 'touches' | 'boots' | 'summary'>;
+type Result = Pick<BenchResult, 'touches' | 'boots' | 'summary' | 'parameters'>;
 
 /** CSS class of a series: colour, and a dash pattern for those who do not see the colour. */
 const seriesClass = (v: Variant): string => `s-${v}`;
@@ -44,12 +44,12 @@ export function latencyChart(r: Result, pattern: Pattern, bounds: readonly [numb
     const clamp = (ns: number): number => Math.min(Math.max(ns, bounds[0]), bounds[1]);
     const path = c.points.map((p, i) => `${i === 0 ? 'M' : 'L'}${px(x(clamp(p.ns)))} ${px(y(p.share))}`);
     body.push(
-      `<path d="${path.join('')}" class="curve ${seriesClass(c.variant)}"><title>${VARIANT_NAMES[c.variant]}</title></path>`,
+      `<path d="${path.join('')}" class="curve ${seriesClass(c.variant)}"><title>${variantName(c.variant, r.parameters)}</title></path>`,
     );
   }
   const medians = curves.map((c) => {
     const p50 = c.points.find((p) => p.share >= 0.5);
-    return `${VARIANT_NAMES[c.variant]}: half within ${p50 ? duration(p50.ns) : 'unknown'}`;
+    return `${variantName(c.variant, r.parameters)}: half within ${p50 ? duration(p50.ns) : 'unknown'}`;
   });
   return svg({
     width,
@@ -73,7 +73,7 @@ export function latencyBounds(r: Result): [number, number] {
 export function legend(r: Result): string {
   const items = VARIANTS.filter((v) => r.touches.some((s) => s.variant === v)).map(
     (v) =>
-      `<li><svg viewBox="0 0 28 10" aria-hidden="true"><path d="M1 5H27" class="curve ${seriesClass(v)}"/></svg>${VARIANT_NAMES[v]}</li>`,
+      `<li><svg viewBox="0 0 28 10" aria-hidden="true"><path d="M1 5H27" class="curve ${seriesClass(v)}"/></svg>${variantName(v, r.parameters)}</li>`,
   );
   return `<ul class="legend">${items.join('')}</ul>`;
 }
@@ -147,7 +147,7 @@ export function switchesChart(r: Result): string | undefined {
     VARIANTS.flatMap((variant): Bar[] => {
       const value = switchesPerPage(selectTouches(r, variant, pattern));
       if (value === undefined) return [];
-      const name = VARIANT_NAMES[variant];
+      const name = variantName(variant, r.parameters);
       return [
         { group: PATTERN_NAMES[pattern], name, value, label: number(value), cls: seriesClass(variant) },
       ];

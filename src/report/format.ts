@@ -7,9 +7,16 @@ export const VARIANT_NAMES: Readonly<Record<Variant, string>> = {
   'l2-vanilla-prealloc': 'L2 vanilla, preallocated',
   'l2-anonymous': 'L2 vanilla, anonymous, 4 KiB',
   'l2-thp': 'L2 vanilla, anonymous, THP',
+  'l2-hugetlb': 'L2 vanilla, hugetlbfs',
   'l2-group1': 'L2 hyperupcall, 1 page',
   'l2-default': 'L2 hyperupcall, groups',
 };
+
+/** The last one has frames of 2 MiB where L1 keeps some. */
+export function variantName(v: Variant, parameters: { largeFrames?: number | undefined }): string {
+  const large = v === 'l2-default' && (parameters.largeFrames ?? 0) > 0;
+  return large ? 'L2 hyperupcall, 2 MiB frames' : VARIANT_NAMES[v];
+}
 
 export const PATTERN_NAMES: Readonly<Record<Pattern, string>> = {
   seq: 'sequential',

@@ -2,12 +2,12 @@
 export const STYLE = `
 :root {
   --page: #fcfcfb; --ink: #1b1b1a; --soft: #62615d; --rule: #e3e2de; --axis: #a9a8a3; --tile: #f3f2ef; --bad: #b3261e;
-  --l1: #77766f; --vanilla: #d55e00; --prealloc: #c99700; --anonymous: #b0568f; --thp: #8a2f6b; --group1: #4aa3df; --groups: #0b5cad;
+  --l1: #77766f; --vanilla: #d55e00; --prealloc: #c99700; --anonymous: #b0568f; --thp: #8a2f6b; --hugetlb: #7a4bb0; --group1: #4aa3df; --groups: #0b5cad;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #181817; --ink: #efeeea; --soft: #aaa9a2; --rule: #34332f; --axis: #6d6c66; --tile: #242321; --bad: #ff8a80;
-    --l1: #a3a29a; --vanilla: #f08040; --prealloc: #dcb43c; --anonymous: #dd9cc4; --thp: #e070b0; --group1: #7fc4f2; --groups: #4f9bf0;
+    --l1: #a3a29a; --vanilla: #f08040; --prealloc: #dcb43c; --anonymous: #dd9cc4; --thp: #e070b0; --hugetlb: #b98adf; --group1: #7fc4f2; --groups: #4f9bf0;
   }
 }
 * { box-sizing: border-box; }
@@ -39,10 +39,11 @@ svg .axis { stroke: var(--axis); stroke-width: 1; }
 .curve.s-l2-vanilla-prealloc { stroke: var(--prealloc); stroke-dasharray: 7 3; }
 .curve.s-l2-anonymous { stroke: var(--anonymous); stroke-dasharray: 1 4; }
 .curve.s-l2-thp { stroke: var(--thp); stroke-dasharray: 10 3 2 3; }
+.curve.s-l2-hugetlb { stroke: var(--hugetlb); stroke-dasharray: 5 2; }
 .curve.s-l2-group1 { stroke: var(--group1); stroke-dasharray: 7 3; }
 .curve.s-l2-default { stroke: var(--groups); stroke-width: 2.6; }
 .bar.s-l1 { fill: var(--l1); } .bar.s-l2-vanilla { fill: var(--vanilla); } .bar.s-l2-vanilla-prealloc { fill: var(--prealloc); }
-.bar.s-l2-anonymous { fill: var(--anonymous); } .bar.s-l2-thp { fill: var(--thp); }
+.bar.s-l2-anonymous { fill: var(--anonymous); } .bar.s-l2-thp { fill: var(--thp); } .bar.s-l2-hugetlb { fill: var(--hugetlb); }
 .bar.s-l2-group1 { fill: var(--group1); } .bar.s-l2-default { fill: var(--groups); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 16px 0; font-size: .88rem; font-variant-numeric: tabular-nums; }

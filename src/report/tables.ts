@@ -11,8 +11,9 @@ import {
   selectTouches,
   switchesPerPage,
 } from '../bench/first-touch/summary.ts';
-import { BOOT_NAMES, PATTERN_NAMES, VARIANT_NAMES, duration, maybe, number, percent } from './format.ts';
+import { BOOT_NAMES, PATTERN_NAMES, duration, maybe, number, percent, variantName } from './format.ts';
 import type { Table } from './table.ts';
+import type { FaultCost } from '../testbed/fault-cost-schema.ts';
 import { own } from '../core/own.ts';
 
 type Result = Pick<BenchResult, 'touches' | 'boots' | 'summary' | 'parameters'>;
@@ -29,7 +30,7 @@ export function touchTable(r: Result): Table {
         const s = selectTouches(r, variant, pattern, pass);
         if (s.length === 0) continue;
         rows.push([
-          VARIANT_NAMES[variant],
+          variantName(variant, r.parameters),
           pass === 1 ? PATTERN_NAMES[pattern] : 'second touch',
           average(s, (x) => x.touch.avgNs),
           average(s, (x) => x.touch.p50Ns),
@@ -58,7 +59,7 @@ export function switchTable(r: Result): Table {
         number(s.reduce((n, x) => n + of(x), 0) / pages);
       const total = (c: Record<string, number>): number => Object.values(c).reduce((a, b) => a + b, 0);
       rows.push([
-        VARIANT_NAMES[variant],
+        variantName(variant, r.parameters),
         PATTERN_NAMES[pattern],
         perPage((x) => x.counters!.l2ExitsByCause[NESTED_FAULT] ?? 0),
         perPage((x) => x.counters!.reflectedByCause[NESTED_FAULT] ?? 0),
@@ -70,6 +71,41 @@ export function switchTable(r: Result): Table {
   return {
     title: "Per page, counted by L0's KVM",
     head: ['', 'order', 'fault exits', 'of them to L1', 'world switches', 'all exits of L2', 'of L1 and L2'],
+    rows,
+  };
+}
+
+/** What a fault takes of L0 and of L1, where instructions were counted. */
+export function faultCostTable(r: Result): Table {
+  const rows = PATTERNS.flatMap((pattern) =>
+    VARIANTS.flatMap((variant) => {
+      const samples = selectTouches(r, variant, pattern).filter((s) => s.faultCosts !== undefined);
+      return (['L0', 'L1'] as const).flatMap((by) => {
+        const costs = samples.map((s) => s.faultCosts!.find((c) => c.by === by));
+        const found = costs.filter((c) => c !== undefined);
+        if (found.length === 0) return [];
+        const pages = samples.reduce((n, s) => n + s.touch.pages, 0);
+        const each = (of: (c: FaultCost) => number): string =>
+          Array.from(new Set(found.map((c) => Math.round(of(c)).toLocaleString('en-US')))).join(', ');
+        return [
+          [
+            variantName(variant, r.parameters),
+            PATTERN_NAMES[pattern],
+            by,
+            each((c) => c.faults),
+            each((c) => c.switches),
+            each((c) => c.l0Instructions),
+            each((c) => c.l1Instructions),
+            Math.round(found.reduce((n, c) => n + c.instructions, 0) / pages).toLocaleString('en-US'),
+          ],
+        ];
+      });
+    }),
+  );
+  return {
+    title:
+      'Instructions from a fault of L2 until it runs again: medians of each round, and all of them a page',
+    head: ['', 'order', 'answered by', 'faults', 'switches', 'in L0', 'in L1', 'a page'],
     rows,
   };
 }
@@ -130,7 +166,12 @@ export function barTable(r: Result): Table {
 }
 
 export function allTables(r: Result): Table[] {
-  return [touchTable(r), switchTable(r), bootTable(r), fallbackTable(r), barTable(r)].filter(
-    (t) => t.rows.length > 0,
-  );
+  return [
+    touchTable(r),
+    switchTable(r),
+    faultCostTable(r),
+    bootTable(r),
+    fallbackTable(r),
+    barTable(r),
+  ].filter((t) => t.rows.length > 0);
 }

@@ -1,8 +1,10 @@
-/** Transparent huge pages of a level: what its kernel gives for anonymous memory. */
+/** Huge pages of a level: what its kernel gives for anonymous memory, and those set aside (hugetlbfs). */
 import { HyperturtleError } from '../core/errors.ts';
+import { HUGETLBFS_DIR } from '../guest/vmm/arguments.ts';
 import { runScript } from '../lab/levels.ts';
 import type { Level } from '../lab/levels.ts';
 
+const RESERVED = '/proc/sys/vm/nr_hugepages';
 const FILE = '/sys/kernel/mm/transparent_hugepage/enabled';
 
 /** `always`: 2 MiB at a time where it can, as Debian has it; `never`: 4 KiB. */
@@ -25,4 +27,32 @@ export async function setHugePages(
   const before = chosenHugePages(await runScript(level, `cat ${FILE}`, { signal }));
   await runScript(level, `echo ${to} > ${FILE}`, { signal });
   return async () => void (await runScript(level, `echo ${before} > ${FILE}`));
+}
+
+/** Sets so many pages of 2 MiB aside and mounts a hugetlbfs. Gives what undoes it. Throws HT_NO_MEMORY when there are fewer. */
+export async function reserveHugePages(
+  level: Level,
+  pages: number,
+  signal?: AbortSignal,
+): Promise<() => Promise<void>> {
+  const script = (text: string): Promise<string> => runScript(level, text, { signal });
+  const free = async (): Promise<void> => void (await runScript(level, `echo 0 > ${RESERVED}`));
+  const got = Number(await script(`echo ${pages} > ${RESERVED}; cat ${RESERVED}`));
+  if (got !== pages) {
+    await free();
+    throw new HyperturtleError(
+      'HT_NO_MEMORY',
+      `${level.name} has memory for ${got} of ${pages} pages of 2 MiB: give it more`,
+    );
+  }
+  try {
+    await script(`mkdir -p ${HUGETLBFS_DIR} && mount -t hugetlbfs none ${HUGETLBFS_DIR}`);
+  } catch (e) {
+    await free();
+    throw e;
+  }
+  return async () => {
+    await runScript(level, `umount ${HUGETLBFS_DIR}`);
+    await free();
+  };
 }

@@ -127,15 +127,19 @@ export class ManagedGuest {
   }
 
   /** Module, agent and npf, undone in reverse by `undo`. */
-  async setUp(undo: CleanupStack, signal?: AbortSignal): Promise<void> {
-    await this.setUpAgent(undo, signal);
+  async setUp(undo: CleanupStack, signal?: AbortSignal, parameters?: readonly string[]): Promise<void> {
+    await this.setUpAgent(undo, signal, parameters);
     await this.load(signal);
     undo.add('desired state', () => this.unload());
   }
 
-  /** The same without a program. */
-  async setUpAgent(undo: CleanupStack, signal?: AbortSignal): Promise<void> {
-    await insmod(this.l1, 'hyperturtle_guest', signal);
+  /** The same without a program. `parameters`: of the module. */
+  async setUpAgent(
+    undo: CleanupStack,
+    signal?: AbortSignal,
+    parameters: readonly string[] = [],
+  ): Promise<void> {
+    await insmod(this.l1, 'hyperturtle_guest', signal, parameters);
     undo.add('guest module', () => rmmod(this.l1, 'hyperturtle_guest'));
     await this.start(signal);
     // the agent mounted it, and leaves it to those who may use it
@@ -220,6 +224,8 @@ export class ManagedGuest {
 
 export interface ManagedOptions {
   arenaMib: number;
+  /** 2 MiB frames that L1 keeps; default: none, all pages are of 4 KiB. */
+  largeFrames?: number;
   /** More of the daemon's configuration: at its top, and under the VM. */
   hostLines?: readonly string[];
   vmLines?: readonly string[];
@@ -256,7 +262,8 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
     const { signal } = o;
     this.#vms = [{ name: 'l1', seat: FIRST_SEAT, arenaMib: o.arenaMib, more: o.vmLines ?? [] }];
     await this.host.setUp(this.#undo, this.#vms, signal);
-    await this.guest.setUp(this.#undo, signal);
+    const large = o.largeFrames === undefined ? [] : [`large_frames=${o.largeFrames}`];
+    await this.guest.setUp(this.#undo, signal, large);
     this.#linked = true;
     // linked it is: that was the answer; the arena may still be on its way into L1
     await waitFor(

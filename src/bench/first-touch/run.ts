@@ -6,6 +6,7 @@ import { ManagedAcceleration } from '../../testbed/managed.ts';
 import type { GuestStatus } from '../../testbed/acceleration.ts';
 import { l2KernelArguments } from '../../testbed/l2-session.ts';
 import { environmentOf } from '../shared/environment.ts';
+import { FaultTrace } from '../../testbed/fault-trace.ts';
 import { KvmCounters } from '../../testbed/kvm-counters.ts';
 import { RESULT_SCHEMA_VERSION } from '../shared/environment-schema.ts';
 import type { BenchResult, BootSample, Pattern, TouchSample, Variant } from './schema.ts';
@@ -31,6 +32,10 @@ export interface BenchSpec {
   machine: string;
   /** Begin no round after the first that would not be over by then. */
   budgetMs?: number;
+  /** 2 MiB frames that L1 keeps; default: none. */
+  largeFrames?: number;
+  /** Count the instructions of each fault, by level. The lab's time must be counted in instructions. */
+  count?: boolean;
 }
 
 export interface BenchOptions {
@@ -50,20 +55,37 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
   const reserved = reservedMemory(spec.l2MemoryMib, spec.touchMib);
   const append = `console=ttyS0 ${L2_TICK_ARGUMENTS} ${reserved.kernelArguments}`;
 
+  const largeFrames = spec.largeFrames ?? 0;
   const counters = await KvmCounters.start(lab.l0, signal);
+  let trace: FaultTrace | undefined;
   try {
+    if (spec.count === true) trace = await FaultTrace.open(lab.l0, signal);
     const step = progress.step('daemon in L0, agent in L1, npf loaded over their channel');
-    const acceleration = await ManagedAcceleration.on(lab, { arenaMib: spec.arenaMib, signal }).catch(
-      (e: unknown) => {
-        step.fail();
-        throw e;
-      },
-    );
+    const acceleration = await ManagedAcceleration.on(lab, {
+      arenaMib: spec.arenaMib,
+      ...(largeFrames > 0 ? { largeFrames } : {}),
+      signal,
+    }).catch((e: unknown) => {
+      step.fail();
+      throw e;
+    });
     const guest = await guestStatus(lab.l1, signal);
     step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
     const groupDefault = guest.group_max;
     const group = { now: groupDefault };
-    const context = { ...spec, lab, counters, acceleration, groupDefault, group, reserved, append, signal };
+    const context = {
+      ...spec,
+      largeFrames,
+      lab,
+      counters,
+      trace,
+      acceleration,
+      groupDefault,
+      group,
+      reserved,
+      append,
+      signal,
+    };
     const touches: TouchSample[] = [];
     const boots: BootSample[] = [];
     const turns = turnsOf(spec);
@@ -95,6 +117,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       summary: summarize({ touches, boots }),
     };
   } finally {
+    await trace?.close();
     await counters.stop();
   }
 }
@@ -135,6 +158,7 @@ function parametersOf(
     l1MemoryMib: l1.memMib,
     l1Cpus: l1.cpus,
     groupDefault: guest.group_max,
+    largeFrames: spec.largeFrames ?? 0,
     poolHigh: guest.pool_high,
     l2Machine: spec.machine,
     l2KernelArguments: l2KernelArguments({ append }),

@@ -6,13 +6,15 @@ import { z } from 'zod';
 import { recordOf } from '../../core/record.ts';
 import { RESULT_SCHEMA_VERSION, environmentSchema } from '../shared/environment-schema.ts';
 import { countersSchema } from '../../testbed/counters-schema.ts';
+import { faultCostSchema } from '../../testbed/fault-cost-schema.ts';
 import { lazy } from '../../core/lazy.ts';
 import type { Output } from '../../core/lazy.ts';
 
 /**
  * In the order in which tables and plots show them. L2's RAM: `vanilla` a file of tmpfs, as Kata has it; `anonymous` memory
  * of the VMM's own in pages of 4 KiB, `thp` the same where L1's kernel gives 2 MiB at a time if it can, as QEMU's -m,
- * Firecracker and cloud-hypervisor have it by default; `group1` and `default` a file of turtlefs.
+ * Firecracker and cloud-hypervisor have it by default `hugetlb` 2 MiB pages that L1 has set
+ * aside; `group1` and `default` a file of turtlefs.
  */
 export const VARIANTS = [
   'l1',
@@ -20,6 +22,7 @@ export const VARIANTS = [
   'l2-vanilla-prealloc',
   'l2-anonymous',
   'l2-thp',
+  'l2-hugetlb',
   'l2-group1',
   'l2-default',
 ] as const;
@@ -73,6 +76,8 @@ const touchSampleSchema = lazy(() =>
     fallbacks: byCause().nullable(),
     /** CPU time that the outer emulator (or VMM) used over the phase. */
     emulatorCpuSeconds: z.number().nonnegative(),
+    /** What its faults cost in instructions, where they were counted (`--count`). */
+    faultCosts: z.array(faultCostSchema()).optional(),
   }),
 );
 export type TouchSample = Output<typeof touchSampleSchema>;
@@ -100,6 +105,8 @@ const parametersSchema = lazy(() =>
     l1MemoryMib: count(),
     l1Cpus: count(),
     groupDefault: count(),
+    /** 2 MiB frames that L1 keeps for `default`; older results lack it, and had none. */
+    largeFrames: count().optional(),
     poolHigh: count(),
     l2Machine: z.string(),
     l2KernelArguments: z.string(),

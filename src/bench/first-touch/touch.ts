@@ -5,6 +5,7 @@ import type { Lab } from '../../lab/lab.ts';
 import { run } from '../../lab/levels.ts';
 import { countersBetween } from '../../testbed/kvm-counters.ts';
 import type { KvmCounters } from '../../testbed/kvm-counters.ts';
+import type { FaultTrace } from '../../testbed/fault-trace.ts';
 import { touchSchema } from './schema.ts';
 import type { Pattern, Touch, TouchSample, Variant } from './schema.ts';
 import type { Counters } from '../../testbed/counters-schema.ts';
@@ -76,6 +77,8 @@ export interface Meters {
   counters: KvmCounters;
   /** Why faults were passed to L1 so far; null where no program is linked. */
   fallbacks: (() => Promise<Record<string, number>>) | null;
+  /** Counts instructions of faults, too, which adds its own to each. */
+  trace?: FaultTrace | undefined;
 }
 
 interface Reading {
@@ -111,6 +114,7 @@ export async function touchInL2(
   let after: Reading | undefined;
   let reasons = meters.fallbacks === null ? null : await meters.fallbacks();
   let phaseReasons: Record<string, number> | null = null;
+  let faultCosts: TouchSample['faultCosts'];
   const read = async (): Promise<Reading> => {
     // CPU time at the inner side, so that reading the counters is not part of it
     const cpu = meters.lab.emulatorCpuSeconds();
@@ -126,6 +130,7 @@ export async function touchInL2(
     onLine: async (line) => {
       const said = parseLine(line);
       if (said?.kind === 'before') {
+        await meters.trace?.begin(signal);
         await sleep(SETTLE_MS, signal);
         before = await read();
         before.cpuSeconds = meters.lab.emulatorCpuSeconds();
@@ -133,6 +138,7 @@ export async function touchInL2(
       }
       if (said?.kind === 'after') {
         after = await read();
+        faultCosts = await meters.trace?.end(signal);
         if (meters.fallbacks !== null && reasons !== null) {
           const now = await meters.fallbacks();
           phaseReasons = subtractCounts(now, reasons);
@@ -150,6 +156,7 @@ export async function touchInL2(
           counters: countersBetween(before.counters, after.counters),
           fallbacks: phaseReasons,
           emulatorCpuSeconds: Math.max(0, after.cpuSeconds - before.cpuSeconds),
+          ...(faultCosts === undefined ? {} : { faultCosts }),
         });
         before = after = undefined;
       }

@@ -2,11 +2,12 @@
 import { CleanupStack } from '../../core/lifecycle.ts';
 import type { Lab } from '../../lab/lab.ts';
 import type { RamKind } from '../../guest/vmm/arguments.ts';
-import { setGroupMax } from '../../testbed/acceleration.ts';
+import { setGroupMax, whenLargePoolFull } from '../../testbed/acceleration.ts';
 import type { Accelerated } from '../../testbed/acceleration.ts';
 import { countersBetween } from '../../testbed/kvm-counters.ts';
 import type { KvmCounters } from '../../testbed/kvm-counters.ts';
-import { setHugePages } from '../../testbed/huge-pages.ts';
+import type { FaultTrace } from '../../testbed/fault-trace.ts';
+import { reserveHugePages, setHugePages } from '../../testbed/huge-pages.ts';
 import type { HugePages } from '../../testbed/huge-pages.ts';
 import { bootOnly, withL2 } from '../../testbed/l2-session.ts';
 import type { BootSample, BootVariant, Pattern, TouchSample, Variant } from './schema.ts';
@@ -19,9 +20,13 @@ export type Turn = Variant | 'not-nested';
 export interface TurnContext {
   lab: Lab;
   counters: KvmCounters;
+  /** Where instructions of faults are counted. */
+  trace?: FaultTrace | undefined;
   acceleration: Accelerated;
   /** The module's default before the benchmark. */
   groupDefault: number;
+  /** 2 MiB frames that L1 keeps; 0: none. */
+  largeFrames: number;
   /** What it is set to now. */
   group: { now: number };
   touchMib: number;
@@ -45,6 +50,7 @@ const L2_RAM: Readonly<Record<Exclude<Variant, 'l1'>, RamKind>> = {
   'l2-vanilla-prealloc': 'tmpfs-prealloc',
   'l2-anonymous': 'anonymous',
   'l2-thp': 'anonymous',
+  'l2-hugetlb': 'hugetlbfs',
   'l2-group1': 'turtlefs',
   'l2-default': 'turtlefs',
 };
@@ -94,9 +100,12 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
     await setGroupMax(c.lab.l1, pages, c.signal);
     c.group.now = pages;
   }
+  if (ram === 'turtlefs' && c.largeFrames > 0) await whenLargePoolFull(c.lab.l1, c.largeFrames, c.signal);
   const hugePages = HUGE_PAGES[turn];
   await using undo = new CleanupStack();
   if (hugePages !== undefined) undo.add('huge pages', await setHugePages(c.lab.l1, hugePages, c.signal));
+  if (ram === 'hugetlbfs')
+    undo.add('pages set aside', await reserveHugePages(c.lab.l1, Math.ceil(c.l2MemoryMib / 2), c.signal));
   const fallbacks =
     ram === 'turtlefs' ? async () => (await c.acceleration.hookCounts(c.signal)).reasons : null;
   const cpuSeconds = c.lab.emulatorCpuSeconds();
@@ -126,7 +135,7 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
           emulatorCpuSeconds: c.lab.emulatorCpuSeconds() - cpuSeconds,
         });
       if (c.bootOnly) return { boots, touches: [] };
-      const meters = { lab: c.lab, counters: c.counters, fallbacks };
+      const meters = { lab: c.lab, counters: c.counters, fallbacks, trace: c.trace };
       return { boots, touches: await touchInL2(shell, { ...plan, variant: turn }, meters, c.signal) };
     },
     { signal: c.signal },

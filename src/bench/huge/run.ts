@@ -11,6 +11,7 @@ import type { Lab } from '../../lab/lab.ts';
 import { runScript } from '../../lab/levels.ts';
 import type { Job } from '../../lab/levels.ts';
 import { Acceleration, CLI, jobSays, whenLargePoolFull } from '../../testbed/acceleration.ts';
+import { reserveHugePages } from '../../testbed/huge-pages.ts';
 import { KvmCounters, countersBetween } from '../../testbed/kvm-counters.ts';
 import { environmentOf } from '../shared/environment.ts';
 import { withL2 } from '../../testbed/l2-session.ts';
@@ -88,14 +89,7 @@ export async function runHugeBench(lab: Lab, spec: HugeSpec): Promise<HugeResult
   undo.add('counters', () => counters.stop());
   const samples: HugeSample[] = [];
   try {
-    await runScript(l1, `mkdir -p ${HUGETLBFS_DIR} && mount -t hugetlbfs none ${HUGETLBFS_DIR}`, { signal });
-    undo.add('hugetlbfs', () => runScript(l1, `umount ${HUGETLBFS_DIR}`).then(() => {}));
-    await runScript(
-      l1,
-      `echo ${frames} > /proc/sys/vm/nr_hugepages && test $(cat /proc/sys/vm/nr_hugepages) = ${frames}`,
-      { signal },
-    );
-    undo.add('pages set aside', () => runScript(l1, 'echo 0 > /proc/sys/vm/nr_hugepages').then(() => {}));
+    undo.add('pages set aside', await reserveHugePages(l1, frames, signal));
     for (let round = 0; round < rounds; round++)
       for (const variant of round % 2 === 0 ? HUGE_VARIANTS : [...HUGE_VARIANTS].reverse()) {
         const step = spec.progress.step(`round ${round + 1} of ${rounds}: ${variant}`);

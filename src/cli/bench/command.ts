@@ -29,10 +29,18 @@ interface RunOptions extends CommonOptions {
   mib: number;
   rounds: number;
   l2Memory: number;
+  largeFrames: number;
   machine: string;
   variants?: string;
   patterns?: string;
 }
+
+interface CountOptions extends RunOptions {
+  count?: boolean;
+}
+
+/** A trace holds some 30 MiB of touches as slow as vanilla's. */
+const COUNTED_MIB = 8;
 
 export const ARENA_MIB = 16;
 
@@ -50,13 +58,24 @@ export function register(program: Command, version: string): void {
         integer('--l2-memory', 64, 65_536),
         0,
       )
+      .option(
+        '--large-frames <number>',
+        'frames of 2 MiB that L1 keeps for its nested guests; 0: all pages are of 4 KiB',
+        integer('--large-frames', 0, 256),
+        0,
+      )
       .option('--machine <type>', "QEMU's machine type for L2", 'pc')
       .option('--variants <list>', 'only these, comma-separated; default: all')
       .option('--patterns <list>', 'only these orders of touching; default: all');
 
-  sized(bench.command('npf').description('first touches of L2: vanilla and with the hyperupcall')).action(
-    (o: RunOptions) => measure('npf', o, version),
-  );
+  sized(bench.command('npf').description('first touches of L2: vanilla and with the hyperupcall'))
+    .option(
+      '--count',
+      'also the instructions of each fault, by level: time is counted in instructions, L1 has one CPU, and 8 MiB are touched unless --mib says other',
+    )
+    .action((o: CountOptions, command: Command) =>
+      measure('npf', o.count === true ? counting(o, command) : o, version),
+    );
   sized(
     bench.command('boot').description('boots of L2: vanilla, with the hyperupcall, and not nested'),
   ).action((o: RunOptions) => measure('boot', o, version));
@@ -94,6 +113,17 @@ export function register(program: Command, version: string): void {
   registerProfileBench(bench, version);
   registerFleetBench(bench, version);
   registerVmsBench(bench, version);
+}
+
+/** Throws HT_USAGE for a lab whose instructions nobody counts. */
+function counting(o: CountOptions, command: Command): CountOptions {
+  if (o.accel !== 'tcg' || (o.clock ?? 'instructions') !== 'instructions' || o.l1Cpus !== 1)
+    throw new HyperturtleError(
+      'HT_USAGE',
+      '--count expects --accel tcg, --clock instructions and --l1-cpus 1, as they are unless given',
+    );
+  const mib = command.getOptionValueSource('mib') === 'default' ? COUNTED_MIB : o.mib;
+  return { ...o, clock: 'instructions', mib };
 }
 
 interface CheckOptions extends LabOptions {
@@ -141,7 +171,7 @@ function common(c: Command): Command {
   return labOptions(c).option('--report <file>', 'write the HTML report');
 }
 
-async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: string): Promise<void> {
+async function measure(what: 'npf' | 'boot' | 'all', o: CountOptions, version: string): Promise<void> {
   const [{ VARIANTS, PATTERNS }, { l2MemoryFor }] = await Promise.all([
     import('../../bench/first-touch/schema.ts'),
     import('../../bench/first-touch/touch.ts'),
@@ -155,6 +185,8 @@ async function measure(what: 'npf' | 'boot' | 'all', o: RunOptions, version: str
       patterns: choose('--patterns', PATTERNS, o.patterns),
       notNested: what !== 'npf',
       bootOnly: what === 'boot',
+      count: o.count ?? false,
+      largeFrames: o.largeFrames,
       l2MemoryMib: o.l2Memory || l2MemoryFor(o.mib),
       arenaMib: ARENA_MIB,
       machine: o.machine,

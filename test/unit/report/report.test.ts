@@ -4,10 +4,10 @@ import { htmlReport } from '../../../src/report/html.ts';
 import { caveat, headline } from '../../../src/report/sentences.ts';
 import { decades, escapeXml, logScale, roundTicks } from '../../../src/report/svg.ts';
 import { formatTable } from '../../../src/report/table.ts';
-import { barTable, switchTable, touchTable } from '../../../src/report/tables.ts';
+import { barTable, faultCostTable, switchTable, touchTable } from '../../../src/report/tables.ts';
 import { terminalReport } from '../../../src/report/terminal.ts';
-import { resultSchema } from '../../../src/bench/first-touch/schema.ts';
-import { exampleResult } from '../../support/bench-samples.ts';
+import { VARIANTS, resultSchema } from '../../../src/bench/first-touch/schema.ts';
+import { exampleResult, touchSample } from '../../support/bench-samples.ts';
 
 describe('numbers in the report', () => {
   it('have three digits and no exponent', () => {
@@ -65,6 +65,35 @@ describe('tables on the terminal', () => {
     expect(barTable(r).rows.find((row) => row[3] === 'NOT MET')?.[0]).toMatch(/first touch, sequential/);
   });
 
+  it('show what a fault costs in instructions where that was counted, each round that differs', () => {
+    const r = exampleResult();
+    expect(terminalReport(r, undefined)).not.toContain('Instructions from a fault');
+    const pages = 2048;
+    r.touches = [1, 2].map((round) => ({
+      ...touchSample({ variant: 'l2-default', round, pages }),
+      faultCosts: [
+        {
+          by: 'L0',
+          faults: 32,
+          switches: 2,
+          instructions: 64 * pages * round,
+          l0Instructions: 114_000 + round,
+          l1Instructions: 0,
+        },
+      ],
+    }));
+    expect(faultCostTable(r).rows).toEqual([
+      ['L2 hyperupcall, groups', 'sequential', 'L0', '32', '2', '114,001, 114,002', '0', '96'],
+    ]);
+    expect(terminalReport(r, undefined)).toContain('Instructions from a fault');
+  });
+
+  it('name the frames of 2 MiB where L1 keeps some', () => {
+    const r = exampleResult();
+    r.parameters.largeFrames = 48;
+    expect(touchTable(r).rows.map((row) => row[0])).toContain('L2 hyperupcall, 2 MiB frames');
+  });
+
   it('end with the path of the report and one sentence', () => {
     const lines = terminalReport(exampleResult(), '/x/report.html').trimEnd().split('\n');
     expect(lines.at(-2)).toBe('Report: /x/report.html');
@@ -112,6 +141,11 @@ describe('HTML report', () => {
 
   it('needs nothing from outside', () => {
     expect(html).not.toMatch(/<script|<link|@import|url\(|https?:/);
+  });
+
+  it('has a colour for each variant', () => {
+    for (const v of VARIANTS)
+      expect(html, v).toMatch(new RegExp(`\\.curve\\.s-${v} .*\\.bar\\.s-${v} `, 's'));
   });
 
   it('describes every plot for those who cannot see it', () => {

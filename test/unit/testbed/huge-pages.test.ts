@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { chosenHugePages, setHugePages } from '../../../src/testbed/huge-pages.ts';
+import { chosenHugePages, reserveHugePages, setHugePages } from '../../../src/testbed/huge-pages.ts';
 import type { Level } from '../../../src/lab/levels.ts';
 
 describe('transparent huge pages of a level', () => {
@@ -24,5 +24,43 @@ describe('transparent huge pages of a level', () => {
     expect(set).toBe('never');
     await back();
     expect(set).toBe('madvise');
+  });
+});
+
+describe('huge pages set aside', () => {
+  /** A level with memory for 100 of them. */
+  const levelWith = (scripts: string[], fails: RegExp): Level => {
+    let reserved = 0;
+    return {
+      name: 'L1',
+      exec: (argv: readonly string[]) => {
+        const script = argv.at(-1)!;
+        scripts.push(script);
+        const to = /^echo (\d+) > /.exec(script)?.[1];
+        if (to !== undefined) reserved = Math.min(Number(to), 100);
+        const status = fails.test(script) ? 1 : 0;
+        return Promise.resolve({ status, stdout: Buffer.from(`${reserved}\n`), stderr: Buffer.alloc(0) });
+      },
+    } as unknown as Level;
+  };
+  const NR = '/proc/sys/vm/nr_hugepages';
+
+  it('are given back when they are not wanted any more, after their file system', async () => {
+    const scripts: string[] = [];
+    const free = await reserveHugePages(levelWith(scripts, /never/), 64);
+    expect(scripts[0]).toBe(`echo 64 > ${NR}; cat ${NR}`);
+    scripts.length = 0;
+    await free();
+    expect(scripts).toEqual(['umount /dev/hugepages', `echo 0 > ${NR}`]);
+  });
+
+  it('are given back at once where there are fewer, and where their file system is not mounted', async () => {
+    const scripts: string[] = [];
+    await expect(reserveHugePages(levelWith(scripts, /never/), 128)).rejects.toThrow(
+      'L1 has memory for 100 of 128 pages of 2 MiB: give it more',
+    );
+    expect(scripts.at(-1)).toBe(`echo 0 > ${NR}`);
+    await expect(reserveHugePages(levelWith(scripts, /mount/), 64)).rejects.toThrow();
+    expect(scripts.at(-1)).toBe(`echo 0 > ${NR}`);
   });
 });

@@ -1,0 +1,54 @@
+/** What a fault of L2 costs in instructions: the figure of the fault path that no other work on the machine moves. */
+import { expect, it } from 'vitest';
+import { runBench } from '../../src/bench/first-touch/run.ts';
+import { l2MemoryFor } from '../../src/bench/first-touch/touch.ts';
+import { createProgress } from '../../src/core/progress.ts';
+import type { FaultCost } from '../../src/testbed/fault-cost-schema.ts';
+import { useLab } from '../support/lab.ts';
+
+const TOUCH_MIB = 4;
+const PAGES = (TOUCH_MIB << 20) / 4096;
+const lab = useLab();
+
+it('a fault costs the same in every round, and no more than it did', async () => {
+  const result = await runBench(
+    lab(),
+    {
+      benchmark: 'npf',
+      touchMib: TOUCH_MIB,
+      rounds: 3,
+      variants: ['l2-vanilla', 'l2-group1', 'l2-default'],
+      patterns: ['seq'],
+      notNested: false,
+      bootOnly: false,
+      l2MemoryMib: l2MemoryFor(TOUCH_MIB),
+      arenaMib: 16,
+      machine: 'pc',
+      count: true,
+    },
+    { version: 'test', progress: createProgress() },
+  );
+  const costs = (variant: string, by: FaultCost['by']): FaultCost[] =>
+    result.touches
+      .filter((s) => s.variant === variant && s.touch.pass === 1)
+      .map((s) => s.faultCosts!.find((c) => c.by === by)!);
+  const same = (figures: number[]): number => {
+    expect(figures).toHaveLength(3);
+    expect(Math.max(...figures) / Math.min(...figures)).toBeLessThan(1.01);
+    return figures[0]!;
+  };
+  const both = (c: FaultCost): number => c.l0Instructions + c.l1Instructions;
+
+  const vanilla = costs('l2-vanilla', 'L1');
+  expect(vanilla.every((c) => c.faults >= PAGES && c.l1Instructions > 5000)).toBe(true);
+  const given = same(vanilla.map(both));
+  const onePage = costs('l2-group1', 'L0');
+  expect(onePage.every((c) => c.faults >= PAGES && c.switches === 2 && c.l1Instructions === 0)).toBe(true);
+  const answered = same(onePage.map(both));
+  // seen on 6.1: 183,000 and 7,900 (2026-12-01)
+  expect(given / answered).toBeGreaterThan(15);
+  expect(answered).toBeLessThan(12_000);
+  // a group: of all pages together, which has a rare tick in it
+  const groups = costs('l2-default', 'L0').map((c) => c.instructions / PAGES);
+  expect(Math.max(...groups)).toBeLessThan(3000);
+});
