@@ -13,7 +13,7 @@ import { CONSUMERS, CONSUMER_DEFAULTS } from '../../src/guest/consumers.ts';
 import type { Consumer } from '../../src/guest/consumers.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { containerdTree } from '../support/containerd.ts';
-import { debTree } from '../support/deb-tree.ts';
+import { libvirtSchemas } from '../support/libvirt-schemas.ts';
 
 const of = (kind: Consumer): string => CONSUMERS[kind].text(CONSUMER_DEFAULTS);
 
@@ -44,7 +44,7 @@ describe.skipIf(typeof containerd === 'string')('for containerd', () => {
   });
 });
 
-const schemas = debTree('libvirt-schemas', ['libvirt0', 'libxml2-utils', 'libxml2', 'libicu72']);
+const schemas = libvirtSchemas();
 describe.skipIf(typeof schemas === 'string')('for libvirt', () => {
   const valid = (xml: string): boolean => {
     if (typeof schemas === 'string') throw new Error(schemas);

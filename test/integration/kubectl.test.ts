@@ -14,7 +14,7 @@ import { chartValues } from '../../src/kubernetes/manifests/values.ts';
 import { VALUE_SETS } from '../support/chart-values.ts';
 import { debTree } from '../support/deb-tree.ts';
 
-const tree = debTree('kubectl', ['kubernetes-client']);
+const tree = debTree('kubectl', ['kubectl|kubernetes-client']);
 const why = typeof tree === 'string' ? tree : undefined;
 
 interface KubeObject {

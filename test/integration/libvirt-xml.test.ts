@@ -4,10 +4,9 @@ import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkVm } from '../../src/host/config.ts';
 import { libvirtXml } from '../../src/host/daemon/qemu-args.ts';
-import { debTree } from '../support/deb-tree.ts';
+import { libvirtSchemas } from '../support/libvirt-schemas.ts';
 
-const PACKAGES = ['libvirt-common|libvirt0', 'libvirt0', 'libxml2-utils', 'libxml2', 'libicu76|libicu72'];
-const tree = debTree('libvirt-schemas', PACKAGES);
+const tree = libvirtSchemas();
 const why = typeof tree === 'string' ? tree : undefined;
 
 /** What is printed is parts; their comments say where each belongs. */

@@ -241,13 +241,18 @@ async function addApplets(tree: string): Promise<void> {
   await normalizeModes(tree);
 }
 
-async function addNode({ node, version, signal }: ImagesSpec, tree: string): Promise<Contents['node']> {
+/** Libraries that this Node.js needs beside those of the image: none for an official build, some for Debian's since 13. */
+export async function librariesLacking(node: string, signal?: AbortSignal): Promise<string[]> {
   const { stdout } = await exec('ldd', [node], { timeoutMs: 30_000, signal });
-  const needed = stdout
+  return stdout
     .toString('utf8')
     .split('\n')
     .map((l) => path.basename(l.trim().split(' ')[0] ?? ''))
     .filter((n) => n !== '' && !n.startsWith('linux-vdso') && !LIBRARIES.test(n));
+}
+
+async function addNode({ node, version, signal }: ImagesSpec, tree: string): Promise<Contents['node']> {
+  const needed = await librariesLacking(node, signal);
   if (needed.length > 0)
     throw new HyperturtleError(
       'HT_UNSUPPORTED',
