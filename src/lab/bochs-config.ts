@@ -8,8 +8,11 @@ import { PORT } from './machine.ts';
 export const BOCHS_MEM_MIB = 2048;
 /** 16 heads of 63 sectors: disk images must be whole cylinders. */
 export const CYLINDER_BYTES = 16 * 63 * 512;
-/** L1's start script, on a disk of its own: one cylinder. */
-const DISKS = { base: '/dev/sda', payload: '/dev/sdb', l1Script: '/dev/sdc' } as const;
+/**
+ * By ATA channel and place on it: the kernel names disks in the order in which it happens to find them. L1's start script is on
+ * one of its own: one cylinder.
+ */
+const DISKS = { base: 'scsi:0:0:0:0', payload: 'scsi:0:0:1:0', l1Script: 'scsi:1:0:0:0' } as const;
 /**
  * The ports after the console's, in order; the names are what L0 and L1 know them by. Not the fourth: it would share its
  * interrupt with the second, and Bochs lowers the line for both when one is served, so that the other's is lost.

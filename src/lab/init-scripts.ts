@@ -85,6 +85,14 @@ export const EXTRA_MODULES = [
   ],
 ];
 
+/** The block device that `scsi:HOST:CHANNEL:TARGET:LUN` has, any other name as it is. Shell. */
+const DISK_OF = `disk_of() {
+  case $1 in
+    scsi:*) for b in "/sys/bus/scsi/devices/\${1#scsi:}/block/"*; do echo "/dev/\${b##*/}"; done;;
+    *) echo "$1";;
+  esac
+}`;
+
 /** /init of the initramfs: from here to the base image. `order` is the list of module files in load order. */
 export const INITRAMFS_INIT = `#!/bin/sh
 # from the initramfs to the base image on the first disk, with a tmpfs over it
@@ -93,15 +101,22 @@ mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 fail() { echo "### boot failed: $1" > /dev/console; poweroff -f; }
-base=${IN_GUEST.base}
+${DISK_OF}
+base=${IN_GUEST.base} others=
 read -r cmdline < /proc/cmdline
-for a in $cmdline; do case $a in hyperturtle.base=*) base=\${a#*=};; esac; done
+for a in $cmdline; do case $a in
+  hyperturtle.base=*) base=\${a#*=};;
+  hyperturtle.payload=*|hyperturtle.l1=*) others="$others \${a#*=}";;
+esac; done
 while read -r m; do insmod "/modules/$m" || fail "module $m"; done < /modules/order
 n=0
-while [ ! -b $base ]; do
-  n=$((n + 1)); [ $n -gt 200 ] && fail "no disk $base"
-  sleep 0.05
+for d in $base $others; do
+  while [ ! -b "$(disk_of "$d")" ]; do
+    n=$((n + 1)); [ $n -gt 200 ] && fail "no disk $d"
+    sleep 0.05
+  done
 done
+base=$(disk_of "$base")
 mount -t erofs -o ro $base /lower || fail "no erofs image on $base"
 mount -t tmpfs -o size=50% rw /rw
 mkdir -p /rw/upper /rw/work
@@ -119,6 +134,7 @@ export const INITTAB = `::sysinit:/usr/sbin/lab-boot
 /** Set-up of a level; init waits for it before it starts the agent. */
 export const LAB_BOOT = `#!/bin/sh
 export PATH=/usr/sbin:/usr/bin
+${DISK_OF}
 level=0
 base=${IN_GUEST.base} payload=${IN_GUEST.payloadDisk} serial_ports= l1_script_disk=
 for a in $(cat /proc/cmdline); do case $a in
@@ -150,8 +166,8 @@ elif grep -qw vmx /proc/cpuinfo; then
 fi
 modprobe tun
 # the disks go by one pair of names, whatever they are behind
-[ -e ${IN_GUEST.base} ] || ln -s "$base" ${IN_GUEST.base}
-[ -e ${IN_GUEST.payloadDisk} ] || ln -s "$payload" ${IN_GUEST.payloadDisk}
+[ -e ${IN_GUEST.base} ] || ln -s "$(disk_of "$base")" ${IN_GUEST.base}
+[ -e ${IN_GUEST.payloadDisk} ] || ln -s "$(disk_of "$payload")" ${IN_GUEST.payloadDisk}
 # udev's work: ports by name
 mkdir -p /dev/virtio-ports
 for p in /sys/class/virtio-ports/*; do
@@ -169,7 +185,7 @@ done
 if [ "$level" = 0 ]; then
   mkdir -p /run/l1
   if [ "$l1_script_disk" ]; then
-    tr -d '\\0' < "$l1_script_disk" > /run/l1/start.sh
+    tr -d '\\0' < "$(disk_of "$l1_script_disk")" > /run/l1/start.sh
   else
     modprobe qemu_fw_cfg
     script=/sys/firmware/qemu_fw_cfg/by_name/${L1_SCRIPT_FW_CFG}/raw

@@ -37,9 +37,11 @@ describe('the configuration of Bochs', () => {
     );
   });
 
-  it('names the disks as the machine has them', () => {
+  it('names the disks by their places, as names by number are given in any order', () => {
     const text = isolinuxConfig('quiet', '6.1.0-56-cloud-amd64', BOCHS_MODEL);
-    expect(text).toContain('hyperturtle.base=/dev/sda hyperturtle.payload=/dev/sdb hyperturtle.l1=/dev/sdc ');
+    expect(text).toContain(
+      'hyperturtle.base=scsi:0:0:0:0 hyperturtle.payload=scsi:0:0:1:0 hyperturtle.l1=scsi:1:0:0:0 ',
+    );
     expect(text).toContain('APPEND initrd=/initrd quiet nosmp console=ttyS0,115200 ');
     const newer = '6.12.117+deb12-cloud-amd64';
     expect(isolinuxConfig('quiet', newer, BOCHS_MODEL)).toContain(' quiet clearcpuid=28 nosmp ');
