@@ -8,7 +8,7 @@ export const faultCostSchema = lazy(() =>
     /** Who answered: L0 went on alone, or L1 was given it. */
     by: z.enum(['L0', 'L1']),
     faults: z.number().int().positive(),
-    /** Of all of them together, ticks that fell into them too. */
+    /** All of them together, with the ticks that fell into them. */
     instructions: z.number().nonnegative(),
     // medians:
     /** Entries and exits of a guest until L2 ran again. */

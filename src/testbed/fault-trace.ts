@@ -10,7 +10,7 @@ import { NS_PER_INSTRUCTION } from '../lab/machine.ts';
 import type { FaultCost } from './fault-cost-schema.ts';
 
 const INSTANCE = '/sys/kernel/tracing/instances/hyperturtle';
-/** Of L0's one CPU: 400,000 events. */
+/** Room for some 400,000 events of L0's one CPU. */
 const BUFFER_KIB = 32_768;
 const EVENTS = ['kvm_entry', 'kvm_exit', 'kvm_nested_vmexit', 'kvm_nested_vmexit_inject'];
 /** As AMD's and Intel's have it. */
