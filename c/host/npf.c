@@ -31,7 +31,8 @@ static const struct ht_fmt ht_fmt_ept = { .present = 7, .leaf_rw = 3, .accessed 
 #define HT_ENTRIES 512
 /*
  * Below are legacy holes, ROMs and the fixed MTRRs, so L1's entries differ from those of RAM. The rest of the same table, from
- * 1 to 2 MiB, is RAM as any other; L0 takes no memory type from L1's entries.
+ * 1 to 2 MiB, is RAM as any other. KVM takes no memory type from the entries that it shadows: make_spte() asks
+ * get_mt_mask() of L0's own vendor module for it (spte.c in 6.1 and 6.12).
  */
 #define HT_LOW_GPA (1ull << 20)
 #define HT_SIBLING_OFFERS 8
@@ -129,7 +130,7 @@ static int ht_map(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht_linke
 
 	if (!l->words)
 		return HT_NPF_R_NO_ARENA;
-	if (!count || count > HT_GROUP_MAX || gfn < first || gfn - first >= count ||
+	if (!count || count > HT_GROUP_MAX || first < gpa_to_gfn(HT_LOW_GPA) || gfn < first || gfn - first >= count ||
 	    (first ^ gfn) >> 9 || ((first + count - 1) ^ gfn) >> 9 || !(flags & fmt->present) ||
 	    (flags & HT_LARGE) != 0 || ctx->words_off % sizeof(u64) || ctx->words_off > l->bytes ||
 	    count * sizeof(u64) > l->bytes - ctx->words_off)

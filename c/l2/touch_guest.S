@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The smallest guest that is of use for testing a hypervisor's memory: started by PVH in 32-bit protected mode without
- * paging, it writes a word into every page from 2 MiB to the end of its memory, reads all of them back, and
+ * paging, it writes a word into every page from 1.5 MiB to the end of its memory, reads all of them back, and
  * tells by the debug exit port. No kernel, no timer, no interrupts: it lives for a fraction of a second.
  *
  * Exit status of QEMU with `-device isa-debug-exit,iobase=0xf4`: 33 all pages right, 35 a page was wrong.
@@ -9,7 +9,7 @@
  * last 18 MiB, where firmware (SeaBIOS) worked and leaves its tables.
  * Build: gcc -m32 -nostdlib -static -no-pie, see src/lab/build.ts.
  */
-#define FIRST_PAGE 0x200000
+#define FIRST_PAGE 0x180000
 #define PAGE 0x1000
 #define EXIT_PORT 0xf4
 #define MAGIC 0x5eed0001

@@ -1,21 +1,31 @@
 /**
  * What one fault costs in instructions, by level: from KVM's own tracepoints in an L0 whose time is counted in instructions
- * (`--clock instructions`), where the TSC counts nanoseconds of two for each. Nothing here comes from our module. What the
- * tracepoints themselves take, some hundred instructions for each entry and exit, is in L0's figure.
+ * (`--clock instructions`), where the TSC counts nanoseconds, two for each instruction. Nothing here comes from our
+ * module. What the tracepoints themselves take, some hundred instructions for each entry and exit, is in L0's figure.
  */
 import { HyperturtleError } from '../core/errors.ts';
+import { median } from '../core/median.ts';
 import { runScript } from '../lab/levels.ts';
 import type { Level } from '../lab/levels.ts';
 import { NS_PER_INSTRUCTION } from '../lab/machine.ts';
 import type { FaultCost } from './fault-cost-schema.ts';
 
 const INSTANCE = '/sys/kernel/tracing/instances/hyperturtle';
-/** Room for some 400,000 events of L0's one CPU. */
+/** For L0's one CPU. */
 const BUFFER_KIB = 32_768;
 const EVENTS = ['kvm_entry', 'kvm_exit', 'kvm_nested_vmexit', 'kvm_nested_vmexit_inject'];
+/** For `sed -nE`: time, name and reason of each event, as all of it would be too much for the channel. */
+export const SHORTEN = [
+  's/^.* ([0-9]+): (kvm_[a-z_]+): .*reason:? ([A-Za-z_0-9]+).*$/\\1 \\2 \\3/p',
+  't',
+  's/^.* ([0-9]+): (kvm_[a-z_]+): .*$/\\1 \\2 /p',
+]
+  .map((command) => `-e '${command}'`)
+  .join(' ');
+const READ_MS = 300_000;
 /** As AMD's and Intel's have it. */
-const FAULT = /\breason:? (?:npf|EPT_VIOLATION)\b/;
-const EVENT = /\s(\d+): (kvm_\w+): (.*)$/;
+const FAULTS = new Set(['npf', 'EPT_VIOLATION']);
+const EVENT = /^(\d+) (kvm_\w+) (\w*)$/;
 
 interface Event {
   /** Ticks of L0's TSC. */
@@ -24,10 +34,11 @@ interface Event {
   fault: boolean;
 }
 
+/** Lines as SHORTEN leaves them. */
 export function parseTrace(text: string): Event[] {
   return text.split('\n').flatMap((line) => {
-    const [, at, name, rest] = EVENT.exec(line) ?? [];
-    return at === undefined ? [] : [{ at: Number(at), name: name!, fault: FAULT.test(rest!) }];
+    const [, at, name, reason] = EVENT.exec(line) ?? [];
+    return at === undefined ? [] : [{ at: Number(at), name: name!, fault: FAULTS.has(reason!) }];
   });
 }
 
@@ -72,11 +83,6 @@ export function tracedFaults(events: readonly Event[]): TracedFault[] {
   return faults;
 }
 
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor((sorted.length - 1) / 2)]!;
-}
-
 /** By who answered. */
 export function faultCosts(faults: readonly TracedFault[]): FaultCost[] {
   return (['L0', 'L1'] as const).flatMap((by) => {
@@ -112,7 +118,8 @@ cd ${INSTANCE}
 echo x86-tsc > trace_clock
 echo ${BUFFER_KIB} > buffer_size_kb`,
       { signal },
-    ).catch((e: unknown) => {
+    ).catch(async (e: unknown) => {
+      await runScript(l0, `rmdir ${INSTANCE} 2>/dev/null; true`);
       throw new HyperturtleError(
         'HT_UNSUPPORTED',
         "L0's kernel does not trace with its TSC (tracefs with instances and the clock x86-tsc expected)",
@@ -141,9 +148,11 @@ echo ${BUFFER_KIB} > buffer_size_kb`,
         'HT_COMMAND_FAILED',
         `more faults than a trace of ${BUFFER_KIB} KiB holds: touch less memory (--mib)`,
       );
-    return faultCosts(
-      tracedFaults(parseTrace(await runScript(this.#l0, `cat ${INSTANCE}/trace`, { signal }))),
-    );
+    const trace = await runScript(this.#l0, `sed -nE ${SHORTEN} ${INSTANCE}/trace`, {
+      timeoutMs: READ_MS,
+      signal,
+    });
+    return faultCosts(tracedFaults(parseTrace(trace)));
   }
 
   async close(): Promise<void> {

@@ -1,5 +1,6 @@
 /** Huge pages of a level: what its kernel gives for anonymous memory, and those set aside (hugetlbfs). */
 import { HyperturtleError } from '../core/errors.ts';
+import { CleanupStack } from '../core/lifecycle.ts';
 import { HUGETLBFS_DIR } from '../guest/vmm/arguments.ts';
 import { runScript } from '../lab/levels.ts';
 import type { Level } from '../lab/levels.ts';
@@ -35,24 +36,21 @@ export async function reserveHugePages(
   pages: number,
   signal?: AbortSignal,
 ): Promise<() => Promise<void>> {
+  const undo = new CleanupStack();
   const script = (text: string): Promise<string> => runScript(level, text, { signal });
-  const free = async (): Promise<void> => void (await runScript(level, `echo 0 > ${RESERVED}`));
-  const got = Number(await script(`echo ${pages} > ${RESERVED}; cat ${RESERVED}`));
-  if (got !== pages) {
-    await free();
-    throw new HyperturtleError(
-      'HT_NO_MEMORY',
-      `${level.name} has memory for ${got} of ${pages} pages of 2 MiB: give it more`,
-    );
-  }
   try {
+    undo.add('pages set aside', async () => void (await runScript(level, `echo 0 > ${RESERVED}`)));
+    const got = Number(await script(`echo ${pages} > ${RESERVED}; cat ${RESERVED}`));
+    if (got !== pages)
+      throw new HyperturtleError(
+        'HT_NO_MEMORY',
+        `${level.name} has memory for ${got} of ${pages} pages of 2 MiB: give it more`,
+      );
     await script(`mkdir -p ${HUGETLBFS_DIR} && mount -t hugetlbfs none ${HUGETLBFS_DIR}`);
+    undo.add('hugetlbfs', async () => void (await runScript(level, `umount ${HUGETLBFS_DIR}`)));
+    return () => undo.run();
   } catch (e) {
-    await free();
+    await undo.run().catch(() => {}); // the first failure is the one to tell
     throw e;
   }
-  return async () => {
-    await runScript(level, `umount ${HUGETLBFS_DIR}`);
-    await free();
-  };
 }

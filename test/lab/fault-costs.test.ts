@@ -45,10 +45,10 @@ it('a fault costs the same in every round, and no more than it did', async () =>
   const onePage = costs('l2-group1', 'L0');
   expect(onePage.every((c) => c.faults >= PAGES && c.switches === 2 && c.l1Instructions === 0)).toBe(true);
   const answered = same(onePage.map(both));
-  // seen on 6.1: 183,000 and 7,900 (2026-12-01)
-  expect(given / answered).toBeGreaterThan(15);
-  expect(answered).toBeLessThan(12_000);
-  // a group: of all pages together, which has a rare tick in it
+  // seen (2026-12-01): 183,000 and 7,900 on 6.1, 126,000 and 8,290 on 6.12
+  expect(given / answered).toBeGreaterThan(14);
+  expect(answered).toBeLessThan(9000);
+  // a group: all pages together, with a rare tick. Seen: 1,950 on 6.1, 2,060 on 6.12
   const groups = costs('l2-default', 'L0').map((c) => c.instructions / PAGES);
-  expect(Math.max(...groups)).toBeLessThan(3000);
+  expect(Math.max(...groups)).toBeLessThan(2400);
 });

@@ -76,7 +76,7 @@ describe('frames of an L2', () => {
       expect(s.frames_taken).toBeGreaterThan(pages / 2);
       expect((await limited()) - limitedBefore).toBeLessThan(s.faults / 50); // being charged sends hardly any fault to L1
       expect(s.pages_held).toBeGreaterThan(pages + UNSEEN / 2);
-      expect(apart(s.frames_charged, s.pages_held)).toBeLessThan(0.01); // below 2 MiB nothing is exported
+      expect(apart(s.frames_charged, s.pages_held)).toBeLessThan(0.01); // below 1 MiB nothing is exported
       expect(apart(blocks / 8, s.frames_charged)).toBeLessThan(0.01);
       const grown = (current - before) / 4096;
       const charged = s.frames_charged - first.frames_charged;

@@ -99,8 +99,8 @@ describe('plain QEMU', () => {
   it('with -m alone has at least 95 % of first touches answered in L0, its monitor on its standard input, and its exit status', async () => {
     const { l1 } = lab();
     const mib = 64;
-    // c/l2/touch_guest.S leaves out its first 2 MiB and 18 at the end
-    const pages = (mib - 20) << 8;
+    // c/l2/touch_guest.S leaves out its first 1.5 MiB and 18 at the end
+    const pages = (mib - 19.5) * 256;
     const qemu = [
       ...['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-S'],
       ...[

@@ -14,7 +14,7 @@ import { ManagedAcceleration } from '../../testbed/managed.ts';
 import { exitsGuest, ticksOf } from '../exits/run.ts';
 import type { Environment } from '../shared/environment-schema.ts';
 import { environmentOf } from '../shared/environment.ts';
-import { median } from '../shared/statistics.ts';
+import { median } from '../../core/median.ts';
 
 const COUNTERS = '/payload/bpf/counters.bpf.o';
 /** examples/counters */

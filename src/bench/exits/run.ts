@@ -14,7 +14,7 @@ import { Acceleration, CLI } from '../../testbed/acceleration.ts';
 import { environmentOf } from '../shared/environment.ts';
 import { KvmCounters, countersBetween } from '../../testbed/kvm-counters.ts';
 import { environmentSchema } from '../shared/environment-schema.ts';
-import { median } from '../shared/statistics.ts';
+import { median } from '../../core/median.ts';
 import { addOwn } from '../../core/own.ts';
 import { recordOf } from '../../core/record.ts';
 import { lazy } from '../../core/lazy.ts';

@@ -13,8 +13,8 @@ import type { Output } from '../../core/lazy.ts';
 /**
  * In the order in which tables and plots show them. L2's RAM: `vanilla` a file of tmpfs, as Kata has it; `anonymous` memory
  * of the VMM's own in pages of 4 KiB, `thp` the same where L1's kernel gives 2 MiB at a time if it can, as QEMU's -m,
- * Firecracker and cloud-hypervisor have it by default `hugetlb` 2 MiB pages that L1 has set
- * aside; `group1` and `default` a file of turtlefs.
+ * Firecracker and cloud-hypervisor have it by default; `hugetlb` 2 MiB pages that L1 has set aside; `group1` and `default`
+ * a file of turtlefs.
  */
 export const VARIANTS = [
   'l1',
@@ -28,6 +28,8 @@ export const VARIANTS = [
 ] as const;
 const variantSchema = lazy(() => z.enum(VARIANTS));
 export type Variant = Output<typeof variantSchema>;
+/** Where L1 keeps frames of 2 MiB: they come whatever the size of groups. */
+export const WITH_LARGE_FRAMES = VARIANTS.filter((v) => v !== 'l2-group1');
 
 /**
  * Orders of first touches. `random` shuffles virtual pages, whose frames L2's kernel still hands out mostly in

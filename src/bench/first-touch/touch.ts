@@ -10,6 +10,7 @@ import { touchSchema } from './schema.ts';
 import type { Pattern, Touch, TouchSample, Variant } from './schema.ts';
 import type { Counters } from '../../testbed/counters-schema.ts';
 import { subtractCounts } from '../../core/counts.ts';
+import { withoutUndefined } from '../../core/defined.ts';
 import { sleep } from '../../core/wait.ts';
 
 /** The longest that one phase may take: vanilla, 64 MiB, a machine that does other things as well. */
@@ -156,7 +157,7 @@ export async function touchInL2(
           counters: countersBetween(before.counters, after.counters),
           fallbacks: phaseReasons,
           emulatorCpuSeconds: Math.max(0, after.cpuSeconds - before.cpuSeconds),
-          ...(faultCosts === undefined ? {} : { faultCosts }),
+          ...withoutUndefined({ faultCosts }),
         });
         before = after = undefined;
       }

@@ -16,7 +16,7 @@ import { KvmCounters, countersBetween } from '../../testbed/kvm-counters.ts';
 import { environmentOf } from '../shared/environment.ts';
 import { withL2 } from '../../testbed/l2-session.ts';
 import { environmentSchema } from '../shared/environment-schema.ts';
-import { median } from '../shared/statistics.ts';
+import { median } from '../../core/median.ts';
 import { TinyVmm } from '../../testbed/tiny-vmm.ts';
 import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
 import { lazy } from '../../core/lazy.ts';

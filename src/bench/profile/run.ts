@@ -14,7 +14,7 @@ import { environmentOf } from '../shared/environment.ts';
 import { KvmCounters, countersBetween } from '../../testbed/kvm-counters.ts';
 import { withL2 } from '../../testbed/l2-session.ts';
 import type { L2Session } from '../../testbed/l2-session.ts';
-import { median } from '../shared/statistics.ts';
+import { median } from '../../core/median.ts';
 import { clockNs, record, recorded, stockPerf } from './stock-perf.ts';
 import { RESULT_SCHEMA_VERSION } from '../shared/environment-schema.ts';
 import type { Environment } from '../shared/environment-schema.ts';

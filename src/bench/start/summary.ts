@@ -73,13 +73,25 @@ export function summarizeStarts(
   };
 }
 
+/** What passed the time in results that do not say it. */
+const clockBefore = (accelerator: string): string => (accelerator === 'bochs' ? 'instructions' : 'real');
+
 /** Several runs as one: measured in pieces. Rounds of the same image are counted on. Throws HT_USAGE where they do not fit together. */
 export function joinStarts(results: readonly StartResult[]): StartResult {
   const [first] = results;
   if (first === undefined) throw new HyperturtleError('HT_USAGE', 'no result of bench start');
   const shape = ({ environment: e, parameters: p }: StartResult): string =>
     JSON.stringify([
-      ...[e.accelerator, e.clock, e.hostCpus, e.hostCpuModel, e.l0Kernel, e.l1Kernel, e.l2Kernel, e.l0Qemu],
+      ...[
+        e.accelerator,
+        e.clock ?? clockBefore(e.accelerator),
+        e.hostCpus,
+        e.hostCpuModel,
+        e.l0Kernel,
+        e.l1Kernel,
+        e.l2Kernel,
+        e.l0Qemu,
+      ],
       ...[p.l1MemoryMib, p.l1Cpus, p.groupDefault],
     ]);
   const rounds = new Map<string, number>();

@@ -172,7 +172,7 @@ function common(c: Command): Command {
 }
 
 async function measure(what: 'npf' | 'boot' | 'all', o: CountOptions, version: string): Promise<void> {
-  const [{ VARIANTS, PATTERNS }, { l2MemoryFor }] = await Promise.all([
+  const [{ PATTERNS, VARIANTS, WITH_LARGE_FRAMES }, { l2MemoryFor }] = await Promise.all([
     import('../../bench/first-touch/schema.ts'),
     import('../../bench/first-touch/touch.ts'),
   ]);
@@ -181,7 +181,7 @@ async function measure(what: 'npf' | 'boot' | 'all', o: CountOptions, version: s
       benchmark: what,
       touchMib: o.mib,
       rounds: o.rounds,
-      variants: choose('--variants', VARIANTS, o.variants),
+      variants: choose('--variants', o.largeFrames === 0 ? VARIANTS : WITH_LARGE_FRAMES, o.variants),
       patterns: choose('--patterns', PATTERNS, o.patterns),
       notNested: what !== 'npf',
       bootOnly: what === 'boot',

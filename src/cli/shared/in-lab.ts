@@ -1,6 +1,7 @@
 /** What all benches that start a lab of their own have in common: its options, and its coming and going. */
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import { withoutUndefined } from '../../core/defined.ts';
 import { abortReason, sleep } from '../../core/wait.ts';
 import type { Lab } from '../../lab/lab.ts';
 import type { LabClock } from '../../lab/machine.ts';
@@ -40,7 +41,7 @@ export function inLab<T>(o: LabOptions, body: (c: InLab) => Promise<T>): Promise
     const lab = await labUp({
       kernel: o.kernel,
       accel: o.accel,
-      ...(o.clock === undefined ? {} : { clock: o.clock }),
+      ...withoutUndefined({ clock: o.clock }),
       l1Cpus: o.l1Cpus,
       l1MemoryMib: o.l1Memory,
       ...(o.secondL1Memory === undefined ? {} : { secondL1MemoryMib: o.secondL1Memory }),

@@ -241,7 +241,7 @@ async function addApplets(tree: string): Promise<void> {
   await normalizeModes(tree);
 }
 
-/** Libraries that this Node.js needs beside those of the image: none for an official build, some for Debian's since 13. */
+/** Libraries that this Node.js needs beside those of the image: none for an official build, some for Debian's. */
 export async function librariesLacking(node: string, signal?: AbortSignal): Promise<string[]> {
   const { stdout } = await exec('ldd', [node], { timeoutMs: 30_000, signal });
   return stdout

@@ -1,5 +1,6 @@
+import { execFileSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
-import { faultCosts, parseTrace, tracedFaults } from '../../../src/testbed/fault-trace.ts';
+import { SHORTEN, faultCosts, parseTrace, tracedFaults } from '../../../src/testbed/fault-trace.ts';
 
 const line = (at: number, event: string): string => `    qemu-system-x86-412     [000] d..1. ${at}: ${event}`;
 const ENTRY = 'kvm_entry: vcpu 0, rip 0xffffffff81000000';
@@ -28,7 +29,13 @@ const given = (at: number): string[] => [
 const ends = (at: number): string[] => [line(at, exit('hlt')), line(at + 2, nested('hlt'))];
 
 describe('faults in a trace of KVM', () => {
-  const events = (...lines: string[][]) => parseTrace(['# tracer: nop', '#', ...lines.flat(), ''].join('\n'));
+  const events = (...lines: string[][]) =>
+    parseTrace(
+      execFileSync('sh', ['-c', `sed -nE ${SHORTEN}`], {
+        input: ['# tracer: nop', '#', ...lines.flat(), ''].join('\n'),
+        encoding: 'utf8',
+      }),
+    );
 
   it('last from the exit of L2 until it runs again, and count each level by itself', () => {
     expect(tracedFaults(events(answered(10_000), given(20_000), ends(30_000)))).toEqual([

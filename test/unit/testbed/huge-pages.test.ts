@@ -54,13 +54,20 @@ describe('huge pages set aside', () => {
     expect(scripts).toEqual(['umount /dev/hugepages', `echo 0 > ${NR}`]);
   });
 
+  it('are given back even where their file system is still in use', async () => {
+    const scripts: string[] = [];
+    const free = await reserveHugePages(levelWith(scripts, /^umount/), 64);
+    await expect(free()).rejects.toThrow();
+    expect(scripts.at(-1)).toBe(`echo 0 > ${NR}`);
+  });
+
   it('are given back at once where there are fewer, and where their file system is not mounted', async () => {
     const scripts: string[] = [];
     await expect(reserveHugePages(levelWith(scripts, /never/), 128)).rejects.toThrow(
       'L1 has memory for 100 of 128 pages of 2 MiB: give it more',
     );
     expect(scripts.at(-1)).toBe(`echo 0 > ${NR}`);
-    await expect(reserveHugePages(levelWith(scripts, /mount/), 64)).rejects.toThrow();
+    await expect(reserveHugePages(levelWith(scripts, /mkdir/), 64)).rejects.toThrow();
     expect(scripts.at(-1)).toBe(`echo 0 > ${NR}`);
   });
 });
