@@ -38,7 +38,9 @@ function calls(dir) {
   out.push('pread', fs.readSync(f, back, 0, back.length, 4000), back.equals(buf));
   out.push('end', fs.readSync(f, back, 0, 100, 2 * M), fs.readSync(f, back, 0, 100, 2 * M - 40), fs.readSync(f, back, 0, 9, 9 * M));
   out.push('bad address', Number(readTo(f, NEAR, 100, 0)), koffi.errno(), Number(writeFrom(f, NEAR, 100, 0)), koffi.errno());
-  out.push('bad address behind the end', Number(writeFrom(f, NEAR, 9000, 3 * M)), state(f));
+  out.push('bad address behind the end', Number(writeFrom(f, NEAR, 9000, 3 * M)));
+  fs.ftruncateSync(f, 2 * M); // tmpfs of 7.3 is longer now, though nothing was written
+  out.push(state(f));
   fs.appendFileSync(at('f'), 'tail');
   out.push('append', state(f), content('f'));
   const each = (name, move) => {
@@ -127,6 +129,7 @@ const z = fs.openSync(turtle, TMPFILE, 0o600);
 fs.writeSync(z, filled, 0, filled.length, 0);
 out.zeroRange = [fallocate(z, 0x10, 4000, 8292), fs.fstatSync(z).blocks / 8, fs.fstatSync(z).size];
 out.zeroRange.push(fallocate(z, 0x11, 0, M), fs.fstatSync(z).size, fallocate(z, 0x10, 0, M), fs.fstatSync(z).size);
+out.badAddress = [Number(writeFrom(z, NEAR, 9000, 3 * M)), fs.fstatSync(z).size];
 fs.closeSync(z);
 
 const STEPS = 64, areas = new Set(), all = fs.openSync(turtle + '/io.all', 'w'), grows = fs.openSync(turtle + '/io.grows', 'w');
