@@ -1,7 +1,7 @@
 /** Numbers and names as people read them. */
 import type { BootVariant, Pattern, Variant } from '../bench/first-touch/schema.ts';
 
-export const VARIANT_NAMES: Readonly<Record<Variant, string>> = {
+const VARIANT_NAMES: Readonly<Record<Variant, string>> = {
   l1: 'L1 itself (not nested)',
   'l2-vanilla': 'L2 vanilla',
   'l2-vanilla-prealloc': 'L2 vanilla, preallocated',

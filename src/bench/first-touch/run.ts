@@ -1,5 +1,6 @@
 /** Runs the benchmarks of the fault path in a lab and gives the result file's content. */
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
+import { withoutUndefined } from '../../core/defined.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import type { Progress } from '../../core/progress.ts';
 import type { Lab } from '../../lab/lab.ts';
@@ -16,7 +17,7 @@ import { summarize } from './summary.ts';
 import { reservedMemory } from './touch.ts';
 import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
 import { takeTurn, turnsOf } from './turn.ts';
-import type { TurnResult } from './turn.ts';
+import type { TurnContext, TurnResult } from './turn.ts';
 
 export interface BenchSpec {
   benchmark: BenchResult['benchmark'];
@@ -75,17 +76,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
     undo.add('counters', () => counters.stop());
     const trace = spec.count === true ? await FaultTrace.open(lab.l0, signal) : undefined;
     if (trace !== undefined) undo.add('trace', () => trace.close());
-    const step = progress.step('daemon in L0, agent in L1, npf loaded over their channel');
-    const acceleration = await ManagedAcceleration.on(lab, {
-      arenaMib: spec.arenaMib,
-      ...(largeFrames > 0 ? { largeFrames } : {}),
-      signal,
-    }).catch((e: unknown) => {
-      step.fail();
-      throw e;
-    });
-    const guest = await guestStatus(lab.l1, signal);
-    step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
+    const { acceleration, guest } = await accelerated(lab, spec, options);
     const groupDefault = guest.group_max;
     const group = { now: groupDefault };
     const context = {
@@ -101,28 +92,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       append,
       signal,
     };
-    const touches: TouchSample[] = [];
-    const boots: BootSample[] = [];
-    const turns = turnsOf(spec);
-    let rounds = spec.rounds;
-    for (const [i, { turn, round }] of turns.entries()) {
-      if (roundTooLate(Date.now() - startedAt.getTime(), i, turns.length / spec.rounds, spec.budgetMs)) {
-        rounds = round;
-        progress.note(`  ${round} of ${spec.rounds} rounds: another would take too long here`);
-        break;
-      }
-      const turnStep = progress.step(`[${i + 1}/${turns.length}] round ${round + 1}, ${turn}`);
-      try {
-        const done = await takeTurn(context, turn, round);
-        touches.push(...done.touches);
-        boots.push(...done.boots);
-        turnStep.done(remark(done));
-      } catch (e) {
-        turnStep.fail();
-        if (turn !== 'l2-hugetlb' || !isHyperturtleError(e, 'HT_NO_MEMORY')) throw e;
-        progress.note(`  left out: ${e.message}`);
-      }
-    }
+    const { touches, boots, rounds } = await takeTurns(context, spec, progress, startedAt);
     return {
       schema: RESULT_SCHEMA_VERSION,
       benchmark: spec.benchmark,
@@ -135,6 +105,61 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
   } finally {
     await undo.run();
   }
+}
+
+/** Daemon, agent and program; they stay in the lab. */
+async function accelerated(
+  lab: Lab,
+  spec: BenchSpec,
+  { progress, signal }: BenchOptions,
+): Promise<{ acceleration: ManagedAcceleration; guest: GuestStatus }> {
+  const step = progress.step('daemon in L0, agent in L1, npf loaded over their channel');
+  try {
+    const { arenaMib, largeFrames } = spec;
+    const acceleration = await ManagedAcceleration.on(lab, {
+      arenaMib,
+      ...withoutUndefined({ largeFrames: largeFrames === 0 ? undefined : largeFrames }),
+      signal,
+    });
+    const guest = await guestStatus(lab.l1, signal);
+    step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
+    return { acceleration, guest };
+  } catch (e) {
+    step.fail();
+    throw e;
+  }
+}
+
+/** Turn after turn, until another round would take too long. */
+async function takeTurns(
+  context: TurnContext,
+  spec: BenchSpec,
+  progress: Progress,
+  startedAt: Date,
+): Promise<TurnResult & { rounds: number }> {
+  const touches: TouchSample[] = [];
+  const boots: BootSample[] = [];
+  const turns = turnsOf(spec);
+  let rounds = spec.rounds;
+  for (const [i, { turn, round }] of turns.entries()) {
+    if (roundTooLate(Date.now() - startedAt.getTime(), i, turns.length / spec.rounds, spec.budgetMs)) {
+      rounds = round;
+      progress.note(`  ${round} of ${spec.rounds} rounds: another would take too long here`);
+      break;
+    }
+    const turnStep = progress.step(`[${i + 1}/${turns.length}] round ${round + 1}, ${turn}`);
+    try {
+      const done = await takeTurn(context, turn, round);
+      touches.push(...done.touches);
+      boots.push(...done.boots);
+      turnStep.done(remark(done));
+    } catch (e) {
+      turnStep.fail();
+      if (turn !== 'l2-hugetlb' || !isHyperturtleError(e, 'HT_NO_MEMORY')) throw e;
+      progress.note(`  left out: ${e.message}`);
+    }
+  }
+  return { touches, boots, rounds };
 }
 
 /** Whether turn `i` begins a round that, at the pace so far, would end after the budget. Never the first round. */

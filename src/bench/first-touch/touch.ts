@@ -103,6 +103,12 @@ export function parseLine(
   return { kind: 'result', touch: touchSchema().parse(value) };
 }
 
+/** As c/l2/first_touch takes them. */
+function ordersOf({ patterns, reserved }: TouchPlan): string {
+  const scattered = `scattered@0x${reserved.address.toString(16)}`;
+  return patterns.map((p) => (p === 'scattered' ? scattered : p)).join(' ');
+}
+
 /** All patterns, then a second touch of memory that was freed. The guest must be idle otherwise. */
 export async function touchInL2(
   shell: L2Shell,
@@ -122,10 +128,7 @@ export async function touchInL2(
     const counters = await meters.counters.read(signal);
     return { counters, cpuSeconds: cpu };
   };
-  const orders = plan.patterns.map((p) =>
-    p === 'scattered' ? `scattered@0x${plan.reserved.address.toString(16)}` : p,
-  );
-  await shell.runOk(`first_touch --gate --second ${plan.touchMib} ${orders.join(' ')}`, {
+  await shell.runOk(`first_touch --gate --second ${plan.touchMib} ${ordersOf(plan)}`, {
     timeoutMs: PHASE_TIMEOUT_MS,
     signal,
     onLine: async (line) => {

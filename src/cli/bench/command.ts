@@ -39,7 +39,7 @@ interface CountOptions extends RunOptions {
   count?: boolean;
 }
 
-/** A trace holds some 30 MiB of touches as slow as vanilla's. */
+/** Short phases: each is read from a trace. */
 const COUNTED_MIB = 8;
 
 export const ARENA_MIB = 16;
@@ -48,26 +48,6 @@ export function register(program: Command, version: string): void {
   const bench = program
     .command('bench')
     .description('measure what programs gain and cost nested guests, and race them: no page may change');
-  const sized = (c: Command): Command =>
-    common(c)
-      .option('--mib <number>', 'memory touched by each phase', integer('--mib', 1, 1024), 32)
-      .option('--rounds <number>', 'rounds; variants take turns in each', integer('--rounds', 1, 100), 3)
-      .option(
-        '--l2-memory <MiB>',
-        'memory of L2; default: as much as the touches need',
-        integer('--l2-memory', 64, 65_536),
-        0,
-      )
-      .option(
-        '--large-frames <number>',
-        'frames of 2 MiB that L1 keeps for its nested guests; 0: all pages are of 4 KiB',
-        integer('--large-frames', 0, 256),
-        0,
-      )
-      .option('--machine <type>', "QEMU's machine type for L2", 'pc')
-      .option('--variants <list>', 'only these, comma-separated; default: all')
-      .option('--patterns <list>', 'only these orders of touching; default: all');
-
   sized(bench.command('npf').description('first touches of L2: vanilla and with the hyperupcall'))
     .option(
       '--count',
@@ -113,6 +93,28 @@ export function register(program: Command, version: string): void {
   registerProfileBench(bench, version);
   registerFleetBench(bench, version);
   registerVmsBench(bench, version);
+}
+
+/** What a bench of touches or boots has for options. */
+function sized(c: Command): Command {
+  return common(c)
+    .option('--mib <number>', 'memory touched by each phase', integer('--mib', 1, 1024), 32)
+    .option('--rounds <number>', 'rounds; variants take turns in each', integer('--rounds', 1, 100), 3)
+    .option(
+      '--l2-memory <MiB>',
+      'memory of L2; default: as much as the touches need',
+      integer('--l2-memory', 64, 65_536),
+      0,
+    )
+    .option(
+      '--large-frames <number>',
+      'frames of 2 MiB that L1 keeps for its nested guests; 0: all pages are of 4 KiB',
+      integer('--large-frames', 0, 256),
+      0,
+    )
+    .option('--machine <type>', "QEMU's machine type for L2", 'pc')
+    .option('--variants <list>', 'only these, comma-separated; default: all')
+    .option('--patterns <list>', 'only these orders of touching; default: all');
 }
 
 /** Throws HT_USAGE for a lab whose instructions nobody counts. */
