@@ -113,8 +113,8 @@ function sized(c: Command): Command {
       0,
     )
     .option('--machine <type>', "QEMU's machine type for L2", 'pc')
-    .option('--variants <list>', 'only these, comma-separated; default: all')
-    .option('--patterns <list>', 'only these orders of touching; default: all');
+    .option('--variants <list>', 'only these, comma-separated; default: all; an unknown one lists them')
+    .option('--patterns <list>', 'only these orders of touching; default: all; an unknown one lists them');
 }
 
 /** Throws HT_USAGE for a lab whose instructions nobody counts. */
