@@ -189,7 +189,8 @@ static int ht_map_large(struct kvm_vcpu *vcpu, struct ht_vm *vm, const struct ht
 
 	if (!l->words)
 		return HT_NPF_R_NO_ARENA;
-	if (ctx->flags != HT_NPF_MAP_LARGE || ctx->count != HT_LARGE_PAGES ||
+	/* a whole entry below HT_LOW_GPA too: the first 2 MiB have none of these */
+	if (ctx->flags != HT_NPF_MAP_LARGE || ctx->count != HT_LARGE_PAGES || ctx->first_gfn < gpa_to_gfn(HT_LOW_GPA) ||
 	    ctx->first_gfn != (gfn & ~(HT_LARGE_PAGES - 1)) || !(flags & fmt->present) || (flags & HT_LARGE) ||
 	    ctx->words_off % sizeof(u64) || ctx->words_off > l->bytes ||
 	    HT_LARGE_PAGES * sizeof(u64) > l->bytes - ctx->words_off)

@@ -109,8 +109,8 @@ for a in $cmdline; do case $a in
   hyperturtle.payload=*|hyperturtle.l1=*) others="$others \${a#*=}";;
 esac; done
 while read -r m; do insmod "/modules/$m" || fail "module $m"; done < /modules/order
-n=0
 for d in $base $others; do
+  n=0
   while [ ! -b "$(disk_of "$d")" ]; do
     n=$((n + 1)); [ $n -gt 200 ] && fail "no disk $d"
     sleep 0.05

@@ -3,7 +3,7 @@
  * (`--clock instructions`), where the TSC counts nanoseconds, two for each instruction. Nothing here comes from our
  * module. What the tracepoints themselves take, some hundred instructions for each entry and exit, is in L0's figure.
  */
-import { HyperturtleError } from '../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import { median } from '../core/median.ts';
 import { runScript } from '../lab/levels.ts';
 import type { Level } from '../lab/levels.ts';
@@ -25,6 +25,7 @@ export const SHORTEN = [
 const READ_MS = 300_000;
 /** As AMD's and Intel's have it. */
 const FAULTS = new Set(['npf', 'EPT_VIOLATION']);
+const HALTS = new Set(['hlt', 'HLT']);
 const EVENT = /^(\d+) (kvm_\w+) (\w*)$/;
 
 interface Event {
@@ -32,13 +33,24 @@ interface Event {
   at: number;
   name: string;
   fault: boolean;
+  /** A guest waits: what follows is no work. */
+  halt: boolean;
 }
 
-/** Lines as SHORTEN leaves them. */
+/** Lines as SHORTEN leaves them. Throws HT_COMMAND_FAILED when time goes back in them. */
 export function parseTrace(text: string): Event[] {
+  let last = 0;
   return text.split('\n').flatMap((line) => {
-    const [, at, name, reason] = EVENT.exec(line) ?? [];
-    return at === undefined ? [] : [{ at: Number(at), name: name!, fault: FAULTS.has(reason!) }];
+    const [, time, name, reason = ''] = EVENT.exec(line) ?? [];
+    if (time === undefined) return [];
+    const at = Number(time);
+    if (at < last || !Number.isSafeInteger(at))
+      throw new HyperturtleError(
+        'HT_COMMAND_FAILED',
+        `a trace in order of time expected, ${time} after ${last}`,
+      );
+    last = at;
+    return [{ at, name: name!, fault: FAULTS.has(reason), halt: HALTS.has(reason) }];
   });
 }
 
@@ -52,7 +64,7 @@ export interface TracedFault {
   switches: number;
 }
 
-/** Every fault that begins and ends in the trace of one vCPU. */
+/** Every fault that begins and ends in the trace of one vCPU, and in which nothing else was done or waited for. */
 export function tracedFaults(events: readonly Event[]): TracedFault[] {
   const faults: TracedFault[] = [];
   let open: TracedFault | undefined;
@@ -70,11 +82,13 @@ export function tracedFaults(events: readonly Event[]): TracedFault[] {
       left = e.at;
       const ofL2 = events[i + 1]?.name === 'kvm_nested_vmexit';
       if (ofL2) {
-        if (open !== undefined) faults.push(open);
+        // L1 had something else to do meanwhile
+        if (open !== undefined && (open.by === 'L1' || open.l1 === 0)) faults.push(open);
         open = events[i + 1]!.fault ? { by: 'L0', l0: 0, l1: 0, switches: 1 } : undefined;
       } else if (open !== undefined && entered !== undefined) {
         open.l1 += (e.at - entered) / NS_PER_INSTRUCTION;
         open.switches++;
+        if (e.halt) open = undefined;
       }
     } else if (e.name === 'kvm_nested_vmexit_inject' && e.fault && open !== undefined) {
       open.by = 'L1';
@@ -110,32 +124,39 @@ export class FaultTrace {
 
   /** Throws HT_UNSUPPORTED where this L0 cannot trace. */
   static async open(l0: Level, signal?: AbortSignal): Promise<FaultTrace> {
-    await runScript(
-      l0,
-      `set -e
+    const events = EVENTS.map((e) => `echo 1 > events/kvm/${e}/enable`).join('\n');
+    const trace = new FaultTrace(l0);
+    try {
+      await runScript(
+        l0,
+        `set -e
 mkdir -p ${INSTANCE}
 cd ${INSTANCE}
+echo 0 > tracing_on
 echo x86-tsc > trace_clock
-echo ${BUFFER_KIB} > buffer_size_kb`,
-      { signal },
-    ).catch(async (e: unknown) => {
-      await runScript(l0, `rmdir ${INSTANCE} 2>/dev/null; true`);
+echo ${BUFFER_KIB} > buffer_size_kb
+${events}`,
+        { signal },
+      );
+      return trace;
+    } catch (e) {
+      await trace.close().catch(() => {}); // the first failure is the one to tell
+      if (!isHyperturtleError(e, 'HT_COMMAND_FAILED')) throw e;
       throw new HyperturtleError(
         'HT_UNSUPPORTED',
         "L0's kernel does not trace with its TSC (tracefs with instances and the clock x86-tsc expected)",
         { cause: e },
       );
-    });
-    return new FaultTrace(l0);
+    }
   }
 
   async begin(signal?: AbortSignal): Promise<void> {
-    await this.#switch(1, signal);
+    await runScript(this.#l0, `cd ${INSTANCE} && echo > trace && echo 1 > tracing_on`, { signal });
   }
 
   /** Costs since begin(). Throws HT_COMMAND_FAILED when there was more than the buffer holds. */
   async end(signal?: AbortSignal): Promise<FaultCost[]> {
-    await this.#switch(0, signal);
+    await runScript(this.#l0, `echo 0 > ${INSTANCE}/tracing_on`, { signal });
     const lost = await runScript(
       this.#l0,
       `grep -h -E '^(overrun|dropped events):' ${INSTANCE}/per_cpu/cpu*/stats`,
@@ -157,14 +178,5 @@ echo ${BUFFER_KIB} > buffer_size_kb`,
 
   async close(): Promise<void> {
     await runScript(this.#l0, `rmdir ${INSTANCE}`);
-  }
-
-  async #switch(to: 0 | 1, signal: AbortSignal | undefined): Promise<void> {
-    const lines = EVENTS.map((e) => `echo ${to} > events/kvm/${e}/enable`);
-    await runScript(
-      this.#l0,
-      ['set -e', `cd ${INSTANCE}`, ...(to === 1 ? ['echo > trace'] : []), ...lines].join('\n'),
-      { signal },
-    );
   }
 }

@@ -6,6 +6,7 @@ import { runScript } from '../lab/levels.ts';
 import type { Level } from '../lab/levels.ts';
 
 const RESERVED = '/proc/sys/vm/nr_hugepages';
+const UNMOUNT = `if grep -q ' ${HUGETLBFS_DIR} hugetlbfs ' /proc/mounts; then umount ${HUGETLBFS_DIR}; fi`;
 const FILE = '/sys/kernel/mm/transparent_hugepage/enabled';
 
 /** `always`: 2 MiB at a time where it can, as Debian has it; `never`: 4 KiB. */
@@ -39,15 +40,17 @@ export async function reserveHugePages(
   const undo = new CleanupStack();
   const script = (text: string): Promise<string> => runScript(level, text, { signal });
   try {
-    undo.add('pages set aside', async () => void (await runScript(level, `echo 0 > ${RESERVED}`)));
+    const before = (await script(`cat ${RESERVED}`)).trim();
+    undo.add('pages set aside', async () => void (await runScript(level, `echo ${before} > ${RESERVED}`)));
     const got = Number(await script(`echo ${pages} > ${RESERVED}; cat ${RESERVED}`));
     if (got !== pages)
       throw new HyperturtleError(
         'HT_NO_MEMORY',
         `${level.name} has memory for ${got} of ${pages} pages of 2 MiB: give it more`,
       );
+    // before it is there: one that is interrupted does not know whether it is
+    undo.add('hugetlbfs', async () => void (await runScript(level, UNMOUNT)));
     await script(`mkdir -p ${HUGETLBFS_DIR} && mount -t hugetlbfs none ${HUGETLBFS_DIR}`);
-    undo.add('hugetlbfs', async () => void (await runScript(level, `umount ${HUGETLBFS_DIR}`)));
     return () => undo.run();
   } catch (e) {
     await undo.run().catch(() => {}); // the first failure is the one to tell

@@ -93,7 +93,9 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       signal,
     };
     const { touches, boots, rounds } = await takeTurns(context, spec, progress, startedAt);
-    return {
+    if (touches.length + boots.length === 0)
+      throw new HyperturtleError('HT_NO_MEMORY', 'nothing was measured: L1 had no memory for any turn');
+    const result: BenchResult = {
       schema: RESULT_SCHEMA_VERSION,
       benchmark: spec.benchmark,
       environment: await environmentOf(lab, options.version, startedAt),
@@ -102,8 +104,11 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       boots,
       summary: summarize({ touches, boots }),
     };
-  } finally {
     await undo.run();
+    return result;
+  } catch (e) {
+    await undo.run().catch(() => {}); // the first failure is the one to tell
+    throw e;
   }
 }
 

@@ -128,6 +128,22 @@ function counting(o: CountOptions, command: Command): CountOptions {
   return { ...o, clock: 'instructions', mib };
 }
 
+/** Throws HT_USAGE for what no lab could measure. */
+function checkRoom(o: CountOptions, variants: readonly string[], l2MemoryMib: number): void {
+  if (o.largeFrames * 2 > o.l1Memory / 2)
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `--large-frames ${o.largeFrames}: at most half of --l1-memory, ${Math.floor(o.l1Memory / 4)} of 2 MiB, expected`,
+    );
+  if (l2MemoryMib >= o.l1Memory)
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `an L2 of ${l2MemoryMib} MiB expects more memory in L1 than ${o.l1Memory} MiB: --l1-memory`,
+    );
+  if (o.count === true && !variants.some((v) => v.startsWith('l2-')))
+    throw new HyperturtleError('HT_USAGE', '--count: one of the l2 variants expected in --variants');
+}
+
 interface CheckOptions extends LabOptions {
   cycles: number;
   parallel: number;
@@ -174,22 +190,26 @@ function common(c: Command): Command {
 }
 
 async function measure(what: 'npf' | 'boot' | 'all', o: CountOptions, version: string): Promise<void> {
-  const [{ PATTERNS, VARIANTS, WITH_LARGE_FRAMES }, { l2MemoryFor }] = await Promise.all([
+  const [{ PATTERNS, VARIANTS, WITH_LARGE_FRAMES }, { l2MemoryFor, reservedMemory }] = await Promise.all([
     import('../../bench/first-touch/schema.ts'),
     import('../../bench/first-touch/touch.ts'),
   ]);
+  const variants = choose('--variants', o.largeFrames === 0 ? VARIANTS : WITH_LARGE_FRAMES, o.variants);
+  const l2MemoryMib = o.l2Memory || l2MemoryFor(o.mib);
+  reservedMemory(l2MemoryMib, o.mib);
+  checkRoom(o, variants, l2MemoryMib);
   await runAndReport(
     {
       benchmark: what,
       touchMib: o.mib,
       rounds: o.rounds,
-      variants: choose('--variants', o.largeFrames === 0 ? VARIANTS : WITH_LARGE_FRAMES, o.variants),
+      variants,
       patterns: choose('--patterns', PATTERNS, o.patterns),
       notNested: what !== 'npf',
       bootOnly: what === 'boot',
       count: o.count ?? false,
       largeFrames: o.largeFrames,
-      l2MemoryMib: o.l2Memory || l2MemoryFor(o.mib),
+      l2MemoryMib,
       arenaMib: ARENA_MIB,
       machine: o.machine,
     },

@@ -28,4 +28,15 @@ describe('bench npf', () => {
         "--variants: some of l1,l2-vanilla,l2-vanilla-prealloc,l2-anonymous,l2-thp,l2-hugetlb,l2-default expected, 'l2-group1' found",
     });
   });
+
+  it.each([
+    ['--large-frames 256 --l1-memory 512', /^--large-frames 256: at most half of --l1-memory, 128 of 2 MiB/],
+    ['--mib 1024', /^an L2 of \d+ MiB expects more memory in L1 than 2048 MiB: --l1-memory$/],
+    ['--mib 32 --l2-memory 64', /^L2 with 64 MiB has no room to touch 32 MiB in four orders/],
+    ['--count --variants l1', /^--count: one of the l2 variants expected/],
+  ])('refuses what no lab could measure: %s', async (args, message) => {
+    const e = await bench(...args.split(' ')).catch((err: unknown) => err);
+    expect(e).toMatchObject({ code: 'HT_USAGE' });
+    expect(String((e as Error).message)).toMatch(message);
+  });
 });

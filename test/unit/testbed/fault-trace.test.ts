@@ -48,6 +48,18 @@ describe('faults in a trace of KVM', () => {
     expect(tracedFaults(events(ends(1000), [line(2000, ENTRY)], answered(3000)))).toEqual([]);
   });
 
+  it('are left out where a guest waited or L1 did something else meanwhile', () => {
+    const waited = [...given(1000), line(4600, exit('hlt')), line(9_000_000, ENTRY)];
+    const other = [...answered(9_100_000), line(9_101_500, exit('interrupt')), line(9_102_000, ENTRY)];
+    expect(tracedFaults(events(waited, ends(9_050_000), other, ends(9_200_000)))).toEqual([]);
+  });
+
+  it('are none of a trace in which time goes back', () => {
+    expect(() => events(answered(9000), answered(1000))).toThrow(
+      'a trace in order of time expected, 1000 after 10200',
+    );
+  });
+
   it('are told apart by what Intel calls them, too', () => {
     const intel = answered(1000).map((l) => l.replaceAll('npf', 'EPT_VIOLATION'));
     expect(tracedFaults(events(intel, ends(9000)))).toHaveLength(1);

@@ -48,15 +48,15 @@ describe('huge pages set aside', () => {
   it('are given back when they are not wanted any more, after their file system', async () => {
     const scripts: string[] = [];
     const free = await reserveHugePages(levelWith(scripts, /never/), 64);
-    expect(scripts[0]).toBe(`echo 64 > ${NR}; cat ${NR}`);
+    expect(scripts.slice(0, 2)).toEqual([`cat ${NR}`, `echo 64 > ${NR}; cat ${NR}`]);
     scripts.length = 0;
     await free();
-    expect(scripts).toEqual(['umount /dev/hugepages', `echo 0 > ${NR}`]);
+    expect(scripts).toEqual([expect.stringMatching(/umount \/dev\/hugepages; fi$/), `echo 0 > ${NR}`]);
   });
 
   it('are given back even where their file system is still in use', async () => {
     const scripts: string[] = [];
-    const free = await reserveHugePages(levelWith(scripts, /^umount/), 64);
+    const free = await reserveHugePages(levelWith(scripts, /umount/), 64);
     await expect(free()).rejects.toThrow();
     expect(scripts.at(-1)).toBe(`echo 0 > ${NR}`);
   });
