@@ -16,7 +16,12 @@ import type { InstallFile, InstallSource } from './files.ts';
 const APP = '/usr/lib/hyperturtle/app';
 /** Files of dependencies that nothing here runs. */
 const UNUSED = [
-  ...['koffi/src/koffi/src/trampolines.cjs', 'koffi/cnoke.cjs', 'yaml/bin.mjs'],
+  ...[
+    'koffi/src/koffi/src/trampolines.cjs',
+    'koffi/cnoke.cjs',
+    'yaml/bin.mjs',
+    '@grpc/proto-loader/build/bin',
+  ],
   ...['bin.js', 'test', 'benchmarks', 'examples', 'build'].map((n) => `pino/${n}`),
 ];
 
