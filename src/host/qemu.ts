@@ -5,7 +5,7 @@
 import { readFileSync, readlinkSync, realpathSync } from 'node:fs';
 import path from 'node:path';
 import { fdsLinkingTo, hasVm, processes } from '../bpf/kvm.ts';
-import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 
 interface BoundSocket {
   inode: string;
@@ -24,19 +24,29 @@ export function parseListening(procNetUnix: string): BoundSocket[] {
   return found;
 }
 
-/** Processes that hold the socket which listens at `socketPath`. Throws HT_NOT_FOUND when nothing listens there. */
+/**
+ * Processes that hold the socket which listens at `socketPath`, among those that this user may look at; none when nothing listens
+ * there. Throws HT_KERNEL when it is held by none of these, and there are others.
+ */
 export function listenersOf(socketPath: string): number[] {
   const wanted = realPath(socketPath);
   const sockets = parseListening(readFileSync('/proc/net/unix', 'utf8')).filter(
     (s) => path.basename(s.bound) === path.basename(wanted),
   );
   const holders: number[] = [];
-  for (const pid of processes()) {
-    for (const s of sockets) {
-      if (fdsLinkingTo(pid, (t) => t === `socket:[${s.inode}]`).length === 0) continue;
-      if (realPath(path.resolve(directoryOf(pid), s.bound)) === wanted) holders.push(pid);
+  let hidden: HyperturtleError | undefined;
+  for (const pid of sockets.length === 0 ? [] : processes()) {
+    try {
+      for (const s of sockets) {
+        if (fdsLinkingTo(pid, (t) => t === `socket:[${s.inode}]`).length === 0) continue;
+        if (realPath(path.resolve(directoryOf(pid), s.bound)) === wanted) holders.push(pid);
+      }
+    } catch (e) {
+      if (!isHyperturtleError(e, 'HT_KERNEL')) throw e;
+      hidden ??= e;
     }
   }
+  if (holders.length === 0 && hidden !== undefined) throw hidden;
   return holders;
 }
 

@@ -59,7 +59,7 @@ export function labsRoot(env: NodeJS.ProcessEnv = process.env): string {
   const root = path.join(xdgDirectory('XDG_STATE_HOME', '.local/state', env), 'hyperturtle', 'labs');
   if (Buffer.byteLength(root) <= MAX_ROOT) return root;
   const key = createHash('sha256').update(root).digest('hex').slice(0, 8);
-  return path.join(os.tmpdir(), `hyperturtle-${os.userInfo().uid}-${key}`);
+  return path.join(os.tmpdir(), `hyperturtle-${process.getuid!()}-${key}`);
 }
 
 export function checkLabName(name: string): string {
