@@ -8,6 +8,8 @@ import { useLab } from '../support/lab.ts';
 
 const TOUCH_MIB = 4;
 const PAGES = (TOUCH_MIB << 20) / 4096;
+/** Faults in which L1 did something else are left out. */
+const MOST = 0.9 * PAGES;
 const lab = useLab();
 
 it('a fault costs the same in every round, and no more than it did', async () => {
@@ -40,10 +42,10 @@ it('a fault costs the same in every round, and no more than it did', async () =>
   const both = (c: FaultCost): number => c.l0Instructions + c.l1Instructions;
 
   const vanilla = costs('l2-vanilla', 'L1');
-  expect(vanilla.every((c) => c.faults >= PAGES && c.l1Instructions > 5000)).toBe(true);
+  expect(vanilla.every((c) => c.faults > MOST && c.l1Instructions > 5000)).toBe(true);
   const given = same(vanilla.map(both));
   const onePage = costs('l2-group1', 'L0');
-  expect(onePage.every((c) => c.faults >= PAGES && c.switches === 2 && c.l1Instructions === 0)).toBe(true);
+  expect(onePage.every((c) => c.faults > MOST && c.switches === 2 && c.l1Instructions === 0)).toBe(true);
   const answered = same(onePage.map(both));
   // seen (2026-12-01): 183,000 and 7,900 on 6.1, 126,000 and 8,290 on 6.12
   expect(given / answered).toBeGreaterThan(14);
