@@ -100,9 +100,7 @@ export class Acceleration implements Accelerated, AsyncDisposable {
     this.#undo.add('host module', () => rmmod(l0, 'hyperturtle_host'));
     this.#undo.add('attachment', () => this.signalAttachment('TERM'));
     await this.attach(options);
-    const large = options.largeFrames === undefined ? [] : [`large_frames=${options.largeFrames}`];
-    await insmod(l1, 'hyperturtle_guest', signal, large);
-    this.#undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
+    await loadGuestModule(l1, this.#undo, options.largeFrames, signal);
     await runScript(l1, `mkdir -p ${TURTLEFS_DIR} && mount -t turtlefs none ${TURTLEFS_DIR}`, { signal });
     this.#undo.add('turtlefs', () => run(l1, ['umount', TURTLEFS_DIR]).then(() => {}));
   }
@@ -238,6 +236,17 @@ export async function insmod(
   parameters: readonly string[] = [],
 ): Promise<void> {
   await run(level, ['insmod', `/payload/modules/${module}.ko`, ...parameters], { signal });
+}
+
+/** With so many 2 MiB frames; 0, the module's own default: none. Unloaded again by `undo`. */
+export async function loadGuestModule(
+  l1: Level,
+  undo: CleanupStack,
+  largeFrames = 0,
+  signal?: AbortSignal,
+): Promise<void> {
+  await insmod(l1, 'hyperturtle_guest', signal, [`large_frames=${largeFrames}`]);
+  undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
 }
 
 /** Files of a process that has just ended are closed a moment later: until then the module is in use. */

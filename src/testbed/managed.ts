@@ -12,7 +12,7 @@ import { run, runScript } from '../lab/levels.ts';
 import type { Job, Level } from '../lab/levels.ts';
 import { FIRST_SEAT } from '../lab/machine.ts';
 import type { L1Seat } from '../lab/machine.ts';
-import { CLI, guestStatus, insmod, jobSays, rmmod } from './acceleration.ts';
+import { CLI, guestStatus, insmod, jobSays, loadGuestModule, rmmod } from './acceleration.ts';
 import type { Accelerated, HookCounts } from './acceleration.ts';
 
 const CONFIG = '/run/hyperturtle-host.yaml';
@@ -127,20 +127,15 @@ export class ManagedGuest {
   }
 
   /** Module, agent and npf, undone in reverse by `undo`. */
-  async setUp(undo: CleanupStack, signal?: AbortSignal, parameters?: readonly string[]): Promise<void> {
-    await this.setUpAgent(undo, signal, parameters);
+  async setUp(undo: CleanupStack, signal?: AbortSignal, largeFrames?: number): Promise<void> {
+    await this.setUpAgent(undo, signal, largeFrames);
     await this.load(signal);
     undo.add('desired state', () => this.unload());
   }
 
-  /** The same without a program. `parameters`: of the module. */
-  async setUpAgent(
-    undo: CleanupStack,
-    signal?: AbortSignal,
-    parameters: readonly string[] = [],
-  ): Promise<void> {
-    await insmod(this.l1, 'hyperturtle_guest', signal, parameters);
-    undo.add('guest module', () => rmmod(this.l1, 'hyperturtle_guest'));
+  /** The same without a program. */
+  async setUpAgent(undo: CleanupStack, signal?: AbortSignal, largeFrames?: number): Promise<void> {
+    await loadGuestModule(this.l1, undo, largeFrames, signal);
     await this.start(signal);
     // the agent mounted it, and leaves it to those who may use it
     undo.add('turtlefs', () => runScript(this.l1, `umount ${TURTLEFS_DIR}`).then(() => {}));
@@ -262,8 +257,7 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
     const { signal } = o;
     this.#vms = [{ name: 'l1', seat: FIRST_SEAT, arenaMib: o.arenaMib, more: o.vmLines ?? [] }];
     await this.host.setUp(this.#undo, this.#vms, signal);
-    const large = o.largeFrames === undefined ? [] : [`large_frames=${o.largeFrames}`];
-    await this.guest.setUp(this.#undo, signal, large);
+    await this.guest.setUp(this.#undo, signal, o.largeFrames);
     this.#linked = true;
     // linked it is: that was the answer; the arena may still be on its way into L1
     await waitFor(

@@ -25,6 +25,7 @@ it('a fault costs the same in every round, and no more than it did', async () =>
       bootOnly: false,
       l2MemoryMib: l2MemoryFor(TOUCH_MIB),
       arenaMib: 16,
+      largeFrames: 0,
       machine: 'pc',
       count: true,
     },

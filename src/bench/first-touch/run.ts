@@ -1,6 +1,5 @@
 /** Runs the benchmarks of the fault path in a lab and gives the result file's content. */
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
-import { withoutUndefined } from '../../core/defined.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import type { Progress } from '../../core/progress.ts';
 import type { Lab } from '../../lab/lab.ts';
@@ -35,8 +34,8 @@ export interface BenchSpec {
   machine: string;
   /** Begin no round after the first that would not be over by then. */
   budgetMs?: number;
-  /** 2 MiB frames that L1 keeps; default: none. */
-  largeFrames?: number;
+  /** 2 MiB frames that L1 keeps; 0: none. */
+  largeFrames: number;
   /** Count the instructions of each fault, by level. The lab's time must be counted in instructions. */
   count?: boolean;
 }
@@ -68,7 +67,6 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
   const reserved = reservedMemory(spec.l2MemoryMib, spec.touchMib);
   const append = `console=ttyS0 ${L2_TICK_ARGUMENTS} ${reserved.kernelArguments}`;
 
-  const largeFrames = spec.largeFrames ?? 0;
   if (spec.count === true) checkCounted(lab);
   const undo = new CleanupStack();
   try {
@@ -81,7 +79,6 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
     const group = { now: groupDefault };
     const context = {
       ...spec,
-      largeFrames,
       lab,
       counters,
       trace,
@@ -121,11 +118,7 @@ async function accelerated(
   const step = progress.step('daemon in L0, agent in L1, npf loaded over their channel');
   try {
     const { arenaMib, largeFrames } = spec;
-    const acceleration = await ManagedAcceleration.on(lab, {
-      arenaMib,
-      ...withoutUndefined({ largeFrames: largeFrames === 0 ? undefined : largeFrames }),
-      signal,
-    });
+    const acceleration = await ManagedAcceleration.on(lab, { arenaMib, largeFrames, signal });
     const guest = await guestStatus(lab.l1, signal);
     step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
     return { acceleration, guest };
@@ -203,7 +196,7 @@ function parametersOf(
     l1MemoryMib: l1.memMib,
     l1Cpus: l1.cpus,
     groupDefault: guest.group_max,
-    largeFrames: spec.largeFrames ?? 0,
+    largeFrames: spec.largeFrames,
     poolHigh: guest.pool_high,
     l2Machine: spec.machine,
     l2KernelArguments: l2KernelArguments({ append }),

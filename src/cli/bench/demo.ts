@@ -37,6 +37,7 @@ async function demo(o: { kernel: string; report: string; json?: string }, versio
       bootOnly: false,
       l2MemoryMib: l2MemoryFor(TOUCH_MIB),
       arenaMib: ARENA_MIB,
+      largeFrames: 0,
       machine: 'pc',
       budgetMs: BUDGET_MS,
     },
