@@ -276,7 +276,7 @@ static void htg_l2_pieces(struct htg_l2 *l2, htg_piece_fn fn)
 	int bkt, idx;
 
 	lockdep_assert_held(&l2->kvm->slots_lock);
-	mmap_assert_locked(l2->mm);
+	lockdep_assert_held(&l2->mm->mmap_lock); /* mmap_assert_locked() is not for modules where DEBUG_VM is on */
 	idx = srcu_read_lock(&l2->kvm->srcu);
 	kvm_for_each_memslot(ms, bkt, __kvm_memslots(l2->kvm, 0)) {
 		u64 gfn = max_t(u64, ms->base_gfn, HTG_LOW_GFN), end = ms->base_gfn + ms->npages;
