@@ -13,6 +13,7 @@ import { sleep } from '../core/wait.ts';
 import type { Lab } from '../lab/lab.ts';
 import { runScript } from '../lab/levels.ts';
 import { FIRST_SEAT, SECOND_SEAT } from '../lab/machine.ts';
+import type { LabClock } from '../lab/machine.ts';
 import { Attacker } from './attacker.ts';
 import { fuzzProblems, judgeLog, newLines, sumOperations } from './report.ts';
 import type { FuzzReport, HookTotals } from './report.ts';
@@ -25,6 +26,8 @@ export interface FuzzSpec {
   minutes: number;
   seed: number;
   kernel: string;
+  /** The lab's; for the report. */
+  clock: LabClock;
   /** Operations at each entry of the hostile L1's nested guest. */
   batch: number;
   /** Not an attack, but programs as slow as admission lets them be. */
@@ -219,7 +222,7 @@ class Fuzz {
   }
 
   #report(seconds: number): FuzzReport {
-    const { seed, kernel, batch, slow, atLeast } = this.#spec;
+    const { seed, kernel, clock, batch, slow, atLeast } = this.#spec;
     const all = [...this.#slices.quiet, ...this.#slices.attack];
     const [quiet, attack] = [faultTimes(this.#slices.quiet), faultTimes(this.#slices.attack)];
     const share = (phase: Phase): number => {
@@ -229,6 +232,7 @@ class Fuzz {
     const report = {
       seed,
       kernel,
+      clock,
       batch,
       slow,
       seconds,

@@ -1,4 +1,5 @@
 /** What a run of the fuzzer found, and what of it should not be. Pure. */
+import type { LabClock } from '../lab/machine.ts';
 import { kernelTroubles } from '../lab/kernel-log.ts';
 import type { AttackCounts, Restart } from './attacker.ts';
 import type { FaultTimes } from './watched.ts';
@@ -16,6 +17,7 @@ export interface HookTotals {
 export interface FuzzReport {
   seed: number;
   kernel: string;
+  clock: LabClock;
   batch: number;
   slow: boolean;
   seconds: number;

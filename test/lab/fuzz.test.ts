@@ -13,7 +13,15 @@ const lab = useLab({ l1MemoryMib: 1024, l1Cpus: 1, secondL1MemoryMib: 768 });
 describe('a hostile first tenant', () => {
   it(`makes L0's kernel say nothing and changes no page of another L1, in ${OPERATIONS} operations`, async () => {
     const report = await runFuzz(lab(), {
-      ...{ minutes: 1, seed: 3, kernel: TEST_KERNEL, batch: 48, slow: false, atLeast: OPERATIONS },
+      ...{
+        minutes: 1,
+        seed: 3,
+        kernel: TEST_KERNEL,
+        clock: lab().environment().clock,
+        batch: 48,
+        slow: false,
+        atLeast: OPERATIONS,
+      },
       ...{ quietSeconds: 10, attackSeconds: 50, progress: createProgress() },
     });
     process.stdout.write(`${JSON.stringify(report)}\n`);

@@ -5,11 +5,14 @@ import { HyperturtleError } from '../../core/errors.ts';
 import { inLab } from '../shared/in-lab.ts';
 import { integer } from '../shared/values.ts';
 import { kernelOption } from '../shared/kernel-option.ts';
+import { clockOption } from '../shared/emulated-cpu.ts';
+import type { LabClock } from '../../lab/machine.ts';
 
 interface FuzzOptions {
   minutes: number;
   seed: number;
   kernel: string;
+  clock?: LabClock;
   batch: number;
   operations: number;
   slow?: boolean;
@@ -30,6 +33,7 @@ export function registerFuzz(program: Command): void {
     )
     .option('--seed <number>', 'the same operations in the same order', integer('--seed', 0, 2 ** 32 - 1), 1)
     .addOption(kernelOption('kernel of all levels'))
+    .addOption(clockOption())
     .option('--batch <number>', 'operations at each entry of a nested guest', integer('--batch', 1, 64), 48)
     .option(
       '--operations <number>',
@@ -55,6 +59,7 @@ async function fuzz(o: FuzzOptions): Promise<void> {
         minutes: o.minutes,
         seed: o.seed,
         kernel: o.kernel,
+        clock: o.clock ?? 'real',
         batch: o.batch,
         atLeast: o.operations,
         // figures of both kinds are compared with --slow

@@ -65,6 +65,7 @@ const hook = { runs: 50, handled: 40, hostileRuns: 30, longestHostileUs: 9 };
 const good: Omit<FuzzReport, 'problems'> = {
   seed: 1,
   kernel: '6.1',
+  clock: 'real',
   batch: 48,
   slow: false,
   seconds: 60,
