@@ -30,6 +30,8 @@ import type { ArenaSpec } from '../support/arena.ts';
 import { useLab } from '../support/lab.ts';
 
 const TEMPLATE = '0x8000000000000e67';
+/** What L1 publishes begins at 1 MiB at the lowest (HTG_LOW_GFN of the module). */
+const LOW_GFN = 256;
 
 interface Fault {
   page?: number;
@@ -76,6 +78,7 @@ beforeAll(async () => {
     `gunzip /run/in.gz &&
     hyperturtle host run --arena-mib 1 --program /payload/bpf/npf.bpf.o \
       --contexts /run/cases --arena-from /run/in --arena-to /run/out && gzip /run/out`,
+    { timeoutMs: 300_000 },
   );
   const after = gunzipSync(await l0.readFile('/run/out.gz'));
   const { results } = JSON.parse(out) as { results: Answer[][] };
@@ -124,6 +127,24 @@ describe('a fault on a page without a frame', () => {
     expect(after.l2.frames_taken).toBe(after.framesInIndex().length);
     expect(after.l2.mapped_new + after.l2.mapped_ahead).toBe(after.l2.frames_taken);
   });
+
+  const low = run.map(({ page }) => ({ page: LOW_GFN - FIRST_GFN + page }));
+  when(
+    'does so from 1 MiB on, where the lowest slot begins, and never below it',
+    { l2: { slots: [{ ...SLOT, gfn: LOW_GFN }] } },
+    [...low, { page: LOW_GFN - 1 - FIRST_GFN }],
+    (answers, after) => {
+      const given = answers.slice(0, -1).map((a) => [Number(a['first_gfn']), Number(a['count'])] as const);
+      expect(Math.max(...given.map(([, count]) => count))).toBe(64);
+      for (const [i, [first, count]] of given.entries()) {
+        expect(first).toBeGreaterThanOrEqual(LOW_GFN);
+        expect(first % count).toBe(0);
+        expect(answers[i]?.['words_off']).toBe(`0x${(INDEX_OFF + 8 * (first - LOW_GFN)).toString(16)}`);
+      }
+      expect(after.word(0)).toBe(poolFrame(0) | HT_WORD_PRESENT);
+      expect(answers.at(-1)).toEqual(pass('NO_SLOT'));
+    },
+  );
 
   const apart = [0, 1, 9000, 300, 7000].map((page) => ({ page }));
   when('far from others gets one page, also beside runs', {}, apart, (answers) => {
