@@ -10,7 +10,10 @@ const maxWorkers = Math.max(2, availableParallelism() - 1);
 /** Kernels with sanitizers are several times slower. */
 const patience = patienceFor(process.env['HT_TEST_KERNEL'] ?? '');
 /** Tests that race our modules. */
-const SANITIZED = ['modules', 'memory', 'races', 'slots', 'large', 'exits', 'call', 'profile', 'tenants'];
+const SANITIZED = [
+  ...['modules', 'memory', 'races', 'slots', 'large', 'exits', 'call', 'profile', 'tenants'],
+  'plugged-memory',
+];
 /** Too long for every run. */
 const SLOW = [
   'emulators',
@@ -22,6 +25,7 @@ const SLOW = [
   'matrix',
   'migrate',
   'numa',
+  'plugged-memory',
   'seen-from-l1',
   'snapshot',
   'tutorial',
@@ -30,8 +34,7 @@ const SLOW = [
 /** With larger numbers than in every run (test/support/scale.ts), or only then. */
 const SOAKED = [
   ...['modules', 'races', 'profile', 'overruns', 'slots', 'large', 'tenants', 'exits', 'call'],
-  'arena-again',
-  'l2-images',
+  ...['arena-again', 'l2-images', 'plugged-memory'],
 ].map((name) => `test/lab/${name}.test.ts`);
 /** The same where no lab is needed. */
 const SOAKED_HERE = ['device-plugin', 'vmm'].map((name) => `test/integration/${name}.test.ts`);

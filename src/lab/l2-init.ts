@@ -22,6 +22,9 @@ export const L2_MODULES: readonly string[] = [
 /** Loaded by l2-net when somebody wants a NIC: an L2 without one is not to boot slower for them. */
 export const L2_NET_MODULES: readonly string[] = ['virtio_net'];
 
+/** In an archive of its own, /payload/l2/plug.cpio, for an L2 that is to have memory plugged. */
+export const L2_PLUG_MODULES: readonly string[] = ['virtio_mem'];
+
 /** Symbolic links to busybox in /bin of the image. */
 export const L2_APPLETS: readonly string[] = [
   'sh',

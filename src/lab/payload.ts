@@ -13,7 +13,7 @@ import { busybox, makeErofs } from './images.ts';
 import type { ImageContext } from './images.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
 import { ModuleTree } from './kernel.ts';
-import { L2_APPLETS, L2_MODULES, L2_NET_MODULES, l2Init, l2Net } from './l2-init.ts';
+import { L2_APPLETS, L2_MODULES, L2_NET_MODULES, L2_PLUG_MODULES, l2Init, l2Net } from './l2-init.ts';
 import { startNode } from './node-files.ts';
 import { buildApp, copyDependencies, findProjectRoot } from './payload-app.ts';
 import { cacheEntry, contentKey } from './xdg.ts';
@@ -64,6 +64,7 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
       l2Net([]),
       L2_MODULES,
       L2_NET_MODULES,
+      L2_PLUG_MODULES,
       L2_APPLETS,
     ],
     await readFile(path.join(c.projectRoot, 'package-lock.json'), 'utf8').catch(() => ''),
@@ -126,6 +127,16 @@ async function packTree(
   await symlink(c.l2Kernel === c.kernel ? IN_GUEST.vmlinux : IN_GUEST.l2Vmlinux, at('l2/vmlinux'));
   await copy(parts.l2.dir, 'l2/programs');
   await writeFile(at('l2/initramfs.cpio'), await l2Initramfs(c, parts.l2));
+  await writeFile(at('l2/plug.cpio'), await plugInitramfs(c));
+}
+
+async function plugInitramfs(c: BuildContext): Promise<Buffer> {
+  const modules = await ModuleTree.open(c.l2Kernel, c.tools);
+  const own = new Set((await modules.loadOrder(L2_MODULES, true)).map((m) => m.name));
+  const more = (await modules.loadOrder(L2_PLUG_MODULES, true)).filter((m) => !own.has(m.name));
+  return cpioArchive(
+    await Promise.all(more.map(async (m) => cpioFile(`modules/${m.name}.ko`, await modules.elf(m)))),
+  );
 }
 
 /** Busybox, the few modules L2 needs, and its programs in /bin. */

@@ -5,7 +5,7 @@
  */
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { makeDirectory } from '../core/files.ts';
 import { takeVm } from '../bpf/kvm.ts';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
@@ -31,6 +31,8 @@ export interface L2StartOptions {
 }
 
 const QMP_TIMEOUT_MS = 60_000;
+/** Goes behind an L2's own initramfs: the driver for memory that is plugged. */
+const PLUG_INITRD = '/payload/l2/plug.cpio';
 const STOP_TIMEOUT_MS = 30_000;
 
 export class L2Machine implements AsyncDisposable {
@@ -124,6 +126,9 @@ export class L2Machine implements AsyncDisposable {
     this.#undo.add('directory', () => rmSync(files.dir, { recursive: true, force: true }));
     if (spec.ramFileName !== undefined)
       this.#undo.add('RAM file', () => rmSync(ramPath(spec) ?? '', { force: true }));
+
+    if (spec.initrd !== undefined && spec.plugMib)
+      writeFileSync(files.initrd, Buffer.concat([readFileSync(spec.initrd), readFileSync(PLUG_INITRD)]));
 
     this.#spawn();
     this.#qmp = await this.#connect(timeoutMs, signal);

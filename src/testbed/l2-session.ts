@@ -6,6 +6,7 @@
 import { L2Shell } from '../lab/l2-shell.ts';
 import { formatNic } from './l2-spec.ts';
 import type { L2Nic } from './l2-spec.ts';
+import type { L2Status } from '../guest/device.ts';
 import type { RamKind } from '../guest/vmm/arguments.ts';
 import { HyperturtleError } from '../core/errors.ts';
 import { sleep } from '../core/wait.ts';
@@ -30,12 +31,16 @@ export interface L2SessionSpec {
   port: number;
   ramFile?: string;
   nics?: readonly L2Nic[];
+  /** See L2Spec. */
+  plugMib?: number;
 }
 
 export interface L2Session {
   shell: L2Shell;
   /** From the VMM's `cont` to the opening of the console port, by L1's clock. */
   bootMs: number;
+  /** What L1's module knows of it now. Throws HT_TIMEOUT; HT_COMMAND_FAILED when it is not registered by its launcher. */
+  status: () => Promise<L2Status>;
 }
 
 const START_TIMEOUT_MS = 120_000;
@@ -57,6 +62,7 @@ function launcher(spec: L2SessionSpec, console: readonly string[]): string[] {
     ...['--boot-timeout-s', String(BOOT_TIMEOUT_MS / 1000)],
     ...(spec.ramFile === undefined ? [] : ['--ram-file', spec.ramFile]),
     ...(spec.nics ?? []).flatMap((n) => ['--nic', formatNic(n)]),
+    ...(spec.plugMib === undefined ? [] : ['--plug-mib', String(spec.plugMib)]),
     ...console,
   ];
 }
@@ -80,7 +86,7 @@ export async function withL2<T>(
         await jobSays(job, /"event":"running"/, `start of L2 ${spec.name}`, START_TIMEOUT_MS, signal);
         await whenUp(shell, job, spec.name, signal);
         const up = await jobSays(job, /"event":"up","bootMs":([\d.]+)/, 'boot time', 120_000, signal);
-        return await body({ shell, bootMs: Number(up[1]) });
+        return await body({ shell, bootMs: Number(up[1]), status: statusOf(job) });
       } finally {
         await job.kill('TERM');
         await job.wait({ timeoutMs: STOP_TIMEOUT_MS });
@@ -88,6 +94,19 @@ export async function withL2<T>(
     },
     { timeoutMs: 10_000, signal },
   );
+}
+
+function statusOf(job: Job): L2Session['status'] {
+  let asked = 0;
+  return async () => {
+    await job.kill('URG'); // its QEMU gets it too, and ignores it
+    const said = new RegExp(`"event":"status","n":${++asked},"l2":(.*)}`);
+    const [, status = 'null'] = await jobSays(job, said, 'status', 60_000, undefined);
+    const l2 = JSON.parse(status) as L2Status | null;
+    if (l2 === null)
+      throw new HyperturtleError('HT_COMMAND_FAILED', 'this L2 is not registered by its launcher');
+    return l2;
+  };
 }
 
 /**

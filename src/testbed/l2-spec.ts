@@ -1,6 +1,6 @@
 /** An L2 as data, and the arguments for the stock QEMU that runs it. Pure. */
 import { HyperturtleError } from '../core/errors.ts';
-import { MAX_PORTS, machineOption, ramObject } from '../guest/vmm/arguments.ts';
+import { MAX_PORTS, machineOption, pluggedObject, ramObject } from '../guest/vmm/arguments.ts';
 import type { RamKind } from '../guest/vmm/arguments.ts';
 
 /**
@@ -39,6 +39,11 @@ export interface L2Spec {
   ramFileName?: string | undefined;
   /** NICs; those by VFIO are plugged in once it is up: see L2Machine.plugNics(). */
   nics?: readonly L2Nic[];
+  /**
+   * MiB of its virtio-mem device, of which it has none at first, a multiple of 128 (a block of Linux); DIMMs of as much in all
+   * can be plugged beside it. Its driver is in /modules of the guest and is loaded by whom wants it. 0: none of that.
+   */
+  plugMib?: number;
   /** A port whose write ends QEMU: how a guest without a kernel tells its result. */
   exitDevice?: boolean;
 }
@@ -52,6 +57,8 @@ export interface L2Files {
   serial: string;
   log: string;
   state: string;
+  /** Where memory is to be plugged: with the driver for that. */
+  initrd: string;
 }
 
 export function l2Files(name: string): L2Files {
@@ -68,6 +75,7 @@ export function l2Files(name: string): L2Files {
     serial: `${dir}/serial.log`,
     log: `${dir}/qemu.log`,
     state: `${dir}/state.json`,
+    initrd: `${dir}/initrd`,
   };
 }
 
@@ -77,6 +85,9 @@ export function l2Files(name: string): L2Files {
  * runs with it.
  */
 export const L2_TICK_ARGUMENTS = 'nohz=off highres=off lapic=notscdeadline';
+
+export const VIRTIO_MEM_ID = 'vmem0';
+const PLUG_BLOCK_MIB = 128;
 
 export const FAST_FIRMWARE = 'qboot.rom';
 export const CONSOLE_PORT_ID = 'console0';
@@ -95,7 +106,7 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     // the agent calls it so
     ...['-name', spec.name],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-S'],
-    ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', `${spec.memMib}M`],
+    ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', memorySize(spec)],
     ...['-object', ramObject(spec), '-machine', machineOption(spec.machine)],
     ...(spec.firmware === undefined ? [] : ['-bios', spec.firmware]),
     ...['-serial', `file:${files.serial}`, '-qmp', `unix:${files.qmpSocket},server=on,wait=off`],
@@ -104,10 +115,29 @@ export function l2Arguments(spec: L2Spec, files: L2Files): string[] {
     // the id makes QEMU tell when the guest opens the port: that is when userspace is up
     ...['-device', `virtserialport,bus=serial0.0,nr=1,chardev=console,id=${CONSOLE_PORT_ID},name=l2`],
     ...['-kernel', spec.kernel],
-    ...(spec.initrd === undefined ? [] : ['-initrd', spec.initrd]),
+    ...(spec.initrd === undefined ? [] : ['-initrd', spec.plugMib ? files.initrd : spec.initrd]),
     ...['-append', spec.append],
     ...(spec.nics ?? []).flatMap(nicArguments),
+    ...virtioMem(spec),
     ...(spec.exitDevice ? ['-device', 'isa-debug-exit,iobase=0xf4'] : []),
+  ];
+}
+
+function memorySize({ memMib, plugMib = 0 }: L2Spec): string {
+  if (plugMib === 0) return `${memMib}M`;
+  if (plugMib % PLUG_BLOCK_MIB !== 0)
+    throw new HyperturtleError(
+      'HT_USAGE',
+      `plugged memory of an L2: expected a multiple of ${PLUG_BLOCK_MIB} MiB, found ${plugMib}`,
+    );
+  return `${memMib}M,slots=2,maxmem=${memMib + 2 * plugMib}M`;
+}
+
+function virtioMem({ ram, plugMib = 0 }: L2Spec): string[] {
+  if (plugMib === 0) return [];
+  return [
+    ...['-object', pluggedObject('plug0', ram, plugMib)],
+    ...['-device', `virtio-mem-pci,id=${VIRTIO_MEM_ID},memdev=plug0,requested-size=0`],
   ];
 }
 

@@ -20,6 +20,10 @@ export const TEST_VARIABLES = {
     default: '20; soak: 100',
     means: 'how often a nested guest begins to run a guest of its own',
   },
+  HT_PLUG_CHANGES: {
+    default: '8; soak: 60',
+    means: 'how often memory is plugged into a nested guest or taken out',
+  },
   HT_SLOT_CHANGES: { default: '20; soak: 60', means: 'changes of memory slots' },
   HT_MIGRATIONS: { default: '1', means: 'how often an L1 is moved to another QEMU and back' },
   HT_SCREENSHOTS: { default: 'none', means: 'directory for pictures of the dashboard' },

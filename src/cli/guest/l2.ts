@@ -22,6 +22,7 @@ interface RunOptions {
   registeredBy: 'self' | 'agent';
   bootTimeoutS: number;
   nic: string[];
+  plugMib: number;
 }
 
 /** Adds `l2` to the `guest` command. */
@@ -59,8 +60,14 @@ export function registerL2Commands(guest: Command): void {
       (text: string, all: string[]) => [...all, text],
       [] as string[],
     )
+    .option('--plug-mib <number>', 'virtio-mem, and as much by DIMMs', integer('--plug-mib', 0, 4096), 0)
     .option('--boot-timeout-s <number>', 'seconds for userspace', integer('--boot-timeout-s', 1, 3600), 300)
     .action(run);
+  registerOthers(l2);
+}
+
+/** Guests without a kernel, for what one command measures. */
+function registerOthers(l2: Command): void {
   l2.command('exits')
     .description('run the guest that does nothing but exit (c/l2/exits_guest.bare.c) and print what it says')
     .requiredOption('--name <text>', 'names its files')
@@ -170,6 +177,7 @@ async function specOf(o: RunOptions): Promise<L2Spec> {
     qemu: o.qemu,
     ramFileName: o.ramFile,
     nics: o.nic.map(parseNic),
+    plugMib: o.plugMib,
   };
 }
 
@@ -191,6 +199,8 @@ async function run(o: RunOptions): Promise<void> {
       printJson({ event: 'running', name: o.name, qemuPid: l2.qemuPid });
       const bootMs = await l2.whenUp({ timeoutMs: o.bootTimeoutS * 1000, signal: signals.signal });
       await l2.plugNics({ timeoutMs: o.bootTimeoutS * 1000, signal: signals.signal });
+      let asked = 0;
+      process.on('SIGURG', () => printJson({ event: 'status', n: ++asked, l2: l2.status() ?? null }));
       printJson({ event: 'up', bootMs });
       const interrupted = new Promise<'interrupted'>((resolve) => {
         signals.signal.addEventListener('abort', () => resolve('interrupted'), { once: true });

@@ -62,5 +62,15 @@ export function ramObject(spec: RamSpec): string {
   const file = ramPath(spec);
   return file === undefined
     ? `memory-backend-ram,id=ram,size=${spec.memMib}M`
-    : `memory-backend-file,id=ram,mem-path=${file},size=${spec.memMib}M,share=on${RAM_OPTIONS[spec.ram]}`;
+    : fileObject('ram', spec.ram, file, spec.memMib);
+}
+
+/** An object of QEMU for memory that comes or grows later, as RAM of that kind does: without a name, whatever RAM's has. */
+export function pluggedObject(id: string, ram: RamKind, mib: number): string {
+  const file = ramPath({ ram });
+  return file === undefined ? `memory-backend-ram,id=${id},size=${mib}M` : fileObject(id, ram, file, mib);
+}
+
+function fileObject(id: string, ram: RamKind, file: string, mib: number): string {
+  return `memory-backend-file,id=${id},mem-path=${file},size=${mib}M,share=on${RAM_OPTIONS[ram]}`;
 }
