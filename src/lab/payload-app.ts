@@ -66,7 +66,7 @@ export async function buildApp(c: BuildContext): Promise<Built> {
           ],
           { cwd: c.projectRoot, timeoutMs: 300_000, signal: c.signal },
         );
-      await exec(process.execPath, [bundle, path.join(out, 'src')], { timeoutMs: 60_000, signal: c.signal });
+      await exec(process.execPath, [bundle, path.join(out, 'src')], { timeoutMs: 300_000, signal: c.signal });
       await rename(path.join(out, 'src'), staging);
     } catch (e) {
       if (c.signal?.aborted) throw e;
