@@ -1,16 +1,15 @@
 /**
- * Requests to the API of Kubernetes. Where it is, whom to trust and how to say who asks is `@kubernetes/client-node`'s work
- * (kubeconfig, service account with its renewed token, client certificates, exec plugins, proxies); the requests are few and
- * our own, as Retry-After, the reason of a failure and the size of a line matter here.
+ * Requests to the API of Kubernetes; cluster.ts has where it is and who asks. They are few and our own, as Retry-After, the
+ * reason of a failure and the size of a line matter here.
  */
 import http from 'node:http';
 import https from 'node:https';
-import type { KubeConfig } from '@kubernetes/client-node';
 import { z } from 'zod';
 import { HyperturtleError, errnoCode, isHyperturtleError, messageOf } from '../core/errors.ts';
 import type { ErrorCode } from '../core/errors.ts';
 import { lazy } from '../core/lazy.ts';
 import { abortReason } from '../core/wait.ts';
+import type { Cluster } from './cluster.ts';
 
 /** Until the head of an answer, and for the body of one that is no watch. */
 const ANSWER_MS = 30_000;
@@ -20,8 +19,8 @@ const LINE_MAX = 4 << 20;
 /** Finds out about a dead peer during a silent watch. */
 const KEEP_ALIVE_MS = 30_000;
 
+/** A GET, or a PATCH where something is applied. */
 export interface KubeRequest {
-  method?: 'GET' | 'PATCH';
   /** `/api/v1/nodes`. */
   path: string;
   query?: Readonly<Record<string, string>>;
@@ -40,46 +39,19 @@ const Status = lazy(() =>
   }),
 );
 
-/** Reads `file`, or finds one as kubectl does, or uses the service account of the pod. Throws HT_CONFIG. */
-export async function kubeConfig(file?: string): Promise<KubeConfig> {
-  const { KubeConfig: Config } = await import('@kubernetes/client-node');
-  const config = new Config();
-  try {
-    if (file === undefined) config.loadFromDefault();
-    else config.loadFromFile(file);
-  } catch (e) {
-    throw new HyperturtleError(
-      'HT_CONFIG',
-      `${file ?? 'the default kubeconfig'}: a kubeconfig expected: ${messageOf(e)}`,
-      { cause: e },
-    );
-  }
-  if (!config.getCurrentCluster()?.server)
-    throw new HyperturtleError(
-      'HT_CONFIG',
-      `${file ?? 'the default kubeconfig'} names no cluster in its current context`,
-    );
-  return config;
-}
-
 export class KubeApi implements Disposable {
-  readonly #config: KubeConfig;
+  readonly #cluster: Cluster;
   #agent: { of: string; agent: http.Agent } | undefined;
   /** Requests by the status of their answer, or `failed`. */
   readonly counts = new Map<string, number>();
 
-  constructor(config: KubeConfig) {
-    this.#config = config;
+  constructor(cluster: Cluster) {
+    this.#cluster = cluster;
   }
 
   /** Closes idle connections. */
   [Symbol.dispose](): void {
     this.#agent?.agent.destroy();
-  }
-
-  /** The namespace of the current context, that of the pod for a service account. */
-  get namespace(): string | undefined {
-    return this.#config.getContextObject(this.#config.getCurrentContext())?.namespace;
   }
 
   /**
@@ -98,6 +70,11 @@ export class KubeApi implements Disposable {
         { cause: e },
       );
     }
+  }
+
+  /** Server-side apply; `owner` has the fields then, also those that another had. Throws as `request` does. */
+  async apply(path: string, object: object, owner: string, signal: AbortSignal): Promise<void> {
+    await this.request({ path, query: { fieldManager: owner, force: 'true' }, apply: object }, signal);
   }
 
   /**
@@ -153,7 +130,7 @@ export class KubeApi implements Disposable {
     const of = url.protocol === 'https:' ? https : http;
     return new Promise((resolve, reject) => {
       const sent = of.request(url, {
-        method: request.method ?? 'GET',
+        method: body === undefined ? 'GET' : 'PATCH',
         agent,
         headers: {
           ...headers,
@@ -190,21 +167,20 @@ export class KubeApi implements Disposable {
     });
   }
 
-  /** Credentials are read for each request: a service account's token is another one each hour. */
   async #target(
     request: KubeRequest,
   ): Promise<{ url: URL; headers: http.OutgoingHttpHeaders; agent: http.Agent }> {
-    const server = this.#config.getCurrentCluster()?.server ?? '';
-    const url = new URL(server.replace(/\/$/, '') + request.path);
+    const url = new URL(this.#cluster.server + request.path);
     for (const [name, value] of Object.entries(request.query ?? {})) url.searchParams.set(name, value);
-    const options: https.RequestOptions = {};
-    await this.#config.applyToHTTPSOptions(options);
-    const headers: http.OutgoingHttpHeaders = { ...(options.headers as http.OutgoingHttpHeaders) };
-    if (options.auth) headers['authorization'] = `Basic ${Buffer.from(options.auth).toString('base64')}`;
-    return { url, headers, agent: this.#agentFor(options) };
+    const options = await this.#cluster.options();
+    return {
+      url,
+      headers: { ...(options.headers as http.OutgoingHttpHeaders) },
+      agent: this.#agentFor(options),
+    };
   }
 
-  /** One that keeps connections, until certificates change: the library makes another for each request. */
+  /** One that keeps connections, until certificates change: each request comes with another. */
   #agentFor({ agent, ca, cert, key, servername, rejectUnauthorized }: https.RequestOptions): http.Agent {
     const of = JSON.stringify([ca, cert, key, servername, rejectUnauthorized]);
     if (this.#agent?.of === of) return this.#agent.agent;

@@ -142,20 +142,13 @@ export class StatusWriter {
     signal: AbortSignal,
   ): Promise<void> {
     const { node, namespace } = this.#o;
-    await this.#o.api.request(
-      {
-        method: 'PATCH',
-        path: `${this.#path}${sub}`,
-        query: { fieldManager: FIELD_MANAGER, force: 'true' },
-        apply: {
-          apiVersion: `${GROUP}/${VERSION}`,
-          kind: 'HyperupcallNode',
-          ...part,
-          metadata: { name: node, namespace, ...part.metadata },
-        },
-      },
-      signal,
-    );
+    const object = {
+      apiVersion: `${GROUP}/${VERSION}`,
+      kind: 'HyperupcallNode',
+      ...part,
+      metadata: { name: node, namespace, ...part.metadata },
+    };
+    await this.#o.api.apply(`${this.#path}${sub}`, object, FIELD_MANAGER, signal);
   }
 
   get #path(): string {

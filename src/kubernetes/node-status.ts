@@ -4,6 +4,7 @@
  */
 import { isHyperturtleError, messageOf } from '../core/errors.ts';
 import { sleep } from '../core/wait.ts';
+import { retryAfterMs } from '../fleet/kube.ts';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import { ACCELERATED_LABEL } from './manifests/values.ts';
 
@@ -93,7 +94,7 @@ export async function tellNodeStatus(name: string, means: NodeMeans): Promise<ne
     } catch (e) {
       if (signal.aborted) throw e;
       log.warn({}, `the cluster is not told: ${messageOf(e)}`);
-      waitMs = Math.min(2 * waitMs, AGAIN_MAX_MS);
+      waitMs = Math.max(Math.min(2 * waitMs, AGAIN_MAX_MS), retryAfterMs(e));
     }
   }
 }

@@ -503,7 +503,7 @@ describe('the command', () => {
   });
 
   test.each([
-    [[], 'say which node this is'],
+    [[], 'the name of a node expected'],
     [['--node', 'n1', '--kubeconfig', '/nonexistent/none'], 'a kubeconfig expected'],
   ])('with %j says what is expected', async (options, text) => {
     const env = { ...process.env };

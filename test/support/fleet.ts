@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { connectSocket } from '../../src/core/sockets.ts';
 import { waitFor } from '../../src/core/wait.ts';
-import { KubeApi, kubeConfig } from '../../src/fleet/kube.ts';
+import { clusterOf } from '../../src/fleet/cluster.ts';
+import { KubeApi } from '../../src/fleet/kube.ts';
 import { Reconciler } from '../../src/fleet/reconciler.ts';
 import type { ReconcileTimes } from '../../src/fleet/reconciler.ts';
 import { ociFetcher } from '../../src/fleet/oci.ts';
@@ -118,7 +119,7 @@ export class Fleet implements AsyncDisposable {
     times: Partial<ReconcileTimes> = {},
     plain: readonly string[] = [],
   ): Promise<() => Promise<void>> {
-    const api = new KubeApi(await kubeConfig(this.at('kubeconfig')));
+    const api = new KubeApi(await clusterOf(this.at('kubeconfig')));
     const say = (fields: object, message: string): void => {
       this.log.push(`${message} ${JSON.stringify(fields)}`);
     };

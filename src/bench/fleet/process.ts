@@ -5,7 +5,8 @@
 import { setMaxListeners } from 'node:events';
 import { messageOf } from '../../core/errors.ts';
 import { runMain } from '../../core/run-main.ts';
-import { KubeApi, kubeConfig } from '../../fleet/kube.ts';
+import { clusterOf } from '../../fleet/cluster.ts';
+import { KubeApi } from '../../fleet/kube.ts';
 import { Reconciler } from '../../fleet/reconciler.ts';
 import { SimulatedAgent } from './agent.ts';
 
@@ -39,7 +40,7 @@ async function runNodes([
     const agent = new SimulatedAgent(Number(l2s));
     agents.push(agent);
     const reconciler = new Reconciler({
-      api: new KubeApi(await kubeConfig(kubeconfig)),
+      api: new KubeApi(await clusterOf(kubeconfig)),
       ...{ namespace, node: nodeName(i), log },
       withAgent: (use, signal) => use(agent.calls, signal),
       oci: () => Promise.reject(new Error('no registry is simulated')),

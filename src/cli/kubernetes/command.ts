@@ -1,24 +1,19 @@
 /** `hyperturtle kubernetes ...`: this L1 as a node of a cluster. */
 import type { Command } from 'commander';
-import type { LogLevel } from '../../core/log-levels.ts';
-import { LOG_LEVELS } from '../../core/log-levels.ts';
-import { AGENT_SOCKET } from '../../core/default-paths.ts';
-import { variable } from '../../core/environment.ts';
-import { Option } from 'commander';
 import { integer } from '../shared/values.ts';
 import { registerImages } from './images.ts';
 import { registerManifests } from './manifests.ts';
 import { registerNodeStatus } from './node-status.ts';
 import { registerReconcile } from './reconcile.ts';
+import { runService, serviceOptions } from './service.ts';
+import type { ServiceOptions } from './service.ts';
 
-interface PluginOptions {
+interface PluginOptions extends ServiceOptions {
   resource: string;
   nics?: number;
   network?: string;
   kubeletDir: string;
   everyS: number;
-  socket: string;
-  logLevel: LogLevel;
 }
 
 export function registerKubernetes(program: Command, version: string): void {
@@ -33,7 +28,7 @@ export function registerKubernetes(program: Command, version: string): void {
 }
 
 function registerDevicePlugin(kubernetes: Command): void {
-  kubernetes
+  const command = kubernetes
     .command('device-plugin')
     .description('give NICs of the host to pods, as a device plugin of kubelet; runs until SIGTERM')
     .option('--resource <name>', 'what pods ask for', 'hyperturtle.io/nic')
@@ -48,9 +43,8 @@ function registerDevicePlugin(kubernetes: Command): void {
       "directory of kubelet's and its plugins' sockets",
       '/var/lib/kubelet/device-plugins',
     )
-    .option('--every-s <number>', 'seconds between looks at the NICs', integer('--every-s', 1, 3600), 10)
-    .option('--socket <path>', "the agent's socket", variable('HYPERTURTLE_SOCKET') ?? AGENT_SOCKET)
-    .addOption(new Option('--log-level <level>', 'how much to log').choices(LOG_LEVELS).default('info'))
+    .option('--every-s <number>', 'seconds between looks at the NICs', integer('--every-s', 1, 3600), 10);
+  serviceOptions(command)
     .addHelpText(
       'after',
       `
@@ -67,17 +61,8 @@ Example of what a container asks for:
 const RESOURCE = /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\/[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/;
 
 async function run(o: PluginOptions): Promise<void> {
-  const [
-    { HyperturtleError, isHyperturtleError },
-    { jsonLog },
-    { abortOnSignals },
-    { runPlugin },
-    means,
-    holders,
-  ] = await Promise.all([
+  const [{ HyperturtleError }, { runPlugin }, means, holders] = await Promise.all([
     import('../../core/errors.ts'),
-    import('../../core/log.ts'),
-    import('../../core/lifecycle.ts'),
     import('../../kubernetes/device-plugin/plugin.ts'),
     import('../../kubernetes/device-plugin/means.ts'),
     import('../../guest/nic/holders.ts'),
@@ -87,10 +72,8 @@ async function run(o: PluginOptions): Promise<void> {
       'HT_USAGE',
       `--resource: a domain, a slash and a name expected, as hyperturtle.io/nic, '${o.resource}' found`,
     );
-  const { log, flush } = jsonLog(o.logLevel);
-  const signals = abortOnSignals(['SIGINT', 'SIGTERM']);
-  try {
-    await runPlugin({
+  await runService(o, 'device plugin stopped', (log, signal) =>
+    runPlugin({
       resource: o.resource,
       count: o.nics,
       dir: o.kubeletDir,
@@ -98,14 +81,7 @@ async function run(o: PluginOptions): Promise<void> {
       means: means.nicMeans({ socket: o.socket, network: o.network }),
       holders: holders.holdersOf,
       log,
-      signal: signals.signal,
-    });
-  } catch (e) {
-    // to be told to stop is how it ends
-    if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
-    log.info({}, 'device plugin stopped');
-  } finally {
-    signals.dispose();
-    flush();
-  }
+      signal,
+    }),
+  );
 }

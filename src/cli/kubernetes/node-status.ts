@@ -1,30 +1,21 @@
 /** `hyperturtle kubernetes node-status`: tells the cluster whether this node's nested guests are accelerated. */
-import { Option } from 'commander';
 import type { Command } from 'commander';
 import { withAgent } from '../../client/session.ts';
-import { AGENT_SOCKET } from '../../core/default-paths.ts';
-import { variable } from '../../core/environment.ts';
-import { LOG_LEVELS } from '../../core/log-levels.ts';
-import type { LogLevel } from '../../core/log-levels.ts';
-
-interface Options {
-  node?: string;
-  socket: string;
-  logLevel: LogLevel;
-}
+import { nodeOf, nodeOption, runService, serviceOptions } from './service.ts';
+import type { NodeOptions } from './service.ts';
 
 /** The agent answers at once, or is in a bad way. */
 const AGENT_S = 10;
+/** Who owns the label and the condition. */
+const FIELD_MANAGER = 'hyperturtle-node-status';
 
 export function registerNodeStatus(kubernetes: Command): void {
-  kubernetes
+  const command = kubernetes
     .command('node-status')
     .description(
       'in a pod: label and condition of its node while acceleration is in force; runs until SIGTERM',
-    )
-    .option('--node <name>', 'name of the node; default: $NODE_NAME')
-    .option('--socket <path>', "the agent's socket", variable('HYPERTURTLE_SOCKET') ?? AGENT_SOCKET)
-    .addOption(new Option('--log-level <level>', 'how much to log').choices(LOG_LEVELS).default('info'))
+    );
+  serviceOptions(nodeOption(command))
     .addHelpText(
       'after',
       `
@@ -34,50 +25,35 @@ HyperTurtleAccelerated has the reason. A node that looks worse for less than 30 
     .action(run);
 }
 
-async function run(o: Options): Promise<void> {
-  const [{ HyperturtleError, isHyperturtleError }, { jsonLog }, { abortOnSignals, ChildAbort }, api, status] =
-    await Promise.all([
-      import('../../core/errors.ts'),
-      import('../../core/log.ts'),
-      import('../../core/lifecycle.ts'),
-      import('../../kubernetes/api.ts'),
-      import('../../kubernetes/node-status.ts'),
-    ]);
-  const name = o.node ?? process.env['NODE_NAME'] ?? '';
-  if (!/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/.test(name))
-    throw new HyperturtleError(
-      'HT_USAGE',
-      `--node or $NODE_NAME: the name of a node expected, '${name}' found`,
-    );
-  const cluster = new api.ClusterApi(api.placeInPod());
-  const { log, flush } = jsonLog(o.logLevel);
-  const signals = abortOnSignals(['SIGINT', 'SIGTERM']);
+async function run(o: NodeOptions): Promise<void> {
+  const [{ ChildAbort }, { KubeApi }, { podCluster }, status] = await Promise.all([
+    import('../../core/lifecycle.ts'),
+    import('../../fleet/kube.ts'),
+    import('../../fleet/cluster.ts'),
+    import('../../kubernetes/node-status.ts'),
+  ]);
+  const name = await nodeOf(o);
   const node = `/api/v1/nodes/${name}`;
-  try {
-    await status.tellNodeStatus(name, {
-      look: async (signal) => {
-        using child = new ChildAbort(signal);
-        return await withAgent(
-          { socket: o.socket, timeoutS: AGENT_S },
-          async ({ peer, signal: own, timeoutMs }) => {
-            const to = { signal: AbortSignal.any([own, child.signal]), timeoutMs };
-            const { links } = await peer.request('agent.desired', {}, to);
-            return status.verdict(await peer.request('agent.status', {}, to), links);
-          },
-        );
+  using api = new KubeApi(podCluster());
+  const look = async (signal: AbortSignal) => {
+    using child = new ChildAbort(signal);
+    return await withAgent(
+      { socket: o.socket, timeoutS: AGENT_S },
+      async ({ peer, signal: own, timeoutMs }) => {
+        const to = { signal: AbortSignal.any([own, child.signal]), timeoutMs };
+        const { links } = await peer.request('agent.desired', {}, to);
+        return status.verdict(await peer.request('agent.status', {}, to), links);
       },
-      node: (signal) => cluster.get(node, signal),
+    );
+  };
+  await runService(o, 'stopped', (log, signal) =>
+    status.tellNodeStatus(name, {
+      look,
+      node: (signal) => api.request({ path: node }, signal),
       apply: (part, object, signal) =>
-        cluster.apply(part === 'node' ? node : `${node}/status`, object, signal),
+        api.apply(part === 'node' ? node : `${node}/status`, object, FIELD_MANAGER, signal),
       log,
-      signal: signals.signal,
-    });
-  } catch (e) {
-    // to be told to stop is how it ends
-    if (!isHyperturtleError(e, 'HT_INTERRUPTED')) throw e;
-    log.info({}, 'stopped');
-  } finally {
-    signals.dispose();
-    flush();
-  }
+      signal,
+    }),
+  );
 }

@@ -1,20 +1,14 @@
 /** `hyperturtle kubernetes reconcile`: the programs of this node of a cluster, as resources of Kubernetes say. */
-import { Option } from 'commander';
 import type { Command } from 'commander';
 import { withAgent } from '../../client/session.ts';
-import { AGENT_SOCKET } from '../../core/default-paths.ts';
-import { variable } from '../../core/environment.ts';
-import { LOG_LEVELS } from '../../core/log-levels.ts';
-import type { LogLevel } from '../../core/log-levels.ts';
+import { nodeOf, nodeOption, runService, serviceOptions } from './service.ts';
+import type { NodeOptions } from './service.ts';
 
-interface Options {
-  socket: string;
-  node?: string;
+interface Options extends NodeOptions {
   namespace?: string;
   kubeconfig?: string;
   registryAuth?: string;
   plainRegistry?: string[];
-  logLevel: LogLevel;
 }
 
 /** Seconds to wait for an answer of the agent, which may have to wait for its host. */
@@ -22,16 +16,15 @@ const AGENT_S = 120;
 const NAMESPACE = 'hyperturtle';
 
 export function registerReconcile(kubernetes: Command): void {
-  kubernetes
+  const command = kubernetes
     .command('reconcile')
-    .description('have the agent load and link what HyperupcallSets of a cluster want; runs until SIGTERM')
-    .option('--node <name>', 'this node; default: $NODE_NAME')
+    .description('have the agent load and link what HyperupcallSets of a cluster want; runs until SIGTERM');
+  nodeOption(command)
     .option('--namespace <name>', "where the sets are; default: the kubeconfig's, or the pod's")
     .option('--kubeconfig <file>', "default: $KUBECONFIG, ~/.kube/config, the pod's service account")
     .option('--registry-auth <file>', "Docker's config.json, for objects in registries")
-    .option('--plain-registry <host...>', 'registries that are asked without TLS')
-    .option('--socket <path>', "the agent's socket", variable('HYPERTURTLE_SOCKET') ?? AGENT_SOCKET)
-    .addOption(new Option('--log-level <level>', 'how much to log').choices(LOG_LEVELS).default('info'))
+    .option('--plain-registry <host...>', 'registries that are asked without TLS');
+  serviceOptions(command)
     .addHelpText(
       'after',
       `
@@ -45,49 +38,26 @@ Example:
 }
 
 async function reconcile(options: Options): Promise<void> {
-  const [
-    { Reconciler },
-    { KubeApi, kubeConfig },
-    { ociFetcher },
-    lifecycle,
-    { jsonLog },
-    { HyperturtleError },
-  ] = await Promise.all([
+  const [{ Reconciler }, { KubeApi }, { clusterOf }, { ociFetcher }] = await Promise.all([
     import('../../fleet/reconciler.ts'),
     import('../../fleet/kube.ts'),
+    import('../../fleet/cluster.ts'),
     import('../../fleet/oci.ts'),
-    import('../../core/lifecycle.ts'),
-    import('../../core/log.ts'),
-    import('../../core/errors.ts'),
   ]);
-  const node = options.node ?? process.env['NODE_NAME'];
-  if (node === undefined || node === '')
-    throw new HyperturtleError(
-      'HT_USAGE',
-      'say which node this is: --node NAME, or NODE_NAME in the environment',
-    );
-  const api = new KubeApi(await kubeConfig(options.kubeconfig));
-  const namespace = options.namespace ?? api.namespace ?? NAMESPACE;
-  const { log, flush } = jsonLog(options.logLevel);
-  const signals = lifecycle.abortOnSignals();
-  const reconciler = new Reconciler({
-    api,
-    namespace,
-    node,
-    log,
-    withAgent: (use, signal) =>
-      withAgent({ socket: options.socket, timeoutS: AGENT_S }, (client) =>
-        use(client.peer, AbortSignal.any([signal, client.signal])),
-      ),
-    oci: ociFetcher({ credentials: options.registryAuth, plain: options.plainRegistry ?? [] }),
-  });
-  try {
+  const node = await nodeOf(options);
+  const cluster = await clusterOf(options.kubeconfig);
+  const namespace = options.namespace ?? cluster.namespace ?? NAMESPACE;
+  using api = new KubeApi(cluster);
+  await runService(options, 'stopped; programs stay', async (log, signal) => {
+    const reconciler = new Reconciler({
+      ...{ api, namespace, node, log },
+      withAgent: (use, stop) =>
+        withAgent({ socket: options.socket, timeoutS: AGENT_S }, (client) =>
+          use(client.peer, AbortSignal.any([stop, client.signal])),
+        ),
+      oci: ociFetcher({ credentials: options.registryAuth, plain: options.plainRegistry ?? [] }),
+    });
     log.info({ node, namespace }, 'reconciling');
-    await reconciler.run(signals.signal);
-  } finally {
-    signals.dispose();
-    api[Symbol.dispose]();
-    log.info({}, 'stopped; programs stay');
-    flush();
-  }
+    await reconciler.run(signal);
+  });
 }

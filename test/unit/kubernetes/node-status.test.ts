@@ -39,7 +39,7 @@ interface Applied {
 /** Tells while the answers last; each is of one look, a millisecond after the one before. */
 async function told(
   answers: (Verdict | Error)[],
-  more: { earlier?: object; graceMs?: number; failures?: number } = {},
+  more: { earlier?: object; graceMs?: number; failures?: number; failure?: Error } = {},
 ): Promise<Applied[]> {
   const applied: Applied[] = [];
   const end = new AbortController();
@@ -53,7 +53,7 @@ async function told(
     },
     node: () => Promise.resolve({ status: { conditions: more.earlier ? [more.earlier] : [] } }),
     apply: (part, object) => {
-      if (failures-- > 0) return Promise.reject(new Error('429'));
+      if (failures-- > 0) return Promise.reject(more.failure ?? new Error('no'));
       applied.push({ part, object });
       return Promise.resolve();
     },
@@ -116,5 +116,12 @@ describe('the node', () => {
 
   it('is told again after the API refused', async () => {
     expect(statuses(await told([YES, YES, YES], { failures: 2 }))).toEqual(['Linked']);
+  });
+
+  it('is told again no sooner than the API asks for', async () => {
+    const begin = performance.now();
+    const failure = new HyperturtleError('HT_BUSY', '429', { detail: { status: 429, retryAfterMs: 150 } });
+    expect(statuses(await told([YES, YES], { failures: 1, failure }))).toEqual(['Linked']);
+    expect(performance.now() - begin).toBeGreaterThan(140);
   });
 });
