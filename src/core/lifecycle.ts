@@ -33,6 +33,16 @@ export class CleanupStack implements AsyncDisposable {
       throw new AggregateError(failures, `clean-up failed ${failures.map(messageOf).join('; ')}`);
   }
 
+  /** `body`, whose steps stay when it is through. When it throws they run, and what it threw is told, not what they throw. */
+  async onFailure<T>(body: () => Promise<T>): Promise<T> {
+    try {
+      return await body();
+    } catch (e) {
+      await this.run().catch(() => {});
+      throw e;
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.run();
   }

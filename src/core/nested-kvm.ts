@@ -32,7 +32,17 @@ export const TRIED_SERIES = ['6.1', '6.12', '7.3'] as const;
 /** The order of kernel series: 6.12 comes after 6.2. */
 export const byNumbers = (a: string, b: string): number => a.localeCompare(b, 'en', { numeric: true });
 
-export function wasTried(release: string): boolean {
+/** A finding of `doctor`, on either level. */
+export const triedFinding = (
+  release: string,
+): { level: 'ok'; what: string } | { level: 'warn'; what: string; mend: string } => {
+  const all = TRIED_SERIES.join(', ');
   const series = /^\d+\.\d+/.exec(release)?.[0];
-  return (TRIED_SERIES as readonly (string | undefined)[]).includes(series);
-}
+  if ((TRIED_SERIES as readonly (string | undefined)[]).includes(series))
+    return { level: 'ok', what: `the modules have been tried on kernels ${all}` };
+  return {
+    level: 'warn',
+    what: `the modules have not been tried on kernel ${release}`,
+    mend: `use one of the kernels ${all}, or try it where nothing depends on it`,
+  };
+};

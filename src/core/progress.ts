@@ -12,6 +12,24 @@ export interface Progress {
   note(line: string): void;
 }
 
+/** `body` as one step of `progress`, which fails when that throws. `remark`: what is said of its result. */
+export async function withStep<T>(
+  progress: Progress,
+  what: string,
+  body: (step: { update(detail: string): void }) => Promise<T>,
+  remark?: (result: T) => string,
+): Promise<T> {
+  const step = progress.step(what);
+  try {
+    const result = await body(step);
+    step.done(remark?.(result));
+    return result;
+  } catch (e) {
+    step.fail();
+    throw e;
+  }
+}
+
 export const silentProgress: Progress = {
   step: () => ({ update: () => {}, done: () => {}, fail: () => {} }),
   note: () => {},

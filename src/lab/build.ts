@@ -3,13 +3,14 @@
  * Each part is rebuilt only when its sources, the common headers, or the tools changed. Warnings are errors.
  */
 import { createHash } from 'node:crypto';
-import { cp, mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { exec } from '../core/exec.ts';
 import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import type { ImageContext } from './images.ts';
 import { toolEnv, TRIPLET } from './tools.ts';
-import { cacheEntry, contentKey } from './xdg.ts';
+import { withStep } from '../core/progress.ts';
+import { cacheEntry, contentKey, withWorkDirectory } from './xdg.ts';
 
 /** Raised when the way of compiling changes. */
 const BUILD_VERSION = 3;
@@ -163,22 +164,16 @@ async function built(
   const files = await Promise.all(folders.map((f) => hashTree(path.join(c.projectRoot, f))));
   const key = contentKey([BUILD_VERSION, c.tools.key, ...keys, ...files]);
   const spec = { folder: 'builds', name, key, keep: 4, signal: c.signal };
-  const dir = await cacheEntry(c.cacheRoot, spec, async (staging) => {
-    const step = c.progress.step(`compiling ${name}`);
-    const src = `${staging}.src`;
-    try {
-      await rm(src, { recursive: true, force: true });
-      for (const f of folders) await cp(path.join(c.projectRoot, f), path.join(src, f), { recursive: true });
-      await mkdir(staging, { recursive: true });
-      await make(src, staging);
-      step.done();
-    } catch (e) {
-      step.fail();
-      throw e;
-    } finally {
-      await rm(src, { recursive: true, force: true });
-    }
-  });
+  const dir = await cacheEntry(c.cacheRoot, spec, (staging) =>
+    withStep(c.progress, `compiling ${name}`, () =>
+      withWorkDirectory(staging, 'src', async (src) => {
+        for (const f of folders)
+          await cp(path.join(c.projectRoot, f), path.join(src, f), { recursive: true });
+        await mkdir(staging, { recursive: true });
+        await make(src, staging);
+      }),
+    ),
+  );
   return { dir, key };
 }
 

@@ -21,6 +21,7 @@ import path from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { exec } from '../core/exec.ts';
 import { HyperturtleError } from '../core/errors.ts';
+import { withStep } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import { IN_GUEST } from './artifacts.ts';
 import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cpio.ts';
@@ -343,16 +344,4 @@ async function fileHash(file: string): Promise<string> {
   const hash = createHash('sha256');
   await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), hash);
   return hash.digest('hex');
-}
-
-async function withStep<T>(progress: Progress, what: string, body: () => Promise<T>): Promise<T> {
-  const step = progress.step(what);
-  try {
-    const r = await body();
-    step.done();
-    return r;
-  } catch (e) {
-    step.fail();
-    throw e;
-  }
 }

@@ -2,7 +2,7 @@
  * KVM's own selftests, static, out of Debian's linux-source package of the same series, as a disk for L1. They are the
  * kernel's programs, built for this machine and for its labs alone: nothing of them is kept in the project or shipped.
  */
-import { mkdir, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, truncate, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
@@ -14,7 +14,8 @@ import { KERNEL_CC, makeInSource, unpackLinux } from './linux-source.ts';
 import type { LinuxSource } from './linux-source.ts';
 import { sourceSet } from './packages.ts';
 import type { ToolsTree } from './tools.ts';
-import { cacheEntry, contentKey, needSpace } from './xdg.ts';
+import { withStep } from '../core/progress.ts';
+import { cacheEntry, contentKey, needSpace, withWorkDirectory } from './xdg.ts';
 
 /** Raised when the way of building changes. */
 const BUILD_VERSION = 1;
@@ -40,22 +41,21 @@ export async function kvmSelftestsDisk(c: SelftestsContext): Promise<string> {
   return cacheEntry(c.cacheRoot, { ...spec, signal: c.signal, waitMs: MAX_MS }, async (staging) => {
     const { tree } = await apartTree(c, set);
     await needSpace(c.cacheRoot, BYTES_NEEDED);
-    const step = c.progress.step(`compiling KVM's selftests of Linux ${c.series}`);
-    const work = `${staging}.work`;
-    try {
-      await rm(work, { recursive: true, force: true });
+    const build = async (work: string): ReturnType<typeof compile> => {
       const s = { ...c, extra: tree, src: path.join(work, 'src') };
       const disk = path.join(work, 'disk');
-      const { built, missing } = await compile(s, work, disk);
+      const made = await compile(s, work, disk);
       await makeErofs(c.tools, disk, staging, c.signal, IMAGES_DISK_BYTES);
       await truncate(staging, IMAGES_DISK_BYTES);
-      step.done(`${built.length} programs${missing.length > 0 ? `, ${missing.length} do not compile` : ''}`);
-    } catch (e) {
-      step.fail();
-      throw e;
-    } finally {
-      await rm(work, { recursive: true, force: true });
-    }
+      return made;
+    };
+    await withStep(
+      c.progress,
+      `compiling KVM's selftests of Linux ${c.series}`,
+      () => withWorkDirectory(staging, 'work', build),
+      ({ built, missing }) =>
+        `${built.length} programs${missing.length > 0 ? `, ${missing.length} do not compile` : ''}`,
+    );
   });
 }
 

@@ -17,6 +17,7 @@ import {
 import path from 'node:path';
 import { exec } from '../core/exec.ts';
 import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { withStep } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import type { ImageAbout } from '../guest/run/about.ts';
 import { IMAGES_DISK_BYTES } from './artifacts.ts';
@@ -30,7 +31,7 @@ import { downloadDebs, withAptLock } from './packages.ts';
 import { writeRedisSnapshot } from './redis-snapshot.ts';
 import { TRIPLET, unpackAll } from './tools.ts';
 import type { ToolsTree } from './tools.ts';
-import { cacheEntry, contentKey, exists, needSpace } from './xdg.ts';
+import { cacheEntry, contentKey, exists, needSpace, withWorkDirectory } from './xdg.ts';
 import { own } from '../core/own.ts';
 
 export interface L2ImageContext {
@@ -72,20 +73,18 @@ export async function buildL2Image(c: L2ImageContext, name: string): Promise<L2I
     { folder: 'l2-images', name, key, suffix: '.erofs', keep: 2, signal: c.signal },
     async (staging) => {
       await fetch(c, debs);
-      const step = c.progress.step(`building image ${name} of ${debs.length} packages`);
-      const tree = `${staging}.tree`;
-      try {
-        await rm(tree, { recursive: true, force: true });
+      const build = async (tree: string): Promise<number> => {
         await unpackAll(debs, tree, c);
         await furnish(c, tree, spec);
         await makeErofs(c.tools, tree, staging, c.signal, MAX_BYTES);
-        step.done(`${Math.ceil((await stat(staging)).size / (1 << 20))} MiB`);
-      } catch (e) {
-        step.fail();
-        throw e;
-      } finally {
-        await rm(tree, { recursive: true, force: true });
-      }
+        return (await stat(staging)).size;
+      };
+      await withStep(
+        c.progress,
+        `building image ${name} of ${debs.length} packages`,
+        () => withWorkDirectory(staging, 'tree', build),
+        (bytes) => `${Math.ceil(bytes / (1 << 20))} MiB`,
+      );
     },
   );
   return { name, path: image, key, bytes: (await stat(image)).size, about: { schema: 1, name, ...about } };
@@ -99,26 +98,18 @@ export async function buildImagesDisk(c: L2ImageContext, names: readonly string[
   return cacheEntry(
     c.cacheRoot,
     { folder: 'l2-images', name: 'disk', key, suffix: '.img', keep: 2, signal: c.signal },
-    async (staging) => {
-      const step = c.progress.step(`packing ${images.length} images`);
-      const tree = `${staging}.tree`;
-      try {
-        await rm(tree, { recursive: true, force: true });
-        await mkdir(tree, { recursive: true });
-        for (const i of images) {
-          await exec('ln', [i.path, path.join(tree, `${i.name}.erofs`)], { signal: c.signal });
-          await writeFile(path.join(tree, `${i.name}.json`), JSON.stringify(i.about));
-        }
-        await makeErofs(c.tools, tree, staging, c.signal, IMAGES_DISK_BYTES);
-        await truncate(staging, IMAGES_DISK_BYTES);
-        step.done();
-      } catch (e) {
-        step.fail();
-        throw e;
-      } finally {
-        await rm(tree, { recursive: true, force: true });
-      }
-    },
+    (staging) =>
+      withStep(c.progress, `packing ${images.length} images`, () =>
+        withWorkDirectory(staging, 'tree', async (tree) => {
+          await mkdir(tree, { recursive: true });
+          for (const i of images) {
+            await exec('ln', [i.path, path.join(tree, `${i.name}.erofs`)], { signal: c.signal });
+            await writeFile(path.join(tree, `${i.name}.json`), JSON.stringify(i.about));
+          }
+          await makeErofs(c.tools, tree, staging, c.signal, IMAGES_DISK_BYTES);
+          await truncate(staging, IMAGES_DISK_BYTES);
+        }),
+      ),
   );
 }
 

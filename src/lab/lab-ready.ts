@@ -4,6 +4,7 @@ import { copyFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { BuiltPayload } from './artifacts.ts';
 import { IMAGES_DISK_BYTES, IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
+import { withStep } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import type { Machine } from './boot.ts';
 import { runScript } from './levels.ts';
@@ -55,12 +56,5 @@ export async function whenReady(
   progress: Progress,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const step = progress.step('levels ready');
-  try {
-    await makeReady(machine, has, signal);
-    step.done();
-  } catch (e) {
-    step.fail();
-    throw e;
-  }
+  await withStep(progress, 'levels ready', () => makeReady(machine, has, signal));
 }

@@ -6,6 +6,7 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
+import { withStep } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import { Apt } from './debs.ts';
 import type { DebRecord } from './debs.ts';
@@ -281,14 +282,9 @@ export async function downloadDebs(
 ): Promise<void> {
   const total = missing.reduce((sum, d) => sum + d.bytes, 0);
   const mib = (bytes: number): number => Math.round(bytes / (1 << 20));
-  const step = progress.step(`fetching ${missing.length} packages, ${mib(total)} MiB`);
-  try {
-    await apt.download(missing, (bytes) => step.update(`${mib(bytes)} of ${mib(total)} MiB`));
-    step.done();
-  } catch (e) {
-    step.fail();
-    throw e;
-  }
+  await withStep(progress, `fetching ${missing.length} packages, ${mib(total)} MiB`, (step) =>
+    apt.download(missing, (bytes) => step.update(`${mib(bytes)} of ${mib(total)} MiB`)),
+  );
 }
 
 export function withAptLock<T>(

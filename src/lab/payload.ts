@@ -2,7 +2,7 @@
  * The payload disk: all of our code that L0, L1 and L2 run, as one erofs image. It is no part of a snapshot, so a
  * changed line costs a compile and no boot. Built from the sources in use; cached by content.
  */
-import { chmod, cp, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { HyperturtleError } from '../core/errors.ts';
 import { IN_GUEST, PAYLOAD_DISK_BYTES } from './artifacts.ts';
@@ -16,7 +16,8 @@ import { ModuleTree } from './kernel.ts';
 import { L2_APPLETS, L2_MODULES, L2_NET_MODULES, L2_PLUG_MODULES, l2Init, l2Net } from './l2-init.ts';
 import { startNode } from './node-files.ts';
 import { buildApp, copyDependencies, findProjectRoot } from './payload-app.ts';
-import { cacheEntry, contentKey } from './xdg.ts';
+import { withStep } from '../core/progress.ts';
+import { cacheEntry, contentKey, withWorkDirectory } from './xdg.ts';
 
 /** Raised when the way of packing changes. */
 const PAYLOAD_VERSION = 1;
@@ -76,21 +77,14 @@ export async function buildPayload(context: ImageContext): Promise<BuiltPayload>
     suffix: '.erofs',
     keep: 4,
   };
-  const image = await cacheEntry(c.cacheRoot, { ...spec, signal: c.signal }, async (staging) => {
-    const step = c.progress.step('packing the payload');
-    const tree = `${staging}.tree`;
-    try {
-      await rm(tree, { recursive: true, force: true });
-      await packTree(c, tree, { modules, programs, fuzzPrograms, l2, app });
-      await makeErofs(c.tools, tree, staging, c.signal);
-      step.done();
-    } catch (e) {
-      step.fail();
-      throw e;
-    } finally {
-      await rm(tree, { recursive: true, force: true });
-    }
-  });
+  const image = await cacheEntry(c.cacheRoot, { ...spec, signal: c.signal }, (staging) =>
+    withStep(c.progress, 'packing the payload', () =>
+      withWorkDirectory(staging, 'tree', async (tree) => {
+        await packTree(c, tree, { modules, programs, fuzzPrograms, l2, app });
+        await makeErofs(c.tools, tree, staging, c.signal);
+      }),
+    ),
+  );
   const { size } = await stat(image);
   if (size > PAYLOAD_DISK_BYTES)
     throw new HyperturtleError(

@@ -7,6 +7,7 @@
 import { mkdir, open, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { HyperturtleError } from '../core/errors.ts';
+import { withStep } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import { sleep, waitFor } from '../core/wait.ts';
 import type { QmpClient } from '../qmp/client.ts';
@@ -127,17 +128,14 @@ async function makeSnapshot(spec: BootSpec, staging: string, o: SnapshotOptions)
   });
   try {
     await waitBooted(m, o);
-    const step = o.progress.step('save snapshot');
-    try {
+    const saveAll = async (): Promise<number> => {
       await settle(m, o.signal);
       using q = await m.qemu.qmp();
       await stopIdle(q, o.signal);
       await save(q, path.join(staging, 'state'), o.signal);
-      step.done(`${Math.round(((await stat(ram)).blocks * 512) / (1 << 20))} MiB`);
-    } catch (e) {
-      step.fail();
-      throw e;
-    }
+      return (await stat(ram)).blocks * 512;
+    };
+    await withStep(o.progress, 'save snapshot', saveAll, (bytes) => `${Math.round(bytes / (1 << 20))} MiB`);
   } finally {
     await m.qemu.end();
     await rm(o.dir, { recursive: true, force: true });

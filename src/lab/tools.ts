@@ -6,6 +6,7 @@ import { mkdir, readdir, readFile, readlink, rename, rm, symlink, unlink, writeF
 import path from 'node:path';
 import { exec } from '../core/exec.ts';
 import { HyperturtleError, messageOf } from '../core/errors.ts';
+import { withStep } from '../core/progress.ts';
 import type { Progress } from '../core/progress.ts';
 import type { QemuProgram } from './artifacts.ts';
 import type { DebRecord } from './debs.ts';
@@ -186,16 +187,9 @@ async function unpacked(
   const onWait = (holder: string): void =>
     options.progress.note(`  waiting for ${holder}, which unpacks ${name}`);
   const spec = { folder: 'trees', name, key, keep: 3, signal: options.signal, onWait };
-  return cacheEntry(options.cacheRoot, spec, async (staging) => {
-    const step = options.progress.step(`unpacking ${debs.length} packages (${name})`);
-    try {
-      await make(staging);
-      step.done();
-    } catch (e) {
-      step.fail();
-      throw e;
-    }
-  });
+  return cacheEntry(options.cacheRoot, spec, (staging) =>
+    withStep(options.progress, `unpacking ${debs.length} packages (${name})`, () => make(staging)),
+  );
 }
 
 /** Packages' files below `to`, with `/usr` merged and links that stay inside. No maintainer script runs. */

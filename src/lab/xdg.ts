@@ -160,6 +160,21 @@ export async function cacheEntry(
   return final;
 }
 
+/** `body` with a directory beside an entry's `staging` place: not there yet, and gone afterwards. */
+export async function withWorkDirectory<T>(
+  staging: string,
+  suffix: string,
+  body: (dir: string) => Promise<T>,
+): Promise<T> {
+  const dir = `${staging}.${suffix}`;
+  try {
+    await rm(dir, { recursive: true, force: true });
+    return await body(dir);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
 /** Marks an entry as used now; false when there is none. */
 async function touch(entry: string): Promise<boolean> {
   try {

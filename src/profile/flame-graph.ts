@@ -2,6 +2,7 @@
  * Flame graphs: one SVG file with all that it needs, which any browser shows. Width is samples; a click on a box makes
  * it as wide as the picture, another one on the lowest box shows all again; without scripts it is still a picture.
  */
+import { escapeMarkup } from '../core/markup.ts';
 import { visibleLine } from '../core/visible.ts';
 import { boxesOf, childrenOf } from './boxes.ts';
 import type { Box } from './boxes.ts';
@@ -26,8 +27,7 @@ function depth(box: Box): number {
   return most + 1;
 }
 
-const escape = (text: string): string =>
-  visibleLine(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+const escape = (text: string): string => escapeMarkup(visibleLine(text));
 
 /** The same function has the same colour in every picture: blue the kernel, warm what is not. */
 function colour(name: string, kernel: boolean): string {

@@ -62,39 +62,52 @@ export function parametersSection(r: {
   );
 }
 
-/** A whole report. `tiles` and `sections` are HTML; the rest is text. */
-export function page(o: {
+/** A whole document. `head` and `main` are HTML; `title` is text, `style` further rules. */
+export const htmlDocument = (o: {
   title: string;
-  lead: string;
-  tiles?: string;
-  details?: readonly string[];
-  notes: readonly string[];
-  sections: readonly string[];
-}): string {
-  return `<!doctype html>
+  style?: string;
+  head: string;
+  main: string;
+}): string => `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>${escapeXml(o.title)}</title>
-<style>${STYLE}</style>
+<style>${STYLE}${o.style ?? ''}</style>
 </head>
 <body>
 <main>
 <header>
 <h1>HyperTurtle</h1>
-<p class="lead">${escapeXml(o.lead)}</p>
-${o.tiles ?? ''}
-${(o.details ?? []).map((d) => `<p>${escapeXml(d)}</p>`).join('\n')}
-${o.notes.map((n) => `<p class="note">${escapeXml(n)}</p>`).join('\n')}
+${o.head}
 </header>
-${o.sections.join('\n')}
+${o.main}
 </main>
 </body>
 </html>
 `;
-}
+
+/** A whole report. `tiles` and `sections` are HTML; the rest is text. */
+export const page = (o: {
+  title: string;
+  lead: string;
+  tiles?: string;
+  details?: readonly string[];
+  notes: readonly string[];
+  sections: readonly string[];
+}): string =>
+  htmlDocument({
+    title: o.title,
+    head: [
+      `<p class="lead">${escapeXml(o.lead)}</p>`,
+      o.tiles ?? '',
+      ...(o.details ?? []).map((d) => `<p>${escapeXml(d)}</p>`),
+      ...o.notes.map((n) => `<p class="note">${escapeXml(n)}</p>`),
+    ].join('\n'),
+    main: o.sections.join('\n'),
+  });
 
 function tiles(r: BenchResult): string {
   const s = r.summary;

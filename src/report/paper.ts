@@ -4,7 +4,7 @@ import type { PaperRun } from '../bench/paper/benches.ts';
 import type { Finding } from '../wire/schema.ts';
 import type { PaperFigure, Values } from '../bench/paper/figures.ts';
 import { maybe, number } from './format.ts';
-import { STYLE } from './style.ts';
+import { htmlDocument } from './html.ts';
 import { escapeXml, line, logScale, px, svg, text } from './svg.ts';
 import { own } from '../core/own.ts';
 
@@ -38,30 +38,17 @@ export function paperReport(
 ): string {
   const rows = paperRows(runs);
   const measured = rows.filter((r) => r.gain !== undefined).length;
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>HyperTurtle: the paper and ours, ${escapeXml(startedAt)}</title>
-<style>${STYLE}${OWN_STYLE}</style>
-</head>
-<body>
-<main>
-<header>
-<h1>HyperTurtle</h1>
-<p class="lead">${measured} of ${rows.length} figures of the paper, measured again.</p>
-<p class="note">The paper: Ben Zur et al., USENIX ATC 2025; 2x Xeon 4216, its own kernels and QEMU. Ours: stock kernels and QEMU, on the machine below. Compare factors and counts; times of an emulated machine mean little.</p>
-</header>
-<section><h2>How much better than nested</h2><p>Each bar is a factor within one system: nested without hyperupcalls against with them, on the same machine. Log scale; 1 is no difference.</p>
+  return htmlDocument({
+    title: `HyperTurtle: the paper and ours, ${startedAt}`,
+    style: OWN_STYLE,
+    head: `<p class="lead">${measured} of ${rows.length} figures of the paper, measured again.</p>
+<p class="note">The paper: Ben Zur et al., USENIX ATC 2025; 2x Xeon 4216, its own kernels and QEMU. Ours: stock kernels and QEMU, on the machine below. Compare factors and counts; times of an emulated machine mean little.</p>`,
+    main: `<section><h2>How much better than nested</h2><p>Each bar is a factor within one system: nested without hyperupcalls against with them, on the same machine. Log scale; 1 is no difference.</p>
 <figure>${gainChart(rows)}</figure></section>
 <section><h2>Figures</h2>${figureTable(rows)}</section>
 <section><h2>Runs</h2>${runTable(runs)}</section>
-${machineSection(machine)}</main>
-</body>
-</html>
-`;
+${machineSection(machine)}`,
+  });
 }
 
 function machineSection(found: readonly Finding[]): string {

@@ -1,13 +1,8 @@
 /** Small pieces of SVG. Colours are CSS variables of the page, so that charts follow light and dark. */
+import { escapeMarkup } from '../core/markup.ts';
 import { visible } from '../core/visible.ts';
 
-export function escapeXml(text: string): string {
-  return visible(text)
-    .replaceAll('&', '&amp;')
-    .replaceAll('<', '&lt;')
-    .replaceAll('>', '&gt;')
-    .replaceAll('"', '&quot;');
-}
+export const escapeXml = (text: string): string => escapeMarkup(visible(text));
 
 /** Coordinates need no more than a tenth of a pixel. */
 export function px(n: number): string {

@@ -84,13 +84,8 @@ export class Acceleration implements Accelerated, AsyncDisposable {
 
   static async on(lab: Lab, options: AccelerateOptions): Promise<Acceleration> {
     const a = new Acceleration(lab);
-    try {
-      await a.#on(options);
-      return a;
-    } catch (e) {
-      await a.#undo.run().catch(() => {}); // the first failure is the one to tell
-      throw e;
-    }
+    await a.#undo.onFailure(() => a.#on(options));
+    return a;
   }
 
   async #on(options: AccelerateOptions): Promise<void> {

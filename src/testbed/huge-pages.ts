@@ -39,7 +39,7 @@ export async function reserveHugePages(
 ): Promise<() => Promise<void>> {
   const undo = new CleanupStack();
   const script = (text: string): Promise<string> => runScript(level, text, { signal });
-  try {
+  return undo.onFailure(async () => {
     const before = (await script(`cat ${RESERVED}`)).trim();
     undo.add('pages set aside', async () => void (await runScript(level, `echo ${before} > ${RESERVED}`)));
     const got = Number(await script(`echo ${pages} > ${RESERVED}; cat ${RESERVED}`));
@@ -52,8 +52,5 @@ export async function reserveHugePages(
     undo.add('hugetlbfs', async () => void (await runScript(level, UNMOUNT)));
     await script(`mkdir -p ${HUGETLBFS_DIR} && mount -t hugetlbfs none ${HUGETLBFS_DIR}`);
     return () => undo.run();
-  } catch (e) {
-    await undo.run().catch(() => {}); // the first failure is the one to tell
-    throw e;
-  }
+  });
 }

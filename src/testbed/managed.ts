@@ -244,13 +244,8 @@ export class ManagedAcceleration implements Accelerated, AsyncDisposable {
 
   static async on(lab: Lab, options: ManagedOptions): Promise<ManagedAcceleration> {
     const a = new ManagedAcceleration(lab, options.hostLines);
-    try {
-      await a.#on(options);
-      return a;
-    } catch (e) {
-      await a.#undo.run().catch(() => {}); // the first failure is the one to tell
-      throw e;
-    }
+    await a.#undo.onFailure(() => a.#on(options));
+    return a;
   }
 
   async #on(o: ManagedOptions): Promise<void> {

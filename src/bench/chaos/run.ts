@@ -5,6 +5,7 @@
  */
 import { generator } from '../../testbed/random.ts';
 import { HyperturtleError } from '../../core/errors.ts';
+import { withStep } from '../../core/progress.ts';
 import type { Progress } from '../../core/progress.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
 import { sleep, waitFor } from '../../core/wait.ts';
@@ -116,15 +117,13 @@ export async function runChaosOn(lab: Lab, stage: Stage, spec: ChaosSpec): Promi
       for (let i = 0; i < spec.rounds; i++) {
         const victim = VICTIMS[Math.floor(random() * VICTIMS.length)]!;
         const atMs = Math.round(random() * spec.patternSeconds * 500);
-        const step = progress.step(`[${i + 1}/${spec.rounds}] kill -9 ${victim} after ${atMs} ms`);
-        try {
-          const round = await takeRound({ lab, stage, l2, spec, leftAttached }, victim, atMs);
-          rounds.push(round);
-          step.done(`${round.pagesChecked} pages checked`);
-        } catch (e) {
-          step.fail();
-          throw e;
-        }
+        const round = await withStep(
+          progress,
+          `[${i + 1}/${spec.rounds}] kill -9 ${victim} after ${atMs} ms`,
+          () => takeRound({ lab, stage, l2, spec, leftAttached }, victim, atMs),
+          ({ pagesChecked }) => `${pagesChecked} pages checked`,
+        );
+        rounds.push(round);
       }
     },
     { signal },

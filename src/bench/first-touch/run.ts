@@ -1,6 +1,7 @@
 /** Runs the benchmarks of the fault path in a lab and gives the result file's content. */
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
+import { withStep } from '../../core/progress.ts';
 import type { Progress } from '../../core/progress.ts';
 import type { Lab } from '../../lab/lab.ts';
 import { guestStatus } from '../../testbed/acceleration.ts';
@@ -69,7 +70,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
 
   if (spec.count === true) checkCounted(lab);
   const undo = new CleanupStack();
-  try {
+  return undo.onFailure(async () => {
     const counters = await KvmCounters.start(lab.l0, signal);
     undo.add('counters', () => counters.stop());
     const trace = spec.count === true ? await FaultTrace.open(lab.l0, signal) : undefined;
@@ -103,10 +104,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
     };
     await undo.run();
     return result;
-  } catch (e) {
-    await undo.run().catch(() => {}); // the first failure is the one to tell
-    throw e;
-  }
+  });
 }
 
 /** Daemon, agent and program; they stay in the lab. */
@@ -115,17 +113,17 @@ async function accelerated(
   spec: BenchSpec,
   { progress, signal }: BenchOptions,
 ): Promise<{ acceleration: ManagedAcceleration; guest: GuestStatus }> {
-  const step = progress.step('daemon in L0, agent in L1, npf loaded over their channel');
-  try {
+  const accelerate = async (): Promise<{ acceleration: ManagedAcceleration; guest: GuestStatus }> => {
     const { arenaMib, largeFrames } = spec;
     const acceleration = await ManagedAcceleration.on(lab, { arenaMib, largeFrames, signal });
-    const guest = await guestStatus(lab.l1, signal);
-    step.done(`groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`);
-    return { acceleration, guest };
-  } catch (e) {
-    step.fail();
-    throw e;
-  }
+    return { acceleration, guest: await guestStatus(lab.l1, signal) };
+  };
+  return withStep(
+    progress,
+    'daemon in L0, agent in L1, npf loaded over their channel',
+    accelerate,
+    ({ guest }) => `groups of up to ${guest.group_max} pages, pool of ${guest.pool_high} frames`,
+  );
 }
 
 /** Turn after turn, until another round would take too long. */

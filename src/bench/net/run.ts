@@ -1,6 +1,7 @@
 /** Runs `bench net` in a lab: packets between one L2 and L0 over every way there is, in blocks that take turns. */
 import { HyperturtleError } from '../../core/errors.ts';
 import { CleanupStack } from '../../core/lifecycle.ts';
+import { withStep } from '../../core/progress.ts';
 import type { Progress } from '../../core/progress.ts';
 import { sleep } from '../../core/wait.ts';
 import type { L2Shell } from '../../lab/l2-shell.ts';
@@ -174,8 +175,7 @@ async function takeRounds(
       return { blocks, rounds: round };
     }
     for (let turn = 0; turn < spec.turns; turn++) {
-      const step = progress.step(`round ${round + 1} of ${spec.rounds}, turn ${turn + 1} of ${spec.turns}`);
-      try {
+      const takeTurn = async (): Promise<void> => {
         const first = (round * spec.turns + turn) % ways.length;
         const order = [...ways.slice(first), ...ways.slice(0, first)];
         blocks.push({ ...(await idle(meters)), round, turn });
@@ -185,12 +185,10 @@ async function takeRounds(
         for (const app of spec.apps)
           for (const way of order.filter((w) => APP_VARIANTS.includes(w.variant)))
             blocks.push({ ...(await askApp(app, way, spec, meters)), round, turn });
-        const seconds = Math.round((Date.now() - startedAt.getTime()) / 1000);
-        step.done(`${seconds} s in all`);
-      } catch (e) {
-        step.fail();
-        throw e;
-      }
+      };
+      const what = `round ${round + 1} of ${spec.rounds}, turn ${turn + 1} of ${spec.turns}`;
+      const seconds = (): number => Math.round((Date.now() - startedAt.getTime()) / 1000);
+      await withStep(progress, what, takeTurn, () => `${seconds()} s in all`);
     }
   }
   return { blocks, rounds: spec.rounds };

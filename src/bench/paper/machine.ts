@@ -1,6 +1,7 @@
 /** What of a real machine would disturb `bench paper --accel kvm`, told before an hour is spent on it. */
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
+import { cpuFlags } from '../../core/cpu-flags.ts';
 import { textIfThere } from '../../core/files.ts';
 import type { Finding } from '../../wire/schema.ts';
 
@@ -12,7 +13,7 @@ const warn = (what: string, mend: string): Finding => ({ level: 'warn', what, me
 /** Findings about the machine whose files are below `root`: `ok` and `warn` each with what is so, `warn` with a fix. */
 export function machineFindings(root = '/'): Finding[] {
   const read = (file: string): string | undefined => textIfThere(path.join(root, file));
-  const flags = new Set(/^flags\s*:(.*)$/m.exec(read('proc/cpuinfo') ?? '')?.[1]?.split(' '));
+  const flags = cpuFlags(read('proc/cpuinfo') ?? '');
   return [
     level(flags),
     nesting(read),

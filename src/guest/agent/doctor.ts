@@ -7,15 +7,10 @@ import { existsSync, readdirSync } from 'node:fs';
 import os from 'node:os';
 import { kvmFindings, kvmState } from '../../bpf/kvm-abi.ts';
 import type { KvmState } from '../../bpf/kvm-abi.ts';
+import { cpuFlags } from '../../core/cpu-flags.ts';
 import { textIfThere } from '../../core/files.ts';
 import { ftraceEnabled } from '../../core/ftrace.ts';
-import {
-  SHADOW_MMU_CVE,
-  SHADOW_MMU_FIXED_IN,
-  shadowMmuFixed,
-  TRIED_SERIES,
-  wasTried,
-} from '../../core/nested-kvm.ts';
+import { SHADOW_MMU_CVE, SHADOW_MMU_FIXED_IN, shadowMmuFixed, triedFinding } from '../../core/nested-kvm.ts';
 import { howToLoad, moduleSigning } from '../../core/signed-modules.ts';
 import type { ModuleSigning } from '../../core/signed-modules.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
@@ -67,13 +62,13 @@ export function collectFacts(
   agent: Status | undefined,
   agentProblem: string | undefined,
 ): Facts {
-  const flags = /^flags\s*:(.*)$/m.exec(textIfThere('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? [];
+  const flags = cpuFlags();
   return {
     kernel: { release: os.release(), version: os.version() },
     cpu: {
-      svm: flags.includes('svm'),
-      vmx: flags.includes('vmx'),
-      hypervisor: flags.includes('hypervisor'),
+      svm: flags.has('svm'),
+      vmx: flags.has('vmx'),
+      hypervisor: flags.has('hypervisor'),
     },
     devKvm: existsSync('/dev/kvm'),
     npt: textIfThere('/sys/module/kvm_amd/parameters/npt'),
@@ -141,7 +136,7 @@ const on = (value: string | undefined): boolean => value === 'Y' || value === '1
 export function judge(f: Facts): Finding[] {
   return [
     kernel(f),
-    series(f),
+    triedFinding(f.kernel.release),
     ...kvm(f),
     ...kvmSettings(f),
     ...kernelSettings(f),
@@ -162,14 +157,6 @@ function kernel({ kernel: k }: Facts): Finding {
   return warn(
     what,
     `update the kernel (fixed in ${SHADOW_MMU_FIXED_IN}) before nested guests that virtualize themselves are let in`,
-  );
-}
-
-function series({ kernel: { release } }: Facts): Finding {
-  if (wasTried(release)) return ok(`the modules have been tried on kernels ${TRIED_SERIES.join(', ')}`);
-  return warn(
-    `the modules have not been tried on kernel ${release}`,
-    `use one of the kernels ${TRIED_SERIES.join(', ')}, or try it where nothing depends on it`,
   );
 }
 

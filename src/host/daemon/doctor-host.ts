@@ -7,15 +7,10 @@ import os from 'node:os';
 import { kvmFindings, kvmState } from '../../bpf/kvm-abi.ts';
 import type { KvmState } from '../../bpf/kvm-abi.ts';
 import { isBpffs } from '../../bpf/pins.ts';
+import { cpuFlags } from '../../core/cpu-flags.ts';
 import { textIfThere } from '../../core/files.ts';
 import { ftraceEnabled } from '../../core/ftrace.ts';
-import {
-  SHADOW_MMU_CVE,
-  SHADOW_MMU_FIXED_IN,
-  shadowMmuFixed,
-  TRIED_SERIES,
-  wasTried,
-} from '../../core/nested-kvm.ts';
+import { SHADOW_MMU_CVE, SHADOW_MMU_FIXED_IN, shadowMmuFixed, triedFinding } from '../../core/nested-kvm.ts';
 import { howToLoad, moduleSigning } from '../../core/signed-modules.ts';
 import type { ModuleSigning } from '../../core/signed-modules.ts';
 import { HOST_DEVICE } from '../../kernel/host.ts';
@@ -43,7 +38,7 @@ const VENDORS = ['kvm_amd', 'kvm_intel'] as const;
 const PAGING = { kvm_amd: 'npt', kvm_intel: 'ept' } as const;
 
 export function collectHostFacts(bpffs: string): HostFacts {
-  const flags = /^flags\s*:(.*)$/m.exec(textIfThere('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? [];
+  const flags = cpuFlags();
   const parameter = (vendor: Vendor, name: string): string | undefined =>
     textIfThere(`/sys/module/${vendor}/parameters/${name}`);
   const each = (name: (v: Vendor) => string): Record<Vendor, string | undefined> => ({
@@ -52,7 +47,7 @@ export function collectHostFacts(bpffs: string): HostFacts {
   });
   return {
     kernel: { release: os.release(), version: os.version() },
-    cpu: { svm: flags.includes('svm'), vmx: flags.includes('vmx') },
+    cpu: { svm: flags.has('svm'), vmx: flags.has('vmx') },
     nested: each(() => 'nested'),
     paging: each((v) => PAGING[v]),
     hostDevice: existsSync(HOST_DEVICE),
@@ -69,12 +64,15 @@ export function hostFindings(bpffs: string): Finding[] {
 }
 
 export function judgeHost(f: HostFacts): Finding[] {
-  return [known(f), series(f), ...kvm(f), ...hooks(f), ...relied(f), pins(f), native(f)];
+  const tried = named(triedFinding(f.kernel.release));
+  return [known(f), tried, ...kvm(f), ...hooks(f), ...relied(f), pins(f), native(f)];
 }
 
-const ok = (what: string): Finding => ({ level: 'ok', what: `host: ${what}` });
-const warn = (what: string, mend: string): Finding => ({ level: 'warn', what: `host: ${what}`, mend });
-const fail = (what: string, mend: string): Finding => ({ level: 'fail', what: `host: ${what}`, mend });
+/** A tenant sees whose finding it is. */
+const named = (f: Finding): Finding => ({ ...f, what: `host: ${f.what}` });
+const ok = (what: string): Finding => named({ level: 'ok', what });
+const warn = (what: string, mend: string): Finding => named({ level: 'warn', what, mend });
+const fail = (what: string, mend: string): Finding => named({ level: 'fail', what, mend });
 const on = (value: string): boolean => value === '1' || value === 'Y';
 
 function known({ kernel: { release, version } }: HostFacts): Finding {
@@ -88,14 +86,6 @@ function known({ kernel: { release, version } }: HostFacts): Finding {
   return warn(
     `of kernel ${release} it is not known whether ${SHADOW_MMU_CVE} is fixed`,
     "see the distribution's advisory",
-  );
-}
-
-function series({ kernel: { release } }: HostFacts): Finding {
-  if (wasTried(release)) return ok(`the modules have been tried on kernels ${TRIED_SERIES.join(', ')}`);
-  return warn(
-    `the modules have not been tried on kernel ${release}`,
-    `use one of the kernels ${TRIED_SERIES.join(', ')}, or try it where nothing depends on it`,
   );
 }
 
@@ -146,7 +136,7 @@ function hooks({ hostDevice, ftrace, signing }: HostFacts): Finding[] {
 
 /** Functions and structs of KVM that the module relies on, by the kernel's own types. */
 function relied(f: HostFacts): Finding[] {
-  return kvmFindings('host', f.kvm, 'no VM is attached').map((n) => ({ ...n, what: `host: ${n.what}` }));
+  return kvmFindings('host', f.kvm, 'no VM is attached').map(named);
 }
 
 function pins({ bpffs: { dir, mounted } }: HostFacts): Finding {

@@ -1,5 +1,6 @@
 /** What to give QEMU, or libvirt, so that a VM starts with its arena, its port and a QMP socket of the daemon's own. */
 import path from 'node:path';
+import { escapeMarkup } from '../../core/markup.ts';
 import { PORT_NAME } from '../../wire/schema.ts';
 import { ARENA_PORT } from '../arena-plug.ts';
 import { arenaLinkOf } from '../vm/arena.ts';
@@ -130,9 +131,6 @@ const nicPortDevices = (spec: VmSpec): Device[] =>
 const FIRST_NIC_CHASSIS = 200;
 const FIRST_NIC_SLOT = 64;
 
-const x = (text: string): string =>
-  text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('"', '&quot;').replaceAll("'", '&apos;');
-
 /**
  * For a domain that starts with or without the daemon: the QMP socket, and empty root ports that the daemon plugs into.
  * Those for NICs whose ids the user gave are the user's.
@@ -170,7 +168,7 @@ export function libvirtXml(vm: string, spec: VmSpec, run: string, arena = true):
       : [
           '<!-- inside <devices> -->',
           "<channel type='unix'>",
-          `  <source mode='bind' path='${x(p.agentSocket)}'/>`,
+          `  <source mode='bind' path='${escapeMarkup(p.agentSocket)}'/>`,
           `  <target type='virtio' name='${PORT_NAME}'/>`,
           '</channel>',
         ];
@@ -179,9 +177,9 @@ export function libvirtXml(vm: string, spec: VmSpec, run: string, arena = true):
     ...channel,
     "<!-- inside <domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'> -->",
     '<qemu:commandline>',
-    ...own.map((a) => `  <qemu:arg value='${x(a)}'/>`),
+    ...own.map((a) => `  <qemu:arg value='${escapeMarkup(a)}'/>`),
     '</qemu:commandline>',
-    `<!-- QEMU must be allowed to open ${x(path.dirname(p.memPath))} and its device: cgroup_device_acl of qemu.conf -->`,
+    `<!-- QEMU must be allowed to open ${escapeMarkup(path.dirname(p.memPath))} and its device: cgroup_device_acl of qemu.conf -->`,
     '',
   ].join('\n');
 }

@@ -1,5 +1,6 @@
 /** Hooks in KVM, one link each: `npf`, `exit`, `sample`, `call`. Links end with the daemon, as L1 does their work itself. */
 import type { SharedArray } from '../../bpf/map.ts';
+import { withoutUndefined } from '../../core/defined.ts';
 import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
 import { KVM_HOOKS } from '../../kernel/host.ts';
 import type { KvmHook } from '../../kernel/host.ts';
@@ -75,37 +76,11 @@ export class KvmBackend implements HookBackend {
 
   stats(name: string, [link]: readonly LinkInfo[]): HookStats[] {
     const hook = nameOf(name);
-    const {
-      linked,
-      runs,
-      handled,
-      entries,
-      learned,
-      passed,
-      reasons,
-      overruns,
-      maxNs,
-      fills,
-      exits,
-      samples,
-      calls,
-    } = this.#kernel.stats(hook);
+    // what only the host is to know
+    const own = { pid: undefined, programId: undefined, limitNs: undefined };
     return [
       {
-        hook,
-        linked,
-        runs,
-        handled,
-        entries,
-        learned,
-        passed,
-        reasons,
-        overruns,
-        maxNs,
-        ...(fills ? { fills } : {}),
-        ...(exits ? { exits } : {}),
-        ...(samples ? { samples } : {}),
-        ...(calls ? { calls } : {}),
+        ...withoutUndefined({ ...this.#kernel.stats(hook), ...own }),
         ...(link ? { object: link.object, program: link.program } : {}),
       },
     ];

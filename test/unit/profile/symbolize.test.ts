@@ -159,7 +159,7 @@ describe('a profile', () => {
     expect(svg).toContain('main (prog): 80 samples, 80.00%');
     expect(svg).toContain('width="960.00"');
     expect(svg).not.toMatch(/hot<T>|https?:\/\/(?!www\.w3\.org\/2000\/svg)/);
-    expect(svg).toContain('a &#38; b');
+    expect(svg).toContain('a &amp; b');
     expect(flamePage(NAMED, { title: 't', subtitle: '' }, hottest(NAMED))).toContain('<td>50.0%</td>');
   });
 

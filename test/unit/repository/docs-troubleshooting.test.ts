@@ -7,6 +7,7 @@ import { NPF_REASON } from '../../../src/kernel/npf.ts';
 const doc = readFileSync('docs/troubleshooting.md', 'utf8');
 const said = [
   'bpf/kvm-abi.ts',
+  'core/nested-kvm.ts',
   'guest/agent/doctor.ts',
   'guest/agent/fixes.ts',
   'guest/agent/no-index.ts',
