@@ -20,8 +20,9 @@ const LAYERS = [
   'kubernetes',
   'dashboard',
   'monitoring',
-  'lab',
   'install',
+  // from here on: what measures and emulates (docs/decisions/one-package.md)
+  'lab',
   'testbed',
   'bench',
   'fuzz',

@@ -8,8 +8,8 @@ import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { exec } from '../core/exec.ts';
 import { HyperturtleError } from '../core/errors.ts';
-import { copyDependencies } from '../lab/payload-app.ts';
 import * as scripts from './deb-scripts.ts';
+import { copyDependencies } from './dependencies.ts';
 import { KERNEL_HOOKS, moduleFiles, ownFiles } from './files.ts';
 import type { InstallFile, InstallSource } from './files.ts';
 

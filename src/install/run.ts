@@ -11,7 +11,7 @@ import { dkmsFailure, hadNothing, parseDkmsStatus } from './dkms.ts';
 import type { MachineFacts } from './plan.ts';
 import type { Command, Plan, RunStep, Step } from './steps.ts';
 import { stateDir } from './record.ts';
-import { withCacheLock } from '../lab/xdg-lock.ts';
+import { withFileLock } from '../core/file-lock.ts';
 
 /** A module for one kernel compiles in well under a minute; dkms may make an initramfs after it. */
 const COMMAND_MS = 600_000;
@@ -57,7 +57,7 @@ export async function alone<T>(
   } catch (e) {
     throw asRoot(e, dir);
   }
-  return withCacheLock(path.join(dir, 'install.lock'), { ...o, timeoutMs: COMMAND_MS }, body);
+  return withFileLock(path.join(dir, 'install.lock'), { ...o, timeoutMs: COMMAND_MS }, body);
 }
 
 export interface RunOptions {

@@ -9,7 +9,7 @@ import net from 'node:net';
 import { HyperturtleError, errnoCode, isHyperturtleError, messageOf } from '../core/errors.ts';
 import { withDeadline } from '../core/wait.ts';
 import { EchoWindow } from './echo.ts';
-import { withCacheLock } from './xdg-lock.ts';
+import { withFileLock } from '../core/file-lock.ts';
 
 export interface ChannelOptions {
   timeoutMs: number;
@@ -136,7 +136,7 @@ class Turn implements Connection {
     });
     let released!: Promise<void>;
     await new Promise<void>((resolve, reject) => {
-      released = withCacheLock(
+      released = withFileLock(
         `${base}.lock`,
         { timeoutMs: options.timeoutMs, signal: options.signal },
         async () => {

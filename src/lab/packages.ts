@@ -14,7 +14,7 @@ import { machineRelease, furtherReleases, RELEASES } from './debian.ts';
 import { checkSeries } from './kernel-name.ts';
 import { aptOfRelease } from './releases.ts';
 import { contentKey, needSpace } from './xdg.ts';
-import { withCacheLock } from './xdg-lock.ts';
+import { withFileLock } from '../core/file-lock.ts';
 
 /** Besides the kernel and its headers, which bring the compiler they were made with. */
 const ROOTS = [
@@ -293,7 +293,7 @@ export function withAptLock<T>(
 ): Promise<T> {
   const onWait = (holder: string): void =>
     options.progress.note(`  waiting for ${holder}, which fetches packages`);
-  return withCacheLock(path.join(options.root, 'locks/apt'), { signal: options.signal, onWait }, body);
+  return withFileLock(path.join(options.root, 'locks/apt'), { signal: options.signal, onWait }, body);
 }
 
 function rootsKey(series: string): string {

@@ -1,21 +1,13 @@
-/** Our JavaScript for the payload: compiled from the sources when they are there, else as installed; and what it depends on. */
-import { cp, mkdir, readFile, realpath, rename, rm, stat } from 'node:fs/promises';
+/** Our JavaScript for the payload: compiled from the sources when they are there, else as installed. */
+import { readFile, rename } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { exec } from '../core/exec.ts';
-import { errnoCode, HyperturtleError, messageOf } from '../core/errors.ts';
+import { HyperturtleError, messageOf } from '../core/errors.ts';
+import { readPackage } from '../install/dependencies.ts';
 import { hashTree } from './build.ts';
 import type { BuildContext, Built } from './build.ts';
-import { cacheEntry, contentKey, exists } from './xdg.ts';
-
-interface PackageJson {
-  name?: string;
-  version?: string;
-  dependencies?: Record<string, string>;
-  optionalDependencies?: Record<string, string>;
-  os?: string[];
-  cpu?: string[];
-}
+import { cacheEntry, contentKey, exists, withWorkDirectory } from './xdg.ts';
 
 /** The directory of our package.json: this file is below it, as source or compiled. */
 export async function findProjectRoot(): Promise<string> {
@@ -53,10 +45,8 @@ export async function buildApp(c: BuildContext): Promise<Built> {
     process.version, // its bytecode is in it
   ]);
   const spec = { folder: 'builds', name: 'app', key, keep: 4, signal: c.signal };
-  const dir = await cacheEntry(c.cacheRoot, spec, async (staging) => {
-    const out = `${staging}.out`;
+  const compile = async (staging: string, out: string): Promise<void> => {
     try {
-      await rm(out, { recursive: true, force: true });
       for (const project of PROJECTS)
         await exec(
           process.execPath,
@@ -71,52 +61,10 @@ export async function buildApp(c: BuildContext): Promise<Built> {
     } catch (e) {
       if (c.signal?.aborted) throw e;
       throw new HyperturtleError('HT_BUILD', `TypeScript does not compile: ${messageOf(e)}`, { cause: e });
-    } finally {
-      await rm(out, { recursive: true, force: true });
     }
-  });
+  };
+  const dir = await cacheEntry(c.cacheRoot, spec, (staging) =>
+    withWorkDirectory(staging, 'out', (out) => compile(staging, out)),
+  );
   return { dir, key };
-}
-
-/** What is run; types, sources, maps and documentation of packages stay behind. */
-const RUNTIME_FILE = /\.(c?js|mjs|json|node)$/;
-
-/** What only command lines (proto-loader's) and types (protobufjs's) of dependencies need: nothing here runs it. */
-const NOT_RUN = ['yargs', '@types/node'];
-
-/** Copies the production dependencies for Linux on x86-64 and glibc, flat, as npm has them. */
-export async function copyDependencies(projectRoot: string, to: string): Promise<void> {
-  await mkdir(to, { recursive: true });
-  const done = new Set<string>();
-  const queue = Object.keys((await readPackage(projectRoot))?.dependencies ?? {});
-  for (let name = queue.shift(); name !== undefined; name = queue.shift()) {
-    if (done.has(name) || NOT_RUN.includes(name)) continue;
-    done.add(name);
-    const dir = path.join(projectRoot, 'node_modules', name);
-    const found = await readPackage(dir);
-    if (found === undefined)
-      throw new HyperturtleError('HT_NOT_FOUND', `npm package ${name} is not installed: run npm ci`);
-    queue.push(...Object.keys(found.dependencies ?? {}));
-    for (const optional of Object.keys(found.optionalDependencies ?? {}))
-      if (fits(await readPackage(path.join(projectRoot, 'node_modules', optional)))) queue.push(optional);
-    await cp(await realpath(dir), path.join(to, name), { recursive: true, filter: isRuntime });
-  }
-}
-
-function fits(p: PackageJson | undefined): boolean {
-  return p !== undefined && (p.os ?? ['linux']).includes('linux') && (p.cpu ?? ['x64']).includes('x64');
-}
-
-async function isRuntime(file: string): Promise<boolean> {
-  if (/[\\/](musl_x64|vendor)$/.test(file)) return false;
-  return (await stat(file)).isDirectory() || RUNTIME_FILE.test(file);
-}
-
-async function readPackage(dir: string): Promise<PackageJson | undefined> {
-  try {
-    return JSON.parse(await readFile(path.join(dir, 'package.json'), 'utf8')) as PackageJson;
-  } catch (e) {
-    if (errnoCode(e) === 'ENOENT' || errnoCode(e) === 'ENOTDIR') return undefined;
-    throw e;
-  }
 }

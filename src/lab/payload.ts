@@ -15,7 +15,8 @@ import { cpioArchive, cpioDevice, cpioDir, cpioFile, cpioLink } from '../core/cp
 import { ModuleTree } from './kernel.ts';
 import { L2_APPLETS, L2_MODULES, L2_NET_MODULES, L2_PLUG_MODULES, l2Init, l2Net } from './l2-init.ts';
 import { startNode } from './node-files.ts';
-import { buildApp, copyDependencies, findProjectRoot } from './payload-app.ts';
+import { copyDependencies } from '../install/dependencies.ts';
+import { buildApp, findProjectRoot } from './payload-app.ts';
 import { withStep } from '../core/progress.ts';
 import { cacheEntry, contentKey, withWorkDirectory } from './xdg.ts';
 

@@ -7,9 +7,9 @@ import { createHash } from 'node:crypto';
 import { mkdir, readdir, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import path from 'node:path';
-import { errnoCode, HyperturtleError } from '../core/errors.ts';
+import { errnoCode, HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import { visibleLine } from '../core/visible.ts';
-import { withCacheLock } from './xdg-lock.ts';
+import { withFileLock } from '../core/file-lock.ts';
 
 /** `$XDG_CACHE_HOME/hyperturtle`, by default `~/.cache/hyperturtle`. Throws HT_USAGE where that is no absolute path. */
 export function cacheRoot(env: NodeJS.ProcessEnv = process.env): string {
@@ -118,7 +118,7 @@ export interface CacheEntrySpec {
   key: string;
   /** File name suffix (`.erofs`). */
   suffix?: string;
-  /** How many entries of this name stay; others go when unused for a day. Default 4. */
+  /** How many entries of this name stay; others go when unused for a day. Default 4. All names go after 30 days. */
   keep?: number;
   signal?: AbortSignal | undefined;
   onWait?: (holder: string) => void;
@@ -140,10 +140,10 @@ export async function cacheEntry(
   const final = path.join(folder, `${spec.name}-${spec.key}${suffix}`);
   if (await touch(final)) return final;
   await mkdir(folder, { recursive: true });
-  const lock = path.join(root, 'locks', `${spec.folder}-${spec.name}-${spec.key}`);
+  const lock = lockOf(root, spec.folder, `${spec.name}-${spec.key}`);
   const { signal, onWait, waitMs } = spec;
   const options = { signal, onWait, ...(waitMs === undefined ? {} : { timeoutMs: waitMs }) };
-  await withCacheLock(lock, options, async () => {
+  await withFileLock(lock, options, async () => {
     if (await touch(final)) return;
     const staging = path.join(folder, `.${spec.name}-${spec.key}${suffix}.staging`);
     // the one that left it there is gone: the lock is ours
@@ -156,9 +156,12 @@ export async function cacheEntry(
       throw outOfSpace(e, root);
     }
   });
-  await prune(folder, spec.name, suffix, spec.keep ?? 4);
+  await prune(root, spec.folder, spec.name, suffix, spec.keep ?? 4);
   return final;
 }
+
+const lockOf = (root: string, folder: string, entry: string): string =>
+  path.join(root, 'locks', `${folder}-${entry}`);
 
 /** `body` with a directory beside an entry's `staging` place: not there yet, and gone afterwards. */
 export async function withWorkDirectory<T>(
@@ -189,27 +192,72 @@ async function touch(entry: string): Promise<boolean> {
 }
 
 const DAY_MS = 86_400_000;
+/** Names have versions of kernels in them: one that is no longer taken is never replaced by another. */
+const UNUSED_MS = 30 * DAY_MS;
+const ENTRY = /^[^.].*-[0-9a-f]{16}(\.\w+)?$/;
 
-async function prune(folder: string, name: string, suffix: string, keep: number): Promise<void> {
+async function prune(
+  root: string,
+  inFolder: string,
+  name: string,
+  suffix: string,
+  keep: number,
+): Promise<void> {
   const pattern = new RegExp(`^${escapeRegExp(name)}-[0-9a-f]{16}${escapeRegExp(suffix)}$`);
+  const folder = path.join(root, inFolder);
   const entries: { file: string; usedMs: number }[] = [];
   for (const e of await readdir(folder)) {
-    const file = path.join(folder, e);
-    // what a killed process left half-made
-    if (/^\..*\.staging(\.\w+)?$/.test(e) && (await usedBefore(file, DAY_MS)))
-      await rm(file, { recursive: true, force: true });
-    if (pattern.test(e)) entries.push({ file, usedMs: (await stat(file)).mtimeMs });
+    await dropHalfMade(root, inFolder, e);
+    if (pattern.test(e))
+      entries.push({ file: path.join(folder, e), usedMs: await lastUsedMs(path.join(folder, e)) });
   }
   entries.sort((a, b) => b.usedMs - a.usedMs);
   for (const e of entries.slice(keep))
     if (Date.now() - e.usedMs > DAY_MS) await rm(e.file, { recursive: true, force: true });
+  await dropUnused(folder, UNUSED_MS);
 }
 
-async function usedBefore(file: string, ageMs: number): Promise<boolean> {
+/**
+ * Removes what a killed process left half-made. It is made under its entry's lock, so one whose lock is free is nobody's; its
+ * age would say nothing, as unpacking a package gives the directory the package's own date.
+ */
+async function dropHalfMade(root: string, folder: string, name: string): Promise<void> {
+  const entry = /^\.(.*-[0-9a-f]{16})[^/]*\.staging(\.\w+)?$/.exec(name)?.[1];
+  if (entry === undefined) return;
   try {
-    return Date.now() - (await stat(file)).mtimeMs > ageMs;
+    await withFileLock(lockOf(root, folder, entry), { timeoutMs: 0 }, () =>
+      rm(path.join(root, folder, name), { recursive: true, force: true }),
+    );
   } catch (e) {
-    if (errnoCode(e) === 'ENOENT') return false; // finished meanwhile
+    if (!isHyperturtleError(e, 'HT_BUSY')) throw e;
+  }
+}
+
+/** Removes the folder's entries that have not been used for so long, and says how many. */
+async function dropUnused(folder: string, unusedMs: number): Promise<number> {
+  let removed = 0;
+  for (const name of (await exists(folder)) ? await readdir(folder) : []) {
+    const file = path.join(folder, name);
+    if (!ENTRY.test(name) || Date.now() - (await lastUsedMs(file)) < unusedMs) continue;
+    await rm(file, { recursive: true, force: true });
+    removed++;
+  }
+  return removed;
+}
+
+/** The same in the whole cache; those of running labs were used when these started. */
+export async function dropUnusedEntries(root: string, days: number): Promise<number> {
+  let removed = 0;
+  for (const folder of ['builds', 'images', 'l2-images', 'trees'])
+    removed += await dropUnused(path.join(root, folder), days * DAY_MS);
+  return removed;
+}
+
+async function lastUsedMs(file: string): Promise<number> {
+  try {
+    return (await stat(file)).mtimeMs;
+  } catch (e) {
+    if (errnoCode(e) === 'ENOENT') return Infinity; // another process has removed it
     throw e;
   }
 }

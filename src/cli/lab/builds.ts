@@ -36,7 +36,7 @@ Examples:
 export function registerClean(lab: Command): void {
   lab
     .command('clean')
-    .description('remove what dead labs left, and snapshots; running labs stay')
+    .description('remove what dead labs left, snapshots, and what was not used for a week; running labs stay')
     .option('-a, --all', 'also all that was fetched and built (the next start fetches again)')
     .action(clean);
 }
@@ -104,12 +104,16 @@ async function modules(o: { kernel: string; output?: string }): Promise<void> {
   }
 }
 
+/** What `clean` leaves, as it may be wanted again: images and trees of kernels and tools. */
+const UNUSED_DAYS = 7;
+
 async function clean(o: { all?: boolean }): Promise<void> {
-  const [{ cleanDeadLabs }, { removeSnapshots, removeCache }, { cacheRoot }] = await Promise.all([
-    import('../../lab/registry.ts'),
-    import('../../lab/snapshot.ts'),
-    import('../../lab/xdg.ts'),
-  ]);
+  const [{ cleanDeadLabs }, { removeSnapshots, removeCache }, { cacheRoot, dropUnusedEntries }] =
+    await Promise.all([
+      import('../../lab/registry.ts'),
+      import('../../lab/snapshot.ts'),
+      import('../../lab/xdg.ts'),
+    ]);
   const dead = await cleanDeadLabs();
   if (dead.length > 0) writeOut(`removed dead labs: ${dead.join(', ')}\n`);
   const root = cacheRoot();
@@ -118,6 +122,8 @@ async function clean(o: { all?: boolean }): Promise<void> {
     writeOut(`removed ${root}\n`);
     return;
   }
+  const unused = await dropUnusedEntries(root, UNUSED_DAYS);
+  if (unused > 0) writeOut(`removed ${unused} files and trees that were not used for ${UNUSED_DAYS} days\n`);
   const freed = await removeSnapshots(root);
   writeOut(`removed ${freed.count} snapshots (${Math.round(freed.bytes / (1 << 20))} MiB)\n`);
 }

@@ -17,7 +17,7 @@ import {
   removeLab,
   saveRecord,
 } from '../../../src/lab/registry.ts';
-import { withCacheLock } from '../../../src/lab/xdg-lock.ts';
+import { withFileLock } from '../../../src/core/file-lock.ts';
 
 let state: string;
 const children: ChildProcess[] = [];
@@ -102,7 +102,7 @@ describe('a lab in the registry', () => {
       let over = false;
       const locking = (async () => {
         while (!over)
-          await withCacheLock(path.join(record.dir, 'l0.lock'), { timeoutMs: 1000 }, () =>
+          await withFileLock(path.join(record.dir, 'l0.lock'), { timeoutMs: 1000 }, () =>
             Promise.resolve(),
           ).catch(() => {});
       })();

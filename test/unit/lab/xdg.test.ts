@@ -3,8 +3,14 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { labsRoot } from '../../../src/lab/registry.ts';
-import { cacheEntry, cacheRoot, contentKey, needSpace, openCache } from '../../../src/lab/xdg.ts';
-import { withCacheLock } from '../../../src/lab/xdg-lock.ts';
+import {
+  cacheEntry,
+  cacheRoot,
+  contentKey,
+  dropUnusedEntries,
+  needSpace,
+  openCache,
+} from '../../../src/lab/xdg.ts';
 import { sleep } from '../../../src/core/wait.ts';
 
 let root: string;
@@ -92,6 +98,49 @@ describe('a cache entry', () => {
     );
   });
 
+  test('that is being made is left alone by who makes another one, whatever date it has', async () => {
+    const packed = new Date('2024-02-02');
+    const other = { ...spec, name: 'other' };
+    const made = await cacheEntry(root, spec, async (staging) => {
+      await mkdir(staging);
+      await writeFile(path.join(staging, 'a'), 'a');
+      // as a package is unpacked; and beside it, as files that are collected for an image
+      await utimes(staging, packed, packed);
+      await mkdir(`${staging}.tree`);
+      await utimes(`${staging}.tree`, packed, packed);
+      await cacheEntry(root, other, (to) => writeFile(to, 'o'));
+      await writeFile(path.join(staging, 'b'), 'b');
+      expect(await readdir(`${staging}.tree`)).toEqual([]);
+      await rm(`${staging}.tree`, { recursive: true });
+    });
+    expect((await readdir(made)).sort()).toEqual(['a', 'b']);
+  });
+
+  test('half-made by a killed process goes when another one is made', async () => {
+    await mkdir(path.join(root, 'things'));
+    const left = `.gone-${contentKey('g')}.txt.staging`;
+    for (const name of [left, `${left}.tree`]) await writeFile(path.join(root, 'things', name), 'half');
+    await cacheEntry(root, spec, (to) => writeFile(to, 'whole'));
+    expect(await readdir(path.join(root, 'things'))).toEqual([`thing-${spec.key}.txt`]);
+    expect(await readdir(path.join(root, 'locks'))).toEqual([]);
+  });
+
+  test('of a name that nobody asks for any more goes after a month, or by `lab clean` after a week', async () => {
+    const days = (n: number): Date => new Date(Date.now() - n * 86_400_000);
+    const images = { ...spec, folder: 'images' };
+    const made = async (name: string, used: Date): Promise<string> => {
+      const file = await cacheEntry(root, { ...images, name }, (to) => writeFile(to, name));
+      await utimes(file, used, used);
+      return path.basename(file);
+    };
+    await made('base-6.1.0-55', days(31));
+    const week = await made('base-6.1.0-56', days(8));
+    const now = await made('base-6.1.0-57', days(1));
+    expect((await readdir(path.join(root, 'images'))).sort()).toEqual([week, now].sort());
+    expect(await dropUnusedEntries(root, 7)).toBe(1);
+    expect(await readdir(path.join(root, 'images'))).toEqual([now]);
+  });
+
   test('half-made by a killed process is never taken for a good one', async () => {
     const staging = path.join(root, `things/.thing-${spec.key}.txt.staging`);
     await mkdir(path.dirname(staging), { recursive: true });
@@ -114,57 +163,5 @@ describe('a cache entry', () => {
     const left = await readdir(path.join(root, 'things'));
     expect(left).toContain(paths[2]);
     expect(left).not.toContain(paths[0]);
-  });
-});
-
-describe('the lock between processes', () => {
-  const file = (): string => path.join(root, 'locks/l');
-
-  test('lets one in at a time', async () => {
-    let inside = 0;
-    let most = 0;
-    const body = async (): Promise<void> => {
-      most = Math.max(most, ++inside);
-      await sleep(5);
-      inside -= 1;
-    };
-    await Promise.all([1, 2, 3].map(() => withCacheLock(file(), {}, body)));
-    expect(most).toBe(1);
-  });
-
-  test('is taken over from a process that is gone', async () => {
-    const dead = { pid: 999_999_999, boot: 'x', pidNs: 'y', startTicks: '1' };
-    // the same boot and namespace, so that it is the pid that tells
-    await withCacheLock(file(), {}, async () => {
-      const mine = JSON.parse(await readFile(file(), 'utf8')) as typeof dead;
-      Object.assign(dead, { boot: mine.boot, pidNs: mine.pidNs });
-    });
-    await writeFile(file(), JSON.stringify(dead));
-    expect(await withCacheLock(file(), { timeoutMs: 500 }, () => Promise.resolve('in'))).toBe('in');
-    expect(await readdir(path.join(root, 'locks'))).toEqual([]);
-  });
-
-  test('is not taken over from a pid that was given to another process only if the start time differs', async () => {
-    await withCacheLock(file(), {}, async () => {
-      const mine = JSON.parse(await readFile(file(), 'utf8')) as { startTicks: string };
-      await rm(file());
-      await writeFile(file(), JSON.stringify({ ...mine, startTicks: `${mine.startTicks}0` }));
-      expect(await withCacheLock(file(), { timeoutMs: 500 }, () => Promise.resolve('in'))).toBe('in');
-    });
-  });
-
-  test('of a living process is waited for, says so, and gives up at the deadline or the signal', async () => {
-    await withCacheLock(file(), {}, async () => {
-      const waited: string[] = [];
-      const onWait = (holder: string): void => void waited.push(holder);
-      const never = (): Promise<void> => Promise.reject(new Error('entered'));
-      await expect(withCacheLock(file(), { timeoutMs: 1, onWait }, never)).rejects.toMatchObject({
-        code: 'HT_BUSY',
-      });
-      expect(waited).toEqual([`process ${process.pid}`]);
-      const signal = AbortSignal.timeout(20);
-      await expect(withCacheLock(file(), { signal }, never)).rejects.toThrow(/abort|timeout/i);
-    });
-    expect(await readdir(path.join(root, 'locks'))).toEqual([]);
   });
 });

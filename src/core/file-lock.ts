@@ -1,14 +1,14 @@
 /**
- * A lock between processes that share the cache: a file that names its holder. It is made with its content by
+ * A lock between processes: a file that names its holder. It is made with its content by
  * link(2), so nobody sees it half-written; one whose holder is gone is taken over.
  */
 import { link, readFile, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises';
 import { readFileSync, readlinkSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
-import { errnoCode, HyperturtleError } from '../core/errors.ts';
-import { sleep } from '../core/wait.ts';
+import { errnoCode, HyperturtleError } from './errors.ts';
+import { sleep } from './wait.ts';
 
-export interface CacheLockOptions {
+export interface FileLockOptions {
   signal?: AbortSignal | undefined;
   /** Called once when somebody else holds the lock. */
   onWait?: ((holder: string) => void) | undefined;
@@ -29,9 +29,9 @@ const HEARTBEAT_MS = 5_000;
 const POLL_MS = 200;
 
 /** Runs `body` while holding the lock `file`. Throws HT_BUSY when it is not free in time. */
-export async function withCacheLock<T>(
+export async function withFileLock<T>(
   file: string,
-  options: CacheLockOptions,
+  options: FileLockOptions,
   body: () => Promise<T>,
 ): Promise<T> {
   await acquire(file, options);
@@ -48,7 +48,7 @@ export async function withCacheLock<T>(
   }
 }
 
-async function acquire(file: string, options: CacheLockOptions): Promise<void> {
+async function acquire(file: string, options: FileLockOptions): Promise<void> {
   const mine = `${file}.${process.pid}.${randomBytes(4).toString('hex')}`;
   await writeFile(mine, JSON.stringify(self()), { flag: 'wx' });
   try {
