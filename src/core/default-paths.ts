@@ -51,9 +51,14 @@ export const PLACES = {
   },
 } as const satisfies Record<string, Place>;
 
-/** TCP ports, on the loopback address. */
+/** TCP ports, on the loopback address where nothing else is said. */
 export const PORTS = {
   dashboard: { port: 9466, means: '`hyperturtle host dashboard`; `--port` says another' },
+  reconcilerMetrics: {
+    port: 9468,
+    means:
+      'measurements of `hyperturtle kubernetes reconcile` in a pod, at its address: `reconcile.metricsPort`',
+  },
 } as const;
 
 export const AGENT_SOCKET = PLACES.agentSocket.path;

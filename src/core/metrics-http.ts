@@ -2,7 +2,7 @@
  * Measurements over HTTP: OpenMetrics for who asks for it, Prometheus's text format for everybody else. Counters have names
  * that end in `_total` in both.
  */
-import type http from 'node:http';
+import http from 'node:http';
 import { messageOf } from './errors.ts';
 
 const OPENMETRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8';
@@ -56,8 +56,23 @@ function prometheusText(openMetrics: string): string {
     .join('\n');
 }
 
+/** Answers requests for the pages once it listens. */
+export function pageServer(pages: readonly Page[]): http.Server {
+  const server = http.createServer((request, response) => void servePages(pages, request, response));
+  server.requestTimeout = 10_000;
+  server.maxConnections = 16;
+  return server;
+}
+
+/** Ends its connections as well. */
+export async function closePageServer(server: http.Server): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  server.closeAllConnections();
+  await closed;
+}
+
 /** Answers GET and HEAD of the pages; other methods are 405, other paths 404, queries are ignored. */
-export async function servePages(
+async function servePages(
   pages: readonly Page[],
   request: http.IncomingMessage,
   response: http.ServerResponse,

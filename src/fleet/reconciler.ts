@@ -10,6 +10,8 @@ import { Backoff } from '../core/retry.ts';
 import { sleep } from '../core/wait.ts';
 import type { AgentResult } from '../guest/agent/schema.ts';
 import { GROUP, SETS, VERSION } from './crd.ts';
+import { Convergence } from './figures.ts';
+import type { FleetFigures } from './figures.ts';
 import type { KubeApi } from './kube.ts';
 import { STATUS_TIMES, StatusWriter, collection } from './node-status.ts';
 import type { StatusTimes } from './node-status.ts';
@@ -67,6 +69,11 @@ export class Reconciler {
   #nestedGuests: NodeStatus['nestedGuests'] = { registered: 0, notIndexed: 0 };
   #labels: Readonly<Record<string, string>> | undefined;
   #changed = false;
+  /** As performance.now(): since then a round is due. */
+  #askedAt = performance.now();
+  #agentAnswers = false;
+  readonly #convergence = new Convergence();
+  readonly #startedAt = Date.now();
   #wake: () => void = () => {};
   #rounds = 0;
 
@@ -93,7 +100,21 @@ export class Reconciler {
     });
   }
 
-  /** For measurements and tests. */
+  get figures(): FleetFigures {
+    const of = (resource: string, r: Reflector) => ({ resource, watching: r.watching, ...r.counts });
+    const { converged, ...convergence } = this.#convergence.figures;
+    return {
+      ...convergence,
+      startedAt: this.#startedAt,
+      converged: converged && this.#status.settled,
+      agentAnswers: this.#agentAnswers,
+      rounds: this.#rounds,
+      requests: this.#o.api.counts,
+      resources: [of(SETS, this.#sets), of('nodes', this.#nodes)],
+    };
+  }
+
+  /** For tests. */
   get counts(): { rounds: number; sets: Reflector['counts']; nodes: Reflector['counts'] } {
     return { rounds: this.#rounds, sets: this.#sets.counts, nodes: this.#nodes.counts };
   }
@@ -111,6 +132,7 @@ export class Reconciler {
   }
 
   #unsettle(): void {
+    if (!this.#changed) this.#askedAt = performance.now();
     this.#changed = true;
     this.#wake();
   }
@@ -142,6 +164,7 @@ export class Reconciler {
     }
     // several changes are one round
     if (this.#changed) await sleep(this.#times.settleMs, signal);
+    else this.#askedAt = performance.now();
     this.#changed = false;
   }
 
@@ -153,6 +176,7 @@ export class Reconciler {
     if (node) this.#labels = node.metadata.labels ?? {};
     if (!sets || !this.#labels) return undefined;
     this.#rounds++;
+    const askedAt = this.#askedAt;
     const all = [...sets.values()]
       .map((item) => candidate(item, { name: this.#o.node, labels: this.#labels ?? {} }))
       .filter((c) => c !== undefined)
@@ -161,9 +185,11 @@ export class Reconciler {
     await this.#spread(all, signal);
     let agent: AgentResult<'agent.status'> | undefined;
     const outcomes = new Map<string, Outcome>();
+    this.#agentAnswers = false;
     try {
       await this.#o.withAgent(async (calls, ended) => {
         agent = await calls.request('agent.status', {}, { signal: ended });
+        this.#agentAnswers = true;
         await this.#apply(all, agent, calls, ended, outcomes);
       }, signal);
     } catch (e) {
@@ -174,6 +200,7 @@ export class Reconciler {
     }
     const statuses = all.map((c) => this.#since(c, outcomes.get(c.name) ?? { phase: 'Pending', links: 0 }));
     this.#report(statuses);
+    this.#convergence.round(statuses, askedAt);
     this.#status.set(this.#nodeStatus(agent, statuses));
     return statuses;
   }

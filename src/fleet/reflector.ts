@@ -73,6 +73,7 @@ export class Reflector {
   #listed = false;
   /** For measurements. */
   readonly counts = { lists: 0, watches: 0, gone: 0, failures: 0 };
+  #watching = false;
 
   constructor(options: ReflectorOptions) {
     this.#o = options;
@@ -82,6 +83,11 @@ export class Reflector {
   /** By name; undefined until a list has been whole: nothing is known then. */
   get items(): ReadonlyMap<string, Item> | undefined {
     return this.#listed ? this.#items : undefined;
+  }
+
+  /** The API lets a watch go on. */
+  get watching(): boolean {
+    return this.#watching;
   }
 
   /** Until the signal aborts; never throws. */
@@ -162,7 +168,10 @@ export class Reflector {
     );
     try {
       const request = { path: this.#o.path, query, ...this.#accept('PartialObjectMetadata') };
-      const opened = (): void => void (watch.openedAt = performance.now());
+      const opened = (): void => {
+        watch.openedAt = performance.now();
+        this.#watching = true;
+      };
       for await (const line of this.#o.api.lines(request, overdue.signal, opened)) {
         const event = parse(WatchEvent(), jsonOf(line), this.#o.path);
         if (event.type === 'ERROR') return kubeError(this.#o.path, event.object);
@@ -172,6 +181,7 @@ export class Reflector {
       }
       return undefined;
     } finally {
+      this.#watching = false;
       clearTimeout(timer);
     }
   }

@@ -146,7 +146,7 @@ export type HyperupcallSet = Output<typeof HyperupcallSet>;
  * Where a set is on a node. Pending: not tried yet, or what may pass by itself. Admitted: loaded, not all links are there.
  * Linked: all of it is there. Refused: by a rule, the verifier, a signature, a quota. Failed: it cannot be fetched or is no set.
  */
-const PHASES = ['Pending', 'Admitted', 'Linked', 'Refused', 'Failed'] as const;
+export const PHASES = ['Pending', 'Admitted', 'Linked', 'Refused', 'Failed'] as const;
 
 const SetStatus = lazy(() =>
   z.object({

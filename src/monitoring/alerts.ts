@@ -26,9 +26,15 @@ const EMPTY = { ...NPF, reason: 'POOL_EMPTY' satisfies NpfReason } as const;
 /** Faults in a quarter of an hour from which on it is no accident that none was answered. */
 const FAULTS_MIN = 1000;
 
+const REFUSED = { phase: { matches: 'Refused|Failed' } } as const;
+
+/** One lasts 5 to 10 minutes: 12 at most in an hour where none breaks. */
+const WATCHES_MAX = 30;
+
 const NOTHING_ACCELERATED = 'troubleshooting.md#nothing-is-accelerated';
 const NO_DAEMON = 'troubleshooting.md#the-daemon-and-the-dashboard';
 const AGENT = 'guest-agent.md#what-it-does';
+const RECONCILER = 'fleet.md#the-reconciler';
 
 const VM = 'VM {{ $labels.vm }} on {{ $labels.instance }}';
 const HERE = '{{ $labels.instance }}';
@@ -274,5 +280,51 @@ const GUEST = {
   },
 } as const satisfies Record<string, Alert>;
 
-export const ALERTS = { ...SCRAPES, ...HOST, ...GUEST };
+/** As a node of a cluster sees the sets that it is to have. */
+const FLEET = {
+  HyperTurtleReconcilerDown: {
+    of: 'fleet',
+    expr: ({ fleet }) => `${up(fleet)} == 0`,
+    for: '10m',
+    severity: 'warning',
+    summary: `the reconciler on ${HERE} does not answer Prometheus`,
+    runbook: RECONCILER,
+  },
+  HyperTurtleSetRefused: {
+    of: 'fleet',
+    expr: () => `${series('hyperturtle_reconciler_set_phase', REFUSED)} == 1`,
+    for: '5m',
+    severity: 'warning',
+    summary: `set {{ $labels.set }} ({{ $labels.version }}) is {{ $labels.phase }} on ${HERE}`,
+    runbook: 'fleet.md#status',
+  },
+  HyperTurtleSetsNotInForce: {
+    of: 'fleet',
+    expr: () =>
+      `${series('hyperturtle_reconciler_converged')} == 0 unless on(job, instance) ` +
+      `${series('hyperturtle_reconciler_set_phase', REFUSED)} == 1`,
+    for: '15m',
+    severity: 'warning',
+    summary: `${HERE} does not have all programs that its sets want, or the API lacks its status`,
+    runbook: RECONCILER,
+  },
+  HyperTurtleClusterNotWatched: {
+    of: 'fleet',
+    expr: () => `${series('hyperturtle_reconciler_watching')} == 0`,
+    for: '15m',
+    severity: 'warning',
+    summary: `the API lets ${HERE} watch no {{ $labels.resource }}: changes do not reach it`,
+    runbook: RECONCILER,
+  },
+  HyperTurtleWatchesBreak: {
+    of: 'fleet',
+    expr: () => `increase(${series('hyperturtle_reconciler_watches')}[1h]) > ${WATCHES_MAX}`,
+    for: '15m',
+    severity: 'info',
+    summary: `${HERE} began {{ $value }} watches of {{ $labels.resource }} within an hour: they do not last`,
+    runbook: RECONCILER,
+  },
+} as const satisfies Record<string, Alert>;
+
+export const ALERTS = { ...SCRAPES, ...HOST, ...GUEST, ...FLEET };
 export type AlertName = keyof typeof ALERTS;

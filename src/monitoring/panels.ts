@@ -212,6 +212,59 @@ const agentRows = (job: string): Row[] => [
   },
 ];
 
-export function rowsOf({ host, agent }: Jobs): readonly Row[] {
-  return [hostsRow(host), EXITS, NICS, REQUESTS, ...agentRows(agent)];
+const fleetRow = (job: string): Row => ({
+  title: 'Programs of a fleet',
+  of: 'fleet',
+  panels: [
+    stat('Reconcilers that answer', orNone(`sum(${up(job)})`)),
+    stat('Reconcilers that do not', orNone(`count(${up(job)} == 0)`), 1),
+    stat('Nodes with all they want', orNone(`sum(${series('hyperturtle_reconciler_converged')})`)),
+    stat('Nodes without', orNone(`count(${series('hyperturtle_reconciler_converged')} == 0)`), 1),
+    stat('Not watched', orNone(`count(${series('hyperturtle_reconciler_watching')} == 0)`), 1),
+    stat(
+      'Sets refused or failed',
+      orNone(`sum(${series('hyperturtle_reconciler_sets', { phase: { matches: 'Refused|Failed' } })})`),
+      1,
+    ),
+    lines('Sets by phase', undefined, [
+      `sum by (phase) (${series('hyperturtle_reconciler_sets')})`,
+      '{{phase}}',
+    ]),
+    lines('Nodes by set and version', undefined, [
+      `sum by (set, version, phase) (${series('hyperturtle_reconciler_set_phase')})`,
+      '{{set}} {{version}}: {{phase}}',
+    ]),
+    lines('Until a change was in force', 's', [
+      `max(${series('hyperturtle_reconciler_convergence_seconds')})`,
+      'longest',
+    ]),
+    lines('Came to be refused', 'ops', [
+      `sum by (kind) (rate(${series('hyperturtle_reconciler_refused')}[$__rate_interval]))`,
+      '{{kind}}',
+    ]),
+    lines('Requests to the API', 'ops', [
+      `sum by (outcome) (rate(${series('hyperturtle_reconciler_api_requests')}[$__rate_interval]))`,
+      '{{outcome}}',
+    ]),
+    lines(
+      'Watches',
+      'ops',
+      [
+        `sum by (resource) (rate(${series('hyperturtle_reconciler_watches')}[$__rate_interval]))`,
+        '{{resource}}: begun',
+      ],
+      [
+        `sum by (resource) (rate(${series('hyperturtle_reconciler_watch_failures')}[$__rate_interval]))`,
+        '{{resource}}: failed',
+      ],
+      [
+        `sum by (resource) (rate(${series('hyperturtle_reconciler_watch_gone')}[$__rate_interval]))`,
+        '{{resource}}: 410 Gone',
+      ],
+    ),
+  ],
+});
+
+export function rowsOf({ host, agent, fleet }: Jobs): readonly Row[] {
+  return [hostsRow(host), EXITS, NICS, REQUESTS, ...agentRows(agent), fleetRow(fleet)];
 }

@@ -1,19 +1,21 @@
-/** Measurements in PromQL, by the tables of daemon and agent: a name or label that is in neither does not compile. */
+/** Measurements in PromQL, by the tables of daemon, agent and reconciler: a name or label that is in neither does not compile. */
 import type { LabelOf } from '../core/metric-table.ts';
+import { FLEET_METRICS } from '../fleet/metric-table.ts';
 import { AGENT_METRICS } from '../guest/agent/metric-table.ts';
 import { HOST_METRICS } from '../host/daemon/metric-table.ts';
 
-const METRICS = { ...HOST_METRICS, ...AGENT_METRICS };
+const METRICS = { ...HOST_METRICS, ...AGENT_METRICS, ...FLEET_METRICS };
 export type Metric = keyof typeof METRICS;
 
 /** What a label's value is to be, is not to be, or matches whole. */
 type Match = string | { not: string } | { matches: string };
 export type Matches<N extends Metric> = Partial<Record<LabelOf<typeof METRICS, N>, Match>>;
 
-/** Names of Prometheus's jobs that scrape daemons and agents. */
+/** Names of Prometheus's jobs that scrape daemons, agents and reconcilers. */
 export interface Jobs {
   host: string;
   agent: string;
+  fleet: string;
 }
 
 /** `hyperturtle_host_requests_total{outcome="QUOTA"}` */

@@ -14,7 +14,7 @@ import { promtool } from '../support/promtool.ts';
 
 const tool = promtool();
 const why = typeof tool === 'string' ? tool : undefined;
-const BOTH = { jobs: JOBS, of: ['host', 'agent'] } as const;
+const ALL = { jobs: JOBS, of: ['host', 'agent', 'fleet'] } as const;
 const TEST_MS = 300_000;
 const DOCS = 'https://docs.example';
 const NAMES = Object.keys(ALERTS) as AlertName[];
@@ -22,7 +22,7 @@ const NAMES = Object.keys(ALERTS) as AlertName[];
 let dir: string;
 beforeAll(() => {
   dir = mkdtempSync(path.join(os.tmpdir(), 'ht-rules-'));
-  writeFileSync(path.join(dir, 'rules.yml'), rulesFile({ ...BOTH, docs: DOCS }));
+  writeFileSync(path.join(dir, 'rules.yml'), rulesFile({ ...ALL, docs: DOCS }));
 });
 afterAll(() => rmSync(dir, { recursive: true }));
 
@@ -86,17 +86,22 @@ describe.skipIf(why !== undefined)(`promtool${why ? ` (skipped: ${why})` : ''}`,
     TEST_MS,
   );
 
-  it('takes the configuration that host-daemon.md has for scrapes', () => {
+  it.each([
+    ['host-daemon.md', 'hyperturtle-host'],
+    ['fleet.md', 'hyperturtle-reconcile'],
+  ])('takes the configuration that %s has for scrapes', (file, job) => {
     const [, config = ''] =
-      /^```yaml\n(scrape_configs:\n[\s\S]*?)^```/m.exec(readFileSync('docs/host-daemon.md', 'utf8')) ?? [];
-    expect(config).toContain('job_name: hyperturtle-host');
-    writeFileSync(path.join(dir, 'prometheus.yml'), `${config}rule_files: [rules.yml]\n`);
+      /^```yaml\n(scrape_configs:\n[\s\S]*?)^```/m.exec(readFileSync(`docs/${file}`, 'utf8')) ?? [];
+    expect(config).toContain(`job_name: ${job}\n`);
+    // Debian's promtool is built without it
+    const known = config.replace(/kubernetes_sd_configs: .*/, 'static_configs: [{targets: [a]}]');
+    writeFileSync(path.join(dir, 'prometheus.yml'), `${known}rule_files: [rules.yml]\n`);
     const { status, output } = run('check', 'config', 'prometheus.yml');
     expect(status, output).toBe(0);
   });
 
   it('takes every query of the dashboard', () => {
-    const { panels } = JSON.parse(dashboardJson(BOTH)) as { panels: { targets?: { expr: string }[] }[] };
+    const { panels } = JSON.parse(dashboardJson(ALL)) as { panels: { targets?: { expr: string }[] }[] };
     const queries = panels.flatMap((p) => p.targets ?? []).map((t) => t.expr);
     expect(queries.length).toBeGreaterThan(30);
     const rules = queries.map((expr, i) => ({

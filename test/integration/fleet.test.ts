@@ -6,6 +6,8 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { exec } from '../../src/core/exec.ts';
@@ -444,9 +446,25 @@ describe('a reconciler', () => {
     await until('rounds', () => (fleet.reconcilers[0]?.counts.rounds ?? 0) > rounds + 10);
     expect(requests(fleet)).toBe(before);
     expect(fleet.api.answers.get('get 200')).toBe(1); // the ConfigMap
+    const { figures } = fleet.reconcilers[0] ?? {};
+    expect(figures).toMatchObject({ converged: true, agentAnswers: true });
+    expect(figures?.resources.map((r) => [r.resource, r.watching, r.watches, r.failures])).toEqual([
+      ['hyperupcallsets', true, 1, 0],
+      ['nodes', true, 1, 0],
+    ]);
+    expect(figures?.sets.map((s) => `${s.name} ${s.phase}`)).toEqual(['npf Linked']);
     expect(fleet.api.list(CONFIG_MAPS)).toHaveLength(1);
   });
 });
+
+/** Of the loopback address, free a moment ago. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
 
 describe('the command', () => {
   let main: string;
@@ -459,8 +477,8 @@ describe('the command', () => {
     children.clear();
   });
 
-  function start(fleet: Fleet): { child: ChildProcess; said: () => string } {
-    const options = ['--kubeconfig', fleet.at('kubeconfig'), '--socket', fleet.at('agent.sock')];
+  function start(fleet: Fleet, ...more: string[]): { child: ChildProcess; said: () => string } {
+    const options = ['--kubeconfig', fleet.at('kubeconfig'), '--socket', fleet.at('agent.sock'), ...more];
     const child = spawn(process.execPath, [main, ...RECONCILER_COMMAND, ...options], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, NODE_NAME: 'n1' },
@@ -502,8 +520,29 @@ describe('the command', () => {
     expect(fleet.host.links).toHaveLength(1);
   });
 
+  test('serves its measurements where it is told to', { timeout: 60_000 }, async () => {
+    await using fleet = await Fleet.start();
+    fleet.node('n1');
+    fleet.set('npf', 'v1');
+    const port = await freePort();
+    const { child } = start(fleet, '--metrics', `127.0.0.1:${port}`);
+    const scrape = async (): Promise<string> => (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    await fleet.becomes('npf Linked : set.npf*');
+    await vi.waitFor(async () => expect(await scrape()).toContain('hyperturtle_reconciler_converged 1'), {
+      timeout: 30_000,
+    });
+    const text = await scrape();
+    expect(text).toContain('hyperturtle_reconciler_set_phase{set="npf",version="object",phase="Linked"} 1');
+    expect(text).toMatch(/^hyperturtle_reconciler_api_requests_total\{outcome="200"\} [1-9]/m);
+    expect(text).toContain('hyperturtle_reconciler_watching{resource="hyperupcallsets"} 1');
+    const gone = once(child, 'exit');
+    child.kill('SIGTERM');
+    expect(await gone).toEqual([0, null]);
+  });
+
   test.each([
     [[], 'the name of a node expected'],
+    [['--node', 'n1', '--metrics', 'everywhere'], "--metrics' port"],
     [['--node', 'n1', '--kubeconfig', '/nonexistent/none'], 'a kubeconfig expected'],
   ])('with %j says what is expected', async (options, text) => {
     const env = { ...process.env };

@@ -3,7 +3,7 @@ import type { ALERTS, AlertName } from '../../src/monitoring/alerts.ts';
 import { series, up } from '../../src/monitoring/promql.ts';
 import type { Jobs, Metric } from '../../src/monitoring/promql.ts';
 
-export const JOBS: Jobs = { host: 'hosts', agent: 'agents' };
+export const JOBS: Jobs = { host: 'hosts', agent: 'agents', fleet: 'nodes' };
 
 /** Values by series, in promtool's notation: `0+10x60` begins at 0 and grows by 10 a minute. */
 type Series = Readonly<Record<string, string>>;
@@ -242,5 +242,48 @@ const GUEST = {
   },
 } satisfies Partial<Record<AlertName, Case>>;
 
+const node = { job: JOBS.fleet, instance: 'n1' };
+const refusedSet = of('hyperturtle_reconciler_set_phase', {
+  ...{ ...node, set: 'npf', version: 'rollout', phase: 'Refused' },
+});
+const linkedSet = refusedSet.replace('Refused', 'Linked');
+const converged = of('hyperturtle_reconciler_converged', node);
+const watches = of('hyperturtle_reconciler_watches', { ...node, resource: 'hyperupcallsets' });
+
+const FLEET = {
+  HyperTurtleReconcilerDown: {
+    firing: { [upOf(node)]: always(0) },
+    silent: { [upOf(node)]: always(1) },
+    labels: node,
+    summary: 'the reconciler on n1 does not answer Prometheus',
+  },
+  HyperTurtleSetRefused: {
+    firing: { [refusedSet]: always(1) },
+    silent: { [linkedSet]: always(1) },
+    labels: { ...node, set: 'npf', version: 'rollout', phase: 'Refused' },
+    summary: 'set npf (rollout) is Refused on n1',
+  },
+  HyperTurtleSetsNotInForce: {
+    firing: { [converged]: always(0), [linkedSet]: always(1) },
+    // that is told by another alert
+    silent: { [converged]: always(0), [refusedSet]: always(1) },
+    labels: node,
+    summary: 'n1 does not have all programs that its sets want, or the API lacks its status',
+  },
+  HyperTurtleClusterNotWatched: one(
+    'hyperturtle_reconciler_watching',
+    { ...node, resource: 'nodes' },
+    { firing: 0, silent: 1 },
+    'the API lets n1 watch no nodes: changes do not reach it',
+  ),
+  HyperTurtleWatchesBreak: {
+    firing: { [watches]: growing(1) },
+    // one each two minutes
+    silent: { [watches]: `0+0.5x${HOUR}` },
+    labels: { ...node, resource: 'hyperupcallsets' },
+    summary: 'n1 began 60 watches of hyperupcallsets within an hour: they do not last',
+  },
+} satisfies Partial<Record<AlertName, Case>>;
+
 /** An alert without a case does not compile. */
-export const CASES: { [name in keyof typeof ALERTS]: Case } = { ...SCRAPES, ...HOST, ...GUEST };
+export const CASES: { [name in keyof typeof ALERTS]: Case } = { ...SCRAPES, ...HOST, ...GUEST, ...FLEET };

@@ -63,7 +63,7 @@ ${table(
 
 ## Ports
 
-On 127.0.0.1 only. Metrics have a port or a socket when the configuration names one.
+On 127.0.0.1, but those of pods. Metrics have a port or a socket when the configuration names one.
 
 ${table(
   ['port', 'what it is'],

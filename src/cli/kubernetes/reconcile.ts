@@ -1,6 +1,7 @@
 /** `hyperturtle kubernetes reconcile`: the programs of this node of a cluster, as resources of Kubernetes say. */
 import type { Command } from 'commander';
 import { withAgent } from '../../client/session.ts';
+import { integer } from '../shared/values.ts';
 import { nodeOf, nodeOption, runService, serviceOptions } from './service.ts';
 import type { NodeOptions } from './service.ts';
 
@@ -9,6 +10,7 @@ interface Options extends NodeOptions {
   kubeconfig?: string;
   registryAuth?: string;
   plainRegistry?: string[];
+  metrics?: { address: string; port: number };
 }
 
 /** Seconds to wait for an answer of the agent, which may have to wait for its host. */
@@ -23,7 +25,12 @@ export function registerReconcile(kubernetes: Command): void {
     .option('--namespace <name>', "where the sets are; default: the kubeconfig's, or the pod's")
     .option('--kubeconfig <file>', "default: $KUBECONFIG, ~/.kube/config, the pod's service account")
     .option('--registry-auth <file>', "Docker's config.json, for objects in registries")
-    .option('--plain-registry <host...>', 'registries that are asked without TLS');
+    .option('--plain-registry <host...>', 'registries that are asked without TLS')
+    .option(
+      '--metrics <address>',
+      'serve measurements: PORT on the loopback address, or ADDRESS:PORT',
+      address,
+    );
   serviceOptions(command)
     .addHelpText(
       'after',
@@ -37,12 +44,19 @@ Example:
     .action(reconcile);
 }
 
+/** `[ADDRESS:]PORT`; addresses of IPv6 are in brackets. */
+function address(text: string): { address: string; port: number } {
+  const [, host = '127.0.0.1', digits = ''] = /^(?:(\[[0-9a-f:.]+\]|[\d.]+):)?(.*)$/i.exec(text) ?? [];
+  return { address: host.replace(/^\[|\]$/g, ''), port: integer("--metrics' port", 1, 65_535)(digits) };
+}
+
 async function reconcile(options: Options): Promise<void> {
-  const [{ Reconciler }, { KubeApi }, { clusterOf }, { ociFetcher }] = await Promise.all([
+  const [{ Reconciler }, { KubeApi }, { clusterOf }, { ociFetcher }, { CleanupStack }] = await Promise.all([
     import('../../fleet/reconciler.ts'),
     import('../../fleet/kube.ts'),
     import('../../fleet/cluster.ts'),
     import('../../fleet/oci.ts'),
+    import('../../core/lifecycle.ts'),
   ]);
   const node = await nodeOf(options);
   const cluster = await clusterOf(options.kubeconfig);
@@ -57,6 +71,13 @@ async function reconcile(options: Options): Promise<void> {
         ),
       oci: ociFetcher({ credentials: options.registryAuth, plain: options.plainRegistry ?? [] }),
     });
+    const { metrics: at } = options;
+    await using undo = new CleanupStack();
+    if (at) {
+      const { serveFleetMetrics } = await import('../../fleet/metrics.ts');
+      const server = await serveFleetMetrics(at, () => reconciler.figures);
+      undo.add('measurements', () => server.close());
+    }
     log.info({ node, namespace }, 'reconciling');
     await reconciler.run(signal);
   });

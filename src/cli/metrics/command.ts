@@ -2,15 +2,18 @@
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { writeOut } from '../../core/output.ts';
+import type { Jobs } from '../../monitoring/promql.ts';
 
 interface Options {
-  of: 'host' | 'agent' | 'all';
+  of: keyof Jobs | 'all';
   hostJob: string;
   agentJob: string;
+  fleetJob: string;
 }
 
 /** Where the Debian package has the documents. */
 const DOCS = '/usr/share/doc/hyperturtle';
+const SERVICES = ['host', 'agent', 'fleet'] as const satisfies (keyof Jobs)[];
 const JOB = /^[\w.:/-]+$/;
 const ADDRESS = /^(https?:\/)?\/[\w.~:/?&=%@-]+$/;
 
@@ -42,21 +45,25 @@ export function registerMetrics(program: Command): void {
 const common = (command: Command): Command =>
   command
     .addOption(
-      new Option('--of <who>', "whose measurements: daemons', agents' or both")
-        .choices(['host', 'agent', 'all'])
+      new Option('--of <who>', "whose measurements: daemons', agents', those of a cluster's sets, or all")
+        .choices([...SERVICES, 'all'])
         .default('all'),
     )
     .option('--host-job <name>', "Prometheus's job that scrapes daemons", 'hyperturtle-host')
-    .option('--agent-job <name>', "Prometheus's job that scrapes agents", 'hyperturtle-agent');
+    .option('--agent-job <name>', "Prometheus's job that scrapes agents", 'hyperturtle-agent')
+    .option(
+      '--fleet-job <name>',
+      "Prometheus's job that scrapes what applies sets in pods",
+      'hyperturtle-reconcile',
+    );
 
-async function chosen(
-  o: Options,
-): Promise<{ jobs: { host: string; agent: string }; of: ('host' | 'agent')[] }> {
+async function chosen(o: Options): Promise<{ jobs: Jobs; of: readonly (keyof Jobs)[] }> {
   await checked('--host-job', JOB, 'the name of a job', o.hostJob);
   await checked('--agent-job', JOB, 'the name of a job', o.agentJob);
+  await checked('--fleet-job', JOB, 'the name of a job', o.fleetJob);
   return {
-    jobs: { host: o.hostJob, agent: o.agentJob },
-    of: o.of === 'all' ? ['host', 'agent'] : [o.of],
+    jobs: { host: o.hostJob, agent: o.agentJob, fleet: o.fleetJob },
+    of: o.of === 'all' ? SERVICES : [o.of],
   };
 }
 

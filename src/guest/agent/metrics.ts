@@ -2,11 +2,11 @@
  * The agent's measurements in OpenMetrics form, on a unix socket or a loopback port. Values are taken when asked for.
  * metric-table.ts has what they are.
  */
-import http from 'node:http';
-import { Counter, Gauge, Registry } from 'prom-client';
+import type http from 'node:http';
 import type { WithLabel } from '../../core/metric-table.ts';
-import { metricsPage, servePages } from '../../core/metrics-http.ts';
+import { closePageServer, metricsPage, pageServer } from '../../core/metrics-http.ts';
 import { listenAt, listening } from '../../core/sockets.ts';
+import { TableRegistry } from '../../core/table-registry.ts';
 import type { AgentConfig } from './config.ts';
 import { AGENT_METRICS } from './metric-table.ts';
 import type { AgentResult } from './schema.ts';
@@ -21,121 +21,88 @@ interface AgentFigures {
   vmsElsewhere: () => number | undefined;
 }
 
-/** A registry whose values are those at the time of the question. */
-function agentRegistry({ status, vmsElsewhere }: AgentFigures): Registry {
-  const registry = new Registry();
-  registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE as never);
-  let now: Status | undefined;
-  const to = new StatusMetrics(registry, () => (now ??= status()));
-  sessionMetrics(to);
-  moduleMetrics(to);
-  l2Metrics(to);
-  to.gauge('hyperturtle_agent_vms_elsewhere', vmsElsewhere);
-  const metrics = registry.metrics.bind(registry);
-  registry.metrics = () => {
-    now = undefined;
-    return metrics();
-  };
-  return registry;
-}
-
 type AgentMetric = keyof typeof AGENT_METRICS;
+/** Those with no label. */
+type Plain = Exclude<AgentMetric, WithLabel<typeof AGENT_METRICS, 'node' | 'l2'>>;
 
-/** Metrics whose values are taken out of a status when they are asked for. */
+/** Measurements whose values are taken out of a status, which is that of the time when they are asked for. */
 class StatusMetrics {
-  readonly #registers: Registry[];
-  readonly #status: () => Status;
+  readonly #registry = new TableRegistry(AGENT_METRICS);
+  readonly #figures: AgentFigures;
+  #now: Status | undefined;
 
-  constructor(registry: Registry, status: () => Status) {
-    this.#registers = [registry];
-    this.#status = status;
+  constructor(figures: AgentFigures) {
+    this.#figures = figures;
+    sessionMetrics(this);
+    moduleMetrics(this);
+    l2Metrics(this);
+    this.one('hyperturtle_agent_vms_elsewhere', figures.vmsElsewhere);
   }
 
-  gauge(name: AgentMetric, value: (s: Status) => number | undefined): void {
-    const status = this.#status;
-    new Gauge({
-      ...this.#defined(name),
-      collect() {
-        const v = value(status());
-        if (v === undefined) this.remove();
-        else this.set(v);
-      },
-    });
+  text(): Promise<string> {
+    // once for all measurements
+    this.#now = undefined;
+    return this.#registry.text();
   }
 
-  counter(name: AgentMetric, value: (s: Status) => number | undefined): void {
-    const status = this.#status;
-    new Counter({
-      ...this.#defined(name),
-      collect() {
-        this.reset();
-        this.inc(value(status()) ?? 0);
-      },
+  one(name: Plain, value: (s: Status) => number | undefined): void {
+    this.#registry.add(name, () => {
+      const v = value(this.#status);
+      return v === undefined ? [] : [[{}, v]];
     });
   }
 
   poolNodes(name: WithLabel<typeof AGENT_METRICS, 'node'>): void {
-    const status = this.#status;
-    new Gauge({
-      ...this.#defined(name),
-      collect() {
-        this.reset();
-        for (const { node, level } of status().module?.pool.nodes ?? []) this.set({ node }, level);
-      },
-    });
+    this.#registry.add(name, () =>
+      (this.#status.module?.pool.nodes ?? []).map(({ node, level }) => [{ node }, level] as const),
+    );
   }
 
   perL2(name: WithLabel<typeof AGENT_METRICS, 'l2'>, value: (l2: L2Status) => number): void {
-    const status = this.#status;
-    new Gauge({
-      ...this.#defined(name),
-      collect() {
-        this.reset();
-        for (const l2 of status().l2s) this.set({ l2: l2.name, pid: l2.pid }, value(l2));
-      },
-    });
+    this.#registry.add(name, () =>
+      this.#status.l2s.map((l2) => [{ l2: l2.name, pid: l2.pid }, value(l2)] as const),
+    );
   }
 
-  #defined(name: AgentMetric): { name: string; help: string; labelNames: string[]; registers: Registry[] } {
-    const { help, labels } = AGENT_METRICS[name];
-    return { name, help, labelNames: [...labels], registers: this.#registers };
+  get #status(): Status {
+    return (this.#now ??= this.#figures.status());
   }
 }
 
 /** The session with the host, and what is wanted there. */
 function sessionMetrics(to: StatusMetrics): void {
-  to.gauge('hyperturtle_agent_connected', (s) => (s.host.state === 'connected' ? 1 : 0));
-  to.gauge('hyperturtle_agent_start_time_seconds', (s) =>
+  to.one('hyperturtle_agent_connected', (s) => (s.host.state === 'connected' ? 1 : 0));
+  to.one('hyperturtle_agent_start_time_seconds', (s) =>
     s.startedAt === undefined ? undefined : Date.parse(s.startedAt) / 1000,
   );
-  to.counter('hyperturtle_agent_sessions', (s) => s.host.sessions);
-  to.gauge('hyperturtle_agent_desired_reached', (s) => (s.desired.reached ? 1 : 0));
-  to.gauge('hyperturtle_agent_desired_objects', (s) => s.desired.objects);
-  to.gauge('hyperturtle_agent_desired_links', (s) => s.desired.links);
-  to.gauge('hyperturtle_agent_problems', (s) => s.desired.problems.length + s.l2Problems.length);
+  to.one('hyperturtle_agent_sessions', (s) => s.host.sessions);
+  to.one('hyperturtle_agent_desired_reached', (s) => (s.desired.reached ? 1 : 0));
+  to.one('hyperturtle_agent_desired_objects', (s) => s.desired.objects);
+  to.one('hyperturtle_agent_desired_links', (s) => s.desired.links);
+  to.one('hyperturtle_agent_problems', (s) => s.desired.problems.length + s.l2Problems.length);
 }
 
 /** The kernel module: its arena, pool and page index. */
 function moduleMetrics(to: StatusMetrics): void {
-  to.gauge('hyperturtle_agent_module_present', (s) =>
+  to.one('hyperturtle_agent_module_present', (s) =>
     s.module === null ? undefined : s.module.state === 'present' ? 1 : 0,
   );
-  to.gauge('hyperturtle_agent_arena_bound', (s) => (s.module?.arenaBound ? 1 : 0));
-  to.gauge('hyperturtle_agent_pool_frames', (s) => s.module?.pool.level);
+  to.one('hyperturtle_agent_arena_bound', (s) => (s.module?.arenaBound ? 1 : 0));
+  to.one('hyperturtle_agent_pool_frames', (s) => s.module?.pool.level);
   to.poolNodes('hyperturtle_agent_pool_node_frames');
-  to.gauge('hyperturtle_agent_pool_low_frames', (s) => s.module?.pool.low);
-  to.gauge('hyperturtle_agent_pool_high_frames', (s) => s.module?.pool.high);
-  to.counter('hyperturtle_agent_pool_refills', (s) => s.module?.pool.refills);
-  to.counter('hyperturtle_agent_pool_shrunk_frames', (s) => s.module?.pool.shrunk);
-  to.gauge('hyperturtle_agent_index_words', (s) => s.module?.index.words);
-  to.gauge('hyperturtle_agent_index_used_words', (s) => s.module?.index.used);
-  to.counter('hyperturtle_agent_faults', (s) => s.module?.faults.total);
-  to.counter('hyperturtle_agent_grace_periods', (s) => s.module?.gracePeriods);
+  to.one('hyperturtle_agent_pool_low_frames', (s) => s.module?.pool.low);
+  to.one('hyperturtle_agent_pool_high_frames', (s) => s.module?.pool.high);
+  to.one('hyperturtle_agent_pool_refills', (s) => s.module?.pool.refills);
+  to.one('hyperturtle_agent_pool_shrunk_frames', (s) => s.module?.pool.shrunk);
+  to.one('hyperturtle_agent_index_words', (s) => s.module?.index.words);
+  to.one('hyperturtle_agent_index_used_words', (s) => s.module?.index.used);
+  to.one('hyperturtle_agent_faults', (s) => s.module?.faults.total);
+  to.one('hyperturtle_agent_grace_periods', (s) => s.module?.gracePeriods);
 }
 
 /** Each nested guest. */
 function l2Metrics(to: StatusMetrics): void {
-  to.gauge('hyperturtle_agent_l2s', (s) => s.l2s.length);
+  to.one('hyperturtle_agent_l2s', (s) => s.l2s.length);
   to.perL2('hyperturtle_l2_start_time_seconds', (l) => Date.parse(l.since) / 1000);
   to.perL2('hyperturtle_l2_faults', (l) => l.faults);
   to.perL2('hyperturtle_l2_mapped_new', (l) => l.mappedNew);
@@ -164,11 +131,8 @@ export class MetricsServer {
     figures: AgentFigures,
     signal: AbortSignal,
   ): Promise<MetricsServer> {
-    const registry = agentRegistry(figures);
-    const pages = [metricsPage(() => registry.metrics())];
-    const server = http.createServer((request, response) => void servePages(pages, request, response));
-    server.requestTimeout = 10_000;
-    server.maxConnections = 16;
+    const metrics = new StatusMetrics(figures);
+    const server = pageServer([metricsPage(() => metrics.text())]);
     if ('socket' in at)
       await listenAt(server, at.socket, {
         signal,
@@ -185,9 +149,7 @@ export class MetricsServer {
     return typeof address === 'object' ? address?.port : undefined;
   }
 
-  async close(): Promise<void> {
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    this.#server.closeAllConnections();
-    await closed;
+  close(): Promise<void> {
+    return closePageServer(this.#server);
   }
 }

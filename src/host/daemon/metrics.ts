@@ -2,12 +2,14 @@
  * Measurements in OpenMetrics form and a health check, over HTTP on a unix socket or a loopback port. Values are
  * taken when asked for. metric-table.ts has what they are.
  */
-import http from 'node:http';
-import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client';
+import type http from 'node:http';
+import { collectDefaultMetrics } from 'prom-client';
 import type { LabelOf, WithLabel } from '../../core/metric-table.ts';
-import { metricsPage, servePages } from '../../core/metrics-http.ts';
+import { closePageServer, metricsPage, pageServer } from '../../core/metrics-http.ts';
 import { listening } from '../../core/sockets.ts';
 import type { Page } from '../../core/metrics-http.ts';
+import { TableRegistry } from '../../core/table-registry.ts';
+import type { Sample as TableSample } from '../../core/table-registry.ts';
 import { answersForL1, figuresOf } from '../../wire/figures.ts';
 import { HOOK_TABLE } from '../hooks.ts';
 import type { LoaderStatus } from '../loader/loader.ts';
@@ -28,7 +30,7 @@ export interface MetricsSource {
 }
 
 export class Metrics {
-  readonly #registry = new Registry();
+  readonly #registry = new TableRegistry(HOST_METRICS);
   readonly #source: MetricsSource;
   readonly #calls = new Map<string, { vm: string; method: string; outcome: string; n: number }>();
   #server: http.Server | undefined;
@@ -38,12 +40,11 @@ export class Metrics {
 
   constructor(source: MetricsSource) {
     this.#source = source;
-    // the declared type of a registry knows Prometheus's content type only
-    this.#registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE as never);
-    collectDefaultMetrics({ register: this.#registry, prefix: 'hyperturtle_host_' });
+    const { registry } = this.#registry;
+    collectDefaultMetrics({ register: registry, prefix: 'hyperturtle_host_' });
     // gauges with a counter's suffix: the same by kind is there without it
     for (const what of ['handles', 'requests', 'resources'])
-      this.#registry.removeSingleMetric(`hyperturtle_host_nodejs_active_${what}_total`);
+      registry.removeSingleMetric(`hyperturtle_host_nodejs_active_${what}_total`);
     this.#addKernel();
     this.#addCalls();
     this.#addVms();
@@ -71,15 +72,12 @@ export class Metrics {
     // once for all measurements: values are taken before this returns
     this.#vms = this.#source.vms();
     this.#frames = framesByDevice();
-    return this.#registry.metrics();
+    return this.#registry.text();
   }
 
   /** Serves `/metrics` and `/health`. */
   async listen(at: NonNullable<HostConfig['metrics']>): Promise<void> {
-    const pages = this.#pages();
-    const server = http.createServer((request, response) => void servePages(pages, request, response));
-    server.maxConnections = 16;
-    server.requestTimeout = 10_000;
+    const server = pageServer(this.#pages());
     if ('socket' in at) await listenAt(server, at.socket);
     else await listening(server, () => server.listen(at.port, '127.0.0.1'));
     this.#server = server;
@@ -87,11 +85,10 @@ export class Metrics {
 
   async close(): Promise<void> {
     const server = this.#server;
-    this.#registry.clear();
+    this.#registry.registry.clear();
     if (!server) return;
     this.#server = undefined;
-    server.closeAllConnections();
-    await new Promise((resolve) => server.close(resolve));
+    await closePageServer(server);
   }
 
   #pages(): Page[] {
@@ -110,16 +107,9 @@ export class Metrics {
   }
 
   #addCalls(): void {
-    const calls = this.#calls;
-    const name = 'hyperturtle_host_requests';
-    const { help, labels } = HOST_METRICS[name];
-    new Counter({
-      ...{ name, help, labelNames: [...labels], registers: [this.#registry] },
-      collect() {
-        this.reset();
-        for (const { n, ...labels } of calls.values()) this.inc(labels, n);
-      },
-    });
+    const samples = (): TableSample<typeof HOST_METRICS, 'hyperturtle_host_requests'>[] =>
+      [...this.#calls.values()].map(({ n, ...labels }) => [labels, n]);
+    this.#registry.add('hyperturtle_host_requests', samples);
   }
 
   #addVms(): void {
@@ -219,30 +209,20 @@ export class Metrics {
       this.#value(`hyperturtle_host_loader_${what}`, () => status()[what]);
   }
 
-  #value(name: HostMetric, value: () => number): void {
-    new Gauge({
-      ...{ name, help: HOST_METRICS[name].help, registers: [this.#registry] },
-      collect() {
-        this.set(value());
-      },
-    });
+  #value(name: Plain, value: () => number): void {
+    this.#registry.add(name, () => [[{}, value()]]);
   }
 
   #perVm<N extends PerVm>(name: N, samples: (vm: VmStatus) => Sample<N>[]): void {
-    const vms = (): readonly VmStatus[] => this.#vms;
-    const { help, labels } = HOST_METRICS[name];
-    new Gauge<string>({
-      ...{ name, help, labelNames: [...labels], registers: [this.#registry] },
-      collect() {
-        this.reset();
-        for (const vm of vms())
-          for (const [labels, value] of samples(vm)) this.set({ vm: vm.name, ...labels }, value);
-      },
-    });
+    type Whole = TableSample<typeof HOST_METRICS, N>;
+    const whole = (vm: VmStatus): Whole[] =>
+      samples(vm).map(([labels, value]) => [{ vm: vm.name, ...labels } as Whole[0], value]);
+    this.#registry.add(name, () => this.#vms.flatMap(whole));
   }
 }
 
-type HostMetric = keyof typeof HOST_METRICS;
+/** Those with no label. */
+type Plain = Exclude<keyof typeof HOST_METRICS, PerVm>;
 /** Those that have samples of each VM. */
 type PerVm = WithLabel<typeof HOST_METRICS, 'vm'>;
 /** Its labels besides the VM. */

@@ -149,7 +149,8 @@ const nodeStatus: Node = {
 const reconcile: Node = {
   name: 'reconcile',
   ...agentImage,
-  args: ['kubernetes', 'reconcile'],
+  args: ['kubernetes', 'reconcile', text('--metrics=0.0.0.0:', ['reconcile.metricsPort'])],
+  ports: [{ name: 'reconcile', containerPort: value('reconcile.metricsPort'), protocol: 'TCP' }],
   env: [{ name: 'NODE_NAME', valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } } }],
   securityContext: {
     readOnlyRootFilesystem: true,

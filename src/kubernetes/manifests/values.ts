@@ -1,6 +1,6 @@
 /** What can be chosen of manifests and chart, with its defaults and a schema that Helm checks values by. */
 import { z } from 'zod';
-import { PLACES } from '../../core/default-paths.ts';
+import { PLACES, PORTS } from '../../core/default-paths.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import { lazy } from '../../core/lazy.ts';
 import type { Output } from '../../core/lazy.ts';
@@ -90,10 +90,15 @@ const NodeStatus = lazy(() =>
   }),
 );
 
-/** HyperupcallSets: custom resources, and who follows them on each node. */
+/**
+ * HyperupcallSets: custom resources, and who follows them on each node. Off: who may write sets and ConfigMaps in the namespace
+ * decides what runs in hosts, and custom resources are the whole cluster's.
+ */
 const Reconcile = lazy(() =>
   z.strictObject({
     enabled: z.boolean().default(false),
+    /** Measurements, at the pod's address. */
+    metricsPort: z.int().min(1).max(65_535).default(PORTS.reconcilerMetrics.port),
     resources: Resources().prefault({
       requests: { cpu: '10m', memory: '96Mi' },
       limits: { memory: '256Mi' },

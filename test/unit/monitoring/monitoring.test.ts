@@ -7,7 +7,8 @@ import { dashboardJson } from '../../../src/monitoring/grafana.ts';
 import { series } from '../../../src/monitoring/promql.ts';
 import { rulesFile } from '../../../src/monitoring/rules.ts';
 
-const JOBS = { host: 'hosts', agent: 'agents' };
+const JOBS = { host: 'hosts', agent: 'agents', fleet: 'nodes' };
+const ALL = ['host', 'agent', 'fleet'] as const;
 interface Rules {
   groups: { name: string; rules: { alert: string; expr: string; annotations: Record<string, string> }[] }[];
 }
@@ -17,9 +18,9 @@ interface Box {
   gridPos: { x: number; y: number; w: number; h: number };
   targets?: { expr: string; refId: string }[];
 }
-const rules = (of: readonly ('host' | 'agent')[], docs = '/docs'): Rules =>
+const rules = (of: readonly (keyof typeof JOBS)[], docs = '/docs'): Rules =>
   parse(rulesFile({ jobs: JOBS, of, docs })) as Rules;
-const panels = (of: readonly ('host' | 'agent')[]): Box[] =>
+const panels = (of: readonly (keyof typeof JOBS)[]): Box[] =>
   (JSON.parse(dashboardJson({ jobs: JOBS, of })) as { panels: Box[] }).panels;
 
 /** As GitHub makes an anchor of a heading. */
@@ -55,7 +56,7 @@ describe('rules', () => {
     expect(down?.annotations['runbook_url']).toBe(
       'https://docs.example/guest-agent.md#restarts-in-any-order',
     );
-    const all = rules(['host', 'agent']).groups.flatMap((g) => g.rules.map((r) => r.alert));
+    const all = rules(ALL).groups.flatMap((g) => g.rules.map((r) => r.alert));
     expect(all.sort()).toEqual(Object.keys(ALERTS).sort());
   });
 });
@@ -73,7 +74,7 @@ describe('a series', () => {
 });
 
 describe('the dashboard', () => {
-  const all = panels(['host', 'agent']);
+  const all = panels(ALL);
 
   it('has each panel in its own place, within 24 columns', () => {
     expect(new Set(all.map((p) => p.id)).size).toBe(all.length);
@@ -95,10 +96,11 @@ describe('the dashboard', () => {
   });
 
   it('has the rows of daemons or of agents alone where only these are asked for', () => {
-    const titles = (of: readonly ('host' | 'agent')[]): string[] => panels(of).map((p) => p.title);
+    const titles = (of: readonly (keyof typeof JOBS)[]): string[] => panels(of).map((p) => p.title);
     expect(titles(['host'])).not.toContain('Guest hypervisors');
     expect(titles(['agent'])[0]).toBe('Guest hypervisors');
-    expect([...titles(['host']), ...titles(['agent'])]).toEqual(all.map((p) => p.title));
+    expect(titles(['fleet'])[0]).toBe('Programs of a fleet');
+    expect(ALL.flatMap((of) => titles([of]))).toEqual(all.map((p) => p.title));
     expect(dashboardJson({ jobs: JOBS, of: ['agent'] })).not.toContain('$instance');
   });
 });
