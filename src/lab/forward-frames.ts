@@ -9,13 +9,18 @@ const KIND = { open: 1, data: 2, end: 3, reset: 4, alive: 5 } as const;
 /** kind, connection, length. */
 const HEADER_BYTES = 9;
 const MAX_BYTES = 64 << 10;
-/** Between two signs of life; after several without one the other end counts as gone. */
+/**
+ * Between two signs of life; after several without one the other end counts as gone. The end that dials answers each at once:
+ * its clock may be that of a guest whose time goes slower than this machine's (`--clock instructions`).
+ */
 const ALIVE_MS = 2000;
 export const GONE_MS = 20_000;
 
 export interface ForwardOptions {
   /** Connects for the other end. Without it the other end may open nothing. */
   dial?: () => net.Socket;
+  /** How long the other end may be silent; default: GONE_MS. */
+  goneMs?: number;
   /** The stream has ended, or the other end is silent or says what it may not. Called once. */
   onEnd: (why: string) => void;
 }
@@ -41,10 +46,14 @@ export class Forwarder {
     stream.on('drain', () => {
       for (const s of this.#sockets.values()) s.resume();
     });
-    this.#timer = setInterval(() => {
-      if (performance.now() - this.#heardAt > GONE_MS) this.end(`no sign of life for ${GONE_MS / 1000} s`);
-      else this.#send(KIND.alive, 0);
-    }, ALIVE_MS);
+    const { goneMs = GONE_MS } = options;
+    this.#timer = setInterval(
+      () => {
+        if (performance.now() - this.#heardAt > goneMs) this.end(`no sign of life for ${goneMs / 1000} s`);
+        else this.#send(KIND.alive, 0);
+      },
+      Math.min(ALIVE_MS, goneMs / 4),
+    );
   }
 
   /** Takes a connection over to the other end. */
@@ -100,7 +109,8 @@ export class Forwarder {
 
   #frame(kind: number, id: number, data: Buffer): void {
     const socket = this.#sockets.get(id);
-    if (kind === KIND.open && !socket && this.#options.dial) this.#add(id, this.#options.dial());
+    if (kind === KIND.alive && this.#options.dial) this.#send(KIND.alive, 0);
+    else if (kind === KIND.open && !socket && this.#options.dial) this.#add(id, this.#options.dial());
     else if (kind === KIND.data) socket?.write(data);
     else if (kind === KIND.end) socket?.end();
     else if (kind === KIND.reset) {

@@ -5,11 +5,16 @@ import { withDeadline } from '../core/wait.ts';
 /** What the relay says on its output when it has the port. */
 export const READY = 'ready\n';
 
-/** How long each end waits for the other: Node starts in it, under an emulator. */
+/** How long each end waits for the other, by its own clock: Node starts in it, under an emulator. */
 export const GREETING_MS = 60_000;
 
 /** Reads up to and with `word`; what is behind it stays to be read. Throws HT_TIMEOUT. */
-export async function untilWord(stream: Duplex, word: string, signal?: AbortSignal): Promise<void> {
+export async function untilWord(
+  stream: Duplex,
+  word: string,
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<void> {
   let seen = Buffer.alloc(0);
   const found = new Promise<void>((resolve, reject) => {
     const look = (chunk: Buffer): void => {
@@ -28,5 +33,5 @@ export async function untilWord(stream: Duplex, word: string, signal?: AbortSign
     const closed = (): void => reject(new Error('the port was closed'));
     stream.on('data', look).on('close', closed);
   });
-  await withDeadline('the other end of the port', found, GREETING_MS, signal);
+  await withDeadline('the other end of the port', found, timeoutMs, signal);
 }

@@ -5,7 +5,7 @@ import { isHyperturtleError } from '../core/errors.ts';
 import { writeOut } from '../core/output.ts';
 import { waitFor } from '../core/wait.ts';
 import { Forwarder, GONE_MS } from './forward-frames.ts';
-import { READY, untilWord } from './forward-greeting.ts';
+import { GREETING_MS, READY, untilWord } from './forward-greeting.ts';
 
 const [device = '', port = '', word = ''] = process.argv.slice(2);
 // an earlier relay whose other end was killed goes after a while
@@ -22,7 +22,7 @@ const stream = await waitFor(
   { timeoutMs: GONE_MS + 5000, intervalMs: 500 },
 );
 writeOut(READY);
-await untilWord(stream, word);
+await untilWord(stream, word, GREETING_MS);
 stream.write(word);
 new Forwarder(stream, {
   dial: () => net.connect({ host: '127.0.0.1', port: Number(port), allowHalfOpen: true }),

@@ -7,10 +7,11 @@ import net from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { Duplex } from 'node:stream';
 import { HyperturtleError, errnoCode } from '../core/errors.ts';
+import { patient } from '../core/patience.ts';
 import { waitFor } from '../core/wait.ts';
 import { IN_GUEST } from './artifacts.ts';
 import type { Connection } from './channel.ts';
-import { Forwarder } from './forward-frames.ts';
+import { Forwarder, GONE_MS } from './forward-frames.ts';
 import { GREETING_MS, READY, untilWord } from './forward-greeting.ts';
 import type { Lab } from './lab.ts';
 import { PORT, SECOND_SEAT, FIRST_SEAT } from './machine.ts';
@@ -30,6 +31,9 @@ export interface ForwardSpec extends ForwardPlace {
 
 /** The console port of a nested guest that is there in every lab and rarely used: by level, its number. */
 const CARRIER = { 0: SECOND_SEAT.l2[0]!, 1: FIRST_SEAT.l2.at(-1)! } as const;
+
+/** How much longer is waited for a guest whose clock is its instructions: a busy one's goes that much slower than ours. */
+const SLOW_CLOCK = 10;
 
 /** What an earlier relay, whose other end was killed, cannot take for a frame: it ends. */
 const NO_FRAME = Buffer.alloc(16, 0xff);
@@ -58,6 +62,7 @@ export async function forward(lab: Lab, spec: ForwardSpec): Promise<void> {
   const server = await listen(spec.localPort);
   const level = spec.level === 0 ? lab.l0 : lab.l1;
   const word = `### forward ${randomBytes(16).toString('hex')}\n`;
+  const slow = lab.environment().clock === 'instructions' ? SLOW_CLOCK : 1;
   const device = `/dev/virtio-ports/${PORT.l2(CARRIER[spec.level])}`;
   try {
     await lab.l2Channel(CARRIER[spec.level]).use(
@@ -82,12 +87,12 @@ export async function forward(lab: Lab, spec: ForwardSpec): Promise<void> {
               const said = (await relay.output()).trim().split('\n').slice(-3).join(' ');
               throw new HyperturtleError('HT_CHANNEL', `${level.name}: the relay has ended: ${said}`);
             },
-            { timeoutMs: GREETING_MS, intervalMs: 300, signal },
+            { timeoutMs: GREETING_MS * slow, intervalMs: 300, signal },
           );
           const stream = duplexOf(c);
           stream.write(word);
-          await untilWord(stream, word, signal);
-          await serve(server, stream, spec);
+          await untilWord(stream, word, GREETING_MS * slow, signal);
+          await serve(server, stream, spec, patient(GONE_MS) * slow);
         } finally {
           await relay.kill('KILL');
         }
@@ -100,9 +105,15 @@ export async function forward(lab: Lab, spec: ForwardSpec): Promise<void> {
 }
 
 /** Resolves when the signal aborts. */
-async function serve(server: net.Server, stream: Duplex, { signal, onReady }: ForwardSpec): Promise<void> {
+async function serve(
+  server: net.Server,
+  stream: Duplex,
+  { signal, onReady }: ForwardSpec,
+  goneMs: number,
+): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     const forwarder = new Forwarder(stream, {
+      goneMs,
       onEnd: (why) =>
         signal.aborted
           ? resolve()

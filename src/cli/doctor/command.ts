@@ -26,13 +26,22 @@ export function registerDoctor(program: Command): void {
     .action(doctor);
 }
 
-/** An L1 that is a host of others as well has an agent: then it is asked as an L1. */
-export function isHost(root = ''): boolean {
-  const there = (file: string): boolean => existsSync(`${root}${file}`);
-  const host = there(HOST_DEVICE) || there('/sys/module/hyperturtle_host') || there(ADMIN_SOCKET);
-  const guest = there(AGENT_SOCKET) || there('/sys/module/hyperturtle_guest') || there(AGENT_PORT);
-  return host && !guest;
+/**
+ * What of HyperTurtle runs here. An L1 that is a host of others as well has an agent: then it is asked as an L1. `neither`: no
+ * module, service or channel of either.
+ */
+export function roleOf(root = ''): 'host' | 'guest' | 'neither' {
+  const there = (...files: string[]): boolean => files.some((f) => existsSync(`${root}${f}`));
+  if (there(AGENT_SOCKET, '/sys/module/hyperturtle_guest', AGENT_PORT)) return 'guest';
+  return there(HOST_DEVICE, '/sys/module/hyperturtle_host', ADMIN_SOCKET) ? 'host' : 'neither';
 }
+
+/** Said first where nothing is there yet: what follows is judged as a guest hypervisor's. */
+const NEITHER: Finding = {
+  level: 'warn',
+  what: 'nothing of HyperTurtle runs here: neither what a host (L0) has nor what a guest hypervisor (L1) has; what follows is what an L1 needs',
+  mend: "in a host 'hyperturtle host install', in a VM that runs VMs 'hyperturtle guest install'; without either: 'hyperturtle demo'",
+};
 
 async function doctor(options: DoctorOptions): Promise<void> {
   const [{ collectFacts, judge }, { isHyperturtleError, messageOf }] = await Promise.all([
@@ -55,7 +64,8 @@ async function doctor(options: DoctorOptions): Promise<void> {
     if (agent)
       host.push({ level: 'fail', what: `the host did not answer: ${problem}`, mend: 'ask its operator' });
   }
-  if (agent === undefined && isHost()) {
+  const role = agent ? 'guest' : roleOf();
+  if (role === 'host') {
     const findings: Located[] = [
       {
         where: 'L0',
@@ -68,14 +78,21 @@ async function doctor(options: DoctorOptions): Promise<void> {
     process.exitCode = 1;
     return;
   }
-  const here = judge(collectFacts(options.port ?? agent?.port ?? AGENT_PORT, agent, problem));
+  const judged = judge(collectFacts(options.port ?? agent?.port ?? AGENT_PORT, agent, problem));
+  const here = role === 'neither' ? [NEITHER, ...judged] : judged;
   const findings: Located[] = [
     ...here.map((f) => ({ where: 'L1' as const, ...f })),
     ...host.map((f) => ({ where: 'L0' as const, ...f })),
   ];
   print(options, { findings }, () =>
     doctorText([
-      { title: 'this machine, the guest hypervisor (L1)', findings: here },
+      {
+        title:
+          role === 'neither'
+            ? 'this machine, as a guest hypervisor (L1)'
+            : 'this machine, the guest hypervisor (L1)',
+        findings: here,
+      },
       { title: 'its host (L0)', findings: host.length > 0 ? host : undefined },
     ]),
   );

@@ -3,18 +3,18 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import os from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { doctorText, isHost } from '../../../src/cli/doctor/command.ts';
+import { doctorText, roleOf } from '../../../src/cli/doctor/command.ts';
 import { moduleKernel } from '../../../src/host/vm/kernel.ts';
 import { HOST_DEVICE } from '../../../src/kernel/host.ts';
 
-function machine(...files: string[]): boolean {
+function machine(...files: string[]): string {
   const root = mkdtempSync(path.join(os.tmpdir(), 'ht-root-'));
   try {
     for (const f of files) {
       mkdirSync(path.dirname(`${root}${f}`), { recursive: true });
       writeFileSync(`${root}${f}`, '');
     }
-    return isHost(root);
+    return roleOf(root);
   } finally {
     rmSync(root, { recursive: true });
   }
@@ -22,15 +22,15 @@ function machine(...files: string[]): boolean {
 
 describe('doctor typed in L0', () => {
   it('knows a host by its module or its daemon, and an L1 by its agent, module or channel', () => {
-    expect(machine('/dev/hyperturtle')).toBe(true);
-    expect(machine('/run/hyperturtle/host.sock')).toBe(true);
-    expect(machine()).toBe(false);
+    expect(machine('/dev/hyperturtle')).toBe('host');
+    expect(machine('/run/hyperturtle/host.sock')).toBe('host');
+    expect(machine()).toBe('neither');
     for (const l1 of [
       '/run/hyperturtle/agent.sock',
       '/sys/module/hyperturtle_guest/x',
       '/dev/virtio-ports/org.hyperturtle.v1',
     ])
-      expect(machine(l1, '/sys/module/hyperturtle_host/x')).toBe(false);
+      expect(machine(l1, '/sys/module/hyperturtle_host/x')).toBe('guest');
   });
 });
 
