@@ -8,7 +8,7 @@ import { identify, isRunning } from '../../src/core/process.ts';
 import { sleep, waitFor } from '../../src/core/wait.ts';
 import { ROOT } from '../support/lab.ts';
 
-it('tests end when vitest is killed', async () => {
+it.each(['SIGKILL', 'SIGINT', 'SIGTERM'] as const)('tests end when vitest is ended by %s', async (how) => {
   const dir = mkdtempSync(path.join(tmpdir(), 'ht-vitest-'));
   const pid = path.join(dir, 'pid');
   const setup = path.join(ROOT, 'test/support/ends-with-vitest.ts');
@@ -41,7 +41,7 @@ it('tests end when vitest is killed', async () => {
     expect(isRunning(worker)).toBe(true);
     // a worker that has something to say ends by that
     await sleep(1500);
-    vitest.kill('SIGKILL');
+    vitest.kill(how);
     await waitFor('its end', () => !isRunning(worker) || undefined, { timeoutMs: 10_000, intervalMs: 50 });
   } finally {
     vitest.kill('SIGKILL');

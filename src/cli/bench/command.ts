@@ -9,6 +9,7 @@ import { registerControl } from './control.ts';
 import { registerBenchNet } from './net.ts';
 import { registerExitBench } from './exit.ts';
 import { registerFleetBench } from './fleet.ts';
+import { registerIdleBench } from './idle.ts';
 import { registerHooksBench } from './hooks.ts';
 import { registerHugeBench } from './huge.ts';
 import { registerNetNative } from './net-native.ts';
@@ -92,6 +93,7 @@ export function register(program: Command, version: string): void {
   registerStart(bench, version);
   registerProfileBench(bench, version);
   registerFleetBench(bench, version);
+  registerIdleBench(bench, version);
   registerVmsBench(bench, version);
 }
 
