@@ -11,17 +11,17 @@ export type Sample<T extends MetricTable, N extends keyof T> = readonly [
 export class TableRegistry<T extends MetricTable> {
   /** For what is of no table: what prom-client measures of the process. */
   readonly registry = new Registry();
-  readonly #table: T;
+  readonly #table: ReadonlyMap<string, MetricTable[string]>;
 
   constructor(table: T) {
-    this.#table = table;
+    this.#table = new Map(Object.entries(table));
     // the declared type of a registry knows Prometheus's content type only
     this.registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE as never);
   }
 
   /** A measurement of the table, as it says. Without samples it is only named. */
   add<N extends keyof T & string>(name: N, samples: () => Iterable<Sample<T, N>>): void {
-    const { kind, help, labels } = this.#table[name] as T[string];
+    const { kind, help, labels } = this.#table.get(name)!;
     const options = { name, help, labelNames: [...labels], registers: [this.registry] };
     if (kind === 'counter')
       new Counter<string>({

@@ -463,26 +463,39 @@ describe('completion', () => {
     try {
       for (const name of ['a b.o', 'a*.o', "a'c.o", '$(touch b)']) writeFileSync(path.join(dir, name), '');
       const script = completionScript(program(), 'bash');
-      const complete = async (...words: string[]): Promise<string[]> => {
-        const ask = `${script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _hyperturtle; printf '%s\\0' "\${COMPREPLY[@]}"`;
+      // all in one shell, as each start of one costs on a busy machine
+      const ask =
+        `${script}\nask() { COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _hyperturtle; printf '%s\\0' "\${COMPREPLY[@]}"; }` +
+        `\nfor w in "$@"; do if [ "$w" = NEXT ]; then (ask "\${q[@]}"); printf '\\n'; q=(); else q+=("$w"); fi; done`;
+      const complete = async (queries: readonly (readonly string[])[]): Promise<string[][]> => {
+        const words = queries.flatMap((q) => ['hyperturtle', ...q, 'NEXT']);
         const r = await exec('bash', ['-c', ask, 'bash', ...words], { cwd: dir });
-        return r.stdout
-          .toString()
-          .split('\0')
-          .filter((w) => w !== '')
-          .sort();
+        const answers = r.stdout.toString().split('\n').slice(0, -1);
+        return answers.map((answer) =>
+          answer
+            .split('\0')
+            .filter((w) => w !== '')
+            .sort(),
+        );
       };
-      for (const word of ['__proto__', 'constructor', 'toString', '*', '$(touch b)']) {
-        expect(await complete('hyperturtle', word), word).toEqual([]);
-        expect(await complete('hyperturtle', word, 'lo'), word).toEqual([]);
-        expect(await complete('hyperturtle', 'map', word, ''), word).toEqual([]);
-        // the name of an object, and the value of an option
-        expect(await complete('hyperturtle', 'unlink', word, '--js'), word).toEqual(['--json']);
-        expect(await complete('hyperturtle', 'load', '--name', word, '--js'), word).toEqual(['--json']);
-      }
-      expect(await complete('hyperturtle', 'load', 'a')).toEqual(['a b.o', "a'c.o", 'a*.o'].sort());
-      expect(await complete('hyperturtle', 'load', '$')).toEqual(['$(touch b)']);
-      expect(await complete('hyperturtle', 'map', '')).toContain('watch');
+      const words = ['__proto__', 'constructor', 'toString', '*', '$(touch b)'];
+      // the last two: the name of an object, and the value of an option
+      const queries = words.flatMap((w) => [
+        ...[[w], [w, 'lo'], ['map', w, '']],
+        ...[
+          ['unlink', w, '--js'],
+          ['load', '--name', w, '--js'],
+        ],
+      ]);
+      expect(await complete(queries)).toEqual(words.flatMap(() => [[], [], [], ['--json'], ['--json']]));
+      const [files, shell, commands] = await complete([
+        ['load', 'a'],
+        ['load', '$'],
+        ['map', ''],
+      ]);
+      expect(files).toEqual(['a b.o', "a'c.o", 'a*.o'].sort());
+      expect(shell).toEqual(['$(touch b)']);
+      expect(commands).toContain('watch');
       expect(readdirSync(dir)).not.toContain('b');
     } finally {
       rmSync(dir, { recursive: true });

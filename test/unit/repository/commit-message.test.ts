@@ -22,7 +22,7 @@ it('takes a subject of 72 characters with a body, and what git adds to them', ()
   expect(judge("Merge branch 'other'\n")).toBe('');
 });
 
-it('tells a longer subject, a missing body and a second line that is not empty', () => {
+it('tells a longer subject, a missing body and a second line that is not empty', { timeout: 60_000 }, () => {
   expect(judge(`${'x'.repeat(73)}\n\nWhy.\n`)).toBe(
     'commit message: the first line has 73 characters: 72 at most\n',
   );
