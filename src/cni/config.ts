@@ -147,6 +147,11 @@ export function parseRequest(env: Readonly<Record<string, string | undefined>>, 
       'INVALID_CONFIG',
       `ipam: ${ipsWanted(args, config).join(', ')} is asked for, and without an IPAM plugin nobody gives addresses`,
     );
+  if (asked && config.device === 'vfio' && config.ipam && config.ipam['type'] === 'dhcp')
+    throw new CniError(
+      'INVALID_CONFIG',
+      'ipam: dhcp asks through a network device, and with device vfio the container has none: leave ipam out, and have the guest ask',
+    );
   const deviceId = deviceIdOf(config);
   return { command, attachment, netns, pluginPath, config, version, mac, deviceId, raw };
 }

@@ -148,22 +148,19 @@ class Plugin {
         // before the first frame
         await this.#means.applyPolicy(id, policy, signal);
       }
+      const mtu = Math.min(this.#config.mtu ?? nic.mtu, nic.mtu);
+      // before IPAM: the plugin `dhcp` asks through the device
+      if (device === 'netdev') await this.#moveIn(id, nic, mtu);
       const addresses = await this.#ipam('ADD');
       if (addresses) {
         undo.add('addresses', async () => void (await this.#ipam('DEL', late)));
         if (!addresses.ips?.length)
           throw new CniError('FAILED', `IPAM plugin '${this.#ipamType()}' returned missing IP config`);
       }
-      const mtu = Math.min(this.#config.mtu ?? nic.mtu, nic.mtu);
       const made: Interface = { name: attachment.ifname, mac: nic.mac, mtu, pciID: nic.pciAddress };
       if (netns !== undefined) made.sandbox = netns;
-      if (device === 'netdev') {
-        if (netns === undefined || nic.interface === undefined)
-          throw new CniError('FAILED', `NIC ${id} has no network device`);
-        const { ifname } = attachment;
-        await this.#means.moveIn({ netns, device: nic.interface, ifname, mtu }, signal);
-        await this.#means.configure(netns, ifname, addresses ?? {}, signal);
-      }
+      if (device === 'netdev' && netns !== undefined)
+        await this.#means.configure(netns, attachment.ifname, addresses ?? {}, signal);
       undo.release();
       return {
         interfaces: [made],
@@ -181,6 +178,14 @@ class Plugin {
       const { code, message, details } = cniError(e);
       throw new CniError(code, `${message}; ${messageOf(left)}: DEL tries again`, details);
     }
+  }
+
+  async #moveIn(id: string, nic: DirectNic, mtu: number): Promise<void> {
+    const { netns, attachment } = this.#request;
+    if (netns === undefined || nic.interface === undefined)
+      throw new CniError('FAILED', `NIC ${id} has no network device`);
+    const { ifname } = attachment;
+    await this.#means.moveIn({ netns, device: nic.interface, ifname, mtu }, this.#signal);
   }
 
   #newNic(id: string): Promise<DirectNic> {
@@ -250,8 +255,12 @@ class Plugin {
     const mode = state?.mode ?? this.#config.mode;
     if (mode === 'veth') await this.#bridge('DEL', raw, request);
     else {
+      const gives = ipam && 'type' in ipam;
+      // `dhcp` gives a lease back through the device; of others nobody may get an address that a NIC still has
+      const first = gives && ipam.type === 'dhcp';
+      if (first) await this.#ipam('DEL', this.#signal, request);
       await this.#delDirect(attachmentId(name, attachment), state);
-      if (ipam && 'type' in ipam) await this.#ipam('DEL', this.#signal, request);
+      if (gives && !first) await this.#ipam('DEL', this.#signal, request);
     }
     this.#state.remove(name, attachment);
   }

@@ -6,7 +6,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -16,6 +16,7 @@ import { compileBpfFile, findClang, whyNoBpf } from '../support/bpf.ts';
 import { compiledSupport } from '../support/compiled-support.ts';
 import { compiledSources } from '../support/compiled.ts';
 import { DaemonHarness } from '../support/daemon-harness.ts';
+import { busyboxOf } from '../support/deb-tree.ts';
 import { whyNoNetwork } from '../support/network.ts';
 import { Podman, podmanTree } from '../support/podman.ts';
 import { RealQemu, findQemu } from '../support/real-qemu.ts';
@@ -59,6 +60,15 @@ describe.skipIf(why !== undefined)(`network policy of a container${why ? ` (skip
         said += part.toString();
       });
     await waitFor(`${args.at(-1)} started`, () => word.test(out) || undefined, { timeoutMs: 20_000 });
+  };
+  const startProgram = async (file: string, args: string[], ready: () => boolean): Promise<void> => {
+    const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    children.push(child);
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (part: Buffer) => (said += part.toString()));
+    await waitFor(`${path.basename(file)} ${args[0] ?? ''}`, () => ready() || undefined, {
+      timeoutMs: 20_000,
+    });
   };
   /** The host (L0) as the container's neighbour. */
   const ip = (...args: string[]): string => execFileSync('ip', args, { encoding: 'utf8' });
@@ -241,6 +251,41 @@ describe.skipIf(why !== undefined)(`network policy of a container${why ? ` (skip
       expect((await h.vm('one')).links).toEqual([]);
       expect((await cni('CHECK', { prevResult })).code).toBe(3);
       expect((await cni('DEL')).status).toBe(0);
+    } finally {
+      ip('netns', 'del', ns);
+    }
+  });
+
+  it("gives the container what the host's network answers to the stock plugin `dhcp`", async () => {
+    if (typeof tree === 'string') throw new Error(tree);
+    const socket = h.at('dhcp.sock');
+    writeFileSync(
+      h.at('udhcpd.conf'),
+      `start 198.51.100.200\nend 198.51.100.203\ninterface ${bridge}\nlease_file ${h.at('leases')}\nopt subnet 255.255.255.0\nopt router ${HOST}\n`,
+    );
+    writeFileSync(h.at('leases'), '');
+    const plugin = path.join(tree.root, 'usr/lib/cni/dhcp');
+    await startProgram(plugin, ['daemon', '-socketpath', socket], () => existsSync(socket));
+    await startProgram(busyboxOf(tree), ['udhcpd', '-f', h.at('udhcpd.conf')], () => /started/.test(said));
+    const own = {
+      ipam: { type: 'dhcp', daemonSocketPath: socket },
+      policy: { firewall: { default: 'deny', rules: ['allow both icmp', 'allow both udp port 67-68'] } },
+    };
+    ip('netns', 'add', ns);
+    try {
+      const added = await cni('ADD', own);
+      expect(added).toMatchObject({
+        status: 0,
+        ips: [{ address: expect.stringMatching(/^198\.51\.100\.20[0-3]\/24$/) as string, gateway: HOST }],
+      });
+      expect((await cni('CHECK', { ...own, prevResult: added })).status).toBe(0);
+      expect(ip('netns', 'exec', ns, busyboxOf(tree), 'ping', '-c', '2', '-W', '2', HOST)).toContain(
+        '2 packets received',
+      );
+      expect((await cni('DEL', own)).status).toBe(0);
+      expect(readdirSync(`/sys/class/net/${bridge}/brif`)).toEqual([]);
+      // the lease was given back through the device
+      expect(said).toMatch(/releas/i);
     } finally {
       ip('netns', 'del', ns);
     }

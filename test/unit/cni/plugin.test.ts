@@ -266,8 +266,8 @@ describe('ADD', () => {
     expect(did).toEqual([
       'addNic netdev',
       'applyPolicy',
-      'host-local ADD',
       'moveIn eth9 eth0 1500',
+      'host-local ADD',
       'configure',
     ]);
     expect(result).toEqual({
@@ -298,7 +298,18 @@ describe('ADD', () => {
     expect(result).toMatchObject({ interfaces: [{ pciID: '0000:08:00.0' }] });
   });
 
-  it.each(['addNic', 'applyPolicy', 'host-local', 'moveIn', 'configure'])(
+  it('asks by DHCP through the device that the container has, and gives the lease back while it has it', async () => {
+    await run('ADD', { ipam: { type: 'dhcp' } });
+    expect(did).toEqual(['addNic netdev', 'moveIn eth9 eth0 1500', 'dhcp ADD', 'configure']);
+    did = [];
+    await run('DEL', { ipam: { type: 'dhcp' } });
+    expect(did).toEqual(['dhcp DEL', 'dropPolicy', 'delNic']);
+    did = [];
+    // whose guest alone can ask
+    expect(() => run('ADD', { ipam: { type: 'dhcp' }, device: 'vfio' })).toThrow(/dhcp asks through/);
+  });
+
+  it.each(['addNic', 'applyPolicy', 'moveIn', 'host-local', 'configure'])(
     'undoes all in reverse when %s fails, and can be tried again',
     async (step) => {
       fails[step] = new HyperturtleError('HT_KERNEL', 'broken');
@@ -309,11 +320,7 @@ describe('ADD', () => {
       const undone = did.slice(did.findIndex((d) => d.startsWith(step)) + 1);
       const all = ['host-local DEL', 'dropPolicy', 'delNic'];
       expect(undone).toEqual(
-        step === 'addNic'
-          ? ['delNic']
-          : step === 'applyPolicy' || step === 'host-local'
-            ? ['dropPolicy', 'delNic']
-            : all,
+        step === 'addNic' ? ['delNic'] : step !== 'configure' ? ['dropPolicy', 'delNic'] : all,
       );
       fails = {};
       expect(await codeOf(run('ADD', policy))).toBe(0);
