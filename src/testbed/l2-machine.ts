@@ -84,7 +84,7 @@ export class L2Machine implements AsyncDisposable {
 
   /**
    * The NICs by VFIO, once it is up. VFIO then pins all of its RAM: until here it cost nothing, and its pages came when
-   * they were touched. (Given from the start, behind qboot, L2's kernel was gone from its memory when it was entered.)
+   * they were touched. (From the start QEMU 7.2 loses an ELF kernel behind qboot: guest/run/spec.ts, firmwareFor.)
    * Throws HT_QMP with QEMU's words.
    */
   async plugNics(options: { timeoutMs: number; signal?: AbortSignal | undefined }): Promise<void> {

@@ -126,18 +126,53 @@ test('a service answers from a bridge of L1, and kill -9 of the run takes guest,
   await runScript(lab().l1, 'ip link del br0');
 });
 
-test("a NIC of the host's is the guest's alone, and kill -9 of the run gives it back", async () => {
-  const args = `bash --memory 96 --net direct=lan --ip ${LAN}.2/24 -- bash -c 'busybox ping -c 3 -W 5 ${LAN}.1; busybox sleep 1000'`;
-  const pid = await background(args, '/tmp/direct.log');
+/** Answers DHCP on L0's network, with addresses from 200 to 203. */
+async function dhcpServer(): Promise<Job> {
+  const conf = `start ${LAN}.200\nend ${LAN}.203\ninterface br0\nlease_file /tmp/leases\nopt subnet 255.255.255.0\n`;
+  await runScript(lab().l0, `printf '${conf}' >/tmp/udhcpd.conf; : >/tmp/leases`);
+  return lab().l0.spawn(['busybox', 'udhcpd', '-f', '/tmp/udhcpd.conf']);
+}
+
+/** The three processes of a run in L1, whose name is its directory's. */
+const PARTS = {
+  run: (pid: string) => `echo ${pid}`,
+  supervisor: () => `sed 's/.*"supervisor":{"pid":\\([0-9]*\\).*/\\1/' /run/hyperturtle/run/dhcp1/state.json`,
+  QEMU: () => 'pidof qemu-system-x86_64',
+} as const;
+
+test("a NIC of the host's is the guest's from its first instruction, gets its address by DHCP, and comes back after kill -9 of each part", async () => {
+  const server = await dhcpServer();
+  const args = `bash --name dhcp1 --memory 96 --net direct=lan --ip dhcp -- bash -c 'busybox ip address show; busybox ping -c 3 -W 5 ${LAN}.1; busybox sleep 1000'`;
   try {
-    await says(pid, '/tmp/direct.log', / [1-3] packets received/);
-    expect(await left()).toMatch(/0000:[^]*qemu-system[^\n]*\n\S+$/);
-    // L1 has no network device of it
-    expect((await runScript(lab().l1, 'ls /sys/class/net')).trim()).toBe('lo');
+    for (const [part, find] of Object.entries(PARTS)) {
+      const pid = await background(args, '/tmp/direct.log');
+      try {
+        await says(pid, '/tmp/direct.log', / [1-3] packets received/);
+        expect(await runScript(lab().l1, 'cat /tmp/direct.log')).toMatch(
+          new RegExp(`inet ${LAN.replaceAll('.', '[.]')}[.]20[0-3]/24`),
+        );
+        // not plugged in later
+        expect(await runScript(lab().l1, "tr '\\0' ' ' </proc/$(pidof qemu-system-x86_64)/cmdline")).toMatch(
+          /-device vfio-pci,id=net0,host=0000:/,
+        );
+        expect(await left()).toMatch(/0000:[^]*qemu-system[^\n]*\n\S+$/);
+        // the host has seen the guest, and L1 has no network device
+        expect(await runScript(lab().l0, 'cat /proc/net/arp')).toMatch(
+          new RegExp(`^${LAN.replaceAll('.', '[.]')}[.]20[0-3] +0x1 +0x2`, 'm'),
+        );
+        expect((await runScript(lab().l1, 'ls /sys/class/net')).trim()).toBe('lo');
+        await runScript(lab().l1, `kill -9 $(${find(pid)})`);
+        await gone();
+      } catch (e) {
+        throw new Error(`kill -9 of the ${part}`, { cause: e });
+      } finally {
+        await runScript(lab().l1, `kill -9 ${pid} 2>/dev/null; true`);
+      }
+    }
   } finally {
-    await runScript(lab().l1, `kill -9 ${pid}; true`);
+    await server.kill('KILL');
+    await server.wait({ timeoutMs: 60_000 });
   }
-  await gone();
 });
 
 test('a directory is a root as well, what --print prints is a command that runs by itself, and what its balloon takes goes back to L1', async () => {

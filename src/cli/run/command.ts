@@ -26,7 +26,7 @@ interface Options {
   modules?: string;
   append: string;
   machine: string;
-  firmware: string;
+  firmware?: string;
   qemu: string;
   balloon?: boolean;
   print?: boolean;
@@ -63,7 +63,10 @@ export function registerRun(program: Command): void {
     .option('--modules <directory>', "modules of that kernel; default: /lib/modules of this machine's")
     .option('--append <arguments>', "more for the kernel's command line", '')
     .option('--machine <type>', "QEMU's machine type", 'pc')
-    .option('--firmware <file>', "firmware of QEMU; 'default': SeaBIOS, slower to start", 'qboot.rom')
+    .option(
+      '--firmware <file>',
+      "of QEMU; 'default': SeaBIOS; default: qboot.rom, where it can start the kernel",
+    )
     .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
     .option('--balloon', 'a balloon, by which the guest also gives back memory that it does not use')
     .option('--print', "print the VMM's command, and start nothing")
@@ -124,7 +127,7 @@ async function run(image: string, command: string[], o: Options): Promise<void> 
     hostname: found.name,
     address: o.ip ?? 'up',
     gateway: o.gateway,
-    plugged: wanted.kind === 'direct',
+    nic: wanted.kind === 'direct',
     terminal: shape.console === 'terminal',
     env: o.env,
     command: argv,
@@ -151,13 +154,16 @@ function idOf(o: Pick<Options, 'name'>, image: string): string {
 
 /** The guest as data, but for its initramfs and a NIC that it is yet to be given. */
 async function shapeOf(o: Options, id: string, found: RunImage, wanted: Wanted): Promise<RunSpec> {
-  const [{ RUN_DIR, runFilesIn }, os, fs] = await Promise.all([
+  const [{ RUN_DIR, firmwareFor, runFilesIn }, { isElf }, os, fs] = await Promise.all([
     import('../../guest/run/spec.ts'),
+    import('../../guest/run/image.ts'),
     import('node:os'),
     import('node:fs'),
   ]);
   const release = os.release();
   const kernels = [`/boot/vmlinux-${release}`, `/boot/vmlinuz-${release}`, '/boot/vmlinux'];
+  const kernel = o.kernel ?? firstThere(fs.existsSync, kernels);
+  const net = await netOf(id, wanted);
   return {
     name: o.print ? (o.name ?? found.name) : id,
     memMib: o.memory ?? found.about?.memMib ?? 256,
@@ -166,21 +172,21 @@ async function shapeOf(o: Options, id: string, found: RunImage, wanted: Wanted):
     append: o.append,
     machine: o.machine,
     qemu: o.qemu,
-    kernel: o.kernel ?? firstThere(fs.existsSync, kernels),
+    kernel,
     initrd: '',
-    firmware: o.firmware === 'default' ? undefined : o.firmware,
+    firmware: firmwareFor(o.firmware, net, () => isElf(kernel)),
     root:
       'directory' in found.root
         ? { path: runFilesIn(`${RUN_DIR}/${id}`).root, fileSystem: 'erofs' }
         : found.root,
-    net: await netOf(id, wanted),
+    net,
     console: process.stdin.isTTY && process.stdout.isTTY ? 'terminal' : 'stream',
     balloon: o.balloon ?? false,
   };
 }
 
 async function netOf(id: string, wanted: Wanted): Promise<RunNet> {
-  if (wanted.kind === 'direct') return { kind: 'direct', address: '' };
+  if (wanted.kind === 'direct') return { kind: 'direct', address: 'ADDRESS' };
   if (wanted.kind === 'none') return wanted;
   const { createHash } = await import('node:crypto');
   const digest = createHash('sha256').update(id).digest('hex');
@@ -229,10 +235,7 @@ async function print(shape: RunSpec, initrd: Buffer, directory: string | undefin
   );
   writeOut(`${words.join(' ')}\n`);
   if (net.kind === 'bridge') writeErr(`then: ip link set ${net.tap} master ${net.bridge} up\n`);
-  if (net.kind === 'direct')
-    writeErr(
-      "then, over QMP and not before it runs: device_add, driver vfio-pci, host: of the device that 'hyperturtle nic add' prints\n",
-    );
+  if (net.kind === 'direct') writeErr("ADDRESS: of the device that 'hyperturtle nic add' prints\n");
 }
 
 /** What can be said to be missing before anything is started. */

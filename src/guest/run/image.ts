@@ -72,14 +72,26 @@ const MAGIC: readonly { fileSystem: RootFileSystem; offset: number; bytes: strin
   { fileSystem: 'ext4', offset: 1080, bytes: '53ef' },
 ];
 
-function fileSystemOf(file: string): RootFileSystem {
-  const start = Buffer.alloc(2048);
+/** Zeros where the file has no more. */
+function startOf(file: string, bytes: number): Buffer {
+  const start = Buffer.alloc(bytes);
   const fd = openSync(file, 'r');
   try {
     readSync(fd, start, 0, start.length, 0);
   } finally {
     closeSync(fd);
   }
+  return start;
+}
+
+/** A kernel as it was linked, not packed. False for what is no file. */
+export function isElf(file: string): boolean {
+  const info = statSync(file, { throwIfNoEntry: false });
+  return info?.isFile() === true && startOf(file, 4).toString('latin1') === '\x7fELF';
+}
+
+function fileSystemOf(file: string): RootFileSystem {
+  const start = startOf(file, 2048);
   const hit = MAGIC.find((m) => start.toString('hex', m.offset, m.offset + m.bytes.length / 2) === m.bytes);
   if (hit) return hit.fileSystem;
   throw new HyperturtleError(

@@ -18,8 +18,8 @@ export interface GuestSettings {
   /** `none`: leave the device alone; `up`; `dhcp`; or ADDRESS/LENGTH. */
   address: string;
   gateway?: string | undefined;
-  /** The network device comes when the guest is up. */
-  plugged?: boolean;
+  /** There is a network device to wait for: its driver may take a moment. */
+  nic?: boolean;
   terminal: boolean;
   env: readonly string[];
   command: readonly string[];
@@ -56,7 +56,7 @@ export function settingsScript(s: GuestSettings): string {
     HOSTNAME: s.hostname,
     ADDRESS: s.address,
     GATEWAY: s.gateway ?? '',
-    PLUGGED: s.plugged ? '1' : '',
+    NIC: s.nic ? '1' : '',
     STATUS: s.status ? '1' : '',
     TTY: s.terminal ? '1' : '',
     SERVICE: s.service === undefined ? '' : `${s.service.port} ${s.service.send} ${s.service.expect}`,
@@ -130,9 +130,9 @@ n=0
 while
 	device=
 	for d in /sys/class/net/*; do [ "\${d##*/}" = lo ] || device=\${d##*/}; done
-	[ -n "$PLUGGED" ] && [ -z "$device" ]
+	[ -n "$NIC" ] && [ -z "$device" ]
 do
-	n=$((n + 1)); [ $n -gt 3000 ] && fail 'no network device was plugged in'
+	n=$((n + 1)); [ $n -gt 3000 ] && fail 'no network device appeared'
 	usleep 20000
 done
 if [ -n "$device" ] && [ "$ADDRESS" != none ]; then

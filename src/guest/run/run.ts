@@ -23,7 +23,7 @@ import { pinVcpus } from '../../qmp/pin.ts';
 import { bootTime, connectQmp, statusOf } from '../vmm/launch.ts';
 import { agentHasRegistered } from '../vmm/registered.ts';
 import { packDirectory } from './image.ts';
-import { RUN_DIR, STATUS_PORT_ID, plugArguments, runArguments, runFilesIn, watchArguments } from './spec.ts';
+import { RUN_DIR, STATUS_PORT_ID, runArguments, runFilesIn, watchArguments } from './spec.ts';
 import type { RunFilesOf, RunSpec } from './spec.ts';
 import { SUPERVISOR, undoScript } from './supervisor.ts';
 import type { RunLeftovers } from './supervisor.ts';
@@ -243,7 +243,6 @@ class RunningGuest {
           case 'up':
             guestUpMs = Number(rest);
             this.#tell(upMs, (ms) => ({ event: 'up', ms }));
-            this.#plug(qmp).catch(reject);
             return;
           case 'open':
           case 'answered':
@@ -262,12 +261,6 @@ class RunningGuest {
     });
     exit.catch(() => {}); // until somebody waits for it
     return exit;
-  }
-
-  async #plug(qmp: QmpClient): Promise<void> {
-    const device = plugArguments(this.#spec.net);
-    const { timeoutMs, signal } = this.#o;
-    if (device) await qmp.execute('device_add', device, { timeoutMs, signal });
   }
 
   #tell(upMs: Promise<number>, event: (upMs: number) => RunEvent): void {

@@ -121,16 +121,27 @@ function netArguments(net: RunNet): string[] {
         ...['-device', `virtio-net-pci,netdev=net0,mac=${net.mac},romfile=`],
       ];
     case 'direct':
-      return []; // plugged in when the guest is up: plugArguments
+      // without its ROM, from which firmware would try to boot
+      return ['-device', `vfio-pci,id=net0,host=${net.address},rombar=0`];
   }
 }
 
+/** Firmware of QEMU's that does next to nothing before it starts the kernel. */
+const QBOOT = 'qboot.rom';
+
 /**
- * Of device_add, when the guest is up: VFIO pins all of its RAM. (There from the start, behind qboot, the kernel that QEMU has
- * put into RAM was gone when it was entered; on tmpfs as well.) `rombar`: no firmware looks at it any more.
+ * The firmware to start a kernel by; undefined: SeaBIOS. `asked`: a file, 'default' for SeaBIOS, undefined for our choice.
+ * QEMU until November 2024 hands an ELF kernel's header to the firmware out of a stack frame that it has left. By this header qboot
+ * knows such a kernel; with a NIC by VFIO something else is there by then, and qboot reads zeros over the kernel. SeaBIOS
+ * does not ask for it, and of a bzImage the header is kept.
  */
-export function plugArguments(net: RunNet): Record<string, unknown> | undefined {
-  return net.kind === 'direct' ? { driver: 'vfio-pci', id: 'net0', host: net.address, rombar: 0 } : undefined;
+export function firmwareFor(
+  asked: string | undefined,
+  net: RunNet,
+  isElf: () => boolean,
+): string | undefined {
+  if (asked !== undefined) return asked === 'default' ? undefined : asked;
+  return net.kind === 'direct' && isElf() ? undefined : QBOOT;
 }
 
 /** Modules that the guest needs before it has a root file system. */

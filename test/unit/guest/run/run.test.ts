@@ -6,11 +6,11 @@ import type { Writable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { waitFor } from '../../../../src/core/wait.ts';
 import { vmNameOf } from '../../../../src/guest/agent/vms.ts';
-import { resolveImage } from '../../../../src/guest/run/image.ts';
+import { isElf, resolveImage } from '../../../../src/guest/run/image.ts';
 import { RUN_INIT, UDHCPC_SCRIPT, commandScript, settingsScript } from '../../../../src/guest/run/init.ts';
 import type { GuestSettings } from '../../../../src/guest/run/init.ts';
 import { moduleOrder, needsLoader } from '../../../../src/guest/run/initramfs.ts';
-import { plugArguments, runArguments, runModules } from '../../../../src/guest/run/spec.ts';
+import { firmwareFor, runArguments, runModules } from '../../../../src/guest/run/spec.ts';
 import type { RunSpec } from '../../../../src/guest/run/spec.ts';
 import { SUPERVISOR, undoScript } from '../../../../src/guest/run/supervisor.ts';
 import { parseCpuList } from '../../../../src/qmp/pin.ts';
@@ -71,11 +71,27 @@ describe("a run's VMM", () => {
     const net = { kind: 'bridge', bridge: 'br0', tap: 'ht-1', mac: '52:54:00:00:00:01' } as const;
     expect(runArguments({ ...spec, net })).toContain('tap,id=net0,ifname=ht-1,script=no,downscript=no');
     const direct = { kind: 'direct', address: '0000:08:00.0' } as const;
-    // not before the guest is up
-    expect(runArguments({ ...spec, net: direct }).join(' ')).not.toContain('vfio');
-    expect(plugArguments(direct)).toMatchObject({ driver: 'vfio-pci', host: '0000:08:00.0' });
-    expect(plugArguments(net)).toBeUndefined();
+    expect(runArguments({ ...spec, net: direct })).toContain('vfio-pci,id=net0,host=0000:08:00.0,rombar=0');
+    expect(runArguments({ ...spec, net }).join(' ')).not.toContain('vfio');
     expect(runModules({ ...spec, net: direct })).toContain('virtio_net');
+  });
+
+  it('starts an ELF kernel beside a NIC by VFIO without qboot, which would read zeros over it', () => {
+    const direct = { kind: 'direct', address: '0000:08:00.0' } as const;
+    const kernel = path.join(dir, 'kernel');
+    const firmware = (asked: string | undefined, net: RunSpec['net']): string | undefined =>
+      firmwareFor(asked, net, () => isElf(kernel));
+    writeFileSync(kernel, '\x7fELF\x02', 'latin1');
+    expect(firmware(undefined, direct)).toBeUndefined();
+    expect(firmware(undefined, { kind: 'none' })).toBe('qboot.rom');
+    // what is asked for is done
+    expect(firmware('qboot.rom', direct)).toBe('qboot.rom');
+    expect(firmware('default', { kind: 'none' })).toBeUndefined();
+    writeFileSync(kernel, 'MZ');
+    expect(firmware(undefined, direct)).toBe('qboot.rom');
+    // that there is none is told by others
+    rmSync(kernel);
+    expect(firmware(undefined, direct)).toBe('qboot.rom');
   });
 
   it("has the run's name, which is then the guest's in status, top, doctor, profiles and the dashboard", () => {
