@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { Option } from 'commander';
 import { writeErr, writeOut } from '../../core/output.ts';
 import type { PaperBench, PaperRun } from '../../bench/paper/benches.ts';
+import { clockOption } from '../shared/emulated-cpu.ts';
 import type { KeptRuns } from '../../bench/paper/kept.ts';
 import type { Finding } from '../../wire/schema.ts';
 import { HyperturtleError } from '../../core/errors.ts';
@@ -11,6 +12,7 @@ interface PaperOptions {
   dir: string;
   only?: string;
   accel?: 'tcg' | 'kvm';
+  clock?: 'real' | 'instructions';
   quick?: boolean;
   again?: boolean;
   fromResults?: boolean;
@@ -25,6 +27,7 @@ export function registerPaper(bench: Command): void {
     .option('--dir <folder>', 'folder for results and report', 'results/paper')
     .option('--only <list>', 'benches by name, comma-separated; default: all')
     .addOption(new Option('--accel <kind>', 'handed to each; default: tcg').choices(['tcg', 'kvm']))
+    .addOption(clockOption())
     .option('--quick', 'small sizes: to see that all of it works')
     .option('--again', 'run those as well that have ended well in this folder')
     .option('--from-results', 'run nothing: make the report of the results in the folder')
@@ -57,6 +60,11 @@ async function paper(o: PaperOptions): Promise<void> {
     import('../../core/files.ts'),
     import('node:path'),
   ]);
+  if (o.accel === 'kvm' && o.clock === 'instructions')
+    throw new HyperturtleError(
+      'HT_USAGE',
+      '--clock instructions is for --accel tcg: nobody counts instructions of hardware: leave one of them out',
+    );
   const benches = chosen(PAPER_BENCHES, o.only);
   const machine = o.accel === 'kvm' && !o.fromResults ? await lookAtMachine() : [];
   const dir = path.resolve(o.dir);
@@ -116,6 +124,7 @@ async function lookAtMachine(): Promise<Finding[]> {
 const argsOf = (bench: PaperBench, o: PaperOptions): string[] => [
   ...(o.quick ? bench.quickArgs : bench.args),
   ...(o.accel === undefined ? [] : ['--accel', o.accel]),
+  ...(o.clock === undefined ? [] : ['--clock', o.clock]),
 ];
 
 /** What will be done with a bench, and for about how long. */

@@ -6,6 +6,8 @@ import { variable } from '../../core/environment.ts';
 import { writeErr, writeOut } from '../../core/output.ts';
 import { makeDirectory } from '../../core/files.ts';
 import type { RunImage } from '../../guest/run/image.ts';
+import type { OciImage } from '../../guest/run/oci/layout.ts';
+import type { RunUser } from '../../guest/run/oci/user.ts';
 import type { RunEvent } from '../../guest/run/run.ts';
 import type { RunNet, RunSpec } from '../../guest/run/spec.ts';
 import type { AgentClient } from '../../client/session.ts';
@@ -36,10 +38,27 @@ interface Options {
   timeoutS: number;
 }
 
+type OciSettings = Pick<OciImage, 'command' | 'env' | 'workingDir'> & { user: RunUser };
+
+/** What is made once and used again. */
+const CACHE = '/var/cache/hyperturtle';
+
+const HELP = `
+Its root is the image, read-only, with a tmpfs over it. Exit status: the command's. However this command ends, by
+kill -9 too, the guest ends with it and nothing is left. It needs busybox-static, and a kernel with its modules.
+
+Examples:
+  hyperturtle run redis
+  hyperturtle run ./rootfs --memory 512 -- /bin/bash
+  hyperturtle run oci:./images:nginx
+  hyperturtle run nginx --net bridge=br0 --ip 10.0.0.5/24
+  hyperturtle run redis --net direct --ip dhcp --cpus 2 --pin 2,3
+  hyperturtle run node --print`;
+
 export function registerRun(program: Command): void {
   program
     .command('run')
-    .argument('<image>', 'a name in /var/lib/hyperturtle/images, an image file, or a directory')
+    .argument('<image>', 'a name in /var/lib/hyperturtle/images, a file, a directory, or oci:DIR[:NAME]')
     .argument('[command...]', "after --; default: the image's own")
     .description('start a nested guest from an image, its memory on turtlefs, and run a command in it')
     .option('--name <text>', 'name of the guest; default: made of the image and this process')
@@ -82,19 +101,7 @@ export function registerRun(program: Command): void {
       integer('--timeout-s', 1, 3600),
       120,
     )
-    .addHelpText(
-      'after',
-      `
-Its root is the image, read-only, with a tmpfs over it. Exit status: the command's. However this command ends, by
-kill -9 too, the guest ends with it and nothing is left. It needs busybox-static, and a kernel with its modules.
-
-Examples:
-  hyperturtle run redis
-  hyperturtle run ./rootfs --memory 512 -- /bin/bash
-  hyperturtle run nginx --net bridge=br0 --ip 10.0.0.5/24
-  hyperturtle run redis --net direct --ip dhcp --cpus 2 --pin 2,3
-  hyperturtle run node --print`,
-    )
+    .addHelpText('after', HELP)
     .action(run);
 }
 
@@ -111,9 +118,10 @@ async function run(image: string, command: string[], o: Options): Promise<void> 
     import('../../qmp/pin.ts'),
     import('node:os'),
   ]);
-  const found = resolveImage(image);
-  const argv = command.length > 0 ? command : found.about?.command;
-  if (argv === undefined)
+  const oci = await ociImage(image);
+  const found = oci ?? resolveImage(image);
+  const argv = command.length > 0 ? command : (oci?.command ?? found.about?.command);
+  if (argv === undefined || argv.length === 0)
     throw new HyperturtleError('HT_USAGE', `${image} names no command of its own: give one after --`);
   if (o.service && found.about?.service === undefined)
     throw new HyperturtleError('HT_USAGE', `--service: ${image} does not say what service it is`);
@@ -129,8 +137,9 @@ async function run(image: string, command: string[], o: Options): Promise<void> 
     gateway: o.gateway,
     nic: wanted.kind === 'direct',
     terminal: shape.console === 'terminal',
-    env: o.env,
+    env: [...(oci?.env ?? []), ...o.env],
     command: argv,
+    ...(oci && { workingDir: oci.workingDir, user: oci.user }),
     status: !o.print,
     service: o.service ? found.about?.service : undefined,
   });
@@ -140,6 +149,34 @@ async function run(image: string, command: string[], o: Options): Promise<void> 
   const network = wanted.kind === 'direct' ? wanted.network : undefined;
   await start(shape, { id, initrd, directory, pin, network }, o);
 }
+
+/** An image of an OCI layout, unpacked the first time; undefined: IMAGE is no such name. */
+async function ociImage(image: string): Promise<(RunImage & OciSettings) | undefined> {
+  const [{ ociRoot, parseOci }, { abortOnSignals }] = await Promise.all([
+    import('../../guest/run/oci/image.ts'),
+    import('../../core/lifecycle.ts'),
+  ]);
+  const oci = parseOci(image);
+  if (oci === undefined) return undefined;
+  const signals = abortOnSignals();
+  try {
+    const made = await ociRoot(oci.dir, oci.tag, { cache: `${CACHE}/oci`, signal: signals.signal });
+    if (made.leftOut !== undefined && made.leftOut > 0)
+      writeErr(`${image}: ${made.leftOut} devices and pipes of it left out\n`);
+    const { command, env, workingDir } = made.image;
+    const name = nameFor(oci.tag ?? oci.dir);
+    return { name, root: made.root, about: undefined, command, env, workingDir, user: made.user };
+  } finally {
+    signals.dispose();
+  }
+}
+
+/** A host name out of what a layout or an image in it is called. */
+const nameFor = (text: string): string =>
+  (/[A-Za-z0-9][A-Za-z0-9-]*/.exec(text.split('/').findLast((p) => p !== '') ?? '')?.[0] ?? 'oci').slice(
+    0,
+    20,
+  );
 
 /** Names the run's directory. Throws HT_USAGE. */
 function idOf(o: Pick<Options, 'name'>, image: string): string {
@@ -223,9 +260,8 @@ async function print(shape: RunSpec, initrd: Buffer, directory: string | undefin
     import('node:fs'),
     import('node:crypto'),
   ]);
-  const dir = '/var/cache/hyperturtle';
-  const file = `${dir}/run-${createHash('sha256').update(initrd).digest('hex').slice(0, 16)}.cpio`;
-  makeDirectory(dir);
+  const file = `${CACHE}/run-${createHash('sha256').update(initrd).digest('hex').slice(0, 16)}.cpio`;
+  makeDirectory(CACHE);
   fs.writeFileSync(file, initrd);
   const root =
     directory === undefined ? shape.root : await packDirectory(directory, file.replace(/cpio$/, 'erofs'));

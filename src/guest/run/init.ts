@@ -23,6 +23,10 @@ export interface GuestSettings {
   terminal: boolean;
   env: readonly string[];
   command: readonly string[];
+  /** Absolute, of the image; default: its root. */
+  workingDir?: string;
+  /** Default: root. */
+  user?: { uid: number; gid: number; home: string };
   /** There is a status port to tell of each step; else the guest ends by itself when the command does. */
   status: boolean;
   service?: { port: number; send: string; expect: string } | undefined;
@@ -44,7 +48,7 @@ export const INIT_APPLETS = [
     'stty',
     'env',
   ],
-  ...['chroot', 'ifconfig', 'ip', 'route', 'udhcpc', 'hostname', 'awk', 'sync'],
+  ...['chroot', 'nsenter', 'chown', 'ifconfig', 'ip', 'route', 'udhcpc', 'hostname', 'awk', 'sync'],
 ] as const;
 
 const word = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;
@@ -68,14 +72,26 @@ export function settingsScript(s: GuestSettings): string {
 
 /** Starts the command inside of the image, with nothing of HyperTurtle in its environment. */
 export function commandScript(s: GuestSettings): string {
+  const { user, workingDir = '/' } = s;
   const env = [
     'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
-    'HOME=/root',
+    `HOME=${user?.home ?? '/root'}`,
     ...(s.terminal ? ['TERM=linux'] : []),
     ...s.env,
   ];
-  const words = ['env', '-i', ...env, '/bin/chroot', '/root', ...s.command].map(word);
-  return `exec ${words.join(' ')}\n`;
+  // into no namespace: busybox's chroot knows neither directory nor user
+  const enter =
+    user === undefined && workingDir === '/'
+      ? ['/bin/chroot', '/root']
+      : ['/bin/nsenter', '-F', '-r/root', `-w/root${workingDir}`, ...idsOf(user)];
+  const words = ['env', '-i', ...env, ...enter, ...s.command].map(word);
+  // a program that is not root's opens its output again by /dev/stdout
+  const own = user === undefined || user.uid === 0 ? '' : `chown ${user.uid} /dev/hvc0\n`;
+  return `${own}exec ${words.join(' ')}\n`;
+}
+
+function idsOf(user: GuestSettings['user']): string[] {
+  return user === undefined ? [] : ['-G', String(user.gid), '-S', String(user.uid)];
 }
 
 export const RUN_INIT = `#!/bin/sh

@@ -27,7 +27,7 @@ beforeEach(() => {
   writeFileSync(
     fake,
     `const fs = require('fs');
-fs.appendFileSync(${JSON.stringify(path.join(dir, 'ran'))}, process.argv[3] + '\\n');
+fs.appendFileSync(${JSON.stringify(path.join(dir, 'ran'))}, process.argv.slice(3).join(' ') + '\\n');
 if (fs.existsSync(${JSON.stringify(path.join(dir, 'fails'))})) process.exit(1);
 fs.copyFileSync(${JSON.stringify(path.join(dir, 'result'))}, process.argv[process.argv.indexOf('--json') + 1]);`,
   );
@@ -63,6 +63,15 @@ describe('bench paper', () => {
     expect(times()).toBe(2);
     await paper('--again');
     expect(times()).toBe(3);
+  });
+
+  it('hands on what the time of the lab is, which no hardware counts', async () => {
+    await paper('--quick');
+    await paper('--quick', '--clock', 'instructions');
+    const ran = readFileSync(path.join(dir, 'ran'), 'utf8').trim().split('\n');
+    expect(ran.map((l) => /--clock \w+/.exec(l)?.[0])).toEqual([undefined, '--clock instructions']);
+    await expect(paper('--accel', 'kvm', '--clock', 'instructions')).rejects.toThrow(/leave one of them out/);
+    expect(times()).toBe(2);
   });
 
   it('runs again what failed, and what was to be run again and failed', async () => {

@@ -127,6 +127,19 @@ describe('what the guest is given', () => {
     expect(ran.stdout.toString()).toBe("b c|it's|$x\n");
   });
 
+  it("runs in the image's directory and as its user, where it names some", () => {
+    expect(commandScript(settings)).toContain("'/bin/chroot' '/root' '/bin/echo'");
+    const script = commandScript({
+      ...settings,
+      ...{ workingDir: '/srv/a b', user: { uid: 7, gid: 8, home: '/w' } },
+    });
+    expect(script).toMatch(/^chown 7 \/dev\/hvc0\nexec /);
+    expect(script).toContain(
+      "'HOME=/w' 'A=b c' '/bin/nsenter' '-F' '-r/root' '-w/root/srv/a b' '-G' '8' '-S' '7' '/bin/echo'",
+    );
+    expect(spawnSync('sh', ['-n'], { input: script }).stderr.toString()).toBe('');
+  });
+
   it('has modules in the order in which they can be loaded, without those that are built in', () => {
     const dep = ['k/a.ko: k/b.ko k/c.ko', 'k/b.ko: k/c.ko', 'k/c.ko.xz:', 'k/x-y.ko: k/c.ko.xz'].join('\n');
     expect(moduleOrder(dep.replaceAll('k/c.ko\n', 'k/c.ko.xz\n'), 'k/in.ko\n', ['a', 'x_y', 'in'])).toEqual([
