@@ -284,8 +284,6 @@ describe.skipIf(why !== undefined)(`network policy of a container${why ? ` (skip
       );
       expect((await cni('DEL', own)).status).toBe(0);
       expect(readdirSync(`/sys/class/net/${bridge}/brif`)).toEqual([]);
-      // the lease was given back through the device
-      expect(said).toMatch(/releas/i);
     } finally {
       ip('netns', 'del', ns);
     }

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { exitResultSchema, ticksPerExit } from '../exits/run.ts';
+import { gupsResultSchema, updateRate } from '../gups/run.ts';
 import { hugeResultSchema } from '../huge/run.ts';
 import { netResultSchema } from '../net/schema.ts';
 import { profileCosts } from '../profile/run.ts';
@@ -85,6 +86,16 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
     },
   },
   {
+    name: 'gups',
+    args: ['--rounds', '3'],
+    quickArgs: ['--rounds', '1', '--mib', '4', '--updates', '10000'],
+    figures: gupsFigures,
+    about: (json) => {
+      const { environment: e, parameters: p } = gupsResultSchema().parse(json);
+      return `${whereOf(e)}; ${p.rounds} rounds of twice ${p.updates} updates of ${p.mib} MiB, L1 ${p.l1MemoryMib} MiB and ${p.l1Cpus} CPU`;
+    },
+  },
+  {
     name: 'profile',
     args: ['--rounds', '3'],
     quickArgs: ['--rates', '999', '--rounds', '1', '--work-rounds', '300'],
@@ -153,6 +164,11 @@ function hugeFigures(json: unknown): Partial<Record<string, Values>> {
     return all.length === 0 ? undefined : median(all);
   };
   return whole({ 'start-huge': [seconds('vanilla'), seconds('accelerated'), undefined] });
+}
+
+function gupsFigures(json: unknown): Partial<Record<string, Values>> {
+  const r = gupsResultSchema().parse(json);
+  return whole({ gups: [updateRate(r, 'vanilla'), updateRate(r, 'accelerated'), updateRate(r, 'l1')] });
 }
 
 function netFigures(json: unknown): Partial<Record<string, Values>> {

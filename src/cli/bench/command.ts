@@ -10,6 +10,7 @@ import { registerBenchNet } from './net.ts';
 import { registerExitBench } from './exit.ts';
 import { registerFleetBench } from './fleet.ts';
 import { registerIdleBench } from './idle.ts';
+import { registerGupsBench } from './gups.ts';
 import { registerHooksBench } from './hooks.ts';
 import { registerHugeBench } from './huge.ts';
 import { registerNetNative } from './net-native.ts';
@@ -87,6 +88,7 @@ export function register(program: Command, version: string): void {
   registerNetNative(bench, version);
   registerExitBench(bench, version);
   registerCallBench(bench, version);
+  registerGupsBench(bench, version);
   registerHooksBench(bench);
   registerHugeBench(bench, version);
   registerPaper(bench);

@@ -31,7 +31,7 @@ export interface OciRoot {
 }
 
 const WORK = 'work-';
-/** Of one of the image's tables of users. */
+/** How large one of the image's tables of users may be. */
 const TABLE_BYTES_MAX = 1 << 20;
 const aboutSchema = lazy(() =>
   z.object({ schema: z.literal(1), user: z.object({ uid: z.int(), gid: z.int(), home: z.string() }) }),

@@ -19,7 +19,7 @@ export interface OciLimits {
   /** Entries of all layers together. */
   entries: number;
 }
-export const OCI_LIMITS: OciLimits = { bytes: 16 * 2 ** 30, entries: 1_000_000 };
+const OCI_LIMITS: OciLimits = { bytes: 16 * 2 ** 30, entries: 1_000_000 };
 
 export interface ReadLayers {
   tree: ImageTree;

@@ -50,7 +50,7 @@ const Config = lazy(() =>
 );
 
 export interface OciImage {
-  /** Of its manifest: it names all of the image. */
+  /** That of its manifest, which names all of the image. */
   digest: string;
   /** Each with the digest of its tar stream, lowest first. */
   layers: { blob: Descriptor; diffId: string }[];
@@ -64,7 +64,7 @@ export interface OciImage {
 }
 
 const OCI_LAYERS_MAX = 256;
-/** Of an index, manifest or configuration, in bytes. */
+/** Bytes that an index, manifest or configuration may have. */
 const JSON_MAX = 4 << 20;
 const NESTED_MAX = 3;
 const TAG = 'org.opencontainers.image.ref.name';

@@ -1,6 +1,6 @@
 /**
  * The root file system of an image as it grows layer by layer, in memory: no name in a layer ever meets the file system of
- * this machine, where a link could lead it elsewhere. Pure. File contents are in numbered files of whoever unpacks.
+ * this machine, where a link could lead it elsewhere. Pure. File contents are in files with numbers, which the one that unpacks has.
  */
 import { HyperturtleError } from '../../../core/errors.ts';
 

@@ -7,7 +7,7 @@ export interface RunUser {
   home: string;
 }
 
-export const ROOT_USER: RunUser = { uid: 0, gid: 0, home: '/root' };
+const ROOT_USER: RunUser = { uid: 0, gid: 0, home: '/root' };
 
 /** `user`: a name or number, and a group after a colon. `passwd` and `group`: the image's; empty: it has none. */
 export function userOf(user: string, passwd: string, group: string): RunUser {
