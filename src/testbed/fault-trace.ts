@@ -1,8 +1,10 @@
 /**
  * What one fault costs in instructions, by level: from KVM's own tracepoints in an L0 whose time is counted in instructions
- * (`--clock instructions`), where the TSC counts nanoseconds, two for each instruction. Nothing here comes from our
- * module. What the tracepoints themselves take, some hundred instructions for each entry and exit, is in L0's figure.
+ * (`--clock instructions`, where the TSC counts nanoseconds, two for each instruction; Bochs, where it counts
+ * instructions). Nothing here comes from our module. What the tracepoints themselves take, some hundred instructions for
+ * each entry and exit, is in L0's figure.
  */
+import { gunzipSync } from 'node:zlib';
 import { HyperturtleError, isHyperturtleError } from '../core/errors.ts';
 import { median } from '../core/median.ts';
 import { runScript } from '../lab/levels.ts';
@@ -24,7 +26,7 @@ export const SHORTEN = [
   .join(' ');
 const READ_MS = 300_000;
 /** As AMD's and Intel's have it. */
-const FAULTS = new Set(['npf', 'EPT_VIOLATION']);
+const FAULTS: ReadonlySet<string> = new Set(['npf', 'EPT_VIOLATION']);
 const HALTS = new Set(['hlt', 'HLT']);
 const EVENT = /^(\d+) (kvm_\w+) (\w*)$/;
 
@@ -37,8 +39,8 @@ interface Event {
   halt: boolean;
 }
 
-/** Lines as SHORTEN leaves them. Throws HT_COMMAND_FAILED when time goes back in them. */
-export function parseTrace(text: string): Event[] {
+/** Lines as SHORTEN leaves them. `what`: exits that are looked for. Throws HT_COMMAND_FAILED when time goes back in them. */
+export function parseTrace(text: string, what: ReadonlySet<string> = FAULTS): Event[] {
   let last = 0;
   return text.split('\n').flatMap((line) => {
     const [, time, name, reason = ''] = EVENT.exec(line) ?? [];
@@ -50,7 +52,7 @@ export function parseTrace(text: string): Event[] {
         `a trace in order of time expected, ${time} after ${last}`,
       );
     last = at;
-    return [{ at, name: name!, fault: FAULTS.has(reason), halt: HALTS.has(reason) }];
+    return [{ at, name: name!, fault: what.has(reason), halt: HALTS.has(reason) }];
   });
 }
 
@@ -65,7 +67,10 @@ export interface TracedFault {
 }
 
 /** Every fault that begins and ends in the trace of one vCPU, and in which nothing else was done or waited for. */
-export function tracedFaults(events: readonly Event[]): TracedFault[] {
+export function tracedFaults(
+  events: readonly Event[],
+  ticksPerInstruction = NS_PER_INSTRUCTION,
+): TracedFault[] {
   const faults: TracedFault[] = [];
   let open: TracedFault | undefined;
   let left: number | undefined;
@@ -73,7 +78,7 @@ export function tracedFaults(events: readonly Event[]): TracedFault[] {
   for (const [i, e] of events.entries()) {
     if (e.name === 'kvm_entry') {
       if (open !== undefined && left !== undefined) {
-        open.l0 += (e.at - left) / NS_PER_INSTRUCTION;
+        open.l0 += (e.at - left) / ticksPerInstruction;
         open.switches++;
       }
       entered = e.at;
@@ -86,7 +91,7 @@ export function tracedFaults(events: readonly Event[]): TracedFault[] {
         if (open !== undefined && (open.by === 'L1' || open.l1 === 0)) faults.push(open);
         open = events[i + 1]!.fault ? { by: 'L0', l0: 0, l1: 0, switches: 1 } : undefined;
       } else if (open !== undefined && entered !== undefined) {
-        open.l1 += (e.at - entered) / NS_PER_INSTRUCTION;
+        open.l1 += (e.at - entered) / ticksPerInstruction;
         open.switches++;
         if (e.halt) open = undefined;
       }
@@ -95,6 +100,15 @@ export function tracedFaults(events: readonly Event[]): TracedFault[] {
     }
   }
   return faults;
+}
+
+/** The same of a guest that is not nested: from its exit until it runs again. */
+export function ownFaults(events: readonly Event[], ticksPerInstruction = NS_PER_INSTRUCTION): TracedFault[] {
+  return events.flatMap((e, i) => {
+    const next = events[i + 1];
+    if (e.name !== 'kvm_exit' || !e.fault || next?.name !== 'kvm_entry') return [];
+    return [{ by: 'L0' as const, l0: (next.at - e.at) / ticksPerInstruction, l1: 0, switches: 2 }];
+  });
 }
 
 /** By who answered. */
@@ -115,17 +129,32 @@ export function faultCosts(faults: readonly TracedFault[]): FaultCost[] {
   });
 }
 
+/** What is looked for in a trace. */
+export interface Traced {
+  /** Exits, as the tracepoints name them; default: page faults. */
+  exits?: ReadonlySet<string>;
+  /** Guests of L0's own are looked at, and not their guests. */
+  notNested?: boolean;
+  signal?: AbortSignal | undefined;
+}
+
 export class FaultTrace {
   readonly #l0: Level;
+  readonly #ticks: number;
 
-  private constructor(l0: Level) {
+  private constructor(l0: Level, ticksPerInstruction: number) {
     this.#l0 = l0;
+    this.#ticks = ticksPerInstruction;
   }
 
-  /** Throws HT_UNSUPPORTED where this L0 cannot trace. */
-  static async open(l0: Level, signal?: AbortSignal): Promise<FaultTrace> {
+  /** `ticksPerInstruction`: of L0's TSC; 1 in Bochs. Throws HT_UNSUPPORTED where this L0 cannot trace. */
+  static async open(
+    l0: Level,
+    signal?: AbortSignal,
+    ticksPerInstruction = NS_PER_INSTRUCTION,
+  ): Promise<FaultTrace> {
     const events = EVENTS.map((e) => `echo 1 > events/kvm/${e}/enable`).join('\n');
-    const trace = new FaultTrace(l0);
+    const trace = new FaultTrace(l0, ticksPerInstruction);
     try {
       await runScript(
         l0,
@@ -155,25 +184,25 @@ ${events}`,
   }
 
   /** Costs since begin(). Throws HT_COMMAND_FAILED when there was more than the buffer holds. */
-  async end(signal?: AbortSignal): Promise<FaultCost[]> {
+  async end({ exits = FAULTS, notNested = false, signal }: Traced = {}): Promise<FaultCost[]> {
     await runScript(this.#l0, `echo 0 > ${INSTANCE}/tracing_on`, { signal });
     const lost = await runScript(
       this.#l0,
       `grep -h -E '^(overrun|dropped events):' ${INSTANCE}/per_cpu/cpu*/stats`,
-      {
-        signal,
-      },
+      { signal },
     );
     if (/: [1-9]/.test(lost))
       throw new HyperturtleError(
         'HT_COMMAND_FAILED',
         `more faults than a trace of ${BUFFER_KIB} KiB holds: touch less memory (--mib)`,
       );
-    const trace = await runScript(this.#l0, `sed -nE ${SHORTEN} ${INSTANCE}/trace`, {
+    // packed: it goes through a serial port in an Intel lab
+    const packed = await runScript(this.#l0, `sed -nE ${SHORTEN} ${INSTANCE}/trace | gzip | base64`, {
       timeoutMs: READ_MS,
       signal,
     });
-    return faultCosts(tracedFaults(parseTrace(trace)));
+    const events = parseTrace(gunzipSync(Buffer.from(packed, 'base64')).toString('utf8'), exits);
+    return faultCosts((notNested ? ownFaults : tracedFaults)(events, this.#ticks));
   }
 
   async close(): Promise<void> {

@@ -142,7 +142,7 @@ export async function touchInL2(
       }
       if (said?.kind === 'after') {
         after = await read();
-        faultCosts = await meters.trace?.end(signal);
+        faultCosts = await meters.trace?.end({ signal });
         if (meters.fallbacks !== null && reasons !== null) {
           const now = await meters.fallbacks();
           phaseReasons = subtractCounts(now, reasons);

@@ -1,6 +1,12 @@
 import { execFileSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
-import { SHORTEN, faultCosts, parseTrace, tracedFaults } from '../../../src/testbed/fault-trace.ts';
+import {
+  SHORTEN,
+  faultCosts,
+  ownFaults,
+  parseTrace,
+  tracedFaults,
+} from '../../../src/testbed/fault-trace.ts';
 
 const line = (at: number, event: string): string => `    qemu-system-x86-412     [000] d..1. ${at}: ${event}`;
 const ENTRY = 'kvm_entry: vcpu 0, rip 0xffffffff81000000';
@@ -52,6 +58,17 @@ describe('faults in a trace of KVM', () => {
     const waited = [...given(1000), line(4600, exit('hlt')), line(9_000_000, ENTRY)];
     const other = [...answered(9_100_000), line(9_101_500, exit('interrupt')), line(9_102_000, ENTRY)];
     expect(tracedFaults(events(waited, ends(9_050_000), other, ends(9_200_000)))).toEqual([]);
+  });
+
+  it('are those of a guest that is not nested, or exits of another kind, where these are looked for', () => {
+    const own = [line(100, exit('CPUID')), line(2700, ENTRY), line(9000, exit('HLT')), line(9900, ENTRY)];
+    const text = execFileSync('sh', ['-c', `sed -nE ${SHORTEN}`], {
+      input: `${own.join('\n')}\n`,
+      encoding: 'utf8',
+    });
+    const found = ownFaults(parseTrace(text, new Set(['CPUID'])), 1);
+    expect(found).toEqual([{ by: 'L0', l0: 2600, l1: 0, switches: 2 }]);
+    expect(ownFaults(parseTrace(text))).toEqual([]);
   });
 
   it('are none of a trace in which time goes back', () => {
