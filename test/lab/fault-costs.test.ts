@@ -4,6 +4,10 @@ import { runBench } from '../../src/bench/first-touch/run.ts';
 import { l2MemoryFor } from '../../src/bench/first-touch/touch.ts';
 import { createProgress } from '../../src/core/progress.ts';
 import type { FaultCost } from '../../src/testbed/fault-cost-schema.ts';
+import { RECORDED } from '../../src/bench/model/counts.ts';
+import { FaultTrace } from '../../src/testbed/fault-trace.ts';
+import { TinyVmm } from '../../src/testbed/tiny-vmm.ts';
+import { runScript } from '../../src/lab/levels.ts';
 import { useLab } from '../support/lab.ts';
 
 const TOUCH_MIB = 4;
@@ -11,6 +15,30 @@ const PAGES = (TOUCH_MIB << 20) / 4096;
 /** Faults in which L1 did something else are left out. */
 const MOST = 0.9 * PAGES;
 const lab = useLab();
+
+it('an exit with nothing to do costs what `bench model` takes off for each', async () => {
+  const trace = await FaultTrace.open(lab().l0);
+  const { l0 } = lab();
+  const clear = await runScript(
+    l0,
+    'grep -o -m 1 -w rep_good /proc/cpuinfo; ! grep -q -w erms /proc/cpuinfo',
+  );
+  expect(clear.trim()).toBe('rep_good'); // so pages are cleared by clear_page_rep
+  const vmm = await TinyVmm.start(l0, { ram: '-', pages: 64, steps: ['cpuid:10', 'cpuid:200'] });
+  try {
+    await vmm.step(60_000);
+    await trace.begin();
+    await vmm.step(60_000);
+    const [plain] = await trace.end({ exits: new Set(['cpuid']), notNested: true });
+    process.stdout.write(`  CPUID, not nested: ${JSON.stringify(plain)}\n`);
+    expect(plain?.faults).toBeGreaterThan(190);
+    const { exitInstructions } = RECORDED.amd.basis;
+    expect(Math.abs((plain?.l0Instructions ?? 0) / exitInstructions - 1)).toBeLessThan(0.05);
+  } finally {
+    await vmm[Symbol.asyncDispose]();
+    await trace.close();
+  }
+});
 
 it('a fault costs the same in every round, and no more than it did', async () => {
   const result = await runBench(

@@ -24,6 +24,7 @@ export const ONE_WHEN_WRONG = {
   'host health': 'host/daemon.ts',
   'host doctor': 'host/daemon.ts',
   'bench matrix': 'bench/matrix.ts',
+  'bench model': 'bench/model.ts',
   'bench paper': 'bench/paper.ts',
 } as const;
 const wrong = Object.keys(ONE_WHEN_WRONG)

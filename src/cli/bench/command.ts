@@ -13,6 +13,7 @@ import { registerIdleBench } from './idle.ts';
 import { registerGupsBench } from './gups.ts';
 import { registerHooksBench } from './hooks.ts';
 import { registerHugeBench } from './huge.ts';
+import { registerModel } from './model.ts';
 import { registerNetNative } from './net-native.ts';
 import { registerPaper } from './paper.ts';
 import { registerMatrix } from './matrix.ts';
@@ -83,6 +84,7 @@ export function register(program: Command, version: string): void {
   );
   registerControl(bench, version);
   registerMatrix(bench);
+  registerModel(bench);
   registerAgentBench(bench);
   registerBenchNet(bench, version);
   registerNetNative(bench, version);
