@@ -2,6 +2,8 @@
 import type { NetResult, NetVariantSummary, Spread } from '../bench/net/schema.ts';
 import { NET_BARS } from '../bench/net/summary.ts';
 import { barChart } from './charts.ts';
+import { sumCounts } from '../core/counts.ts';
+import { explainTable } from './explain.ts';
 import { duration, number } from './format.ts';
 import { htmlTable, page, parametersSection, section } from './html.ts';
 import { caveat } from './sentences.ts';
@@ -65,8 +67,24 @@ function netTables(r: NetResult): Table[] {
           .join(', '),
       ]),
     },
+    ...[explainedTable(r)].filter((t) => t.rows.length > 0),
     netBarTable(r),
   ];
+}
+
+/** What exits of single round trips that entered L1 were about, where it was counted. */
+function explainedTable(r: NetResult): Table {
+  const columns = r.summary.variants.map(({ variant }) => {
+    const counted = r.blocks.filter(
+      (b) => b.variant === variant && b.load === 'round-trip' && b.explained !== undefined,
+    );
+    return {
+      name: NAMES[variant],
+      counts: sumCounts(counted.map((b) => b.explained!)),
+      of: counted.reduce((n, b) => n + b.units, 0),
+    };
+  });
+  return explainTable('a round trip', columns);
 }
 
 function appTable(r: NetResult): Table {
@@ -111,8 +129,10 @@ export function netTerminal(r: NetResult, report: string | undefined): string {
 export function netHtml(r: NetResult): string {
   const tables = netTables(r).map(htmlTable);
   const [times, trip, packet] = tables;
-  const [causes, bars] = tables.slice(-2);
-  const apps = tables.slice(3, -2).join('');
+  const asked = r.summary.variants.some((v) => Object.keys(v.apps).length > 0);
+  const apps = asked ? tables[3]! : '';
+  const causes = tables.slice(asked ? 4 : 3, -1).join('');
+  const bars = tables.at(-1);
   const cls = (v: NetVariantSummary): string =>
     v.variant.startsWith('nested') ? 's-l2-vanilla' : v.variant === 'direct' ? 's-l1' : 's-l2-default';
   const chart = (id: string, title: string, unit: string, of: (v: NetVariantSummary) => number): string =>
@@ -142,7 +162,7 @@ export function netHtml(r: NetResult): string {
       section(
         'World switches',
         'An exit is two world switches, out and back. Exits of L2 that L0 passes to L1 cost L1’s own exits as well. Counted by KVM in L0, timer ticks included.',
-        `${chart('exits', 'All exits of L1 and L2 for a round trip', 'exits', (v) => v.exitsPerRoundTrip)}${trip ?? ''}${packet ?? ''}${causes ?? ''}`,
+        `${chart('exits', 'All exits of L1 and L2 for a round trip', 'exits', (v) => v.exitsPerRoundTrip)}${trip ?? ''}${packet ?? ''}${causes}`,
       ),
       ...(apps === ''
         ? []

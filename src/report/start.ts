@@ -3,10 +3,12 @@ import { mean } from '../bench/shared/statistics.ts';
 import { sumCounts } from '../core/counts.ts';
 import type { StartResult, StartSample } from '../bench/start/schema.ts';
 import { START_VARIANTS } from '../bench/start/schema.ts';
+import type { StartVariant } from '../bench/start/schema.ts';
 import { START_BARS, faultSwitches, imagesOf, startsOf } from '../bench/start/summary.ts';
 import { NESTED_FAULT } from '../bench/first-touch/summary.ts';
 import { barChart } from './charts.ts';
 import type { Bar } from './charts.ts';
+import { explainTable } from './explain.ts';
 import { duration, maybe, number, percent } from './format.ts';
 import { htmlTable, page, parametersSection, section } from './html.ts';
 import { caveat } from './sentences.ts';
@@ -18,17 +20,29 @@ const seconds = (samples: readonly StartSample[], of: (s: StartSample) => number
 const count = (samples: readonly StartSample[], of: (s: StartSample) => number): string =>
   maybe(mean(samples.map(of)), (n) => Math.round(n).toLocaleString('en-US'));
 
+const NAMES: Readonly<Record<StartVariant, string>> = {
+  vanilla: 'vanilla',
+  anonymous: 'anonymous, 4 KiB',
+  thp: 'anonymous, THP',
+  hugetlb: 'hugetlbfs',
+  accelerated: 'accelerated',
+};
+
+/** Those that were started. */
+const variantsOf = (samples: readonly StartSample[], image: string): StartVariant[] =>
+  START_VARIANTS.filter((v) => startsOf(samples, image, v).length > 0);
+
 function timeTable({ samples, summary, parameters }: StartResult): Table {
   return {
     title: `From the VMM's start command, ${parameters.rounds === 1 ? 'one round' : `mean of ${parameters.rounds} rounds`}`,
     head: ['', 'userspace', 'port open', 'first answer', 'shorter by', 'each round', 'host CPU'],
     rows: imagesOf(samples).flatMap((image) =>
-      START_VARIANTS.map((variant) => {
+      variantsOf(samples, image).map((variant) => {
         const s = startsOf(samples, image, variant);
         return [
-          `${image}, ${variant}`,
+          `${image}, ${NAMES[variant]}`,
           ...[seconds(s, (x) => x.upMs), seconds(s, (x) => x.openMs), seconds(s, (x) => x.answeredMs)],
-          variant === 'vanilla' ? '' : maybe(own(summary.answered, image), percent),
+          variant === 'accelerated' ? maybe(own(summary.answered, image), percent) : '',
           s.map((x) => duration(x.answeredMs * 1e6)).join(', '),
           maybe(mean(s.map((x) => x.emulatorCpuSeconds)), (v) => `${number(v)} s`),
         ];
@@ -43,10 +57,10 @@ function countTable({ samples }: StartResult): Table {
     title: "Each start, counted by L0's KVM",
     head: ['', 'fault exits', 'of them to L1', 'their switches', 'all exits of L2', 'to L1', 'of L1 and L2'],
     rows: imagesOf(samples).flatMap((image) =>
-      START_VARIANTS.map((variant) => {
+      variantsOf(samples, image).map((variant) => {
         const s = startsOf(samples, image, variant);
         return [
-          `${image}, ${variant}`,
+          `${image}, ${NAMES[variant]}`,
           count(s, (x) => x.counters.l2ExitsByCause[NESTED_FAULT] ?? 0),
           count(s, (x) => x.counters.reflectedByCause[NESTED_FAULT] ?? 0),
           count(s, (x) => faultSwitches([x])),
@@ -110,6 +124,39 @@ function pagesTable({ samples, exact }: StartResult): Table {
   };
 }
 
+/** What exits that entered L1 were about, where it was counted. */
+function explainedTable({ samples }: StartResult): Table {
+  const columns = START_VARIANTS.map((variant) => {
+    const counted = samples.filter((s) => s.variant === variant && s.explained !== undefined);
+    return {
+      name: NAMES[variant],
+      counts: sumCounts(counted.map((s) => s.explained!)),
+      of: counted.length,
+    };
+  });
+  return explainTable('one start, mean over the images', columns);
+}
+
+/** Against the memories that other VMMs give their guests. */
+function othersTable({ summary, samples }: StartResult): Table {
+  const over: readonly (readonly [string, Readonly<Record<string, number>> | undefined])[] = [
+    ['anonymous, THP', summary.answeredOverThp],
+    ['hugetlbfs', summary.answeredOverHugetlb],
+  ];
+  const counted = over.flatMap(([name, by]) => (by === undefined ? [] : [{ name, by }]));
+  return {
+    title: 'First answer, accelerated: shorter by (negative: longer) than with memory of',
+    head: ['', ...counted.map((c) => c.name)],
+    rows:
+      counted.length === 0
+        ? []
+        : imagesOf(samples).map((image) => [
+            image,
+            ...counted.map(({ by }) => maybe(own(by, image), percent)),
+          ]),
+  };
+}
+
 function startBarTable({ summary }: StartResult): Table {
   return {
     title: 'Against what was asked for',
@@ -125,18 +172,25 @@ function startBarTable({ summary }: StartResult): Table {
 }
 
 export function startTables(r: StartResult): Table[] {
-  return [timeTable(r), countTable(r), causeTable(r), reasonTable(r), pagesTable(r), startBarTable(r)].filter(
-    (t) => t.rows.length > 0,
-  );
+  return [
+    timeTable(r),
+    othersTable(r),
+    countTable(r),
+    causeTable(r),
+    explainedTable(r),
+    reasonTable(r),
+    pagesTable(r),
+    startBarTable(r),
+  ].filter((t) => t.rows.length > 0);
 }
 
 function chart({ samples }: StartResult): string {
   const bars = imagesOf(samples).flatMap((image) =>
-    START_VARIANTS.flatMap((variant): Bar[] => {
+    variantsOf(samples, image).flatMap((variant): Bar[] => {
       const ms = mean(startsOf(samples, image, variant).map((s) => s.answeredMs));
       if (ms === undefined) return [];
-      const cls = variant === 'vanilla' ? 's-l2-vanilla' : 's-l2-default';
-      return [{ group: image, name: variant, value: ms / 1000, label: duration(ms * 1e6), cls }];
+      const cls = variant === 'accelerated' ? 's-l2-default' : 's-l2-vanilla';
+      return [{ group: image, name: NAMES[variant], value: ms / 1000, label: duration(ms * 1e6), cls }];
     }),
   );
   return barChart({
@@ -163,13 +217,15 @@ export function startReport(r: StartResult): string {
     sections: [
       section(
         'How long until a service answers',
-        'From the VMM’s start command, in guests started by <code>hyperturtle run</code>. Both variants take turns in one lab.',
-        `<figure>${chart(r)}</figure>${htmlTable(timeTable(r))}`,
+        'From the VMM’s start command, in guests started by <code>hyperturtle run</code>. All variants take turns in one lab.',
+        `<figure>${chart(r)}</figure>${htmlTable(timeTable(r))}${htmlTable(othersTable(r))}`,
       ),
       section(
         'What it costs',
         'Exits are counted by KVM in L0. A fault that leaves L2 is two world switches, one that L0 passes to L1 two more.',
-        [countTable(r), causeTable(r), reasonTable(r), pagesTable(r)].map(htmlTable).join(''),
+        [countTable(r), causeTable(r), explainedTable(r), reasonTable(r), pagesTable(r)]
+          .map(htmlTable)
+          .join(''),
       ),
       section('Against what was asked for', '', htmlTable(startBarTable(r))),
       parametersSection(r),

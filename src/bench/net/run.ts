@@ -9,6 +9,7 @@ import type { Lab } from '../../lab/lab.ts';
 import { runScript } from '../../lab/levels.ts';
 import { environmentOf } from '../shared/environment.ts';
 import { KvmCounters, countersBetween } from '../../testbed/kvm-counters.ts';
+import { L1Exits, exitsBetween } from '../../testbed/l1-exits.ts';
 import { l2KernelArguments, withL2 } from '../../testbed/l2-session.ts';
 import type { L2SessionSpec } from '../../testbed/l2-session.ts';
 import { loadApp, setUpAppsL0, startApps } from './apps.ts';
@@ -40,6 +41,8 @@ export interface NetSpec {
   requests: number;
   clients: number;
   l2MemoryMib: number;
+  /** Also count in L1 what exits that enter it are about. Times are not to be compared with those of other runs then. */
+  explain: boolean;
   /** Begin no round after the first that would not be over by then. */
   budgetMs?: number;
 }
@@ -119,43 +122,45 @@ async function measure(
   startedAt: Date,
   { version, progress, signal }: NetOptions,
 ): Promise<NetResult> {
+  await using undo = new CleanupStack();
   const counters = await KvmCounters.start(lab.l0, signal);
-  try {
-    const meters: Meters = { lab, shell, counters, signal };
-    const { blocks, rounds } = await takeRounds(spec, ways, startedAt, progress, meters);
-    const { l1 } = lab.environment();
-    return {
-      schema: RESULT_SCHEMA_VERSION,
-      benchmark: 'net',
-      environment: await environmentOf(lab, version, startedAt),
-      parameters: {
-        rounds,
-        turns: spec.turns,
-        roundTrips: spec.roundTrips,
-        packets: spec.packets,
-        window: spec.window,
-        tcpBytes: spec.tcpBytes,
-        rules: spec.rules,
-        requests: spec.requests,
-        clients: spec.clients,
-        l2MemoryMib: spec.l2MemoryMib,
-        l1MemoryMib: l1.memMib,
-        l1Cpus: l1.cpus,
-        mtu: MTU,
-        l2KernelArguments: l2KernelArguments({ append: APPEND }),
-      },
-      blocks,
-      summary: summarizeNet(blocks),
-    };
-  } finally {
-    await counters.stop();
-  }
+  undo.add('counters', () => counters.stop());
+  const l1Exits = spec.explain ? await L1Exits.start(lab.l1, signal) : undefined;
+  if (l1Exits !== undefined) undo.add("counters of L1's KVM", () => l1Exits.stop());
+  const meters: Meters = { lab, shell, counters, l1Exits, signal };
+  const { blocks, rounds } = await takeRounds(spec, ways, startedAt, progress, meters);
+  const { l1 } = lab.environment();
+  return {
+    schema: RESULT_SCHEMA_VERSION,
+    benchmark: 'net',
+    environment: await environmentOf(lab, version, startedAt),
+    parameters: {
+      rounds,
+      turns: spec.turns,
+      roundTrips: spec.roundTrips,
+      packets: spec.packets,
+      window: spec.window,
+      tcpBytes: spec.tcpBytes,
+      rules: spec.rules,
+      requests: spec.requests,
+      clients: spec.clients,
+      l2MemoryMib: spec.l2MemoryMib,
+      l1MemoryMib: l1.memMib,
+      l1Cpus: l1.cpus,
+      mtu: MTU,
+      l2KernelArguments: l2KernelArguments({ append: APPEND }),
+    },
+    blocks,
+    summary: summarizeNet(blocks),
+  };
 }
 
 interface Meters {
   lab: Lab;
   shell: L2Shell;
   counters: KvmCounters;
+  /** Where exits are explained. */
+  l1Exits: L1Exits | undefined;
   signal: AbortSignal | undefined;
 }
 
@@ -207,28 +212,61 @@ function commandOf(load: (typeof NET_LOADS)[number], peer: string, spec: NetSpec
   }
 }
 
+/** What was counted at a gate. */
+interface Reading {
+  counters: Counters;
+  cpuSeconds: number;
+  explained: Record<string, number> | undefined;
+}
+
+/** What reading costs lies outside of the gates. */
+async function readAtGate(gate: 'before' | 'after', m: Meters): Promise<Reading> {
+  const { lab, counters, l1Exits, signal } = m;
+  if (gate === 'before') {
+    const explained = await l1Exits?.read(signal);
+    const read = await counters.read(signal);
+    return { counters: read, cpuSeconds: lab.emulatorCpuSeconds(), explained };
+  }
+  const cpuSeconds = lab.emulatorCpuSeconds();
+  const read = await counters.read(signal);
+  return { counters: read, cpuSeconds, explained: await l1Exits?.read(signal) };
+}
+
+type Between = Pick<NetBlock, 'counters' | 'emulatorCpuSeconds' | 'explained'>;
+
+function between(before: Reading, after: Reading): Between {
+  const explained =
+    before.explained === undefined || after.explained === undefined
+      ? {}
+      : { explained: exitsBetween(before.explained, after.explained) };
+  return {
+    counters: countersBetween(before.counters, after.counters),
+    emulatorCpuSeconds: Math.max(0, after.cpuSeconds - before.cpuSeconds),
+    ...explained,
+  };
+}
+
 /** Between the gates L2 does nothing but the load; the counters are read outside of them. */
 async function takeBlock(
   load: (typeof NET_LOADS)[number],
   way: NetWay,
   spec: NetSpec,
-  { lab, shell, counters, signal }: Meters,
+  meters: Meters,
 ): Promise<Omit<NetBlock, 'round' | 'turn'>> {
-  let before: { counters: Counters; cpuSeconds: number } | undefined;
-  let after: typeof before;
+  const { shell, signal } = meters;
+  let before: Reading | undefined;
+  let after: Reading | undefined;
   let block: Omit<NetBlock, 'round' | 'turn'> | undefined;
   await shell.runOk(commandOf(load, way.peer, spec), {
     timeoutMs: LINE_TIMEOUT_MS,
     signal,
     onLine: async (line) => {
       if (line.includes('"gate":"before"')) {
-        const read = await counters.read(signal);
-        before = { counters: read, cpuSeconds: lab.emulatorCpuSeconds() };
+        before = await readAtGate('before', meters);
         return 'go';
       }
       if (line.includes('"gate":"after"')) {
-        const cpuSeconds = lab.emulatorCpuSeconds();
-        after = { counters: await counters.read(signal), cpuSeconds };
+        after = await readAtGate('after', meters);
         return 'go';
       }
       if (!line.startsWith('{"kind"') || !before || !after) return undefined;
@@ -240,8 +278,7 @@ async function takeBlock(
         ...(r.kind === 'rtt'
           ? { units: r.count, lost: r.lost, ns: r.ns }
           : { units: r.bytes, lost: 0, ns: [] }),
-        counters: countersBetween(before.counters, after.counters),
-        emulatorCpuSeconds: Math.max(0, after.cpuSeconds - before.cpuSeconds),
+        ...between(before, after),
       };
       return undefined;
     },

@@ -66,6 +66,8 @@ const netBlockSchema = lazy(() =>
     ns: z.array(count()),
     counters: countersSchema(),
     emulatorCpuSeconds: z.number().nonnegative(),
+    /** Exits that entered L1, by what they were about, by L1's own KVM; only with `--explain`. */
+    explained: recordOf(z.string(), count()).optional(),
   }),
 );
 export type NetBlock = Output<typeof netBlockSchema>;

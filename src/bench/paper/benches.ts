@@ -52,8 +52,8 @@ export const PAPER_BENCHES: readonly PaperBench[] = [
   },
   {
     name: 'start',
-    args: ['--rounds', '3'],
-    quickArgs: ['--images', 'bash', '--rounds', '1', '--no-exact'],
+    args: ['--rounds', '3', '--variants', 'vanilla,accelerated'],
+    quickArgs: ['--images', 'bash', '--rounds', '1', '--no-exact', '--variants', 'vanilla,accelerated'],
     report: true,
     figures: startFigures,
     about: (json) => {

@@ -5,7 +5,8 @@
  * nothing polls while it is measured.
  */
 import { z } from 'zod';
-import { HyperturtleError } from '../../core/errors.ts';
+import { HyperturtleError, isHyperturtleError } from '../../core/errors.ts';
+import { CleanupStack } from '../../core/lifecycle.ts';
 import type { Progress } from '../../core/progress.ts';
 import { kernelArgs } from '../../lab/init-scripts.ts';
 import { aboutImage } from '../../lab/l2-image.ts';
@@ -19,10 +20,14 @@ import { CLI, guestStatus } from '../../testbed/acceleration.ts';
 import type { HookCounts } from '../../testbed/acceleration.ts';
 import { environmentOf } from '../shared/environment.ts';
 import { KvmCounters, countersBetween } from '../../testbed/kvm-counters.ts';
+import { reserveHugePages, setHugePages } from '../../testbed/huge-pages.ts';
+import type { HugePages } from '../../testbed/huge-pages.ts';
+import { L1Exits, exitsBetween } from '../../testbed/l1-exits.ts';
 import { ManagedAcceleration } from '../../testbed/managed.ts';
+import type { RamKind } from '../../guest/vmm/arguments.ts';
+import { roundTooLate } from '../first-touch/run.ts';
 import { subtractCounts } from '../../core/counts.ts';
 import type { StartResult, StartSample, StartVariant } from './schema.ts';
-import { START_VARIANTS } from './schema.ts';
 import { SNAPSHOT_IMAGE, imagesOf, summarizeStarts } from './summary.ts';
 import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
 import { setOwn } from '../../core/own.ts';
@@ -31,8 +36,11 @@ import type { Output } from '../../core/lazy.ts';
 
 export interface StartSpec {
   images: readonly string[];
+  variants: readonly StartVariant[];
   rounds: number;
   arenaMib: number;
+  /** Also count in L1 what exits that enter it are about. Times are not to be compared with those of other runs then. */
+  explain: boolean;
   /** Also count exactly what groups took in vain. */
   exact: boolean;
   /** Begin no round after the first that would not be over by then. */
@@ -54,64 +62,72 @@ const eventSchema = lazy(() => z.object({ run: z.string(), event: z.string(), ms
 
 /** The lab must have these images. It is left as it was found. Interrupted, it gives what it has by then. */
 export async function runStart(lab: Lab, spec: StartSpec, o: StartOptions): Promise<StartResult> {
-  const { progress, signal } = o;
+  const { signal } = o;
   const startedAt = new Date();
   const append = `${kernelArgs(2)} ${L2_TICK_ARGUMENTS}`;
+  await using undo = new CleanupStack();
   const counters = await KvmCounters.start(lab.l0, signal);
-  try {
-    const acceleration = await ManagedAcceleration.on(lab, { arenaMib: spec.arenaMib, signal });
-    try {
-      const guest = await guestStatus(lab.l1, signal);
-      const samples: StartSample[] = [];
-      const turns = startTurns(spec);
-      const context = { lab, counters, acceleration, append, signal };
-      let rounds = spec.rounds;
-      for (const [i, turn] of turns.entries()) {
-        const perRound = turns.length / spec.rounds;
-        const elapsedMs = Date.now() - startedAt.getTime();
-        if (i > 0 && i % perRound === 0 && spec.budgetMs !== undefined)
-          if ((elapsedMs / i) * (i + perRound) > spec.budgetMs) {
-            rounds = turn.round;
-            progress.note(`  ${turn.round} of ${spec.rounds} rounds: another would take too long here`);
-            break;
-          }
-        const step = progress.step(`[${i + 1}/${turns.length}] ${turn.image}, ${turn.variant}`);
-        try {
-          const s = await oneStart(context, turn);
-          samples.push(s);
-          step.done(`answered after ${(s.answeredMs / 1000).toFixed(1)} s`);
-        } catch (e) {
-          step.fail();
-          if (!signal?.aborted || samples.length === 0) throw e;
-          progress.note(`  interrupted: what was measured until now is the result`);
-          break;
-        }
-      }
-      const exact = spec.exact && !signal?.aborted ? await exactStarts(context, spec.images, progress) : [];
-      const { l1 } = lab.environment();
-      return {
-        schema: 1,
-        benchmark: 'start',
-        environment: await environmentOf(lab, o.version, startedAt),
-        parameters: {
-          images: imagesOf(samples),
-          rounds,
-          l1MemoryMib: l1.memMib,
-          l1Cpus: l1.cpus,
-          groupDefault: guest.group_max,
-          poolHigh: guest.pool_high,
-          l2KernelArguments: append,
-        },
-        samples,
-        exact,
-        summary: summarizeStarts(samples, exact),
-      };
-    } finally {
-      await acceleration.off();
+  undo.add('counters', () => counters.stop());
+  const acceleration = await ManagedAcceleration.on(lab, { arenaMib: spec.arenaMib, signal });
+  undo.add('acceleration', () => acceleration.off());
+  const l1Exits = spec.explain ? await L1Exits.start(lab.l1, signal) : undefined;
+  if (l1Exits !== undefined) undo.add("counters of L1's KVM", () => l1Exits.stop());
+  const guest = await guestStatus(lab.l1, signal);
+  const context = { lab, counters, acceleration, append, l1Exits, signal };
+  const { samples, rounds } = await takeTurns(context, spec, startedAt, o);
+  const exact = spec.exact && !signal?.aborted ? await exactStarts(context, spec.images, o.progress) : [];
+  const { l1 } = lab.environment();
+  return {
+    schema: 1,
+    benchmark: 'start',
+    environment: await environmentOf(lab, o.version, startedAt),
+    parameters: {
+      images: imagesOf(samples),
+      rounds,
+      l1MemoryMib: l1.memMib,
+      l1Cpus: l1.cpus,
+      groupDefault: guest.group_max,
+      poolHigh: guest.pool_high,
+      l2KernelArguments: append,
+    },
+    samples,
+    exact,
+    summary: summarizeStarts(samples, exact),
+  };
+}
+
+/** Turn after turn, until another round would take too long, or it is interrupted. */
+async function takeTurns(
+  c: Context,
+  spec: StartSpec,
+  startedAt: Date,
+  { progress, signal }: StartOptions,
+): Promise<{ samples: StartSample[]; rounds: number }> {
+  const samples: StartSample[] = [];
+  const turns = startTurns(spec);
+  const perRound = turns.length / spec.rounds;
+  for (const [i, turn] of turns.entries()) {
+    if (roundTooLate(Date.now() - startedAt.getTime(), i, perRound, spec.budgetMs)) {
+      progress.note(`  ${turn.round} of ${spec.rounds} rounds: another would take too long here`);
+      return { samples, rounds: turn.round };
     }
-  } finally {
-    await counters.stop();
+    const step = progress.step(`[${i + 1}/${turns.length}] ${turn.image}, ${turn.variant}`);
+    try {
+      const s = await oneStart(c, turn);
+      samples.push(s);
+      step.done(`answered after ${(s.answeredMs / 1000).toFixed(1)} s`);
+    } catch (e) {
+      step.fail();
+      if (turn.variant === 'hugetlb' && isHyperturtleError(e, 'HT_NO_MEMORY')) {
+        progress.note(`  left out: ${e.message}`);
+        continue;
+      }
+      if (!signal?.aborted || samples.length === 0) throw e;
+      progress.note(`  interrupted: what was measured until now is the result`);
+      break;
+    }
   }
+  return { samples, rounds: spec.rounds };
 }
 
 /** Slower by an exit for each page that is used, so apart from what is timed. */
@@ -148,11 +164,11 @@ export interface StartTurn {
   round: number;
 }
 
-/** Both variants of an image one after the other, so that they meet the same machine; who is first changes by round. */
-export function startTurns(spec: Pick<StartSpec, 'images' | 'rounds'>): StartTurn[] {
+/** All variants of an image one after the other, so that they meet the same machine; who is first changes by round. */
+export function startTurns(spec: Pick<StartSpec, 'images' | 'rounds' | 'variants'>): StartTurn[] {
   return Array.from({ length: spec.rounds }, (_, round) =>
     spec.images.flatMap((image) => {
-      const order = round % 2 === 0 ? START_VARIANTS : [...START_VARIANTS].reverse();
+      const order = round % 2 === 0 ? spec.variants : [...spec.variants].reverse();
       return order.map((variant) => ({ image, variant, round }));
     }),
   ).flat();
@@ -163,27 +179,54 @@ interface Context {
   counters: KvmCounters;
   acceleration: ManagedAcceleration;
   append: string;
+  /** Where exits are explained. */
+  l1Exits: L1Exits | undefined;
   signal: AbortSignal | undefined;
+}
+
+const RAM: Readonly<Record<StartVariant, RamKind>> = {
+  vanilla: 'tmpfs',
+  anonymous: 'anonymous',
+  thp: 'anonymous',
+  hugetlb: 'hugetlbfs',
+  accelerated: 'turtlefs',
+};
+
+/** What L1's kernel gives for anonymous memory; where nothing is said, what it is set to. */
+const HUGE_PAGES: Partial<Record<StartVariant, HugePages>> = { anonymous: 'never', thp: 'always' };
+
+/** What a variant needs of L1's kernel; the stack takes it back. Throws HT_NO_MEMORY. */
+async function prepare(c: Context, turn: StartTurn, undo: CleanupStack): Promise<void> {
+  const { lab, signal } = c;
+  await c.acceleration.setLinked(turn.variant === 'accelerated', signal);
+  const hugePages = HUGE_PAGES[turn.variant];
+  if (hugePages !== undefined) undo.add('huge pages', await setHugePages(lab.l1, hugePages, signal));
+  if (turn.variant === 'hugetlb') {
+    const pages = Math.ceil(aboutImage(turn.image).memMib / 2);
+    undo.add('pages set aside', await reserveHugePages(lab.l1, pages, signal));
+  }
+  // from L1's page cache for all: what is compared is memory, not the lab's disks
+  await runScript(lab.l1, `cat ${IN_GUEST.images}/${turn.image}.erofs >/dev/null`, {
+    timeoutMs: 600_000,
+    signal,
+  });
 }
 
 async function oneStart(c: Context, turn: StartTurn): Promise<StartSample> {
   const { lab, signal } = c;
   const accelerated = turn.variant === 'accelerated';
-  await c.acceleration.setLinked(accelerated, signal);
-  // from L1's page cache for both: what is compared is memory, not the lab's disks
-  await runScript(lab.l1, `cat ${IN_GUEST.images}/${turn.image}.erofs >/dev/null`, {
-    timeoutMs: 600_000,
-    signal,
-  });
+  await using undo = new CleanupStack();
+  await prepare(c, turn, undo);
   const name = `start-${turn.image}-${turn.variant}-${turn.round}`;
-  return lab.l2Channel(EVENT_PORT).use(
+  return await lab.l2Channel(EVENT_PORT).use(
     async (connection) => {
       const hookBefore = accelerated ? await c.acceleration.hookCounts(signal) : undefined;
+      const l1Before = await c.l1Exits?.read(signal);
       const before = await c.counters.read(signal);
       const cpuSeconds = lab.emulatorCpuSeconds();
       const job = await lab.l1.spawn(
         [
-          ...[CLI, 'run', turn.image, '--name', name, '--ram', accelerated ? 'turtlefs' : 'tmpfs'],
+          ...[CLI, 'run', turn.image, '--name', name, '--ram', RAM[turn.variant]],
           ...['--append', c.append, '--service', '--events', `/dev/virtio-ports/${PORT.l2(EVENT_PORT)}`],
         ],
         { signal },
@@ -192,6 +235,7 @@ async function oneStart(c: Context, turn: StartTurn): Promise<StartSample> {
         const at = await stepsOf(connection, name, job, turn.image, signal);
         const emulatorCpuSeconds = lab.emulatorCpuSeconds() - cpuSeconds;
         const counters = countersBetween(before, await c.counters.read(signal));
+        const l1After = await c.l1Exits?.read(signal);
         const hook = accelerated ? await c.acceleration.hookCounts(signal) : undefined;
         const pages = accelerated ? await c.acceleration.guest.l2Pages(signal) : null;
         return {
@@ -204,6 +248,9 @@ async function oneStart(c: Context, turn: StartTurn): Promise<StartSample> {
           counters,
           ...answersOf(hookBefore, hook),
           emulatorCpuSeconds,
+          ...(l1Before === undefined || l1After === undefined
+            ? {}
+            : { explained: exitsBetween(l1Before, l1After) }),
         };
       } finally {
         await job.kill('TERM');

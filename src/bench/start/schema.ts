@@ -6,7 +6,12 @@ import { recordOf } from '../../core/record.ts';
 import { lazy } from '../../core/lazy.ts';
 import type { Output } from '../../core/lazy.ts';
 
-export const START_VARIANTS = ['vanilla', 'accelerated'] as const;
+/**
+ * Where the guest's memory comes from. `vanilla`: a file of tmpfs, as Kata has it; `anonymous`: memory of the VMM's own in pages
+ * of 4 KiB; `thp`: the same, 2 MiB at a time where L1's kernel can; `hugetlb`: pages of 2 MiB that L1 has set aside;
+ * `accelerated`: a file of turtlefs, with the hyperupcall.
+ */
+export const START_VARIANTS = ['vanilla', 'anonymous', 'thp', 'hugetlb', 'accelerated'] as const;
 const startVariantSchema = lazy(() => z.enum(START_VARIANTS));
 export type StartVariant = Output<typeof startVariantSchema>;
 
@@ -33,6 +38,8 @@ const startSampleSchema = lazy(() =>
     /** At the first answer: pages of L2 that have a frame, and those that groups gave it and that it has not used. */
     pages: z.object({ held: count(), unused: count() }).nullable(),
     emulatorCpuSeconds: z.number().nonnegative(),
+    /** Exits that entered L1, by what they were about, by L1's own KVM; only with `--explain`. */
+    explained: recordOf(z.string(), count()).optional(),
   }),
 );
 export type StartSample = Output<typeof startSampleSchema>;
@@ -44,6 +51,9 @@ const startSummarySchema = lazy(() =>
     open: recordOf(z.string(), z.number()),
     /** Part of the emulator's CPU time, over the same, that is no longer needed. */
     emulatorCpu: recordOf(z.string(), z.number()),
+    /** By image: the same against the other memories that a VMM gives its guest; where it is slower, negative. */
+    answeredOverThp: recordOf(z.string(), z.number()).optional(),
+    answeredOverHugetlb: recordOf(z.string(), z.number()).optional(),
     /** World switches that faults cause: accelerated / vanilla. */
     faultSwitches: recordOf(z.string(), z.number()),
     /** Mean of `answered` over the images, without the Redis snapshot; and that one. */

@@ -43,19 +43,21 @@ export function summarizeStarts(
 ): StartSummary {
   const byImage = (
     of: (v: StartSample[], a: StartSample[]) => number | undefined,
+    against: StartVariant = 'vanilla',
   ): Record<string, number> => {
     const found: Record<string, number> = {};
     for (const image of imagesOf(samples)) {
-      const value = of(startsOf(samples, image, 'vanilla'), startsOf(samples, image, 'accelerated'));
+      const value = of(startsOf(samples, image, against), startsOf(samples, image, 'accelerated'));
       if (value !== undefined) setOwn(found, image, value);
     }
     return found;
   };
-  const reduction = (of: (s: StartSample) => number) =>
+  const reduction = (of: (s: StartSample) => number, against?: StartVariant) =>
     byImage((v, a) => {
       const r = ratio(mean(a.map(of)), mean(v.map(of)));
       return r === undefined ? undefined : 1 - r;
-    });
+    }, against);
+  const measured = (variant: StartVariant): boolean => samples.some((s) => s.variant === variant);
   const answered = reduction((s) => s.answeredMs);
   const others = Object.entries(answered).filter(([image]) => image !== SNAPSHOT_IMAGE);
   const meanReduction = mean(others.map(([, r]) => r));
@@ -66,6 +68,8 @@ export function summarizeStarts(
     answered,
     open: reduction((s) => s.openMs),
     emulatorCpu: reduction((s) => s.emulatorCpuSeconds),
+    ...(measured('thp') ? { answeredOverThp: reduction((s) => s.answeredMs, 'thp') } : {}),
+    ...(measured('hugetlb') ? { answeredOverHugetlb: reduction((s) => s.answeredMs, 'hugetlb') } : {}),
     faultSwitches: byImage((v, a) => ratio(faultSwitches(a), faultSwitches(v))),
     ...(meanReduction === undefined ? {} : { meanReduction }),
     ...(snapshot === undefined ? {} : { redisSnapshotReduction: snapshot }),

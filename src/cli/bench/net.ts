@@ -19,6 +19,7 @@ interface NetOptions extends Omit<LabOptions, 'images'> {
   rules: number;
   l2Memory?: number;
   budgetS?: number;
+  explain?: boolean;
   report?: string;
 }
 
@@ -61,6 +62,10 @@ export function registerBenchNet(bench: Command, version: string): void {
       'begin no round that would be over later',
       integer('--budget-s', 1, 86_400),
     )
+    .option(
+      '--explain',
+      "also what exits that enter L1 are about, by L1's own KVM, and what would answer them; slows L1 a little",
+    )
     .option('--report <file>', 'write the HTML report')
     .action((o: NetOptions) => measure(o, version));
 }
@@ -94,6 +99,7 @@ async function measure(o: NetOptions, version: string): Promise<void> {
     apps,
     requests: o.requests,
     clients: o.clients,
+    explain: o.explain ?? false,
     l2MemoryMib: o.l2Memory ?? (apps.length > 0 ? 192 : 96),
     ...(o.budgetS === undefined ? {} : { budgetMs: o.budgetS * 1000 }),
   };

@@ -5,7 +5,7 @@ import { writeOut } from '../../core/output.ts';
 import { inLab, labOptions } from '../shared/in-lab.ts';
 import type { LabOptions } from '../shared/in-lab.ts';
 import type { StartResult } from '../../bench/start/schema.ts';
-import { integer } from '../shared/values.ts';
+import { choose, integer } from '../shared/values.ts';
 
 interface StartCommandOptions extends Omit<LabOptions, 'images'> {
   images?: string;
@@ -13,6 +13,8 @@ interface StartCommandOptions extends Omit<LabOptions, 'images'> {
   budgetMinutes?: number;
   report?: string;
   exact: boolean;
+  explain?: boolean;
+  variants?: string;
   from?: string;
 }
 
@@ -34,6 +36,11 @@ export function registerStart(bench: Command, version: string): void {
       'begin no further round that would not be over by then',
       integer('--budget-minutes', 1, 10_000),
     )
+    .option('--variants <list>', 'only these, comma-separated; default: all; an unknown one lists them')
+    .option(
+      '--explain',
+      "also what exits that enter L1 are about, by L1's own KVM, and what would answer them; slows L1 a little",
+    )
     .option('--no-exact', 'leave out the starts that count what groups took in vain')
     .option('--report <file>', 'write the HTML report')
     .option('--from <files>', 'measure nothing: join results (--json) of several runs, comma-separated')
@@ -45,19 +52,20 @@ export function registerStart(bench: Command, version: string): void {
     );
 }
 
-async function measure({ images: list, from, ...o }: StartCommandOptions, version: string): Promise<void> {
+async function measure(
+  { images: list, from, variants: chosen, ...o }: StartCommandOptions,
+  version: string,
+): Promise<void> {
   const [
     { runStart },
-    { joinStarts },
-    { startResultSchema },
+    { START_VARIANTS },
     { startReport, startTables },
     { formatTable },
     { L2_IMAGE_NAMES },
     { l2ImageSpec },
-    { readInput, writeOutput },
+    { writeOutput },
   ] = await Promise.all([
     import('../../bench/start/run.ts'),
-    import('../../bench/start/summary.ts'),
     import('../../bench/start/schema.ts'),
     import('../../report/start.ts'),
     import('../../report/table.ts'),
@@ -67,27 +75,15 @@ async function measure({ images: list, from, ...o }: StartCommandOptions, versio
   ]);
   const images = list?.split(',') ?? L2_IMAGE_NAMES;
   for (const name of images) l2ImageSpec(name);
-  const joined = (files: string[]): StartResult => {
-    const read = (f: string): StartResult => {
-      const text = readInput(f, '--from: give results of --json').toString('utf8');
-      try {
-        return startResultSchema().parse(JSON.parse(text));
-      } catch (e) {
-        throw new HyperturtleError('HT_CONFIG', `${f}: a result of 'bench start --json' expected`, {
-          cause: e,
-        });
-      }
-    };
-    const result = joinStarts(files.map(read));
-    if (o.json !== undefined) writeOutput(o.json, `${JSON.stringify(result, null, 1)}\n`);
-    return result;
-  };
+  const variants = choose('--variants', START_VARIANTS, chosen);
   const result =
     from !== undefined
-      ? joined(from.split(','))
+      ? await joined(from.split(','), o.json)
       : await inLab({ ...o, images }, async ({ lab, ...context }) => {
           const spec = {
             images,
+            variants,
+            explain: o.explain ?? false,
             rounds: o.rounds,
             arenaMib: ARENA_MIB,
             exact: o.exact,
@@ -99,4 +95,26 @@ async function measure({ images: list, from, ...o }: StartCommandOptions, versio
         });
   if (o.report !== undefined) writeOutput(o.report, startReport(result));
   writeOut(`\n${startTables(result).map(formatTable).join('\n\n')}\n`);
+}
+
+/** Results of several runs as one. Throws HT_CONFIG for what is none, HT_USAGE where they do not fit together. */
+async function joined(files: readonly string[], json: string | undefined): Promise<StartResult> {
+  const [{ joinStarts }, { startResultSchema }, { readInput, writeOutput }] = await Promise.all([
+    import('../../bench/start/summary.ts'),
+    import('../../bench/start/schema.ts'),
+    import('../../core/files.ts'),
+  ]);
+  const read = (f: string): StartResult => {
+    const text = readInput(f, '--from: give results of --json').toString('utf8');
+    try {
+      return startResultSchema().parse(JSON.parse(text));
+    } catch (e) {
+      throw new HyperturtleError('HT_CONFIG', `${f}: a result of 'bench start --json' expected`, {
+        cause: e,
+      });
+    }
+  };
+  const result = joinStarts(files.map(read));
+  if (json !== undefined) writeOutput(json, `${JSON.stringify(result, null, 1)}\n`);
+  return result;
 }

@@ -75,7 +75,7 @@ export function registerRun(program: Command): void {
     .option('-e, --env <NAME=value>', 'a variable of the command; may be repeated', collect, [])
     .addOption(
       new Option('--ram <kind>', 'where its memory comes from; programs answer faults on turtlefs only')
-        .choices(['turtlefs', 'tmpfs', 'anonymous'])
+        .choices(['turtlefs', 'tmpfs', 'anonymous', 'hugetlbfs'])
         .default('turtlefs'),
     )
     .option('--kernel <file>', "guest's kernel; default: this machine's")

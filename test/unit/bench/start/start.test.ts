@@ -74,13 +74,18 @@ describe('the summary of starts', () => {
 });
 
 test('both variants of an image follow each other, and who is first changes by round', () => {
-  const turns = startTurns({ images: ['a', 'b'], rounds: 2 }).map(
+  const turns = startTurns({ images: ['a', 'b'], rounds: 2, variants: ['vanilla', 'accelerated'] }).map(
     (t) => `${t.image} ${t.variant} ${t.round}`,
   );
   expect(turns).toEqual([
     ...['a vanilla 0', 'a accelerated 0', 'b vanilla 0', 'b accelerated 0'],
     ...['a accelerated 1', 'a vanilla 1', 'b accelerated 1', 'b vanilla 1'],
   ]);
+});
+
+test('only the variants that are wanted take turns', () => {
+  const turns = startTurns({ images: ['a'], rounds: 1, variants: ['thp', 'hugetlb', 'accelerated'] });
+  expect(turns.map((t) => t.variant)).toEqual(['thp', 'hugetlb', 'accelerated']);
 });
 
 describe('the report of starts', () => {
@@ -116,6 +121,27 @@ describe('the report of starts', () => {
       l2KernelArguments: '',
     },
   };
+
+  test('has the other memories beside vanilla where they were started, and a start that is longer as that', () => {
+    const more = [...samples, sample('bash', 'hugetlb', 400), sample('bash', 'thp', 1600)];
+    const summary = summarizeStarts(more, exact);
+    expect(summary.answeredOverHugetlb?.['bash']).toBeCloseTo(-1);
+    expect(summary.answeredOverThp?.['bash']).toBeCloseTo(0.5);
+    const all = startTables({ ...result, samples: more, summary });
+    expect(all[0]?.rows.map((r) => r[0])).toContain('bash, hugetlbfs');
+    expect(all[0]?.rows.map((r) => r[0])).not.toContain('node, hugetlbfs');
+    const others = all.find((t) => t.title.includes('memory of'));
+    expect(others?.rows[0]).toEqual(['bash', '50%', '-100%']);
+    expect(startTables(result).some((t) => t.title.includes('memory of'))).toBe(false);
+  });
+
+  test('tells what exits that entered L1 were about, where it was counted', () => {
+    const counted = samples.map((s) => ({ ...s, explained: { 'wrmsr 0x80b': 30, npf: 100 } }));
+    const found = startTables({ ...result, samples: counted }).find((t) => t.title.includes("L1's own KVM"));
+    expect(found?.rows[1]?.slice(0, 2)).toEqual(['wrmsr 0x80b (end of interrupt)', '30']);
+    expect(found?.head.slice(0, 3)).toEqual(['', 'vanilla', 'accelerated']);
+    expect(startTables(result).some((t) => t.title.includes("L1's own KVM"))).toBe(false);
+  });
 
   test('is of the schema, and tells each bar and whether it was met', () => {
     expect(startResultSchema().parse(result)).toEqual(result);
