@@ -130,8 +130,8 @@ export function exampleResult(): BenchResult {
           avgNs: far ? 280_000 : 143_000,
           p50Ns: far ? 105_000 : 17_000,
           counters: counters({
-            exits: far ? pages * 1.05 : pages * 0.19,
-            npf: far ? pages : pages * 0.18,
+            exits: far ? pages * 1.05 : pages * 0.03,
+            npf: far ? pages : pages * 0.02,
             reflected: 8,
           }),
         }),
@@ -159,7 +159,7 @@ export function exampleResult(): BenchResult {
       bootSample('not-nested', 4_100 + round * 40, round),
       bootSample('vanilla', 25_600 - round * 300, round),
       bootSample('thp', 19_000 - round * 100, round),
-      bootSample('accelerated', 14_900 + round * 200, round),
+      bootSample('accelerated', 9_900 + round * 200, round),
     );
   }
   return {

@@ -125,6 +125,8 @@ export const summarySchema = lazy(() =>
     firstTouchSpeedupOverThp: z.number().optional(),
     randomTouchSpeedupOverThp: z.number().optional(),
     medianVsL1: z.number().optional(),
+    averageVsL1: z.number().optional(),
+    firstVsSecondTouch: z.number().optional(),
     secondTouchVsVanilla: z.number().optional(),
     switchesPerPageSequential: z.number().optional(),
     switchesPerPageRandom: z.number().optional(),
@@ -134,6 +136,7 @@ export const summarySchema = lazy(() =>
     emulatorCpuReduction: z.number().optional(),
     bootReduction: z.number().optional(),
     bootReductionOverThp: z.number().optional(),
+    bootVsNotNested: z.number().optional(),
     handledInL0: z.number().optional(),
   }),
 );

@@ -107,6 +107,12 @@ export function summarize(samples: Samples): Summary {
     randomTouchSpeedupOverThp: speedupOver('l2-thp', randomPattern(samples)),
     // median of a sequential first touch: L2 with the hyperupcall / L1 itself, not nested
     medianVsL1: ratio(p50('l2-default'), p50('l1')),
+    // average of a sequential first touch: L2 with the hyperupcall / L1 itself; and / touching that memory again
+    averageVsL1: ratio(averageNs(samples, 'l2-default', 'seq'), averageNs(samples, 'l1', 'seq')),
+    firstVsSecondTouch: ratio(
+      averageNs(samples, 'l2-default', 'seq'),
+      averageNs(samples, 'l2-default', 'seq', 2),
+    ),
     // average of touching memory again that L2 freed: with the hyperupcall / vanilla (1 = no slower)
     secondTouchVsVanilla: ratio(
       averageNs(samples, 'l2-default', 'seq', 2),
@@ -122,29 +128,62 @@ export function summarize(samples: Samples): Summary {
     // part by which L2's boot is shorter
     bootReduction: less(bootMs(samples, 'accelerated'), bootMs(samples, 'vanilla')),
     bootReductionOverThp: less(bootMs(samples, 'accelerated'), bootMs(samples, 'thp')),
+    bootVsNotNested: ratio(bootMs(samples, 'accelerated'), bootMs(samples, 'not-nested')),
     // over all first touches with the default group, in every pattern
     handledInL0: handledInL0(accelerated.flatMap((s) => (s.counters ? [s.counters] : []))),
   };
   return Object.fromEntries(Object.entries(all).filter(([, v]) => v !== undefined));
 }
 
-/** What the issue asks for: the least (or most) that a run must show. */
-export const BARS: readonly {
+export interface Bar {
   key: keyof Summary;
+  text: string;
+  /** What every run must show, on every kernel of the lab and whatever else the machine does. */
   atLeast?: number;
   atMost?: number;
-  text: string;
-}[] = [
-  { key: 'firstTouchSpeedup', atLeast: 12, text: 'first touch, sequential: times faster than vanilla' },
+  /** What the project is after: the bar of docs/benchmarks.md. */
+  goal?: { atLeast: number } | { atMost: number };
+  /** The same where L1 keeps frames of 2 MiB. */
+  largeGoal?: { atLeast: number } | { atMost: number };
+}
+
+export const BARS: readonly Bar[] = [
+  {
+    key: 'firstTouchSpeedup',
+    atLeast: 15,
+    goal: { atLeast: 40 },
+    text: 'first touch, sequential: times faster than vanilla',
+  },
   { key: 'firstTouchSpeedupGroup1', atLeast: 5, text: 'the same, one page a fault' },
+  {
+    key: 'firstTouchSpeedupOverThp',
+    goal: { atLeast: 2.5 },
+    text: "first touch, sequential: times faster than with the VMM's own memory in huge pages",
+  },
+  { key: 'randomTouchSpeedupOverThp', goal: { atLeast: 1.5 }, text: 'the same, random' },
+  { key: 'averageVsL1', goal: { atMost: 0.5 }, text: 'first touch, sequential, times that of L1 itself' },
+  { key: 'firstVsSecondTouch', goal: { atMost: 1.3 }, text: 'the same, times a second touch' },
   { key: 'medianVsL1', atMost: 1.5, text: 'median, times that of L1 itself' },
-  { key: 'switchesPerPageSequential', atMost: 0.5, text: 'world switches per page, sequential' },
+  { key: 'secondTouchVsVanilla', goal: { atMost: 1 }, text: 'second touch, times that of vanilla' },
+  {
+    key: 'switchesPerPageSequential',
+    atMost: 0.1,
+    goal: { atMost: 0.05 },
+    largeGoal: { atMost: 0.01 },
+    text: 'world switches per page, sequential',
+  },
   { key: 'switchesPerPageRandom', atMost: 2.5, text: 'world switches per page, random' },
   {
     key: 'switchesPerPageVanilla',
     atLeast: 6,
     text: 'world switches per page, vanilla (what is to be saved)',
   },
-  { key: 'bootReduction', atLeast: 0.3, text: 'part by which L2 boots faster' },
+  { key: 'bootReduction', atLeast: 0.5, goal: { atLeast: 0.75 }, text: 'part by which L2 boots faster' },
+  {
+    key: 'bootReductionOverThp',
+    goal: { atLeast: 0 },
+    text: "the same against the VMM's own memory in huge pages",
+  },
+  { key: 'bootVsNotNested', goal: { atMost: 1.5 }, text: 'boot, times that of a guest that is not nested' },
   { key: 'handledInL0', atLeast: 0.95, text: 'part of faults handled without entering L1' },
 ];

@@ -65,6 +65,24 @@ describe('tables on the terminal', () => {
     expect(barTable(r).rows.find((row) => row[3] === 'NOT MET')?.[0]).toMatch(/first touch, sequential/);
   });
 
+  it('show a goal that was not reached as that, and neither hide it nor call it a bar', () => {
+    const r = exampleResult();
+    const row = (): readonly string[] | undefined =>
+      barTable(r).rows.find(([what]) => what === 'world switches per page, sequential');
+    r.summary.switchesPerPageSequential = 0.07;
+    expect(row()).toEqual([
+      ...['world switches per page, sequential', '0.07', '≤ 0.1', 'met'],
+      ...['≤ 0.05', 'not reached'],
+    ]);
+    r.summary.switchesPerPageSequential = 0.048;
+    expect(row()?.slice(-2)).toEqual(['≤ 0.05', 'reached']);
+    r.parameters.largeFrames = 72;
+    expect(row()?.slice(-2)).toEqual(['≤ 0.01', 'not reached']);
+    r.summary.firstTouchSpeedupOverThp = 0.8;
+    const goalOnly = barTable(r).rows.find(([what]) => what?.includes('huge pages'));
+    expect(goalOnly?.slice(1)).toEqual(['0.8', '', '', '≥ 2.5', 'not reached']);
+  });
+
   it('show what a fault costs in instructions where that was counted, each round that differs', () => {
     const r = exampleResult();
     expect(terminalReport(r, undefined)).not.toContain('Instructions from a fault');
