@@ -36,6 +36,11 @@ export function modelTables(r: ModelResult): Table[] {
       }),
     },
     {
+      title: 'Counts that are recorded',
+      head: ['from'],
+      rows: r.counted.map((run) => [run]),
+    },
+    {
       title: 'A model, held against what the paper measured, us',
       head: ['', 'paper', 'model', 'within its range', 'must be'],
       rows: r.checks.map((c) => [

@@ -40,6 +40,8 @@ export interface ModelResult {
   benchmark: 'model';
   costs: readonly PublishedCost[];
   machine: MachineCosts;
+  /** What the recorded counts are of. */
+  counted: string[];
   checks: Check[];
   /** Why there are no predictions. */
   refusal: string | null;
@@ -120,6 +122,7 @@ export function modelOf(
     benchmark: 'model',
     costs,
     machine,
+    counted: [intel.run, recorded.amd.run],
     checks,
     refusal: why ?? null,
     predictions: why === undefined ? (given ?? own) : [],

@@ -146,6 +146,7 @@ describe('the model with what is recorded', () => {
     const text = readFileSync('docs/reproduction.md', 'utf8');
     const shown = modelTables(result)
       .slice(1)
+      .filter((t) => t.head.length > 1)
       .flatMap((t) => t.rows.map((r) => `| ${r.slice(0, 4).join(' | ')} |`));
     for (const row of shown) expect(text).toContain(row);
   });
