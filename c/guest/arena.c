@@ -86,10 +86,6 @@ static bool htg_mapped_wb(void *va)
 	return pte && !(pte_val(*pte) & (_PAGE_PCD | _PAGE_PWT | (level == PG_LEVEL_4K ? _PAGE_PAT : _PAGE_PAT_LARGE)));
 }
 
-unsigned int htg_large_frames;
-module_param_named(large_frames, htg_large_frames, uint, 0444);
-MODULE_PARM_DESC(large_frames, "2 MiB frames to keep for nested guests, at most 256 (default: 0, all pages are of 4 KiB)");
-
 static bool htg_exit_answers = true;
 module_param_named(exit_answers, htg_exit_answers, bool, 0444);
 MODULE_PARM_DESC(exit_answers, "keep answers to CPUID and RDMSR for programs in L0 (default: on)");
@@ -202,6 +198,9 @@ static int htg_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	a->used = bitmap_zalloc(a->granules, GFP_KERNEL);
 	if (!a->used)
 		goto unmap;
+	a->looks = a->large_pool ? kvzalloc(a->granules, GFP_KERNEL) : NULL;
+	if (a->large_pool && !a->looks)
+		goto bitmap;
 	mutex_lock(&htg_lock);
 	ret = -EBUSY;
 	if (!htg_arena_locked()) {
@@ -228,6 +227,7 @@ static int htg_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 bitmap:
 	WRITE_ONCE(a->h->magic, HT_ARENA_OFFER);
+	kvfree(a->looks);
 	bitmap_free(a->used);
 unmap:
 	memunmap(a->va);
@@ -259,6 +259,7 @@ static void htg_remove(struct pci_dev *pdev)
 	memunmap(a->va);
 	pci_release_region(pdev, HTG_BAR);
 	pci_disable_device(pdev);
+	kvfree(a->looks);
 	bitmap_free(a->used);
 	kfree(a);
 	htg_watch_note(HTG_EVENT_NO_ARENA, NULL);

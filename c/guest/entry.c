@@ -32,6 +32,14 @@ static bool htg_large_ok(const struct kvm *kvm)
 	       !atomic_read(&kvm->arch.noncoherent_dma_count);
 }
 
+/* Whether it may get more 2 MiB frames: until it enters again a program may give some more than that. */
+static bool htg_large_left(const struct htg_running *r)
+{
+	const struct ht_l2 *rec = READ_ONCE(r->credit.rec); /* the arena is there for a grace period more */
+
+	return rec && READ_ONCE(rec->large_new) < READ_ONCE(r->large_most);
+}
+
 /*
  * From which pools programs on this CPU take: a byte for each slot. After the L2's number was published, with a full
  * barrier: an export that changes policies interrupts the CPUs that it sees published, and those that it does not see we
@@ -88,7 +96,7 @@ static void htg_kvm_entry(void *data, struct kvm_vcpu *vcpu)
 		}
 	}
 	cpu = &a->cpus[apicid];
-	published = number && a->large_pool && htg_large_ok(vcpu->kvm) ? number | HT_CPU_LARGE : number;
+	published = number && a->large_pool && htg_large_ok(vcpu->kvm) && htg_large_left(r) ? number | HT_CPU_LARGE : number;
 	/*
 	 * What the hardware is given from here on, without flags: kvm_mmu_reload() has seen to a valid root, and a root is
 	 * loaded (svm_load_mmu_pgd, vmx_load_mmu_pgd) before interrupts go off; one that another CPU invalidates now makes

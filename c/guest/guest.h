@@ -28,6 +28,7 @@ struct htg_arena {
 	struct ht_exit_cpu *exits;
 	u64 exit_cpus;
 	unsigned long *used;	/* bitmap of index granules */
+	u8 *looks;		/* enum htg_look of each of them; NULL: no 2 MiB pages */
 	unsigned long granules;
 };
 
@@ -43,6 +44,7 @@ struct htg_counters {
 	atomic64_t frames_allocated, frames_freed;
 	atomic64_t faults, faults_lost, faults_found;
 	atomic64_t refills, shrunk, grace_periods, interrupted;
+	atomic64_t large_back;	/* pages of 2 MiB frames that nobody used, and that were given back */
 };
 extern struct htg_counters htg_count;
 
@@ -84,7 +86,6 @@ static inline void htg_put_large(u64 word)
 }
 
 /* arena.c */
-extern unsigned int htg_large_frames; /* how many 2 MiB frames the pool holds; 0: no 2 MiB pages */
 int htg_arena_init(void);
 void htg_arena_exit(void);
 /* words for n pages from the arena's index: their first, or NULL. Caller holds htg_lock. */
@@ -108,6 +109,8 @@ static inline struct ht_cpu *htg_pool_hand(const struct htg_arena *a, unsigned i
 }
 
 /* pool.c */
+#define HTG_LARGE_AUTO (-1)
+extern int htg_large_frames;	/* how many 2 MiB frames the pool holds; HTG_LARGE_AUTO; 0: no 2 MiB pages */
 extern unsigned int htg_pool_count;	/* NUMA nodes that had memory when the module was loaded */
 extern int htg_pool_nodes[HT_MAX_POOLS];
 int htg_pool_init(void);
@@ -121,6 +124,7 @@ u64 htg_pool_level(const struct htg_arena *a);
 u64 htg_pool_low(void);
 u64 htg_pool_high(void);
 u64 htg_large_level(const struct htg_arena *a); /* 2 MiB frames that no file has */
+u64 htg_large_most(const struct htg_arena *a); /* as many as all pools may hold */
 u64 htg_large_take(struct htg_arena *a, unsigned int pool); /* one of them, as a word, or 0 */
 int htg_pool_set(u64 low, u64 high);
 struct htg_pool;
@@ -190,6 +194,7 @@ void htg_credit_mapped(struct htg_credit *c, u64 pages); /* at registration, of 
 struct htg_running {
 	int number;		/* in the arena, 1.. */
 	struct htg_credit credit;
+	u64 large_most;		/* no 2 MiB frame by a program any more once ht_l2.large_new is this; written under htg_lock */
 	struct htg_policy policy[HT_MAX_SLOTS]; /* of the mappings that slots are of; used where there are several pools */
 };
 
@@ -217,6 +222,8 @@ struct htg_file {
 	unsigned long n;
 	bool arena;			/* they are in the arena, else in our own memory */
 	u64 *granules;			/* one for each HTG_GRANULE words, in the arena; NULL: no 2 MiB pages */
+	u8 *looks;			/* enum htg_look of each of these; NULL with granules */
+	bool small;			/* L1 gives it no 2 MiB frame either: its L2 has fallen back */
 	unsigned int exports;		/* slots of L2s that refer to words; under htg_lock */
 	/*
 	 * Numbers of those L2s: set under htg_lock with sem held, before the L2 is on; cleared under htg_lock when it is
@@ -226,6 +233,18 @@ struct htg_file {
 	struct list_head node;		/* files whose words are in the arena; under htg_lock */
 	struct inode *inode;
 	struct htg_account *account;	/* all its frames are charged there; NULL only while it has none */
+};
+/* What is known of the use of a granule's 2 MiB frame. Read and written with htg_file.sem held. */
+enum htg_look {
+	HTG_LOOK_NEW = 0,	/* nothing; all granules without a 2 MiB frame, too */
+	HTG_LOOK_AGED = 1,	/* it was there when we last came by */
+	HTG_LOOK_DUE = 2,	/* and the time before: is to be looked at */
+	HTG_LOOK_DONE = 3,	/* most of it is used, or it is not ours to judge: stays as it is */
+};
+/* What looks at 2 MiB frames have found. */
+struct htg_found {
+	u64 frames, kept;	/* looked at; of these, as they are, since most of their pages are used */
+	u64 unused, back;	/* pages that nobody used; of these, given back */
 };
 int htg_fs_init(void);
 void htg_fs_exit(void);
@@ -239,6 +258,10 @@ struct page *htg_page_get(struct htg_file *f, unsigned long i, struct vm_fault *
 struct page *htg_page_find(struct htg_file *f, unsigned long i);
 u32 htg_file_charge_to(struct htg_file *f, struct htg_account *acc, struct htg_purse *purse);
 bool htg_file_enter_arena(struct htg_file *f);
+void htg_file_small(struct htg_file *f, bool small); /* see htg_file.small */
+u64 htg_file_age(struct htg_file *f, unsigned long first, unsigned long last);
+u64 htg_file_waiting(struct htg_file *f, unsigned long first, unsigned long last);
+bool htg_file_look(struct htg_file *f, unsigned long first, unsigned long last, struct htg_found *found);
 void htg_fs_leave_arena(void); /* moves all words to our own memory; no program may run. Holds htg_lock. */
 
 /* rw.c */
@@ -258,6 +281,7 @@ void htg_l2_protecting(struct mm_struct *mm); /* protections of such a mapping a
 void htg_l2_index_freed(void);
 u64 htg_l2_count(void);
 void htg_l2_recount_soon(void); /* frames have come or gone; any context */
+void htg_l2_look_soon(void);	/* 2 MiB frames have come; any context */
 
 struct kvm;
 struct htg_running *htg_l2_running(struct kvm *kvm); /* NULL: not registered. Under RCU. */

@@ -70,6 +70,11 @@ struct htg_l2 {
 	struct htg_purse purse;	/* under htg_lock */
 	u64 pages_left_out, left_out; /* of the last export; under htg_lock */
 	unsigned long words_missing; /* of the smallest file that had no room in the index then */
+	/* what looks at its 2 MiB frames have found; under htg_lock: in all, in this round, and lately */
+	struct htg_found found, round, lately;
+	bool small;		/* it gets none for a while: too little of them was used */
+	unsigned long small_until, small_for; /* jiffies */
+	u64 small_times;
 	char name[32];
 	struct ht_l2 *rec;	/* in the arena; NULL when dead; written under htg_lock */
 	bool dead;		/* its VM, its address space or the arena is gone */
@@ -348,6 +353,7 @@ static void htg_l2_export_range(struct htg_l2 *l2, const struct kvm_memory_slot 
 		return;
 	}
 	f = htg_file_of(vma->vm_file);
+	htg_file_small(f, l2->small);
 	why = htg_file_charge_to(f, l2->account, &l2->purse);
 	if (!why && !htg_file_enter_arena(f)) {
 		why = HTG_LEFT_OUT_INDEX;
@@ -543,6 +549,140 @@ void htg_l2_recount_soon(void)
 {
 	if (!delayed_work_pending(&htg_recount_work))
 		schedule_delayed_work(&htg_recount_work, 2 * HZ + 100 * READ_ONCE(htg_recount_took));
+	htg_l2_look_soon();
+}
+
+/*
+ * --- 2 MiB frames of which little is used ---
+ *
+ * turtlefs looks at each once (htg_look_at()), between one and two ticks after it was given, and gives back what nobody uses.
+ * An L2 that uses less than half of what it was given so, lately, gets none for a while, twice as long each time: making
+ * and judging them was in vain, and what it has at a moment is more than it uses. Only where nobody has asked for a number
+ * of 2 MiB frames. For an L2 that is new and has touched much, a bound on what may lie there before that is HTG_LARGE_AHEAD.
+ */
+#define HTG_LOOK_TICK (5 * HZ)
+#define HTG_LARGE_AHEAD 256ull	/* 512 MiB, and as much again as it has been seen to use */
+#define HTG_SMALL_FIRST (60 * HZ)
+#define HTG_SMALL_MOST (16 * HTG_SMALL_FIRST)
+
+static void htg_l2_set_small(struct htg_l2 *l2, bool small)
+{
+	unsigned int i;
+
+	l2->small = small;
+	for (i = 0; i < l2->nranges; i++)
+		if (l2->ranges[i].words)
+			htg_file_small(htg_file_of(l2->ranges[i].file), small);
+}
+
+/* The file and pages of an exported range. */
+static struct htg_file *htg_range_file(const struct htg_range *r, unsigned long *first, unsigned long *last)
+{
+	*first = r->pgoff;
+	*last = r->pgoff + htg_range_pages(r);
+	return htg_file_of(r->file);
+}
+
+/* A tick has passed. Caller holds htg_lock. Returns when to come again, in jiffies; 0: not for this L2. */
+static unsigned long htg_l2_age(struct htg_l2 *l2)
+{
+	unsigned long first, last;
+	unsigned int i;
+	u64 later = 0;
+
+	for (i = 0; i < l2->nranges; i++) {
+		struct htg_file *f = htg_range_file(&l2->ranges[i], &first, &last);
+
+		if (l2->ranges[i].words)
+			later += htg_file_age(f, first, last);
+	}
+	if (l2->small && time_after_eq(jiffies, l2->small_until)) {
+		l2->lately = (struct htg_found){};
+		htg_l2_set_small(l2, false);
+	}
+	if (l2->small)
+		WRITE_ONCE(l2->running.large_most, 0);
+	else
+		WRITE_ONCE(l2->running.large_most, READ_ONCE(l2->rec->large_new) + l2->found.kept + HTG_LARGE_AHEAD -
+						   min(later, l2->found.kept + HTG_LARGE_AHEAD));
+	if (later)
+		return HTG_LOOK_TICK;
+	return l2->small ? max(1l, (long)(l2->small_until - jiffies)) : 0;
+}
+
+/* The next 2 MiB frame that is due. False: there is none, and what this round has found is judged. Caller holds htg_lock. */
+static bool htg_l2_look_one(struct htg_l2 *l2)
+{
+	struct htg_found *lately = &l2->lately, *round = &l2->round;
+	unsigned long first, last;
+	unsigned int i;
+
+	for (i = 0; i < l2->nranges; i++) {
+		struct htg_file *f = htg_range_file(&l2->ranges[i], &first, &last);
+
+		if (l2->ranges[i].words && htg_file_look(f, first, last, round))
+			return true;
+	}
+	if (!round->frames)
+		return false;
+	l2->found.frames += round->frames;
+	l2->found.kept += round->kept;
+	l2->found.unused += round->unused;
+	l2->found.back += round->back;
+	lately->frames = lately->frames / 2 + round->frames;
+	lately->unused = lately->unused / 2 + round->unused;
+	if (round->back)
+		htg_l2_recount_soon();
+	*round = (struct htg_found){};
+	if (lately->unused * 2 <= lately->frames * HTG_GRANULE) {
+		l2->small_for = HTG_SMALL_FIRST;
+	} else if (!l2->small) {
+		l2->small_until = jiffies + l2->small_for;
+		l2->small_for = min(2 * l2->small_for, HTG_SMALL_MOST);
+		l2->small_times++;
+		WRITE_ONCE(l2->running.large_most, 0);
+		htg_l2_set_small(l2, true);
+	}
+	return false;
+}
+
+/* In pieces of one frame, between which htg_lock is free. */
+static void htg_l2_look(struct work_struct *work);
+static DECLARE_DELAYED_WORK(htg_look_work, htg_l2_look);
+
+static void htg_l2_look(struct work_struct *work)
+{
+	unsigned long when, next = 0;
+	struct htg_l2 *l2;
+	bool more;
+	int bkt;
+
+	mutex_lock(&htg_lock);
+	hash_for_each(htg_l2s, bkt, l2, node) {
+		when = htg_l2_age(l2);
+		next = next && when ? min(next, when) : next + when;
+	}
+	mutex_unlock(&htg_lock);
+	do {
+		cond_resched();
+		more = false;
+		mutex_lock(&htg_lock);
+		hash_for_each(htg_l2s, bkt, l2, node)
+			if (!more)
+				more = htg_l2_look_one(l2);
+		hash_for_each(htg_l2s, bkt, l2, node)
+			if (l2->small)
+				next = next ?: HTG_LOOK_TICK;
+		mutex_unlock(&htg_lock);
+	} while (more);
+	if (next)
+		schedule_delayed_work(&htg_look_work, next);
+}
+
+void htg_l2_look_soon(void)
+{
+	if (htg_large_frames == HTG_LARGE_AUTO && !delayed_work_pending(&htg_look_work))
+		schedule_delayed_work(&htg_look_work, HTG_LOOK_TICK);
 }
 
 /* What programs have written about the L2. Caller holds htg_lock. */
@@ -559,6 +699,28 @@ static void htg_l2_counters(const struct htg_l2 *l2, struct htg_l2_status *st)
 	st->passes = READ_ONCE(rec->passes);
 	st->large_new = READ_ONCE(rec->large_new);
 	st->large_existing = READ_ONCE(rec->large_existing);
+	st->large_seen = l2->found.frames;
+	st->large_kept = l2->found.kept;
+	st->pages_vain = l2->found.unused - l2->found.back;
+	st->pages_back = l2->found.back;
+	st->small = l2->small;
+	st->small_times = l2->small_times;
+}
+
+/* 2 MiB frames that are to be looked at. Caller holds htg_lock. */
+static u64 htg_l2_waiting(const struct htg_l2 *l2)
+{
+	unsigned long first, last;
+	unsigned int i;
+	u64 n = 0;
+
+	for (i = 0; i < l2->nranges && htg_large_frames == HTG_LARGE_AUTO; i++) {
+		struct htg_file *f = htg_range_file(&l2->ranges[i], &first, &last);
+
+		if (l2->ranges[i].words)
+			n += htg_file_waiting(f, first, last);
+	}
+	return n;
 }
 
 /* The VM or its address space goes: off, forgotten by the hooks. Caller holds htg_lock. */
@@ -781,6 +943,7 @@ static long htg_l2_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		htg_l2_counters(l2, &st);
 		htg_l2_pages(l2, &st);
 		st.frames_credit = htg_credit_left(&l2->running.credit);
+		st.large_waiting = htg_l2_waiting(l2);
 	}
 	st.frames_charged = htg_account_charged(l2->account);
 	st.left_out = l2->left_out;
@@ -898,6 +1061,8 @@ long htg_l2_register(const struct htg_register *req)
 		goto free;
 	l2->frames_limit = req->frames_limit ?: U64_MAX;
 	l2->group_max = req->group_max;
+	l2->running.large_most = htg_large_frames == HTG_LARGE_AUTO ? HTG_LARGE_AHEAD : U64_MAX;
+	l2->small_for = HTG_SMALL_FIRST;
 	strscpy(l2->name, req->name, sizeof(l2->name));
 	spin_lock_init(&l2->ranges_lock);
 	init_waitqueue_head(&l2->wait);
@@ -1046,6 +1211,7 @@ void htg_l2_exit(void)
 {
 	htg_entry_exit();
 	ht_hooks_disarm(htg_hooks, ARRAY_SIZE(htg_hooks));
-	cancel_delayed_work_sync(&htg_recount_work);
+	cancel_delayed_work_sync(&htg_look_work);
+	cancel_delayed_work_sync(&htg_recount_work); /* which the look may have queued, and it this one; none has an L2 now */
 	ida_destroy(&htg_l2_ida);
 }

@@ -32,12 +32,14 @@ static void htg_get_info(struct htg_info *info)
 		info->pool_level = htg_pool_level(a);
 		info->index_words = a->h->index_words;
 		info->index_used = htg_index_used();
-		info->large_frames = a->large_pool ? htg_large_frames : 0;
+		info->large_frames = htg_large_most(a);
 		info->large_level = htg_large_level(a);
 		htg_large_poke(a); /* anyone who waits for a full pool sees it become so */
 	}
 	mutex_unlock(&htg_lock);
 	info->memcg = htg_memcg();
+	info->large_auto = htg_large_frames < 0;
+	info->large_back = atomic64_read(&htg_count.large_back);
 	info->l2_count = htg_l2_count();
 	info->frames_allocated = atomic64_read(&htg_count.frames_allocated);
 	info->frames_freed = atomic64_read(&htg_count.frames_freed);

@@ -15,10 +15,13 @@
 #include <linux/kthread.h>
 #include <linux/math64.h>
 #include <linux/minmax.h>
+#include <linux/mmzone.h>
+#include <linux/module.h>
 #include <linux/nodemask.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
+#include <linux/vmstat.h>
 #include <linux/workqueue.h>
 #include "guest.h"
 
@@ -38,7 +41,23 @@ static u64 htg_low, htg_high;		/* of all together */
 
 #define HTG_PRESSURE_PAUSE (5 * HZ)
 #define HTG_POOL_MAX_PAGES ((512ul << 20) >> PAGE_SHIFT)
-#define HTG_LARGE_MOST ((unsigned int)HT_LARGE_ENTRIES) /* of all pools together */
+#define HTG_LARGE_MOST ((u64)HT_LARGE_ENTRIES) /* of all pools together */
+
+/*
+ * With -1 the pool of 2 MiB frames takes what is free and nobody misses: at most an eighth of memory, and nothing
+ * that would leave a node less than an eighth free above its watermarks; and none for a while after memory was short.
+ */
+#define HTG_LARGE_SHARE 8
+#define HTG_LARGE_PAUSE (30 * HZ)
+
+int htg_large_frames;
+module_param_named(large_frames, htg_large_frames, int, 0444);
+MODULE_PARM_DESC(large_frames, "2 MiB frames to keep for nested guests, at most 256; -1: as many as free memory allows (default: 0, all pages are of 4 KiB)");
+
+static bool htg_large_auto(void)
+{
+	return htg_large_frames < 0;
+}
 
 /* Frames in a ring. Programs move its head, so it may be anything. */
 static u64 htg_ring_level(const u64 *ring_head, const u64 *ring_tail)
@@ -143,6 +162,16 @@ static u64 htg_large_wanted(const struct htg_arena *a, unsigned int pool)
 	return a->large_pool ? READ_ONCE(htg_state[pool].large) : 0;
 }
 
+u64 htg_large_most(const struct htg_arena *a)
+{
+	unsigned int pool;
+	u64 n = 0;
+
+	for (pool = 0; pool < a->pools; pool++)
+		n += htg_large_wanted(a, pool);
+	return n;
+}
+
 /* Nearly empty: programs map no neighbours ahead, and the ordinary worker refills. */
 static u64 htg_reserve(u64 low, u64 high)
 {
@@ -229,11 +258,42 @@ static void htg_pool_fill(unsigned int pool, u64 upto)
 		atomic64_inc(&htg_count.refills);
 }
 
+/*
+ * The same where nobody has asked for a number: only what is free in one piece now. Nothing is reclaimed or compacted for it,
+ * neither here nor by kswapd and kcompactd, which are not woken: no flag of __GFP_RECLAIM.
+ */
+#define HTG_LARGE_AUTO_GFP (HTG_POOL_GFP & ~(__GFP_RECLAIM | __GFP_NORETRY))
+
+/* Whether the node can spare 2 MiB: counts of the moment, which others change; wrong by a little they cost a little. */
+static bool htg_node_spares_large(int node)
+{
+	struct pglist_data *data = NODE_DATA(node);
+	u64 is_free = 0, keep = node_present_pages(node) / HTG_LARGE_SHARE + HTG_GRANULE;
+	unsigned int i;
+
+	for (i = 0; i < MAX_NR_ZONES; i++) {
+		struct zone *zone = &data->node_zones[i];
+
+		if (!managed_zone(zone))
+			continue;
+		is_free += zone_page_state(zone, NR_FREE_PAGES);
+		keep += high_wmark_pages(zone);
+	}
+	return is_free > keep;
+}
+
+static struct page *htg_large_alloc(int node)
+{
+	if (!htg_large_auto())
+		return alloc_pages_node(node, HTG_POOL_GFP, HTG_LARGE_ORDER);
+	return htg_node_spares_large(node) ? alloc_pages_node(node, HTG_LARGE_AUTO_GFP, HTG_LARGE_ORDER) : NULL;
+}
+
 /* Memory may be plenty and in pieces: then there is none for now, and pages are of 4 KiB. */
 static void htg_large_fill(unsigned int pool)
 {
 	while (!htg_paused(pool) && !time_before(jiffies, READ_ONCE(htg_state[pool].large_until))) {
-		struct page *page = alloc_pages_node(htg_pool_nodes[pool], HTG_POOL_GFP, HTG_LARGE_ORDER);
+		struct page *page = htg_large_alloc(htg_pool_nodes[pool]);
 		unsigned int i;
 
 		if (!page) {
@@ -403,12 +463,13 @@ int htg_pool_get(struct htg_pool *to)
  */
 void htg_pool_start(struct htg_arena *a)
 {
+	u64 large = htg_large_auto() ? totalram_pages() / HTG_LARGE_SHARE / HTG_GRANULE : htg_large_frames;
 	u64 high = min_t(u64, a->h->pool_entries * a->pools, min(totalram_pages() / 16, HTG_POOL_MAX_PAGES));
 	unsigned int pool;
 
 	htg_pool_limits(a, high - high / 4, high);
 	for (pool = 0; pool < a->pools; pool++) {
-		htg_state[pool].large = min_t(u64, htg_share(a, pool, min(htg_large_frames, HTG_LARGE_MOST)), HT_LARGE_ENTRIES);
+		htg_state[pool].large = min_t(u64, htg_share(a, pool, min(large, HTG_LARGE_MOST)), HT_LARGE_ENTRIES);
 		htg_state[pool].pressure_until = jiffies;
 		htg_state[pool].large_until = jiffies;
 	}
@@ -454,7 +515,12 @@ static bool htg_pool_of_node(const struct htg_arena *a, int node, unsigned int *
 	return false;
 }
 
-static unsigned long htg_shrink_count(struct shrinker *s, struct shrink_control *sc)
+/*
+ * Two shrinkers: one gives back frames, the other 2 MiB frames. Where nobody has asked for a number of the latter they go
+ * first: `seeks` of 0 says that an object costs nothing to make again, and then the kernel asks for half of them each time
+ * that it shrinks anything (do_shrink_slab() in 6.1 and 6.12), however little it is in need, and for caches in proportion.
+ */
+static unsigned long htg_shrink_count(struct shrinker *s, struct shrink_control *sc, bool large)
 {
 	struct htg_arena *a;
 	unsigned long n = 0;
@@ -463,76 +529,127 @@ static unsigned long htg_shrink_count(struct shrinker *s, struct shrink_control 
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
 	if (htg_pool_of_node(a, sc->nid, &pool))
-		n = htg_pool_level_of(a, pool) + htg_large_in_pool(a, pool) * HTG_GRANULE;
+		n = large ? htg_large_in_pool(a, pool) * HTG_GRANULE : htg_pool_level_of(a, pool);
 	rcu_read_unlock();
 	return n ?: SHRINK_EMPTY;
 }
 
-static unsigned long htg_shrink_scan(struct shrinker *s, struct shrink_control *sc)
+/* Takes one frame of either kind out of a pool, and says how many pages that were. */
+static unsigned long htg_shrink_one(struct htg_arena *a, unsigned int pool, bool large)
 {
+	u64 word = large ? htg_large_take(a, pool) : htg_pool_take(a, pool);
+
+	if (!word)
+		return 0;
+	if (!large) {
+		htg_put_frame(htg_word_page(word));
+		return 1;
+	}
+	htg_put_large(word);
+	return HTG_GRANULE;
+}
+
+static unsigned long htg_shrink_scan(struct shrinker *s, struct shrink_control *sc, bool large)
+{
+	unsigned long n = 0, some = 1;
 	struct htg_arena *a;
-	unsigned long n = 0;
 	unsigned int pool;
-	bool found;
 
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
-	found = htg_pool_of_node(a, sc->nid, &pool);
-	if (found)
+	if (htg_pool_of_node(a, sc->nid, &pool)) {
 		WRITE_ONCE(htg_state[pool].pressure_until, jiffies + HTG_PRESSURE_PAUSE);
-	while (found && n < sc->nr_to_scan) {
-		u64 word = htg_pool_take(a, pool);
-
-		if (word) {
-			htg_put_frame(htg_word_page(word));
-			n++;
-			continue;
-		}
-		word = htg_large_take(a, pool);
-		if (!word)
-			break;
-		htg_put_large(word);
-		n += HTG_GRANULE;
+		if (htg_large_auto())
+			WRITE_ONCE(htg_state[pool].large_until, jiffies + HTG_LARGE_PAUSE);
+		for (; some && n < sc->nr_to_scan; n += some)
+			some = htg_shrink_one(a, pool, large);
 	}
 	rcu_read_unlock();
 	atomic64_add(n, &htg_count.shrunk);
+	sc->nr_scanned = n; /* a 2 MiB frame is more than what was asked for */
 	return n ?: SHRINK_STOP;
 }
 
-#if HT_SHRINKER_DYNAMIC
-static struct shrinker *htg_shrinker;
-
-static int htg_shrinker_register(void)
+static unsigned long htg_small_count(struct shrinker *s, struct shrink_control *sc)
 {
-	htg_shrinker = shrinker_alloc(SHRINKER_NUMA_AWARE, "hyperturtle-pool");
-	if (!htg_shrinker)
+	return htg_shrink_count(s, sc, false);
+}
+
+static unsigned long htg_small_scan(struct shrinker *s, struct shrink_control *sc)
+{
+	return htg_shrink_scan(s, sc, false);
+}
+
+static unsigned long htg_large_count(struct shrinker *s, struct shrink_control *sc)
+{
+	return htg_shrink_count(s, sc, true);
+}
+
+static unsigned long htg_large_scan(struct shrinker *s, struct shrink_control *sc)
+{
+	return htg_shrink_scan(s, sc, true);
+}
+
+#if HT_SHRINKER_DYNAMIC
+static struct shrinker *htg_small_shrinker, *htg_large_shrinker;
+
+static void htg_shrinkers_unregister(void)
+{
+	shrinker_free(htg_small_shrinker); /* NULL does nothing */
+	shrinker_free(htg_large_shrinker);
+}
+
+static int htg_shrinkers_register(void)
+{
+	htg_small_shrinker = shrinker_alloc(SHRINKER_NUMA_AWARE, "hyperturtle-pool");
+	htg_large_shrinker = shrinker_alloc(SHRINKER_NUMA_AWARE, "hyperturtle-large");
+	if (!htg_small_shrinker || !htg_large_shrinker) {
+		htg_shrinkers_unregister();
 		return -ENOMEM;
-	htg_shrinker->count_objects = htg_shrink_count;
-	htg_shrinker->scan_objects = htg_shrink_scan;
-	shrinker_register(htg_shrinker);
+	}
+	htg_small_shrinker->count_objects = htg_small_count;
+	htg_small_shrinker->scan_objects = htg_small_scan;
+	htg_large_shrinker->count_objects = htg_large_count;
+	htg_large_shrinker->scan_objects = htg_large_scan;
+	if (htg_large_auto())
+		htg_large_shrinker->seeks = 0;
+	shrinker_register(htg_large_shrinker);
+	shrinker_register(htg_small_shrinker);
 	return 0;
 }
-
-static void htg_shrinker_unregister(void)
-{
-	shrinker_free(htg_shrinker);
-}
 #else
-static struct shrinker htg_shrinker = {
-	.count_objects = htg_shrink_count,
-	.scan_objects = htg_shrink_scan,
+static struct shrinker htg_small_shrinker = {
+	.count_objects = htg_small_count,
+	.scan_objects = htg_small_scan,
+	.seeks = DEFAULT_SEEKS,
+	.flags = SHRINKER_NUMA_AWARE,
+};
+static struct shrinker htg_large_shrinker = {
+	.count_objects = htg_large_count,
+	.scan_objects = htg_large_scan,
 	.seeks = DEFAULT_SEEKS,
 	.flags = SHRINKER_NUMA_AWARE,
 };
 
-static int htg_shrinker_register(void)
+static int htg_shrinkers_register(void)
 {
-	return register_shrinker(&htg_shrinker, "hyperturtle-pool");
+	int ret;
+
+	if (htg_large_auto())
+		htg_large_shrinker.seeks = 0;
+	ret = register_shrinker(&htg_large_shrinker, "hyperturtle-large");
+	if (ret)
+		return ret;
+	ret = register_shrinker(&htg_small_shrinker, "hyperturtle-pool");
+	if (ret)
+		unregister_shrinker(&htg_large_shrinker);
+	return ret;
 }
 
-static void htg_shrinker_unregister(void)
+static void htg_shrinkers_unregister(void)
 {
-	unregister_shrinker(&htg_shrinker);
+	unregister_shrinker(&htg_small_shrinker);
+	unregister_shrinker(&htg_large_shrinker);
 }
 #endif
 
@@ -547,7 +664,7 @@ int htg_pool_init(void)
 	if (IS_ERR(htg_worker))
 		return PTR_ERR(htg_worker);
 	set_user_nice(htg_worker->task, MAX_NICE);
-	ret = htg_shrinker_register();
+	ret = htg_shrinkers_register();
 	if (ret)
 		kthread_destroy_worker(htg_worker);
 	return ret;
@@ -555,7 +672,7 @@ int htg_pool_init(void)
 
 void htg_pool_exit(void)
 {
-	htg_shrinker_unregister();
+	htg_shrinkers_unregister();
 	htg_refills_cancel();
 	kthread_destroy_worker(htg_worker);
 }

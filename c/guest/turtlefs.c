@@ -81,7 +81,9 @@ static bool htg_granule_small(struct htg_file *f, unsigned long page, struct vm_
 		return true;
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
-	if (a && !htg_account_charge(f->account, HTG_GRANULE, GFP_NOWAIT | __GFP_NOWARN)) {
+	/* with `exact` each page's first use is to be seen, so none is given with others */
+	if (a && !f->small && !READ_ONCE(a->h->exact) &&
+	    !htg_account_charge(f->account, HTG_GRANULE, GFP_NOWAIT | __GFP_NOWARN)) {
 		large = htg_large_for(a, granule, vmf);
 		if (!large)
 			htg_account_uncharge(f->account, HTG_GRANULE);
@@ -95,8 +97,10 @@ static bool htg_granule_small(struct htg_file *f, unsigned long page, struct vm_
 		}
 		return false;
 	}
-	if (large)
+	if (large) {
 		htg_fill_large(f, granule, large);
+		htg_l2_look_soon();
+	}
 	return !large;
 }
 
@@ -414,9 +418,181 @@ static void htg_open(struct htg_file *f, unsigned long first, unsigned long last
 
 		for (i = g * HTG_GRANULE; i < (g + 1) * HTG_GRANULE; i++)
 			any |= f->words[i];
+		WRITE_ONCE(f->looks[g], HTG_LOOK_NEW);
 		smp_store_release(&f->granules[g], any ? HT_WORD_SMALL : HT_WORD_EMPTY);
 		cond_resched();
 	}
+}
+
+/*
+ * --- 2 MiB frames of which little is used ---
+ *
+ * Anyone who gives a 2 MiB frame for one touch bets that the other 511 pages are wanted soon. Nothing shows which of them
+ * are: the entry is one. But a frame is zeroed when it is given, so a page of it that is all zeros, and that is in no
+ * table of a process, holds nothing that anybody would miss. Linux judges its own huge pages so (thp_underused() in 6.12).
+ * A frame is looked at once, some seconds after it was given. If more than a twentieth of it is so, these pages are given
+ * back, and the rest stays as 4 KiB pages: a hole as the VMM might have punched it, where there were zeros anyway.
+ */
+#define HTG_UNUSED_MOST (HTG_GRANULE / 20)
+
+/*
+ * Caller holds f->sem for writing, so no fault, read() or write() of L1 gets hold of the page meanwhile. One that did
+ * before has a reference still, as has the one that pinned it (vfio, io_uring), also where it is in no table any more. What
+ * a process has mapped it asked for, maybe by touching it (prealloc, mlock), and zeros may be what it wrote. A page with a
+ * memory failure is not read.
+ */
+static bool htg_page_unused(struct page *page)
+{
+	void *at;
+	bool zeros;
+
+	if (page_count(page) != 1 || folio_mapped(page_folio(page)) || PageHWPoison(page))
+		return false;
+	at = kmap_local_page(page);
+	zeros = !memchr_inv(at, 0, PAGE_SIZE);
+	kunmap_local(at);
+	return zeros;
+}
+
+/*
+ * The 2 MiB frame of granule g becomes pages of their own, without those of `unused` that still are. In the order of
+ * htg_drop_some(): the granule closed, and a grace period of the L2s that use the file, so that no program acts on any page
+ * of it; all its mappings gone, through the MMU notifier also the entry that L0 has made. From then on nobody at all can
+ * write into a page without reference: programs and L1's KVM know none, and faults of L1 wait for f->sem, which the caller
+ * holds for writing. So now a page is zeros for good, and may go; or it is not, and stays, under the word that it had all
+ * the time. Returns how many went.
+ *
+ * The granule is one of small pages from now on also where none of it is left: or it would get a 2 MiB frame at the next
+ * touch, to be looked at and taken away, again and again. Where nothing went it is what it was.
+ */
+static unsigned long htg_split(struct htg_file *f, unsigned long g, const unsigned long *unused)
+{
+	unsigned long first = g * HTG_GRANULE, i, n = 0;
+	u64 large = READ_ONCE(f->granules[g]);
+
+	htg_close(f, first, first + HTG_GRANULE); /* writes all words, too */
+	unmap_mapping_pages(f->inode->i_mapping, first, HTG_GRANULE, false);
+	for_each_set_bit(i, unused, HTG_GRANULE) {
+		struct page *page = htg_word_page(htg_word_in_large(large, i));
+
+		if (!htg_page_unused(page))
+			continue;
+		WRITE_ONCE(f->words[first + i], HT_WORD_EMPTY);
+		WRITE_ONCE(page_folio(page)->mapping, NULL); /* as in htg_drop_some() */
+		htg_put_frame(page);
+		n++;
+	}
+	htg_account_uncharge(f->account, n);
+	smp_store_release(&f->granules[g], n ? HT_WORD_SMALL : large);
+	return n;
+}
+
+/* Looks at the 2 MiB frame of granule g. Caller holds f->sem for writing. */
+static void htg_look_at(struct htg_file *f, unsigned long g, u64 large, struct htg_found *found)
+{
+	DECLARE_BITMAP(unused, HTG_GRANULE) = {};
+	unsigned long i, n, back = 0;
+
+	for (i = 0; i < HTG_GRANULE; i++)
+		if (htg_page_unused(htg_word_page(htg_word_in_large(large, i))))
+			__set_bit(i, unused);
+	n = bitmap_weight(unused, HTG_GRANULE);
+	if (n > HTG_UNUSED_MOST)
+		back = htg_split(f, g, unused);
+	WRITE_ONCE(f->looks[g], HTG_LOOK_DONE);
+	found->frames++;
+	found->kept += !back;
+	found->unused += n;
+	found->back += back;
+	atomic64_add(back, &htg_count.large_back);
+}
+
+/* The file's granules that pages [first, last) are of, wholly or in part: a look at one is of the file, not of an L2. */
+#define htg_for_each_granule(g, f, first, last) \
+	for ((g) = (first) / HTG_GRANULE; (f)->looks && (g) < DIV_ROUND_UP(min(last, (f)->n), HTG_GRANULE); (g)++)
+
+static bool htg_is_waiting(const struct htg_file *f, unsigned long g)
+{
+	return f->looks[g] < HTG_LOOK_DUE && (READ_ONCE(f->granules[g]) & HT_WORD_PRESENT);
+}
+
+/* 2 MiB frames of pages [first, last) that are to be looked at later. */
+u64 htg_file_waiting(struct htg_file *f, unsigned long first, unsigned long last)
+{
+	unsigned long g;
+	u64 n = 0;
+
+	down_read(&f->sem);
+	htg_for_each_granule(g, f, first, last)
+		n += htg_is_waiting(f, g);
+	up_read(&f->sem);
+	return n;
+}
+
+/*
+ * Time has passed: 2 MiB frames of pages [first, last) that were there before become due. Returns how many are there for
+ * later. For an L2 that exports these pages: caller holds htg_lock.
+ */
+u64 htg_file_age(struct htg_file *f, unsigned long first, unsigned long last)
+{
+	unsigned long g;
+	u64 later = 0;
+
+	down_write(&f->sem);
+	htg_for_each_granule(g, f, first, last) {
+		if (!htg_is_waiting(f, g))
+			continue;
+		WRITE_ONCE(f->looks[g], f->looks[g] + 1);
+		later += f->looks[g] != HTG_LOOK_DUE;
+	}
+	up_write(&f->sem);
+	return later;
+}
+
+/*
+ * Looks at one 2 MiB frame that is due. False: there is none. The same callers: with htg_lock, which nobody waits for who
+ * holds what is waited for here: f->sem; i_mmap_rwsem and the MMU notifiers' own locks, under which the kernel calls
+ * no function of this module that takes htg_lock (but at the end of an address space, and then it holds neither). That takes
+ * as long as reading 2 MiB, and a grace period.
+ */
+bool htg_file_look(struct htg_file *f, unsigned long first, unsigned long last, struct htg_found *found)
+{
+	unsigned long g;
+	bool due = false;
+
+	down_write(&f->sem);
+	htg_for_each_granule(g, f, first, last) {
+		u64 large = READ_ONCE(f->granules[g]);
+
+		if (f->looks[g] != HTG_LOOK_DUE)
+			continue;
+		due = true;
+		if (large & HT_WORD_PRESENT)
+			htg_look_at(f, g, large, found);
+		else
+			WRITE_ONCE(f->looks[g], HTG_LOOK_NEW);
+		break;
+	}
+	up_write(&f->sem);
+	return due;
+}
+
+/* Frames of pages [first, last) were asked for ahead: they stay, used or not. */
+static void htg_keep(struct htg_file *f, unsigned long first, unsigned long last)
+{
+	unsigned long g;
+
+	down_write(&f->sem);
+	htg_for_each_granule(g, f, first, last)
+		WRITE_ONCE(f->looks[g], HTG_LOOK_DONE);
+	up_write(&f->sem);
+}
+
+void htg_file_small(struct htg_file *f, bool small)
+{
+	down_write(&f->sem);
+	f->small = small;
+	up_write(&f->sem);
 }
 
 /*
@@ -570,26 +746,33 @@ static u64 htg_granule_of(const u64 *words)
 	return any ? HT_WORD_SMALL : HT_WORD_EMPTY;
 }
 
-/* The words of the granules of `cap` words, of which `n` have been copied here; `old`: those that they had, if any. */
-static u64 *htg_granules(u64 *words, const u64 *old, unsigned long n, unsigned long cap)
+/*
+ * f's granules, from now on those of `words` in the arena, `cap` of them, of which `n` have been copied there; else it has
+ * none any more. Whether a 2 MiB frame that moves was asked for ahead is not known: it is not looked at.
+ */
+static void htg_granules(struct htg_file *f, u64 *words, unsigned long n, unsigned long cap)
 {
 	struct htg_arena *a = rcu_dereference_protected(htg_arena, lockdep_is_held(&htg_lock));
-	unsigned long g;
-	u64 *granules;
+	const u64 *old = f->granules;
+	unsigned long g, first;
 
-	if (!a->granule_words)
-		return NULL;
-	granules = &a->granule_words[(words - a->index) / HTG_GRANULE];
+	f->granules = NULL;
+	f->looks = NULL;
+	if (!words || !a->granule_words)
+		return;
+	first = (words - a->index) / HTG_GRANULE;
+	f->granules = &a->granule_words[first];
+	f->looks = &a->looks[first];
 	for (g = 0; g < cap / HTG_GRANULE; g++) {
 		u64 word = HT_WORD_SMALL;
 
 		if (g < n / HTG_GRANULE)
 			word = old ? old[g] : htg_granule_of(&words[g * HTG_GRANULE]);
-		WRITE_ONCE(granules[g], word);
+		WRITE_ONCE(f->granules[g], word);
+		WRITE_ONCE(f->looks[g], word & HT_WORD_PRESENT ? HTG_LOOK_DONE : HTG_LOOK_NEW);
 		if (!(g % 64))
 			cond_resched();
 	}
-	return granules;
 }
 
 /*
@@ -634,7 +817,7 @@ static int htg_reserve(struct htg_file *f, unsigned long n, unsigned long spare)
 	} else {
 		vfree(f->words);
 	}
-	f->granules = arena ? htg_granules(words, f->granules, f->n, cap) : NULL;
+	htg_granules(f, arena ? words : NULL, f->n, cap);
 	f->words = words;
 	f->n = cap;
 	f->arena = arena;
@@ -726,6 +909,7 @@ static int htg_allocate(struct htg_file *f, unsigned long first, unsigned long l
 {
 	unsigned long i;
 
+	htg_keep(f, first, last);
 	for (i = first; i < last; i++) {
 		struct page *page = htg_page_get(f, i, NULL);
 
@@ -1063,7 +1247,7 @@ void htg_fs_leave_arena(void)
 		memcpy(words, f->words, f->n * sizeof(u64));
 		list_del_init(&f->node);
 		f->words = words;
-		f->granules = NULL;
+		htg_granules(f, NULL, 0, 0);
 		f->arena = false;
 		up_write(&f->sem);
 	}
@@ -1094,7 +1278,7 @@ bool htg_file_enter_arena(struct htg_file *f)
 		if (!(g % 64))
 			cond_resched();
 	}
-	f->granules = htg_granules(words, NULL, f->n, f->n);
+	htg_granules(f, words, f->n, f->n);
 	vfree(f->words);
 	f->words = words;
 	f->arena = true;

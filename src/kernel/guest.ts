@@ -6,7 +6,7 @@ import { array, count, reserved, s32, struct, text, u32, u64 } from './struct.ts
 import type { ValueOf } from './struct.ts';
 
 export const GUEST_DEVICE = '/dev/hyperturtle-guest';
-export const HTG_ABI = 2;
+export const HTG_ABI = 3;
 export const HTG_IOC = 0xb8;
 
 /** Whether frames of nested guests count in memory cgroups, by number: `HTG_MEMCG_*`. */
@@ -44,7 +44,8 @@ export const HTG_INFO = struct('struct htg_info', {
   large_level: count,
   interrupted: count,
   memcg: count,
-  reserved: reserved(2),
+  large_auto: count,
+  large_back: count,
 });
 export type HtgInfo = ValueOf<typeof HTG_INFO>;
 
@@ -109,6 +110,13 @@ export const HTG_L2_STATUS_ARG = struct('struct htg_l2_status', {
   pages_unused: count,
   large_new: count,
   large_existing: count,
+  large_waiting: count,
+  large_seen: count,
+  large_kept: count,
+  pages_vain: count,
+  pages_back: count,
+  small: count,
+  small_times: count,
   frames_charged: count,
   frames_credit: count,
   pages_left_out: count,

@@ -13,8 +13,8 @@ const VARIANT_NAMES: Readonly<Record<Variant, string>> = {
 };
 
 /** The last one has frames of 2 MiB where L1 keeps some. */
-export function variantName(v: Variant, parameters: { largeFrames?: number | undefined }): string {
-  const large = v === 'l2-default' && (parameters.largeFrames ?? 0) > 0;
+export function variantName(v: Variant, parameters: { largeFrames?: number | 'auto' | undefined }): string {
+  const large = v === 'l2-default' && (parameters.largeFrames ?? 0) !== 0;
   return large ? 'L2 hyperupcall, 2 MiB frames' : VARIANT_NAMES[v];
 }
 

@@ -154,7 +154,7 @@ type Bound = Pick<Bar, 'atLeast' | 'atMost'>;
 
 /** What was asked for, what was measured, and whether that is enough: bars must hold, goals are shown with where they stand. */
 export function barTable(r: Result): Table {
-  const large = (r.parameters.largeFrames ?? 0) > 0;
+  const large = (r.parameters.largeFrames ?? 0) !== 0;
   return {
     title:
       'Against what was asked for (a bar must hold on every kernel; a goal is what the project is after)',

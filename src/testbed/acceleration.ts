@@ -43,10 +43,16 @@ export interface AccelerateOptions {
   program?: string;
   /** As `--option` has them. */
   options?: readonly string[];
-  /** 2 MiB frames that L1 keeps; default: none, all pages are of 4 KiB. */
-  largeFrames?: number;
+  /** 2 MiB frames that L1 keeps. */
+  largeFrames?: LargeFrames;
   signal?: AbortSignal | undefined;
 }
+
+/**
+ * 2 MiB frames that L1 keeps; auto: as free memory allows. Where nothing is said, none, so that all pages are of 4 KiB:
+ * tests of those count them.
+ */
+export type LargeFrames = number | 'auto';
 
 export type GuestStatus = HtgInfo;
 
@@ -215,11 +221,21 @@ export async function setFillUs(l0: Level, us: number | string, signal?: AbortSi
   return (await runScript(l0, `cat ${file}; echo ${us} > ${file}`, { signal })).trim();
 }
 
-/** With 2 MiB frames that no file has. Throws HT_TIMEOUT. */
-export async function whenLargePoolFull(l1: Level, frames: number, signal?: AbortSignal): Promise<void> {
+/** Longest that the module takes to see that there is free memory again: it looks every five seconds. */
+const LARGE_SETTLED_POLLS = 14;
+
+/** With 2 MiB frames that no file has; auto: as many as it wants, or no more than before for seven seconds. Throws HT_TIMEOUT. */
+export async function whenLargePoolFull(l1: Level, frames: LargeFrames, signal?: AbortSignal): Promise<void> {
+  const seen: number[] = [];
   await waitFor(
     'a full pool of 2 MiB frames',
-    async () => ((await guestStatus(l1, signal)).large_level >= frames ? true : undefined),
+    async () => {
+      const { large_level: level, large_frames: most } = await guestStatus(l1, signal);
+      seen.push(level);
+      if (frames !== 'auto') return level >= frames ? true : undefined;
+      const before = seen.at(-LARGE_SETTLED_POLLS);
+      return level >= most || (before !== undefined && before >= level) ? true : undefined;
+    },
     { timeoutMs: 120_000, intervalMs: 500, signal },
   );
 }
@@ -233,14 +249,16 @@ export async function insmod(
   await run(level, ['insmod', `/payload/modules/${module}.ko`, ...parameters], { signal });
 }
 
-/** With so many 2 MiB frames; 0, the module's own default: none. Unloaded again by `undo`. */
+/** Unloaded again by `undo`. */
 export async function loadGuestModule(
   l1: Level,
   undo: CleanupStack,
-  largeFrames = 0,
+  largeFrames: LargeFrames = 0,
   signal?: AbortSignal,
 ): Promise<void> {
-  await insmod(l1, 'hyperturtle_guest', signal, [`large_frames=${largeFrames}`]);
+  await insmod(l1, 'hyperturtle_guest', signal, [
+    `large_frames=${largeFrames === 'auto' ? -1 : largeFrames}`,
+  ]);
   undo.add('guest module', () => rmmod(l1, 'hyperturtle_guest'));
 }
 

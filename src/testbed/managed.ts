@@ -13,7 +13,7 @@ import type { Job, Level } from '../lab/levels.ts';
 import { FIRST_SEAT } from '../lab/machine.ts';
 import type { L1Seat } from '../lab/machine.ts';
 import { CLI, guestStatus, insmod, jobSays, loadGuestModule, rmmod } from './acceleration.ts';
-import type { Accelerated, HookCounts } from './acceleration.ts';
+import type { Accelerated, HookCounts, LargeFrames } from './acceleration.ts';
 
 const CONFIG = '/run/hyperturtle-host.yaml';
 export const HOST_METRICS_PORT = 9470;
@@ -117,6 +117,19 @@ export function parseMetrics(text: string, vm: string): Map<string, number> {
   return found;
 }
 
+/** Pages, and 2 MiB frames, of nested guests. */
+export interface L2Memory {
+  held: number;
+  seen: number;
+  kept: number;
+  vain: number;
+  back: number;
+  small: boolean;
+}
+
+/** Twice five seconds of L1, on a busy machine. */
+const LOOKED_AT_MS = 300_000;
+
 /** `hyperturtle guest agent` in an L1, with the guest module and turtlefs. */
 export class ManagedGuest {
   readonly l1: Level;
@@ -127,14 +140,14 @@ export class ManagedGuest {
   }
 
   /** Module, agent and npf, undone in reverse by `undo`. */
-  async setUp(undo: CleanupStack, signal?: AbortSignal, largeFrames?: number): Promise<void> {
+  async setUp(undo: CleanupStack, signal?: AbortSignal, largeFrames?: LargeFrames): Promise<void> {
     await this.setUpAgent(undo, signal, largeFrames);
     await this.load(signal);
     undo.add('desired state', () => this.unload());
   }
 
   /** The same without a program. */
-  async setUpAgent(undo: CleanupStack, signal?: AbortSignal, largeFrames?: number): Promise<void> {
+  async setUpAgent(undo: CleanupStack, signal?: AbortSignal, largeFrames?: LargeFrames): Promise<void> {
     await loadGuestModule(this.l1, undo, largeFrames, signal);
     await this.start(signal);
     // the agent mounted it, and leaves it to those who may use it
@@ -160,12 +173,33 @@ export class ManagedGuest {
 
   /** Pages of all nested guests that have a frame, and those given ahead and not seen to be used. */
   async l2Pages(signal?: AbortSignal): Promise<{ held: number; unused: number }> {
+    const total = await this.#l2Total(signal);
+    return { held: total('pages_held'), unused: total('pages_unused') };
+  }
+
+  /** When all their 2 MiB frames have been looked at, which takes L1 some seconds. Throws HT_TIMEOUT. */
+  async l2Memory(signal?: AbortSignal): Promise<L2Memory> {
+    return waitFor(
+      'a look at all 2 MiB frames',
+      async () => {
+        const total = await this.#l2Total(signal);
+        if (total('large_waiting') > 0) return undefined;
+        return {
+          ...{ held: total('pages_held'), seen: total('large_seen'), kept: total('large_kept') },
+          ...{ vain: total('pages_vain'), back: total('pages_given_back'), small: total('small') > 0 },
+        };
+      },
+      { timeoutMs: LOOKED_AT_MS, intervalMs: 2000, signal },
+    );
+  }
+
+  /** The sum of a metric over all nested guests. */
+  async #l2Total(signal: AbortSignal | undefined): Promise<(name: string) => number> {
     const text = await metricsOf(this.l1, GUEST_METRICS_PORT, signal);
-    const total = (name: string): number =>
+    return (name) =>
       Array.from(text.matchAll(new RegExp(`^hyperturtle_l2_${name}\\{.*\\} (\\d+)$`, 'gm')), (m) =>
         Number(m[1]),
       ).reduce((a, b) => a + b, 0);
-    return { held: total('pages_held'), unused: total('pages_unused') };
   }
 
   /** Asks L0 for npf. Returns when it is linked. */
@@ -220,7 +254,7 @@ export class ManagedGuest {
 export interface ManagedOptions {
   arenaMib: number;
   /** 2 MiB frames that L1 keeps; default: none, all pages are of 4 KiB. */
-  largeFrames?: number;
+  largeFrames?: LargeFrames;
   /** More of the daemon's configuration: at its top, and under the VM. */
   hostLines?: readonly string[];
   vmLines?: readonly string[];

@@ -7,7 +7,7 @@
 #include "types.h"
 #include "call.h"
 
-#define HTG_ABI 2
+#define HTG_ABI 3
 #define HTG_IOC 0xB8
 
 /* Whether frames of nested guests count in memory cgroups. */
@@ -48,11 +48,12 @@ struct htg_info {
 	__u64 refills;
 	__u64 shrunk;          /* frames given back under memory pressure */
 	__u64 grace_periods;
-	__u64 large_frames;    /* 2 MiB frames to keep in the pool; 0: no 2 MiB pages */
+	__u64 large_frames;    /* 2 MiB frames to keep in the pool, or with large_auto at most; 0: no 2 MiB pages */
 	__u64 large_level;     /* 2 MiB frames that no file has */
 	__u64 interrupted;     /* CPUs that were interrupted for a grace period of single L2s */
 	__u64 memcg;           /* enum htg_memcg */
-	__u64 reserved[2];
+	__u64 large_auto;      /* 1: as many 2 MiB frames as free memory allows, and looked at for what of them is used */
+	__u64 large_back;      /* pages of 2 MiB frames that nobody used, and that were given back */
 };
 
 /* One pool: the frames of one NUMA node. */
@@ -108,6 +109,13 @@ struct htg_l2_status {
 	__u64 pages_unused;    /* of these, given ahead of their fault while `exact`, and not seen to be used; none of a 2 MiB page */
 	__u64 large_new;       /* faults answered with a new 2 MiB frame */
 	__u64 large_existing;  /* with one that was there */
+	__u64 large_waiting;   /* 2 MiB frames that it has, and that will be looked at for what of them is used */
+	__u64 large_seen;      /* that have been */
+	__u64 large_kept;      /* of these, left as they are, since most of each is used */
+	__u64 pages_vain;      /* pages of those that nobody used then */
+	__u64 pages_back;      /* pages of the others that nobody used: given back */
+	__u64 small;           /* 1: no 2 MiB frames now, as less than half of them was used */
+	__u64 small_times;     /* so often did that begin */
 	__u64 frames_charged;  /* to its memory cgroup, for all turtlefs files and credits of that; 0: to none */
 	__u64 frames_credit;   /* of these, charged ahead of a program that takes them */
 	__u64 pages_left_out;

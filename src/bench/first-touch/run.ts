@@ -6,13 +6,13 @@ import type { Progress } from '../../core/progress.ts';
 import type { Lab } from '../../lab/lab.ts';
 import { guestStatus } from '../../testbed/acceleration.ts';
 import { ManagedAcceleration } from '../../testbed/managed.ts';
-import type { GuestStatus } from '../../testbed/acceleration.ts';
+import type { GuestStatus, LargeFrames } from '../../testbed/acceleration.ts';
 import { l2KernelArguments } from '../../testbed/l2-session.ts';
 import { environmentOf } from '../shared/environment.ts';
 import { FaultTrace } from '../../testbed/fault-trace.ts';
 import { KvmCounters } from '../../testbed/kvm-counters.ts';
 import { RESULT_SCHEMA_VERSION } from '../shared/environment-schema.ts';
-import type { BenchResult, BootSample, Pattern, TouchSample, Variant } from './schema.ts';
+import type { BenchResult, BootSample, MemorySample, Pattern, TouchSample, Variant } from './schema.ts';
 import { summarize } from './summary.ts';
 import { reservedMemory } from './touch.ts';
 import { L2_TICK_ARGUMENTS } from '../../testbed/l2-spec.ts';
@@ -36,7 +36,7 @@ export interface BenchSpec {
   /** Begin no round after the first that would not be over by then. */
   budgetMs?: number;
   /** 2 MiB frames that L1 keeps; 0: none. */
-  largeFrames: number;
+  largeFrames: LargeFrames;
   /** Count the instructions of each fault, by level. The lab's time must be counted in instructions. */
   count?: boolean;
 }
@@ -90,7 +90,7 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       append,
       signal,
     };
-    const { touches, boots, rounds } = await takeTurns(context, spec, progress, startedAt);
+    const { touches, boots, memory, rounds } = await takeTurns(context, spec, progress, startedAt);
     if (touches.length + boots.length === 0)
       throw new HyperturtleError('HT_NO_MEMORY', 'nothing was measured: L1 had no memory for any turn');
     const result: BenchResult = {
@@ -100,7 +100,8 @@ export async function runBench(lab: Lab, spec: BenchSpec, options: BenchOptions)
       parameters: parametersOf(lab, { ...spec, rounds }, guest, append),
       touches,
       boots,
-      summary: summarize({ touches, boots }),
+      memory,
+      summary: summarize({ touches, boots, memory }),
     };
     await undo.run();
     return result;
@@ -135,6 +136,7 @@ async function takeTurns(
 ): Promise<TurnResult & { rounds: number }> {
   const touches: TouchSample[] = [];
   const boots: BootSample[] = [];
+  const memory: MemorySample[] = [];
   const turns = turnsOf(spec);
   let rounds = spec.rounds;
   for (const [i, { turn, round }] of turns.entries()) {
@@ -148,6 +150,7 @@ async function takeTurns(
       const done = await takeTurn(context, turn, round);
       touches.push(...done.touches);
       boots.push(...done.boots);
+      memory.push(...done.memory);
       turnStep.done(remark(done));
     } catch (e) {
       turnStep.fail();
@@ -155,7 +158,7 @@ async function takeTurns(
       progress.note(`  left out: ${e.message}`);
     }
   }
-  return { touches, boots, rounds };
+  return { touches, boots, memory, rounds };
 }
 
 /** Whether turn `i` begins a round that, at the pace so far, would end after the budget. Never the first round. */

@@ -97,6 +97,25 @@ const bootSampleSchema = lazy(() =>
 );
 export type BootSample = Output<typeof bootSampleSchema>;
 
+/** What an L2 on turtlefs had at the end of its turn, when L1 had looked at all its 2 MiB frames. */
+const memorySampleSchema = lazy(() =>
+  z.object({
+    round: count(),
+    /** Pages with a frame. */
+    held: count(),
+    /** 2 MiB frames looked at; of these, left as they were, since most of their pages were used. */
+    seen: count(),
+    kept: count(),
+    /** Pages of the frames that were kept that nobody used. */
+    vain: count(),
+    /** Pages of the others that nobody used, and that were given back. */
+    back: count(),
+    /** It got no more, as it used too little of them. */
+    small: z.boolean(),
+  }),
+);
+export type MemorySample = Output<typeof memorySampleSchema>;
+
 const parametersSchema = lazy(() =>
   z.object({
     touchMib: count(),
@@ -108,7 +127,7 @@ const parametersSchema = lazy(() =>
     l1Cpus: count(),
     groupDefault: count(),
     /** 2 MiB frames that L1 keeps for `default`; older results lack it, and had none. */
-    largeFrames: count().optional(),
+    largeFrames: z.union([count(), z.literal('auto')]).optional(),
     poolHigh: count(),
     l2Machine: z.string(),
     l2KernelArguments: z.string(),
@@ -138,6 +157,7 @@ export const summarySchema = lazy(() =>
     bootReductionOverThp: z.number().optional(),
     bootVsNotNested: z.number().optional(),
     handledInL0: z.number().optional(),
+    vainShare: z.number().optional(),
   }),
 );
 export type Summary = Output<typeof summarySchema>;
@@ -150,6 +170,8 @@ export const resultSchema = lazy(() =>
     parameters: parametersSchema(),
     touches: z.array(touchSampleSchema()),
     boots: z.array(bootSampleSchema()),
+    /** Turns of `default`, where L1 gives 2 MiB frames of its own accord. */
+    memory: z.array(memorySampleSchema()).optional(),
     summary: summarySchema(),
   }),
 );

@@ -7,7 +7,7 @@ import type { Counters } from '../../testbed/counters-schema.ts';
 import { mean, ratio, sum } from '../shared/statistics.ts';
 import { sumCounts } from '../../core/counts.ts';
 
-type Samples = Pick<BenchResult, 'touches' | 'boots'>;
+type Samples = Pick<BenchResult, 'touches' | 'boots' | 'memory'>;
 
 /** Cause of a nested page fault as sampling names it: AMD NPF or Intel EPT violation. */
 export const NESTED_FAULT = 'npf';
@@ -80,6 +80,7 @@ export function summarize(samples: Samples): Summary {
   const accelerated = (['seq', 'stride', 'random', 'scattered'] as const).flatMap((p) =>
     selectTouches(samples, 'l2-default', p),
   );
+  const { memory = [] } = samples;
   const p50 = (v: Variant): number | undefined =>
     mean(selectTouches(samples, v, 'seq').map((s) => s.touch.p50Ns));
   const cpu = (v: Variant): number | undefined =>
@@ -131,6 +132,8 @@ export function summarize(samples: Samples): Summary {
     bootVsNotNested: ratio(bootMs(samples, 'accelerated'), bootMs(samples, 'not-nested')),
     // over all first touches with the default group, in every pattern
     handledInL0: handledInL0(accelerated.flatMap((s) => (s.counters ? [s.counters] : []))),
+    // pages of 2 MiB frames that nobody used, of all pages that an L2 held when all of them had been looked at
+    vainShare: ratio(sum(memory.map((m) => m.vain)), sum(memory.map((m) => m.held))),
   };
   return Object.fromEntries(Object.entries(all).filter(([, v]) => v !== undefined));
 }
@@ -186,4 +189,5 @@ export const BARS: readonly Bar[] = [
   },
   { key: 'bootVsNotNested', goal: { atMost: 1.5 }, text: 'boot, times that of a guest that is not nested' },
   { key: 'handledInL0', atLeast: 0.95, text: 'part of faults handled without entering L1' },
+  { key: 'vainShare', atMost: 0.05, text: 'part of its memory that 2 MiB frames took in vain' },
 ];

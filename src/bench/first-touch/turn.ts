@@ -3,14 +3,15 @@ import { CleanupStack } from '../../core/lifecycle.ts';
 import type { Lab } from '../../lab/lab.ts';
 import type { RamKind } from '../../guest/vmm/arguments.ts';
 import { setGroupMax, whenLargePoolFull } from '../../testbed/acceleration.ts';
-import type { Accelerated } from '../../testbed/acceleration.ts';
+import type { LargeFrames } from '../../testbed/acceleration.ts';
+import type { ManagedAcceleration } from '../../testbed/managed.ts';
 import { countersBetween } from '../../testbed/kvm-counters.ts';
 import type { KvmCounters } from '../../testbed/kvm-counters.ts';
 import type { FaultTrace } from '../../testbed/fault-trace.ts';
 import { reserveHugePages, setHugePages } from '../../testbed/huge-pages.ts';
 import type { HugePages } from '../../testbed/huge-pages.ts';
 import { bootOnly, withL2 } from '../../testbed/l2-session.ts';
-import type { BootSample, BootVariant, Pattern, TouchSample, Variant } from './schema.ts';
+import type { BootSample, BootVariant, MemorySample, Pattern, TouchSample, Variant } from './schema.ts';
 import { touchInL1, touchInL2 } from './touch.ts';
 import type { ReservedMemory } from './touch.ts';
 
@@ -22,11 +23,11 @@ export interface TurnContext {
   counters: KvmCounters;
   /** Where instructions of faults are counted. */
   trace?: FaultTrace | undefined;
-  acceleration: Accelerated;
+  acceleration: ManagedAcceleration;
   /** The module's default before the benchmark. */
   groupDefault: number;
   /** 2 MiB frames that L1 keeps; 0: none. */
-  largeFrames: number;
+  largeFrames: LargeFrames;
   /** What it is set to now. */
   group: { now: number };
   touchMib: number;
@@ -43,6 +44,7 @@ export interface TurnContext {
 export interface TurnResult {
   touches: TouchSample[];
   boots: BootSample[];
+  memory: MemorySample[];
 }
 
 const L2_RAM: Readonly<Record<Exclude<Variant, 'l1'>, RamKind>> = {
@@ -89,7 +91,7 @@ export function turnsOf(plan: Plan): { turn: Turn; round: number }[] {
 export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promise<TurnResult> {
   const plan = { round, touchMib: c.touchMib, patterns: c.patterns, reserved: c.reserved };
   if (turn === 'l1')
-    return { boots: [], touches: await touchInL1({ ...plan, variant: turn }, c.lab, c.signal) };
+    return { boots: [], memory: [], touches: await touchInL1({ ...plan, variant: turn }, c.lab, c.signal) };
   if (turn === 'not-nested') return notNested(c, round);
 
   const ram = L2_RAM[turn];
@@ -100,7 +102,7 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
     await setGroupMax(c.lab.l1, pages, c.signal);
     c.group.now = pages;
   }
-  if (ram === 'turtlefs' && c.largeFrames > 0) await whenLargePoolFull(c.lab.l1, c.largeFrames, c.signal);
+  if (ram === 'turtlefs' && c.largeFrames !== 0) await whenLargePoolFull(c.lab.l1, c.largeFrames, c.signal);
   const hugePages = HUGE_PAGES[turn];
   await using undo = new CleanupStack();
   if (hugePages !== undefined) undo.add('huge pages', await setHugePages(c.lab.l1, hugePages, c.signal));
@@ -134,9 +136,11 @@ export async function takeTurn(c: TurnContext, turn: Turn, round: number): Promi
           fallbacks: null,
           emulatorCpuSeconds: c.lab.emulatorCpuSeconds() - cpuSeconds,
         });
-      if (c.bootOnly) return { boots, touches: [] };
       const meters = { lab: c.lab, counters: c.counters, fallbacks, trace: c.trace };
-      return { boots, touches: await touchInL2(shell, { ...plan, variant: turn }, meters, c.signal) };
+      const touches = c.bootOnly ? [] : await touchInL2(shell, { ...plan, variant: turn }, meters, c.signal);
+      const judged = turn === 'l2-default' && c.largeFrames === 'auto';
+      const memory = judged ? [{ round, ...(await c.acceleration.guest.l2Memory(c.signal)) }] : [];
+      return { boots, touches, memory };
     },
     { signal: c.signal },
   );
@@ -158,6 +162,7 @@ async function notNested(c: TurnContext, round: number): Promise<TurnResult> {
   const emulatorCpuSeconds = c.lab.emulatorCpuSeconds() - cpuSeconds;
   return {
     touches: [],
+    memory: [],
     boots: [{ variant: 'not-nested', round, bootMs, counters: null, fallbacks: null, emulatorCpuSeconds }],
   };
 }

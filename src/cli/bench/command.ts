@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { writeJson, writeOut } from '../../core/output.ts';
 import type { BenchSpec } from '../../bench/first-touch/run.ts';
+import type { LargeFrames } from '../../testbed/acceleration.ts';
 import { HyperturtleError } from '../../core/errors.ts';
 import { registerAgentBench } from './agent.ts';
 import { registerCallBench } from './call.ts';
@@ -32,7 +33,7 @@ interface RunOptions extends CommonOptions {
   mib: number;
   rounds: number;
   l2Memory: number;
-  largeFrames: number;
+  largeFrames: LargeFrames;
   machine: string;
   variants?: string;
   patterns?: string;
@@ -101,6 +102,10 @@ export function register(program: Command, version: string): void {
   registerVmsBench(bench, version);
 }
 
+function largeFrames(text: string): LargeFrames {
+  return text === 'auto' ? text : integer("--large-frames, if not 'auto'", 0, 256)(text);
+}
+
 /** What a bench of touches or boots has for options. */
 function sized(c: Command): Command {
   return common(c)
@@ -114,8 +119,8 @@ function sized(c: Command): Command {
     )
     .option(
       '--large-frames <number>',
-      'frames of 2 MiB that L1 keeps for its nested guests; 0: all pages are of 4 KiB',
-      integer('--large-frames', 0, 256),
+      "frames of 2 MiB that L1 keeps for its nested guests, or 'auto': as free memory allows; 0: all pages are of 4 KiB",
+      largeFrames,
       0,
     )
     .option('--machine <type>', "QEMU's machine type for L2", 'pc')
@@ -136,7 +141,7 @@ function counting(o: CountOptions, command: Command): CountOptions {
 
 /** Throws HT_USAGE for what no lab could measure. */
 function checkRoom(o: CountOptions, variants: readonly string[], l2MemoryMib: number): void {
-  if (o.largeFrames * 2 > o.l1Memory / 2)
+  if (o.largeFrames !== 'auto' && o.largeFrames * 2 > o.l1Memory / 2)
     throw new HyperturtleError(
       'HT_USAGE',
       `--large-frames ${o.largeFrames}: at most half of --l1-memory, ${Math.floor(o.l1Memory / 4)} of 2 MiB, expected`,

@@ -1,6 +1,7 @@
 /** `hyperturtle guest ...`: commands of L1, the guest hypervisor. */
 import type { Command } from 'commander';
 import { writeOut } from '../../core/output.ts';
+import { withoutUndefined } from '../../core/defined.ts';
 import { leftOutText } from '../../guest/left-out.ts';
 import { HTG_MEMCG } from '../../kernel/guest.ts';
 import type { HtgInfo, HtgPool } from '../../kernel/guest.ts';
@@ -86,10 +87,17 @@ function format(i: HtgInfo, pools: readonly HtgPool[]): string {
     `pool ${i.pool_level} of ${i.pool_entries} frames (refill below ${i.pool_low}, up to ${i.pool_high}); ${i.refills} refills, ${i.shrunk} given back under pressure`,
     ...(pools.length > 1 ? [`of these ${pools.map((p) => `${p.level} on node ${p.node}`).join(', ')}`] : []),
     `index ${i.index_used} of ${i.index_words} pages in files`,
-    ...(i.large_frames === 0 ? [] : [`2 MiB frames ${i.large_level} of ${i.large_frames}`]),
+    ...(i.large_frames === 0 ? [] : [largeFrames(i)]),
     `frames ${i.frames_allocated} allocated, ${i.frames_freed} freed, ${HTG_MEMCG[i.memcg] === 'charged' ? 'charged to the memory cgroups of the VMMs' : 'counted by no memory cgroup'}`,
     `faults here ${i.faults} (${i.faults_found} found a frame, ${i.faults_lost} lost the race), ${i.grace_periods} grace periods (${i.interrupted} CPUs interrupted for single L2s)`,
   ].join('\n');
+}
+
+function largeFrames(i: HtgInfo): string {
+  const level = `2 MiB frames ${i.large_level} of ${i.large_frames}`;
+  return i.large_auto === 0
+    ? level
+    : `${level} at most, as free memory allows; ${i.large_back} pages of such that nobody used were given back`;
 }
 
 async function set(options: SetOptions): Promise<void> {
@@ -124,6 +132,7 @@ async function registerL2(options: RegisterOptions): Promise<void> {
     { takeVm },
     { vmName },
     { noIndexOf },
+    { smallText },
     { abortOnSignals, CleanupStack },
     { isHyperturtleError },
   ] = await Promise.all([
@@ -131,6 +140,7 @@ async function registerL2(options: RegisterOptions): Promise<void> {
     import('../../bpf/kvm.ts'),
     import('../../guest/agent/vms.ts'),
     import('../../guest/agent/no-index.ts'),
+    import('../../guest/small.ts'),
     import('../../core/lifecycle.ts'),
     import('../../core/errors.ts'),
   ]);
@@ -152,10 +162,10 @@ async function registerL2(options: RegisterOptions): Promise<void> {
     // or this process would keep the VM alive after its QEMU
     taken.vm.close();
     const first = l2.status();
-    const problemOf = (s: typeof first): { problem?: string } => {
+    const problemOf = (s: typeof first): { problem?: string; note?: string } => {
       const { index_words: words, index_used: used } = device.info();
       const problem = leftOutText(s) ?? noIndexOf(options.pid, s, { words, used });
-      return problem === undefined ? {} : { problem };
+      return withoutUndefined({ problem, note: smallText(s) });
     };
     const say = (): void => {
       const now = l2.status();

@@ -77,7 +77,9 @@ export function statusText(s: AgentResult<'agent.status'>): string {
         l.since,
       ]),
     ) || 'no nested guests registered',
-    ...s.l2s.flatMap((l) => (l.noIndex === undefined ? [] : [`  ${l.name}: ${l.noIndex}`])),
+    ...s.l2s.flatMap((l) =>
+      [l.noIndex, l.small].flatMap((why) => (why === undefined ? [] : [`  ${l.name}: ${why}`])),
+    ),
   ].join('\n');
 }
 

@@ -9,7 +9,9 @@ import { CleanupStack } from '../../core/lifecycle.ts';
 import { changeNear } from '../../core/retry.ts';
 import { claimSocket } from '../../core/sockets.ts';
 import type { Tracing } from '../../core/tracing.ts';
+import { withoutUndefined } from '../../core/defined.ts';
 import { leftOutText } from '../left-out.ts';
+import { smallText } from '../small.ts';
 import { GUEST_DEVICE } from '../../kernel/guest.ts';
 import type { HtgInfo, HtgPool } from '../../kernel/guest.ts';
 import type { WireLog } from '../../wire/peer.ts';
@@ -287,7 +289,7 @@ function leftOutProblem({ since, registration }: Registrar['l2s'][number]): Prob
 
 function l2Info({ pid, since, registration }: Registrar['l2s'][number], index?: IndexUse): L2Info {
   const s = registration.status();
-  const problem = noIndexOf(pid, s, index);
+  const [problem, small] = [noIndexOf(pid, s, index), smallText(s)];
   return {
     pid,
     name: s.name,
@@ -307,6 +309,11 @@ function l2Info({ pid, since, registration }: Registrar['l2s'][number], index?: 
     passes: s.passes,
     slotChanges: s.slot_changes,
     slots: s.slots,
-    ...(problem === undefined ? {} : { noIndex: problem }),
+    largeWaiting: s.large_waiting,
+    largeSeen: s.large_seen,
+    largeKept: s.large_kept,
+    pagesVain: s.pages_vain,
+    pagesBack: s.pages_back,
+    ...withoutUndefined({ noIndex: problem, small }),
   };
 }

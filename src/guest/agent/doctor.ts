@@ -377,6 +377,7 @@ function vmms({ vms, agent, turtlefs }: Facts): Finding[] {
         'fine when someone else registered it; else see l2.register in guest.yaml and the kernel log',
       );
     if (l2?.noIndex !== undefined) return warn(`${who}: registered, but ${l2.noIndex}`, END_NO_INDEX);
-    return ok(`${who}: RAM on turtlefs${l2 === undefined ? '' : `, ${accelerationText(l2)}`}`);
+    const small = l2?.small === undefined ? '' : `; ${l2.small}`;
+    return ok(`${who}: RAM on turtlefs${l2 === undefined ? '' : `, ${accelerationText(l2)}`}${small}`);
   });
 }

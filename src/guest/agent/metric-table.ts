@@ -49,6 +49,18 @@ export const AGENT_METRICS = {
     'Of those held, given ahead of their fault under `guest set --exact` and not seen to be used',
     L2,
   ),
+  hyperturtle_l2_large_waiting: gauge(
+    '2 MiB frames that it has, and that will be looked at for what of them is used',
+    L2,
+  ),
+  hyperturtle_l2_large_seen: gauge('2 MiB frames that have been looked at since registration', L2),
+  hyperturtle_l2_large_kept: gauge('Of these, left as they are, since most of each is used', L2),
+  hyperturtle_l2_pages_vain: gauge('Pages of 2 MiB frames that were kept, and that nobody used then', L2),
+  hyperturtle_l2_pages_given_back: gauge(
+    'Pages of the other 2 MiB frames, given back as nobody used them',
+    L2,
+  ),
+  hyperturtle_l2_small: gauge('1 while it gets no 2 MiB frames, as it used less than half of them', L2),
   hyperturtle_l2_pages: gauge('Pages of its RAM that programs know', L2),
   hyperturtle_l2_indexed: gauge(
     '0 while no page of its RAM has a place in the arena: no fault of it is answered',

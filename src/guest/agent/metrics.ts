@@ -58,9 +58,12 @@ class StatusMetrics {
     );
   }
 
-  perL2(name: WithLabel<typeof AGENT_METRICS, 'l2'>, value: (l2: L2Status) => number): void {
+  perL2(name: WithLabel<typeof AGENT_METRICS, 'l2'>, value: (l2: L2Status) => number | undefined): void {
     this.#registry.add(name, () =>
-      this.#status.l2s.map((l2) => [{ l2: l2.name, pid: l2.pid }, value(l2)] as const),
+      this.#status.l2s.flatMap((l2) => {
+        const v = value(l2);
+        return v === undefined ? [] : [[{ l2: l2.name, pid: l2.pid }, v] as const];
+      }),
     );
   }
 
@@ -114,6 +117,12 @@ function l2Metrics(to: StatusMetrics): void {
   to.perL2('hyperturtle_l2_frames_credit', (l) => l.framesCredit);
   to.perL2('hyperturtle_l2_pages_held', (l) => l.pagesHeld);
   to.perL2('hyperturtle_l2_pages_unused', (l) => l.pagesUnused);
+  to.perL2('hyperturtle_l2_large_waiting', (l) => l.largeWaiting);
+  to.perL2('hyperturtle_l2_large_seen', (l) => l.largeSeen);
+  to.perL2('hyperturtle_l2_large_kept', (l) => l.largeKept);
+  to.perL2('hyperturtle_l2_pages_vain', (l) => l.pagesVain);
+  to.perL2('hyperturtle_l2_pages_given_back', (l) => l.pagesBack);
+  to.perL2('hyperturtle_l2_small', (l) => (l.small === undefined ? 0 : 1));
   to.perL2('hyperturtle_l2_pages', (l) => l.pages);
   to.perL2('hyperturtle_l2_indexed', (l) => (l.noIndex === undefined ? 1 : 0));
 }

@@ -61,6 +61,15 @@ export const L2Info = lazy(() =>
     slots: Count().optional(),
     /** Why there are none, so that no fault of it is answered in L0. */
     noIndex: Text().optional(),
+    /** 2 MiB frames that are to be looked at for what of them is used, that have been, and of these those that are. */
+    largeWaiting: Count().optional(),
+    largeSeen: Count().optional(),
+    largeKept: Count().optional(),
+    /** Pages of those that nobody used then; pages of the others that nobody used, given back. */
+    pagesVain: Count().optional(),
+    pagesBack: Count().optional(),
+    /** Why it gets no 2 MiB frames for a while. */
+    small: Text().optional(),
   }),
 );
 export type L2Info = Output<typeof L2Info>;

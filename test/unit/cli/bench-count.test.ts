@@ -31,6 +31,10 @@ describe('bench npf', () => {
 
   it.each([
     ['--large-frames 256 --l1-memory 512', /^--large-frames 256: at most half of --l1-memory, 128 of 2 MiB/],
+    [
+      '--large-frames all',
+      /^--large-frames, if not 'auto': a whole number from 0 to 256 expected, 'all' found$/,
+    ],
     ['--mib 1024', /^an L2 of \d+ MiB expects more memory in L1 than 2048 MiB: --l1-memory$/],
     ['--mib 32 --l2-memory 64', /^L2 with 64 MiB has no room to touch 32 MiB in four orders/],
     ['--count --variants l1', /^--count: one of the l2 variants expected/],

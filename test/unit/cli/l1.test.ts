@@ -404,6 +404,14 @@ describe('doctor', () => {
     for (const f of found) expect(f.mend, f.what).toBeTruthy();
   });
 
+  test('a guest that gets no 2 MiB frames is right, and the reason is told', () => {
+    const small = 'it gets pages of 4 KiB alone for a while';
+    const agent = status({ l2s: [{ ...l2(3), small }] });
+    const found = judge(facts({ vms: [{ pid: 42, name: 'web', turtlefs: 'shared' }], agent }));
+    expect(found.find((f) => f.what.includes(small))).toMatchObject({ level: 'ok' });
+    expect(statusText(agent as never)).toContain(`  web: ${small}`);
+  });
+
   test('looks at this machine without failing, and prints both levels', () => {
     const here = judge(collectFacts('/dev/none', undefined, 'no agent'));
     const text = doctorText([

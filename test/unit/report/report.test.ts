@@ -110,6 +110,8 @@ describe('tables on the terminal', () => {
     const r = exampleResult();
     r.parameters.largeFrames = 48;
     expect(touchTable(r).rows.map((row) => row[0])).toContain('L2 hyperupcall, 2 MiB frames');
+    r.parameters.largeFrames = 'auto';
+    expect(touchTable(r).rows.map((row) => row[0])).toContain('L2 hyperupcall, 2 MiB frames');
   });
 
   it('end with the path of the report and one sentence', () => {

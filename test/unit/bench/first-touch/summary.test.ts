@@ -82,6 +82,12 @@ describe('summary of a run', () => {
       bootSample('not-nested', 4_000),
     ];
     expect(summarize({ touches: [], boots }).bootReduction).toBeCloseTo(0.4);
+    const of = (held: number, vain: number) => ({
+      ...{ round: 0, held, vain, seen: 1, kept: 1, back: 0, small: false },
+    });
+    const memory = [of(100, 0), of(300, 20)];
+    expect(summarize({ touches: [], boots: [], memory }).vainShare).toBeCloseTo(0.05);
+    expect(summarize({ touches: [], boots: [] })).not.toHaveProperty('vainShare');
   });
 
   it('leaves out what was not measured', () => {
