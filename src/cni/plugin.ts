@@ -149,14 +149,16 @@ class Plugin {
         await this.#means.applyPolicy(id, policy, signal);
       }
       const mtu = Math.min(this.#config.mtu ?? nic.mtu, nic.mtu);
-      // before IPAM: the plugin `dhcp` asks through the device
-      if (device === 'netdev') await this.#moveIn(id, nic, mtu);
+      // the plugin `dhcp` asks through the device; with others the container has none until it has addresses
+      const asks = this.#ipamType() === 'dhcp';
+      if (device === 'netdev' && asks) await this.#moveIn(id, nic, mtu);
       const addresses = await this.#ipam('ADD');
       if (addresses) {
         undo.add('addresses', async () => void (await this.#ipam('DEL', late)));
         if (!addresses.ips?.length)
           throw new CniError('FAILED', `IPAM plugin '${this.#ipamType()}' returned missing IP config`);
       }
+      if (device === 'netdev' && !asks) await this.#moveIn(id, nic, mtu);
       const made: Interface = { name: attachment.ifname, mac: nic.mac, mtu, pciID: nic.pciAddress };
       if (netns !== undefined) made.sandbox = netns;
       if (device === 'netdev' && netns !== undefined)

@@ -266,8 +266,8 @@ describe('ADD', () => {
     expect(did).toEqual([
       'addNic netdev',
       'applyPolicy',
-      'moveIn eth9 eth0 1500',
       'host-local ADD',
+      'moveIn eth9 eth0 1500',
       'configure',
     ]);
     expect(result).toEqual({
@@ -309,7 +309,7 @@ describe('ADD', () => {
     expect(() => run('ADD', { ipam: { type: 'dhcp' }, device: 'vfio' })).toThrow(/dhcp asks through/);
   });
 
-  it.each(['addNic', 'applyPolicy', 'moveIn', 'host-local', 'configure'])(
+  it.each(['addNic', 'applyPolicy', 'host-local', 'moveIn', 'configure'])(
     'undoes all in reverse when %s fails, and can be tried again',
     async (step) => {
       fails[step] = new HyperturtleError('HT_KERNEL', 'broken');
@@ -320,7 +320,11 @@ describe('ADD', () => {
       const undone = did.slice(did.findIndex((d) => d.startsWith(step)) + 1);
       const all = ['host-local DEL', 'dropPolicy', 'delNic'];
       expect(undone).toEqual(
-        step === 'addNic' ? ['delNic'] : step !== 'configure' ? ['dropPolicy', 'delNic'] : all,
+        step === 'addNic'
+          ? ['delNic']
+          : step === 'applyPolicy' || step === 'host-local'
+            ? ['dropPolicy', 'delNic']
+            : all,
       );
       fails = {};
       expect(await codeOf(run('ADD', policy))).toBe(0);
