@@ -34,7 +34,7 @@ async function run(o: NodeOptions): Promise<void> {
   ]);
   const name = await nodeOf(o);
   const node = `/api/v1/nodes/${name}`;
-  using api = new KubeApi(podCluster());
+  const api = new KubeApi(podCluster());
   const look = async (signal: AbortSignal) => {
     using child = new ChildAbort(signal);
     return await withAgent(
@@ -46,14 +46,18 @@ async function run(o: NodeOptions): Promise<void> {
       },
     );
   };
-  await runService(o, 'stopped', (log, signal) =>
-    status.tellNodeStatus(name, {
-      look,
-      node: (signal) => api.request({ path: node }, signal),
-      apply: (part, object, signal) =>
-        api.apply(part === 'node' ? node : `${node}/status`, object, FIELD_MANAGER, signal),
-      log,
-      signal,
-    }),
-  );
+  try {
+    await runService(o, 'stopped', (log, signal) =>
+      status.tellNodeStatus(name, {
+        look,
+        node: (signal) => api.request({ path: node }, signal),
+        apply: (part, object, signal) =>
+          api.apply(part === 'node' ? node : `${node}/status`, object, FIELD_MANAGER, signal),
+        log,
+        signal,
+      }),
+    );
+  } finally {
+    api[Symbol.dispose]();
+  }
 }

@@ -61,24 +61,29 @@ async function reconcile(options: Options): Promise<void> {
   const node = await nodeOf(options);
   const cluster = await clusterOf(options.kubeconfig);
   const namespace = options.namespace ?? cluster.namespace ?? NAMESPACE;
-  using api = new KubeApi(cluster);
-  await runService(options, 'stopped; programs stay', async (log, signal) => {
-    const reconciler = new Reconciler({
-      ...{ api, namespace, node, log },
-      withAgent: (use, stop) =>
-        withAgent({ socket: options.socket, timeoutS: AGENT_S }, (client) =>
-          use(client.peer, AbortSignal.any([stop, client.signal])),
-        ),
-      oci: ociFetcher({ credentials: options.registryAuth, plain: options.plainRegistry ?? [] }),
+  const undo = new CleanupStack();
+  const api = new KubeApi(cluster);
+  undo.add('connections', () => api[Symbol.dispose]());
+  try {
+    await runService(options, 'stopped; programs stay', async (log, signal) => {
+      const reconciler = new Reconciler({
+        ...{ api, namespace, node, log },
+        withAgent: (use, stop) =>
+          withAgent({ socket: options.socket, timeoutS: AGENT_S }, (client) =>
+            use(client.peer, AbortSignal.any([stop, client.signal])),
+          ),
+        oci: ociFetcher({ credentials: options.registryAuth, plain: options.plainRegistry ?? [] }),
+      });
+      const { metrics: at } = options;
+      if (at) {
+        const { serveFleetMetrics } = await import('../../fleet/metrics.ts');
+        const server = await serveFleetMetrics(at, () => reconciler.figures);
+        undo.add('measurements', () => server.close());
+      }
+      log.info({ node, namespace }, 'reconciling');
+      await reconciler.run(signal);
     });
-    const { metrics: at } = options;
-    await using undo = new CleanupStack();
-    if (at) {
-      const { serveFleetMetrics } = await import('../../fleet/metrics.ts');
-      const server = await serveFleetMetrics(at, () => reconciler.figures);
-      undo.add('measurements', () => server.close());
-    }
-    log.info({ node, namespace }, 'reconciling');
-    await reconciler.run(signal);
-  });
+  } finally {
+    await undo.run();
+  }
 }
