@@ -39,6 +39,10 @@ const looked = (guest: Guest, seen: number): Promise<Looked> =>
     { timeoutMs: LOOKED_MS, intervalMs: 1000 },
   );
 
+async function stepsOf(guest: Guest, steps: number): Promise<void> {
+  for (let i = 0; i < steps; i++) await guest.vmm.step(STEP_MS);
+}
+
 const level = async (): Promise<number> => (await guestStatus(lab().l1)).large_level;
 
 beforeAll(async () => {
@@ -90,7 +94,7 @@ describe('an L2', () => {
     await whenLargePoolFull(l1, 'auto');
     const steps = [`touch:0:${LARGE}`, `touch:${LARGE}:${12 * LARGE}`];
     await inCgroup(l1, { name: 'thick', pages: 13 * LARGE, steps: [...steps, LAST] }, async (guest) => {
-      for (const _ of steps) await guest.vmm.step(STEP_MS);
+      await stepsOf(guest, steps.length);
       // out of credit the fault goes to L1, which gives one as well
       expect((await statusOf(guest)).large_new).toBeGreaterThan(6);
       const s = await looked(guest, 12);
@@ -110,7 +114,7 @@ describe('an L2', () => {
     await runScript(l1, `fallocate -l ${bytes} ${ram}`);
     const steps = [`touch:0:1`, `touch:${LARGE}:1`];
     await inCgroup(l1, { name: 'ahead', pages, steps: [...steps, LAST], ram }, async (guest) => {
-      for (const _ of steps) await guest.vmm.step(STEP_MS);
+      await stepsOf(guest, steps.length);
       await sleep(12_000);
       expect(await statusOf(guest)).toMatchObject({ large_waiting: 0, large_seen: 0, pages_back: 0 });
       expect(Number(await runScript(l1, `stat -c %b ${ram}`)) * 512).toBe(bytes);
@@ -126,7 +130,7 @@ describe('an L2', () => {
       const had = await level();
       const steps = [`touch:0:1`, `touch:${LARGE}:${2 * LARGE}`];
       await inCgroup(l1, { name: 'exact', pages: 4 * LARGE, steps: [...steps, LAST] }, async (guest) => {
-        for (const _ of steps) await guest.vmm.step(STEP_MS);
+        await stepsOf(guest, steps.length);
         const s = await statusOf(guest);
         expect(s).toMatchObject({ large_new: 0, large_waiting: 0 });
         expect(s.pages_held - s.pages_unused).toBeLessThan(2.1 * LARGE);

@@ -83,6 +83,7 @@ export function summarize(samples: Samples): Summary {
   const { memory = [] } = samples;
   const p50 = (v: Variant): number | undefined =>
     mean(selectTouches(samples, v, 'seq').map((s) => s.touch.p50Ns));
+  const average = (v: Variant): number | undefined => averageNs(samples, v, 'seq');
   const cpu = (v: Variant): number | undefined =>
     mean(selectTouches(samples, v, 'seq').map((s) => s.emulatorCpuSeconds));
   const less = (part: number | undefined, whole: number | undefined): number | undefined => {
@@ -96,10 +97,7 @@ export function summarize(samples: Samples): Summary {
     // average of a sequential first touch: L2 whose RAM nobody preallocated / the same with the hyperupcall
     firstTouchSpeedup: speedupOver('l2-vanilla'),
     // the same with one page for each fault
-    firstTouchSpeedupGroup1: ratio(
-      averageNs(samples, 'l2-vanilla', 'seq'),
-      averageNs(samples, 'l2-group1', 'seq'),
-    ),
+    firstTouchSpeedupGroup1: ratio(average('l2-vanilla'), average('l2-group1')),
     // against an L2 whose RAM L1's VMM had touched before the start
     firstTouchSpeedupOverPrealloc: speedupOver('l2-vanilla-prealloc'),
     // against an L2 in memory of its VMM's own, 4 KiB at a time, and 2 MiB at a time
@@ -109,11 +107,8 @@ export function summarize(samples: Samples): Summary {
     // median of a sequential first touch: L2 with the hyperupcall / L1 itself, not nested
     medianVsL1: ratio(p50('l2-default'), p50('l1')),
     // average of a sequential first touch: L2 with the hyperupcall / L1 itself; and / touching that memory again
-    averageVsL1: ratio(averageNs(samples, 'l2-default', 'seq'), averageNs(samples, 'l1', 'seq')),
-    firstVsSecondTouch: ratio(
-      averageNs(samples, 'l2-default', 'seq'),
-      averageNs(samples, 'l2-default', 'seq', 2),
-    ),
+    averageVsL1: ratio(average('l2-default'), average('l1')),
+    firstVsSecondTouch: ratio(average('l2-default'), averageNs(samples, 'l2-default', 'seq', 2)),
     // average of touching memory again that L2 freed: with the hyperupcall / vanilla (1 = no slower)
     secondTouchVsVanilla: ratio(
       averageNs(samples, 'l2-default', 'seq', 2),
