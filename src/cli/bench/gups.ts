@@ -20,7 +20,7 @@ export function registerGupsBench(bench: Command, version: string): void {
   )
     .option('--rounds <number>', 'variants take turns in each', integer('--rounds', 1, 100), 3)
     .option('--mib <number>', 'the table; a power of two', integer('--mib', 1, 1024), 64)
-    .option('--updates <number>', 'of one pass', integer('--updates', 1, 1e9), 1_000_000)
+    .option('--updates <number>', 'updates that one pass makes', integer('--updates', 1, 1e9), 1_000_000)
     .action((o: GupsOptions) => measure(o, version));
 }
 

@@ -84,7 +84,7 @@ export function registerRun(program: Command): void {
     .option('--machine <type>', "QEMU's machine type", 'pc')
     .option(
       '--firmware <file>',
-      "of QEMU; 'default': SeaBIOS; default: qboot.rom, where it can start the kernel",
+      "QEMU's; 'default': SeaBIOS; default: qboot.rom, where it can start the kernel",
     )
     .option('--qemu <program>', 'VMM', 'qemu-system-x86_64')
     .option('--balloon', 'a balloon, by which the guest also gives back memory that it does not use')
