@@ -53,6 +53,7 @@ const L2 = {
   pagesHeld: 3,
   pagesUnused: 0,
   pages: 512,
+  ...{ largeWaiting: 1, largeSeen: 3, largeKept: 2, pagesVain: 4, pagesBack: 400 },
 };
 const STATUS = {
   startedAt: '2026-01-01T00:00:00.000Z',
