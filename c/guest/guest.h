@@ -281,6 +281,7 @@ void htg_l2_protecting(struct mm_struct *mm); /* protections of such a mapping a
 void htg_l2_index_freed(void);
 u64 htg_l2_count(void);
 void htg_l2_recount_soon(void); /* frames have come or gone; any context */
+bool htg_l2_running_large(void); /* whether the L2 whose vCPU's thread this is, if any, may have more 2 MiB frames */
 void htg_l2_look_soon(void);	/* 2 MiB frames have come; any context */
 
 struct kvm;

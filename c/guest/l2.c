@@ -583,8 +583,8 @@ static struct htg_file *htg_range_file(const struct htg_range *r, unsigned long 
 	return htg_file_of(r->file);
 }
 
-/* A tick has passed. Caller holds htg_lock. Returns when to come again, in jiffies; 0: not for this L2. */
-static unsigned long htg_l2_age(struct htg_l2 *l2)
+/* A tick has passed. Caller holds htg_lock. Returns whether to come again for this L2. */
+static bool htg_l2_age(struct htg_l2 *l2)
 {
 	unsigned long first, last;
 	unsigned int i;
@@ -605,9 +605,7 @@ static unsigned long htg_l2_age(struct htg_l2 *l2)
 	else
 		WRITE_ONCE(l2->running.large_most, READ_ONCE(l2->rec->large_new) + l2->found.kept + HTG_LARGE_AHEAD -
 						   min(later, l2->found.kept + HTG_LARGE_AHEAD));
-	if (later)
-		return HTG_LOOK_TICK;
-	return l2->small ? max(1l, (long)(l2->small_until - jiffies)) : 0;
+	return later || l2->small;
 }
 
 /* The next 2 MiB frame that is due. False: there is none, and what this round has found is judged. Caller holds htg_lock. */
@@ -652,16 +650,13 @@ static DECLARE_DELAYED_WORK(htg_look_work, htg_l2_look);
 
 static void htg_l2_look(struct work_struct *work)
 {
-	unsigned long when, next = 0;
+	bool more, again = false;
 	struct htg_l2 *l2;
-	bool more;
 	int bkt;
 
 	mutex_lock(&htg_lock);
-	hash_for_each(htg_l2s, bkt, l2, node) {
-		when = htg_l2_age(l2);
-		next = next && when ? min(next, when) : next + when;
-	}
+	hash_for_each(htg_l2s, bkt, l2, node)
+		again |= htg_l2_age(l2);
 	mutex_unlock(&htg_lock);
 	do {
 		cond_resched();
@@ -671,18 +666,18 @@ static void htg_l2_look(struct work_struct *work)
 			if (!more)
 				more = htg_l2_look_one(l2);
 		hash_for_each(htg_l2s, bkt, l2, node)
-			if (l2->small)
-				next = next ?: HTG_LOOK_TICK;
+			again |= l2->small;
 		mutex_unlock(&htg_lock);
 	} while (more);
-	if (next)
-		schedule_delayed_work(&htg_look_work, next);
+	/* always a tick: neither sooner, for frames that have just come, nor later, as others' may come */
+	if (again)
+		queue_delayed_work(ht_unbound_wq, &htg_look_work, HTG_LOOK_TICK);
 }
 
 void htg_l2_look_soon(void)
 {
 	if (htg_large_frames == HTG_LARGE_AUTO && !delayed_work_pending(&htg_look_work))
-		schedule_delayed_work(&htg_look_work, HTG_LOOK_TICK);
+		queue_delayed_work(ht_unbound_wq, &htg_look_work, HTG_LOOK_TICK);
 }
 
 /* What programs have written about the L2. Caller holds htg_lock. */
@@ -699,10 +694,10 @@ static void htg_l2_counters(const struct htg_l2 *l2, struct htg_l2_status *st)
 	st->passes = READ_ONCE(rec->passes);
 	st->large_new = READ_ONCE(rec->large_new);
 	st->large_existing = READ_ONCE(rec->large_existing);
-	st->large_seen = l2->found.frames;
-	st->large_kept = l2->found.kept;
-	st->pages_vain = l2->found.unused - l2->found.back;
-	st->pages_back = l2->found.back;
+	st->large_seen = l2->found.frames + l2->round.frames;
+	st->large_kept = l2->found.kept + l2->round.kept;
+	st->pages_vain = l2->found.unused + l2->round.unused - l2->found.back - l2->round.back;
+	st->pages_back = l2->found.back + l2->round.back;
 	st->small = l2->small;
 	st->small_times = l2->small_times;
 }
@@ -1137,6 +1132,24 @@ free:
 put_kvm:
 	fput(kvm_file);
 	return ret;
+}
+
+bool htg_l2_running_large(void)
+{
+	struct kvm_vcpu *vcpu = htg_kvm(kvm_get_running_vcpu)();
+	const struct ht_l2 *rec;
+	struct htg_l2 *l2;
+	bool left = true;
+
+	if (!vcpu)
+		return true;
+	rcu_read_lock();
+	l2 = htg_l2_find(vcpu->kvm);
+	rec = l2 ? READ_ONCE(l2->running.credit.rec) : NULL; /* the arena is there for a grace period more */
+	if (rec)
+		left = READ_ONCE(rec->large_new) < READ_ONCE(l2->running.large_most);
+	rcu_read_unlock();
+	return left;
 }
 
 /*

@@ -264,14 +264,17 @@ static void htg_pool_fill(unsigned int pool, u64 upto)
  */
 #define HTG_LARGE_AUTO_GFP (HTG_POOL_GFP & ~(__GFP_RECLAIM | __GFP_NORETRY))
 
-/* Whether the node can spare 2 MiB: counts of the moment, which others change; wrong by a little they cost a little. */
+/*
+ * Whether the node can spare 2 MiB of memory that the kernel may have: counts of the moment, which others change; wrong by a
+ * little they cost a little.
+ */
 static bool htg_node_spares_large(int node)
 {
 	struct pglist_data *data = NODE_DATA(node);
 	u64 is_free = 0, keep = node_present_pages(node) / HTG_LARGE_SHARE + HTG_GRANULE;
 	unsigned int i;
 
-	for (i = 0; i < MAX_NR_ZONES; i++) {
+	for (i = 0; i <= gfp_zone(HTG_LARGE_AUTO_GFP); i++) {
 		struct zone *zone = &data->node_zones[i];
 
 		if (!managed_zone(zone))
@@ -558,7 +561,9 @@ static unsigned long htg_shrink_scan(struct shrinker *s, struct shrink_control *
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
 	if (htg_pool_of_node(a, sc->nid, &pool)) {
-		WRITE_ONCE(htg_state[pool].pressure_until, jiffies + HTG_PRESSURE_PAUSE);
+		/* the other one's scan comes whenever there is a 2 MiB frame: no reason to stop 4 KiB ones */
+		if (!large || !htg_large_auto())
+			WRITE_ONCE(htg_state[pool].pressure_until, jiffies + HTG_PRESSURE_PAUSE);
 		if (htg_large_auto())
 			WRITE_ONCE(htg_state[pool].large_until, jiffies + HTG_LARGE_PAUSE);
 		for (; some && n < sc->nr_to_scan; n += some)
@@ -657,6 +662,10 @@ int htg_pool_init(void)
 {
 	int ret, node;
 
+	if (htg_large_frames < HTG_LARGE_AUTO) {
+		pr_err("hyperturtle_guest: large_frames=%d: a number from 0 to 256, or -1, expected\n", htg_large_frames);
+		return -EINVAL;
+	}
 	for_each_node_state(node, N_MEMORY)
 		if (htg_pool_count < HT_MAX_POOLS)
 			htg_pool_nodes[htg_pool_count++] = node;

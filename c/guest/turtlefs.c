@@ -81,8 +81,11 @@ static bool htg_granule_small(struct htg_file *f, unsigned long page, struct vm_
 		return true;
 	rcu_read_lock();
 	a = rcu_dereference(htg_arena);
-	/* with `exact` each page's first use is to be seen, so none is given with others */
-	if (a && !f->small && !READ_ONCE(a->h->exact) &&
+	/*
+	 * With `exact` each page's first use is to be seen, so none is given with others. In the thread of a vCPU whose L2 may
+	 * have no more of them, the fault is here since its program gave none: then L1 gives none either.
+	 */
+	if (a && !f->small && !READ_ONCE(a->h->exact) && (!vmf || htg_l2_running_large()) &&
 	    !htg_account_charge(f->account, HTG_GRANULE, GFP_NOWAIT | __GFP_NOWARN)) {
 		large = htg_large_for(a, granule, vmf);
 		if (!large)
@@ -513,10 +516,10 @@ static void htg_look_at(struct htg_file *f, unsigned long g, u64 large, struct h
 
 static bool htg_is_waiting(const struct htg_file *f, unsigned long g)
 {
-	return f->looks[g] < HTG_LOOK_DUE && (READ_ONCE(f->granules[g]) & HT_WORD_PRESENT);
+	return f->looks[g] != HTG_LOOK_DONE && (READ_ONCE(f->granules[g]) & HT_WORD_PRESENT);
 }
 
-/* 2 MiB frames of pages [first, last) that are to be looked at later. */
+/* 2 MiB frames of pages [first, last) that are to be looked at, now or later. */
 u64 htg_file_waiting(struct htg_file *f, unsigned long first, unsigned long last)
 {
 	unsigned long g;
@@ -540,7 +543,7 @@ u64 htg_file_age(struct htg_file *f, unsigned long first, unsigned long last)
 
 	down_write(&f->sem);
 	htg_for_each_granule(g, f, first, last) {
-		if (!htg_is_waiting(f, g))
+		if (!htg_is_waiting(f, g) || f->looks[g] == HTG_LOOK_DUE)
 			continue;
 		WRITE_ONCE(f->looks[g], f->looks[g] + 1);
 		later += f->looks[g] != HTG_LOOK_DUE;
@@ -562,10 +565,11 @@ bool htg_file_look(struct htg_file *f, unsigned long first, unsigned long last, 
 
 	down_write(&f->sem);
 	htg_for_each_granule(g, f, first, last) {
-		u64 large = READ_ONCE(f->granules[g]);
+		u64 large;
 
 		if (f->looks[g] != HTG_LOOK_DUE)
 			continue;
+		large = READ_ONCE(f->granules[g]);
 		due = true;
 		if (large & HT_WORD_PRESENT)
 			htg_look_at(f, g, large, found);
@@ -588,8 +592,11 @@ static void htg_keep(struct htg_file *f, unsigned long first, unsigned long last
 	up_write(&f->sem);
 }
 
+/* All callers hold htg_lock, under which alone it is written: without a change no fault of the file waits. */
 void htg_file_small(struct htg_file *f, bool small)
 {
+	if (f->small == small)
+		return;
 	down_write(&f->sem);
 	f->small = small;
 	up_write(&f->sem);
