@@ -8,7 +8,7 @@
  * UPDATES times takes the next word of a shift register (x^63 + x^2 + x + 1 as HPCC's RandomAccess has it), picks an entry
  * by it and exclusive-ors the word into it; then makes the same updates again, which undoes them, and counts the entries
  * that are not their index. One JSON line: {"mib","updates","fillNs","updateNs","undoNs","errors"}.
- * Exit status 0: no errors; 1: some; 2: usage or system.
+ * Exit status 0: the line was printed; 2: usage or system.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -87,5 +87,5 @@ int main(int argc, char **argv)
 	printf("{\"mib\":%llu,\"updates\":%llu,\"fillNs\":%llu,\"updateNs\":%llu,\"undoNs\":%llu,\"errors\":%llu}\n",
 	       (unsigned long long)mib, (unsigned long long)updates, (unsigned long long)fill_ns,
 	       (unsigned long long)update_ns, (unsigned long long)undo_ns, (unsigned long long)errors);
-	return errors ? 1 : 0;
+	return 0;
 }

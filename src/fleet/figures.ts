@@ -7,7 +7,7 @@ export interface FleetFigures {
   startedAt: number;
   /** All sets for this node are linked, and the API has their status. */
   converged: boolean;
-  /** From the last change of what is wanted until all of it was linked; undefined: it never was. */
+  /** From when something that is wanted first lacked until all of it was linked, the last time; undefined: it never was. */
   convergenceMs: number | undefined;
   sets: readonly Pick<SetStatus, 'name' | 'version' | 'phase'>[];
   phases: ReadonlyMap<string, number>;

@@ -14,7 +14,7 @@ export const FLEET_METRICS = {
     [],
   ),
   hyperturtle_reconciler_convergence_seconds: gauge(
-    'From the last change of what is wanted here until all of it was linked',
+    'From when something that is wanted here first lacked until all of it was linked, the last time',
     [],
   ),
   hyperturtle_reconciler_sets: gauge('Sets for this node, by phase', ['phase']),

@@ -185,7 +185,6 @@ export class Reconciler {
     await this.#spread(all, signal);
     let agent: AgentResult<'agent.status'> | undefined;
     const outcomes = new Map<string, Outcome>();
-    this.#agentAnswers = false;
     try {
       await this.#o.withAgent(async (calls, ended) => {
         agent = await calls.request('agent.status', {}, { signal: ended });
@@ -194,6 +193,7 @@ export class Reconciler {
       }, signal);
     } catch (e) {
       if (signal.aborted) throw e;
+      if (agent === undefined) this.#agentAnswers = false;
       for (const c of all)
         if (!outcomes.has(c.name))
           outcomes.set(c.name, { ...this.#last(c), ...refusalOf(e), phase: 'Pending' });

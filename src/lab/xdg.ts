@@ -150,6 +150,7 @@ export async function cacheEntry(
     await rm(staging, { recursive: true, force: true });
     try {
       await make(staging);
+      await touch(staging); // unpacking gives a directory its package's date
       await rename(staging, final);
     } catch (e) {
       await rm(staging, { recursive: true, force: true });

@@ -7,6 +7,7 @@ import { lazy } from '../../core/lazy.ts';
 import type { Output } from '../../core/lazy.ts';
 import { median } from '../../core/median.ts';
 import { HyperturtleError } from '../../core/errors.ts';
+import { withStep } from '../../core/progress.ts';
 import type { Progress } from '../../core/progress.ts';
 import type { Lab } from '../../lab/lab.ts';
 import { run } from '../../lab/levels.ts';
@@ -66,7 +67,7 @@ const RUN_MS = 600_000;
 
 /** Throws HT_INTEGRITY for a table that is not what the updates make of it. */
 export function parseGups(text: string): GupsLine {
-  const line = text.split('\n').find((l) => l.startsWith('{'));
+  const line = text.split('\n').find((l) => /^{.*}$/.test(l));
   const parsed = lineSchema().safeParse(line === undefined ? undefined : JSON.parse(line));
   if (!parsed.success)
     throw new HyperturtleError(
@@ -100,11 +101,16 @@ export async function runGupsBench(lab: Lab, spec: GupsSpec): Promise<GupsResult
   const samples: GupsResult['samples'] = [];
   for (let round = 0; round < rounds; round++)
     for (const variant of round % 2 === 0 ? GUPS_VARIANTS : [...GUPS_VARIANTS].reverse()) {
-      const step = spec.progress.step(`round ${round + 1} of ${rounds}: ${variant}`);
-      await a.setLinked(variant === 'accelerated', signal);
-      const line = parseGups(await once(lab, variant, { mib, updates, l2MemoryMib, signal }));
+      const line = await withStep(
+        spec.progress,
+        `round ${round + 1} of ${rounds}: ${variant}`,
+        async () => {
+          await a.setLinked(variant === 'accelerated', signal);
+          return parseGups(await once(lab, variant, { mib, updates, l2MemoryMib, signal }));
+        },
+        (l) => `${((l.updates * 1000) / l.updateNs).toFixed(2)} M updates/s`,
+      );
       samples.push({ variant, round, ...line });
-      step.done(`${((line.updates * 1000) / line.updateNs).toFixed(2)} M updates/s`);
     }
   const { memMib: l1MemoryMib, cpus: l1Cpus } = lab.environment().l1;
   return {

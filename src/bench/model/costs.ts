@@ -78,7 +78,6 @@ export const PUBLISHED_COSTS = [
     unit: 'cycles an instruction',
     machine: 'Skylake, 104 threads',
     source: `${ROBOT} 202403251657.f8cbfe2a`,
-    used: 'work of a kernel',
   },
   {
     id: 'cpi-cooper-lake',
@@ -89,7 +88,6 @@ export const PUBLISHED_COSTS = [
     unit: 'cycles an instruction',
     machine: 'Xeon Platinum 8380H (Cooper Lake)',
     source: `${ROBOT} 202310311001.edbc5817`,
-    used: 'work of a kernel',
   },
   {
     id: 'cpi-cascade-lake',

@@ -163,9 +163,17 @@ async function ociImage(image: string): Promise<(RunImage & OciSettings) | undef
     const made = await ociRoot(oci.dir, oci.tag, { cache: `${CACHE}/oci`, signal: signals.signal });
     if (made.leftOut !== undefined && made.leftOut > 0)
       writeErr(`${image}: ${made.leftOut} devices and pipes of it left out\n`);
-    const { command, env, workingDir } = made.image;
+    const { command, env } = made.image;
     const name = nameFor(oci.tag ?? oci.dir);
-    return { name, root: made.root, about: undefined, command, env, workingDir, user: made.user };
+    return {
+      name,
+      root: made.root,
+      about: undefined,
+      command,
+      env,
+      workingDir: made.workingDir,
+      user: made.user,
+    };
   } finally {
     signals.dispose();
   }

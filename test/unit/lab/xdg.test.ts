@@ -110,6 +110,7 @@ describe('a cache entry', () => {
       await utimes(`${staging}.tree`, packed, packed);
       await cacheEntry(root, other, (to) => writeFile(to, 'o'));
       await writeFile(path.join(staging, 'b'), 'b');
+      await utimes(staging, packed, packed);
       expect(await readdir(`${staging}.tree`)).toEqual([]);
       await rm(`${staging}.tree`, { recursive: true });
     });

@@ -26,6 +26,8 @@ export interface OciRoot {
   root: RunRoot;
   image: OciImage;
   user: RunUser;
+  /** The image's own, with no link on the way. */
+  workingDir: string;
   /** Devices and pipes that were left out; undefined: it was packed before. */
   leftOut: number | undefined;
 }
@@ -34,19 +36,30 @@ const WORK = 'work-';
 /** How large one of the image's tables of users may be. */
 const TABLE_BYTES_MAX = 1 << 20;
 const aboutSchema = lazy(() =>
-  z.object({ schema: z.literal(1), user: z.object({ uid: z.int(), gid: z.int(), home: z.string() }) }),
+  z.object({
+    schema: z.literal(2),
+    user: z.object({ uid: z.int(), gid: z.int(), home: z.string() }),
+    workingDir: z.string(),
+  }),
 );
 
 /** The parts of `oci:DIR[:NAME]`; undefined: it is no such name. */
 export function parseOci(image: string): { dir: string; tag: string | undefined } | undefined {
   if (!image.startsWith('oci:')) return undefined;
   const rest = image.slice(4);
-  // a directory may have colons of its own
-  const colon = existsSync(rest) ? -1 : rest.lastIndexOf(':');
+  const colon = nameAfter(rest);
   const dir = colon < 0 ? rest : rest.slice(0, colon);
   if (dir === '')
     throw new HyperturtleError('HT_USAGE', `oci:DIR or oci:DIR:NAME expected, '${image}' found`);
   return { dir, tag: colon < 0 ? undefined : rest.slice(colon + 1) };
+}
+
+/** Where the colon before the name is; -1: there is none. A directory may have colons of its own, and so may a name. */
+function nameAfter(rest: string): number {
+  if (existsSync(rest)) return -1;
+  const first = rest.indexOf(':');
+  for (let i = first; i >= 0; i = rest.indexOf(':', i + 1)) if (existsSync(rest.slice(0, i))) return i;
+  return first;
 }
 
 /** `cache`: a directory for packed images, made if need be. */
@@ -61,7 +74,7 @@ export async function ociRoot(
   const about = packed.replace(/erofs$/, 'json');
   const root: RunRoot = { path: packed, fileSystem: 'erofs' };
   const kept = existsSync(packed) ? aboutOf(about) : undefined;
-  if (kept) return { root, image, user: kept, leftOut: undefined };
+  if (kept) return { root, image, ...kept, leftOut: undefined };
   await sweep(o.cache);
   const work = path.join(o.cache, `${WORK}${process.pid}`);
   await rm(work, { recursive: true, force: true });
@@ -72,15 +85,15 @@ export async function ociRoot(
     await mkdir(spool);
     const { tree, leftOut } = await readLayers(dir, image, spool, o);
     const user = await userIn(tree, image, spool);
-    tree.ensureDirectory(image.workingDir);
+    const workingDir = tree.ensureDirectory(image.workingDir);
     const files = path.join(work, 'root');
     await writeTree(tree, spool, files, o.signal);
     const made = path.join(work, 'root.erofs');
     await packDirectory(files, made, o.signal);
-    await writeFile(path.join(work, 'about'), JSON.stringify({ schema: 1, user }));
+    await writeFile(path.join(work, 'about'), JSON.stringify({ schema: 2, user, workingDir }));
     await rename(path.join(work, 'about'), about);
     await rename(made, packed);
-    return { root, image, user, leftOut };
+    return { root, image, user, workingDir, leftOut };
   } finally {
     await rm(work, { recursive: true, force: true });
   }
@@ -102,9 +115,10 @@ async function userIn(tree: ImageTree, image: OciImage, spool: string): Promise<
 }
 
 /** Undefined: what is kept there does not read, and is made again. */
-function aboutOf(file: string): RunUser | undefined {
+function aboutOf(file: string): Pick<OciRoot, 'user' | 'workingDir'> | undefined {
   try {
-    return aboutSchema().parse(JSON.parse(readFileSync(file, 'utf8'))).user;
+    const { user, workingDir } = aboutSchema().parse(JSON.parse(readFileSync(file, 'utf8')));
+    return { user, workingDir };
   } catch {
     return undefined;
   }

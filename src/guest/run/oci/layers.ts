@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import zlib from 'node:zlib';
 import { extract } from 'tar-stream';
 import type { Entry, Header } from 'tar-stream';
-import { HyperturtleError, isHyperturtleError, messageOf } from '../../../core/errors.ts';
+import { HyperturtleError, errnoCode, isHyperturtleError, messageOf } from '../../../core/errors.ts';
 import { blobStream } from './layout.ts';
 import type { OciImage } from './layout.ts';
 import { ImageTree } from './tree.ts';
@@ -55,7 +55,8 @@ export async function readLayers(
       await readLayer(dir, layer, state, o.signal);
     } catch (e) {
       o.signal?.throwIfAborted();
-      if (isHyperturtleError(e)) throw e;
+      // this machine's trouble, such as a full disk, is not the layer's
+      if (isHyperturtleError(e) || /^E[A-Z]+$/.test(errnoCode(e) ?? '')) throw e;
       throw new HyperturtleError('HT_UNSUPPORTED', `layer ${layer.blob.digest}: ${messageOf(e)}`, {
         cause: e,
       });

@@ -3,7 +3,7 @@
  * none is used whose size or digest is another than what names it.
  */
 import { createHash } from 'node:crypto';
-import { createReadStream, openSync, readFileSync } from 'node:fs';
+import { closeSync, constants, createReadStream, fstatSync, openSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { Transform } from 'node:stream';
 import type { Readable } from 'node:stream';
@@ -39,7 +39,7 @@ const Config = lazy(() =>
     config: z
       .object({
         User: z.string().default(''),
-        Env: z.array(z.string()).nullish(),
+        Env: z.array(z.string().regex(/^[^=\0]+=[^\0]*$/, 'NAME=value expected')).nullish(),
         Entrypoint: z.array(z.string()).nullish(),
         Cmd: z.array(z.string()).nullish(),
         WorkingDir: z.string().default(''),
@@ -137,7 +137,7 @@ function readJson(dir: string, d: Descriptor): unknown {
       'HT_UNSUPPORTED',
       `${d.digest}: at most ${JSON_MAX} bytes expected, it has ${d.size}`,
     );
-  const bytes = readFileSync(openBlob(dir, d));
+  const bytes = readSmall(openBlob(dir, d), d.digest);
   const check = new BlobCheck(d);
   check.update(bytes);
   check.end();
@@ -201,16 +201,39 @@ class BlobCheck {
 function openBlob(dir: string, d: Descriptor): number {
   const file = path.join(dir, 'blobs', d.digest.slice(0, 6), d.digest.slice(7));
   try {
-    return openSync(file, 'r');
+    return openPlain(file);
   } catch (e) {
     if (errnoCode(e) !== 'ENOENT') throw e;
     throw new HyperturtleError('HT_NOT_FOUND', `image layout ${dir}: blob ${d.digest} is not there`);
   }
 }
 
+/** A file that can be read to its end: opening a pipe would wait for a writer. */
+function openPlain(file: string): number {
+  const fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
+  if (fstatSync(fd).isFile()) return fd;
+  closeSync(fd);
+  throw new HyperturtleError('HT_UNSUPPORTED', `${file}: a file expected`);
+}
+
+/** All of it, and closes it. */
+function readSmall(fd: number, what: string): Buffer {
+  try {
+    const { size } = fstatSync(fd);
+    if (size > JSON_MAX)
+      throw new HyperturtleError(
+        'HT_UNSUPPORTED',
+        `${what}: at most ${JSON_MAX} bytes expected, it has ${size}`,
+      );
+    return readFileSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 function plainFile(dir: string, name: string): Buffer {
   try {
-    return readFileSync(path.join(dir, name));
+    return readSmall(openPlain(path.join(dir, name)), `${dir}/${name}`);
   } catch (e) {
     if (errnoCode(e) !== 'ENOENT' && errnoCode(e) !== 'ENOTDIR') throw e;
     throw new HyperturtleError(

@@ -103,12 +103,14 @@ export class ImageTree {
     this.#put(name, { ...node, layer: this.#layer });
   }
 
-  /** Makes what is missing, as a container's working directory is made. */
-  ensureDirectory(name: string): void {
-    this.#directory(partsOf(name), name);
+  /** Makes what is missing, as a container's working directory is made. Gives its path with no link on the way. */
+  ensureDirectory(name: string): string {
+    const names: string[] = [];
+    this.#directory(partsOf(name), name, true, names);
+    return `/${names.join('/')}`;
   }
 
-  /** By a name whose links are followed; undefined: there is no such file. */
+  /** By a name, on whose way links are followed; undefined: there is no such file, or it is a link itself. */
   file(name: string): FileNode | undefined {
     const parts = partsOf(name);
     const last = parts.pop() ?? '';
@@ -127,8 +129,11 @@ export class ImageTree {
     this.#directory(parts, name).entries.set(last, node);
   }
 
-  /** Symbolic links on the way are followed inside the image; missing directories are made where that is wanted. */
-  #directory(parts: readonly string[], name: string, make = true): DirectoryNode {
+  /**
+   * Symbolic links on the way are followed inside the image; missing directories are made where that is wanted. `names` gets
+   * those of the directories on the way that was taken.
+   */
+  #directory(parts: readonly string[], name: string, make = true, names: string[] = []): DirectoryNode {
     const left = [...parts];
     let at: DirectoryNode[] = [this.root];
     let links = 0;
@@ -137,6 +142,7 @@ export class ImageTree {
       const here = at[at.length - 1]!;
       if (part === '..') {
         if (at.length > 1) at.pop();
+        names.pop();
         continue;
       }
       let next = here.entries.get(part);
@@ -146,10 +152,15 @@ export class ImageTree {
         here.entries.set(part, next);
       }
       if (next.kind === 'file') throw refuse(name, `${JSON.stringify(part)} is no directory`);
-      if (next.kind === 'directory') at.push(next);
-      else {
+      if (next.kind === 'directory') {
+        at.push(next);
+        names.push(part);
+      } else {
         if (++links > LINKS_MAX) throw refuse(name, `more than ${LINKS_MAX} symbolic links on the way`);
-        if (next.target.startsWith('/')) at = [this.root];
+        if (next.target.startsWith('/')) {
+          at = [this.root];
+          names.length = 0;
+        }
         // here `..` is the link's, and ends at the root of the image
         left.unshift(...next.target.split('/').filter((p) => p !== '' && p !== '.'));
       }

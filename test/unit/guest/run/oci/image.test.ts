@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   existsSync,
@@ -278,7 +279,29 @@ describe('an OCI image', () => {
     expect(parseOci('./dir')).toBeUndefined();
     expect(parseOci('oci:/x/y:1.2')).toEqual({ dir: '/x/y', tag: '1.2' });
     expect(parseOci(`oci:${at('a:b')}`)).toEqual({ dir: at('a:b'), tag: undefined });
+    // as skopeo has it
+    expect(parseOci(`oci:${at('a:b')}:nginx:1.27`)).toEqual({ dir: at('a:b'), tag: 'nginx:1.27' });
+    expect(parseOci('oci:none:nginx:1.27')).toEqual({ dir: 'none', tag: 'nginx:1.27' });
     expect(() => parseOci('oci:')).toThrow(/oci:DIR/);
+  });
+
+  it('is read from files alone, of a size that they may have, and none of them stays open', () => {
+    const open = (): number => readdirSync('/proc/self/fd').length;
+    const of = layout();
+    readOciImage(of, undefined);
+    const before = open();
+    for (let i = 0; i < 10; i++) readOciImage(of, undefined);
+    expect(open()).toBe(before);
+    writeFileSync(path.join(of, 'index.json'), ' '.repeat((4 << 20) + 1));
+    expect(() => readOciImage(of, undefined)).toThrow(/index.json: at most 4194304 bytes expected/);
+    rmSync(path.join(of, 'index.json'));
+    expect(spawnSync('mkfifo', [path.join(of, 'index.json')]).status).toBe(0);
+    expect(() => readOciImage(of, undefined)).toThrow(/index.json: a file expected/);
+    expect(open()).toBe(before);
+  });
+
+  it('is refused with a variable that has no value, which would be taken for the command', () => {
+    expect(() => readOciImage(layout({ config: { Env: ['A=b', 'FOO'] } }), undefined)).toThrow(/NAME=value/);
   });
 
   it('has its user by its own tables', () => {

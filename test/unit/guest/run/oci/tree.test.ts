@@ -69,6 +69,17 @@ describe("an image's tree", () => {
     expect(listed(tree)).toEqual(['a/', 'a/both=4', 'c/', 'c/new=5']);
   });
 
+  it('says where a directory is when links on its way are followed', () => {
+    const tree = layers((t) => {
+      t.addSymlink('app', meta, '/opt/app');
+      t.addSymlink('opt/app/now', meta, '../v2');
+    });
+    expect(tree.ensureDirectory('/app')).toBe('/opt/app');
+    expect(tree.ensureDirectory('/app/now/bin')).toBe('/opt/v2/bin');
+    expect(tree.ensureDirectory('/')).toBe('/');
+    expect(listed(tree)).toContain('opt/v2/bin/');
+  });
+
   it('keeps a directory that the layer of its whiteout has made again', () => {
     const tree = layers(
       (t) => t.addFile('d/old', meta, 0),
