@@ -20,6 +20,7 @@ const SLOW = [
   'fault-costs',
   'fuzz',
   'interrupted',
+  'large-auto',
   'left-out',
   'livepatch',
   'matrix',
